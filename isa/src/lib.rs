@@ -1,0 +1,6 @@
+//! What the machine is: number formats, instruction table, encoding, object file, targets, timing and energy.
+//!
+//! This crate depends on no other crate of the project. The compiler and the interpreter both read it and never each
+//! other.
+
+pub mod format;
