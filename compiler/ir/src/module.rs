@@ -1,0 +1,224 @@
+//! Modules: one constant pool, functions without captures, entries, and the provenance of every node.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use cranelift_entity::{PrimaryMap, entity_impl};
+
+use crate::op::Op;
+use crate::types::TensorType;
+
+/// A function of a module.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FuncId(u32);
+entity_impl!(FuncId, "fn");
+
+/// A constant of a module's pool.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConstId(u32);
+entity_impl!(ConstId, "c");
+
+/// A value of a function.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value(u32);
+entity_impl!(Value, "v");
+
+/// A node of a function.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Node(u32);
+entity_impl!(Node, "n");
+
+/// An entry of the provenance table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OriginId(u32);
+entity_impl!(OriginId, "o");
+
+/// Where a node comes from in the ONNX model.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Origin {
+    /// Name of the ONNX node, or of its first output where it has none.
+    pub node: String,
+    /// ONNX operator type.
+    pub op: String,
+}
+
+/// Bytes with shared ownership: a heap buffer or part of a memory-mapped file. Cloning copies no bytes.
+#[derive(Clone)]
+pub struct Blob {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    offset: usize,
+    len: usize,
+}
+
+impl Blob {
+    /// All bytes of `owner`.
+    pub fn new(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Blob {
+        let len = owner.as_ref().len();
+        Blob { owner: Arc::new(owner), offset: 0, len }
+    }
+
+    /// A part of this blob; `None` when it reaches beyond the end.
+    pub fn slice(&self, offset: usize, len: usize) -> Option<Blob> {
+        (offset.checked_add(len)? <= self.len).then(|| Blob {
+            owner: Arc::clone(&self.owner),
+            offset: self.offset + offset,
+            len,
+        })
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &(*self.owner).as_ref()[self.offset..self.offset + self.len]
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blob({} bytes)", self.len)
+    }
+}
+
+/// How a constant's elements are held.
+#[derive(Clone, Debug)]
+pub enum ConstantData {
+    /// The dense row-major form that [`TensorType::bytes`] describes, little endian.
+    Dense(Blob),
+    /// Every element has this code.
+    Splat(u64),
+}
+
+/// A constant of the pool.
+#[derive(Clone, Debug)]
+pub struct Constant {
+    /// Its type.
+    pub ty: TensorType,
+    /// Its elements.
+    pub data: ConstantData,
+    /// Its name in the model (an initializer's), or empty.
+    pub name: String,
+    hash: OnceLock<[u8; 32]>,
+}
+
+impl Constant {
+    /// A constant; `data` must have the length that the type says (the verifier checks).
+    pub fn new(ty: TensorType, data: ConstantData, name: impl Into<String>) -> Constant {
+        Constant { ty, data, name: name.into(), hash: OnceLock::new() }
+    }
+
+    /// A constant from little-endian bytes.
+    pub fn dense(ty: TensorType, bytes: Vec<u8>, name: impl Into<String>) -> Constant {
+        Constant::new(ty, ConstantData::Dense(Blob::new(bytes)), name)
+    }
+
+    /// Hash (BLAKE3) of type and elements, computed on first use.
+    pub fn hash(&self) -> &[u8; 32] {
+        self.hash.get_or_init(|| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(self.ty.to_string().as_bytes());
+            match &self.data {
+                ConstantData::Dense(blob) => hasher.update(blob.bytes()),
+                ConstantData::Splat(code) => hasher.update(b"splat").update(&code.to_le_bytes()),
+            };
+            *hasher.finalize().as_bytes()
+        })
+    }
+}
+
+/// How a value comes to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ValueDef {
+    /// Parameter number of the function.
+    Param(u32),
+    /// Result number of a node.
+    Result(Node, u32),
+}
+
+/// A value.
+#[derive(Clone, Debug)]
+pub struct ValueData {
+    /// Its type.
+    pub ty: TensorType,
+    /// What defines it.
+    pub def: ValueDef,
+    /// Its name in the model, or empty.
+    pub name: String,
+}
+
+/// A node: an operator applied to values.
+#[derive(Clone, Debug)]
+pub struct NodeData {
+    /// The operator with its attributes.
+    pub op: Op,
+    /// Operands.
+    pub args: Vec<Value>,
+    /// Results: one for every operator but `call`.
+    pub results: Vec<Value>,
+    /// The ONNX nodes that this one implements, ascending and without repetition.
+    pub origins: Vec<OriginId>,
+}
+
+/// A function: parameters, nodes in an order in which definitions precede uses, results.
+#[derive(Clone, Debug, Default)]
+pub struct Function {
+    /// Name in text forms.
+    pub name: String,
+    /// All values.
+    pub values: PrimaryMap<Value, ValueData>,
+    /// All nodes, in execution order.
+    pub nodes: PrimaryMap<Node, NodeData>,
+    /// Parameters, in order.
+    pub params: Vec<Value>,
+    /// Results, in order.
+    pub results: Vec<Value>,
+}
+
+impl Function {
+    /// Type of a value.
+    pub fn ty(&self, value: Value) -> &TensorType {
+        &self.values[value].ty
+    }
+
+    /// The node that defines a value; `None` for parameters.
+    pub fn def(&self, value: Value) -> Option<Node> {
+        match self.values[value].def {
+            ValueDef::Param(_) => None,
+            ValueDef::Result(node, _) => Some(node),
+        }
+    }
+
+    /// The constant that a value is, if a `const` node defines it.
+    pub fn as_const(&self, value: Value) -> Option<ConstId> {
+        match self.nodes[self.def(value)?].op {
+            Op::Const { value } => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// A function that can be called from outside, with the model's names.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Name of the entry: `main` unless the model has several.
+    pub name: String,
+    /// The function.
+    pub func: FuncId,
+    /// Names of the function's parameters.
+    pub inputs: Vec<String>,
+    /// Names of the function's results.
+    pub outputs: Vec<String>,
+}
+
+/// The unit of compilation.
+#[derive(Clone, Debug, Default)]
+pub struct Module {
+    /// Name of the model.
+    pub name: String,
+    /// The constant pool.
+    pub constants: PrimaryMap<ConstId, Constant>,
+    /// The functions.
+    pub functions: PrimaryMap<FuncId, Function>,
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// The provenance table.
+    pub origins: PrimaryMap<OriginId, Origin>,
+}
