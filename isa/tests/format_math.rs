@@ -81,13 +81,13 @@ const FUNCTIONS: &[Function] = &[
     ("atan", math::atan, f64::atan, 0.6),
     ("sinh", math::sinh, f64::sinh, 0.6),
     ("cosh", math::cosh, f64::cosh, 0.6),
-    ("tanh", math::tanh, f64::tanh, 2.0),
+    ("tanh", math::tanh, f64::tanh, 1.5),
     ("asinh", math::asinh, asinh_reference, 0.6),
     ("acosh", math::acosh, acosh_reference, 0.6),
     ("atanh", math::atanh, atanh_reference, 0.6),
     ("erf", math::erf, erf_reference, 1.5),
     ("sigmoid", math::sigmoid, sigmoid_reference, 2.5),
-    ("rsqrt", math::rsqrt, |x| 1.0 / x.sqrt(), 1.0),
+    ("rsqrt", math::rsqrt, |x| 1.0 / x.sqrt(), 1.5),
 ];
 
 #[test]
@@ -141,7 +141,6 @@ fn special_values() {
     for &(name, function, reference, bound) in FUNCTIONS {
         for x in specials {
             let (got, want) = (function(x), reference(f64::from(x)));
-            // The reference formulas of odd functions lose the sign of zero only in std's own domain.
             assert!(ulp_error(got, want) <= bound, "{name}({x}) = {got}, not {want}");
         }
     }

@@ -14,13 +14,13 @@ pub(super) fn poly<const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
 
 /// `2^n` for `n` in [-126, 127], arbitrary otherwise.
 #[inline(always)]
-pub(super) fn pow2(n: i32) -> f32 {
+fn pow2(n: i32) -> f32 {
     f32::from_bits((n.wrapping_add(127) << 23) as u32)
 }
 
 /// Splits `x = n * ln 2 + r` with |r| <= 0.35: `n`, and `e^r - 1` to within 2^-28. |x| must be below 2^21.
 #[inline(always)]
-pub(super) fn split_exp(x: f32) -> (i32, f32) {
+fn split_exp(x: f32) -> (i32, f32) {
     // 1.5 * 2^23: adding it leaves the nearest integer in the low bits.
     const MAGIC: f32 = 12_582_912.0;
     const LN2_HI: f32 = std::f32::consts::LN_2;
@@ -80,7 +80,7 @@ pub fn sigmoid(x: f32) -> f32 {
     numerator / (1.0 + e)
 }
 
-/// `1 / sqrt(x)`: a square root and a division, both IEEE. At most 1 ulp.
+/// `1 / sqrt(x)`: a square root and a division, both IEEE. At most 1.5 ulp.
 #[inline(always)]
 pub fn rsqrt(x: f32) -> f32 {
     1.0 / x.sqrt()
