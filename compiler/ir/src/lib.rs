@@ -11,6 +11,7 @@ pub mod module;
 pub mod op;
 pub mod text;
 pub mod types;
+pub mod verify;
 
 pub use build::FunctionBuilder;
 pub use module::{
