@@ -5,7 +5,9 @@
 //! what holds of them, [`eval`] says what they mean; [`fold`] and [`dead`] simplify them by it.
 
 pub mod build;
+pub mod dead;
 pub mod eval;
+pub mod fold;
 pub mod infer;
 pub mod module;
 pub mod op;
