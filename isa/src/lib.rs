@@ -3,4 +3,13 @@
 //! This crate depends on no other crate of the project. The compiler and the interpreter both read it and never each
 //! other.
 
+pub mod blob;
 pub mod format;
+pub mod inst;
+pub mod object;
+pub mod program;
+pub mod target;
+pub mod timing;
+pub mod view;
+
+pub use blob::Blob;
