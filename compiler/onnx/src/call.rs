@@ -93,11 +93,11 @@ impl<'a> Call<'a> {
         Ok(self.attr(name, attribute_type::TENSOR)?.and_then(|a| a.t.as_ref()))
     }
 
-    /// Sizes of the attribute (positive, below 2^31): `n` of them, `default` each when it is not given.
+    /// Sizes of the attribute (positive, below 2^20): `n` of them, `default` each when it is not given.
     pub fn sizes(&self, name: &str, n: usize, default: u64) -> Result<Vec<u64>, Fail> {
         let Some(ints) = self.ints(name)? else { return Ok(vec![default; n]) };
         let sizes: Option<Vec<u64>> =
-            ints.iter().map(|&i| u64::try_from(i).ok().filter(|i| (1..1 << 31).contains(i))).collect();
+            ints.iter().map(|&i| u64::try_from(i).ok().filter(|i| (1..1 << 20).contains(i))).collect();
         sizes.filter(|s| s.len() == n).ok_or_else(|| {
             Fail::new(codes::INVALID_NODE, format!("attribute `{name}` is {ints:?}, not {n} positive sizes"))
         })

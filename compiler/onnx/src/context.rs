@@ -45,20 +45,6 @@ pub(crate) fn broadcast_shape(shapes: &[Shape]) -> Result<Shape, Fail> {
     Ok(Shape(out))
 }
 
-/// The code of a number in a type of integers, `bool`, f32 or f64; other types have no exact rule here.
-fn code(elem: ScalarType, value: f64) -> Option<u64> {
-    match elem {
-        ScalarType::F32 => Some(u64::from((value as f32).to_bits())),
-        ScalarType::F64 => Some(value.to_bits()),
-        ScalarType::Bool => Some(u64::from(value != 0.0)),
-        _ if elem.is_int() => {
-            let mask = if elem.bits() == 64 { u64::MAX } else { (1 << elem.bits()) - 1 };
-            Some((if value < 0.0 { value as i64 as u64 } else { value as u64 }) & mask)
-        }
-        _ => None,
-    }
-}
-
 impl<'m> Ctx<'m> {
     pub fn new(module: &'m mut Module, name: &str, external: &'m dyn ExternalData) -> Ctx<'m> {
         Ctx { b: FunctionBuilder::new(module, name), external, memo: HashMap::new() }
@@ -143,16 +129,8 @@ impl<'m> Ctx<'m> {
     /// A constant with every element `value`.
     pub fn splat(&mut self, elem: ScalarType, shape: &Shape, value: f64) -> Result<Value, Fail> {
         limits::check_shape(shape).map_err(|r| Fail::new(codes::TOO_LARGE, r))?;
-        let exact = |elem, code| {
-            Constant::new(TensorType::new(elem, shape.clone()), ConstantData::Splat(code), "")
-        };
-        match code(elem, value) {
-            Some(code) => self.constant(exact(elem, code)),
-            None => {
-                let wide = self.constant(exact(ScalarType::F64, value.to_bits()))?;
-                self.cast(wide, elem)
-            }
-        }
+        let ty = TensorType::new(elem, shape.clone());
+        self.constant(Constant::new(ty, ConstantData::Splat(elem.encode(value)), ""))
     }
 
     /// A constant like `x` in type and shape with every element `value`.
