@@ -13,6 +13,12 @@ fn format() -> impl Strategy<Value = GroupFormat> {
     prop::sample::select([GroupFormat::ALL, &[odd, fnuz]].concat())
 }
 
+/// Formats with a power-of-two scale. NVFP4's is a rounded quotient: the widened amax need not give it again.
+fn mx_format() -> impl Strategy<Value = GroupFormat> {
+    let e8m0 = GroupFormat::ALL.iter().copied().filter(|fmt| fmt.scale == ScalarType::E8M0);
+    prop::sample::select(e8m0.collect::<Vec<_>>())
+}
+
 /// Mostly values of like size, some of any size, now and then a NaN or an infinity.
 fn value() -> impl Strategy<Value = f32> {
     prop_oneof![
@@ -92,17 +98,14 @@ proptest! {
     }
 
     #[test]
-    fn a_second_round_trip_changes_nothing(fmt in format(), values in prop::collection::vec(-8f32..8.0, 1..33)) {
-        // NVFP4's scale is a rounded quotient: the widened amax need not give it again.
-        prop_assume!(fmt.scale == ScalarType::E8M0);
+    fn a_second_round_trip_changes_nothing(fmt in mx_format(), values in prop::collection::vec(-8f32..8.0, 1..33)) {
         let once = group::round_trip(fmt, ScaleMode::Floor, &values);
         let twice = group::round_trip(fmt, ScaleMode::Floor, &once);
         prop_assert_eq!(once, twice);
     }
 
     #[test]
-    fn tosa_keeps_the_peak_at_least_as_well_as_modes_that_round_up(fmt in format(), values in prop::collection::vec(-8f32..8.0, 1..33)) {
-        prop_assume!(fmt.scale == ScalarType::E8M0);
+    fn tosa_keeps_the_peak_at_least_as_well_as_modes_that_round_up(fmt in mx_format(), values in prop::collection::vec(-8f32..8.0, 1..33)) {
         let error = |mode| {
             let out = group::round_trip(fmt, mode, &values);
             let peak = values.iter().zip(&out).max_by(|a, b| a.0.abs().total_cmp(&b.0.abs())).unwrap();

@@ -40,10 +40,8 @@ pub fn tanh(x: f32) -> f32 {
     let t = x.abs();
     let z = t * t;
     // Minimax for (tanh(t)/t - 1) / t^2 on [0, 0.63].
-    let near = poly(
-        z,
-        [2.126_263_3e-3, -8.159_599e-3, 2.169_370_1e-2, -5.394_552_6e-2, 0.133_331_97, -0.333_333_31],
-    );
+    let near =
+        poly(z, [2.126_263_3e-3, -8.159_599e-3, 2.169_37e-2, -5.394_552_6e-2, 0.133_331_97, -0.333_333_3]);
     let near = f32::mul_add(t * z, near, t);
     // tanh is 1 in f32 from 9.02 on.
     let t_far = if t > 10.0 { 10.0 } else { t };
