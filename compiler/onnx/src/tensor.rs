@@ -96,10 +96,13 @@ pub fn decode_tensor(
     }
     if let Some(raw) = tensor.raw_data {
         count("bytes of raw data", raw.len() as u64, want)?;
+        if elem == ScalarType::Bool && raw.iter().any(|&b| b > 1) {
+            return Err(bad("a bool is neither 0 nor 1".to_owned()));
+        }
         return Ok((name, Literal { ty, data: Blob::new(raw) }));
     }
     let n = ty.shape.elements();
-    let bytes = match elem {
+    let bytes: Vec<u8> = match elem {
         ScalarType::F32 => {
             count("elements", tensor.float_data.len() as u64, n)?;
             tensor.float_data.iter().flat_map(|v| v.to_le_bytes()).collect()
@@ -143,7 +146,7 @@ pub fn decode_tensor(
             tensor.int32_data.iter().flat_map(|v| v.to_le_bytes().into_iter().take(width)).collect()
         }
     };
-    Ok((name, Literal { ty, data: Blob::new::<Vec<u8>>(bytes) }))
+    Ok((name, Literal { ty, data: Blob::new(bytes) }))
 }
 
 fn read_external(
