@@ -36,11 +36,8 @@ impl Ctx<'_> {
             return None;
         }
         let constants = &self.b.module.constants;
-        let args: Option<Vec<Tensor>> = node
-            .args
-            .iter()
-            .map(|&a| Tensor::from_constant(&constants[func.as_const(a)?]).ok())
-            .collect();
+        let args: Option<Vec<Tensor>> =
+            node.args.iter().map(|&a| Tensor::from_constant(&constants[func.as_const(a)?]).ok()).collect();
         constant(eval_op(self.b.module, &node.op, &args?.iter().collect::<Vec<_>>(), Mode::Typed).ok()?)
     }
 
@@ -58,7 +55,8 @@ impl Ctx<'_> {
         let mut open = vec![value];
         while let Some(v) = open.pop() {
             let node = func.def(v)?;
-            if func.ty(v).shape.elements() > FOLD_ELEMENTS as u64 || matches!(func.nodes[node].op, Op::Call { .. })
+            if func.ty(v).shape.elements() > FOLD_ELEMENTS as u64
+                || matches!(func.nodes[node].op, Op::Call { .. })
             {
                 return None;
             }

@@ -80,11 +80,11 @@ impl<'m> Importer<'m> {
         }
     }
 
-    pub fn define_literal(&mut self, name: &str, literal: Result<Literal, Diagnostic>) {
+    pub fn define_literal(&mut self, name: &str, literal: Result<Literal, Box<Diagnostic>>) {
         let slot = match literal {
             Ok(literal) => self.ctx.literal(literal, name).map_or(Slot::Poisoned, Slot::Value),
             Err(found) => {
-                self.diagnostics.push(found);
+                self.diagnostics.push(*found);
                 Slot::Poisoned
             }
         };
@@ -243,12 +243,8 @@ impl<'m> Importer<'m> {
         let defaults = function.attribute_proto.iter().filter(|a| !given.contains(a.name.as_str()));
         arguments.extend(defaults.cloned());
         // An optional operand that the call leaves out is empty inside the body too.
-        let absent: HashSet<&str> = function
-            .input
-            .iter()
-            .map(String::as_str)
-            .filter(|name| !scope.contains_key(*name))
-            .collect();
+        let absent: HashSet<&str> =
+            function.input.iter().map(String::as_str).filter(|name| !scope.contains_key(*name)).collect();
         let mut body = function.node.clone();
         for name in body.iter_mut().flat_map(|n| &mut n.input) {
             if absent.contains(name.as_str()) {
@@ -277,11 +273,7 @@ impl<'m> Importer<'m> {
     }
 
     /// An `If` whose condition is known becomes the branch that it selects.
-    fn branch(
-        &mut self,
-        attributes: &[AttributeProto],
-        inputs: &[Option<Slot>],
-    ) -> Result<Vec<Slot>, Fail> {
+    fn branch(&mut self, attributes: &[AttributeProto], inputs: &[Option<Slot>]) -> Result<Vec<Slot>, Fail> {
         let Some(Some(Slot::Value(condition))) = inputs.first().copied() else {
             return Err(invalid("the condition is missing"));
         };

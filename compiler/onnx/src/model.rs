@@ -45,7 +45,7 @@ pub fn import(
         let reason = format!("graph `{}` has {} nodes and no outputs", graph.name, graph.node.len());
         return Err(vec![Diagnostic::new(codes::EMPTY_GRAPH, reason)]);
     }
-    let opset = opset(&proto.opset_import).map_err(|d| vec![d])?;
+    let opset = opset(&proto.opset_import).map_err(|d| vec![*d])?;
 
     let mut module = Module { name: graph.name.clone(), ..Module::default() };
     let ctx = Ctx::new(&mut module, "main", external);
@@ -66,7 +66,7 @@ pub fn import(
 }
 
 /// The declared version of `ai.onnx`.
-pub(crate) fn opset(imports: &[OperatorSetIdProto]) -> Result<i64, Diagnostic> {
+pub(crate) fn opset(imports: &[OperatorSetIdProto]) -> Result<i64, Box<Diagnostic>> {
     let standard = imports.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx");
     let hint = "convert it: onnx.version_converter.convert_version(model, 18)";
     match standard.map(|o| o.version) {
@@ -77,9 +77,12 @@ pub(crate) fn opset(imports: &[OperatorSetIdProto]) -> Result<i64, Diagnostic> {
                 OPSETS.start(),
                 OPSETS.end()
             );
-            Err(Diagnostic::new(codes::OPSET, reason).hint(hint))
+            Err(Box::new(Diagnostic::new(codes::OPSET, reason).hint(hint)))
         }
-        None => Err(Diagnostic::new(codes::OPSET, "the model declares no version of `ai.onnx`").hint(hint)),
+        None => {
+            let reason = "the model declares no version of `ai.onnx`";
+            Err(Box::new(Diagnostic::new(codes::OPSET, reason).hint(hint)))
+        }
     }
 }
 
@@ -105,8 +108,10 @@ fn initializers(importer: &mut Importer<'_>, graph: &GraphProto) -> BTreeSet<Str
 const MAX_SPARSE_BYTES: u64 = 1 << 32;
 
 /// The dense form of a sparse tensor.
-fn densify(sparse: &SparseTensorProto, external: &dyn ExternalData) -> Result<Literal, Diagnostic> {
-    let bad = |reason: &str| Diagnostic::new(codes::BAD_TENSOR, format!("a sparse initializer: {reason}"));
+fn densify(sparse: &SparseTensorProto, external: &dyn ExternalData) -> Result<Literal, Box<Diagnostic>> {
+    let bad = |reason: &str| {
+        Box::new(Diagnostic::new(codes::BAD_TENSOR, format!("a sparse initializer: {reason}")))
+    };
     let (Some(values), Some(indices)) = (&sparse.values, &sparse.indices) else {
         return Err(bad("its values or its indices are missing"));
     };
@@ -133,7 +138,8 @@ fn densify(sparse: &SparseTensorProto, external: &dyn ExternalData) -> Result<Li
     let mut dense = vec![0u8; ty.bytes() as usize];
     let tuples = indices.data.bytes().chunks_exact(8 * columns.max(1));
     for (tuple, value) in tuples.zip(values.data.bytes().chunks_exact(width)) {
-        let coordinates = tuple.chunks_exact(8).map(|b| b.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b)));
+        let coordinates =
+            tuple.chunks_exact(8).map(|b| b.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b)));
         let mut at = Some(0u64);
         for (i, (p, stride)) in coordinates.zip(&strides).enumerate() {
             let bound = if columns == 1 { ty.shape.elements() } else { ty.shape[i] };

@@ -46,8 +46,7 @@ pub(crate) fn prune(module: &mut Module, id: FuncId) {
             other => other.clone(),
         };
         let args = node.args.iter().map(|a| map[a]).collect();
-        let made =
-            new.nodes.push(NodeData { op, args, results: Vec::new(), origins: node.origins.clone() });
+        let made = new.nodes.push(NodeData { op, args, results: Vec::new(), origins: node.origins.clone() });
         for (i, &r) in node.results.iter().enumerate() {
             let data = old.values[r].clone();
             let value = new.values.push(ValueData { def: ValueDef::Result(made, i as u32), ..data });

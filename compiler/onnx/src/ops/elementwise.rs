@@ -104,6 +104,9 @@ fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
         let zero = c.compare_splat(CompareOp::Eq, x, 0.0)?;
         return Ok(vec![c.unary(UnaryOp::Not, zero)?]);
     }
+    // Floats out of the range of a type below a byte wrap, as integers do.
+    let narrow = to.is_int() && to.bits() < 8;
+    let x = if narrow && c.elem(x).is_float() { c.cast(x, ScalarType::I32)? } else { x };
     Ok(vec![c.emit(Op::Cast { to, saturate: n.flag("saturate", true)? }, &[x])?])
 }
 

@@ -43,8 +43,7 @@ pub enum Types {
 
 impl Types {
     fn admits(self, elem: ScalarType) -> bool {
-        let float =
-            matches!(elem, ScalarType::F16 | ScalarType::Bf16 | ScalarType::F32 | ScalarType::F64);
+        let float = matches!(elem, ScalarType::F16 | ScalarType::Bf16 | ScalarType::F32 | ScalarType::F64);
         let int = elem.is_int() && elem.bits() >= 8;
         let boolean = elem == ScalarType::Bool;
         match self {
@@ -98,7 +97,8 @@ pub(crate) fn find(op: &str) -> Option<&'static SupportedOp> {
 /// Lowers a node by its row.
 pub(crate) fn lower(row: &SupportedOp, c: &mut Ctx<'_>, n: &Call<'_>) -> Result<Vec<Value>, Fail> {
     if n.opset < row.since {
-        let reason = format!("{} is supported from operator set {} on, not in {}", row.op, row.since, n.opset);
+        let reason =
+            format!("{} is supported from operator set {} on, not in {}", row.op, row.since, n.opset);
         return Err(Fail::new(codes::OPERATOR_VERSION, reason));
     }
     if let Some(x) = n.opt(0)

@@ -32,7 +32,7 @@ pub(super) fn reshape(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     }
     if let Some(d) = unknown {
         let known = shape.iter().try_fold(1u64, |p, &s| p.checked_mul(s));
-        let rest = known.filter(|&k| k > 0).filter(|k| from.elements() % k == 0);
+        let rest = known.filter(|&k| k > 0).filter(|k| from.elements().is_multiple_of(*k));
         shape[d] = from.elements()
             / rest.ok_or_else(|| invalid(format!("{from} does not reshape to {target:?}")))?;
     }
