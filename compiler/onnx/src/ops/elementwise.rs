@@ -47,7 +47,7 @@ pub(super) fn pow(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 pub(super) fn modulo(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let fmod = n.flag("fmod", false)?;
-    if !fmod && c.elem(n.input(0)?).is_float() {
+    if !fmod && c.elem(n.input(0)?).is_float() && n.opset < 28 {
         return Err(invalid("Mod of floating-point operands needs fmod=1"));
     }
     binary(c, n, if fmod { BinaryOp::Rem } else { BinaryOp::Mod })
@@ -56,7 +56,21 @@ pub(super) fn modulo(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 pub(super) fn bit_shift(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     match n.string("direction", "")? {
         "LEFT" => binary(c, n, BinaryOp::Shl),
-        "RIGHT" => binary(c, n, BinaryOp::Shr),
+        "RIGHT" => {
+            let (x, by) = (n.input(0)?, n.input(1)?);
+            let logical = c.binary(BinaryOp::Shr, x, by)?;
+            let signed =
+                matches!(c.elem(x), ScalarType::I8 | ScalarType::I16 | ScalarType::I32 | ScalarType::I64);
+            if !signed {
+                return Ok(vec![logical]);
+            }
+            // Negative numbers keep their sign: the shift of the complement, complemented.
+            let complement = c.unary(UnaryOp::Not, x)?;
+            let shifted = c.binary(BinaryOp::Shr, complement, by)?;
+            let restored = c.unary(UnaryOp::Not, shifted)?;
+            let negative = c.compare_splat(CompareOp::Lt, x, 0.0)?;
+            Ok(vec![c.select(negative, restored, logical)?])
+        }
         other => Err(invalid(format!("direction is {other:?}, not LEFT or RIGHT"))),
     }
 }
