@@ -6,6 +6,7 @@
 
 use super::ScalarType;
 use super::scalar::Mini;
+use crate::math::round_half_even;
 
 /// The code of element `idx`, right-aligned.
 ///
@@ -299,10 +300,10 @@ pub fn encode_slice(ty: ScalarType, values: &[f32], bytes: &mut [u8], start_elem
             encode_wide(values, bytes, start, |v| ScalarType::F32.encode_f32(v).to_le_bytes());
         }
         ScalarType::I64 => {
-            encode_wide(values, bytes, start, |v| (v.round_ties_even() as i64).to_le_bytes());
+            encode_wide(values, bytes, start, |v| (round_half_even(v) as i64).to_le_bytes());
         }
         ScalarType::U64 => {
-            encode_wide(values, bytes, start, |v| (v.round_ties_even() as u64).to_le_bytes());
+            encode_wide(values, bytes, start, |v| (round_half_even(v) as u64).to_le_bytes());
         }
         ScalarType::F64 => encode_wide(values, bytes, start, |v| {
             (if v.is_nan() { f64::NAN } else { f64::from(v) }).to_le_bytes()

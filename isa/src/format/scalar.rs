@@ -13,6 +13,7 @@
 //!   value gives NaN.
 
 use super::ScalarType;
+use crate::math::round_half_even;
 
 const F32_MAGNITUDE: u32 = 0x7FFF_FFFF;
 const F32_INF: u32 = 0x7F80_0000;
@@ -322,10 +323,10 @@ impl ScalarType {
             ScalarType::U8 => round_to_small_int(value, 0.0, 255.0) as u32,
             ScalarType::I16 => round_to_small_int(value, -32768.0, 32767.0) as u32 & 0xFFFF,
             ScalarType::U16 => round_to_small_int(value, 0.0, 65535.0) as u32,
-            ScalarType::I32 => value.round_ties_even() as i32 as u32,
-            ScalarType::U32 => value.round_ties_even() as u32,
-            ScalarType::I64 => value.round_ties_even() as i64 as u32,
-            ScalarType::U64 => value.round_ties_even() as u64 as u32,
+            ScalarType::I32 => round_half_even(value) as i32 as u32,
+            ScalarType::U32 => round_half_even(value) as u32,
+            ScalarType::I64 => round_half_even(value) as i64 as u32,
+            ScalarType::U64 => round_half_even(value) as u64 as u32,
             ScalarType::F16 => Mini::F16.encode(value),
             ScalarType::Bf16 => Mini::BF16.encode(value),
             ScalarType::F32 => {
