@@ -4,11 +4,15 @@
 //! other.
 
 pub mod blob;
+pub mod encode;
+pub mod field;
 pub mod format;
 pub mod inst;
 pub mod object;
 pub mod program;
 pub mod target;
+#[cfg(test)]
+mod testing;
 pub mod timing;
 pub mod view;
 
