@@ -11,6 +11,7 @@ pub mod inst;
 pub mod object;
 pub mod program;
 pub mod target;
+pub mod target_file;
 #[cfg(test)]
 mod testing;
 pub mod timing;
