@@ -4,6 +4,7 @@
 //! other.
 
 pub mod blob;
+pub mod elf;
 pub mod encode;
 pub mod field;
 pub mod format;
@@ -15,6 +16,8 @@ pub mod target_file;
 #[cfg(test)]
 mod testing;
 pub mod timing;
+mod validate;
 pub mod view;
+mod wire;
 
 pub use blob::Blob;
