@@ -1,0 +1,196 @@
+//! What an object file holds: kernels, entries, weights and signatures, and where each instruction comes from.
+
+use crate::blob::Blob;
+use crate::format::ScalarType;
+use crate::inst::Inst;
+use crate::program::Program;
+use crate::view::{LOOP_LEVELS, PE_COORDS, View};
+
+/// A memory that base registers point into.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum MemSpace {
+    /// The object's weights, in HBM, never written.
+    Weights = 0,
+    /// Inputs, outputs and intermediate tensors in HBM.
+    Hbm = 1,
+    /// Intermediate tensors in shared SRAM.
+    Sram = 2,
+}
+
+/// A byte address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Address {
+    /// The memory.
+    pub space: MemSpace,
+    /// Bytes from its start.
+    pub offset: u64,
+}
+
+/// How a kernel uses the tensor behind a base register.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Access {
+    /// Never written while the kernel runs.
+    In = 0,
+    /// Written, every byte at most once, and never read.
+    Out = 1,
+    /// Read and written.
+    InOut = 2,
+}
+
+/// The tensor behind a base register.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct TensorDecl {
+    /// How the kernel uses it.
+    pub access: Access,
+    /// Its bytes, all planes included; every access stays below.
+    pub bytes: u64,
+    /// Byte offsets of the code, scale and index planes from the base.
+    pub planes: [u64; 3],
+}
+
+/// Whether a buffer's slots are in local memory or are accumulator banks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum BufferKind {
+    /// Local memory.
+    Local = 0,
+    /// Accumulators (f32) of the RE.
+    Bank = 1,
+}
+
+/// A circular buffer of one kernel.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Buffer {
+    /// Name in text forms.
+    pub name: String,
+    /// Local memory or accumulators.
+    pub kind: BufferKind,
+    /// Bytes of one slot.
+    pub slot_bytes: u32,
+    /// Number of slots, 1 to 16.
+    pub slots: u8,
+}
+
+/// A trip count: `clamp(base + sum(levels * counters) + sum(coords * PE coordinates), 0, max)`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Trip {
+    /// Constant part.
+    pub base: i64,
+    /// Factor of each outer loop's counter.
+    pub levels: [i32; LOOP_LEVELS],
+    /// Factor of each PE coordinate.
+    pub coords: [i32; PE_COORDS],
+    /// Greatest trip count.
+    pub max: u32,
+}
+
+impl Trip {
+    /// A constant trip count.
+    pub fn constant(n: u32) -> Trip {
+        Trip { base: i64::from(n), max: n, ..Trip::default() }
+    }
+
+    /// The count at the given counters and coordinates.
+    pub fn count(&self, levels: &[u32; LOOP_LEVELS], coords: &[u32; PE_COORDS]) -> u32 {
+        let mut n = self.base;
+        for (factor, &count) in self.levels.iter().zip(levels).chain(self.coords.iter().zip(coords)) {
+            n += i64::from(*factor) * i64::from(count);
+        }
+        n.clamp(0, i64::from(self.max)) as u32
+    }
+}
+
+/// A kernel: one SPMD stream over a grid of PEs, with its tables.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Kernel {
+    /// Name in text forms.
+    pub name: String,
+    /// Sizes of the four logical PE coordinates. The product of the first two is at most the physical rows, of the last two
+    /// the physical columns.
+    pub grid: [u16; PE_COORDS],
+    /// One per base register.
+    pub tensors: Vec<TensorDecl>,
+    /// Circular buffers.
+    pub buffers: Vec<Buffer>,
+    /// View table.
+    pub views: Vec<View>,
+    /// Trip counts.
+    pub trips: Vec<Trip>,
+    /// SE programs.
+    pub programs: Vec<Program>,
+    /// Codes that `fill` writes.
+    pub constants: Vec<u64>,
+    /// The stream, ending in `halt`.
+    pub code: Vec<Inst>,
+}
+
+/// One launch of a kernel.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Launch {
+    /// Number of the kernel.
+    pub kernel: u32,
+    /// Base registers.
+    pub bases: Vec<Address>,
+    /// Numbers of the origins that it implements.
+    pub origins: Vec<u32>,
+}
+
+/// An input or output of an entry.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Port {
+    /// Name in the model.
+    pub name: String,
+    /// Element type.
+    pub elem: ScalarType,
+    /// Shape; elements are dense in row-major order, sub-byte types packed.
+    pub shape: Vec<u64>,
+    /// Where it lies in HBM.
+    pub address: Address,
+}
+
+/// A function that can be run.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct EntryPoint {
+    /// Name.
+    pub name: String,
+    /// Inputs.
+    pub inputs: Vec<Port>,
+    /// Outputs.
+    pub outputs: Vec<Port>,
+    /// Launch table.
+    pub launches: Vec<Launch>,
+    /// The entry stream: launches, then `halt`.
+    pub code: Vec<Inst>,
+}
+
+/// Where a launch comes from in the model.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ObjectOrigin {
+    /// ONNX node name.
+    pub node: String,
+    /// ONNX operator type.
+    pub op: String,
+}
+
+/// A compiled model.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Object {
+    /// Name of the model.
+    pub name: String,
+    /// Name of the target that it was compiled for.
+    pub target: String,
+    /// The kernels.
+    pub kernels: Vec<Kernel>,
+    /// The entries.
+    pub entries: Vec<EntryPoint>,
+    /// Provenance table.
+    pub origins: Vec<ObjectOrigin>,
+    /// Bytes of HBM for inputs, outputs and intermediates.
+    pub hbm_bytes: u64,
+    /// Bytes of shared SRAM.
+    pub sram_bytes: u64,
+    /// The weights.
+    pub weights: Blob,
+}

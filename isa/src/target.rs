@@ -1,0 +1,67 @@
+//! Target descriptions: how much of the machine there is, and how fast.
+
+use crate::format::Format;
+use crate::view::Pattern;
+
+/// A target, resolved to plain numbers. Rates are per PE unless said otherwise.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Target {
+    /// Name, for example `mtia-300`.
+    pub name: String,
+    /// Clock in GHz.
+    pub clock_ghz: f64,
+    /// Physical rows of PEs.
+    pub rows: u16,
+    /// Physical columns of PEs.
+    pub cols: u16,
+    /// Local memory of a PE in bytes.
+    pub local_bytes: u64,
+    /// Bytes per cycle between an engine and local memory.
+    pub local_bytes_per_cycle: f64,
+    /// Accumulator bytes of a PE.
+    pub bank_bytes: u64,
+    /// Shared SRAM in bytes, for the chip.
+    pub sram_bytes: u64,
+    /// Bytes per cycle of shared SRAM, for the chip.
+    pub sram_bytes_per_cycle: f64,
+    /// HBM in bytes, for the chip.
+    pub hbm_bytes: u64,
+    /// Bytes per cycle of HBM, for the chip.
+    pub hbm_bytes_per_cycle: f64,
+    /// Multiply-accumulates per cycle of one DPE, for every native operand format (the wider of both operands counts).
+    pub macs_per_cycle: Vec<(Format, f64)>,
+    /// N:M patterns of the second DPE operand, with the factor on the rate.
+    pub patterns: Vec<(Pattern, f64)>,
+    /// f32 operations per cycle of the SE.
+    pub simd_ops_per_cycle: f64,
+    /// Accumulators per cycle that the RE clears or converts.
+    pub bank_elements_per_cycle: f64,
+    /// Cycles that the CP needs to issue one instruction.
+    pub issue_cycles: u64,
+    /// Cycles before the first byte of a transfer from HBM arrives.
+    pub hbm_latency_cycles: u64,
+    /// Cycles before the first byte of a transfer from shared SRAM arrives.
+    pub sram_latency_cycles: u64,
+    /// Cycles between the end of one launch and the start of the next.
+    pub launch_cycles: u64,
+    /// Thermal design power in watts.
+    pub tdp_w: f64,
+}
+
+impl Target {
+    /// Multiply-accumulates per cycle of one DPE for these operand formats; `None` when one is not native.
+    pub fn mac_rate(&self, a: Format, b: Format) -> Option<f64> {
+        let rate = |f: Format| self.macs_per_cycle.iter().find(|(g, _)| *g == f).map(|(_, r)| *r);
+        Some(rate(a)?.min(rate(b)?))
+    }
+
+    /// The rate of the slowest native format, which any other operand is widened to.
+    pub fn slowest_mac_rate(&self) -> f64 {
+        self.macs_per_cycle.iter().map(|(_, r)| *r).fold(f64::INFINITY, f64::min)
+    }
+
+    /// Number of PEs.
+    pub fn n_pes(&self) -> u32 {
+        u32::from(self.rows) * u32::from(self.cols)
+    }
+}

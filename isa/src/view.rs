@@ -1,0 +1,249 @@
+//! Views: which elements of a tensor or of a buffer slot an operand names.
+//!
+//! A view is a box of five dimensions. The index `i[d]` runs over `0..size`; the *coordinate* of dimension d is
+//! `c[d] = origin + (sum of the steps of the loop levels and PE coordinates that advance d) + i[d]`, and an element takes
+//! part when `0 <= c[d] < bound` in every dimension: engines clip, so edge tiles shrink, and a view whose every element is
+//! clipped performs only its buffer actions.
+//!
+//! A **global** view addresses a tensor behind a base register: element number `offset + sum(c[d] * stride[d])`.
+//! A **local** view addresses a slot: element number `offset + sum(i[d] * stride[d])`; coordinates only clip.
+//!
+//! Grouped and N:M tensors and slots consist of planes: stored codes, then scales, then N:M indices. All strides count
+//! logical elements of the dense code plane; [`PlaneMap`] derives the position in the other planes.
+
+use crate::format::{Format, ScalarType};
+
+/// Dimensions of a view.
+pub const VIEW_DIMS: usize = 5;
+/// Loop levels that can advance a view.
+pub const LOOP_LEVELS: usize = 4;
+/// Logical PE coordinates that can advance a view.
+pub const PE_COORDS: usize = 4;
+
+/// One dimension of a view.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Dim {
+    /// Number of indices.
+    pub size: u32,
+    /// Distance of neighbours in elements.
+    pub stride: i32,
+    /// Coordinate of index 0 before any advance.
+    pub origin: i32,
+    /// Coordinates from 0 up to this take part.
+    pub bound: u32,
+}
+
+impl Dim {
+    /// A dimension of one index, which never clips.
+    pub const UNIT: Dim = Dim { size: 1, stride: 0, origin: 0, bound: u32::MAX };
+
+    /// A dimension that never clips.
+    pub const fn free(size: u32, stride: i32) -> Dim {
+        Dim { size, stride, origin: 0, bound: u32::MAX }
+    }
+}
+
+/// The dimension that a loop level or PE coordinate advances, and by how much per step.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Advance {
+    /// Dimension number, below [`VIEW_DIMS`].
+    pub dim: u8,
+    /// Coordinates per step.
+    pub step: i32,
+}
+
+/// Structured sparsity: in each `m` consecutive elements along a dimension, at most `n` are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Pattern {
+    /// Elements stored of each `m`.
+    pub n: u8,
+    /// Elements of one pattern group; at most 16.
+    pub m: u8,
+}
+
+impl Pattern {
+    /// Two of four.
+    pub const P2_4: Pattern = Pattern { n: 2, m: 4 };
+
+    /// Type of a stored index: the narrowest unsigned type that counts to `m`.
+    pub const fn index_type(self) -> ScalarType {
+        if self.m <= 4 { ScalarType::U2 } else { ScalarType::U4 }
+    }
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.n, self.m)
+    }
+}
+
+/// Where a view's elements live.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Space {
+    /// In the slot that the operand names.
+    Local,
+    /// In the tensor behind this base register of the launch.
+    Global(u8),
+}
+
+/// An entry of a kernel's view table: 128 bytes in the object file.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct View {
+    /// What is stored.
+    pub format: Format,
+    /// The N:M pattern that the stored codes follow, along [`View::k_dim`].
+    pub pattern: Option<Pattern>,
+    /// The dimension that groups and patterns run along; 0 where there are none.
+    pub k_dim: u8,
+    /// Slot or tensor.
+    pub space: Space,
+    /// Element number of index (or coordinate) 0.
+    pub offset: i64,
+    /// The box, outermost dimension first.
+    pub dims: [Dim; VIEW_DIMS],
+    /// Advance of each loop level.
+    pub levels: [Option<Advance>; LOOP_LEVELS],
+    /// Advance of each logical PE coordinate.
+    pub coords: [Option<Advance>; PE_COORDS],
+}
+
+/// Loop counters and PE coordinates at one dynamic instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Position {
+    /// Counter of each loop level.
+    pub levels: [u32; LOOP_LEVELS],
+    /// Logical coordinates of the PE.
+    pub coords: [u32; PE_COORDS],
+}
+
+impl View {
+    /// A local view of a dense box in row-major order.
+    pub fn dense(format: Format, sizes: [u32; VIEW_DIMS]) -> View {
+        let mut dims = [Dim::UNIT; VIEW_DIMS];
+        let mut stride = 1i32;
+        for d in (0..VIEW_DIMS).rev() {
+            dims[d] = Dim::free(sizes[d], stride);
+            stride *= sizes[d] as i32;
+        }
+        View {
+            format,
+            pattern: None,
+            k_dim: (VIEW_DIMS - 1) as u8,
+            space: Space::Local,
+            offset: 0,
+            dims,
+            levels: [None; LOOP_LEVELS],
+            coords: [None; PE_COORDS],
+        }
+    }
+
+    /// Sizes of the whole box.
+    pub fn sizes(&self) -> [u32; VIEW_DIMS] {
+        self.dims.map(|d| d.size)
+    }
+
+    /// Number of indices of the whole box.
+    pub fn elements(&self) -> u64 {
+        self.dims.iter().map(|d| u64::from(d.size)).product()
+    }
+
+    /// Coordinate of index 0 of each dimension at `at`.
+    pub fn base_coords(&self, at: &Position) -> [i64; VIEW_DIMS] {
+        let mut base = self.dims.map(|d| i64::from(d.origin));
+        let advances = self.levels.iter().zip(&at.levels).chain(self.coords.iter().zip(&at.coords));
+        for (advance, &count) in advances {
+            if let Some(Advance { dim, step }) = advance {
+                base[*dim as usize] += i64::from(*step) * i64::from(count);
+            }
+        }
+        base
+    }
+
+    /// The part of the box that takes part at `at`: for each dimension the first index and the number of indices.
+    /// All counts are 0 when any is.
+    pub fn clip(&self, at: &Position) -> [(u32, u32); VIEW_DIMS] {
+        let base = self.base_coords(at);
+        let mut ranges = [(0, 0); VIEW_DIMS];
+        for d in 0..VIEW_DIMS {
+            let dim = &self.dims[d];
+            let first = (-base[d]).max(0);
+            let end = (i64::from(dim.bound) - base[d]).min(i64::from(dim.size));
+            if end <= first {
+                return [(0, 0); VIEW_DIMS];
+            }
+            ranges[d] = (first as u32, (end - first) as u32);
+        }
+        ranges
+    }
+
+    /// How the planes of the slot or tensor relate.
+    pub fn planes(&self) -> PlaneMap {
+        PlaneMap {
+            format: self.format,
+            pattern: self.pattern,
+            k_stride: u64::from(self.dims[self.k_dim as usize].stride.unsigned_abs()),
+        }
+    }
+}
+
+/// Derives positions in the planes of a grouped or N:M tensor from dense element numbers.
+///
+/// With `s` the stride of the dimension that groups run along and `g` their size, dense element
+/// `e = hi * (s * g) + j * s + lo` (`j < g`, `lo < s`) has scale number `hi * s + lo`. Likewise the pattern group of
+/// element e has number `hi * s + lo` with `m` for `g`, and its stored elements are `hi * (s * n) + j * s + lo`, `j < n`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PlaneMap {
+    /// Format of the tensor.
+    pub format: Format,
+    /// Pattern of the stored codes.
+    pub pattern: Option<Pattern>,
+    /// Stride, in dense elements, of the dimension that groups and patterns run along; at least 1.
+    pub k_stride: u64,
+}
+
+impl PlaneMap {
+    /// Number of the scale of dense element `e`.
+    pub fn scale_idx(&self, e: u64) -> u64 {
+        split(e, self.k_stride, u64::from(self.format.group_size())).0
+    }
+
+    /// Number of the first stored element of the pattern group that holds dense element `e`; the group's others follow
+    /// at distance [`PlaneMap::k_stride`]. For dense tensors, `e` itself.
+    pub fn stored_idx(&self, e: u64) -> u64 {
+        match self.pattern {
+            None => e,
+            Some(Pattern { n, m }) => {
+                let s = self.k_stride.max(1);
+                let (hi, lo) = (e / (s * u64::from(m)), e % s);
+                hi * s * u64::from(n) + lo
+            }
+        }
+    }
+
+    /// Bytes of each plane (codes, scales, indices) of a tensor of `elements` dense elements, in whole groups.
+    pub fn plane_bytes(&self, elements: u64) -> [u64; 3] {
+        let stored = match self.pattern {
+            None => elements,
+            Some(Pattern { n, m }) => elements.div_ceil(u64::from(m)) * u64::from(n),
+        };
+        let codes = self.format.element().bytes_for(stored);
+        let scales = match self.format {
+            Format::Scalar(_) => 0,
+            Format::Grouped(g) => elements.div_ceil(u64::from(g.size)),
+        };
+        let indices = self.pattern.map_or(0, |p| p.index_type().bytes_for(stored));
+        [codes, scales, indices]
+    }
+
+    /// Byte offset of each plane when they follow one another without gaps.
+    pub fn plane_offsets(&self, elements: u64) -> [u64; 3] {
+        let [codes, scales, _] = self.plane_bytes(elements);
+        [0, codes, codes + scales]
+    }
+}
+
+fn split(e: u64, s: u64, g: u64) -> (u64, u64) {
+    let s = s.max(1);
+    let (hi, rest) = (e / (s * g), e % (s * g));
+    (hi * s + rest % s, rest / s)
+}
