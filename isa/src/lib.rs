@@ -4,3 +4,4 @@
 //! other.
 
 pub mod format;
+pub mod math;
