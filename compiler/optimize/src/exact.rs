@@ -138,7 +138,6 @@ fn record_used(g: &Graph, choice: &Choice, order: &[Id], made: &[Made], report: 
         }
     }
     while let Some(i) = todo.pop() {
-        // An application that changed nothing is not in the list; its number then belongs to the next one.
         if let Some(application) = made.get(i as usize) {
             if !std::mem::replace(&mut used[i as usize], true) {
                 todo.extend(&application.source.applications);
@@ -157,15 +156,15 @@ fn record_used(g: &Graph, choice: &Choice, order: &[Id], made: &[Made], report: 
 }
 
 /// A function in the e-graph.
-struct Input {
-    graph: Graph,
-    roots: Vec<Id>,
-    params: Vec<Id>,
+pub(crate) struct Input {
+    pub(crate) graph: Graph,
+    pub(crate) roots: Vec<Id>,
+    pub(crate) params: Vec<Id>,
     names: Vec<(Id, String)>,
 }
 
 impl Input {
-    fn read(module: Module, source: &Function) -> Result<Input, Error> {
+    pub(crate) fn read(module: Module, source: &Function) -> Result<Input, Error> {
         let types = source.params.iter().map(|&p| source.ty(p).clone()).collect();
         let mut g = Graph::new(module, types);
         let mut classes: SecondaryMap<Value, Option<Id>> = SecondaryMap::new();

@@ -139,7 +139,8 @@ impl Pattern {
                         continue;
                     }
                     let mut inner = todo.clone();
-                    for (&arg, &child) in args.iter().flatten().zip(children).rev() {
+                    let patterns = args.as_deref().unwrap_or(&[]);
+                    for (&arg, &child) in patterns.iter().zip(children).rev() {
                         inner.push((arg, child));
                     }
                     state.terms.push(term.clone());

@@ -75,12 +75,12 @@ pub fn saturate(g: &mut Graph, rules: &[Compiled], limits: Limits, made: &mut Ve
                 source.applications.push(made.len() as u32);
                 g.source = source;
                 let terms = g.eg.total_size();
-                let Some(result) = (rule.apply)(g, &m) else { continue };
-                let united = g.eg.union(m.root, result);
-                if united || g.eg.total_size() > terms {
+                let united = (rule.apply)(g, &m).map(|result| g.eg.union(m.root, result));
+                // A rule that gave up may have made terms on the way: its number stays taken.
+                if united == Some(true) || g.eg.total_size() > terms {
                     let before = format!("{} : {}", rule.before, g.ty(m.root));
                     made.push(Made { rule: rule.name, before, after: rule.after.into(), source: m.source });
-                    report.count_mut(rule.name).fired += 1;
+                    report.count_mut(rule.name).fired += usize::from(united.is_some());
                 }
                 if g.eg.analysis.error.is_some() || g.eg.total_size() > limits.terms {
                     g.rebuild();

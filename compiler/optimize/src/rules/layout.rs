@@ -3,7 +3,7 @@
 
 use egg::Id;
 use lacuna_ir::Op;
-use lacuna_ir::op::{Dims, ReduceOp};
+use lacuna_ir::op::Dims;
 
 use super::{Rule, RuleClass, always};
 use crate::graph::{Graph, inverse};
@@ -117,19 +117,16 @@ pub const RULES: &[Rule] = &[
     rule("permute-through-reduce", "(permute (reduce ?x))", "(reduce (permute ?x))", always, |g, m| {
         let outer = perm(g, m, 0)?;
         let Some(Op::Reduce { op, axes }) = m.op(g, 1).cloned() else { return None };
-        let mut axes = axes;
-        axes.sort_unstable();
         let rank = g.shape(m.vars[0]).rank() as u8;
         let kept: Dims = (0..rank).filter(|d| !axes.contains(d)).collect();
         let perm: Dims = outer.iter().map(|&p| kept[p as usize]).chain(axes.iter().copied()).collect();
         let x = g.permute(m.vars[0], &perm)?;
         g.add(Op::Reduce { op, axes: (kept.len() as u8..rank).collect() }, &[x])
     }),
-    rule("reduce-before-permute", "(reduce (permute ?x))", "(permute (reduce ?x))", same_order, |g, m| {
+    rule("reduce-before-permute", "(reduce (permute ?x))", "(permute (reduce ?x))", always, |g, m| {
         let perm = perm(g, m, 1)?;
         let Some(Op::Reduce { op, axes }) = m.op(g, 0).cloned() else { return None };
-        let mut inner: Dims = axes.iter().map(|&a| perm[a as usize]).collect();
-        inner.sort_unstable();
+        let inner: Dims = axes.iter().map(|&a| perm[a as usize]).collect();
         let kept: Dims = (0..perm.len() as u8).filter(|d| !inner.contains(d)).collect();
         let order: Dims = (0..perm.len() as u8)
             .filter(|d| !axes.contains(d))
@@ -223,14 +220,6 @@ fn through_elementwise(g: &mut Graph, m: &Match) -> Option<Id> {
     };
     let args = m.args(1).iter().map(|&x| g.permute(x, &perm)).collect::<Option<Vec<Id>>>()?;
     g.add(op, &args)
-}
-
-/// The reduced dimensions come in the same order with and without the permutation, or the order is without effect.
-fn same_order(g: &Graph, m: &Match) -> bool {
-    let (Some(Op::Reduce { op, axes }), Some(Op::Permute { perm })) = (m.op(g, 0), m.op(g, 1)) else { return false };
-    let mut axes = axes.clone();
-    axes.sort_unstable();
-    matches!(op, ReduceOp::Max | ReduceOp::Min) || axes.iter().map(|&a| perm[a as usize]).is_sorted()
 }
 
 /// A slice that lies within one operand of the concatenation.

@@ -15,6 +15,8 @@ pub mod folding;
 pub mod fusion;
 pub mod layout;
 pub mod merging;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
