@@ -89,7 +89,8 @@ impl Folder<'_> {
         let node = self.source.def(old).ok_or("a parameter is missing")?;
         let data = &self.source.nodes[node];
         let ty = self.source.ty(old);
-        let larger = data.args.first().is_some_and(|&a| self.source.ty(a).shape.elements() < ty.shape.elements());
+        let larger =
+            data.args.first().is_some_and(|&a| self.source.ty(a).shape.elements() < ty.shape.elements());
         let view = matches!(data.op, Op::Broadcast { .. }) && larger;
         let constant = match &data.op {
             _ if view => None,

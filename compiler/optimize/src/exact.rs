@@ -174,7 +174,8 @@ impl Input {
             params.push(id);
             classes[param] = Some(id);
         }
-        let broken = |what: &str| Error::Contradiction { function: source.name.clone(), message: what.into() };
+        let broken =
+            |what: &str| Error::Contradiction { function: source.name.clone(), message: what.into() };
         let mut small = IndexMap::new();
         for node in source.nodes.values() {
             let args: Option<Vec<Id>> = node.args.iter().map(|&a| classes[a]).collect();

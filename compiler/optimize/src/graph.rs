@@ -66,7 +66,8 @@ impl Analysis<Term> for Tables {
 
     fn merge(&mut self, to: &mut Facts, from: Facts) -> DidMerge {
         if to.types != from.types {
-            self.error.get_or_insert(format!("values of types {:?} and {:?} were united", to.types, from.types));
+            self.error
+                .get_or_insert(format!("values of types {:?} and {:?} were united", to.types, from.types));
         }
         let merged = Facts {
             types: std::mem::take(&mut to.types),
@@ -75,7 +76,8 @@ impl Analysis<Term> for Tables {
             epilogue: to.epilogue || from.epilogue,
         };
         let left = (to.constant, to.splat, to.epilogue) != (merged.constant, merged.splat, merged.epilogue);
-        let right = (from.constant, from.splat, from.epilogue) != (merged.constant, merged.splat, merged.epilogue);
+        let right =
+            (from.constant, from.splat, from.epilogue) != (merged.constant, merged.splat, merged.epilogue);
         *to = merged;
         DidMerge(left, right)
     }
@@ -104,7 +106,9 @@ fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, String> {
             let constant = callable && args.iter().all(|&a| of(a).constant);
             let splat = match op {
                 Op::Const { value } => splat_of(&tables.module.constants[*value]),
-                Op::Reshape { .. } | Op::Permute { .. } | Op::Broadcast { .. } | Op::Slice { .. } => of(args[0]).splat,
+                Op::Reshape { .. } | Op::Permute { .. } | Op::Broadcast { .. } | Op::Slice { .. } => {
+                    of(args[0]).splat
+                }
                 _ => None,
             };
             let heavy = matches!(op, Op::Contract { .. } | Op::Conv { .. });
@@ -118,7 +122,12 @@ fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, String> {
 pub fn is_elementwise(op: &Op) -> bool {
     matches!(
         op,
-        Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. } | Op::MxDecode { .. }
+        Op::Unary { .. }
+            | Op::Binary { .. }
+            | Op::Compare { .. }
+            | Op::Select {}
+            | Op::Cast { .. }
+            | Op::MxDecode { .. }
     )
 }
 
@@ -290,7 +299,8 @@ impl Graph {
         let id = match tables.splats.get(&(ty.clone(), code)) {
             Some(&id) => id,
             None => {
-                let id = tables.module.constants.push(Constant::new(ty.clone(), ConstantData::Splat(code), ""));
+                let id =
+                    tables.module.constants.push(Constant::new(ty.clone(), ConstantData::Splat(code), ""));
                 tables.splats.insert((ty.clone(), code), id);
                 id
             }
@@ -300,10 +310,15 @@ impl Graph {
 
     /// A function of one operand.
     pub fn unary(&mut self, op: UnaryOp, x: Id) -> Option<Id> {
-        if let (UnaryOp::Neg, Some(v)) = (op, self.splat(x)) {
-            let ty = self.ty(x).clone();
-            if ty.elem.scalar().is_some_and(ScalarType::is_float) {
-                return self.splat_const(&ty, -v);
+        if let (Some(v), Some(ScalarType::F32), true) = (self.splat(x), self.elem(x), self.is_const(x)) {
+            let value = match op {
+                UnaryOp::Neg => Some(-v),
+                UnaryOp::Recip if v != 0.0 => Some(f64::from(1.0 / v as f32)),
+                _ => None,
+            };
+            if let Some(value) = value {
+                let ty = self.ty(x).clone();
+                return self.splat_const(&ty, value);
             }
         }
         self.add(Op::Unary { op }, &[x])
@@ -337,7 +352,8 @@ impl Graph {
 
     /// Dimensions in another order.
     pub fn permute(&mut self, x: Id, perm: &[u8]) -> Option<Id> {
-        let same = perm.len() == self.shape(x).rank() && perm.iter().enumerate().all(|(i, &p)| i == p as usize);
+        let same =
+            perm.len() == self.shape(x).rank() && perm.iter().enumerate().all(|(i, &p)| i == p as usize);
         if same { Some(x) } else { self.add(Op::Permute { perm: perm.to_vec() }, &[x]) }
     }
 
@@ -355,9 +371,21 @@ impl Graph {
         self.add(Op::Broadcast { dims: dims.to_vec(), shape: shape.clone() }, &[x])
     }
 
+    /// Elements at regular distances; the step of a dimension with one element is 1.
+    pub fn slice(&mut self, x: Id, starts: Vec<i64>, shape: Shape, mut steps: Vec<i64>) -> Option<Id> {
+        for (step, &n) in steps.iter_mut().zip(shape.iter()) {
+            if n <= 1 {
+                *step = 1;
+            }
+        }
+        let all = shape == *self.shape(x) && starts.iter().all(|&s| s == 0) && steps.iter().all(|&s| s == 1);
+        if all { Some(x) } else { self.add(Op::Slice { starts, shape, steps }, &[x]) }
+    }
+
     /// Shape without some dimensions.
     pub fn drop_dims(&mut self, x: Id, drop: impl Fn(usize) -> bool) -> Option<Id> {
-        let shape: Shape = self.shape(x).iter().enumerate().filter(|&(d, _)| !drop(d)).map(|(_, &n)| n).collect();
+        let shape: Shape =
+            self.shape(x).iter().enumerate().filter(|&(d, _)| !drop(d)).map(|(_, &n)| n).collect();
         self.reshape(x, shape)
     }
 }

@@ -15,6 +15,8 @@ mod exact;
 mod extract;
 mod graph;
 mod lang;
+#[cfg(test)]
+mod models;
 mod options;
 mod pattern;
 mod report;

@@ -42,7 +42,8 @@ impl FromStr for Precision {
     type Err = ParsePrecisionError;
 
     fn from_str(text: &str) -> Result<Precision, ParsePrecisionError> {
-        let format = |name: &str| GroupFormat::from_name(name).ok_or_else(|| ParsePrecisionError(text.into()));
+        let format =
+            |name: &str| GroupFormat::from_name(name).ok_or_else(|| ParsePrecisionError(text.into()));
         match text.split_once(':') {
             Some((weights, activations)) => {
                 Ok(Precision::Mx { weights: format(weights)?, activations: format(activations)? })
@@ -88,7 +89,9 @@ impl Options {
         let mut chosen = match self.precision {
             Precision::F32 => vec![Format::F32],
             Precision::Bf16 => vec![Format::Scalar(ScalarType::Bf16)],
-            Precision::Mx { weights, activations } => vec![Format::Grouped(weights), Format::Grouped(activations)],
+            Precision::Mx { weights, activations } => {
+                vec![Format::Grouped(weights), Format::Grouped(activations)]
+            }
         };
         chosen.dedup();
         chosen.retain(|f| !self.features.formats.contains(f));

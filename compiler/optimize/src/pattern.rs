@@ -98,8 +98,12 @@ impl Pattern {
         let Pat::Apply { kinds, .. } = &self.pats[self.root] else { return found };
         for kind in kinds {
             for class in g.eg.classes_for_op(kind).into_iter().flatten() {
-                let mut state =
-                    State { root: class, vars: vec![None; self.vars.len()], terms: Vec::new(), only: Some(*kind) };
+                let mut state = State {
+                    root: class,
+                    vars: vec![None; self.vars.len()],
+                    terms: Vec::new(),
+                    only: Some(*kind),
+                };
                 self.step(g, &mut vec![(self.root, class)], &mut state, &mut found);
             }
         }
@@ -162,8 +166,22 @@ struct State {
 }
 
 const OPERATORS: &[&str] = &[
-    "compare", "select", "cast", "reshape", "permute", "broadcast", "slice", "pad", "concat", "window", "gather",
-    "reduce", "contract", "conv", "softmax", "norm",
+    "compare",
+    "select",
+    "cast",
+    "reshape",
+    "permute",
+    "broadcast",
+    "slice",
+    "pad",
+    "concat",
+    "window",
+    "gather",
+    "reduce",
+    "contract",
+    "conv",
+    "softmax",
+    "norm",
 ];
 
 fn kinds_of(name: &str) -> Option<Vec<Kind>> {
@@ -189,6 +207,9 @@ mod tests {
         for text in ["", "(", "(mul ?x", "(mul ?x))", "(frobnicate ?x)", "x", "(mul ?x ?y) ?z"] {
             assert!(Pattern::parse(text).is_none(), "{text}");
         }
-        assert_eq!(Pattern::parse("(mul (conv ?x $w) $s)").map(|p| p.vars), Some(vec!["x".into(), "w".into(), "s".into()]));
+        assert_eq!(
+            Pattern::parse("(mul (conv ?x $w) $s)").map(|p| p.vars),
+            Some(vec!["x".into(), "w".into(), "s".into()])
+        );
     }
 }

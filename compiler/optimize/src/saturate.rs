@@ -21,7 +21,7 @@ pub struct Limits {
 impl Limits {
     /// Limits for a function of `n` nodes: room for every node to be rewritten many times over.
     pub fn for_nodes(n: usize) -> Limits {
-        Limits { iterations: 40, terms: 5_000 + 60 * n }
+        Limits { iterations: 40, terms: 2_000 + 20 * n }
     }
 }
 
@@ -56,7 +56,13 @@ pub fn compile(rules: &[Rule]) -> Result<Vec<Compiled>, &'static str> {
 }
 
 /// Applies rules until saturation or a limit; says whether it saturated. The graph is rebuilt.
-pub fn saturate(g: &mut Graph, rules: &[Compiled], limits: Limits, made: &mut Vec<Made>, report: &mut Report) -> bool {
+pub fn saturate(
+    g: &mut Graph,
+    rules: &[Compiled],
+    limits: Limits,
+    made: &mut Vec<Made>,
+    report: &mut Report,
+) -> bool {
     g.rebuild();
     for _ in 0..limits.iterations {
         report.n_iterations += 1;
@@ -66,6 +72,8 @@ pub fn saturate(g: &mut Graph, rules: &[Compiled], limits: Limits, made: &mut Ve
             .map(|c| {
                 let mut found = c.pattern.search(g);
                 found.retain(|m| (c.rule.guard)(g, m));
+                // More matches than terms are allowed would run into the limit anyway: memory stays bounded.
+                found.truncate(limits.terms);
                 found
             })
             .collect();

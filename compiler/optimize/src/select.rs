@@ -51,9 +51,8 @@ pub fn select(mut module: Module, options: &Options) -> Result<Selected, Error> 
     let mut assignments = Vec::new();
     for func in functions(&module) {
         let source = module.functions[func].clone();
-        let converted = Converter::run(&module, &source, options.precision, &mut assignments).map_err(|e| {
-            Error::Contradiction { function: source.name.clone(), message: e.to_string() }
-        })?;
+        let converted = Converter::run(&module, &source, options.precision, &mut assignments)
+            .map_err(|e| Error::Contradiction { function: source.name.clone(), message: e.to_string() })?;
         module.functions[func] = converted;
     }
     if options.precision != Precision::F32 {
@@ -102,7 +101,9 @@ impl<'a> Converter<'a> {
                 let kept = match precision {
                     Precision::F32 => Ok(()),
                     Precision::Bf16 => this.to_bf16(node, &mut args),
-                    Precision::Mx { weights, activations } => this.to_groups(node, &mut args, weights, activations),
+                    Precision::Mx { weights, activations } => {
+                        this.to_groups(node, &mut args, weights, activations)
+                    }
                 };
                 let kept = kept.err();
                 if let Some(Refused::Type(error)) = kept {
@@ -126,7 +127,9 @@ impl<'a> Converter<'a> {
     }
 
     fn known(&self, values: &[Value]) -> Result<Vec<Value>, TypeError> {
-        let find = |v: &Value| self.values[*v].ok_or_else(|| TypeError(format!("{v} is used before its definition")));
+        let find = |v: &Value| {
+            self.values[*v].ok_or_else(|| TypeError(format!("{v} is used before its definition")))
+        };
         values.iter().map(find).collect()
     }
 

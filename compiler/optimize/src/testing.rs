@@ -83,7 +83,8 @@ impl<'m> Lab<'m> {
     }
 
     pub fn konst(&mut self, shape: &[u64]) -> Value {
-        let values: Vec<f32> = self.numbers(shape.iter().product(), false).iter().map(|&v| v as f32).collect();
+        let values: Vec<f32> =
+            self.numbers(shape.iter().product(), false).iter().map(|&v| v as f32).collect();
         self.b.const_f32(shape, &values).unwrap()
     }
 
@@ -153,7 +154,11 @@ pub fn conv1d(low: i64, high: i64, groups: u64) -> Op {
 }
 
 /// A module with one entry from what `build` returns.
-pub fn module(seed: u64, specials: bool, build: impl FnOnce(&mut Lab) -> Vec<Value>) -> (Module, Vec<Tensor>) {
+pub fn module(
+    seed: u64,
+    specials: bool,
+    build: impl FnOnce(&mut Lab) -> Vec<Value>,
+) -> (Module, Vec<Tensor>) {
     let mut module = Module::default();
     let mut lab = Lab::new(&mut module, seed);
     lab.specials = specials;
@@ -172,7 +177,7 @@ pub fn saturated(module: Module, rules: &[Rule]) -> (Graph, Vec<Id>, Vec<Made>, 
     let func = module.functions[module.entries[0].func].clone();
     let Input { mut graph, roots, .. } = Input::read(module, &func).unwrap();
     let (mut made, mut report) = (Vec::new(), Report::default());
-    let limits = Limits { iterations: 12, terms: 20_000 };
+    let limits = Limits { iterations: 12, terms: 1_500 };
     saturate(&mut graph, &compile(rules).unwrap(), limits, &mut made, &mut report);
     assert_eq!(graph.eg.analysis.error, None);
     (graph, roots, made, report)
@@ -213,7 +218,13 @@ pub fn assert_sound(g: &Graph, inputs: &[Tensor], class: RuleClass) {
             let got = value(&values, term).unwrap();
             let expect = &values[&c.id];
             assert_eq!(got.ty, expect.ty);
-            assert!(same(&got, expect, mode), "{}: {:?}\nis not\n{:?}", show(g, term, 2), got.data, expect.data);
+            assert!(
+                same(&got, expect, mode),
+                "{}: {:?}\nis not\n{:?}",
+                show(g, term, 2),
+                got.data,
+                expect.data
+            );
         }
     }
 }
@@ -243,7 +254,9 @@ pub fn show(g: &Graph, term: &Term, depth: usize) -> String {
             Op::Permute { perm } => text = format!("permute{perm:?}"),
             Op::Broadcast { dims, .. } => text = format!("broadcast{dims:?}"),
             Op::Softmax { axis, .. } | Op::Concat { axis } => text = format!("{text}[{axis}]"),
-            Op::Norm { axes, centre, .. } => text = format!("norm{axes:?}{}", if *centre { "centred" } else { "" }),
+            Op::Norm { axes, centre, .. } => {
+                text = format!("norm{axes:?}{}", if *centre { "centred" } else { "" })
+            }
             Op::Const { .. } => text = "c".into(),
             _ => {}
         }

@@ -49,8 +49,18 @@ pub fn views(g: &Graph, id: Id) -> Vec<View> {
     found
 }
 
-fn through_broadcast(outer: &[Option<u8>], dims: &[u8], shape: &Shape, inner: &Shape) -> Option<Vec<Option<u8>>> {
-    Some(dims.iter().zip(inner.iter()).map(|(&d, &n)| outer[d as usize].filter(|_| n == shape[d as usize])).collect())
+fn through_broadcast(
+    outer: &[Option<u8>],
+    dims: &[u8],
+    shape: &Shape,
+    inner: &Shape,
+) -> Option<Vec<Option<u8>>> {
+    Some(
+        dims.iter()
+            .zip(inner.iter())
+            .map(|(&d, &n)| outer[d as usize].filter(|_| n == shape[d as usize]))
+            .collect(),
+    )
 }
 
 fn through_reshape(outer: &[Option<u8>], shape: &Shape, inner: &Shape) -> Option<Vec<Option<u8>>> {
@@ -92,7 +102,13 @@ pub fn along(g: &mut Graph, id: Id, dims: &[u8]) -> Option<Id> {
 /// The core of a view without its unit dimensions, and what its dimensions are in the value.
 fn squeeze(g: &mut Graph, view: &View) -> Option<(Id, Dims)> {
     let shape = g.shape(view.core).clone();
-    let map = view.map.iter().enumerate().filter(|&(i, _)| shape[i] != 1).map(|(_, d)| *d).collect::<Option<_>>()?;
+    let map = view
+        .map
+        .iter()
+        .enumerate()
+        .filter(|&(i, _)| shape[i] != 1)
+        .map(|(_, d)| *d)
+        .collect::<Option<_>>()?;
     Some((g.drop_dims(view.core, |d| shape[d] == 1)?, map))
 }
 

@@ -97,7 +97,13 @@ pub fn density(constant: &Constant) -> (u64, u64) {
     let all = constant.ty.shape.elements();
     let element = constant.ty.elem.format().element();
     let zeros = match &constant.data {
-        ConstantData::Splat(code) => if is_zero_code(element, *code) { all } else { 0 },
+        ConstantData::Splat(code) => {
+            if is_zero_code(element, *code) {
+                all
+            } else {
+                0
+            }
+        }
         ConstantData::Dense(blob) => {
             let zeros = Zeros { element, bytes: blob.bytes() };
             (0..all as usize).filter(|&i| zeros.is_zero(i)).count() as u64

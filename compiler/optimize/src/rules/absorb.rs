@@ -36,20 +36,14 @@ pub const RULES: &[Rule] = &[
         always,
         |g, m| absorb_permute(g, m, 1),
     ),
-    rule(
-        "permute-into-contract",
-        "(permute (contract ?x ?y))",
-        "(contract ?x ?y)",
-        always,
-        |g, m| {
-            let (Some(Op::Permute { perm }), Some(Op::Contract { map, elem })) = (m.op(g, 0), m.op(g, 1)) else {
-                return None;
-            };
-            let out = perm.iter().map(|&p| map.out[p as usize]).collect();
-            let op = Op::Contract { map: ContractMap { out, ..map.clone() }, elem: *elem };
-            g.add(op, &m.vars)
-        },
-    ),
+    rule("permute-into-contract", "(permute (contract ?x ?y))", "(contract ?x ?y)", always, |g, m| {
+        let (Some(Op::Permute { perm }), Some(Op::Contract { map, elem })) = (m.op(g, 0), m.op(g, 1)) else {
+            return None;
+        };
+        let out = perm.iter().map(|&p| map.out[p as usize]).collect();
+        let op = Op::Contract { map: ContractMap { out, ..map.clone() }, elem: *elem };
+        g.add(op, &m.vars)
+    }),
     rule("conv-absorbs-permute", "(conv (permute ?x) ?w)", "(conv ?x ?w)", always, |g, m| {
         let (Some(Op::Conv { attrs, elem }), Some(Op::Permute { perm })) = (m.op(g, 0), m.op(g, 1)) else {
             return None;
@@ -126,7 +120,9 @@ fn labels(map: &mut ContractMap, side: usize) -> &mut Dims {
 
 /// The first operand's order of summed labels is the order of summation: a permutation must not change it.
 fn sum_order_stays(g: &Graph, m: &Match, side: usize) -> bool {
-    let (Some((mut map, _)), Some(Op::Permute { perm })) = (contract(g, m, 0), m.op(g, 1)) else { return false };
+    let (Some((mut map, _)), Some(Op::Permute { perm })) = (contract(g, m, 0), m.op(g, 1)) else {
+        return false;
+    };
     let before = map.summed();
     let own = labels(&mut map, side);
     let mut moved = own.clone();
@@ -225,7 +221,8 @@ fn split_labels(g: &mut Graph, m: &Match, side: usize) -> Option<Id> {
     // New labels for the parts of each old one.
     let mut names: Vec<(u8, Dims, Vec<u64>)> = Vec::new();
     for (d, sizes) in parts.into_iter().enumerate() {
-        let labels = if sizes.len() == 1 { vec![own[d]] } else { (fresh..fresh + sizes.len() as u8).collect() };
+        let labels =
+            if sizes.len() == 1 { vec![own[d]] } else { (fresh..fresh + sizes.len() as u8).collect() };
         if sizes.len() > 1 {
             fresh += sizes.len() as u8;
         }

@@ -39,7 +39,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(add (add ?x $a) $b)",
         after: "(add ?x (add $a $b))",
-        guard: |g, m| float(g, m) && !g.is_const(m.vars[0]),
+        guard: grows_toward_constants,
         apply: |g, m| reassociate(g, m, BinaryOp::Add),
     },
     Rule {
@@ -47,7 +47,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul (mul ?x $a) $b)",
         after: "(mul ?x (mul $a $b))",
-        guard: |g, m| float(g, m) && !g.is_const(m.vars[0]),
+        guard: grows_toward_constants,
         apply: |g, m| reassociate(g, m, BinaryOp::Mul),
     },
     Rule {
@@ -56,7 +56,7 @@ pub const RULES: &[Rule] = &[
         before: "(mul (add ?x $a) $b)",
         after: "(add (mul ?x $b) (mul $a $b))",
         // Elsewhere the second product buys nothing: only a contraction can swallow the scale.
-        guard: |g, m| float(g, m) && g.eg[m.vars[0]].data.epilogue,
+        guard: |g, m| grows_toward_constants(g, m) && g.eg[m.vars[0]].data.epilogue,
         apply: |g, m| {
             let &[x, a, b] = &m.vars[..] else { return None };
             let bias = constant_binary(g, BinaryOp::Mul, a, b)?;
@@ -164,6 +164,13 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
+/// The two constants are there to meet. A class that is its own operand (`x = x * c` once `c` is found to be 1) would
+/// make a new constant each time around.
+fn grows_toward_constants(g: &Graph, m: &Match) -> bool {
+    let inner = m.args(0).first().is_some_and(|&inner| g.eg.find(inner) != g.eg.find(m.root));
+    float(g, m) && !g.is_const(m.vars[0]) && inner && g.eg.find(m.vars[0]) != g.eg.find(m.root)
+}
+
 /// `x + c` has the bits of `x`: integers with zero, floats with -0.
 fn neutral_sum(g: &Graph, c: Id) -> bool {
     let integer = g.elem(c).is_some_and(ScalarType::is_int);
@@ -205,7 +212,8 @@ pub fn constant_binary(g: &mut Graph, op: BinaryOp, a: Id, b: Id) -> Option<Id> 
 fn meet(g: &mut Graph, values: &[Id]) -> Option<(Vec<Id>, Dims)> {
     let parts: Vec<(Id, Dims)> = values.iter().map(|&v| compact(g, v)).collect::<Option<_>>()?;
     let shape = g.shape(values[0]).clone();
-    let dims: Dims = (0..shape.rank() as u8).filter(|d| parts.iter().any(|(_, dims)| dims.contains(d))).collect();
+    let dims: Dims =
+        (0..shape.rank() as u8).filter(|d| parts.iter().any(|(_, dims)| dims.contains(d))).collect();
     let small = dims.iter().map(|&d| shape[d as usize]).collect();
     let cores = parts
         .into_iter()

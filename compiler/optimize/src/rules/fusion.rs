@@ -74,7 +74,11 @@ pub const RULES: &[Rule] = &[
 ];
 
 /// All views of the operands of terms of a view's core that `pick` accepts; maps compose.
-fn follow(g: &Graph, from: &[View], pick: impl Fn(&Graph, &Op, &[Id]) -> Option<(Id, f64)>) -> Vec<(View, f64)> {
+fn follow(
+    g: &Graph,
+    from: &[View],
+    pick: impl Fn(&Graph, &Op, &[Id]) -> Option<(Id, f64)>,
+) -> Vec<(View, f64)> {
     let mut found = Vec::new();
     for view in from {
         for (op, args) in g.terms(view.core) {

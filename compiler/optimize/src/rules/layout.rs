@@ -36,7 +36,13 @@ pub const RULES: &[Rule] = &[
         let to = g.shape(m.root).clone();
         if moved.is_sorted() { g.reshape(m.vars[0], to) } else { None }
     }),
-    rule("permute-through-unary", "(permute (unary ?x))", "(unary (permute ?x))", always, through_elementwise),
+    rule(
+        "permute-through-unary",
+        "(permute (unary ?x))",
+        "(unary (permute ?x))",
+        always,
+        through_elementwise,
+    ),
     rule("permute-through-cast", "(permute (cast ?x))", "(cast (permute ?x))", always, through_elementwise),
     rule(
         "permute-through-binary",
@@ -79,21 +85,27 @@ pub const RULES: &[Rule] = &[
         let pick = |v: &[i64]| perm.iter().map(|&p| v[p as usize]).collect();
         let shape = perm.iter().map(|&p| shape[p as usize]).collect();
         let x = g.permute(m.vars[0], &perm)?;
-        g.add(Op::Slice { starts: pick(&starts), shape, steps: pick(&steps) }, &[x])
+        g.slice(x, pick(&starts), shape, pick(&steps))
     }),
-    rule("permute-through-broadcast", "(permute (broadcast ?x))", "(broadcast (permute ?x))", always, |g, m| {
-        let perm = perm(g, m, 0)?;
-        let Some(Op::Broadcast { dims, .. }) = m.op(g, 1).cloned() else { return None };
-        let inverse = inverse(&perm);
-        let mut places: Vec<(u8, u8)> =
-            dims.iter().enumerate().map(|(i, &d)| (inverse[d as usize], i as u8)).collect();
-        places.sort_unstable();
-        let order: Dims = places.iter().map(|p| p.1).collect();
-        let dims: Dims = places.iter().map(|p| p.0).collect();
-        let shape = g.shape(m.root).clone();
-        let x = g.permute(m.vars[0], &order)?;
-        g.broadcast(x, &dims, &shape)
-    }),
+    rule(
+        "permute-through-broadcast",
+        "(permute (broadcast ?x))",
+        "(broadcast (permute ?x))",
+        always,
+        |g, m| {
+            let perm = perm(g, m, 0)?;
+            let Some(Op::Broadcast { dims, .. }) = m.op(g, 1).cloned() else { return None };
+            let inverse = inverse(&perm);
+            let mut places: Vec<(u8, u8)> =
+                dims.iter().enumerate().map(|(i, &d)| (inverse[d as usize], i as u8)).collect();
+            places.sort_unstable();
+            let order: Dims = places.iter().map(|p| p.1).collect();
+            let dims: Dims = places.iter().map(|p| p.0).collect();
+            let shape = g.shape(m.root).clone();
+            let x = g.permute(m.vars[0], &order)?;
+            g.broadcast(x, &dims, &shape)
+        },
+    ),
     rule("permute-through-softmax", "(permute (softmax ?x))", "(softmax (permute ?x))", always, |g, m| {
         let perm = perm(g, m, 0)?;
         let Some(Op::Softmax { axis, log }) = m.op(g, 1).cloned() else { return None };
@@ -143,12 +155,18 @@ pub const RULES: &[Rule] = &[
     rule("reshape-to-itself", "(reshape ?x)", "?x", always, |g, m| {
         (g.shape(m.root) == g.shape(m.vars[0])).then_some(m.vars[0])
     }),
-    rule("reshape-through-unary", "(reshape (unary (reshape ?x)))", "(unary (reshape ?x))", always, |g, m| {
-        let op = m.op(g, 1)?.clone();
-        let to = g.shape(m.root).clone();
-        let x = g.reshape(m.vars[0], to)?;
-        g.add(op, &[x])
-    }),
+    rule(
+        "reshape-through-unary",
+        "(reshape (unary (reshape ?x)))",
+        "(unary (reshape ?x))",
+        always,
+        |g, m| {
+            let op = m.op(g, 1)?.clone();
+            let to = g.shape(m.root).clone();
+            let x = g.reshape(m.vars[0], to)?;
+            g.add(op, &[x])
+        },
+    ),
     rule(
         "reshape-through-binary",
         "(reshape (binary (reshape ?x) (reshape ?y)))",
@@ -179,7 +197,7 @@ pub const RULES: &[Rule] = &[
         (to.elements() == g.shape(m.vars[0]).elements()).then_some(())?;
         g.reshape(m.vars[0], to)
     }),
-    rule("slice-slice", "(slice (slice ?x))", "(slice ?x)", always, |g, m| {
+    rule("slice-slice", "(slice (slice ?x))", "(slice ?x)", not_cyclic, |g, m| {
         let (Some(Op::Slice { starts: s1, shape, steps: t1 }), Some(Op::Slice { starts: s0, steps: t0, .. })) =
             (m.op(g, 0).cloned(), m.op(g, 1).cloned())
         else {
@@ -187,7 +205,7 @@ pub const RULES: &[Rule] = &[
         };
         let starts = (0..s0.len()).map(|d| Some(s0[d] + s1[d].checked_mul(t0[d])?)).collect::<Option<_>>()?;
         let steps = (0..t0.len()).map(|d| t0[d].checked_mul(t1[d])).collect::<Option<_>>()?;
-        g.add(Op::Slice { starts, shape, steps }, &[m.vars[0]])
+        g.slice(m.vars[0], starts, shape, steps)
     }),
     rule("slice-of-all", "(slice ?x)", "?x", always, |g, m| {
         let Some(Op::Slice { starts, shape, steps }) = m.op(g, 0) else { return None };
@@ -202,6 +220,12 @@ pub const RULES: &[Rule] = &[
         (g.ty(m.root) == g.ty(m.vars[0])).then_some(m.vars[0])
     }),
 ];
+
+/// A class that is its own operand (a move that was found to move nothing) composes with itself without end.
+fn not_cyclic(g: &Graph, m: &Match) -> bool {
+    m.args(0).iter().all(|&x| g.eg.find(x) != g.eg.find(m.root))
+        && m.args(1).iter().all(|&x| g.eg.find(x) != g.eg.find(m.root))
+}
 
 /// The permutation that pattern operator `i` matched.
 fn perm(g: &Graph, m: &Match, i: usize) -> Option<Dims> {
@@ -238,7 +262,7 @@ fn slice_of_concat(g: &mut Graph, m: &Match) -> Option<Id> {
         if shape[axis] > 0 && low >= offset && high < offset + size {
             let mut starts = starts;
             starts[axis] -= offset;
-            return g.add(Op::Slice { starts, shape, steps }, &[part]);
+            return g.slice(part, starts, shape, steps);
         }
         offset += size;
     }

@@ -88,7 +88,9 @@ fn groups(g: &Graph, choice: &Choice, order: &[Id], roots: &[Id]) -> IndexMap<Ke
         };
         let (value, weight) = if constant == 0 { (b, a) } else { (a, b) };
         let (own, others) = if constant == 0 { (&map.a, &map.b) } else { (&map.b, &map.a) };
-        let Some(w_dim) = own.iter().position(|l| map.out.contains(l) && !others.contains(l)) else { continue };
+        let Some(w_dim) = own.iter().position(|l| map.out.contains(l) && !others.contains(l)) else {
+            continue;
+        };
         let mut rest = g.shape(weight).0.clone();
         rest.remove(w_dim);
         if g.elem(weight).is_none() {
@@ -104,7 +106,8 @@ fn groups(g: &Graph, choice: &Choice, order: &[Id], roots: &[Id]) -> IndexMap<Ke
         if let Some(s) = bias.and_then(|(user, _)| g.sources.get(choice.term(g, user)?)) {
             source.join(s);
         }
-        let key = Key { value: g.eg.find(value), constant, map: map.clone(), elem: *elem, others: rest, w_dim };
+        let key =
+            Key { value: g.eg.find(value), constant, map: map.clone(), elem: *elem, others: rest, w_dim };
         groups.entry(key).or_default().push(Member { class, weight, bias, source });
     }
     groups
@@ -114,7 +117,9 @@ fn groups(g: &Graph, choice: &Choice, order: &[Id], roots: &[Id]) -> IndexMap<Ke
 fn bias_of(g: &Graph, choice: &Choice, user: Id, class: Id) -> Option<(Id, Id)> {
     let term = choice.term(g, user)?;
     match (g.op(term)?, term.children()) {
-        (Op::Binary { op: BinaryOp::Add }, &[x, c]) if g.eg.find(x) == class && g.is_const(c) => Some((user, c)),
+        (Op::Binary { op: BinaryOp::Add }, &[x, c]) if g.eg.find(x) == class && g.is_const(c) => {
+            Some((user, c))
+        }
         _ => None,
     }
 }
