@@ -196,10 +196,10 @@ fn prune(module: &mut Module) {
     module.constants = pool;
     for func in functions(module) {
         for node in module.functions[func].nodes.values_mut() {
-            if let Op::Const { value } = &mut node.op {
-                if let Some(to) = moved[*value] {
-                    *value = to;
-                }
+            if let Op::Const { value } = &mut node.op
+                && let Some(to) = moved[*value]
+            {
+                *value = to;
             }
         }
     }

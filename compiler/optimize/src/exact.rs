@@ -59,7 +59,8 @@ pub fn optimize(module: Module, options: &Options) -> Result<Optimized, Error> {
     if options.strict_float {
         rules.retain(|r| r.class != RuleClass::E1);
     }
-    optimize_with(module, &rules, !options.strict_float)
+    // Merging moves no rounding: each element of the result is the same sum.
+    optimize_with(module, &rules, true)
 }
 
 /// The exact phase with the given rules, and the merging hook if `merge`.
@@ -138,10 +139,10 @@ fn record_used(g: &Graph, choice: &Choice, order: &[Id], made: &[Made], report: 
         }
     }
     while let Some(i) = todo.pop() {
-        if let Some(application) = made.get(i as usize) {
-            if !std::mem::replace(&mut used[i as usize], true) {
-                todo.extend(&application.source.applications);
-            }
+        if let Some(application) = made.get(i as usize)
+            && !std::mem::replace(&mut used[i as usize], true)
+        {
+            todo.extend(&application.source.applications);
         }
     }
     for (application, _) in made.iter().zip(used).filter(|(_, used)| *used) {

@@ -194,11 +194,11 @@ impl Choice {
             if term == before || children.iter().any(|&c| self.picks[c as usize] == NONE) {
                 continue;
             }
-            if let Some(total) = walk.total(self, roots, Some((class, term))) {
-                if total < best {
-                    best = total;
-                    self.picks[class] = term;
-                }
+            if let Some(total) = walk.total(self, roots, Some((class, term)))
+                && total < best
+            {
+                best = total;
+                self.picks[class] = term;
             }
         }
         self.picks[class] != before
@@ -338,4 +338,68 @@ fn hash(g: &Graph, term: &Term) -> u64 {
         hasher.write(&(usize::from(child) as u64).to_le_bytes());
     }
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Lab, module, saturated};
+    use lacuna_ir::op::{BinaryOp, UnaryOp};
+
+    /// The least cost over all choices of a term for each class, cyclic ones excluded.
+    fn brute_force(g: &Graph, roots: &[Id]) -> Option<u64> {
+        let mut choice = Choice::candidates(g);
+        let sizes: Vec<usize> = choice.classes.iter().map(|c| c.terms.len()).collect();
+        let combinations = sizes.iter().try_fold(1usize, |n, &s| n.checked_mul(s).filter(|&n| n <= 3000))?;
+        let mut best = None;
+        for mut number in 0..combinations {
+            for (pick, &size) in choice.picks.iter_mut().zip(&sizes) {
+                *pick = number % size;
+                number /= size;
+            }
+            if choice.order(g, roots).is_some() {
+                let cost = choice.total(g, roots).cost;
+                best = Some(best.map_or(cost, |b: u64| b.min(cost)));
+            }
+        }
+        best
+    }
+
+    fn random_expression(l: &mut Lab) -> Vec<lacuna_ir::Value> {
+        let dims = [2, 3, 4];
+        let mut values = vec![l.param(&dims), l.param(&dims)];
+        for _ in 0..3 + l.random(5) {
+            let pick = |l: &mut Lab| values[l.random(values.len() as u64) as usize];
+            let (x, y) = (pick(l), pick(l));
+            let value = match l.random(4) {
+                0 => l.un(UnaryOp::Abs, x),
+                1 if l.shape(x) == l.shape(y) => l.bin(BinaryOp::Add, x, y),
+                _ => {
+                    let perm = l.perm(3);
+                    l.permute(x, &perm)
+                }
+            };
+            values.push(value);
+        }
+        values[values.len() - 2..].to_vec()
+    }
+
+    #[test]
+    fn extraction_is_acyclic_and_near_the_best() {
+        let (mut compared, mut optimal) = (0, 0);
+        for seed in 0..300 {
+            let (module, _) = module(seed, false, random_expression);
+            let (g, roots, ..) = saturated(module, &crate::rules::all());
+            let choice = Choice::new(&g, &roots).expect("there is a result");
+            assert!(choice.order(&g, &roots).is_some(), "seed {seed} has a cycle");
+            if let Some(best) = brute_force(&g, &roots) {
+                let cost = choice.total(&g, &roots).cost;
+                assert!(cost >= best);
+                compared += 1;
+                optimal += usize::from(cost == best);
+            }
+        }
+        assert!(compared >= 100, "only {compared} graphs were small enough");
+        assert!(optimal * 10 >= compared * 9, "{optimal} of {compared} are optimal");
+    }
 }

@@ -30,8 +30,12 @@ fn heads(l: &mut Lab, x: Value, n: u64) -> Value {
 
 /// Grouped-query attention as PyTorch exports it: keys and values are repeated by unsqueeze, expand and reshape.
 fn attention(l: &mut Lab) -> Vec<Value> {
-    let (n_heads, n_shared) = (4, 2);
     let x = l.param(&[1, TOKENS, WIDTH]);
+    vec![attention_on(l, x)]
+}
+
+fn attention_on(l: &mut Lab, x: Value) -> Value {
+    let (n_heads, n_shared) = (4, 2);
     let q = projection(l, x, WIDTH, true);
     let k = projection(l, x, WIDTH / 2, true);
     let v = projection(l, x, WIDTH / 2, true);
@@ -54,7 +58,7 @@ fn attention(l: &mut Lab) -> Vec<Value> {
     let y = l.permute(y, &[0, 2, 1, 3]);
     let y = l.reshape(y, &[1, TOKENS, WIDTH]);
     let y = projection(l, y, WIDTH, true);
-    vec![l.bin(Add, x, y)]
+    l.bin(Add, x, y)
 }
 
 /// Convolution, batch normalisation, ReLU, and a second one with a residual.
@@ -209,4 +213,20 @@ fn two_of_four_survives_folding_and_quantisation() {
         let sparse: Vec<_> = module.functions[main].nodes.keys().filter_map(|n| found[n]).collect();
         assert_eq!(sparse, [WeightSparsity::TWO_OF_FOUR], "{precision}");
     }
+}
+
+#[test]
+fn depth_costs_little() {
+    // 24 layers of attention: far more than any model of the test data has rewrites for.
+    let (before, _) = module(1, false, |l| {
+        let mut x = l.param(&[1, TOKENS, WIDTH]);
+        for _ in 0..24 {
+            x = attention_on(l, x);
+        }
+        vec![x]
+    });
+    let done = optimize(before, &Options::default()).unwrap();
+    assert!(done.report.limited.is_empty(), "{}", done.report);
+    assert_eq!(done.report.count("merge-contractions").used, 24, "{}", done.report);
+    assert_eq!(count(&done.module, done.module.entries[0].func, "contract"), 24 * 4);
 }

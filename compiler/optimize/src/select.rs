@@ -100,9 +100,9 @@ impl<'a> Converter<'a> {
             if matches!(node.op, Op::Contract { .. } | Op::Conv { .. }) {
                 let kept = match precision {
                     Precision::F32 => Ok(()),
-                    Precision::Bf16 => this.to_bf16(node, &mut args),
+                    Precision::Bf16 => this.narrow(node, &mut args),
                     Precision::Mx { weights, activations } => {
-                        this.to_groups(node, &mut args, weights, activations)
+                        this.group(node, &mut args, weights, activations)
                     }
                 };
                 let kept = kept.err();
@@ -133,7 +133,7 @@ impl<'a> Converter<'a> {
         values.iter().map(find).collect()
     }
 
-    fn to_bf16(&mut self, node: &NodeData, args: &mut [Value]) -> Result<(), Refused> {
+    fn narrow(&mut self, node: &NodeData, args: &mut [Value]) -> Result<(), Refused> {
         let f32s = node.args.iter().all(|&a| self.source.ty(a).elem == ElemType::Scalar(ScalarType::F32));
         if !f32s {
             return Err(Refused::Kept("an operand is not f32"));
@@ -144,7 +144,7 @@ impl<'a> Converter<'a> {
         Ok(())
     }
 
-    fn to_groups(
+    fn group(
         &mut self,
         node: &NodeData,
         args: &mut [Value],

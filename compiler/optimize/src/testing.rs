@@ -202,10 +202,10 @@ pub fn assert_sound(g: &Graph, inputs: &[Tensor], class: RuleClass) {
     loop {
         let before = values.len();
         for class in g.eg.classes() {
-            if !values.contains_key(&class.id) {
-                if let Some(v) = class.nodes.iter().find_map(|t| value(&values, t)) {
-                    values.insert(class.id, v);
-                }
+            if !values.contains_key(&class.id)
+                && let Some(v) = class.nodes.iter().find_map(|t| value(&values, t))
+            {
+                values.insert(class.id, v);
             }
         }
         if values.len() == before {

@@ -45,7 +45,7 @@ fn rms(l: &mut Lab, x: Value, spelling: u64) -> Value {
     let shape = l.shape(x);
     let last = shape.len() - 1;
     let keep: Vec<u64> = [&shape[..last], &[1]].concat();
-    let square = if spelling % 2 == 0 {
+    let square = if spelling.is_multiple_of(2) {
         let two = l.splat(&shape, 2.0);
         l.bin(Pow, x, two)
     } else {
