@@ -36,9 +36,10 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The layout that a push through `view` gives its slot.
+    /// The layout that a push through `view` gives its slot: dimensions of stride 0 repeat and take no room.
     pub fn of(view: &View) -> Layout {
-        Layout { map: view.planes(), elements: view.elements() }
+        let apart = view.dims.iter().filter(|dim| dim.stride != 0);
+        Layout { map: view.planes(), elements: apart.map(|dim| u64::from(dim.size)).product() }
     }
 
     /// The layout of a dense box.
