@@ -84,11 +84,14 @@ fn panel<'a>(product: &Product<'a>, cols: &[(usize, i64)], ks: &[usize], with_sc
     let side = &product.b;
     let first = cols[0].1;
     let neighbours = cols.iter().enumerate().all(|(j, col)| col.1 == first + j as i64);
-    if side.map.format == Format::F32 && side.map.pattern.is_none() && neighbours && cols.len() == COLUMNS {
-        if let Ok(values) = bytemuck::try_cast_slice::<u8, f32>(side.planes[0]) {
-            let k_offsets = ks.iter().map(|&k| side.k_offsets[k] + first).collect();
-            return Panel { values: Cow::Borrowed(values), k_offsets };
-        }
+    if side.map.format == Format::F32
+        && side.map.pattern.is_none()
+        && neighbours
+        && cols.len() == COLUMNS
+        && let Ok(values) = bytemuck::try_cast_slice::<u8, f32>(side.planes[0])
+    {
+        let k_offsets = ks.iter().map(|&k| side.k_offsets[k] + first).collect();
+        return Panel { values: Cow::Borrowed(values), k_offsets };
     }
     let k_offsets = (0..ks.len()).map(|i| (i * COLUMNS) as i64).collect();
     let mut values = vec![0f32; ks.len() * COLUMNS];

@@ -238,7 +238,7 @@ mod tests {
                 1 + words.next() as usize % 70,
                 32 * (1 + words.next() as usize % 3),
             );
-            let nk = words.next() % 2 == 0;
+            let nk = words.next().is_multiple_of(2);
             let wild = case % 3 == 0;
             let pattern = (case % 4 == 1).then_some(Pattern::P2_4);
             let k_stride = if nk { 1 } else { n as u64 };

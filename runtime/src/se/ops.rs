@@ -12,6 +12,7 @@ use super::STRIP;
 
 /// Registers and accumulators of one PE.
 #[derive(Debug)]
+#[expect(clippy::vec_box, reason = "an operation ends by exchanging its result with a register, by pointer")]
 pub(crate) struct Lanes {
     r32: Vec<Box<[u32; STRIP]>>,
     r64: Vec<Box<[u64; STRIP]>>,
