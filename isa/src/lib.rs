@@ -6,6 +6,7 @@
 pub mod blob;
 pub mod format;
 pub mod inst;
+pub mod math;
 pub mod object;
 pub mod program;
 pub mod target;

@@ -3,8 +3,8 @@
 use lacuna_isa::format::ScalarType;
 
 use crate::module::Module;
-use crate::op::{ContractMap, ConvAttrs, Op, ReduceOp, UnaryOp};
-use crate::types::{ElemType, MAX_RANK, Shape, TensorType};
+use crate::op::{BinaryOp, ContractMap, ConvAttrs, Op, ReduceOp, UnaryOp};
+use crate::types::{ElemType, Shape, TensorType};
 
 /// Why operands do not fit an operator.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
         op.name(),
         args.len()
     );
+    for arg in args {
+        arg.check()?;
+    }
     let result = match op {
         Op::Const { value } => {
             ensure!(module.constants.is_valid(*value), "there is no constant {value}");
@@ -40,15 +43,19 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
         }
         Op::Unary { op } => {
             let elem = scalar(args[0])?;
+            ensure!(*op != UnaryOp::Not || !elem.is_float(), "`not` of {} has no meaning", args[0]);
             let elem = match op {
                 UnaryOp::IsNan | UnaryOp::IsInf => ScalarType::Bool,
                 _ => elem,
             };
             TensorType::new(elem, args[0].shape.clone())
         }
-        Op::Binary { .. } => {
+        Op::Binary { op } => {
             equal(args[0], args[1])?;
-            scalar(args[0])?;
+            let elem = scalar(args[0])?;
+            let bits =
+                matches!(op, BinaryOp::And | BinaryOp::Or | BinaryOp::Xor | BinaryOp::Shl | BinaryOp::Shr);
+            ensure!(!bits || !elem.is_float(), "`{op}` of {} has no meaning", args[0]);
             args[0].clone()
         }
         Op::Compare { .. } => {
@@ -59,6 +66,7 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
         Op::Select {} => {
             ensure!(scalar(args[0])? == ScalarType::Bool, "the condition of select is {}, not bool", args[0]);
             equal(args[1], args[2])?;
+            scalar(args[1])?;
             ensure!(
                 args[0].shape == args[1].shape,
                 "select has shapes {} and {}",
@@ -73,7 +81,7 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
         }
         Op::Reshape { shape } => {
             ensure!(
-                shape.elements() == args[0].shape.elements(),
+                shape.checked_elements() == Some(args[0].shape.elements()),
                 "{} does not reshape to {shape}: the number of elements differs",
                 args[0]
             );
@@ -91,7 +99,10 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
             );
             let rank = args[0].shape.rank();
             ensure!(low.len() == rank && high.len() == rank, "pad needs {rank} low and high amounts");
-            TensorType::new(elem, (0..rank).map(|d| args[0].shape[d] + low[d] + high[d]).collect::<Shape>())
+            let padded = (0..rank).map(|d| args[0].shape[d].checked_add(low[d])?.checked_add(high[d]));
+            let shape: Option<Vec<u64>> = padded.collect();
+            ensure!(shape.is_some(), "the amounts of pad are too large");
+            TensorType::new(elem, shape.unwrap_or_default())
         }
         Op::Concat { axis } => concat(args, *axis as usize)?,
         Op::Window { axes, sizes, strides, dilations } => window(args[0], axes, sizes, strides, dilations)?,
@@ -136,6 +147,7 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
             TensorType::grouped(*format, *axis as usize, args[0].shape.clone())
         }
         Op::MxDecode { to } => {
+            ensure!(to.is_float(), "mx_decode gives floating-point types, not {to}");
             ensure!(args[0].elem.scalar().is_none(), "mx_decode needs a grouped operand, not {}", args[0]);
             TensorType::new(*to, args[0].shape.clone())
         }
@@ -154,7 +166,7 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
             return Ok(callee.results.iter().map(|&r| callee.ty(r).clone()).collect());
         }
     };
-    ensure!(result.shape.rank() <= MAX_RANK, "{result} has more than {MAX_RANK} dimensions");
+    result.check()?;
     Ok(vec![result])
 }
 
@@ -241,7 +253,8 @@ fn concat(args: &[&TensorType], axis: usize) -> Result<TensorType, TypeError> {
             && arg.shape.rank() == shape.rank()
             && (0..shape.rank()).all(|d| d == axis || arg.shape[d] == shape[d]);
         ensure!(fits, "{arg} does not concatenate to {} along {axis}", args[0]);
-        shape.0[axis] += arg.shape[axis];
+        // Each is below 2^56 and there are at most 4096.
+        shape.0[axis] = shape.0[axis].saturating_add(arg.shape[axis]);
     }
     Ok(TensorType::new(elem, shape))
 }
@@ -306,6 +319,7 @@ fn contract(
     let mut sizes = [None; 256];
     for (labels, ty) in [(&map.a, a), (&map.b, b)] {
         for (d, &label) in labels.iter().enumerate() {
+            ensure!(label < 26, "labels of contract are below 26");
             ensure!(!labels[..d].contains(&label), "map {map} repeats a label within an operand");
             let size = ty.shape[d];
             let known = *sizes[label as usize].get_or_insert(size);
@@ -324,6 +338,7 @@ fn contract(
     }
     let mut shape = Vec::new();
     for (d, &label) in map.out.iter().enumerate() {
+        ensure!(label < 26, "labels of contract are below 26");
         ensure!(!map.out[..d].contains(&label), "map {map} repeats a label of the result");
         let size = sizes[label as usize];
         shape.push(
@@ -363,7 +378,7 @@ fn conv(
     let x_dim = |i: usize| x.shape[attrs.x[i] as usize];
     let w_dim = |i: usize| w.shape[attrs.w[i] as usize];
     ensure!(
-        x_dim(1) == w_dim(1) * attrs.groups && w_dim(0) % attrs.groups == 0,
+        Some(x_dim(1)) == w_dim(1).checked_mul(attrs.groups) && w_dim(0) % attrs.groups == 0,
         "conv of {} channels by {} of {} in {} groups",
         x_dim(1),
         w_dim(0),
@@ -379,8 +394,9 @@ fn conv(
     shape[attrs.out[0] as usize] = x_dim(0);
     shape[attrs.out[1] as usize] = w_dim(0);
     for i in 0..n {
-        let spread = x_dim(i + 2).saturating_sub(1) * attrs.x_dilations[i] + u64::from(x_dim(i + 2) > 0);
-        let extent = i128::from(spread) + i128::from(attrs.low[i]) + i128::from(attrs.high[i]);
+        let steps = i128::from(x_dim(i + 2).saturating_sub(1)) * i128::from(attrs.x_dilations[i]);
+        let spread = steps + i128::from(x_dim(i + 2) > 0);
+        let extent = spread + i128::from(attrs.low[i]) + i128::from(attrs.high[i]);
         let positions = u64::try_from(extent)
             .ok()
             .and_then(|e| window_positions(e, w_dim(i + 2), attrs.strides[i], attrs.dilations[i]));

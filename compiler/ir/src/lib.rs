@@ -4,6 +4,7 @@
 //! [`module`] is the container, [`build`] makes functions. The text form, the verifier and the evaluator read those.
 
 pub mod build;
+pub mod eval;
 pub mod infer;
 pub mod module;
 pub mod op;

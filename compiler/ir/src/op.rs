@@ -328,7 +328,9 @@ impl ContractMap {
 
 impl fmt::Display for ContractMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let letters = |dims: &[u8]| dims.iter().map(|&l| char::from(b'a' + l)).collect::<String>();
+        // The type rule keeps labels below 26.
+        let letter = |l: u8| if l < 26 { char::from(b'a' + l) } else { '?' };
+        let letters = |dims: &[u8]| dims.iter().map(|&l| letter(l)).collect::<String>();
         write!(f, "{},{}->{}", letters(&self.a), letters(&self.b), letters(&self.out))
     }
 }

@@ -4,8 +4,13 @@ use std::fmt;
 
 use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 
+use crate::infer::TypeError;
+
 /// The greatest rank of a value.
 pub const MAX_RANK: usize = 8;
+
+/// A value has fewer elements than this, so that sizes in bits fit 64 bits.
+const MAX_ELEMENTS: u64 = 1 << 56;
 
 /// A static logical shape; dimension 0 is outermost. Rank 0 is a scalar; sizes may be 0.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
@@ -20,6 +25,13 @@ impl Shape {
     /// Number of elements: 1 for rank 0.
     pub fn elements(&self) -> u64 {
         self.0.iter().product()
+    }
+
+    /// Number of elements, unless it overflows.
+    pub fn checked_elements(&self) -> Option<u64> {
+        // A later zero makes the product small, but no strides may overflow either.
+        let non_zero = self.0.iter().filter(|&&d| d != 0).try_fold(1u64, |n, &d| n.checked_mul(d))?;
+        Some(if self.0.contains(&0) { 0 } else { non_zero })
     }
 
     /// Row-major strides in elements.
@@ -129,6 +141,32 @@ impl TensorType {
     /// A tensor of groups along `axis`.
     pub fn grouped(format: GroupFormat, axis: usize, shape: impl Into<Shape>) -> TensorType {
         TensorType { elem: ElemType::Grouped { format, axis: axis as u8 }, shape: shape.into() }
+    }
+
+    /// Checks what every value's type holds to: at most [`MAX_RANK`] dimensions, fewer than 2^56 elements (not counting
+    /// dimensions of 0), and for groups a named format along a dimension of the shape.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), TypeError> {
+        let fault = |what: String| Err(TypeError(what));
+        if self.shape.rank() > MAX_RANK {
+            return fault(format!("{self} has more than {MAX_RANK} dimensions"));
+        }
+        let spread = self.shape.iter().map(|&d| d.max(1)).collect::<Shape>();
+        if spread.checked_elements().is_none_or(|n| n >= MAX_ELEMENTS) {
+            return fault(format!("{self} has too many elements"));
+        }
+        match self.elem {
+            ElemType::Scalar(_) => Ok(()),
+            ElemType::Grouped { axis, .. } if usize::from(axis) >= self.shape.rank() => {
+                fault(format!("{self} is grouped along a dimension that it has not"))
+            }
+            ElemType::Grouped { format, .. } if format.code().is_none() => {
+                fault(format!("the group format {format:?} has no name"))
+            }
+            ElemType::Grouped { .. } => Ok(()),
+        }
     }
 
     /// Bytes of the dense row-major form: packed codes, then (grouped) one scale per group in row-major order of the

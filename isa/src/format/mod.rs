@@ -4,6 +4,10 @@
 //! is elements that share a scale (OCP MX v1.0, NVFP4, shared micro-exponents of arXiv 2302.08007). [`Format`] is
 //! either, with the 8-bit code that views and object files use.
 
+pub mod group;
+pub mod pack;
+pub mod scalar;
+
 use std::fmt;
 
 macro_rules! scalar_types {

@@ -1,0 +1,382 @@
+//! Groups of elements under one scale: how f32 values become codes and scales, and back.
+//!
+//! The rule is OCP MX v1.0 section 6.3: a power-of-two scale from the group's largest magnitude (amax), then elements
+//! rounded to nearest even from the exact quotient and saturated, element subnormals kept. Where the specification
+//! leaves a choice:
+//! - f32 subnormals count; nothing is flushed to zero;
+//! - a group of zeros has scale code 0 and keeps the signs of its zeros;
+//! - a group with a NaN or an infinity has the scale's NaN (0xFF for E8M0) and element codes 0;
+//! - the scale's exponent is clamped to [-127, 127];
+//! - INT8 is `code / 64`, clamped to +-127;
+//! - a negative value that rounds to zero gives -0.
+//!
+//! A group whose scale is not E8M0 (NVFP4) ignores the [`ScaleMode`]: its scale is `amax / largest element`, divided in
+//! f32, rounded to nearest even and saturated; elements are the quotients by that scale. A scale that rounds to zero
+//! leaves signed zeros. The tensor's f32 scale of NVFP4 is the caller's.
+//!
+//! Exponents come from the bits of amax; a float logarithm is wrong just below powers of two.
+//!
+//! Elements are the FP8, FP6 and FP4 types and `i8`. Other types of at most 8 bits have no group rule: groups of them
+//! quantise to the scale's NaN with element codes 0, and dequantise like any other. `pair_shift` is not read here: no
+//! format of [`GroupFormat::ALL`] has it.
+
+use super::pack;
+use super::scalar::{Mini, decode_e8m0, round_to_small_int};
+use super::{GroupFormat, ScalarType, ScaleMode};
+
+const F32_INF: u32 = 0x7F80_0000;
+const HIDDEN_BIT: u32 = 1 << 23;
+
+/// What the group rule must know about an element type.
+#[derive(Clone, Copy)]
+struct Element {
+    /// `None` for `i8`.
+    mini: Option<Mini>,
+    /// Exponent of the largest magnitude.
+    emax: i32,
+    /// Mantissa of the largest magnitude with its leading one at bit 23.
+    max_significand: u32,
+    man_bits: u32,
+    /// A tie between the largest magnitude and the next step beyond stays at the largest.
+    max_is_even: bool,
+}
+
+impl Element {
+    const fn of(ty: ScalarType) -> Option<Element> {
+        if let ScalarType::I8 = ty {
+            let max_significand = 127 << 17;
+            return Some(Element { mini: None, emax: 0, max_significand, man_bits: 6, max_is_even: false });
+        }
+        if ty.bits() > 8 {
+            return None;
+        }
+        let Some(mini) = ty.mini() else { return None };
+        let mantissa = mini.max_code & ((1 << mini.man_bits) - 1);
+        Some(Element {
+            mini: Some(mini),
+            emax: (mini.max_code >> mini.man_bits) as i32 - mini.bias as i32,
+            max_significand: HIDDEN_BIT | mantissa << (23 - mini.man_bits),
+            man_bits: mini.man_bits,
+            max_is_even: mini.max_code & 1 == 0,
+        })
+    }
+
+    /// The scale exponent is one more than `floor` gives exactly when amax's significand is above this.
+    const fn bump_above(self, mode: ScaleMode) -> u32 {
+        match mode {
+            ScaleMode::Floor => u32::MAX,
+            ScaleMode::Rceil => self.max_significand,
+            ScaleMode::Even => 2 * HIDDEN_BIT - (1 << (22 - self.man_bits)) - 1,
+            ScaleMode::Ceil => HIDDEN_BIT,
+            ScaleMode::Tosa => {
+                let tie = self.max_significand + (1 << (22 - self.man_bits));
+                if self.max_is_even { tie } else { tie - 1 }
+            }
+        }
+    }
+
+    /// The E8M0 code for a group whose largest magnitude has these bits; `amax` is finite and not zero.
+    #[inline(always)]
+    fn scale_code(self, bump_above: u32, amax: u32) -> u8 {
+        let (exponent, significand) = if amax >= HIDDEN_BIT {
+            ((amax >> 23) as i32 - 127, (amax & (HIDDEN_BIT - 1)) | HIDDEN_BIT)
+        } else {
+            let shift = amax.leading_zeros() - 8;
+            (-126 - shift as i32, amax << shift)
+        };
+        let exponent = exponent - self.emax + i32::from(significand > bump_above);
+        (exponent.clamp(-127, 127) + 127) as u8
+    }
+
+    /// The code of a scaled value: nearest even, saturated. `unit` is the code of 1.0 and is read for `i8` alone.
+    #[inline(always)]
+    fn encode(self, scaled: f32, unit: f32) -> u8 {
+        match self.mini {
+            Some(mini) => {
+                let code = mini.round_magnitude(scaled.to_bits() & 0x7FFF_FFFF) as i32;
+                let code = if code > mini.max_code as i32 { mini.max_code } else { code as u32 };
+                let sign = (scaled.to_bits() >> 31) << (mini.exp_bits + mini.man_bits);
+                (if mini.is_signless_zero(code) { code } else { sign | code }) as u8
+            }
+            None => round_to_small_int(scaled * unit, -127.0, 127.0) as u8,
+        }
+    }
+
+    fn largest(self, unit: f32) -> f32 {
+        match self.mini {
+            Some(mini) => mini.decode(mini.max_code),
+            None => 127.0 / unit,
+        }
+    }
+}
+
+/// The code of 1.0 in an `i8` element: OCP MXINT8 has six fraction bits, other scales take plain integers.
+fn fixed_unit(fmt: GroupFormat) -> f32 {
+    if fmt.scale == ScalarType::E8M0 { 64.0 } else { 1.0 }
+}
+
+/// Quantises one group. `ELEMENT` is a [`ScalarType`] code, a constant so that each format gets its own vectorised
+/// loops; `codes` is as long as `values`.
+#[inline(always)]
+fn quantize<const ELEMENT: u8>(fmt: GroupFormat, bump_above: u32, values: &[f32], codes: &mut [u8]) -> u8 {
+    let element = const {
+        let Some(ty) = ScalarType::from_code(ELEMENT) else { panic!("a scalar type's code") };
+        let Some(element) = Element::of(ty) else { panic!("a group element") };
+        element
+    };
+    // As signed integers the magnitudes order like the floats they are, infinities and NaNs on top.
+    let mut amax = 0i32;
+    for value in values {
+        amax = amax.max((value.to_bits() & 0x7FFF_FFFF) as i32);
+    }
+    let amax = amax as u32;
+    let unit = fixed_unit(fmt);
+    if amax >= F32_INF {
+        codes.fill(0);
+        return fmt.scale.encode_f32(f32::NAN) as u8;
+    }
+    if fmt.scale == ScalarType::E8M0 {
+        let scale = if amax == 0 { 0 } else { element.scale_code(bump_above, amax) };
+        // The reciprocal of 2^(s - 127) is 2^(127 - s), a product by it is exact or far below every element's range.
+        let inverse = decode_e8m0(254 - u32::from(scale));
+        for (code, &value) in codes.iter_mut().zip(values) {
+            *code = element.encode(value * inverse, unit);
+        }
+        return scale;
+    }
+    let scale = fmt.scale.encode_saturating(f32::from_bits(amax) / element.largest(unit));
+    let divisor = fmt.scale.decode_f32(u32::from(scale));
+    if divisor == 0.0 {
+        for (code, &value) in codes.iter_mut().zip(values) {
+            *code = element.encode(0.0f32.copysign(value), unit);
+        }
+    } else {
+        for (code, &value) in codes.iter_mut().zip(values) {
+            *code = element.encode(value / divisor, unit);
+        }
+    }
+    scale
+}
+
+/// Calls a function generic over the element's code with that code as a constant; other types take the last arm.
+macro_rules! with_element {
+    ($ty:expr, $function:ident($($arg:expr),*), other => $other:expr) => {
+        match $ty {
+            ScalarType::E4M3 => $function::<{ ScalarType::E4M3 as u8 }>($($arg),*),
+            ScalarType::E5M2 => $function::<{ ScalarType::E5M2 as u8 }>($($arg),*),
+            ScalarType::E4M3Fnuz => $function::<{ ScalarType::E4M3Fnuz as u8 }>($($arg),*),
+            ScalarType::E5M2Fnuz => $function::<{ ScalarType::E5M2Fnuz as u8 }>($($arg),*),
+            ScalarType::E3M2 => $function::<{ ScalarType::E3M2 as u8 }>($($arg),*),
+            ScalarType::E2M3 => $function::<{ ScalarType::E2M3 as u8 }>($($arg),*),
+            ScalarType::E2M1 => $function::<{ ScalarType::E2M1 as u8 }>($($arg),*),
+            ScalarType::I8 => $function::<{ ScalarType::I8 as u8 }>($($arg),*),
+            ScalarType::Bool
+            | ScalarType::I2
+            | ScalarType::U2
+            | ScalarType::I4
+            | ScalarType::U4
+            | ScalarType::U8
+            | ScalarType::I16
+            | ScalarType::U16
+            | ScalarType::I32
+            | ScalarType::U32
+            | ScalarType::I64
+            | ScalarType::U64
+            | ScalarType::F16
+            | ScalarType::Bf16
+            | ScalarType::F32
+            | ScalarType::F64
+            | ScalarType::E8M0 => $other,
+        }
+    };
+}
+
+fn bump_above(fmt: GroupFormat, mode: ScaleMode) -> u32 {
+    Element::of(fmt.element).map_or(u32::MAX, |element| element.bump_above(mode))
+}
+
+/// Quantises one group of at most `fmt.size` values; returns the scale's code and writes one element code per byte,
+/// right-aligned. Codes beyond `values` become 0.
+///
+/// # Panics
+/// If `codes` is shorter than `values`.
+pub fn quantize_group(fmt: GroupFormat, mode: ScaleMode, values: &[f32], codes: &mut [u8]) -> u8 {
+    let bump = bump_above(fmt, mode);
+    let (codes, rest) = codes.split_at_mut(values.len());
+    rest.fill(0);
+    with_element!(fmt.element, quantize(fmt, bump, values, codes), other => {
+        codes.fill(0);
+        fmt.scale.encode_f32(f32::NAN) as u8
+    })
+}
+
+/// The value of a scale code, exactly; NaN for E8M0's 0xFF.
+pub fn scale_value(fmt: GroupFormat, code: u8) -> f64 {
+    fmt.scale.decode(u64::from(code))
+}
+
+/// What an element's own value is multiplied by: the scale, and MXINT8's 1/64. Always exact in f32.
+fn factor(fmt: GroupFormat, scale: u8) -> f32 {
+    let scale = fmt.scale.decode_f32(u32::from(scale));
+    if fmt.element == ScalarType::I8 { scale / fixed_unit(fmt) } else { scale }
+}
+
+/// Widens a group to f32: the exact product of scale and element, rounded once where f32 cannot hold it. Reads one
+/// element code per byte.
+///
+/// # Panics
+/// If `codes` is shorter than `out`.
+pub fn dequantize_group(fmt: GroupFormat, scale: u8, codes: &[u8], out: &mut [f32]) {
+    let factor = factor(fmt, scale);
+    let codes = &codes[..out.len()];
+    for (value, &code) in out.iter_mut().zip(codes) {
+        *value = fmt.element.decode_f32(u32::from(code)) * factor;
+    }
+}
+
+/// Quantises consecutive groups and widens them again: what storing `values` in this format does to them. The last
+/// group may be short.
+pub fn round_trip(fmt: GroupFormat, mode: ScaleMode, values: &[f32]) -> Vec<f32> {
+    let mut out = vec![0.0; values.len()];
+    let size = usize::from(fmt.size.max(1));
+    let mut codes = vec![0; size];
+    for (group, widened) in values.chunks(size).zip(out.chunks_mut(size)) {
+        let scale = quantize_group(fmt, mode, group, &mut codes);
+        dequantize_group(fmt, scale, &codes, widened);
+    }
+    out
+}
+
+/// Groups in a row of `row_len` elements, the last one padded.
+pub fn groups_per_row(fmt: GroupFormat, row_len: usize) -> usize {
+    row_len.div_ceil(usize::from(fmt.size.max(1)))
+}
+
+/// Bytes of element codes in a packed row of `row_len` elements, padded to whole groups.
+pub fn row_code_bytes(fmt: GroupFormat, row_len: usize) -> usize {
+    let padded = groups_per_row(fmt, row_len) * usize::from(fmt.size.max(1));
+    fmt.element.bytes_for(padded as u64) as usize
+}
+
+/// Quantises a matrix row by row.
+///
+/// `values` is whole rows of `row_len`; groups lie along rows and the last group of a row is padded with zeros. Each
+/// row takes [`row_code_bytes`] bytes of `codes`, packed densely, and [`groups_per_row`] bytes of `scales`.
+///
+/// # Panics
+/// If `codes` or `scales` is too short, or `values` is not whole rows.
+pub fn quantize_rows(
+    fmt: GroupFormat,
+    mode: ScaleMode,
+    values: &[f32],
+    row_len: usize,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) {
+    if values.is_empty() {
+        return;
+    }
+    assert!(row_len > 0 && values.len().is_multiple_of(row_len), "values must be whole rows");
+    let n_groups = groups_per_row(fmt, row_len);
+    let code_bytes = row_code_bytes(fmt, row_len);
+    let n_rows = values.len() / row_len;
+    assert!(codes.len() >= n_rows * code_bytes && scales.len() >= n_rows * n_groups, "room for every row");
+    let rows = values
+        .chunks_exact(row_len)
+        .zip(codes.chunks_exact_mut(code_bytes))
+        .zip(scales.chunks_exact_mut(n_groups));
+    let bump = bump_above(fmt, mode);
+    for ((row, codes), scales) in rows {
+        match fmt.size {
+            32 => {
+                with_element!(fmt.element, quantize_row_32(fmt, bump, row, codes, scales), other => quantize_row(fmt, mode, row, codes, scales));
+            }
+            16 => {
+                with_element!(fmt.element, quantize_row_16(fmt, bump, row, codes, scales), other => quantize_row(fmt, mode, row, codes, scales));
+            }
+            _ => quantize_row(fmt, mode, row, codes, scales),
+        }
+    }
+}
+
+fn quantize_row_32<const ELEMENT: u8>(
+    fmt: GroupFormat,
+    bump: u32,
+    row: &[f32],
+    codes: &mut [u8],
+    scales: &mut [u8],
+) {
+    quantize_row_of::<ELEMENT, 32>(fmt, bump, row, codes, scales);
+}
+
+fn quantize_row_16<const ELEMENT: u8>(
+    fmt: GroupFormat,
+    bump: u32,
+    row: &[f32],
+    codes: &mut [u8],
+    scales: &mut [u8],
+) {
+    quantize_row_of::<ELEMENT, 16>(fmt, bump, row, codes, scales);
+}
+
+/// One row in groups of `N`, all loop lengths constant.
+#[inline(always)]
+fn quantize_row_of<const ELEMENT: u8, const N: usize>(
+    fmt: GroupFormat,
+    bump: u32,
+    row: &[f32],
+    codes: &mut [u8],
+    scales: &mut [u8],
+) {
+    let ty = const {
+        let Some(ty) = ScalarType::from_code(ELEMENT) else { panic!("a scalar type's code") };
+        ty
+    };
+    let group_bytes = N * ty.bits() as usize / 8;
+    let (full, tail) = row.as_chunks::<N>();
+    let mut last = [0.0; N];
+    last[..tail.len()].copy_from_slice(tail);
+    let groups = full.iter().chain((!tail.is_empty()).then_some(&last));
+    for ((group, packed), scale) in groups.zip(codes.chunks_exact_mut(group_bytes)).zip(scales) {
+        let mut staged = [0; N];
+        *scale = quantize::<ELEMENT>(fmt, bump, group, &mut staged);
+        pack::pack_codes(ty, &staged, packed);
+    }
+}
+
+fn quantize_row(fmt: GroupFormat, mode: ScaleMode, row: &[f32], codes: &mut [u8], scales: &mut [u8]) {
+    let size = usize::from(fmt.size.max(1));
+    let mut staged = vec![0; size];
+    for (i, (group, scale)) in row.chunks(size).zip(scales).enumerate() {
+        *scale = quantize_group(fmt, mode, group, &mut staged);
+        for (j, &code) in staged.iter().enumerate() {
+            pack::set(codes, fmt.element, i * size + j, u64::from(code));
+        }
+    }
+}
+
+/// Widens a matrix that [`quantize_rows`] wrote. `out` is whole rows of `row_len`; padding is skipped.
+///
+/// # Panics
+/// If `codes` or `scales` is too short, or `out` is not whole rows.
+pub fn dequantize_rows(fmt: GroupFormat, codes: &[u8], scales: &[u8], row_len: usize, out: &mut [f32]) {
+    if out.is_empty() {
+        return;
+    }
+    assert!(row_len > 0 && out.len().is_multiple_of(row_len), "out must be whole rows");
+    let n_groups = groups_per_row(fmt, row_len);
+    let code_bytes = row_code_bytes(fmt, row_len);
+    let n_rows = out.len() / row_len;
+    let size = usize::from(fmt.size.max(1));
+    let codes = codes[..n_rows * code_bytes].chunks_exact(code_bytes);
+    let scales = scales[..n_rows * n_groups].chunks_exact(n_groups);
+    for ((row, codes), scales) in out.chunks_exact_mut(row_len).zip(codes).zip(scales) {
+        pack::decode_slice(fmt.element, codes, 0, row);
+        for (group, &scale) in row.chunks_mut(size).zip(scales) {
+            let factor = factor(fmt, scale);
+            for value in group {
+                *value *= factor;
+            }
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Codes in bytes: dense arrays of elements of any width.
+//!
+//! Elements lie one after the other, least significant bit first, wider ones little-endian: 4-bit types put the even
+//! element in the low nibble, FP6 puts four codes in three bytes. This is ONNX's `raw_data`. Every function panics, as
+//! slice indexing does, when an element lies outside `bytes`.
+
+use super::ScalarType;
+use super::scalar::Mini;
+use crate::math::round_half_even;
+
+/// The code of element `idx`, right-aligned.
+///
+/// # Panics
+/// If the element lies outside `bytes`.
+#[inline]
+pub fn get(bytes: &[u8], ty: ScalarType, idx: usize) -> u64 {
+    let bits = ty.bits() as usize;
+    let start = idx * bits / 8;
+    if bits >= 8 {
+        let mut code = [0; 8];
+        code[..bits / 8].copy_from_slice(&bytes[start..start + bits / 8]);
+        return u64::from_le_bytes(code);
+    }
+    let offset = idx * bits % 8;
+    let mut word = u16::from(bytes[start]);
+    if offset + bits > 8 {
+        word |= u16::from(bytes[start + 1]) << 8;
+    }
+    u64::from(word >> offset) & ((1 << bits) - 1)
+}
+
+/// Stores the code of element `idx`; bits of `code` above the type's width are ignored, neighbours stay as they are.
+///
+/// # Panics
+/// If the element lies outside `bytes`.
+#[inline]
+pub fn set(bytes: &mut [u8], ty: ScalarType, idx: usize, code: u64) {
+    let bits = ty.bits() as usize;
+    let start = idx * bits / 8;
+    if bits >= 8 {
+        bytes[start..start + bits / 8].copy_from_slice(&code.to_le_bytes()[..bits / 8]);
+        return;
+    }
+    let offset = idx * bits % 8;
+    let mask = ((1u16 << bits) - 1) << offset;
+    let word = ((code as u16) << offset) & mask;
+    bytes[start] = (bytes[start] & !(mask as u8)) | word as u8;
+    if offset + bits > 8 {
+        bytes[start + 1] = (bytes[start + 1] & !((mask >> 8) as u8)) | (word >> 8) as u8;
+    }
+}
+
+const fn table<const N: usize>(ty: ScalarType) -> [f32; N] {
+    let mut out = [0.0; N];
+    let mut code = 0;
+    while code < N {
+        out[code] = ty.decode_f32(code as u32);
+        code += 1;
+    }
+    out
+}
+
+const fn pair_table(ty: ScalarType) -> [[f32; 2]; 256] {
+    let mut out = [[0.0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        out[byte] = [ty.decode_f32(byte as u32 & 0xF), ty.decode_f32(byte as u32 >> 4)];
+        byte += 1;
+    }
+    out
+}
+
+static E4M3: [f32; 256] = table(ScalarType::E4M3);
+static E5M2: [f32; 256] = table(ScalarType::E5M2);
+static E4M3_FNUZ: [f32; 256] = table(ScalarType::E4M3Fnuz);
+static E5M2_FNUZ: [f32; 256] = table(ScalarType::E5M2Fnuz);
+static E8M0: [f32; 256] = table(ScalarType::E8M0);
+static E3M2: [f32; 64] = table(ScalarType::E3M2);
+static E2M3: [f32; 64] = table(ScalarType::E2M3);
+static E2M1_PAIRS: [[f32; 2]; 256] = pair_table(ScalarType::E2M1);
+static I4_PAIRS: [[f32; 2]; 256] = pair_table(ScalarType::I4);
+static U4_PAIRS: [[f32; 2]; 256] = pair_table(ScalarType::U4);
+
+#[inline(always)]
+fn decode_wide<const N: usize>(bytes: &[u8], start: usize, out: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
+    let (chunks, _) = bytes[start * N..(start + out.len()) * N].as_chunks::<N>();
+    for (value, &code) in out.iter_mut().zip(chunks) {
+        *value = decode(code);
+    }
+}
+
+fn decode_pairs(ty: ScalarType, table: &[[f32; 2]; 256], bytes: &[u8], start: usize, out: &mut [f32]) {
+    let head = (start % 2).min(out.len());
+    for value in &mut out[..head] {
+        *value = ty.decode_f32(get(bytes, ty, start) as u32);
+    }
+    let first = start.div_ceil(2);
+    let (pairs, tail) = out[head..].as_chunks_mut::<2>();
+    let n_bytes = pairs.len();
+    for (pair, &byte) in pairs.iter_mut().zip(&bytes[first..first + n_bytes]) {
+        *pair = table[byte as usize];
+    }
+    for value in tail {
+        *value = table[bytes[first + n_bytes] as usize][0];
+    }
+}
+
+fn decode_sixes(ty: ScalarType, table: &[f32; 64], bytes: &[u8], start: usize, out: &mut [f32]) {
+    let head = (start.next_multiple_of(4) - start).min(out.len());
+    decode_each(ty, bytes, start, &mut out[..head]);
+    let first = (start + head) / 4 * 3;
+    let (quads, tail) = out[head..].as_chunks_mut::<4>();
+    let n_quads = quads.len();
+    let (triples, _) = bytes[first.min(bytes.len())..].as_chunks::<3>();
+    for (quad, &[a, b, c]) in quads.iter_mut().zip(&triples[..n_quads]) {
+        let word = u32::from_le_bytes([a, b, c, 0]);
+        for (i, value) in quad.iter_mut().enumerate() {
+            *value = table[(word >> (6 * i)) as usize & 63];
+        }
+    }
+    decode_each(ty, bytes, start + head + 4 * n_quads, tail);
+}
+
+fn decode_each(ty: ScalarType, bytes: &[u8], start: usize, out: &mut [f32]) {
+    for (i, value) in out.iter_mut().enumerate() {
+        *value = ty.decode_f32(get(bytes, ty, start + i) as u32);
+    }
+}
+
+#[inline(always)]
+fn decode_f16(code: u16) -> f32 {
+    let mag = i32::from(code & 0x7FFF);
+    let sign = u32::from(code >> 15) << 31;
+    let normal = ((mag as u32) << 13) + (112 << 23);
+    let subnormal = (mag as f32 * f32::from_bits(103 << 23)).to_bits();
+    let bits = if mag < 0x0400 { subnormal } else { normal };
+    let bits = if mag == 0x7C00 { 0x7F80_0000 } else { bits };
+    f32::from_bits(if mag > 0x7C00 { 0x7FC0_0000 } else { sign | bits })
+}
+
+#[inline(always)]
+fn decode_bf16(code: u16) -> f32 {
+    let nan = code & 0x7FFF > 0x7F80;
+    f32::from_bits(if nan { 0x7FC0_0000 } else { u32::from(code) << 16 })
+}
+
+/// Decodes elements `start_elem..start_elem + out.len()` to f32, as [`ScalarType::decode_f32`] would (wider types:
+/// [`ScalarType::decode`], rounded to f32).
+///
+/// # Panics
+/// If an element lies outside `bytes`.
+pub fn decode_slice(ty: ScalarType, bytes: &[u8], start_elem: usize, out: &mut [f32]) {
+    let start = start_elem;
+    match ty {
+        ScalarType::Bool => decode_wide(bytes, start, out, |[c]: [u8; 1]| if c != 0 { 1.0 } else { 0.0 }),
+        ScalarType::I2 | ScalarType::U2 => decode_each(ty, bytes, start, out),
+        ScalarType::I4 => decode_pairs(ty, &I4_PAIRS, bytes, start, out),
+        ScalarType::U4 => decode_pairs(ty, &U4_PAIRS, bytes, start, out),
+        ScalarType::I8 => decode_wide(bytes, start, out, |c: [u8; 1]| f32::from(i8::from_le_bytes(c))),
+        ScalarType::U8 => decode_wide(bytes, start, out, |[c]: [u8; 1]| f32::from(c)),
+        ScalarType::I16 => decode_wide(bytes, start, out, |c| f32::from(i16::from_le_bytes(c))),
+        ScalarType::U16 => decode_wide(bytes, start, out, |c| f32::from(u16::from_le_bytes(c))),
+        ScalarType::I32 => decode_wide(bytes, start, out, |c| i32::from_le_bytes(c) as f32),
+        ScalarType::U32 => decode_wide(bytes, start, out, |c| u32::from_le_bytes(c) as f32),
+        // Two roundings, to f64 and then to f32, would not be the nearest f32; the direct cast is.
+        ScalarType::I64 => decode_wide(bytes, start, out, |c| i64::from_le_bytes(c) as f32),
+        ScalarType::U64 => decode_wide(bytes, start, out, |c| u64::from_le_bytes(c) as f32),
+        ScalarType::F16 => decode_wide(bytes, start, out, |c| decode_f16(u16::from_le_bytes(c))),
+        ScalarType::Bf16 => decode_wide(bytes, start, out, |c| decode_bf16(u16::from_le_bytes(c))),
+        ScalarType::F32 => decode_wide(bytes, start, out, f32::from_le_bytes),
+        ScalarType::F64 => decode_wide(bytes, start, out, |c| f64::from_le_bytes(c) as f32),
+        ScalarType::E4M3 => decode_wide(bytes, start, out, |[c]: [u8; 1]| E4M3[c as usize]),
+        ScalarType::E5M2 => decode_wide(bytes, start, out, |[c]: [u8; 1]| E5M2[c as usize]),
+        ScalarType::E4M3Fnuz => decode_wide(bytes, start, out, |[c]: [u8; 1]| E4M3_FNUZ[c as usize]),
+        ScalarType::E5M2Fnuz => decode_wide(bytes, start, out, |[c]: [u8; 1]| E5M2_FNUZ[c as usize]),
+        ScalarType::E3M2 => decode_sixes(ty, &E3M2, bytes, start, out),
+        ScalarType::E2M3 => decode_sixes(ty, &E2M3, bytes, start, out),
+        ScalarType::E2M1 => decode_pairs(ty, &E2M1_PAIRS, bytes, start, out),
+        ScalarType::E8M0 => decode_wide(bytes, start, out, |[c]: [u8; 1]| E8M0[c as usize]),
+    }
+}
+
+#[inline(always)]
+fn encode_wide<const N: usize>(
+    values: &[f32],
+    bytes: &mut [u8],
+    start: usize,
+    encode: impl Fn(f32) -> [u8; N],
+) {
+    let (chunks, _) = bytes[start * N..(start + values.len()) * N].as_chunks_mut::<N>();
+    for (code, &value) in chunks.iter_mut().zip(values) {
+        *code = encode(value);
+    }
+}
+
+/// Codes are made this many at a time, then packed: the first loop vectorises, the second is short.
+const STAGE: usize = 64;
+
+#[inline(always)]
+fn encode_narrow(ty: ScalarType, values: &[f32], bytes: &mut [u8], start: usize, encode: impl Fn(f32) -> u8) {
+    let per_unit = if ty.bits() == 6 { 4 } else { 8 / ty.bits() as usize };
+    let head = (start.next_multiple_of(per_unit) - start).min(values.len());
+    for (i, &value) in values[..head].iter().enumerate() {
+        set(bytes, ty, start + i, u64::from(encode(value)));
+    }
+    let mut at = start + head;
+    for chunk in values[head..].chunks(STAGE) {
+        let mut codes = [0; STAGE];
+        for (code, &value) in codes.iter_mut().zip(chunk) {
+            *code = encode(value);
+        }
+        let whole = chunk.len() / per_unit * per_unit;
+        let first = at * ty.bits() as usize / 8;
+        let n_bytes = whole * ty.bits() as usize / 8;
+        pack_codes(ty, &codes[..whole], &mut bytes[first..first + n_bytes]);
+        for (i, &code) in codes[..chunk.len()].iter().enumerate().skip(whole) {
+            set(bytes, ty, at + i, u64::from(code));
+        }
+        at += chunk.len();
+    }
+}
+
+/// Packs one code per byte into `ty`'s dense form: whole bytes for 4-bit types, whole triples for 6-bit types. Bits
+/// of a code above the type's width must be clear.
+#[inline(always)]
+pub(super) fn pack_codes(ty: ScalarType, codes: &[u8], bytes: &mut [u8]) {
+    match ty.bits() {
+        4 => {
+            let (pairs, _) = codes.as_chunks::<2>();
+            for (byte, &pair) in bytes.iter_mut().zip(pairs) {
+                let word = u16::from_le_bytes(pair);
+                *byte = (word | (word >> 4)) as u8;
+            }
+        }
+        6 => {
+            let (triples, _) = bytes.as_chunks_mut::<3>();
+            let (quads, _) = codes.as_chunks::<4>();
+            for (triple, &quad) in triples.iter_mut().zip(quads) {
+                let w = u32::from_le_bytes(quad);
+                let packed = (w & 0x3F) | (w >> 2 & 0xFC0) | (w >> 4 & 0x3_F000) | (w >> 6 & 0xFC_0000);
+                let [a, b, c, _] = packed.to_le_bytes();
+                *triple = [a, b, c];
+            }
+        }
+        8 => bytes.copy_from_slice(codes),
+        _ => {
+            for (i, &code) in codes.iter().enumerate() {
+                set(bytes, ty, i, u64::from(code));
+            }
+        }
+    }
+}
+
+/// Encodes `values` into elements `start_elem..`, as [`ScalarType::encode`] would; other elements stay as they are.
+///
+/// # Panics
+/// If an element lies outside `bytes`.
+pub fn encode_slice(ty: ScalarType, values: &[f32], bytes: &mut [u8], start_elem: usize) {
+    let start = start_elem;
+    match ty {
+        ScalarType::I2 | ScalarType::U2 => {
+            for (i, &value) in values.iter().enumerate() {
+                set(bytes, ty, start + i, u64::from(ty.encode_f32(value)));
+            }
+        }
+        ScalarType::I4 => {
+            encode_narrow(ty, values, bytes, start, |v| ScalarType::I4.encode_f32(v) as u8);
+        }
+        ScalarType::U4 => {
+            encode_narrow(ty, values, bytes, start, |v| ScalarType::U4.encode_f32(v) as u8);
+        }
+        ScalarType::E3M2 => encode_narrow(ty, values, bytes, start, |v| Mini::E3M2.encode(v) as u8),
+        ScalarType::E2M3 => encode_narrow(ty, values, bytes, start, |v| Mini::E2M3.encode(v) as u8),
+        ScalarType::E2M1 => encode_narrow(ty, values, bytes, start, |v| Mini::E2M1.encode(v) as u8),
+        ScalarType::Bool => encode_wide(values, bytes, start, |v| [u8::from(v != 0.0)]),
+        ScalarType::I8 => encode_wide(values, bytes, start, |v| [ScalarType::I8.encode_f32(v) as u8]),
+        ScalarType::U8 => encode_wide(values, bytes, start, |v| [ScalarType::U8.encode_f32(v) as u8]),
+        ScalarType::E4M3 => encode_wide(values, bytes, start, |v| [Mini::E4M3.encode(v) as u8]),
+        ScalarType::E5M2 => encode_wide(values, bytes, start, |v| [Mini::E5M2.encode(v) as u8]),
+        ScalarType::E4M3Fnuz => encode_wide(values, bytes, start, |v| [Mini::E4M3_FNUZ.encode(v) as u8]),
+        ScalarType::E5M2Fnuz => encode_wide(values, bytes, start, |v| [Mini::E5M2_FNUZ.encode(v) as u8]),
+        ScalarType::E8M0 => encode_wide(values, bytes, start, |v| [ScalarType::E8M0.encode_f32(v) as u8]),
+        ScalarType::I16 => {
+            encode_wide(values, bytes, start, |v| (ScalarType::I16.encode_f32(v) as u16).to_le_bytes());
+        }
+        ScalarType::U16 => {
+            encode_wide(values, bytes, start, |v| (ScalarType::U16.encode_f32(v) as u16).to_le_bytes());
+        }
+        ScalarType::F16 => encode_wide(values, bytes, start, |v| (Mini::F16.encode(v) as u16).to_le_bytes()),
+        ScalarType::Bf16 => {
+            encode_wide(values, bytes, start, |v| (Mini::BF16.encode(v) as u16).to_le_bytes());
+        }
+        ScalarType::I32 => {
+            encode_wide(values, bytes, start, |v| ScalarType::I32.encode_f32(v).to_le_bytes());
+        }
+        ScalarType::U32 => {
+            encode_wide(values, bytes, start, |v| ScalarType::U32.encode_f32(v).to_le_bytes());
+        }
+        ScalarType::F32 => {
+            encode_wide(values, bytes, start, |v| ScalarType::F32.encode_f32(v).to_le_bytes());
+        }
+        ScalarType::I64 => {
+            encode_wide(values, bytes, start, |v| (round_half_even(v) as i64).to_le_bytes());
+        }
+        ScalarType::U64 => {
+            encode_wide(values, bytes, start, |v| (round_half_even(v) as u64).to_le_bytes());
+        }
+        ScalarType::F64 => encode_wide(values, bytes, start, |v| {
+            (if v.is_nan() { f64::NAN } else { f64::from(v) }).to_le_bytes()
+        }),
+    }
+}
