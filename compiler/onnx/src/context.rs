@@ -1,0 +1,332 @@
+//! What lowerings emit with: checked nodes, constants, NumPy broadcasting, and operands known at import.
+
+use std::collections::HashMap;
+
+use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ReduceOp, UnaryOp};
+use lacuna_ir::{
+    Constant, ConstantData, ElemType, FunctionBuilder, Module, Op, Origin, Shape, TensorType, Value,
+};
+use lacuna_isa::format::ScalarType;
+
+use crate::codes;
+use crate::diagnostic::Fail;
+use crate::limits;
+use crate::{ExternalData, Literal};
+
+/// The function being built, with what is known about its values.
+pub(crate) struct Ctx<'m> {
+    pub b: FunctionBuilder<'m>,
+    pub external: &'m dyn ExternalData,
+    /// Values of non-constant nodes that were computed on demand.
+    pub(crate) memo: HashMap<Value, Constant>,
+}
+
+pub(crate) fn invalid(reason: impl Into<String>) -> Fail {
+    Fail::new(codes::INVALID_NODE, reason)
+}
+
+pub(crate) fn unsupported(reason: impl Into<String>) -> Fail {
+    Fail::new(codes::ATTRIBUTE, reason)
+}
+
+/// The shape that operands of these shapes broadcast to, last dimensions aligned.
+pub(crate) fn broadcast_shape(shapes: &[Shape]) -> Result<Shape, Fail> {
+    let rank = shapes.iter().map(|s| s.rank()).max().unwrap_or(0);
+    let mut out = vec![1; rank];
+    for shape in shapes {
+        for (size, &d) in out[rank - shape.rank()..].iter_mut().zip(shape.iter()) {
+            match (*size, d) {
+                (a, b) if a == b || b == 1 => {}
+                (1, b) => *size = b,
+                _ => return Err(invalid(format!("shapes {} and {shape} do not broadcast", shapes[0]))),
+            }
+        }
+    }
+    Ok(Shape(out))
+}
+
+impl<'m> Ctx<'m> {
+    pub fn new(module: &'m mut Module, name: &str, external: &'m dyn ExternalData) -> Ctx<'m> {
+        Ctx { b: FunctionBuilder::new(module, name), external, memo: HashMap::new() }
+    }
+
+    /// Sets the ONNX node that the following IR nodes implement.
+    pub fn set_origin(&mut self, node: &str, op: &str) {
+        let origin = self.b.module.origins.push(Origin { node: node.to_owned(), op: op.to_owned() });
+        self.b.set_origins(vec![origin]);
+    }
+
+    pub fn shape(&self, v: Value) -> Shape {
+        self.b.ty(v).shape.clone()
+    }
+
+    pub fn rank(&self, v: Value) -> usize {
+        self.b.ty(v).shape.rank()
+    }
+
+    pub fn elem(&self, v: Value) -> ScalarType {
+        match self.b.ty(v).elem {
+            ElemType::Scalar(elem) => elem,
+            ElemType::Grouped { format, .. } => format.element,
+        }
+    }
+
+    /// Appends a node; small integer nodes of constants become constants.
+    pub fn emit(&mut self, op: Op, args: &[Value]) -> Result<Value, Fail> {
+        let limit = |shape: &Shape| limits::check_shape(shape).map_err(|r| Fail::new(codes::TOO_LARGE, r));
+        match &op {
+            Op::Reshape { shape }
+            | Op::Broadcast { shape, .. }
+            | Op::Iota { shape, .. }
+            | Op::Slice { shape, .. } => limit(shape)?,
+            Op::Pad { low, high } if low.iter().chain(high).any(|&n| n > limits::MAX_ELEMENTS) => {
+                return Err(Fail::new(codes::TOO_LARGE, "a pad amount is above 2^40"));
+            }
+            _ => {}
+        }
+        if let Some(constant) = self.splat_of(&op, args) {
+            return self.constant(constant);
+        }
+        let value = self.b.emit(op, args).map_err(|e| invalid(e.to_string()))?;
+        limit(&self.shape(value))?;
+        match self.fold(value) {
+            Some(constant) => self.constant(constant),
+            None => Ok(value),
+        }
+    }
+
+    /// The result of a movement of a constant whose elements are all equal, which is again such a constant.
+    fn splat_of(&self, op: &Op, args: &[Value]) -> Option<Constant> {
+        let shape = match op {
+            Op::Reshape { shape } | Op::Broadcast { shape, .. } | Op::Slice { shape, .. } => shape.clone(),
+            _ => return None,
+        };
+        let constant = &self.b.module.constants[self.b.func().as_const(args[0])?];
+        let code = match &constant.data {
+            ConstantData::Splat(code) => *code,
+            ConstantData::Dense(blob) => {
+                let one = constant.ty.shape.elements() == 1 && matches!(op, Op::Broadcast { .. });
+                if !one || blob.bytes().len() > 8 {
+                    return None;
+                }
+                blob.bytes().iter().rev().fold(0, |code, &b| code << 8 | u64::from(b))
+            }
+        };
+        // The operator's own rule must hold before it is skipped.
+        lacuna_ir::infer::infer(self.b.module, op, &[&constant.ty]).ok()?;
+        let ty = TensorType { elem: constant.ty.elem, shape };
+        Some(Constant::new(ty, ConstantData::Splat(code), constant.name.clone()))
+    }
+
+    pub fn constant(&mut self, constant: Constant) -> Result<Value, Fail> {
+        self.b.constant(constant).map_err(|e| invalid(e.to_string()))
+    }
+
+    pub fn literal(&mut self, literal: Literal, name: &str) -> Result<Value, Fail> {
+        self.constant(Constant::new(literal.ty, ConstantData::Dense(literal.data), name))
+    }
+
+    /// A constant with every element `value`.
+    pub fn splat(&mut self, elem: ScalarType, shape: &Shape, value: f64) -> Result<Value, Fail> {
+        limits::check_shape(shape).map_err(|r| Fail::new(codes::TOO_LARGE, r))?;
+        let ty = TensorType::new(elem, shape.clone());
+        self.constant(Constant::new(ty, ConstantData::Splat(elem.encode(value)), ""))
+    }
+
+    /// A constant like `x` in type and shape with every element `value`.
+    pub fn splat_like(&mut self, x: Value, value: f64) -> Result<Value, Fail> {
+        let (elem, shape) = (self.elem(x), self.shape(x));
+        self.splat(elem, &shape, value)
+    }
+
+    pub fn ints(&mut self, shape: impl Into<Shape>, values: &[i64]) -> Result<Value, Fail> {
+        let ty = TensorType::new(ScalarType::I64, shape);
+        self.constant(Constant::dense(ty, bytemuck::cast_slice(values).to_vec(), ""))
+    }
+
+    pub fn unary(&mut self, op: UnaryOp, x: Value) -> Result<Value, Fail> {
+        self.emit(Op::Unary { op }, &[x])
+    }
+
+    /// A function of two operands that broadcast to each other.
+    pub fn binary(&mut self, op: BinaryOp, a: Value, b: Value) -> Result<Value, Fail> {
+        let (a, b) = self.broadcast_pair(a, b)?;
+        self.emit(Op::Binary { op }, &[a, b])
+    }
+
+    /// A function of `x` and a number.
+    pub fn binary_splat(&mut self, op: BinaryOp, x: Value, value: f64) -> Result<Value, Fail> {
+        let value = self.splat_like(x, value)?;
+        self.emit(Op::Binary { op }, &[x, value])
+    }
+
+    /// A relation of two operands that broadcast to each other.
+    pub fn compare(&mut self, op: CompareOp, a: Value, b: Value) -> Result<Value, Fail> {
+        let (a, b) = self.broadcast_pair(a, b)?;
+        self.emit(Op::Compare { op }, &[a, b])
+    }
+
+    /// A relation of `x` and a number.
+    pub fn compare_splat(&mut self, op: CompareOp, x: Value, value: f64) -> Result<Value, Fail> {
+        let value = self.splat_like(x, value)?;
+        self.emit(Op::Compare { op }, &[x, value])
+    }
+
+    /// `select` of operands that broadcast to each other.
+    pub fn select(&mut self, condition: Value, yes: Value, no: Value) -> Result<Value, Fail> {
+        let shape = broadcast_shape(&[self.shape(condition), self.shape(yes), self.shape(no)])?;
+        let args = [condition, yes, no];
+        let args: Vec<Value> =
+            args.iter().map(|&v| self.broadcast_to(v, &shape)).collect::<Result<_, Fail>>()?;
+        self.emit(Op::Select {}, &args)
+    }
+
+    /// Conversion; the operand itself when it has the type.
+    pub fn cast(&mut self, x: Value, to: ScalarType) -> Result<Value, Fail> {
+        match self.elem(x) == to {
+            true => Ok(x),
+            false => self.emit(Op::Cast { to, saturate: true }, &[x]),
+        }
+    }
+
+    pub fn broadcast_to(&mut self, x: Value, shape: &Shape) -> Result<Value, Fail> {
+        let rank = self.rank(x);
+        if self.b.ty(x).shape == *shape {
+            return Ok(x);
+        }
+        if rank > shape.rank() {
+            return Err(invalid(format!("{} does not broadcast to {shape}", self.b.ty(x))));
+        }
+        let dims = (shape.rank() - rank..shape.rank()).map(|d| d as u8).collect();
+        self.emit(Op::Broadcast { dims, shape: shape.clone() }, &[x])
+    }
+
+    /// A vector along dimension `dim` of `shape`.
+    pub fn broadcast_along(&mut self, x: Value, dim: usize, shape: &Shape) -> Result<Value, Fail> {
+        self.emit(Op::Broadcast { dims: vec![dim as u8], shape: shape.clone() }, &[x])
+    }
+
+    fn broadcast_pair(&mut self, a: Value, b: Value) -> Result<(Value, Value), Fail> {
+        let shape = broadcast_shape(&[self.shape(a), self.shape(b)])?;
+        Ok((self.broadcast_to(a, &shape)?, self.broadcast_to(b, &shape)?))
+    }
+
+    /// `x` under another shape; `x` itself when it has that shape.
+    pub fn reshape(&mut self, x: Value, shape: impl Into<Shape>) -> Result<Value, Fail> {
+        let shape = shape.into();
+        match self.b.ty(x).shape == shape {
+            true => Ok(x),
+            false => self.emit(Op::Reshape { shape }, &[x]),
+        }
+    }
+
+    /// `x` with dimensions in another order; `x` itself for the identity.
+    pub fn permute(&mut self, x: Value, perm: Vec<u8>) -> Result<Value, Fail> {
+        match perm.iter().enumerate().all(|(i, &p)| i == p as usize) && perm.len() == self.rank(x) {
+            true => Ok(x),
+            false => self.emit(Op::Permute { perm }, &[x]),
+        }
+    }
+
+    /// Elements `start..start + size` of one dimension.
+    pub fn slice_axis(&mut self, x: Value, axis: usize, start: u64, size: u64) -> Result<Value, Fail> {
+        let mut shape = self.shape(x);
+        if start == 0 && shape[axis] == size {
+            return Ok(x);
+        }
+        let rank = shape.rank();
+        let mut starts = vec![0; rank];
+        starts[axis] = start as i64;
+        shape.0[axis] = size;
+        self.emit(Op::Slice { starts, shape, steps: vec![1; rank] }, &[x])
+    }
+
+    pub fn concat(&mut self, parts: &[Value], axis: usize) -> Result<Value, Fail> {
+        match parts {
+            [one] => Ok(*one),
+            _ => self.emit(Op::Concat { axis: axis as u8 }, parts),
+        }
+    }
+
+    pub fn iota(&mut self, elem: ScalarType, shape: &Shape, axis: usize) -> Result<Value, Fail> {
+        self.emit(Op::Iota { elem, shape: shape.clone(), axis: axis as u8 }, &[])
+    }
+
+    /// A reduction; with `keep`, reduced dimensions stay with size 1.
+    pub fn reduce(&mut self, op: ReduceOp, x: Value, axes: &[u8], keep: bool) -> Result<Value, Fail> {
+        let mut shape = self.shape(x);
+        let reduced = match axes.is_empty() {
+            true => x,
+            false => self.emit(Op::Reduce { op, axes: axes.to_vec() }, &[x])?,
+        };
+        for &a in axes {
+            shape.0[a as usize] = 1;
+        }
+        if keep { self.reshape(reduced, shape) } else { Ok(reduced) }
+    }
+
+    pub fn contract(&mut self, map: ContractMap, a: Value, b: Value) -> Result<Value, Fail> {
+        let elem = self.elem(a);
+        if elem != self.elem(b) {
+            return Err(invalid(format!("operands {} and {} differ in type", self.b.ty(a), self.b.ty(b))));
+        }
+        self.emit(Op::Contract { map, elem }, &[a, b])
+    }
+
+    /// Elements of an operand that must be a constant of integers.
+    pub fn const_ints(&mut self, v: Value, what: &str) -> Result<Vec<i64>, Fail> {
+        self.known_ints(v).ok_or_else(|| {
+            Fail::new(codes::NOT_CONSTANT, format!("{what} is computed at run time from graph inputs"))
+                .hint("bind the graph input that it depends on: `--bind NAME=FILE`")
+        })
+    }
+
+    /// Elements of an operand of integers or `bool`, if known.
+    pub fn known_ints(&mut self, v: Value) -> Option<Vec<i64>> {
+        let elem = self.elem(v);
+        let constant = self.known(v)?;
+        let n = usize::try_from(constant.ty.shape.elements()).ok()?;
+        if elem.bits() < 8 || !(elem.is_int() || elem == ScalarType::Bool) {
+            return None;
+        }
+        let width = elem.bits() as usize / 8;
+        let signed = matches!(elem, ScalarType::I8 | ScalarType::I16 | ScalarType::I32 | ScalarType::I64);
+        let extend = |code: u64| {
+            let shift = 64 - elem.bits();
+            if signed { (code << shift) as i64 >> shift } else { code as i64 }
+        };
+        match &constant.data {
+            ConstantData::Splat(code) => (n <= FOLD_ELEMENTS).then(|| vec![extend(*code); n]),
+            ConstantData::Dense(blob) => Some(
+                blob.bytes()
+                    .chunks_exact(width)
+                    .map(|c| extend(c.iter().rev().fold(0, |code, &b| code << 8 | u64::from(b))))
+                    .collect(),
+            ),
+        }
+    }
+
+    /// The one element of an operand that must be a constant of floats or integers.
+    pub fn const_scalar(&mut self, v: Value, what: &str) -> Result<f64, Fail> {
+        if self.shape(v).elements() != 1 {
+            return Err(invalid(format!("{what} is {}, not one number", self.b.ty(v))));
+        }
+        if !self.elem(v).is_float() {
+            return Ok(self.const_ints(v, what)?[0] as f64);
+        }
+        let wide = self.cast(v, ScalarType::F64)?;
+        let constant = self.known(wide).ok_or_else(|| {
+            Fail::new(codes::NOT_CONSTANT, format!("{what} is computed at run time from graph inputs"))
+        })?;
+        let bits = match &constant.data {
+            ConstantData::Splat(code) => *code,
+            ConstantData::Dense(blob) => {
+                blob.bytes().iter().take(8).rev().fold(0, |code, &b| code << 8 | u64::from(b))
+            }
+        };
+        Ok(f64::from_bits(bits))
+    }
+}
+
+/// The greatest number of elements that importing computes for one value.
+pub(crate) const FOLD_ELEMENTS: usize = 1 << 24;

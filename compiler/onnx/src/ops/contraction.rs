@@ -1,0 +1,369 @@
+//! Matrix products, einsum and convolutions.
+
+use lacuna_ir::op::{BinaryOp, ContractMap, ConvAttrs};
+use lacuna_ir::{Op, Value};
+use lacuna_isa::format::ScalarType;
+
+use super::pooling::{Spatial, spatial};
+use crate::call::Call;
+use crate::context::{Ctx, invalid, unsupported};
+use crate::diagnostic::Fail;
+
+type Results = Result<Vec<Value>, Fail>;
+
+pub(super) fn mat_mul(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    Ok(vec![product(c, n.input(0)?, n.input(1)?)?])
+}
+
+/// The product of NumPy's `matmul`. A batch dimension of size 1 that broadcasts is reshaped away and loses its label.
+fn product(c: &mut Ctx<'_>, a: Value, b: Value) -> Result<Value, Fail> {
+    let (sa, sb) = (c.shape(a), c.shape(b));
+    if sa.rank() == 0 || sb.rank() == 0 {
+        return Err(invalid("MatMul of a scalar"));
+    }
+    let (batch_a, batch_b) = (sa.rank().saturating_sub(2), sb.rank().saturating_sub(2));
+    let batch = batch_a.max(batch_b);
+    let (row, column, inner) = (batch as u8, batch as u8 + 1, batch as u8 + 2);
+    // Dimensions of one operand that stay, with their labels.
+    let side = |own: &[u64], own_batch: usize, other: &[u64], other_batch: usize, last: [u8; 2]| {
+        let (mut dims, mut labels) = (Vec::new(), Vec::new());
+        for (d, &size) in own[..own_batch].iter().enumerate() {
+            let label = batch - own_batch + d;
+            let opposite = (label + other_batch).checked_sub(batch).map(|i| other[i]);
+            if size == 1 && opposite.is_some_and(|o| o != 1) {
+                continue;
+            }
+            dims.push(size);
+            labels.push(label as u8);
+        }
+        dims.extend(&own[own_batch..]);
+        if own.len() == 1 {
+            labels.push(inner);
+        } else {
+            labels.extend(last);
+        }
+        (dims, labels)
+    };
+    let (dims_a, labels_a) = side(&sa, batch_a, &sb, batch_b, [row, inner]);
+    let (dims_b, labels_b) = side(&sb, batch_b, &sa, batch_a, [inner, column]);
+    let mut out: Vec<u8> = (0..batch as u8).collect();
+    out.extend((sa.rank() > 1).then_some(row));
+    out.extend((sb.rank() > 1).then_some(column));
+    let (a, b) = (c.reshape(a, dims_a)?, c.reshape(b, dims_b)?);
+    c.contract(ContractMap { a: labels_a, b: labels_b, out }, a, b)
+}
+
+/// An operand of an integer product as i32, its zero point subtracted. Zero points are per tensor, or per row of the
+/// first operand and per column of the second.
+fn centred(c: &mut Ctx<'_>, x: Value, zero: Option<Value>, along: usize) -> Result<Value, Fail> {
+    let wide = c.cast(x, ScalarType::I32)?;
+    let Some(zero) = zero else { return Ok(wide) };
+    let zero = c.cast(zero, ScalarType::I32)?;
+    let shape = c.shape(x);
+    let zero = match c.rank(zero) {
+        0 => c.broadcast_to(zero, &shape)?,
+        1 if c.shape(zero)[0] == 1 => {
+            let scalar = c.reshape(zero, vec![])?;
+            c.broadcast_to(scalar, &shape)?
+        }
+        1 => c.broadcast_along(zero, along, &shape)?,
+        _ => c.broadcast_to(zero, &shape)?,
+    };
+    c.binary(BinaryOp::Sub, wide, zero)
+}
+
+pub(super) fn mat_mul_integer(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (a, b) = (n.input(0)?, n.input(1)?);
+    let (row, column) = (c.rank(a).saturating_sub(2), c.rank(b).saturating_sub(1));
+    let a = centred(c, a, n.opt(2), row)?;
+    let b = centred(c, b, n.opt(3), column)?;
+    Ok(vec![product(c, a, b)?])
+}
+
+pub(super) fn gemm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (a, b) = (n.input(0)?, n.input(1)?);
+    if c.rank(a) != 2 || c.rank(b) != 2 {
+        return Err(invalid(format!("Gemm of {} and {}", c.b.ty(a), c.b.ty(b))));
+    }
+    let (m, k, cols) = (0, 1, 2);
+    let la = if n.flag("transA", false)? { vec![k, m] } else { vec![m, k] };
+    let lb = if n.flag("transB", false)? { vec![cols, k] } else { vec![k, cols] };
+    let mut y = c.contract(ContractMap { a: la, b: lb, out: vec![m, cols] }, a, b)?;
+    let alpha = n.float("alpha", 1.0)?;
+    if alpha != 1.0 {
+        y = c.binary_splat(BinaryOp::Mul, y, alpha)?;
+    }
+    if let Some(bias) = n.opt(2) {
+        let beta = n.float("beta", 1.0)?;
+        let bias = if beta == 1.0 { bias } else { c.binary_splat(BinaryOp::Mul, bias, beta)? };
+        let shape = c.shape(y);
+        let bias = c.broadcast_to(bias, &shape)?;
+        y = c.binary(BinaryOp::Add, y, bias)?;
+    }
+    Ok(vec![y])
+}
+
+/// Adds a bias per channel (dimension 1).
+fn add_bias(c: &mut Ctx<'_>, y: Value, bias: Option<Value>) -> Result<Value, Fail> {
+    let Some(bias) = bias else { return Ok(y) };
+    let shape = c.shape(y);
+    let bias = c.broadcast_along(bias, 1, &shape)?;
+    c.binary(BinaryOp::Add, y, bias)
+}
+
+fn groups(n: &Call<'_>) -> Result<u64, Fail> {
+    let groups = n.int("group", 1)?;
+    u64::try_from(groups)
+        .ok()
+        .filter(|g| (1..1 << 20).contains(g))
+        .ok_or_else(|| invalid(format!("attribute `group` is {groups}")))
+}
+
+/// Spatial kernel sizes: those of the weight, which `kernel_shape` must repeat.
+fn kernel(c: &Ctx<'_>, n: &Call<'_>, x: Value, w: Value) -> Result<Vec<u64>, Fail> {
+    let (sx, sw) = (c.shape(x), c.shape(w));
+    if sx.rank() < 3 || sw.rank() != sx.rank() {
+        return Err(invalid(format!("convolution of {} by {}", c.b.ty(x), c.b.ty(w))));
+    }
+    let kernel = sw[2..].to_vec();
+    if kernel.iter().any(|k| !(1..1 << 31).contains(k)) {
+        return Err(invalid(format!("kernel of weight {sw}")));
+    }
+    match n.has("kernel_shape") && n.sizes("kernel_shape", kernel.len(), 1)? != kernel {
+        true => Err(invalid(format!("kernel_shape differs from the weight's {sw}"))),
+        false => Ok(kernel),
+    }
+}
+
+fn conv_of(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, w: Value) -> Result<Value, Fail> {
+    let kernel = kernel(c, n, x, w)?;
+    let extents = c.shape(x)[2..].to_vec();
+    let Spatial { strides, dilations, low, high, .. } = spatial(n, &extents, &kernel, false)?;
+    let elem = c.elem(x);
+    if elem != c.elem(w) {
+        return Err(invalid(format!("operands {} and {} differ in type", c.b.ty(x), c.b.ty(w))));
+    }
+    let dims: Vec<u8> = (0..c.rank(x) as u8).collect();
+    let attrs = ConvAttrs {
+        x: dims.clone(),
+        w: dims.clone(),
+        out: dims,
+        x_dilations: vec![1; kernel.len()],
+        strides,
+        dilations,
+        low: low.iter().map(|&p| p as i64).collect(),
+        high: high.iter().map(|&p| p as i64).collect(),
+        groups: groups(n)?,
+    };
+    c.emit(Op::Conv { attrs, elem }, &[x, w])
+}
+
+pub(super) fn conv(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let y = conv_of(c, n, n.input(0)?, n.input(1)?)?;
+    Ok(vec![add_bias(c, y, n.opt(2))?])
+}
+
+pub(super) fn conv_integer(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = centred(c, n.input(0)?, n.opt(2), 0)?;
+    let w = centred(c, n.input(1)?, n.opt(3), 0)?;
+    Ok(vec![conv_of(c, n, x, w)?])
+}
+
+/// A convolution over the operand spread by the strides, with the kernel reversed.
+pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, w) = (n.input(0)?, n.input(1)?);
+    let kernel = kernel(c, n, x, w)?;
+    let (s, groups) = (kernel.len(), groups(n)?);
+    let strides = n.sizes("strides", s, 1)?;
+    let dilations = n.sizes("dilations", s, 1)?;
+    let extra = match n.ints("output_padding")? {
+        None => vec![0; s],
+        Some(p) if p.len() == s && p.iter().all(|p| (0..1 << 31).contains(p)) => p.to_vec(),
+        Some(p) => return Err(invalid(format!("output_padding is {p:?}"))),
+    };
+    let (shape, sw) = (c.shape(x), c.shape(w));
+    // Extent of the full result on each axis, before pads crop it.
+    let full: Vec<i64> = (0..s)
+        .map(|i| {
+            let spread = shape[i + 2].saturating_sub(1) * strides[i];
+            (spread + (kernel[i] - 1) * dilations[i]) as i64 + 1 + extra[i]
+        })
+        .collect();
+    let auto = n.string("auto_pad", "NOTSET")?;
+    let (mut begin, mut end) = (vec![0i64; s], vec![0i64; s]);
+    let split = |total: i64, upper: bool| {
+        let half = total.div_euclid(2);
+        if upper { (half, total - half) } else { (total - half, half) }
+    };
+    if let Some(out) = n.ints("output_shape")? {
+        if out.len() != s || out.iter().any(|o| !(0..1 << 40).contains(o)) {
+            return Err(invalid(format!("output_shape is {out:?}, not {s} sizes")));
+        }
+        for i in 0..s {
+            (begin[i], end[i]) = split(full[i] - out[i], auto == "SAME_UPPER");
+        }
+    } else if auto.starts_with("SAME") {
+        for i in 0..s {
+            let out = (shape[i + 2] * strides[i]) as i64;
+            (begin[i], end[i]) = split(full[i] - out, auto == "SAME_UPPER");
+        }
+    } else if let Some(pads) = n.ints("pads")? {
+        if pads.len() != 2 * s || pads.iter().any(|p| p.unsigned_abs() >= 1 << 31) {
+            return Err(invalid(format!("pads are {pads:?}, not {} numbers", 2 * s)));
+        }
+        (begin, end) = (pads[..s].to_vec(), pads[s..].to_vec());
+    }
+    let w = reversed_kernel(c, w, groups)?;
+    let dims: Vec<u8> = (0..shape.rank() as u8).collect();
+    let reach = |i: usize| ((kernel[i] - 1) * dilations[i]) as i64;
+    let attrs = ConvAttrs {
+        x: dims.clone(),
+        w: dims.clone(),
+        out: dims,
+        strides: vec![1; s],
+        dilations: dilations.clone(),
+        x_dilations: strides,
+        low: (0..s).map(|i| reach(i) - begin[i]).collect(),
+        high: (0..s).map(|i| reach(i) - end[i] + extra[i]).collect(),
+        groups,
+    };
+    if sw[0] != shape[1] {
+        return Err(invalid(format!("convolution of {} by {sw}", c.b.ty(x))));
+    }
+    let elem = c.elem(x);
+    let y = c.emit(Op::Conv { attrs, elem }, &[x, w])?;
+    Ok(vec![add_bias(c, y, n.opt(2))?])
+}
+
+/// Weight `[in, out / groups, ...]` as `[out, in / groups, ...]`, reversed along the spatial axes.
+fn reversed_kernel(c: &mut Ctx<'_>, w: Value, groups: u64) -> Result<Value, Fail> {
+    let shape = c.shape(w);
+    let (inputs, outputs) = (shape[0], shape[1]);
+    if inputs % groups != 0 || shape[2..].contains(&0) {
+        return Err(invalid(format!("weight {shape} in {groups} groups")));
+    }
+    let rank = shape.rank();
+    let starts = (0..rank).map(|d| if d < 2 { 0 } else { shape[d] as i64 - 1 }).collect();
+    let steps = (0..rank).map(|d| if d < 2 { 1 } else { -1 }).collect();
+    let w = c.emit(Op::Slice { starts, shape: shape.clone(), steps }, &[w])?;
+    let mut split = vec![groups, inputs / groups, outputs];
+    split.extend(&shape[2..]);
+    let w = c.reshape(w, split)?;
+    let mut perm: Vec<u8> = (0..=rank as u8).collect();
+    perm.swap(1, 2);
+    let w = c.permute(w, perm)?;
+    let mut joined = vec![groups.saturating_mul(outputs), inputs / groups];
+    joined.extend(&shape[2..]);
+    c.reshape(w, joined)
+}
+
+/// Einsum of one or two operands without repeated labels; an ellipsis stands for broadcast dimensions.
+pub(super) fn einsum(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let equation: String = n.string("equation", "")?.chars().filter(|ch| !ch.is_whitespace()).collect();
+    let operands = n.all()?;
+    let (ins, out) = match equation.split_once("->") {
+        Some((ins, out)) => (ins.to_owned(), Some(out.to_owned())),
+        None => (equation.clone(), None),
+    };
+    let terms: Vec<&str> = ins.split(',').collect();
+    if terms.len() != operands.len() {
+        return Err(invalid(format!("equation {equation:?} has {} terms", terms.len())));
+    }
+    if operands.len() > 2 {
+        return Err(unsupported("an equation of more than two operands"));
+    }
+    // Labels: letters by their code, dimensions of the ellipsis counted from the last one down from 250.
+    let labels = |term: &str, rank: Option<usize>| -> Result<Vec<u8>, Fail> {
+        let letters = term.replace("...", "");
+        if !letters.bytes().all(|b| b.is_ascii_alphabetic()) {
+            return Err(invalid(format!("equation {equation:?} is malformed")));
+        }
+        let Some(at) = term.find("...") else { return Ok(letters.into_bytes()) };
+        let n_dots = match rank {
+            Some(rank) => rank.checked_sub(letters.len()),
+            None => Some(0),
+        };
+        let n_dots = n_dots.ok_or_else(|| invalid(format!("equation {equation:?} has too many labels")))?;
+        let dots = (0..n_dots).map(|i| 250 - (n_dots - i) as u8);
+        Ok(letters.bytes().take(at).chain(dots).chain(letters.bytes().skip(at)).collect())
+    };
+    let mut sides: Vec<(Value, Vec<u8>)> = Vec::new();
+    for (&v, term) in operands.iter().zip(&terms) {
+        let l = labels(term, Some(c.rank(v)))?;
+        if l.len() != c.rank(v) {
+            return Err(invalid(format!("equation {equation:?} does not fit {}", c.b.ty(v))));
+        }
+        if (1..l.len()).any(|i| l[..i].contains(&l[i])) {
+            return Err(unsupported("a label repeated within an operand"));
+        }
+        sides.push((v, l));
+    }
+    let mut dots: Vec<u8> = sides.iter().flat_map(|(_, l)| l.iter().copied().filter(|&l| l > 200)).collect();
+    dots.sort_unstable();
+    dots.dedup();
+    let out: Vec<u8> = match out {
+        Some(out) => {
+            let mut l = labels(&out, None)?;
+            let at = out.find("...").unwrap_or(0);
+            if out.contains("...") {
+                l.splice(at..at, dots);
+            }
+            l
+        }
+        None => {
+            let mut once: Vec<u8> = sides.iter().flat_map(|(_, l)| l.clone()).filter(|&l| l <= 200).collect();
+            once.sort_unstable();
+            let all = once.clone();
+            once.retain(|l| all.iter().filter(|m| *m == l).count() == 1);
+            dots.into_iter().chain(once).collect()
+        }
+    };
+    if (1..out.len()).any(|i| out[..i].contains(&out[i])) {
+        return Err(invalid(format!("equation {equation:?} repeats a label of the result")));
+    }
+    if sides.len() == 1 {
+        let (v, l) = sides.remove(0);
+        let (v, l) = sum_out(c, v, l, |l| out.contains(&l))?;
+        let perm: Option<Vec<u8>> =
+            out.iter().map(|o| l.iter().position(|m| m == o).map(|p| p as u8)).collect();
+        let perm = perm.ok_or_else(|| invalid(format!("equation {equation:?} is malformed")))?;
+        return Ok(vec![c.permute(v, perm)?]);
+    }
+    let (b, lb) = sides.remove(1);
+    let (a, la) = sides.remove(0);
+    let (a, la) = drop_units(c, a, la, b, &lb)?;
+    let (b, lb) = drop_units(c, b, lb, a, &la)?;
+    let (a, la) = sum_out(c, a, la, |l| out.contains(&l) || lb.contains(&l))?;
+    let (b, lb) = sum_out(c, b, lb, |l| out.contains(&l) || la.contains(&l))?;
+    Ok(vec![c.contract(ContractMap { a: la, b: lb, out }, a, b)?])
+}
+
+/// Sums over the labels that `keep` rejects.
+fn sum_out(
+    c: &mut Ctx<'_>,
+    v: Value,
+    labels: Vec<u8>,
+    keep: impl Fn(u8) -> bool,
+) -> Result<(Value, Vec<u8>), Fail> {
+    let axes: Vec<u8> = (0..labels.len()).filter(|&d| !keep(labels[d])).map(|d| d as u8).collect();
+    let v = c.reduce(lacuna_ir::op::ReduceOp::Sum, v, &axes, false)?;
+    Ok((v, labels.into_iter().filter(|&l| keep(l)).collect()))
+}
+
+/// Removes dimensions of size 1 whose label has another size in the other operand: they broadcast.
+fn drop_units(
+    c: &mut Ctx<'_>,
+    v: Value,
+    labels: Vec<u8>,
+    other: Value,
+    other_labels: &[u8],
+) -> Result<(Value, Vec<u8>), Fail> {
+    let (own, opposite) = (c.shape(v), c.shape(other));
+    let stays = |d: &usize| {
+        let there = other_labels.iter().position(|&l| l == labels[*d]);
+        !(own[*d] == 1 && there.is_some_and(|i| opposite[i] != 1))
+    };
+    let kept: Vec<usize> = (0..labels.len()).filter(stays).collect();
+    let v = c.reshape(v, kept.iter().map(|&d| own[d]).collect::<Vec<u64>>())?;
+    Ok((v, kept.into_iter().map(|d| labels[d]).collect()))
+}

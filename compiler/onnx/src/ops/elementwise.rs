@@ -1,0 +1,388 @@
+//! Arithmetic, logic, comparison and activations, element by element.
+
+use lacuna_ir::op::{BinaryOp, CompareOp, UnaryOp};
+use lacuna_ir::{Op, Value};
+use lacuna_isa::format::ScalarType;
+
+use crate::call::Call;
+use crate::codes;
+use crate::context::{Ctx, broadcast_shape, invalid, unsupported};
+use crate::diagnostic::Fail;
+use crate::tensor::scalar_type;
+
+type Results = Result<Vec<Value>, Fail>;
+
+pub(super) fn unary(c: &mut Ctx<'_>, n: &Call<'_>, op: UnaryOp) -> Results {
+    Ok(vec![c.unary(op, n.input(0)?)?])
+}
+
+pub(super) fn binary(c: &mut Ctx<'_>, n: &Call<'_>, op: BinaryOp) -> Results {
+    Ok(vec![c.binary(op, n.input(0)?, n.input(1)?)?])
+}
+
+/// Min, Max and Sum: any number of operands.
+pub(super) fn variadic(c: &mut Ctx<'_>, n: &Call<'_>, op: BinaryOp) -> Results {
+    let all = n.all()?;
+    let mut acc = all[0];
+    for &v in &all[1..] {
+        acc = c.binary(op, acc, v)?;
+    }
+    Ok(vec![acc])
+}
+
+pub(super) fn mean(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let sum = variadic(c, n, BinaryOp::Add)?[0];
+    Ok(vec![c.binary_splat(BinaryOp::Div, sum, n.inputs.len() as f64)?])
+}
+
+/// Pow keeps the base's type; an exponent of another type is computed with in its own.
+pub(super) fn pow(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, y) = (n.input(0)?, n.input(1)?);
+    let (base, exponent) = (c.elem(x), c.elem(y));
+    let wide = if exponent.is_float() && !base.is_float() { exponent } else { base };
+    let (x, y) = (c.cast(x, wide)?, c.cast(y, wide)?);
+    let z = c.binary(BinaryOp::Pow, x, y)?;
+    Ok(vec![c.cast(z, base)?])
+}
+
+pub(super) fn modulo(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let fmod = n.flag("fmod", false)?;
+    if !fmod && c.elem(n.input(0)?).is_float() {
+        return Err(invalid("Mod of floating-point operands needs fmod=1"));
+    }
+    binary(c, n, if fmod { BinaryOp::Rem } else { BinaryOp::Mod })
+}
+
+pub(super) fn bit_shift(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    match n.string("direction", "")? {
+        "LEFT" => binary(c, n, BinaryOp::Shl),
+        "RIGHT" => binary(c, n, BinaryOp::Shr),
+        other => Err(invalid(format!("direction is {other:?}, not LEFT or RIGHT"))),
+    }
+}
+
+/// A relation, or with `swap` its converse: greater is less with operands exchanged.
+pub(super) fn compare(c: &mut Ctx<'_>, n: &Call<'_>, op: CompareOp, swap: bool) -> Results {
+    let (a, b) = (n.input(0)?, n.input(1)?);
+    Ok(vec![if swap { c.compare(op, b, a)? } else { c.compare(op, a, b)? }])
+}
+
+pub(super) fn select(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    Ok(vec![c.select(n.input(0)?, n.input(1)?, n.input(2)?)?])
+}
+
+pub(super) fn is_inf(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let (negative, positive) = (n.flag("detect_negative", true)?, n.flag("detect_positive", true)?);
+    let infinite = c.unary(UnaryOp::IsInf, x)?;
+    let zero = c.splat_like(x, 0.0)?;
+    Ok(vec![match (negative, positive) {
+        (true, true) => infinite,
+        (false, false) => {
+            let shape = c.shape(x);
+            c.splat(ScalarType::Bool, &shape, 0.0)?
+        }
+        (true, false) => {
+            let sign = c.compare(CompareOp::Lt, x, zero)?;
+            c.binary(BinaryOp::And, infinite, sign)?
+        }
+        (false, true) => {
+            let sign = c.compare(CompareOp::Lt, zero, x)?;
+            c.binary(BinaryOp::And, infinite, sign)?
+        }
+    }])
+}
+
+fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
+    if to == ScalarType::E8M0 && n.string("round_mode", "up")? != "nearest" && c.elem(x) != to {
+        return Err(unsupported("a cast to E8M0 with a round_mode other than `nearest`"));
+    }
+    if to == c.elem(x) {
+        return Ok(vec![x]);
+    }
+    if to == ScalarType::Bool {
+        let zero = c.compare_splat(CompareOp::Eq, x, 0.0)?;
+        return Ok(vec![c.unary(UnaryOp::Not, zero)?]);
+    }
+    Ok(vec![c.emit(Op::Cast { to, saturate: n.flag("saturate", true)? }, &[x])?])
+}
+
+pub(super) fn cast(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let to = n.int("to", 0)?;
+    let to = scalar_type(i32::try_from(to).unwrap_or(-1))
+        .map_err(|r| Fail::new(codes::ELEMENT_TYPE, format!("the target type: {r}")))?;
+    convert(c, n, n.input(0)?, to)
+}
+
+pub(super) fn cast_like(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let to = c.elem(n.input(1)?);
+    convert(c, n, n.input(0)?, to)
+}
+
+pub(super) fn identity(_: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    Ok(vec![n.input(0)?])
+}
+
+/// Dropout in inference: the operand, and a mask of true.
+pub(super) fn dropout(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    if let Some(training) = n.opt(2)
+        && c.const_ints(training, "training_mode")?.iter().any(|&t| t != 0)
+    {
+        return Err(unsupported("training_mode is true"));
+    }
+    let shape = c.shape(x);
+    Ok(vec![x, c.splat(ScalarType::Bool, &shape, 1.0)?])
+}
+
+pub(super) fn relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    Ok(vec![c.binary_splat(BinaryOp::Max, n.input(0)?, 0.0)?])
+}
+
+pub(super) fn clip(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let mut x = n.input(0)?;
+    for (i, op) in [(1, BinaryOp::Max), (2, BinaryOp::Min)] {
+        if let Some(bound) = n.opt(i) {
+            if c.shape(bound).elements() != 1 {
+                return Err(invalid(format!("bound {} is not a scalar", c.b.ty(bound))));
+            }
+            let bound = c.reshape(bound, vec![])?;
+            x = c.binary(op, x, bound)?;
+        }
+    }
+    Ok(vec![x])
+}
+
+/// `select(x < 0, f(x), x)`.
+fn below_zero(c: &mut Ctx<'_>, x: Value, negative: Value) -> Results {
+    let below = c.compare_splat(CompareOp::Lt, x, 0.0)?;
+    Ok(vec![c.select(below, negative, x)?])
+}
+
+pub(super) fn leaky_relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let negative = c.binary_splat(BinaryOp::Mul, x, n.float("alpha", 0.01)?)?;
+    below_zero(c, x, negative)
+}
+
+pub(super) fn prelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let shape = c.shape(x);
+    let slope = c.broadcast_to(n.input(1)?, &shape)?;
+    let negative = c.binary(BinaryOp::Mul, x, slope)?;
+    below_zero(c, x, negative)
+}
+
+fn exp_minus_one(c: &mut Ctx<'_>, x: Value, alpha: f64) -> Result<Value, Fail> {
+    let e = c.unary(UnaryOp::Exp, x)?;
+    let e = c.binary_splat(BinaryOp::Sub, e, 1.0)?;
+    if alpha == 1.0 { Ok(e) } else { c.binary_splat(BinaryOp::Mul, e, alpha) }
+}
+
+pub(super) fn elu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let negative = exp_minus_one(c, x, n.float("alpha", 1.0)?)?;
+    below_zero(c, x, negative)
+}
+
+/// `max(x, 0) + min(alpha * (exp(x / alpha) - 1), 0)`.
+pub(super) fn celu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let alpha = n.float("alpha", 1.0)?;
+    let scaled = c.binary_splat(BinaryOp::Div, x, alpha)?;
+    let e = exp_minus_one(c, scaled, alpha)?;
+    let low = c.binary_splat(BinaryOp::Min, e, 0.0)?;
+    let high = c.binary_splat(BinaryOp::Max, x, 0.0)?;
+    Ok(vec![c.binary(BinaryOp::Add, high, low)?])
+}
+
+pub(super) fn selu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let alpha = n.float("alpha", 1.673_263_2)?;
+    let gamma = n.float("gamma", 1.050_701)?;
+    let negative = exp_minus_one(c, x, alpha)?;
+    let chosen = below_zero(c, x, negative)?[0];
+    Ok(vec![c.binary_splat(BinaryOp::Mul, chosen, gamma)?])
+}
+
+fn hard_sigmoid_of(c: &mut Ctx<'_>, x: Value, alpha: f64, beta: f64) -> Result<Value, Fail> {
+    let y = c.binary_splat(BinaryOp::Mul, x, alpha)?;
+    let y = c.binary_splat(BinaryOp::Add, y, beta)?;
+    let y = c.binary_splat(BinaryOp::Max, y, 0.0)?;
+    c.binary_splat(BinaryOp::Min, y, 1.0)
+}
+
+pub(super) fn hard_sigmoid(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    Ok(vec![hard_sigmoid_of(c, n.input(0)?, n.float("alpha", 0.2)?, n.float("beta", 0.5)?)?])
+}
+
+pub(super) fn hard_swish(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let gate = hard_sigmoid_of(c, x, 1.0 / 6.0, 0.5)?;
+    Ok(vec![c.binary(BinaryOp::Mul, x, gate)?])
+}
+
+/// `log(1 + exp(x))` as `max(x, 0) + log(1 + exp(-|x|))`, which does not overflow.
+fn softplus_of(c: &mut Ctx<'_>, x: Value) -> Result<Value, Fail> {
+    let magnitude = c.unary(UnaryOp::Abs, x)?;
+    let negative = c.unary(UnaryOp::Neg, magnitude)?;
+    let e = c.unary(UnaryOp::Exp, negative)?;
+    let e = c.binary_splat(BinaryOp::Add, e, 1.0)?;
+    let log = c.unary(UnaryOp::Log, e)?;
+    let high = c.binary_splat(BinaryOp::Max, x, 0.0)?;
+    c.binary(BinaryOp::Add, high, log)
+}
+
+pub(super) fn softplus(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    Ok(vec![softplus_of(c, n.input(0)?)?])
+}
+
+pub(super) fn mish(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let s = softplus_of(c, x)?;
+    let t = c.unary(UnaryOp::Tanh, s)?;
+    Ok(vec![c.binary(BinaryOp::Mul, x, t)?])
+}
+
+pub(super) fn softsign(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let magnitude = c.unary(UnaryOp::Abs, x)?;
+    let d = c.binary_splat(BinaryOp::Add, magnitude, 1.0)?;
+    Ok(vec![c.binary(BinaryOp::Div, x, d)?])
+}
+
+pub(super) fn thresholded_relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let alpha = c.splat_like(x, n.float("alpha", 1.0)?)?;
+    let above = c.compare(CompareOp::Lt, alpha, x)?;
+    let zero = c.splat_like(x, 0.0)?;
+    Ok(vec![c.select(above, x, zero)?])
+}
+
+/// `x + bias` below `-lambd`, `x - bias` above `lambd`, zero between.
+pub(super) fn shrink(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let (bias, lambd) = (n.float("bias", 0.0)?, n.float("lambd", 0.5)?);
+    let below = c.compare_splat(CompareOp::Lt, x, -lambd)?;
+    let limit = c.splat_like(x, lambd)?;
+    let above = c.compare(CompareOp::Lt, limit, x)?;
+    let raised = c.binary_splat(BinaryOp::Add, x, bias)?;
+    let lowered = c.binary_splat(BinaryOp::Sub, x, bias)?;
+    let zero = c.splat_like(x, 0.0)?;
+    let rest = c.select(above, lowered, zero)?;
+    Ok(vec![c.select(below, raised, rest)?])
+}
+
+/// `x * sigmoid(alpha * x)`.
+pub(super) fn swish(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let alpha = n.float("alpha", 1.0)?;
+    let scaled = if alpha == 1.0 { x } else { c.binary_splat(BinaryOp::Mul, x, alpha)? };
+    let gate = c.unary(UnaryOp::Sigmoid, scaled)?;
+    Ok(vec![c.binary(BinaryOp::Mul, x, gate)?])
+}
+
+pub(super) fn gelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let curve = match n.string("approximate", "none")? {
+        "none" => {
+            let scaled = c.binary_splat(BinaryOp::Mul, x, std::f64::consts::FRAC_1_SQRT_2)?;
+            c.unary(UnaryOp::Erf, scaled)?
+        }
+        "tanh" => {
+            let square = c.binary(BinaryOp::Mul, x, x)?;
+            let cube = c.binary(BinaryOp::Mul, square, x)?;
+            let cube = c.binary_splat(BinaryOp::Mul, cube, 0.044_715)?;
+            let sum = c.binary(BinaryOp::Add, x, cube)?;
+            let scaled = c.binary_splat(BinaryOp::Mul, sum, (2.0 / std::f64::consts::PI).sqrt())?;
+            c.unary(UnaryOp::Tanh, scaled)?
+        }
+        other => return Err(unsupported(format!("approximate is {other:?}"))),
+    };
+    let gate = c.binary_splat(BinaryOp::Add, curve, 1.0)?;
+    let gate = c.binary_splat(BinaryOp::Mul, gate, 0.5)?;
+    Ok(vec![c.binary(BinaryOp::Mul, x, gate)?])
+}
+
+/// Scales, zero points and operands of (de)quantisation: per tensor, per axis or in blocks along an axis.
+fn quantisation_parameter(c: &mut Ctx<'_>, n: &Call<'_>, p: Value, x: Value) -> Result<Value, Fail> {
+    let (shape, param) = (c.shape(x), c.shape(p));
+    if param.elements() == 1 {
+        let scalar = c.reshape(p, vec![])?;
+        return c.broadcast_to(scalar, &shape);
+    }
+    let axis = crate::call::axis(n.int("axis", 1)?, shape.rank())?;
+    let block = n.int("block_size", 0)?;
+    if param.rank() == 1 && block == 0 {
+        return c.broadcast_along(p, axis, &shape);
+    }
+    let block = u64::try_from(block).ok().filter(|&b| b > 0 && param.rank() == shape.rank());
+    let block = block.ok_or_else(|| invalid(format!("scale {param} does not fit {shape}")))?;
+    if param[axis] != shape[axis].div_ceil(block) {
+        return Err(invalid(format!("scale {param} does not fit {shape} in blocks of {block}")));
+    }
+    let mut split = param.0.clone();
+    split.insert(axis + 1, 1);
+    let p = c.reshape(p, split.clone())?;
+    split[axis + 1] = block.min(crate::limits::MAX_ELEMENTS);
+    let p = c.broadcast_to(p, &split.into())?;
+    let mut joined = param.0;
+    joined[axis] = joined[axis].saturating_mul(block);
+    let p = c.reshape(p, joined)?;
+    c.slice_axis(p, axis, 0, shape[axis])
+}
+
+/// `(x - zero) * scale`. Subtraction is exact in i32, or in the result's type for wider codes.
+pub(super) fn dequantize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, scale) = (n.input(0)?, n.input(1)?);
+    let to = match n.int("output_dtype", 0)? {
+        0 => c.elem(scale),
+        code => scalar_type(code as i32).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?,
+    };
+    if !matches!(to, ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16) {
+        return Err(Fail::new(codes::ELEMENT_TYPE, format!("the result type is {to}")));
+    }
+    let scale = quantisation_parameter(c, n, scale, x)?;
+    let mut centred = x;
+    if let Some(zero) = n.opt(2) {
+        let zero = quantisation_parameter(c, n, zero, x)?;
+        let wide = if c.elem(x).is_int() { ScalarType::I32 } else { ScalarType::F32 };
+        let (a, b) = (c.cast(x, wide)?, c.cast(zero, wide)?);
+        centred = c.binary(BinaryOp::Sub, a, b)?;
+    }
+    let (a, b) = (c.cast(centred, ScalarType::F32)?, c.cast(scale, ScalarType::F32)?);
+    let y = c.binary(BinaryOp::Mul, a, b)?;
+    Ok(vec![c.cast(y, to)?])
+}
+
+/// `saturate(round(x / scale) + zero)`.
+pub(super) fn quantize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, scale) = (n.input(0)?, n.input(1)?);
+    let to = match (n.opt(2), n.int("output_dtype", 0)?) {
+        (Some(zero), _) => c.elem(zero),
+        (None, 0) => ScalarType::U8,
+        (None, code) => scalar_type(code as i32).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?,
+    };
+    let scale = quantisation_parameter(c, n, scale, x)?;
+    let (a, b) = (c.cast(x, ScalarType::F32)?, c.cast(scale, ScalarType::F32)?);
+    let mut y = c.binary(BinaryOp::Div, a, b)?;
+    if to.is_int() {
+        y = c.unary(UnaryOp::Round, y)?;
+    }
+    if let Some(zero) = n.opt(2) {
+        let zero = quantisation_parameter(c, n, zero, x)?;
+        let zero = c.cast(zero, ScalarType::F32)?;
+        y = c.binary(BinaryOp::Add, y, zero)?;
+    }
+    Ok(vec![c.emit(Op::Cast { to, saturate: n.flag("saturate", true)? }, &[y])?])
+}
+
+/// `x` of a shape that operands broadcast to: the operands' common shape is checked.
+pub(super) fn expand(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, target) = (n.input(0)?, n.input(1)?);
+    let sizes = c.const_ints(target, "the shape")?;
+    let sizes: Option<Vec<u64>> = sizes.iter().map(|&s| u64::try_from(s).ok()).collect();
+    let target = sizes.ok_or_else(|| invalid("the shape has a negative size"))?;
+    let shape = broadcast_shape(&[c.shape(x), target.into()])?;
+    Ok(vec![c.broadcast_to(x, &shape)?])
+}

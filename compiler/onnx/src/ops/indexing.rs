@@ -1,0 +1,222 @@
+//! Gather and scatter in all their forms, lowered to gathers with non-negative indices.
+
+use lacuna_ir::op::{BinaryOp, CompareOp, ReduceOp};
+use lacuna_ir::{Op, Shape, Value};
+use lacuna_isa::format::ScalarType;
+
+use super::movement::take;
+use crate::call::{Call, axis};
+use crate::codes;
+use crate::context::{Ctx, invalid, unsupported};
+use crate::diagnostic::Fail;
+
+type Results = Result<Vec<Value>, Fail>;
+
+/// Indices with negative ones counted from the end of `extents` (the last dimension of the indices selects among
+/// them when there are several). Known indices are checked against the bounds and stay as they are where they can.
+fn non_negative(c: &mut Ctx<'_>, index: Value, extents: &[u64]) -> Result<Value, Fail> {
+    let elem = c.elem(index);
+    if !matches!(elem, ScalarType::I32 | ScalarType::I64) {
+        return Err(invalid(format!("indices are {}", c.b.ty(index))));
+    }
+    let q = extents.len().max(1);
+    if let Some(known) = c.known_ints(index) {
+        let extent = |i: usize| extents[i % q] as i64;
+        if let Some((i, &bad)) =
+            known.iter().enumerate().find(|(i, v)| !(-extent(*i)..extent(*i)).contains(v))
+        {
+            return Err(invalid(format!("index {bad} is not in a dimension of {}", extent(i))));
+        }
+        if known.iter().all(|&v| v >= 0) {
+            return Ok(index);
+        }
+        let fixed: Vec<i64> =
+            known.iter().enumerate().map(|(i, &v)| if v < 0 { v + extent(i) } else { v }).collect();
+        let shape = c.shape(index);
+        return c.ints(shape, &fixed);
+    }
+    let shape = c.shape(index);
+    let sizes = match extents {
+        [one] => c.splat(elem, &shape, *one as f64)?,
+        _ => {
+            let sizes: Vec<i64> = extents.iter().map(|&e| e as i64).collect();
+            let sizes = c.ints(vec![q as u64], &sizes)?;
+            let sizes = c.cast(sizes, elem)?;
+            c.broadcast_to(sizes, &shape)?
+        }
+    };
+    let negative = c.compare_splat(CompareOp::Lt, index, 0.0)?;
+    let raised = c.binary(BinaryOp::Add, index, sizes)?;
+    c.select(negative, raised, index)
+}
+
+pub(super) fn gather(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, index) = (n.input(0)?, n.input(1)?);
+    let shape = c.shape(x);
+    let axis = axis(n.int("axis", 0)?, shape.rank())?;
+    let index = non_negative(c, index, &[shape[axis]])?;
+    Ok(vec![c.emit(Op::Gather { axis: axis as u8, batch: 0 }, &[x, index])?])
+}
+
+/// The axis moves last; a gather that shares all other dimensions is left.
+pub(super) fn gather_elements(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (mut x, index) = (n.input(0)?, n.input(1)?);
+    let (shape, wanted) = (c.shape(x), c.shape(index));
+    let rank = shape.rank();
+    let axis = axis(n.int("axis", 0)?, rank)?;
+    if wanted.rank() != rank || (0..rank).any(|d| d != axis && wanted[d] > shape[d]) {
+        return Err(invalid(format!("elements of {shape} by indices {wanted}")));
+    }
+    let index = non_negative(c, index, &[shape[axis]])?;
+    for d in (0..rank).filter(|&d| d != axis) {
+        x = c.slice_axis(x, d, 0, wanted[d])?;
+    }
+    let mut perm: Vec<u8> = (0..rank as u8).filter(|&d| d as usize != axis).collect();
+    perm.push(axis as u8);
+    let mut back: Vec<u8> = (0..rank as u8 - 1).collect();
+    back.insert(axis, rank as u8 - 1);
+    let (x, index) = (c.permute(x, perm.clone())?, c.permute(index, perm)?);
+    let last = rank as u8 - 1;
+    let y = c.emit(Op::Gather { axis: last, batch: last }, &[x, index])?;
+    Ok(vec![c.permute(y, back)?])
+}
+
+/// Index tuples (the last dimension) as positions in the joined dimensions `extents`.
+fn linear(c: &mut Ctx<'_>, index: Value, extents: &Shape) -> Result<Value, Fail> {
+    let index = non_negative(c, index, extents)?;
+    let rank = c.rank(index);
+    if extents.rank() == 1 {
+        let mut shape = c.shape(index);
+        shape.0.pop();
+        return c.reshape(index, shape);
+    }
+    let strides: Vec<i64> = extents.strides().iter().map(|&s| s as i64).collect();
+    let strides = c.ints(vec![strides.len() as u64], &strides)?;
+    let strides = c.cast(strides, c.elem(index))?;
+    let shape = c.shape(index);
+    let strides = c.broadcast_to(strides, &shape)?;
+    let terms = c.binary(BinaryOp::Mul, index, strides)?;
+    c.reduce(ReduceOp::Sum, terms, &[rank as u8 - 1], false)
+}
+
+pub(super) fn gather_nd(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, index) = (n.input(0)?, n.input(1)?);
+    let (shape, tuples) = (c.shape(x), c.shape(index));
+    let batch = usize::try_from(n.int("batch_dims", 0)?).unwrap_or(usize::MAX);
+    let wrong = || invalid(format!("GatherND of {shape} by {tuples} with {batch} batch dimensions"));
+    if tuples.rank() == 0 || batch >= tuples.rank() || batch >= shape.rank() {
+        return Err(wrong());
+    }
+    let q = tuples[tuples.rank() - 1] as usize;
+    if q == 0 || q > shape.rank() - batch {
+        return Err(wrong());
+    }
+    let extents: Shape = shape[batch..batch + q].to_vec().into();
+    let position = linear(c, index, &extents)?;
+    let mut joined = shape[..batch].to_vec();
+    joined.push(extents.elements());
+    joined.extend(&shape[batch + q..]);
+    let x = c.reshape(x, joined)?;
+    Ok(vec![c.emit(Op::Gather { axis: batch as u8, batch: batch as u8 }, &[x, position])?])
+}
+
+/// Rows of `data` with those at `positions` replaced by rows of `updates`, the last one of equal positions winning:
+/// a gather from both, one after the other.
+fn replace_rows(c: &mut Ctx<'_>, data: Value, updates: Value, positions: &[i64]) -> Result<Value, Fail> {
+    let rows = c.shape(data)[0];
+    let mut from: Vec<i64> = (0..rows as i64).collect();
+    for (i, &p) in positions.iter().enumerate() {
+        from[p as usize] = (rows + i as u64) as i64;
+    }
+    let both = c.concat(&[data, updates], 0)?;
+    take(c, both, 0, &from)
+}
+
+fn scatter_rules(c: &mut Ctx<'_>, n: &Call<'_>, index: Value) -> Result<Vec<i64>, Fail> {
+    let reduction = n.string("reduction", "none")?;
+    if reduction != "none" {
+        return Err(unsupported(format!("reduction is {reduction:?}")));
+    }
+    c.known_ints(index).ok_or_else(|| {
+        Fail::new(codes::NOT_CONSTANT, "the indices are computed at run time")
+            .hint("scatters with constant indices are supported; bind the input that determines them: `--bind NAME=FILE`")
+    })
+}
+
+/// More rows than this are not replaced at import.
+const MAX_ROWS: u64 = 1 << 24;
+
+pub(super) fn scatter_nd(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, index, updates) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    let (shape, tuples) = (c.shape(x), c.shape(index));
+    let wrong = || invalid(format!("ScatterND of {shape} by {tuples}"));
+    let q = tuples.last().copied().unwrap_or(0) as usize;
+    if q == 0 || q > shape.rank() {
+        return Err(wrong());
+    }
+    let extents: Shape = shape[..q].to_vec().into();
+    let position = linear(c, index, &extents)?;
+    let positions = scatter_rules(c, n, position)?;
+    if extents.elements() > MAX_ROWS {
+        return Err(unsupported(format!("a scatter into {} rows", extents.elements())));
+    }
+    let inner = &shape[q..];
+    let data = c.reshape(x, [&[extents.elements()], inner].concat())?;
+    let updates = c.reshape(updates, [&[positions.len() as u64], inner].concat())?;
+    let y = replace_rows(c, data, updates, &positions)?;
+    Ok(vec![c.reshape(y, shape)?])
+}
+
+pub(super) fn scatter_elements(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, index, updates) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    let (shape, wanted) = (c.shape(x), c.shape(index));
+    let axis = axis(n.int("axis", 0)?, shape.rank())?;
+    let fits = wanted.rank() == shape.rank()
+        && c.shape(updates) == wanted
+        && (0..shape.rank()).all(|d| d == axis || wanted[d] <= shape[d]);
+    if !fits || shape.elements() > MAX_ROWS {
+        return Err(invalid(format!("ScatterElements of {shape} by {wanted}")));
+    }
+    let index = non_negative(c, index, &[shape[axis]])?;
+    let known = scatter_rules(c, n, index)?;
+    let (strides, own) = (shape.strides(), wanted.strides());
+    let positions: Vec<i64> = known
+        .iter()
+        .enumerate()
+        .map(|(i, &k)| {
+            let along = |d: usize| if d == axis { k as u64 } else { i as u64 / own[d] % wanted[d] };
+            (0..shape.rank()).map(|d| along(d) * strides[d]).sum::<u64>() as i64
+        })
+        .collect();
+    let data = c.reshape(x, vec![shape.elements()])?;
+    let updates = c.reshape(updates, vec![wanted.elements()])?;
+    let y = replace_rows(c, data, updates, &positions)?;
+    Ok(vec![c.reshape(y, shape)?])
+}
+
+/// `on` where the position along the new axis equals the index, `off` elsewhere; indices out of range give no `on`.
+pub(super) fn one_hot(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (index, values) = (n.input(0)?, n.input(2)?);
+    let depth = c.const_scalar(n.input(1)?, "the depth operand")?;
+    let rank = c.rank(index);
+    let axis = axis(n.int("axis", -1)?, rank + 1)?;
+    if !(0.0..=crate::limits::MAX_ELEMENTS as f64).contains(&depth) || c.shape(values)[..] != [2] {
+        return Err(invalid(format!("OneHot of depth {depth} with values {}", c.b.ty(values))));
+    }
+    let mut shape = c.shape(index);
+    shape.0.insert(axis, depth as u64);
+    let index = c.cast(index, ScalarType::I64)?;
+    let negative = c.compare_splat(CompareOp::Lt, index, 0.0)?;
+    let raised = c.binary_splat(BinaryOp::Add, index, depth)?;
+    let index = c.select(negative, raised, index)?;
+    let dims = (0..=rank).filter(|&d| d != axis).map(|d| d as u8).collect();
+    let index = c.emit(Op::Broadcast { dims, shape: shape.clone() }, &[index])?;
+    let position = c.iota(ScalarType::I64, &shape, axis)?;
+    let hit = c.compare(CompareOp::Eq, position, index)?;
+    let mut value = |i| {
+        let v = c.slice_axis(values, 0, i, 1)?;
+        c.reshape(v, vec![])
+    };
+    let (off, on) = (value(0)?, value(1)?);
+    Ok(vec![c.select(hit, on, off)?])
+}

@@ -1,0 +1,187 @@
+//! Softmax and the normalisations.
+
+use lacuna_ir::op::{BinaryOp, CompareOp, Real, ReduceOp, UnaryOp};
+use lacuna_ir::{Op, Value};
+use lacuna_isa::format::ScalarType;
+
+use crate::call::{Call, axes, axis};
+use crate::context::{Ctx, invalid, unsupported};
+use crate::diagnostic::Fail;
+
+type Results = Result<Vec<Value>, Fail>;
+
+pub(super) fn softmax(c: &mut Ctx<'_>, n: &Call<'_>, log: bool) -> Results {
+    let x = n.input(0)?;
+    let rank = c.rank(x);
+    if rank == 0 {
+        return Ok(vec![c.splat_like(x, if log { 0.0 } else { 1.0 })?]);
+    }
+    let axis = axis(n.int("axis", -1)?, rank)? as u8;
+    Ok(vec![c.emit(Op::Softmax { axis, log }, &[x])?])
+}
+
+/// One where the greatest element (the first of equal ones) stands, zero elsewhere.
+pub(super) fn hardmax(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let shape = c.shape(x);
+    let axis = axis(n.int("axis", -1)?, shape.rank())?;
+    let best = c.emit(Op::ArgReduce { max: true, axis: axis as u8, last: false }, &[x])?;
+    let dims = (0..shape.rank()).filter(|&d| d != axis).map(|d| d as u8).collect();
+    let best = c.emit(Op::Broadcast { dims, shape: shape.clone() }, &[best])?;
+    let position = c.iota(ScalarType::I64, &shape, axis)?;
+    let hit = c.compare(CompareOp::Eq, position, best)?;
+    Ok(vec![c.cast(hit, c.elem(x))?])
+}
+
+/// `x * inv + (bias - mean * inv)` with `inv = scale / sqrt(var + epsilon)`, all four of shape `[channels]`.
+pub(super) fn batch_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    if n.flag("training_mode", false)? {
+        return Err(unsupported("training_mode is 1: export the model for inference"));
+    }
+    let x = n.input(0)?;
+    let shape = c.shape(x);
+    if shape.rank() < 2 {
+        return Err(invalid(format!("BatchNormalization of {}", c.b.ty(x))));
+    }
+    let elem = c.elem(x);
+    let mut parameter = |i| n.input(i).and_then(|v| c.cast(v, elem));
+    let (scale, bias, mean, var) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
+    let var = c.binary_splat(BinaryOp::Add, var, n.float("epsilon", 1e-5)?)?;
+    let deviation = c.unary(UnaryOp::Sqrt, var)?;
+    let inv = c.binary(BinaryOp::Div, scale, deviation)?;
+    let offset = c.binary(BinaryOp::Mul, mean, inv)?;
+    let offset = c.binary(BinaryOp::Sub, bias, offset)?;
+    let inv = c.broadcast_along(inv, 1, &shape)?;
+    let offset = c.broadcast_along(offset, 1, &shape)?;
+    let y = c.binary(BinaryOp::Mul, x, inv)?;
+    Ok(vec![c.binary(BinaryOp::Add, y, offset)?])
+}
+
+/// The operand in the type that statistics are computed in: f32 for narrower floats when `stash_type` is 1.
+fn stashed(c: &mut Ctx<'_>, n: &Call<'_>, x: Value) -> Result<Value, Fail> {
+    let narrow = matches!(c.elem(x), ScalarType::F16 | ScalarType::Bf16);
+    if n.int("stash_type", 1)? == 1 && narrow { c.cast(x, ScalarType::F32) } else { Ok(x) }
+}
+
+/// LayerNormalization, and with `centre` false RMSNormalization.
+pub(super) fn layer_norm(c: &mut Ctx<'_>, n: &Call<'_>, centre: bool) -> Results {
+    let x = n.input(0)?;
+    let (elem, shape) = (c.elem(x), c.shape(x));
+    let first = axis(n.int("axis", -1)?, shape.rank())?;
+    let over: Vec<u8> = (first as u8..shape.rank() as u8).collect();
+    let eps = n.float("epsilon", 1e-5)?;
+    let inner = shape[first..].to_vec().into();
+    let wide = stashed(c, n, x)?;
+    // Scale and bias apply after the result is rounded to the operand's type.
+    let mut operands = vec![wide];
+    let fused = c.elem(wide) == elem;
+    let parameters: Vec<Value> = (1..3).filter_map(|i| n.opt(i)).collect();
+    if n.opt(2).is_some() && n.opt(1).is_none() {
+        return Err(invalid("the scale is missing"));
+    }
+    let mut shaped = Vec::new();
+    for &p in &parameters {
+        let p = c.cast(p, elem)?;
+        shaped.push(c.broadcast_to(p, &inner)?);
+    }
+    if fused {
+        operands.extend(&shaped);
+    }
+    let y = c.emit(Op::Norm { axes: over.clone(), centre, eps: Real(eps) }, &operands)?;
+    let mut y = c.cast(y, elem)?;
+    if !fused {
+        for (i, &p) in shaped.iter().enumerate() {
+            y = c.binary(if i == 0 { BinaryOp::Mul } else { BinaryOp::Add }, y, p)?;
+        }
+    }
+    let mut results = vec![y];
+    if n.wants(1) || n.wants(2) {
+        let mean = c.reduce(ReduceOp::Mean, wide, &over, true)?;
+        let distance = c.binary(BinaryOp::Sub, wide, mean)?;
+        let square = c.binary(BinaryOp::Mul, distance, distance)?;
+        let var = c.reduce(ReduceOp::Mean, square, &over, true)?;
+        let var = c.binary_splat(BinaryOp::Add, var, eps)?;
+        let deviation = c.unary(UnaryOp::Sqrt, var)?;
+        results.extend([mean, c.unary(UnaryOp::Recip, deviation)?]);
+    }
+    Ok(results)
+}
+
+/// Scale and bias per channel (dimension 1).
+fn channel_affine(c: &mut Ctx<'_>, y: Value, scale: Value, bias: Value) -> Result<Value, Fail> {
+    let shape = c.shape(y);
+    let scale = c.broadcast_along(scale, 1, &shape)?;
+    let bias = c.broadcast_along(bias, 1, &shape)?;
+    let y = c.binary(BinaryOp::Mul, y, scale)?;
+    c.binary(BinaryOp::Add, y, bias)
+}
+
+pub(super) fn instance_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    if c.rank(x) < 3 {
+        return Err(invalid(format!("InstanceNormalization of {}", c.b.ty(x))));
+    }
+    let over = (2..c.rank(x) as u8).collect();
+    let eps = Real(n.float("epsilon", 1e-5)?);
+    let y = c.emit(Op::Norm { axes: over, centre: true, eps }, &[x])?;
+    Ok(vec![channel_affine(c, y, n.input(1)?, n.input(2)?)?])
+}
+
+/// Groups of channels normalised together. Scale and bias are per group up to opset 20, per channel from 21 on.
+pub(super) fn group_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let (elem, shape) = (c.elem(x), c.shape(x));
+    let groups = u64::try_from(n.int("num_groups", 0)?).unwrap_or(0);
+    if shape.rank() < 2 || groups == 0 || shape[1] % groups != 0 {
+        return Err(invalid(format!("GroupNormalization of {} in {groups} groups", c.b.ty(x))));
+    }
+    let eps = Real(n.float("epsilon", 1e-5)?);
+    let mut split = vec![shape[0], groups, shape[1] / groups];
+    split.extend(&shape[2..]);
+    let wide = stashed(c, n, x)?;
+    let y = c.reshape(wide, split.clone())?;
+    let y = c.emit(Op::Norm { axes: (2..split.len() as u8).collect(), centre: true, eps }, &[y])?;
+    let y = c.cast(y, elem)?;
+    let (scale, bias) = (n.input(1)?, n.input(2)?);
+    if n.opset < 21 && c.shape(scale)[..] == [groups] {
+        let y = channel_affine(c, y, scale, bias)?;
+        return Ok(vec![c.reshape(y, shape)?]);
+    }
+    let y = c.reshape(y, shape)?;
+    Ok(vec![channel_affine(c, y, scale, bias)?])
+}
+
+/// `x / norm` along an axis; where the norm is zero the result is zero.
+pub(super) fn lp_normalization(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let axis = axis(n.int("axis", -1)?, c.rank(x))? as u8;
+    let norm = match n.int("p", 2)? {
+        1 => {
+            let magnitude = c.unary(UnaryOp::Abs, x)?;
+            c.reduce(ReduceOp::Sum, magnitude, &[axis], true)?
+        }
+        2 => {
+            let square = c.binary(BinaryOp::Mul, x, x)?;
+            let sum = c.reduce(ReduceOp::Sum, square, &[axis], true)?;
+            c.unary(UnaryOp::Sqrt, sum)?
+        }
+        p => return Err(unsupported(format!("p is {p}"))),
+    };
+    let zero = c.compare_splat(CompareOp::Eq, norm, 0.0)?;
+    let one = c.splat_like(norm, 1.0)?;
+    let divisor = c.select(zero, one, norm)?;
+    Ok(vec![c.binary(BinaryOp::Div, x, divisor)?])
+}
+
+/// `(x - mean) / (sqrt(mean(x^2) - mean^2) + 1e-9)`, the variance computed from distances.
+pub(super) fn mean_variance(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let over = axes(n.ints("axes")?.unwrap_or(&[0, 2, 3]), c.rank(x))?;
+    let mean = c.reduce(ReduceOp::Mean, x, &over, true)?;
+    let distance = c.binary(BinaryOp::Sub, x, mean)?;
+    let square = c.binary(BinaryOp::Mul, distance, distance)?;
+    let var = c.reduce(ReduceOp::Mean, square, &over, true)?;
+    let deviation = c.unary(UnaryOp::Sqrt, var)?;
+    let divisor = c.binary_splat(BinaryOp::Add, deviation, 1e-9)?;
+    Ok(vec![c.binary(BinaryOp::Div, distance, divisor)?])
+}

@@ -1,0 +1,225 @@
+//! Pools: padding, sliding windows and a reduction over the elements of each window.
+
+use lacuna_ir::op::{BinaryOp, ReduceOp, UnaryOp};
+use lacuna_ir::{Op, Shape, Value};
+
+use crate::call::Call;
+use crate::context::{Ctx, invalid, unsupported};
+use crate::diagnostic::Fail;
+
+type Results = Result<Vec<Value>, Fail>;
+
+/// Strides, dilations and pads of the spatial axes, the automatic ones computed.
+pub(super) struct Spatial {
+    pub strides: Vec<u64>,
+    pub dilations: Vec<u64>,
+    /// Elements before each axis.
+    pub low: Vec<u64>,
+    /// Elements after each axis, as the model asks for them.
+    pub high: Vec<u64>,
+    /// Positions of the kernel on each axis.
+    pub positions: Vec<u64>,
+}
+
+/// Reads `strides`, `dilations`, `pads` and `auto_pad` for a kernel over axes of the given extents (up to 2^40).
+///
+/// With `ceil`, positions are rounded up, but a window that would begin in the padding after the axis is left out.
+pub(super) fn spatial(n: &Call<'_>, extents: &[u64], kernel: &[u64], ceil: bool) -> Result<Spatial, Fail> {
+    let s = kernel.len();
+    let strides = n.sizes("strides", s, 1)?;
+    let dilations = n.sizes("dilations", s, 1)?;
+    let auto = n.string("auto_pad", "NOTSET")?;
+    let spans: Vec<u64> = (0..s).map(|i| (kernel[i] - 1) * dilations[i] + 1).collect();
+    let (mut low, mut high) = (vec![0; s], vec![0; s]);
+    match auto {
+        "NOTSET" | "" => {
+            if let Some(pads) = n.ints("pads")? {
+                if pads.len() != 2 * s || pads.iter().any(|p| !(0..1 << 31).contains(p)) {
+                    return Err(invalid(format!("pads are {pads:?}, not {} amounts", 2 * s)));
+                }
+                low = pads[..s].iter().map(|&p| p as u64).collect();
+                high = pads[s..].iter().map(|&p| p as u64).collect();
+            }
+        }
+        "VALID" => {}
+        "SAME_UPPER" | "SAME_LOWER" => {
+            for i in 0..s {
+                let positions = extents[i].div_ceil(strides[i]);
+                let reach = positions.saturating_sub(1) * strides[i] + spans[i];
+                let total = reach.saturating_sub(extents[i]);
+                let half = total / 2;
+                (low[i], high[i]) =
+                    if auto == "SAME_UPPER" { (half, total - half) } else { (total - half, half) };
+            }
+        }
+        other => return Err(invalid(format!("auto_pad is {other:?}"))),
+    }
+    let mut positions = Vec::with_capacity(s);
+    for i in 0..s {
+        let padded = extents[i] + low[i] + high[i];
+        let Some(room) = padded.checked_sub(spans[i]) else {
+            return Err(invalid(format!("a kernel of extent {} over {padded} elements", spans[i])));
+        };
+        let mut count = room / strides[i] + 1;
+        if ceil && room % strides[i] != 0 && count * strides[i] < extents[i] + low[i] {
+            count += 1;
+        }
+        positions.push(count);
+    }
+    Ok(Spatial { strides, dilations, low, high, positions })
+}
+
+/// Windows of an operand over its spatial axes, padded with `fill`: the operand's rank, then one dimension per axis.
+fn windows(c: &mut Ctx<'_>, x: Value, kernel: &[u64], s: &Spatial, fill: f64) -> Result<Value, Fail> {
+    let shape = c.shape(x);
+    let n = kernel.len();
+    // Rounding up may need more elements after the axis than the model's pads.
+    let high: Vec<u64> = (0..n)
+        .map(|i| {
+            let reach = (s.positions[i] - 1) * s.strides[i] + (kernel[i] - 1) * s.dilations[i] + 1;
+            s.high[i].max(reach.saturating_sub(shape[i + 2] + s.low[i]))
+        })
+        .collect();
+    let mut padded = x;
+    if s.low.iter().chain(&high).any(|&p| p > 0) {
+        let fill = c.splat(c.elem(x), &Shape::default(), fill)?;
+        let with_channels = |pads: &[u64]| [&[0, 0], pads].concat();
+        padded = c.emit(Op::Pad { low: with_channels(&s.low), high: with_channels(&high) }, &[x, fill])?;
+    }
+    c.emit(
+        Op::Window {
+            axes: (2..2 + n as u8).collect(),
+            sizes: kernel.to_vec(),
+            strides: s.strides.clone(),
+            dilations: s.dilations.clone(),
+        },
+        &[padded],
+    )
+}
+
+/// The operand, its kernel and spatial attributes, and the axes of windows to reduce.
+fn pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Result<(Value, Vec<u64>, Spatial, Vec<u8>), Fail> {
+    let x = n.input(0)?;
+    let shape = c.shape(x);
+    if shape.rank() < 3 {
+        return Err(invalid(format!("a pool of {}", c.b.ty(x))));
+    }
+    if 2 * shape.rank() - 2 > lacuna_ir::types::MAX_RANK {
+        return Err(unsupported("a pool over more than three spatial axes"));
+    }
+    if !n.has("kernel_shape") {
+        return Err(invalid("kernel_shape is missing"));
+    }
+    let kernel = n.sizes("kernel_shape", shape.rank() - 2, 1)?;
+    let spatial = spatial(n, &shape[2..], &kernel, n.flag("ceil_mode", false)?)?;
+    let axes = (shape.rank() as u8..(2 * shape.rank() - 2) as u8).collect();
+    Ok((x, kernel, spatial, axes))
+}
+
+pub(super) fn max_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    n.refuse_output(1, "Indices")?;
+    let (x, kernel, s, axes) = pool(c, n)?;
+    let w = windows(c, x, &kernel, &s, f64::NEG_INFINITY)?;
+    Ok(vec![c.reduce(ReduceOp::Max, w, &axes, false)?])
+}
+
+pub(super) fn average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, kernel, s, axes) = pool(c, n)?;
+    let count_pads = n.flag("count_include_pad", false)?;
+    let shape = c.shape(x);
+    let w = windows(c, x, &kernel, &s, 0.0)?;
+    // Elements of each window that count, on each axis: those of the operand, and of the model's own pads if asked.
+    let counts: Vec<Vec<f64>> = (0..kernel.len())
+        .map(|i| {
+            let (first, last) = match count_pads {
+                true => (0, s.low[i] + shape[i + 2] + s.high[i]),
+                false => (s.low[i], s.low[i] + shape[i + 2]),
+            };
+            let counted = |o: u64| {
+                // Kernel elements k with first <= o * stride + k * dilation < last.
+                let start = o * s.strides[i];
+                let below = |end: u64| end.saturating_sub(start).div_ceil(s.dilations[i]).min(kernel[i]);
+                (below(last) - below(first)) as f64
+            };
+            (0..s.positions[i].min(1 << 20)).map(counted).collect()
+        })
+        .collect();
+    if counts.iter().zip(&kernel).all(|(axis, &k)| axis.iter().all(|&n| n == k as f64)) {
+        return Ok(vec![c.reduce(ReduceOp::Mean, w, &axes, false)?]);
+    }
+    let mut sum = c.reduce(ReduceOp::Sum, w, &axes, false)?;
+    let shape = c.shape(sum);
+    for (i, axis) in counts.into_iter().enumerate() {
+        let values: Vec<f32> = axis.into_iter().map(|n| n as f32).collect();
+        let divisor =
+            c.b.const_f32(vec![values.len() as u64], &values).map_err(|e| invalid(e.to_string()))?;
+        let divisor = c.cast(divisor, c.elem(sum))?;
+        let divisor = c.broadcast_along(divisor, i + 2, &shape)?;
+        sum = c.binary(BinaryOp::Div, sum, divisor)?;
+    }
+    Ok(vec![sum])
+}
+
+/// `(sum |x|^p)^(1/p)` of the last axes.
+fn lp_norm(c: &mut Ctx<'_>, n: &Call<'_>, w: Value, axes: &[u8], keep: bool) -> Results {
+    let p = n.int("p", 2)?;
+    let magnitude = c.unary(UnaryOp::Abs, w)?;
+    let powers = match p {
+        1 => magnitude,
+        2 => c.binary(BinaryOp::Mul, w, w)?,
+        _ => c.binary_splat(BinaryOp::Pow, magnitude, p as f64)?,
+    };
+    let sum = c.reduce(ReduceOp::Sum, powers, axes, keep)?;
+    Ok(vec![match p {
+        1 => sum,
+        2 => c.unary(UnaryOp::Sqrt, sum)?,
+        _ => c.binary_splat(BinaryOp::Pow, sum, 1.0 / p as f64)?,
+    }])
+}
+
+pub(super) fn lp_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, kernel, s, axes) = pool(c, n)?;
+    let w = windows(c, x, &kernel, &s, 0.0)?;
+    lp_norm(c, n, w, &axes, false)
+}
+
+fn spatial_axes(c: &Ctx<'_>, x: Value) -> Result<Vec<u8>, Fail> {
+    match c.rank(x) {
+        0..2 => Err(invalid(format!("a pool of {}", c.b.ty(x)))),
+        rank => Ok((2..rank as u8).collect()),
+    }
+}
+
+pub(super) fn global_pool(c: &mut Ctx<'_>, n: &Call<'_>, op: ReduceOp) -> Results {
+    let x = n.input(0)?;
+    let axes = spatial_axes(c, x)?;
+    Ok(vec![c.reduce(op, x, &axes, true)?])
+}
+
+pub(super) fn global_lp_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let axes = spatial_axes(c, x)?;
+    lp_norm(c, n, x, &axes, true)
+}
+
+/// `x / (bias + alpha / size * sum of squares over neighbouring channels)^beta`.
+pub(super) fn lrn(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let rank = c.rank(x);
+    let size = n.int("size", 0)?;
+    let Some(size) = u64::try_from(size).ok().filter(|s| (1..1 << 20).contains(s) && rank >= 2) else {
+        return Err(invalid(format!("LRN of {} over {size} channels", c.b.ty(x))));
+    };
+    let square = c.binary(BinaryOp::Mul, x, x)?;
+    let (mut low, mut high) = (vec![0; rank], vec![0; rank]);
+    (low[1], high[1]) = ((size - 1) / 2, size / 2);
+    let zero = c.splat(c.elem(x), &Shape::default(), 0.0)?;
+    let padded = c.emit(Op::Pad { low, high }, &[square, zero])?;
+    let window = Op::Window { axes: vec![1], sizes: vec![size], strides: vec![1], dilations: vec![1] };
+    let w = c.emit(window, &[padded])?;
+    let sum = c.reduce(ReduceOp::Sum, w, &[rank as u8], false)?;
+    let scaled = c.binary_splat(BinaryOp::Mul, sum, n.float("alpha", 1e-4)? / size as f64)?;
+    let base = c.binary_splat(BinaryOp::Add, scaled, n.float("bias", 1.0)?)?;
+    let power = c.binary_splat(BinaryOp::Pow, base, n.float("beta", 0.75)?)?;
+    Ok(vec![c.binary(BinaryOp::Div, x, power)?])
+}
