@@ -3,7 +3,7 @@
 //!
 //! An instruction is 128 bits, little endian: opcode (bits 0-7), flags (8-15), immediate (16-31) and four operands of 24
 //! bits (32-55, 56-79, 80-103, 104-127). Flag bits 0-1 hold the software-pipeline stage. A row gives each field's lowest bit;
-//! the field's type gives its width. Bits that no field covers are reserved and must be 0.
+//! the field's kind gives its width. Bits that no field covers are reserved and must be 0.
 
 /// The engine whose queue an instruction enters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -115,38 +115,62 @@ pub enum Order {
     Nk = 1,
 }
 
+// The types of a row name the field kinds of `crate::field`, which know widths and text forms. For kinds whose value
+// is a plain number, these aliases give the type of the value.
+
+/// Number of a launch of the entry: 16 bits.
+pub type LaunchIdx = u16;
+/// Number of a trip count of the kernel: 16 bits.
+pub type TripIdx = u16;
+/// A loop level: 2 bits.
+pub type Level = u8;
+/// Number of software-pipeline stages: 3 bits.
+pub type Stages = u8;
+/// A number of buffer slots: 16 bits.
+pub type SlotCount = u16;
+/// Number of a buffer of the kernel: 6 bits.
+pub type BufferIdx = u8;
+/// Number of a view of the kernel: 12 bits.
+pub type ViewIdx = u16;
+/// Number of a dimension: 3 bits.
+pub type DimIdx = u8;
+/// Number of a constant of the kernel or program: 16 bits.
+pub type ConstIdx = u16;
+/// Number of an SE program of the kernel: 16 bits.
+pub type ProgramIdx = u16;
+
 /// Calls the macro `$m` with the whole table. A row is
-/// `doc, Variant = opcode, "mnemonic", Engine { field: Type = lowest bit, .. }`.
+/// `doc, Variant = opcode, "mnemonic", Engine { field: Kind = lowest bit, .. }`.
 #[macro_export]
 macro_rules! for_each_inst {
     ($m:ident) => {
         $m! {
             /// Starts launch `launch` of the entry's launch table: its kernel on its grid, with its base registers and
             /// parameters. Only in entry streams; the next launch begins when this one has ended.
-            Launch = 0x01, "launch", Cp { launch: u16 = 16 }
+            Launch = 0x01, "launch", Cp { launch: LaunchIdx = 16 }
             /// Repeats the instructions up to the matching `end`: trip count number `trip` of the kernel's table, counter in
             /// `level`. With `stages` s > 1, an instruction of stage i executes iteration j - i at round j of trip + s - 1
             /// rounds, when that iteration exists. Buffer actions of the body balance.
-            Loop = 0x02, "loop", Cp { trip: u16 = 16, level: u8 = 32, stages: u8 = 56 }
+            Loop = 0x02, "loop", Cp { trip: TripIdx = 16, level: Level = 32, stages: Stages = 56 }
             /// Ends the innermost loop.
             End = 0x03, "end", Cp { }
             /// Frees the `n` oldest slots of a buffer.
-            Pop = 0x04, "pop", Cp { n: u16 = 16, buffer: u8 = 32 }
+            Pop = 0x04, "pop", Cp { n: SlotCount = 16, buffer: BufferIdx = 32 }
             /// Ends the stream. Every buffer must be empty.
             Halt = 0x05, "halt", Cp { }
 
             /// Loads the box of the global view `src` into the next slot of `dst`, dense in row-major order of the box.
             /// Where the view clips, the slot gets `fill`. When the format of the slot's view is wider than the tensor's,
             /// elements are widened exactly.
-            Ld = 0x10, "ld", FiLoad { dst: Operand = 32, src: u16 = 56, cast: Multicast = 10, fill: Fill = 12 }
+            Ld = 0x10, "ld", FiLoad { dst: Operand = 32, src: ViewIdx = 56, cast: Multicast = 10, fill: Fill = 12 }
             /// Stores a slot: element i of the local view goes to element i of the global view `dst`, where that does not clip.
-            St = 0x11, "st", FiStore { src: Operand = 32, dst: u16 = 56 }
+            St = 0x11, "st", FiStore { src: Operand = 32, dst: ViewIdx = 56 }
             /// Loads like `ld`, but the coordinate of dimension `dim` of `src` at index i is the i-th element of the i32 or i64
             /// vector `idx` (a local view whose dimension `dim` has the size of the box there). Out of bounds gives `fill`.
-            Gather = 0x12, "gather", FiLoad { dst: Operand = 32, src: u16 = 56, idx: Operand = 80, dim: u8 = 16, fill: Fill = 12 }
+            Gather = 0x12, "gather", FiLoad { dst: Operand = 32, src: ViewIdx = 56, idx: Operand = 80, dim: DimIdx = 16, fill: Fill = 12 }
 
             /// Fills the whole box of `dst`'s view with constant number `value` of the kernel's constants (a code).
-            Fill = 0x20, "fill", Mlu { dst: Operand = 32, value: u16 = 16 }
+            Fill = 0x20, "fill", Mlu { dst: Operand = 32, value: ConstIdx = 16 }
 
             /// Adds the product of two tiles to an accumulator bank: `bank[m][n] += sum over k of a[m][k] * b[k][n]`, k ascending.
             /// `a`'s view has dimensions (m, m, k, k, k); `order` names those of `b`. The bank slot is f32, M x N dense in the full
@@ -162,7 +186,7 @@ macro_rules! for_each_inst {
             Drain = 0x41, "drain", Re { dst: Operand = 32, bank: Operand = 56 }
 
             /// Runs SE program number `program` of the kernel's table.
-            Run = 0x50, "run", Se { program: u16 = 16 }
+            Run = 0x50, "run", Se { program: ProgramIdx = 16 }
         }
     };
 }

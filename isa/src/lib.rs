@@ -4,13 +4,21 @@
 //! other.
 
 pub mod blob;
+pub mod elf;
+pub mod encode;
+pub mod field;
 pub mod format;
 pub mod inst;
 pub mod math;
 pub mod object;
 pub mod program;
 pub mod target;
+pub mod target_file;
+#[cfg(test)]
+mod testing;
 pub mod timing;
+mod validate;
 pub mod view;
+mod wire;
 
 pub use blob::Blob;

@@ -1,1 +1,255 @@
-//! Placeholder until the crate's first module lands.
+//! From a selected module to an object: kernels, tiles, PEs, buffers, streams.
+//!
+//! The input is a verified module whose formats and layouts are decided; see [`generate`]. The order of work, file by
+//! file: [`fuse`] decides which nodes share a kernel; [`lower`] walks the nodes and gives values places ([`place`]); [`kernels`]
+//! emits one kernel per fusion group, cutting its space into tiles ([`nest`]) and its expression into SE operations ([`expr`]);
+//! [`memory`] plans addresses; [`weights`] packs constants.
+
+pub mod emit;
+pub mod expr;
+pub mod fuse;
+pub mod kernels;
+pub mod lower;
+pub mod memory;
+pub mod nest;
+pub mod place;
+pub mod tiled;
+pub mod weights;
+
+use cranelift_entity::{EntityRef, SecondaryMap};
+use lacuna_ir::{Module, Node, OriginId};
+use lacuna_isa::Blob;
+use lacuna_isa::inst::{Inst, InstKind};
+use lacuna_isa::object::{Address, EntryPoint, Launch, MemSpace, Object, ObjectOrigin, Port};
+use lacuna_isa::target::Target;
+use lacuna_isa::view::Pattern;
+
+use crate::lower::Lowering;
+use crate::memory::{ALIGN, Life, address, plan};
+use crate::place::{StorageId, StorageKind};
+
+/// What code generation made.
+pub struct Generated {
+    /// The object.
+    pub object: Object,
+    /// The text of the tiled stage: each launch with its loops, tiles and buffers.
+    pub tiled: String,
+}
+
+/// Why a part of the model cannot become instructions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// Diagnostic code.
+    pub code: &'static str,
+    /// The IR operator, or empty.
+    pub op: String,
+    /// Names of the ONNX nodes concerned.
+    pub nodes: Vec<String>,
+    /// What is wrong.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+/// The diagnostic codes of this crate: code, title, explanation.
+pub const CODES: &[(&str, &str, &str)] = &[
+    (
+        "L0401",
+        "an operator has no kernel",
+        "The model was imported, but code generation has no kernel for one of its operators in this form: its type, its \
+         rank or the layout of its operands. The message names the ONNX nodes and the reason. Nodes that fail are all \
+         reported in one run.",
+    ),
+    (
+        "L0402",
+        "the model exceeds the target's memory",
+        "Weights, inputs, outputs and intermediate tensors together need more HBM than the target has. Choose a target \
+         with more memory, a lower precision (`--precision mxfp8`), or a smaller batch.",
+    ),
+    (
+        "L0403",
+        "the module has no single entry",
+        "Code generation expects exactly one entry function without calls.",
+    ),
+];
+
+/// Compiles the single entry of `module` for `target`.
+///
+/// `patterns` names the products whose constant operand follows an N:M pattern that the target has.
+///
+/// # Errors
+/// One failure for every node that has no kernel, or when the model does not fit the target's memory.
+pub fn generate(
+    module: &Module,
+    target: &Target,
+    patterns: &SecondaryMap<Node, Option<Pattern>>,
+) -> Result<Generated, Vec<Failure>> {
+    let [entry] = &module.entries[..] else {
+        return Err(vec![Failure {
+            code: "L0403",
+            op: String::new(),
+            nodes: Vec::new(),
+            reason: format!("the module has {} entries", module.entries.len()),
+            hint: "compile one entry at a time".into(),
+        }]);
+    };
+    let func = &module.functions[entry.func];
+    let mut lowering = Lowering::new(module, func, target, patterns);
+    lowering.run();
+    let names = |origins: &[OriginId]| origins.iter().map(|&o| module.origins[o].node.clone()).collect();
+    if !lowering.unsupported.is_empty() {
+        let failure = |u: &lower::Unsupported| Failure {
+            code: "L0401",
+            op: u.op.to_string(),
+            nodes: names(&u.origins),
+            reason: u.reason.clone(),
+            hint: "rewrite the node in the model, or leave this part out of it".into(),
+        };
+        return Err(lowering.unsupported.iter().map(failure).collect());
+    }
+
+    let mut addresses: SecondaryMap<StorageId, Option<Address>> = SecondaryMap::new();
+    let weights = pack_weights(module, &lowering, &mut addresses)?;
+    let (hbm_bytes, sram_bytes) = plan_memory(&lowering, target, &mut addresses);
+    let total = weights.len() as u64 + hbm_bytes;
+    if total > target.hbm_bytes {
+        return Err(vec![Failure {
+            code: "L0402",
+            op: String::new(),
+            nodes: Vec::new(),
+            reason: format!("it needs {total} bytes of HBM, and {} has {}", target.name, target.hbm_bytes),
+            hint: "choose a target with more memory, a lower precision or a smaller batch".into(),
+        }]);
+    }
+
+    let port = |name: &String, value: lacuna_ir::Value, number: usize, output: bool| -> Port {
+        let kind = if output { StorageKind::Output(number) } else { StorageKind::Input(number) };
+        let storage = lowering.storages.iter().find(|(_, s)| s.kind == kind).map(|(id, _)| id);
+        let ty = func.ty(value);
+        Port {
+            name: name.clone(),
+            elem: ty.elem.format().element(),
+            shape: ty.shape.0.clone(),
+            address: storage.and_then(|s| addresses[s]).unwrap_or(address(MemSpace::Hbm, 0)),
+        }
+    };
+    let ports = |names: &[String], values: &[lacuna_ir::Value], output: bool| -> Vec<Port> {
+        names.iter().zip(values).enumerate().map(|(i, (n, &v))| port(n, v, i, output)).collect()
+    };
+    let launches: Vec<Launch> = lowering
+        .launches
+        .iter()
+        .map(|draft| Launch {
+            kernel: draft.kernel as u32,
+            bases: draft
+                .bases
+                .iter()
+                .map(|&(s, offset)| {
+                    let at = addresses[s].unwrap_or(address(MemSpace::Hbm, 0));
+                    Address { space: at.space, offset: at.offset + offset }
+                })
+                .collect(),
+            origins: draft.origins.iter().map(|o| o.index() as u32).collect(),
+        })
+        .collect();
+    let mut code: Vec<Inst> =
+        (0..launches.len()).map(|i| InstKind::Launch { launch: i as u16 }.into()).collect();
+    code.push(InstKind::Halt {}.into());
+    let tiled = tiled::print(&lowering, module);
+    let object = Object {
+        name: module.name.clone(),
+        target: target.name.clone(),
+        entries: vec![EntryPoint {
+            name: entry.name.clone(),
+            inputs: ports(&entry.inputs, &func.params, false),
+            outputs: ports(&entry.outputs, &func.results, true),
+            launches,
+            code,
+        }],
+        kernels: lowering.kernels.into_iter().collect(),
+        origins: module
+            .origins
+            .values()
+            .map(|o| ObjectOrigin { node: o.node.clone(), op: o.op.clone() })
+            .collect(),
+        hbm_bytes,
+        sram_bytes,
+        weights: Blob::new(weights),
+    };
+    Ok(Generated { object, tiled })
+}
+
+fn pack_weights(
+    module: &Module,
+    lowering: &Lowering,
+    addresses: &mut SecondaryMap<StorageId, Option<Address>>,
+) -> Result<Vec<u8>, Vec<Failure>> {
+    let mut bytes: Vec<u8> = Vec::new();
+    for (id, storage) in &lowering.storages {
+        let StorageKind::Const(constant, packing) = &storage.kind else { continue };
+        let constant = &module.constants[*constant];
+        let data = weights::packed(constant, packing, storage).map_err(|reason| {
+            vec![Failure {
+                code: "L0401",
+                op: "const".into(),
+                nodes: vec![constant.name.clone()],
+                reason,
+                hint: String::new(),
+            }]
+        })?;
+        bytes.resize(bytes.len().next_multiple_of(ALIGN as usize), 0);
+        addresses[id] = Some(address(MemSpace::Weights, bytes.len() as u64));
+        bytes.extend(data);
+    }
+    Ok(bytes)
+}
+
+/// Places inputs and outputs in HBM for the whole run, intermediates in shared SRAM where they fit, else in HBM.
+fn plan_memory(
+    lowering: &Lowering,
+    target: &Target,
+    addresses: &mut SecondaryMap<StorageId, Option<Address>>,
+) -> (u64, u64) {
+    let last = lowering.launches.len();
+    let mut lives: SecondaryMap<StorageId, Option<Life>> = SecondaryMap::new();
+    for (id, storage) in &lowering.storages {
+        if matches!(storage.kind, StorageKind::Input(_) | StorageKind::Output(_)) {
+            lives[id] = Some(Life { bytes: storage.bytes(), first: 0, last });
+        }
+    }
+    for (number, launch) in lowering.launches.iter().enumerate() {
+        for &(id, _) in &launch.bases {
+            if lowering.storages[id].kind == StorageKind::Temp {
+                let bytes = lowering.storages[id].bytes();
+                let life = lives[id].get_or_insert(Life { bytes, first: number, last: number });
+                life.last = number;
+            }
+        }
+    }
+    let temps: Vec<StorageId> = lowering
+        .storages
+        .keys()
+        .filter(|&s| lowering.storages[s].kind == StorageKind::Temp && lives[s].is_some())
+        .collect();
+    let pinned: Vec<StorageId> = lowering
+        .storages
+        .keys()
+        .filter(|&s| lowering.storages[s].kind != StorageKind::Temp && lives[s].is_some())
+        .collect();
+    let of = |ids: &[StorageId]| -> Vec<Life> { ids.iter().filter_map(|&s| lives[s]).collect() };
+    let (at, sram_bytes) = plan(&of(&temps));
+    let in_sram = sram_bytes <= target.sram_bytes;
+    let mut hbm: Vec<StorageId> = pinned;
+    if in_sram {
+        for (&id, &offset) in temps.iter().zip(&at) {
+            addresses[id] = Some(address(MemSpace::Sram, offset));
+        }
+    } else {
+        hbm.extend(temps);
+    }
+    let (at, hbm_bytes) = plan(&of(&hbm));
+    for (&id, &offset) in hbm.iter().zip(&at) {
+        addresses[id] = Some(address(MemSpace::Hbm, offset));
+    }
+    (hbm_bytes, if in_sram { sram_bytes } else { 0 })
+}

@@ -160,6 +160,8 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
                 callee.name,
                 callee.params.len()
             );
+            let mut outer = callee.params.iter().chain(&callee.results);
+            ensure!(outer.all(|&v| callee.values.is_valid(v)), "`{}` is not well-formed", callee.name);
             for (&param, arg) in callee.params.iter().zip(args) {
                 equal(callee.ty(param), arg)?;
             }

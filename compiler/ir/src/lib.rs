@@ -1,14 +1,19 @@
 //! The tensor IR: typed values over static shapes, a closed table of operators, a module of functions and constants.
 //!
 //! Where to look: [`op`] is the operator table, [`types`] and [`infer`] say what each operator accepts and returns,
-//! [`module`] is the container, [`build`] makes functions. The text form, the verifier and the evaluator read those.
+//! [`module`] is the container, [`build`] makes functions. [`text`] prints and parses modules, [`verify`] lists and checks
+//! what holds of them, [`eval`] says what they mean; [`fold`] and [`dead`] simplify them by it.
 
 pub mod build;
+pub mod dead;
 pub mod eval;
+pub mod fold;
 pub mod infer;
 pub mod module;
 pub mod op;
+pub mod text;
 pub mod types;
+pub mod verify;
 
 pub use build::FunctionBuilder;
 pub use module::{

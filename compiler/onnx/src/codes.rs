@@ -30,7 +30,7 @@ codes! {
     EMPTY_GRAPH "L0102" "the graph has no outputs"
         "A model that computes nothing cannot be compiled. Files that are not ONNX sometimes decode by luck to such a graph.";
     OPSET "L0103" "the operator set version is not supported"
-        "The importer knows versions 13 to 25 of the operator set `ai.onnx`; the model declares another, or none. Convert it \
+        "The importer knows versions 7 to 28 of the operator set `ai.onnx`; the model declares another, or none. Convert it \
          with `onnx.version_converter.convert_version(model, 18)`, or export it again with `opset_version=18`.";
     UNDEFINED "L0104" "a value is used before it is defined"
         "Nodes must stand in an order in which each operand is a graph input, an initializer or the result of an earlier \

@@ -76,10 +76,10 @@ pub fn data_type(ty: ScalarType) -> i32 {
 pub fn decode_tensor(
     tensor: TensorProto,
     external: &dyn ExternalData,
-) -> Result<(String, Literal), Diagnostic> {
+) -> Result<(String, Literal), Box<Diagnostic>> {
     let name = tensor.name.clone();
     let shown = if name.is_empty() { "a tensor without name".to_owned() } else { format!("tensor `{name}`") };
-    let bad = |reason: String| Diagnostic::new(codes::BAD_TENSOR, format!("{shown}: {reason}"));
+    let bad = |reason: String| Box::new(Diagnostic::new(codes::BAD_TENSOR, format!("{shown}: {reason}")));
     let elem = scalar_type(tensor.data_type).map_err(bad)?;
     let dims: Option<Vec<u64>> = tensor.dims.iter().map(|&d| u64::try_from(d).ok()).collect();
     let shape = Shape(dims.ok_or_else(|| bad(format!("shape {:?} has a negative size", tensor.dims)))?);
@@ -96,10 +96,13 @@ pub fn decode_tensor(
     }
     if let Some(raw) = tensor.raw_data {
         count("bytes of raw data", raw.len() as u64, want)?;
+        if elem == ScalarType::Bool && raw.iter().any(|&b| b > 1) {
+            return Err(bad("a bool is neither 0 nor 1".to_owned()));
+        }
         return Ok((name, Literal { ty, data: Blob::new(raw) }));
     }
     let n = ty.shape.elements();
-    let bytes = match elem {
+    let bytes: Vec<u8> = match elem {
         ScalarType::F32 => {
             count("elements", tensor.float_data.len() as u64, n)?;
             tensor.float_data.iter().flat_map(|v| v.to_le_bytes()).collect()
@@ -143,7 +146,7 @@ pub fn decode_tensor(
             tensor.int32_data.iter().flat_map(|v| v.to_le_bytes().into_iter().take(width)).collect()
         }
     };
-    Ok((name, Literal { ty, data: Blob::new::<Vec<u8>>(bytes) }))
+    Ok((name, Literal { ty, data: Blob::new(bytes) }))
 }
 
 fn read_external(
@@ -151,8 +154,8 @@ fn read_external(
     shown: &str,
     want: u64,
     external: &dyn ExternalData,
-) -> Result<Blob, Diagnostic> {
-    let bad = |reason: String| Diagnostic::new(codes::EXTERNAL_DATA, format!("{shown}: {reason}"));
+) -> Result<Blob, Box<Diagnostic>> {
+    let bad = |reason: String| Box::new(Diagnostic::new(codes::EXTERNAL_DATA, format!("{shown}: {reason}")));
     let entry = |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
     let number = |key: &str| match entry(key) {
         None => Ok(None),
@@ -164,7 +167,8 @@ fn read_external(
     let offset = number("offset")?.unwrap_or(0);
     let length = number("length")?.unwrap_or(want);
     external.read(location, offset, Some(length)).map_err(|reason| {
-        bad(format!("{location}: {reason}")).hint("copy the data files beside the model, in the same folder")
+        let hint = "copy the data files beside the model, in the same folder";
+        Box::new(bad(format!("{location}: {reason}")).hint(hint))
     })
 }
 

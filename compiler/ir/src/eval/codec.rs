@@ -154,6 +154,8 @@ fn for_each_group(shape: &Shape, axis: usize, size: usize, mut f: impl FnMut(usi
     let outer: usize = shape[..axis].iter().product::<u64>() as usize;
     let inner: usize = shape[axis + 1..].iter().product::<u64>() as usize;
     let n_groups = n.div_ceil(size);
+    // Without elements the other dimensions may be of any size.
+    let outer = if n == 0 || inner == 0 { 0 } else { outer };
     for o in 0..outer {
         for g in 0..n_groups {
             for i in 0..inner {

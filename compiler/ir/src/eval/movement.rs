@@ -186,7 +186,9 @@ pub(super) fn pad(x: &Tensor, value: &Tensor, low: &[u64], to: &Shape) -> Tensor
 
 pub(super) fn concat(args: &[&Tensor], axis: usize) -> TensorData {
     fn join<T: Copy>(parts: &[(&[T], usize)], outer: usize) -> Arc<Vec<T>> {
-        let mut out = Vec::with_capacity(parts.iter().map(|p| p.0.len()).sum());
+        let n = parts.iter().map(|p| p.0.len()).sum();
+        let mut out = Vec::with_capacity(n);
+        let outer = if n == 0 { 0 } else { outer };
         for o in 0..outer {
             for (data, len) in parts {
                 out.extend_from_slice(&data[o * len..(o + 1) * len]);
@@ -221,8 +223,11 @@ pub(super) fn gather(
     }
     let (batches, outer, inner) =
         (product(&shape[..batch]), product(&shape[batch..axis]), product(&shape[axis + 1..]));
-    let per_batch = if batches == 0 { 0 } else { indices.len() / batches };
+    let per_batch = indices.len().checked_div(batches).unwrap_or(0);
+    let n = batches * outer * per_batch * inner;
     let copy = |mut row: Box<dyn FnMut(usize) + '_>| {
+        // Without elements the other dimensions may be of any size.
+        let batches = if n == 0 { 0 } else { batches };
         for b in 0..batches {
             for o in 0..outer {
                 for &i in &indices[b * per_batch..(b + 1) * per_batch] {
@@ -231,7 +236,6 @@ pub(super) fn gather(
             }
         }
     };
-    let n = batches * outer * per_batch * inner;
     Ok(match &x.data {
         TensorData::F(v) => {
             let mut out = Vec::with_capacity(n);
@@ -248,7 +252,7 @@ pub(super) fn gather(
 }
 
 pub(super) fn iota(ty: &TensorType, elem: ScalarType, axis: usize, mode: Mode) -> TensorData {
-    let extent = ty.shape[axis];
+    let extent = if ty.shape.elements() == 0 { 0 } else { ty.shape[axis] };
     let mut along = vec![0; ty.shape.rank()];
     along[axis] = 1;
     if elem.is_float() {

@@ -257,7 +257,7 @@ pub(super) fn norm(axes: &[u8], centre: bool, eps: f64, args: &[&Tensor], mode: 
     let parameter = |i: usize| args.get(i).map(|t| t.to_f64());
     let (scale, bias) = (parameter(1), parameter(2));
     let (mut data, n_rows, len) = rows(x, &x.to_f64(), axes);
-    for r in 0..n_rows {
+    for r in 0..if len == 0 { 0 } else { n_rows } {
         let row = &mut data[r * len..(r + 1) * len];
         if centre {
             let mean = Running::over(ReduceOp::Mean, row);

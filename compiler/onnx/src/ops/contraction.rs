@@ -335,6 +335,14 @@ pub(super) fn einsum(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (b, lb) = drop_units(c, b, lb, a, &la)?;
     let (a, la) = sum_out(c, a, la, |l| out.contains(&l) || lb.contains(&l))?;
     let (b, lb) = sum_out(c, b, lb, |l| out.contains(&l) || la.contains(&l))?;
+    // Labels of the IR are small numbers: those of the operands in order.
+    let mut names = la.clone();
+    names.extend(lb.iter().filter(|l| !la.contains(l)));
+    let small = |labels: &[u8]| -> Option<Vec<u8>> {
+        labels.iter().map(|l| names.iter().position(|m| m == l).map(|p| p as u8)).collect()
+    };
+    let map = small(&la).zip(small(&lb)).zip(small(&out));
+    let ((la, lb), out) = map.ok_or_else(|| invalid(format!("equation {equation:?} is malformed")))?;
     Ok(vec![c.contract(ContractMap { a: la, b: lb, out }, a, b)?])
 }
 

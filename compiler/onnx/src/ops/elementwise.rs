@@ -47,7 +47,7 @@ pub(super) fn pow(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 pub(super) fn modulo(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let fmod = n.flag("fmod", false)?;
-    if !fmod && c.elem(n.input(0)?).is_float() {
+    if !fmod && c.elem(n.input(0)?).is_float() && n.opset < 28 {
         return Err(invalid("Mod of floating-point operands needs fmod=1"));
     }
     binary(c, n, if fmod { BinaryOp::Rem } else { BinaryOp::Mod })
@@ -56,7 +56,21 @@ pub(super) fn modulo(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 pub(super) fn bit_shift(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     match n.string("direction", "")? {
         "LEFT" => binary(c, n, BinaryOp::Shl),
-        "RIGHT" => binary(c, n, BinaryOp::Shr),
+        "RIGHT" => {
+            let (x, by) = (n.input(0)?, n.input(1)?);
+            let logical = c.binary(BinaryOp::Shr, x, by)?;
+            let signed =
+                matches!(c.elem(x), ScalarType::I8 | ScalarType::I16 | ScalarType::I32 | ScalarType::I64);
+            if !signed {
+                return Ok(vec![logical]);
+            }
+            // Negative numbers keep their sign: the shift of the complement, complemented.
+            let complement = c.unary(UnaryOp::Not, x)?;
+            let shifted = c.binary(BinaryOp::Shr, complement, by)?;
+            let restored = c.unary(UnaryOp::Not, shifted)?;
+            let negative = c.compare_splat(CompareOp::Lt, x, 0.0)?;
+            Ok(vec![c.select(negative, restored, logical)?])
+        }
         other => Err(invalid(format!("direction is {other:?}, not LEFT or RIGHT"))),
     }
 }
@@ -104,6 +118,9 @@ fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
         let zero = c.compare_splat(CompareOp::Eq, x, 0.0)?;
         return Ok(vec![c.unary(UnaryOp::Not, zero)?]);
     }
+    // Floats out of the range of a type below a byte wrap, as integers do.
+    let narrow = to.is_int() && to.bits() < 8;
+    let x = if narrow && c.elem(x).is_float() { c.cast(x, ScalarType::I32)? } else { x };
     Ok(vec![c.emit(Op::Cast { to, saturate: n.flag("saturate", true)? }, &[x])?])
 }
 

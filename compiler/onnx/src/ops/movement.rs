@@ -32,7 +32,7 @@ pub(super) fn reshape(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     }
     if let Some(d) = unknown {
         let known = shape.iter().try_fold(1u64, |p, &s| p.checked_mul(s));
-        let rest = known.filter(|&k| k > 0).filter(|k| from.elements() % k == 0);
+        let rest = known.filter(|&k| k > 0).filter(|k| from.elements().is_multiple_of(*k));
         shape[d] = from.elements()
             / rest.ok_or_else(|| invalid(format!("{from} does not reshape to {target:?}")))?;
     }
@@ -54,6 +54,7 @@ pub(super) fn squeeze(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let shape = c.shape(x);
     let removed = match n.opt(1) {
         Some(v) => axes(&c.const_ints(v, "the axes operand")?, shape.rank())?,
+        None if n.has("axes") => axes(n.ints("axes")?.unwrap_or(&[]), shape.rank())?,
         None => (0..shape.rank()).filter(|&d| shape[d] == 1).map(|d| d as u8).collect(),
     };
     if let Some(&a) = removed.iter().find(|&&a| shape[a as usize] != 1) {
@@ -65,7 +66,10 @@ pub(super) fn squeeze(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 pub(super) fn unsqueeze(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let given = c.const_ints(n.input(1)?, "the axes operand")?;
+    let given = match n.ints("axes")? {
+        Some(axes) => axes.to_vec(),
+        None => c.const_ints(n.input(1)?, "the axes operand")?,
+    };
     let mut added = axes(&given, c.rank(x) + given.len())?;
     added.sort_unstable();
     let mut shape = c.shape(x);
@@ -132,11 +136,14 @@ pub(super) fn split(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let shape = c.shape(x);
     let axis = axis(n.int("axis", 0)?, shape.rank())?;
     let extent = shape[axis];
-    let sizes: Vec<u64> = match n.opt(1) {
-        Some(v) => {
-            let sizes = c.const_ints(v, "the split operand")?;
+    let given = match n.opt(1) {
+        Some(v) => Some(c.const_ints(v, "the split operand")?),
+        None => n.ints("split")?.map(<[i64]>::to_vec),
+    };
+    let sizes: Vec<u64> = match given {
+        Some(sizes) => {
             let sizes: Option<Vec<u64>> = sizes.iter().map(|&s| u64::try_from(s).ok()).collect();
-            sizes.ok_or_else(|| invalid("the split operand has a negative size"))?
+            sizes.ok_or_else(|| invalid("a part has a negative size"))?
         }
         None => {
             let parts = u64::try_from(n.int("num_outputs", n.node.output.len() as i64)?).unwrap_or(0);
@@ -301,7 +308,12 @@ pub(super) fn space_to_depth(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         return Err(invalid(format!("SpaceToDepth of {}", c.b.ty(x))));
     };
     let y = c.reshape(x, vec![batch, channels, height / b, b, width / b, b])?;
-    let y = c.permute(y, vec![0, 3, 5, 1, 2, 4])?;
+    let perm = match n.string("mode", "DCR")? {
+        "DCR" => vec![0, 3, 5, 1, 2, 4],
+        "CRD" => vec![0, 1, 3, 5, 2, 4],
+        other => return Err(invalid(format!("mode is {other:?}"))),
+    };
+    let y = c.permute(y, perm)?;
     Ok(vec![c.reshape(y, vec![batch, channels * b * b, height / b, width / b])?])
 }
 

@@ -16,6 +16,15 @@ pub(super) fn softmax(c: &mut Ctx<'_>, n: &Call<'_>, log: bool) -> Results {
     if rank == 0 {
         return Ok(vec![c.splat_like(x, if log { 0.0 } else { 1.0 })?]);
     }
+    if n.opset < 13 {
+        // Up to opset 12 all dimensions from the axis on are normalised together.
+        let shape = c.shape(x);
+        let axis = axis(n.int("axis", 1)?, rank)?;
+        let flat = vec![shape[..axis].iter().product(), shape[axis..].iter().product()];
+        let y = c.reshape(x, flat)?;
+        let y = c.emit(Op::Softmax { axis: 1, log }, &[y])?;
+        return Ok(vec![c.reshape(y, shape)?]);
+    }
     let axis = axis(n.int("axis", -1)?, rank)? as u8;
     Ok(vec![c.emit(Op::Softmax { axis, log }, &[x])?])
 }

@@ -118,11 +118,11 @@ pub(super) fn arg_reduce(c: &mut Ctx<'_>, n: &Call<'_>, max: bool) -> Results {
     Ok(vec![c.reshape(y, shape)?])
 }
 
-pub(super) fn cum_sum(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+pub(super) fn cumulate(c: &mut Ctx<'_>, n: &Call<'_>, op: ReduceOp) -> Results {
     let x = n.input(0)?;
     let given = c.const_ints(n.input(1)?, "the axis operand")?;
     let [given] = given[..] else { return Err(invalid("the axis operand is not one number")) };
     let axis = axis(given, c.rank(x))? as u8;
     let (exclusive, reverse) = (n.flag("exclusive", false)?, n.flag("reverse", false)?);
-    Ok(vec![c.emit(Op::Cumulate { op: ReduceOp::Sum, axis, exclusive, reverse }, &[x])?])
+    Ok(vec![c.emit(Op::Cumulate { op, axis, exclusive, reverse }, &[x])?])
 }

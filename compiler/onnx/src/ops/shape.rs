@@ -53,8 +53,7 @@ pub(super) fn constant_of_shape(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (elem, code) = match n.tensor("value")? {
         None => (ScalarType::F32, 0),
         Some(tensor) => {
-            let (_, literal) =
-                decode_tensor(tensor.clone(), c.external).map_err(|d| invalid(d.reason))?;
+            let (_, literal) = decode_tensor(tensor.clone(), c.external).map_err(|d| invalid(d.reason))?;
             let (ty, bytes) = (literal.ty, literal.data);
             if ty.shape.elements() != 1 {
                 return Err(invalid(format!("the value is {ty}, not one element")));
@@ -90,7 +89,7 @@ pub(super) fn range(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (start, limit, step) =
         (number(0, "the start operand")?, number(1, "the limit operand")?, number(2, "the step operand")?);
     let count = ((limit - start) / step).ceil().max(0.0);
-    if step == 0.0 || !(count <= MAX_ELEMENTS as f64) {
+    if step == 0.0 || count.is_nan() || count > MAX_ELEMENTS as f64 {
         return Err(invalid(format!("a range from {start} to {limit} by {step}")));
     }
     let shape = Shape(vec![count as u64]);

@@ -1,0 +1,358 @@
+//! Emitting one kernel: tables without duplicates, buffers, and the loads that a loop nest needs at each depth.
+
+use lacuna_isa::format::Format;
+use lacuna_isa::inst::{Action, Fill, Inst, InstKind, Multicast, Operand};
+use lacuna_isa::object::{Access, Buffer, BufferKind, Kernel, TensorDecl, Trip};
+use lacuna_isa::program::Program;
+use lacuna_isa::view::{Dim, PE_COORDS, Pattern, PlaneMap, Space, VIEW_DIMS, View};
+
+use crate::nest::{Nest, TileDim, view_dims};
+use crate::place::{Storage, StorageId};
+
+/// Why a kernel cannot be emitted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EmitError(pub String);
+
+impl From<String> for EmitError {
+    fn from(message: String) -> EmitError {
+        EmitError(message)
+    }
+}
+
+/// A box of a storage that one tile touches.
+#[derive(Clone, Debug)]
+pub struct Tile {
+    /// The storage.
+    pub storage: StorageId,
+    /// Element number of coordinate 0.
+    pub offset: i64,
+    /// Up to five dimensions; the slot is dense and row-major in this order.
+    pub dims: Vec<TileDim>,
+    /// Which dimension groups and patterns run along.
+    pub k_dim: Option<usize>,
+}
+
+impl Tile {
+    /// Strides of the slot's dimensions in elements.
+    pub fn slot_strides(&self) -> Vec<i64> {
+        let mut strides = vec![1i64; self.dims.len()];
+        for d in (0..self.dims.len().saturating_sub(1)).rev() {
+            strides[d] = strides[d + 1] * self.dims[d + 1].size as i64;
+        }
+        strides
+    }
+
+    /// Elements of the box.
+    pub fn elements(&self) -> u64 {
+        self.dims.iter().map(|d| d.size).product()
+    }
+}
+
+/// A tile in a buffer.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The buffer.
+    pub buffer: u8,
+    /// Number of open loops where the load stands.
+    pub depth: usize,
+    /// Strides of the slot's dimensions.
+    pub strides: Vec<i64>,
+    load: Inst,
+}
+
+/// One dimension of a local view: size, stride within the slot, and the tile dimension whose clipping it follows.
+#[derive(Clone, Debug)]
+pub struct LocalDim {
+    /// Size.
+    pub size: u64,
+    /// Stride within the slot; 0 repeats.
+    pub stride: i64,
+    /// Clipping: the coordinates that this dimension has.
+    pub clip: Option<TileDim>,
+}
+
+/// Builds one kernel and the list of storages behind its base registers.
+pub struct KernelBuilder<'a> {
+    /// The kernel so far.
+    pub kernel: Kernel,
+    /// The storage behind each base register.
+    pub bases: Vec<StorageId>,
+    /// The loop nest.
+    pub nest: Nest,
+    storage_of: &'a dyn Fn(StorageId) -> Storage,
+    loads: Vec<Loaded>,
+}
+
+impl<'a> KernelBuilder<'a> {
+    /// A kernel named `name` over `nest`.
+    pub fn new(name: &str, nest: Nest, storage_of: &'a dyn Fn(StorageId) -> Storage) -> KernelBuilder<'a> {
+        let kernel = Kernel { name: name.to_string(), grid: nest.grid, ..Kernel::default() };
+        KernelBuilder { kernel, bases: Vec::new(), nest, storage_of, loads: Vec::new() }
+    }
+
+    /// Number of loops of the nest.
+    pub fn n_loops(&self) -> usize {
+        self.nest.loops().len()
+    }
+
+    /// The base register of a storage.
+    pub fn base(&mut self, storage: StorageId, access: Access) -> u8 {
+        if let Some(at) = self.bases.iter().position(|&s| s == storage) {
+            let decl = &mut self.kernel.tensors[at];
+            if decl.access != access {
+                decl.access = Access::InOut;
+            }
+            return at as u8;
+        }
+        let data = (self.storage_of)(storage);
+        self.kernel.tensors.push(TensorDecl { access, bytes: data.bytes(), planes: data.planes() });
+        self.bases.push(storage);
+        (self.bases.len() - 1) as u8
+    }
+
+    /// Number of a view in the table.
+    pub fn view(&mut self, view: View) -> u16 {
+        let views = &mut self.kernel.views;
+        let at = views.iter().position(|v| *v == view).unwrap_or_else(|| {
+            views.push(view);
+            views.len() - 1
+        });
+        at as u16
+    }
+
+    /// A new buffer.
+    pub fn buffer(
+        &mut self,
+        name: &str,
+        kind: BufferKind,
+        slot_bytes: u64,
+        slots: u8,
+    ) -> Result<u8, EmitError> {
+        let slot_bytes =
+            u32::try_from(slot_bytes).map_err(|_| format!("a slot of {slot_bytes} bytes is too large"))?;
+        if self.kernel.buffers.len() >= 64 {
+            return Err(EmitError("the kernel needs more than 64 buffers".into()));
+        }
+        self.kernel.buffers.push(Buffer { name: name.to_string(), kind, slot_bytes, slots });
+        Ok((self.kernel.buffers.len() - 1) as u8)
+    }
+
+    /// Appends an instruction.
+    pub fn push(&mut self, kind: InstKind) {
+        self.kernel.code.push(Inst { stage: 0, kind });
+    }
+
+    /// The global view of a tile.
+    pub fn global(&mut self, tile: &Tile, access: Access) -> Result<u16, EmitError> {
+        let data = (self.storage_of)(tile.storage);
+        let base = self.base(tile.storage, access);
+        let (dims, levels, coords) = view_dims(&self.nest, &tile.dims).ok_or_else(|| {
+            EmitError(format!("a tile of {} dimensions does not fit a view", tile.dims.len()))
+        })?;
+        let pad = VIEW_DIMS - tile.dims.len();
+        let k_dim = tile.k_dim.map_or(VIEW_DIMS - 1, |d| pad + d) as u8;
+        Ok(self.view(View {
+            format: data.format,
+            pattern: data.pattern,
+            k_dim,
+            space: Space::Global(base),
+            offset: tile.offset,
+            dims,
+            levels,
+            coords,
+        }))
+    }
+
+    /// A local view, padded in front with unit dimensions. `k_dim` is the number of the dimension among `dims` that
+    /// groups and patterns run along.
+    pub fn local(
+        &mut self,
+        format: Format,
+        pattern: Option<Pattern>,
+        k_dim: Option<usize>,
+        dims: &[LocalDim],
+    ) -> Result<u16, EmitError> {
+        let clip: Vec<TileDim> = dims
+            .iter()
+            .map(|d| match &d.clip {
+                Some(clip) => TileDim { size: d.size, stride: d.stride, ..clip.clone() },
+                None => TileDim {
+                    axis: None,
+                    size: d.size,
+                    stride: d.stride,
+                    origin: 0,
+                    bound: u64::from(u32::MAX),
+                },
+            })
+            .collect();
+        let (dims, levels, coords) = view_dims(&self.nest, &clip).ok_or_else(|| {
+            EmitError(format!("an operand of {} dimensions does not fit a view", clip.len()))
+        })?;
+        let pad = VIEW_DIMS - clip.len();
+        let k_dim = k_dim.map_or(VIEW_DIMS - 1, |d| pad + d) as u8;
+        Ok(self.view(View { format, pattern, k_dim, space: Space::Local, offset: 0, dims, levels, coords }))
+    }
+
+    /// Bytes of a slot that holds `elements` dense elements.
+    pub fn slot_bytes(format: Format, pattern: Option<Pattern>, elements: u64) -> u64 {
+        PlaneMap { format, pattern, k_stride: 1 }.plane_bytes(elements).iter().sum()
+    }
+
+    /// Plans the load of a tile at the depth that its advances need (or `depth` if that is given), with `slots` slots.
+    pub fn load(
+        &mut self,
+        name: &str,
+        tile: &Tile,
+        fill: Fill,
+        depth: Option<usize>,
+        slots: Option<u8>,
+    ) -> Result<usize, EmitError> {
+        let view = self.global(tile, Access::In)?;
+        let needed =
+            self.kernel.views[view as usize].levels.iter().rposition(Option::is_some).map_or(0, |l| l + 1);
+        let depth = depth.unwrap_or(needed).max(needed);
+        let slots = slots.unwrap_or(if depth == 0 { 1 } else { 2 });
+        let data = (self.storage_of)(tile.storage);
+        let bytes = Self::slot_bytes(data.format, data.pattern, tile.elements());
+        let buffer = self.buffer(name, BufferKind::Local, bytes, slots)?;
+        let whole: Vec<LocalDim> = tile
+            .dims
+            .iter()
+            .zip(tile.slot_strides())
+            .map(|(d, stride)| LocalDim { size: d.size, stride, clip: None })
+            .collect();
+        let slot = self.local(data.format, data.pattern, tile.k_dim, &whole)?;
+        let cast = self.multicast(view);
+        let load =
+            Inst::from(InstKind::Ld { dst: Operand::new(buffer, Action::Push, slot), src: view, cast, fill });
+        self.loads.push(Loaded { buffer, depth, strides: tile.slot_strides(), load });
+        Ok(self.loads.len() - 1)
+    }
+
+    /// Which PEs want the same box: those that differ only in coordinates that do not advance the view.
+    fn multicast(&self, view: u16) -> Multicast {
+        let coords = &self.kernel.views[view as usize].coords;
+        let fixed = |range: std::ops::Range<usize>| coords[range].iter().all(Option::is_none);
+        let wide = |range: std::ops::Range<usize>| self.nest.grid[range].iter().any(|&n| n > 1);
+        let (rows, cols) = (0..2, 2..PE_COORDS);
+        let over_cols = fixed(cols.clone()) && wide(cols);
+        let over_rows = fixed(rows.clone()) && wide(rows);
+        match (over_rows, over_cols) {
+            (true, true) => Multicast::All,
+            (false, true) => Multicast::Row,
+            (true, false) => Multicast::Col,
+            (false, false) => Multicast::None,
+        }
+    }
+
+    /// A planned load.
+    pub fn loaded(&self, load: usize) -> &Loaded {
+        &self.loads[load]
+    }
+
+    /// The action of a load's only reader that stands under `depth` open loops: it frees the slot if the load stands
+    /// there too.
+    pub fn last_read(&self, load: usize, depth: usize) -> Action {
+        if self.loads[load].depth == depth { Action::Pop } else { Action::Read }
+    }
+
+    /// Opens the nest's loops and places each load at its depth, down to `depth` loops.
+    pub fn open(&mut self, from: usize, depth: usize) {
+        let loops = self.nest.loops();
+        for d in from..=depth {
+            if d > 0 && d > from {
+                let trip = self.trip(Trip::constant(self.nest.axes[loops[d - 1]].trip as u32));
+                self.push(InstKind::Loop { trip, level: (d - 1) as u8, stages: 1 });
+            }
+            if d > from || d == 0 {
+                let here: Vec<Inst> = self.loads.iter().filter(|l| l.depth == d).map(|l| l.load).collect();
+                self.kernel.code.extend(here);
+            }
+        }
+    }
+
+    /// Closes loops from `depth` open ones down to `to`, freeing what was loaded outside the innermost.
+    pub fn close(&mut self, depth: usize, to: usize, popped: &[usize]) {
+        for d in (to..=depth).rev() {
+            if d > to || d == 0 {
+                let here: Vec<u8> = self
+                    .loads
+                    .iter()
+                    .enumerate()
+                    .filter(|(i, l)| l.depth == d && !popped.contains(i))
+                    .map(|(_, l)| l.buffer)
+                    .collect();
+                for buffer in here {
+                    self.push(InstKind::Pop { n: 1, buffer });
+                }
+                if d > to {
+                    self.push(InstKind::End {});
+                }
+            }
+        }
+    }
+
+    fn trip(&mut self, trip: Trip) -> u16 {
+        let trips = &mut self.kernel.trips;
+        let at = trips.iter().position(|t| *t == trip).unwrap_or_else(|| {
+            trips.push(trip);
+            trips.len() - 1
+        });
+        at as u16
+    }
+
+    /// Adds a program and its `run`.
+    pub fn run(&mut self, program: Program) {
+        self.kernel.programs.push(program);
+        let program = (self.kernel.programs.len() - 1) as u16;
+        self.push(InstKind::Run { program });
+    }
+
+    /// Stores a slot whose layout is that of `tile`, and frees it.
+    pub fn store(&mut self, buffer: u8, tile: &Tile) -> Result<(), EmitError> {
+        let dst = self.global(tile, Access::Out)?;
+        let data = (self.storage_of)(tile.storage);
+        let whole: Vec<LocalDim> = tile
+            .dims
+            .iter()
+            .zip(tile.slot_strides())
+            .map(|(d, stride)| LocalDim { size: d.size, stride, clip: None })
+            .collect();
+        let slot = self.local(data.format, data.pattern, tile.k_dim, &whole)?;
+        self.push(InstKind::St { src: Operand::new(buffer, Action::Pop, slot), dst });
+        Ok(())
+    }
+
+    /// Ends the kernel and checks it against the target's memories.
+    pub fn finish(
+        mut self,
+        local_bytes: u64,
+        bank_bytes: u64,
+    ) -> Result<(Kernel, Vec<StorageId>), EmitError> {
+        self.push(InstKind::Halt {});
+        let total = |kind: BufferKind| -> u64 {
+            let of_kind = self.kernel.buffers.iter().filter(|b| b.kind == kind);
+            of_kind.map(|b| u64::from(b.slot_bytes).next_multiple_of(64) * u64::from(b.slots)).sum()
+        };
+        for (kind, limit, what) in
+            [(BufferKind::Local, local_bytes, "local memory"), (BufferKind::Bank, bank_bytes, "accumulators")]
+        {
+            let bytes = total(kind);
+            if bytes > limit {
+                return Err(EmitError(format!(
+                    "the smallest tile of `{}` needs {bytes} bytes of {what}, and a PE has {limit}",
+                    self.kernel.name
+                )));
+            }
+        }
+        Ok((self.kernel, self.bases))
+    }
+}
+
+/// A dimension that never clips.
+pub fn free(size: u64, stride: i64) -> LocalDim {
+    LocalDim { size, stride, clip: None }
+}
+
+/// The unit view dimension, for readability at call sites.
+pub const UNIT: Dim = Dim::UNIT;

@@ -1,0 +1,432 @@
+//! Element-wise expressions and their SE programs.
+//!
+//! An expression is a DAG over one iteration space. Its leaves are loads of places, constants, coordinates, and the
+//! result of the kernel's own product or reduction (the *hero*). Compiling it gives straight-line SE operations over
+//! registers; values of narrow float types are rounded after each operation, as the IR's typed meaning demands.
+
+use lacuna_ir::op::{BinaryOp, CompareOp, UnaryOp};
+use lacuna_ir::{Op, Shape};
+use lacuna_isa::format::ScalarType;
+use lacuna_isa::program::{Lane, REGISTERS, Reg, SeBinary, SeOp, SeUnary};
+
+use crate::place::Place;
+
+/// Number of an expression node.
+pub type ExprId = usize;
+
+/// One node of an expression.
+#[derive(Clone, Debug)]
+pub enum ExprNode {
+    /// Load number `usize` of [`Expr::leaves`].
+    Leaf(usize),
+    /// A constant, as the real or integer value's bits in its lane.
+    Const(u64),
+    /// The logical coordinate along a dimension of the space.
+    Iota(usize),
+    /// What the kernel itself computes.
+    Hero,
+    /// An element-wise operator.
+    Op(Op, Vec<ExprId>),
+}
+
+/// A load of a place over the iteration space.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// Place with one stride per dimension of the space.
+    pub place: Place,
+    /// Element type.
+    pub elem: ScalarType,
+    /// Padding: per dimension the coordinate of index 0 and the number of elements that exist; outside, `fill` applies.
+    pub pad: Option<(Vec<i64>, Vec<u64>, lacuna_isa::inst::Fill)>,
+}
+
+/// An expression.
+#[derive(Clone, Debug, Default)]
+pub struct Expr {
+    /// Nodes; operands precede users.
+    pub nodes: Vec<(ExprNode, ScalarType)>,
+    /// Loads.
+    pub leaves: Vec<Leaf>,
+    /// The iteration space.
+    pub shape: Shape,
+}
+
+impl Expr {
+    /// An expression over `shape`.
+    pub fn new(shape: Shape) -> Expr {
+        Expr { nodes: Vec::new(), leaves: Vec::new(), shape }
+    }
+
+    /// Adds a node.
+    pub fn add(&mut self, node: ExprNode, elem: ScalarType) -> ExprId {
+        self.nodes.push((node, elem));
+        self.nodes.len() - 1
+    }
+
+    /// Adds a load, or finds the equal one.
+    pub fn leaf(&mut self, leaf: Leaf) -> ExprId {
+        let elem = leaf.elem;
+        let number = self.leaves.iter().position(|l| *l == leaf).unwrap_or_else(|| {
+            self.leaves.push(leaf);
+            self.leaves.len() - 1
+        });
+        self.add(ExprNode::Leaf(number), elem)
+    }
+
+    /// Whether the expression is one load of a place or of the hero.
+    pub fn is_copy(&self) -> bool {
+        matches!(self.nodes[..], [(ExprNode::Leaf(_) | ExprNode::Hero, _)])
+    }
+
+    /// Whether the expression has the hero.
+    pub fn has_hero(&self) -> bool {
+        self.nodes.iter().any(|(n, _)| matches!(n, ExprNode::Hero))
+    }
+}
+
+/// The lane type that elements of `ty` are computed in.
+pub fn lane(ty: ScalarType) -> Lane {
+    match ty {
+        ScalarType::F64 => Lane::F64,
+        ScalarType::Bool
+        | ScalarType::I2
+        | ScalarType::U2
+        | ScalarType::I4
+        | ScalarType::U4
+        | ScalarType::I8
+        | ScalarType::U8
+        | ScalarType::I16
+        | ScalarType::U16
+        | ScalarType::I32 => Lane::I32,
+        ScalarType::U32 | ScalarType::I64 | ScalarType::U64 => Lane::I64,
+        ScalarType::F16
+        | ScalarType::Bf16
+        | ScalarType::F32
+        | ScalarType::E4M3
+        | ScalarType::E5M2
+        | ScalarType::E4M3Fnuz
+        | ScalarType::E5M2Fnuz
+        | ScalarType::E3M2
+        | ScalarType::E2M3
+        | ScalarType::E2M1
+        | ScalarType::E8M0 => Lane::F32,
+    }
+}
+
+/// The bits that a lane holds for code `code` of type `ty`.
+pub fn lane_bits(ty: ScalarType, code: u64) -> u64 {
+    match lane(ty) {
+        Lane::F64 => code,
+        Lane::F32 => u64::from(ty.decode_f32(code as u32).to_bits()),
+        Lane::I32 | Lane::I64 => {
+            // Sign extension; unsigned and bool codes are their own value.
+            let bits = ty.bits();
+            let signed = matches!(
+                ty,
+                ScalarType::I2
+                    | ScalarType::I4
+                    | ScalarType::I8
+                    | ScalarType::I16
+                    | ScalarType::I32
+                    | ScalarType::I64
+            );
+            let value =
+                if signed && bits < 64 { ((code << (64 - bits)) as i64 >> (64 - bits)) as u64 } else { code };
+            if lane(ty) == Lane::I32 { value & 0xFFFF_FFFF } else { value }
+        }
+    }
+}
+
+/// Straight-line code under construction.
+#[derive(Debug, Default)]
+pub struct Code {
+    /// Operations so far.
+    pub ops: Vec<SeOp>,
+    /// Constants of the program.
+    pub constants: Vec<u64>,
+    next: usize,
+    free: Vec<Reg>,
+}
+
+impl Code {
+    /// A register that nothing uses.
+    ///
+    /// # Errors
+    /// When all registers are in use.
+    pub fn reg(&mut self) -> Result<Reg, String> {
+        if let Some(reg) = self.free.pop() {
+            return Ok(reg);
+        }
+        if self.next >= REGISTERS {
+            return Err("an element-wise region needs more registers than the SIMD engine has".into());
+        }
+        self.next += 1;
+        Ok(Reg((self.next - 1) as u8))
+    }
+
+    /// Gives a register back.
+    pub fn release(&mut self, reg: Reg) {
+        self.free.push(reg);
+    }
+
+    /// A constant in a new register.
+    ///
+    /// # Errors
+    /// When all registers are in use.
+    pub fn constant(&mut self, lane: Lane, bits: u64) -> Result<Reg, String> {
+        let index = self.constants.iter().position(|&c| c == bits).unwrap_or_else(|| {
+            self.constants.push(bits);
+            self.constants.len() - 1
+        });
+        let dst = self.reg()?;
+        self.ops.push(SeOp::Const { dst, lane, index: index as u16 });
+        Ok(dst)
+    }
+
+    /// Takes the operations, keeping registers and constants.
+    pub fn take(&mut self) -> Vec<SeOp> {
+        std::mem::take(&mut self.ops)
+    }
+
+    /// A function of one register in a new one.
+    ///
+    /// # Errors
+    /// When all registers are in use.
+    pub fn unary(&mut self, f: SeUnary, lane: Lane, a: Reg) -> Result<Reg, String> {
+        let dst = self.reg()?;
+        self.ops.push(SeOp::Unary { f, lane, dst, a });
+        Ok(dst)
+    }
+
+    /// A function of two registers in a new one.
+    ///
+    /// # Errors
+    /// When all registers are in use.
+    pub fn binary(&mut self, f: SeBinary, lane: Lane, a: Reg, b: Reg) -> Result<Reg, String> {
+        let dst = self.reg()?;
+        self.ops.push(SeOp::Binary { f, lane, dst, a, b });
+        Ok(dst)
+    }
+}
+
+/// Compiles an expression. `streams[i]` is the stream of leaf i, `hero` the register that holds the hero's value or its
+/// stream; `pad` counts the unit dimensions before the space's own in the domain. Returns the result's register.
+///
+/// # Errors
+/// When an operator has no SE operation for its type, or registers run out.
+pub fn compile(
+    expr: &Expr,
+    code: &mut Code,
+    streams: &[u8],
+    hero: Hero,
+    dim_of: &dyn Fn(usize) -> u8,
+) -> Result<Reg, String> {
+    let mut last_use = vec![0usize; expr.nodes.len()];
+    for (i, (node, _)) in expr.nodes.iter().enumerate() {
+        if let ExprNode::Op(_, args) = node {
+            for &a in args {
+                last_use[a] = i;
+            }
+        }
+    }
+    let mut regs: Vec<Option<Reg>> = vec![None; expr.nodes.len()];
+    for (i, (node, elem)) in expr.nodes.iter().enumerate() {
+        let lane = lane(*elem);
+        let dst = match node {
+            ExprNode::Leaf(leaf) => {
+                let dst = code.reg()?;
+                code.ops.push(SeOp::Load { dst, lane, stream: streams[*leaf] });
+                dst
+            }
+            ExprNode::Const(bits) => code.constant(lane, *bits)?,
+            ExprNode::Iota(dim) => {
+                let at = code.reg()?;
+                code.ops.push(SeOp::Coord { dst: at, dim: dim_of(*dim) });
+                convert(code, Lane::I32, lane, at)?
+            }
+            ExprNode::Hero => match hero {
+                Hero::Reg(reg) => reg,
+                Hero::Stream(stream) => {
+                    let dst = code.reg()?;
+                    code.ops.push(SeOp::Load { dst, lane: Lane::F32, stream });
+                    narrow(code, *elem, false, dst)?
+                }
+                Hero::None => return Err("an expression without a product refers to one".into()),
+            },
+            ExprNode::Op(op, args) => {
+                let operands: Vec<(Reg, ScalarType)> = args
+                    .iter()
+                    .map(|&a| regs[a].map(|r| (r, expr.nodes[a].1)).ok_or("an operand follows its user"))
+                    .collect::<Result<_, _>>()?;
+                let dst = emit(code, op, &operands, *elem)?;
+                let dst = round(code, *elem, op, dst)?;
+                for (n, &a) in args.iter().enumerate() {
+                    if last_use[a] == i && !args[..n].contains(&a) && regs[a] != Some(dst) {
+                        code.free.extend(regs[a]);
+                    }
+                }
+                dst
+            }
+        };
+        regs[i] = Some(dst);
+    }
+    regs.last().copied().flatten().ok_or_else(|| "an empty expression".into())
+}
+
+/// Where the hero's value is.
+#[derive(Clone, Copy, Debug)]
+pub enum Hero {
+    /// There is none.
+    None,
+    /// In a register.
+    Reg(Reg),
+    /// In an f32 stream (an accumulator bank).
+    Stream(u8),
+}
+
+fn convert(code: &mut Code, from: Lane, to: Lane, a: Reg) -> Result<Reg, String> {
+    if from == to {
+        return Ok(a);
+    }
+    let dst = code.reg()?;
+    code.ops.push(SeOp::Convert { from, to, dst, a });
+    Ok(dst)
+}
+
+/// Rounds the result of an operator to a type narrower than its lane.
+fn round(code: &mut Code, elem: ScalarType, op: &Op, a: Reg) -> Result<Reg, String> {
+    let exact = matches!(
+        op,
+        Op::Select {} | Op::Unary { op: UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Sign } | Op::Compare { .. }
+    );
+    if exact {
+        return Ok(a);
+    }
+    narrow(code, elem, matches!(op, Op::Cast { saturate: true, .. }), a)
+}
+
+fn narrow(code: &mut Code, elem: ScalarType, saturate: bool, a: Reg) -> Result<Reg, String> {
+    if !elem.is_float() || matches!(elem, ScalarType::F32 | ScalarType::F64) {
+        return Ok(a);
+    }
+    let dst = code.reg()?;
+    code.ops.push(SeOp::RoundTo { format: elem as u8, saturate, lane: Lane::F32, dst, a });
+    code.free.push(a);
+    Ok(dst)
+}
+
+fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) -> Result<Reg, String> {
+    let (a, ty) = args[0];
+    let from = lane(ty);
+    // Integers narrower than their lane would need wrapping after each operation.
+    let arithmetic = !matches!(op, Op::Select {} | Op::Cast { .. } | Op::Compare { .. });
+    if arithmetic && ty.is_int() && !matches!(ty, ScalarType::I32 | ScalarType::I64 | ScalarType::U64) {
+        return Err(format!("arithmetic on {ty} is not implemented"));
+    }
+    match op {
+        Op::Unary { op: f } => {
+            let f = match f {
+                UnaryOp::Neg => SeUnary::Neg,
+                UnaryOp::Abs => SeUnary::Abs,
+                UnaryOp::Sign => SeUnary::Sign,
+                UnaryOp::Ceil => SeUnary::Ceil,
+                UnaryOp::Floor => SeUnary::Floor,
+                UnaryOp::Round => SeUnary::Round,
+                UnaryOp::Not if ty == ScalarType::Bool => SeUnary::Not,
+                UnaryOp::Not => SeUnary::Inv,
+                UnaryOp::Exp => SeUnary::Exp,
+                UnaryOp::Log => SeUnary::Log,
+                UnaryOp::Sqrt => SeUnary::Sqrt,
+                UnaryOp::Recip => SeUnary::Recip,
+                UnaryOp::Sin => SeUnary::Sin,
+                UnaryOp::Cos => SeUnary::Cos,
+                UnaryOp::Tan => SeUnary::Tan,
+                UnaryOp::Asin => SeUnary::Asin,
+                UnaryOp::Acos => SeUnary::Acos,
+                UnaryOp::Atan => SeUnary::Atan,
+                UnaryOp::Sinh => SeUnary::Sinh,
+                UnaryOp::Cosh => SeUnary::Cosh,
+                UnaryOp::Tanh => SeUnary::Tanh,
+                UnaryOp::Asinh => SeUnary::Asinh,
+                UnaryOp::Acosh => SeUnary::Acosh,
+                UnaryOp::Atanh => SeUnary::Atanh,
+                UnaryOp::Erf => SeUnary::Erf,
+                UnaryOp::Sigmoid => SeUnary::Sigmoid,
+                UnaryOp::IsNan => SeUnary::IsNan,
+                UnaryOp::IsInf => SeUnary::IsInf,
+            };
+            code.unary(f, from, a)
+        }
+        Op::Binary { op: f } => {
+            let f = match f {
+                BinaryOp::Add => SeBinary::Add,
+                BinaryOp::Sub => SeBinary::Sub,
+                BinaryOp::Mul => SeBinary::Mul,
+                BinaryOp::Div if ty == ScalarType::U64 => {
+                    return Err("division of u64 is not implemented".into());
+                }
+                BinaryOp::Div => SeBinary::Div,
+                BinaryOp::Mod => SeBinary::Mod,
+                BinaryOp::Rem => SeBinary::Rem,
+                BinaryOp::Pow => SeBinary::Pow,
+                BinaryOp::Min => SeBinary::Min,
+                BinaryOp::Max => SeBinary::Max,
+                BinaryOp::And => SeBinary::And,
+                BinaryOp::Or => SeBinary::Or,
+                BinaryOp::Xor => SeBinary::Xor,
+                BinaryOp::Shl => SeBinary::Shl,
+                BinaryOp::Shr => SeBinary::Shr,
+            };
+            code.binary(f, from, a, args[1].0)
+        }
+        Op::Compare { op: f } => {
+            let f = match f {
+                CompareOp::Eq => SeBinary::Eq,
+                CompareOp::Lt => SeBinary::Lt,
+                CompareOp::Le => SeBinary::Le,
+            };
+            if ty == ScalarType::U64 && f != SeBinary::Eq {
+                return Err("the order of u64 is not implemented".into());
+            }
+            code.binary(f, from, a, args[1].0)
+        }
+        Op::Select {} => {
+            let dst = code.reg()?;
+            code.ops.push(SeOp::Select { lane: lane(elem), dst, c: a, a: args[1].0, b: args[2].0 });
+            Ok(dst)
+        }
+        Op::Cast { to: ScalarType::Bool, .. } => {
+            let zero = code.constant(from, 0)?;
+            let equal = code.binary(SeBinary::Eq, from, a, zero)?;
+            code.unary(SeUnary::Not, Lane::I32, equal)
+        }
+        Op::Cast { to, .. } => {
+            let to_lane = lane(*to);
+            let narrow_int = to.is_int() && to.bits() < 32;
+            if narrow_int && !(ty.is_int() && ty.bits() <= to.bits()) && ty != ScalarType::Bool {
+                return Err(format!("conversion of {ty} to {to} is not implemented"));
+            }
+            if from == to_lane { code.unary(SeUnary::Mov, from, a) } else { convert(code, from, to_lane, a) }
+        }
+        Op::Const { .. }
+        | Op::Iota { .. }
+        | Op::Reshape { .. }
+        | Op::Permute { .. }
+        | Op::Broadcast { .. }
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::Concat { .. }
+        | Op::Window { .. }
+        | Op::Gather { .. }
+        | Op::Reduce { .. }
+        | Op::ArgReduce { .. }
+        | Op::Cumulate { .. }
+        | Op::Contract { .. }
+        | Op::Conv { .. }
+        | Op::Softmax { .. }
+        | Op::Norm { .. }
+        | Op::MxQuantize { .. }
+        | Op::MxDecode { .. }
+        | Op::Call { .. } => Err(format!("`{}` is not element-wise", op.name())),
+    }
+}

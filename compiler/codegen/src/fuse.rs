@@ -1,0 +1,112 @@
+//! Which nodes share a kernel.
+//!
+//! An element-wise node whose only user is element-wise too, or reduces or quantises it, is *inlined* into that user's
+//! kernel. A product whose only user is element-wise of the same shape becomes that kernel's *hero*: its epilogue then
+//! never touches memory. A kernel has one hero and a bounded number of loads.
+
+use cranelift_entity::{EntityRef, SecondaryMap};
+use lacuna_ir::{Function, Node, Op, Value};
+
+/// Most loads of one kernel's expression; two streams stay for the hero and the result.
+pub const MAX_LEAVES: usize = 6;
+
+/// Whether an operator computes each element from the operands' elements at the same index.
+pub fn is_elementwise(op: &Op) -> bool {
+    matches!(op, Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. })
+}
+
+/// Whether an operator only relabels elements, so that its result can be a place on its operand's storage.
+pub fn is_movement(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Reshape { .. } | Op::Permute { .. } | Op::Broadcast { .. } | Op::Slice { .. } | Op::Window { .. }
+    )
+}
+
+/// Whether an operator is a product of the DPE.
+pub fn is_product(op: &Op) -> bool {
+    matches!(op, Op::Contract { .. } | Op::Conv { .. })
+}
+
+/// The fusion decisions of a function.
+pub struct Fusion {
+    /// Whether a node is computed inside its user's kernel.
+    pub inlined: SecondaryMap<Node, bool>,
+}
+
+impl Fusion {
+    /// Decides for every node of `func`.
+    pub fn of(func: &Function) -> Fusion {
+        let mut users: SecondaryMap<Value, Vec<Node>> = SecondaryMap::new();
+        let mut uses: SecondaryMap<Value, u32> = SecondaryMap::new();
+        for (node, data) in &func.nodes {
+            for &arg in &data.args {
+                users[arg].push(node);
+                uses[arg] += 1;
+            }
+        }
+        for &result in &func.results {
+            uses[result] += 1;
+        }
+        let mut fusion = Fusion { inlined: SecondaryMap::new() };
+        // Loads and heroes of the expression that ends in each node.
+        let mut weight: SecondaryMap<Node, (usize, usize)> = SecondaryMap::new();
+        for (node, data) in &func.nodes {
+            let absorbs =
+                is_elementwise(&data.op) || matches!(data.op, Op::Reduce { .. } | Op::MxQuantize { .. });
+            if !absorbs {
+                continue;
+            }
+            let mut total = (0, 0);
+            let mut candidates = Vec::new();
+            for (n, &arg) in data.args.iter().enumerate() {
+                if data.args[..n].contains(&arg) {
+                    continue;
+                }
+                let Some(def) = func.def(arg) else {
+                    total.0 += 1;
+                    continue;
+                };
+                let op = &func.nodes[def].op;
+                let once = users[arg].len() == data.args.iter().filter(|&&a| a == arg).count()
+                    && users[arg].iter().all(|&u| u == node)
+                    && uses[arg] as usize == users[arg].len();
+                let product_here = is_product(op) && is_elementwise(&data.op);
+                if once && (is_elementwise(op) || product_here) {
+                    let w = if is_product(op) { (0, 1) } else { weight[def] };
+                    candidates.push((w, def));
+                } else if !is_scalar_const(func, arg) {
+                    total.0 += 1;
+                }
+            }
+            // Products first, then the smallest expressions: what does not fit stays in a kernel of its own.
+            candidates
+                .sort_by_key(|&((leaves, heroes), def)| (std::cmp::Reverse(heroes), leaves, def.index()));
+            let hero_allowed = is_elementwise(&data.op);
+            let n_candidates = candidates.len();
+            for (i, ((leaves, heroes), def)) in candidates.into_iter().enumerate() {
+                let rest = n_candidates - i - 1;
+                let fits =
+                    total.0 + leaves + rest <= MAX_LEAVES && total.1 + heroes <= usize::from(hero_allowed);
+                if fits {
+                    total = (total.0 + leaves, total.1 + heroes);
+                    fusion.inlined[def] = true;
+                } else {
+                    total.0 += 1;
+                }
+            }
+            weight[node] = total;
+        }
+        fusion
+    }
+}
+
+/// Whether a value is a constant with one element, or a broadcast of one.
+pub fn is_scalar_const(func: &Function, value: Value) -> bool {
+    let Some(def) = func.def(value) else { return false };
+    match func.nodes[def].op {
+        Op::Const { .. } => func.ty(value).shape.elements() == 1,
+        Op::Broadcast { .. } | Op::Reshape { .. } => is_scalar_const(func, func.nodes[def].args[0]),
+        _ => false,
+    }
+}

@@ -1,0 +1,216 @@
+//! Element-wise regions and copies: load each operand's box, run one program, store.
+
+use lacuna_isa::format::{Format, ScaleMode};
+use lacuna_isa::inst::{Action, Fill, Operand};
+use lacuna_isa::object::BufferKind;
+use lacuna_isa::program::{Program, SeOp, Stream};
+use lacuna_isa::view::VIEW_DIMS;
+
+use super::space::{SpaceDim, Walk, coalesce, cut, nest_of, tile_in_order, tile_of};
+use crate::emit::{EmitError, KernelBuilder, LocalDim, Tile};
+use crate::expr::{Code, Expr, ExprNode, Hero, compile, lane};
+use crate::lower::{Lowered, Lowering};
+use crate::nest::{Nest, TileDim};
+use crate::place::{Place, order_of};
+
+/// Share of local memory that tiles may fill.
+pub const LOCAL_FILL: f64 = 0.9;
+
+impl From<EmitError> for String {
+    fn from(error: EmitError) -> String {
+        error.0
+    }
+}
+
+/// The space of an expression in the physical order of `out`; operand 0 is the result, then the leaves.
+pub fn space_of(expr: &Expr, out: &Place, order: &[usize]) -> Vec<SpaceDim> {
+    let iota = |d: usize| expr.nodes.iter().any(|(n, _)| matches!(n, ExprNode::Iota(dim) if *dim == d));
+    order
+        .iter()
+        .map(|&d| {
+            let size = expr.shape[d];
+            let mut apart = iota(d);
+            let mut walks = vec![Walk { stride: out.strides[d], origin: 0, bound: size }];
+            for leaf in &expr.leaves {
+                let mut walk = Walk { stride: leaf.place.strides[d], origin: 0, bound: size };
+                if let Some((origins, bounds, _)) = &leaf.pad {
+                    walk.origin = origins[d];
+                    walk.bound = bounds[d];
+                    apart |= origins[d] != 0 || bounds[d] != size;
+                }
+                walks.push(walk);
+            }
+            SpaceDim { size, walks, logical: vec![d], apart }
+        })
+        .collect()
+}
+
+/// The local view of an operand's slot over the space's dimensions.
+pub fn stream_dims(nest: &Nest, at: &[Option<usize>], strides: &[i64]) -> Vec<LocalDim> {
+    at.iter()
+        .enumerate()
+        .map(|(d, slot)| LocalDim {
+            size: nest.axes[d].tile,
+            stride: slot.map_or(0, |s| strides[s]),
+            clip: None,
+        })
+        .collect()
+}
+
+/// The domain view over the axes of the nest, clipped at their ends.
+pub fn domain_dims(nest: &Nest) -> Vec<LocalDim> {
+    (0..nest.axes.len())
+        .map(|a| LocalDim {
+            size: nest.axes[a].tile,
+            stride: 0,
+            clip: Some(TileDim::follow(&nest.axes, a, 0)),
+        })
+        .collect()
+}
+
+impl Lowering<'_> {
+    /// Emits an element-wise expression into `out`.
+    pub fn map(&mut self, name: &str, expr: &Expr, out: &Place) -> Lowered {
+        let order = order_of(&out.strides);
+        let dims = coalesce(space_of(expr, out, &order), expr.leaves.len() + 1);
+        if dims.len() > VIEW_DIMS {
+            return self.peel(expr, out, &|this, expr, out| this.map(name, expr, out));
+        }
+        let bytes_of = |format: Format| format.element().bytes_for(8).max(1);
+        let mut eighth_bytes = bytes_of(self.storages[out.storage].format);
+        for leaf in &expr.leaves {
+            eighth_bytes += bytes_of(Format::Scalar(leaf.elem));
+        }
+        let limit = (self.target.local_bytes as f64 * LOCAL_FILL / 2.0 * 8.0 / eighth_bytes as f64) as u64;
+        let whole = vec![false; dims.len()];
+        let tiles = cut(&dims, &whole, limit, u64::from(self.target.n_pes())).ok_or("no tile fits")?;
+        let nest = nest_of(&dims, &tiles, &whole, self.target.rows, self.target.cols);
+        if !nest.fits() {
+            return Err("the region needs more loop levels than the machine has".into());
+        }
+        let storages = self.storages.clone();
+        let storage_of = |s| storages[s].clone();
+        let mut kb = KernelBuilder::new(name, nest, &storage_of);
+        let inner = kb.n_loops();
+        let all: Vec<usize> = (0..dims.len()).collect();
+        let (out_tile, out_at) =
+            tile_in_order(out.storage, out.offset, &dims, 0, &kb.nest.axes.clone(), &all, None);
+        if expr.is_copy() && expr.leaves.len() == 1 {
+            // A copy needs no engine but the fabric interface; the slot has the result's order.
+            let leaf = &expr.leaves[0];
+            let (tile, _) = tile_in_order(
+                leaf.place.storage,
+                leaf.place.offset,
+                &dims,
+                1,
+                &kb.nest.axes.clone(),
+                &all,
+                None,
+            );
+            let fill = leaf.pad.as_ref().map_or(Fill::Zero, |p| p.2);
+            let load = kb.load("x", &tile, fill, Some(inner), Some(2))?;
+            kb.open(0, inner);
+            let buffer = kb.loaded(load).buffer;
+            kb.store(buffer, &out_tile)?;
+            kb.close(inner, 0, &[load]);
+            let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
+            self.launch(kernel, bases);
+            return Ok(());
+        }
+        let mut loads = Vec::new();
+        for (i, leaf) in expr.leaves.iter().enumerate() {
+            let (tile, at) =
+                tile_of(leaf.place.storage, leaf.place.offset, &dims, i + 1, &kb.nest.axes.clone(), None);
+            let fill = leaf.pad.as_ref().map_or(Fill::Zero, |p| p.2);
+            loads.push((kb.load("x", &tile, fill, None, None)?, at, leaf.elem));
+        }
+        let out_format = self.storages[out.storage].format;
+        let slot = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
+        let y = kb.buffer("y", BufferKind::Local, slot, 2)?;
+        kb.open(0, inner);
+        let mut streams = Vec::new();
+        let mut popped = Vec::new();
+        for (load, at, elem) in &loads {
+            let strides = kb.loaded(*load).strides.clone();
+            let view_dims = stream_dims(&kb.nest, at, &strides);
+            let view = kb.local(Format::Scalar(*elem), None, None, &view_dims)?;
+            let action = kb.last_read(*load, inner);
+            if action == Action::Pop {
+                popped.push(*load);
+            }
+            streams.push(Stream {
+                operand: Operand::new(kb.loaded(*load).buffer, action, view),
+                mode: ScaleMode::Floor,
+            });
+        }
+        let strides = out_tile.slot_strides();
+        let view_dims = stream_dims(&kb.nest, &out_at, &strides);
+        let view = kb.local(out_format, None, None, &view_dims)?;
+        streams.push(Stream { operand: Operand::new(y, Action::Push, view), mode: ScaleMode::Floor });
+        let mut code = Code::default();
+        let numbers: Vec<u8> = (0..loads.len() as u8).collect();
+        let pad = VIEW_DIMS - dims.len();
+        let dim_of =
+            |logical: usize| (pad + dims.iter().position(|d| d.logical == [logical]).unwrap_or(0)) as u8;
+        let value = compile(expr, &mut code, &numbers, Hero::None, &dim_of)?;
+        let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+        code.ops.push(SeOp::Store { stream: loads.len() as u8, lane: lane(elem), src: value });
+        let domain_view = domain_dims(&kb.nest);
+        let domain = kb.local(Format::F32, None, None, &domain_view)?;
+        kb.run(Program {
+            name: name.to_string(),
+            domain,
+            parallel: VIEW_DIMS as u8,
+            streams,
+            body: code.take(),
+            constants: code.constants,
+            ..Program::default()
+        });
+        kb.store(y, &out_tile)?;
+        kb.close(inner, 0, &popped);
+        let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
+        self.launch(kernel, bases);
+        Ok(())
+    }
+
+    /// Splits a space of too many dimensions along its outermost physical one: a kernel for each index.
+    pub fn peel(
+        &mut self,
+        expr: &Expr,
+        out: &Place,
+        emit: &dyn Fn(&mut Self, &Expr, &Place) -> Lowered,
+    ) -> Lowered {
+        let order = order_of(&out.strides);
+        let outer = *order.iter().find(|&&d| expr.shape[d] > 1).ok_or("a space without dimensions")?;
+        let padded = expr.leaves.iter().any(|l| l.pad.is_some());
+        let size = expr.shape[outer];
+        if size > MAX_PEELED || padded || expr.nodes.iter().any(|(n, _)| matches!(n, ExprNode::Iota(_))) {
+            return Err(format!("the region has more than {VIEW_DIMS} dimensions that do not merge"));
+        }
+        for i in 0..size as i64 {
+            let mut part = expr.clone();
+            part.shape.0[outer] = 1;
+            for leaf in &mut part.leaves {
+                leaf.place.offset += i * leaf.place.strides[outer];
+            }
+            let place = Place { offset: out.offset + i * out.strides[outer], ..out.clone() };
+            emit(self, &part, &place)?;
+        }
+        Ok(())
+    }
+}
+
+/// Most kernels that one region is split into.
+const MAX_PEELED: u64 = 64;
+
+/// The tile of the result, in the space's own order.
+pub fn result_tile(
+    out: &Place,
+    dims: &[SpaceDim],
+    nest: &Nest,
+    k_dim: Option<usize>,
+) -> (Tile, Vec<Option<usize>>) {
+    let all: Vec<usize> =
+        (0..dims.len()).filter(|&d| dims[d].walks.first().is_some_and(|w| w.stride != 0)).collect();
+    tile_in_order(out.storage, out.offset, dims, 0, &nest.axes, &all, k_dim)
+}

@@ -1,0 +1,8 @@
+//! Kernels by family: each turns one fusion group into a stream.
+
+pub mod gather;
+pub mod map;
+pub mod product;
+pub mod product_tiles;
+pub mod rows;
+pub mod space;

@@ -1,0 +1,557 @@
+//! From a selected function to kernels and launches, node by node.
+
+use std::collections::BTreeSet;
+
+use cranelift_entity::{PrimaryMap, SecondaryMap};
+use indexmap::IndexSet;
+use lacuna_ir::{ConstantData, ElemType, Function, Module, Node, Op, OriginId, Value};
+use lacuna_isa::format::{Format, ScalarType};
+use lacuna_isa::inst::Fill;
+use lacuna_isa::object::Kernel;
+use lacuna_isa::target::Target;
+use lacuna_isa::view::Pattern;
+
+use crate::expr::{Expr, ExprId, ExprNode, Leaf, lane_bits};
+use crate::fuse::{Fusion, is_elementwise, is_movement, is_product};
+use crate::place::{
+    Packing, Place, Storage, StorageId, StorageKind, order_of, reshape_strides, strides_in_order,
+};
+
+/// A node that cannot become instructions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unsupported {
+    /// The IR node's operator.
+    pub op: &'static str,
+    /// The ONNX nodes that it implements.
+    pub origins: Vec<OriginId>,
+    /// Why not.
+    pub reason: String,
+}
+
+/// One kernel launch before addresses are known.
+#[derive(Clone, Debug)]
+pub struct LaunchDraft {
+    /// Number of the kernel.
+    pub kernel: usize,
+    /// Storage and byte offset of each base register.
+    pub bases: Vec<(StorageId, u64)>,
+    /// Provenance.
+    pub origins: Vec<OriginId>,
+}
+
+/// The state of lowering one function.
+pub struct Lowering<'a> {
+    /// The module.
+    pub module: &'a Module,
+    /// The entry's function.
+    pub func: &'a Function,
+    /// The target.
+    pub target: &'a Target,
+    /// N:M patterns of constant operands, by the node that multiplies by them.
+    pub patterns: &'a SecondaryMap<Node, Option<Pattern>>,
+    /// All allocations.
+    pub storages: PrimaryMap<StorageId, Storage>,
+    /// Places of materialised and relabelled values.
+    pub places: SecondaryMap<Value, Option<Place>>,
+    /// Distinct kernels.
+    pub kernels: IndexSet<Kernel>,
+    /// Launches in order.
+    pub launches: Vec<LaunchDraft>,
+    /// What could not be lowered.
+    pub unsupported: Vec<Unsupported>,
+    fusion: Fusion,
+    preferred: SecondaryMap<Value, Option<Vec<usize>>>,
+    outputs: SecondaryMap<Value, Option<usize>>,
+}
+
+/// Lowering of one kernel, or why not.
+pub type Lowered<T = ()> = Result<T, String>;
+
+impl<'a> Lowering<'a> {
+    /// Prepares to lower the function.
+    pub fn new(
+        module: &'a Module,
+        func: &'a Function,
+        target: &'a Target,
+        patterns: &'a SecondaryMap<Node, Option<Pattern>>,
+    ) -> Lowering<'a> {
+        let mut lowering = Lowering {
+            module,
+            func,
+            target,
+            patterns,
+            storages: PrimaryMap::new(),
+            places: SecondaryMap::new(),
+            kernels: IndexSet::new(),
+            launches: Vec::new(),
+            unsupported: Vec::new(),
+            fusion: Fusion::of(func),
+            preferred: SecondaryMap::new(),
+            outputs: SecondaryMap::new(),
+        };
+        lowering.prefer_orders();
+        lowering
+    }
+
+    /// Lowers every node; afterwards `unsupported` lists all that could not be.
+    pub fn run(&mut self) {
+        for (i, &param) in self.func.params.iter().enumerate() {
+            let ty = self.func.ty(param);
+            let storage = self.storages.push(Storage {
+                kind: StorageKind::Input(i),
+                format: ty.elem.format(),
+                pattern: None,
+                k_stride: 1,
+                elements: ty.shape.elements(),
+            });
+            self.places[param] = Some(self.row_major(param, storage));
+        }
+        // A value computed by the function is stored where the first result that names it lies.
+        for (i, &result) in self.func.results.iter().enumerate() {
+            let computed = self.func.def(result).is_some_and(|n| !is_movement(&self.func.nodes[n].op))
+                && self.func.as_const(result).is_none();
+            if computed && self.outputs[result].is_none() {
+                self.outputs[result] = Some(i);
+            }
+        }
+        for (node, data) in &self.func.nodes {
+            if self.fusion.inlined[node] {
+                continue;
+            }
+            let origins = self.group_origins(node);
+            let first_launch = self.launches.len();
+            if let Err(reason) = self.node(node) {
+                self.unsupported.push(Unsupported { op: data.op.name(), origins: origins.clone(), reason });
+                // Users of the failed value are still checked.
+                for &result in &data.results {
+                    self.places[result] = Some(self.allocate(result));
+                }
+            }
+            for launch in &mut self.launches[first_launch..] {
+                launch.origins.clone_from(&origins);
+            }
+        }
+        for (i, &result) in self.func.results.iter().enumerate() {
+            if self.outputs[result] == Some(i) {
+                continue;
+            }
+            let first_launch = self.launches.len();
+            if let Err(reason) = self.copy_to_output(result, i) {
+                self.unsupported.push(Unsupported { op: "copy", origins: Vec::new(), reason });
+            }
+            let origins = self.func.def(result).map_or(Vec::new(), |n| self.func.nodes[n].origins.clone());
+            for launch in &mut self.launches[first_launch..] {
+                launch.origins.clone_from(&origins);
+            }
+        }
+    }
+
+    /// Provenance of a node and of what is inlined into its kernel.
+    fn group_origins(&self, node: Node) -> Vec<OriginId> {
+        let mut all = BTreeSet::new();
+        let mut work = vec![node];
+        while let Some(node) = work.pop() {
+            all.extend(self.func.nodes[node].origins.iter().copied());
+            for &arg in &self.func.nodes[node].args {
+                work.extend(self.func.def(arg).filter(|&d| self.fusion.inlined[d]));
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    /// Physical orders that spare later copies: channels last around convolutions, and the order of a permuted view that
+    /// is then reshaped.
+    fn prefer_orders(&mut self) {
+        for (_, data) in &self.func.nodes {
+            match &data.op {
+                Op::Conv { attrs, .. } => {
+                    let last = |dims: &[u8]| -> Vec<usize> {
+                        [dims[0]].iter().chain(&dims[2..]).chain([&dims[1]]).map(|&d| d as usize).collect()
+                    };
+                    self.preferred[data.results[0]] = Some(last(&attrs.out));
+                    if self.preferred[data.args[0]].is_none() {
+                        self.preferred[data.args[0]] = Some(last(&attrs.x));
+                    }
+                }
+                Op::Reshape { .. } => {
+                    let Some(def) = self.func.def(data.args[0]) else { continue };
+                    let from = &self.func.nodes[def];
+                    if let Op::Permute { perm } = &from.op {
+                        self.preferred[from.args[0]] = Some(perm.iter().map(|&p| p as usize).collect());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn row_major(&self, value: Value, storage: StorageId) -> Place {
+        let shape = &self.func.ty(value).shape;
+        let order: Vec<usize> = (0..shape.rank()).collect();
+        Place { storage, offset: 0, strides: strides_in_order(shape, &order) }
+    }
+
+    /// Allocates a value in its preferred physical order.
+    pub fn allocate(&mut self, value: Value) -> Place {
+        self.allocate_in(value, None)
+    }
+
+    /// Allocates a value; without a preference of its own it takes `order`.
+    pub fn allocate_in(&mut self, value: Value, order: Option<Vec<usize>>) -> Place {
+        let ty = self.func.ty(value).clone();
+        if let Some(i) = self.outputs[value] {
+            let storage = self.storages.push(Storage {
+                kind: StorageKind::Output(i),
+                format: ty.elem.format(),
+                pattern: None,
+                k_stride: 1,
+                elements: ty.shape.elements(),
+            });
+            return self.row_major(value, storage);
+        }
+        let rank = ty.shape.rank();
+        let mut order = self.preferred[value].clone().or(order).unwrap_or_else(|| (0..rank).collect());
+        let mut sizes = ty.shape.0.clone();
+        if let ElemType::Grouped { format, axis } = ty.elem {
+            order.retain(|&d| d != axis as usize);
+            order.push(axis as usize);
+            sizes[axis as usize] = sizes[axis as usize].next_multiple_of(u64::from(format.size));
+        }
+        let storage = self.storages.push(Storage {
+            kind: StorageKind::Temp,
+            format: ty.elem.format(),
+            pattern: None,
+            k_stride: 1,
+            elements: sizes.iter().product(),
+        });
+        Place { storage, offset: 0, strides: strides_in_order(&sizes, &order) }
+    }
+
+    /// The storage of a constant in a packing, shared between uses.
+    pub fn constant(&mut self, storage: Storage) -> StorageId {
+        let found = self.storages.iter().find(|(_, s)| s.kind == storage.kind).map(|(id, _)| id);
+        found.unwrap_or_else(|| self.storages.push(storage))
+    }
+
+    /// Place of a value that is materialised or relabelled.
+    pub fn place(&mut self, value: Value) -> Lowered<Place> {
+        if let Some(place) = &self.places[value] {
+            return Ok(place.clone());
+        }
+        let Some(id) = self.func.as_const(value) else {
+            return Err(format!("operand {value} has no place in memory"));
+        };
+        let ty = &self.module.constants[id].ty;
+        if ty.elem.scalar().is_none() {
+            return Err(format!(
+                "a grouped constant {ty} is only possible as the second operand of a product"
+            ));
+        }
+        let splat = matches!(self.module.constants[id].data, ConstantData::Splat(_));
+        let storage = self.constant(Storage {
+            kind: StorageKind::Const(id, Packing::Plain),
+            format: ty.elem.format(),
+            pattern: None,
+            k_stride: 1,
+            // One element stands for all of a splat.
+            elements: if splat { 1 } else { ty.shape.elements() },
+        });
+        let mut place = self.row_major(value, storage);
+        if splat {
+            place.strides.fill(0);
+        }
+        self.places[value] = Some(place.clone());
+        Ok(place)
+    }
+
+    /// Adds a kernel's launch.
+    pub fn launch(&mut self, kernel: Kernel, bases: Vec<StorageId>) {
+        self.launch_at(kernel, bases.into_iter().map(|s| (s, 0)).collect());
+    }
+
+    /// Adds a kernel's launch with byte offsets on the base registers.
+    pub fn launch_at(&mut self, kernel: Kernel, bases: Vec<(StorageId, u64)>) {
+        let (kernel, _) = self.kernels.insert_full(kernel);
+        self.launches.push(LaunchDraft { kernel, bases, origins: Vec::new() });
+    }
+
+    fn node(&mut self, node: Node) -> Lowered {
+        let data = &self.func.nodes[node];
+        let result = *data.results.first().ok_or("a node without results")?;
+        if self.func.ty(result).shape.elements() == 0 {
+            self.places[result] = Some(self.allocate(result));
+            return Ok(());
+        }
+        match &data.op {
+            Op::Const { .. } => Ok(()),
+            op if is_movement(op) => self.movement(node, result),
+            op if is_elementwise(op) || is_product(op) => {
+                let (expr, hero) = self.expression(result)?;
+                let place = self.result_place(result, &expr, hero);
+                match hero {
+                    Some(hero) => self.product(hero, &expr, &place)?,
+                    None => self.map(kernel_name(&expr), &expr, &place)?,
+                }
+                self.places[result] = Some(place);
+                Ok(())
+            }
+            Op::Iota { elem, shape, axis } => {
+                let mut expr = Expr::new(shape.clone());
+                expr.add(ExprNode::Iota(*axis as usize), *elem);
+                let place = self.allocate(result);
+                self.map("iota", &expr, &place)?;
+                self.places[result] = Some(place);
+                Ok(())
+            }
+            Op::Pad { low, .. } => {
+                let (x, value) = (data.args[0], data.args[1]);
+                let fill = self.fill_of(value)?;
+                let from = self.place(x)?;
+                let ty = self.func.ty(result).clone();
+                let shape = &self.func.ty(x).shape;
+                let elem = ty.elem.scalar().ok_or("padding a grouped value")?;
+                let order = order_of(&from.strides);
+                let pad = Some((low.iter().map(|&l| -(l as i64)).collect(), shape.0.clone(), fill));
+                let mut expr = Expr::new(ty.shape.clone());
+                expr.leaf(Leaf { place: from, elem, pad });
+                let place = self.allocate_in(result, Some(order));
+                self.map("pad", &expr, &place)?;
+                self.places[result] = Some(place);
+                Ok(())
+            }
+            Op::Concat { axis } => {
+                let place = self.allocate(result);
+                let mut at = 0i64;
+                for &arg in &data.args {
+                    let (expr, _) = self.copy_of(arg)?;
+                    let part =
+                        Place { offset: place.offset + at * place.strides[*axis as usize], ..place.clone() };
+                    if expr.shape.elements() > 0 {
+                        self.map("copy", &expr, &part)?;
+                    }
+                    at += expr.shape[*axis as usize] as i64;
+                }
+                self.places[result] = Some(place);
+                Ok(())
+            }
+            Op::Gather { axis, batch } => {
+                self.gather(result, data.args[0], data.args[1], *axis as usize, *batch as usize)
+            }
+            Op::Reduce { op, axes } => self.reduce(result, data.args[0], *op, axes),
+            Op::ArgReduce { max, axis, last } => self.arg_reduce(result, data.args[0], *max, *axis, *last),
+            Op::Cumulate { .. } => Err("running reductions are not implemented".into()),
+            Op::Softmax { axis, log } => self.softmax(result, data.args[0], *axis, *log),
+            Op::Norm { axes, centre, eps } => self.norm(node, result, axes, *centre, eps.0),
+            Op::MxQuantize { mode, .. } => self.quantize(result, data.args[0], *mode),
+            Op::MxDecode { .. } => {
+                Err("decoding a grouped value outside a product is not implemented".into())
+            }
+            Op::Call { .. } => Err("calls must be inlined before code generation".into()),
+            op => Err(format!("`{}` is not implemented", op.name())),
+        }
+    }
+
+    /// Gives a relabelled value its place, or copies where no strides can express it.
+    fn movement(&mut self, node: Node, result: Value) -> Lowered {
+        let data = &self.func.nodes[node];
+        let x = data.args[0];
+        let from = self.place(x)?;
+        let shape = self.func.ty(x).shape.clone();
+        let strides = match &data.op {
+            Op::Permute { perm } => perm.iter().map(|&p| from.strides[p as usize]).collect(),
+            Op::Broadcast { dims, shape: to } => {
+                let mut strides = vec![0; to.rank()];
+                for (i, &d) in dims.iter().enumerate() {
+                    strides[d as usize] = if shape[i] == 1 { 0 } else { from.strides[i] };
+                }
+                strides
+            }
+            Op::Slice { starts, steps, .. } => {
+                let offset =
+                    from.offset + starts.iter().zip(&from.strides).map(|(&s, &d)| s * d).sum::<i64>();
+                let strides = steps.iter().zip(&from.strides).map(|(&s, &d)| s * d).collect();
+                self.places[result] = Some(Place { storage: from.storage, offset, strides });
+                return Ok(());
+            }
+            Op::Window { axes, strides, dilations, .. } => {
+                let mut all = from.strides.clone();
+                for (i, &a) in axes.iter().enumerate() {
+                    all.push(from.strides[a as usize] * dilations[i] as i64);
+                    all[a as usize] *= strides[i] as i64;
+                }
+                all
+            }
+            Op::Reshape { shape: to } => match reshape_strides(&shape, &from.strides, to) {
+                Some(strides) => strides,
+                None => {
+                    let (expr, _) = self.copy_of(x)?;
+                    let storage = self.storages.push(Storage {
+                        kind: StorageKind::Temp,
+                        format: self.func.ty(x).elem.format(),
+                        pattern: None,
+                        k_stride: 1,
+                        elements: shape.elements(),
+                    });
+                    let dense = self.row_major(x, storage);
+                    self.map("copy", &expr, &dense)?;
+                    self.places[result] = Some(self.row_major(result, storage));
+                    return Ok(());
+                }
+            },
+            op => return Err(format!("`{}` is not a movement", op.name())),
+        };
+        self.places[result] = Some(Place { storage: from.storage, offset: from.offset, strides });
+        Ok(())
+    }
+
+    /// An expression that loads a materialised value.
+    pub fn copy_of(&mut self, value: Value) -> Lowered<(Expr, ExprId)> {
+        let ty = self.func.ty(value).clone();
+        let elem = ty.elem.scalar().ok_or("a grouped value cannot be copied element by element")?;
+        let place = self.place(value)?;
+        let mut expr = Expr::new(ty.shape);
+        let id = expr.leaf(Leaf { place, elem, pad: None });
+        Ok((expr, id))
+    }
+
+    fn copy_to_output(&mut self, result: Value, i: usize) -> Lowered {
+        let (expr, _) = self.copy_of(result)?;
+        let storage = self.storages.push(Storage {
+            kind: StorageKind::Output(i),
+            format: self.func.ty(result).elem.format(),
+            pattern: None,
+            k_stride: 1,
+            elements: expr.shape.elements(),
+        });
+        let place = self.row_major(result, storage);
+        if expr.shape.elements() == 0 {
+            return Ok(());
+        }
+        self.map("copy", &expr, &place)
+    }
+
+    /// The expression that ends in `root`, with what is inlined into it, and its product if it has one.
+    pub fn expression(&mut self, root: Value) -> Lowered<(Expr, Option<Node>)> {
+        let mut expr = Expr::new(self.func.ty(root).shape.clone());
+        let mut hero = None;
+        let mut seen = SecondaryMap::new();
+        self.grow(root, true, &mut expr, &mut hero, &mut seen)?;
+        Ok((expr, hero))
+    }
+
+    /// The expression of an operand: what is inlined into its user, or a load.
+    pub fn operand_expression(&mut self, value: Value) -> Lowered<Expr> {
+        let mut expr = Expr::new(self.func.ty(value).shape.clone());
+        self.grow(value, false, &mut expr, &mut None, &mut SecondaryMap::new())?;
+        Ok(expr)
+    }
+
+    fn grow(
+        &mut self,
+        value: Value,
+        is_root: bool,
+        expr: &mut Expr,
+        hero: &mut Option<Node>,
+        seen: &mut SecondaryMap<Value, Option<ExprId>>,
+    ) -> Lowered<ExprId> {
+        if let Some(id) = seen[value] {
+            return Ok(id);
+        }
+        let elem = self.func.ty(value).elem.scalar().ok_or("element-wise work on a grouped value")?;
+        let def = self.func.def(value).filter(|&n| is_root || self.fusion.inlined[n]);
+        let id = match def {
+            Some(node) if is_product(&self.func.nodes[node].op) => {
+                *hero = Some(node);
+                expr.add(ExprNode::Hero, elem)
+            }
+            Some(node) if is_elementwise(&self.func.nodes[node].op) => {
+                let data = &self.func.nodes[node];
+                let args = data
+                    .args
+                    .iter()
+                    .map(|&a| self.grow(a, false, expr, hero, seen))
+                    .collect::<Lowered<Vec<_>>>()?;
+                expr.add(ExprNode::Op(data.op.clone(), args), elem)
+            }
+            _ => match self.scalar_const(value) {
+                Some(code) => expr.add(ExprNode::Const(lane_bits(elem, code)), elem),
+                None => {
+                    let place = self.place(value)?;
+                    expr.leaf(Leaf { place, elem, pad: None })
+                }
+            },
+        };
+        seen[value] = Some(id);
+        Ok(id)
+    }
+
+    /// The code of a constant that has one element or repeats one.
+    pub fn scalar_const(&self, value: Value) -> Option<u64> {
+        let node = self.func.def(value)?;
+        match self.func.nodes[node].op {
+            Op::Broadcast { .. } | Op::Reshape { .. } => self.scalar_const(self.func.nodes[node].args[0]),
+            Op::Const { value } => {
+                let constant = &self.module.constants[value];
+                let elem = constant.ty.elem.scalar()?;
+                match &constant.data {
+                    ConstantData::Splat(code) => Some(*code),
+                    ConstantData::Dense(blob) if constant.ty.shape.elements() == 1 => {
+                        Some(lacuna_isa::format::pack::get(blob.bytes(), elem, 0))
+                    }
+                    ConstantData::Dense(_) => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn fill_of(&self, value: Value) -> Lowered<Fill> {
+        let elem = self.func.ty(value).elem.scalar().ok_or("a grouped fill value")?;
+        let code =
+            self.scalar_const(value).ok_or("padding by a value that is not constant is not implemented")?;
+        let value = elem.decode(code);
+        let lowest = if elem.is_float() { elem.encode(f64::NEG_INFINITY) } else { elem.encode(f64::MIN) };
+        let highest = if elem.is_float() { elem.encode(f64::INFINITY) } else { elem.encode(f64::MAX) };
+        if code == 0 {
+            Ok(Fill::Zero)
+        } else if code == lowest {
+            Ok(Fill::Least)
+        } else if code == highest {
+            Ok(Fill::Greatest)
+        } else if value == 1.0 {
+            Ok(Fill::One)
+        } else {
+            Err(format!("padding by {value} is not implemented; 0, 1 and the extremes are"))
+        }
+    }
+
+    /// Where a kernel's result goes: its own preference, else the physical order of what it reads.
+    fn result_place(&mut self, result: Value, expr: &Expr, hero: Option<Node>) -> Place {
+        let rank = expr.shape.rank();
+        let from_hero = hero.and_then(|n| self.preferred[self.func.nodes[n].results[0]].clone());
+        let order = from_hero.or_else(|| {
+            if hero.is_some() {
+                return None;
+            }
+            let full = expr
+                .leaves
+                .iter()
+                .find(|l| l.place.strides.iter().zip(expr.shape.iter()).all(|(&s, &n)| s != 0 || n == 1))?;
+            Some(order_of(&full.place.strides))
+        });
+        self.allocate_in(result, order.filter(|o| o.len() == rank))
+    }
+}
+
+/// A kernel's name from what it computes.
+fn kernel_name(expr: &Expr) -> &'static str {
+    if expr.is_copy() { "copy" } else { "map" }
+}
+
+/// The scalar type behind a format, for formats that are not grouped.
+pub fn scalar_of(format: Format) -> Lowered<ScalarType> {
+    match format {
+        Format::Scalar(s) => Ok(s),
+        Format::Grouped(g) => Err(format!("{g} where a scalar format is needed")),
+    }
+}

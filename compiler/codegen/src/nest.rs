@@ -1,0 +1,242 @@
+//! Tiles, loops and the PE grid: how an iteration space is cut and who does which piece.
+//!
+//! A [`Nest`] is a list of axes, outermost loop first. Each axis is cut into tiles; the tiles are dealt to PE coordinates in
+//! contiguous blocks, and a loop walks each PE's block. PE coordinates and loop counters therefore advance the
+//! coordinate of an axis by constant steps, which is what views can express.
+
+use lacuna_isa::view::{Advance, Dim, LOOP_LEVELS, PE_COORDS, VIEW_DIMS};
+
+/// One axis of an iteration space.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Axis {
+    /// Name in the text form.
+    pub name: &'static str,
+    /// Elements.
+    pub size: u64,
+    /// Elements of one tile.
+    pub tile: u64,
+    /// Number of PEs along each logical coordinate that divide this axis; 1 where a coordinate does not.
+    pub pes: [u16; PE_COORDS],
+    /// Tiles that one PE walks.
+    pub trip: u64,
+}
+
+impl Axis {
+    /// An axis in tiles of `tile` elements, before distribution.
+    pub fn new(name: &'static str, size: u64, tile: u64) -> Axis {
+        Axis { name, size, tile, pes: [1; PE_COORDS], trip: size.div_ceil(tile.max(1)).max(1) }
+    }
+
+    /// Tiles of the whole axis.
+    pub fn n_tiles(&self) -> u64 {
+        self.size.div_ceil(self.tile.max(1)).max(1)
+    }
+
+    fn coord_step(&self, coord: usize) -> u64 {
+        self.pes[coord + 1..].iter().map(|&n| u64::from(n)).product::<u64>() * self.trip * self.tile
+    }
+}
+
+/// An iteration space cut into tiles and dealt to PEs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Nest {
+    /// Axes, outermost loop first.
+    pub axes: Vec<Axis>,
+    /// Logical grid.
+    pub grid: [u16; PE_COORDS],
+}
+
+impl Nest {
+    /// Deals the tiles of `axes` to a grid of `rows` x `cols` PEs so that the longest PE has the fewest tiles. An axis
+    /// whose `spread` is false stays on one PE. The choice is deterministic: the first best in a fixed order.
+    pub fn distribute(axes: Vec<Axis>, spread: &[bool], rows: u16, cols: u16) -> Nest {
+        let tiles: Vec<u64> = axes.iter().map(Axis::n_tiles).collect();
+        let open: Vec<usize> = (0..axes.len()).filter(|&a| spread[a] && tiles[a] > 1).collect();
+        let rounds_for = |pes: &[[u16; PE_COORDS]]| -> u64 {
+            tiles
+                .iter()
+                .zip(pes)
+                .map(|(&n, p)| n.div_ceil(p.iter().map(|&x| u64::from(x)).product()))
+                .product()
+        };
+        let none = vec![[1; PE_COORDS]; axes.len()];
+        let mut best = (rounds_for(&none), none.clone());
+        if !open.is_empty() {
+            for rh in divisors(rows) {
+                for ch in divisors(cols) {
+                    let split = [rh, rows / rh, ch, cols / ch];
+                    let mut pick = [0usize; PE_COORDS];
+                    loop {
+                        let mut pes = none.clone();
+                        for (c, &p) in pick.iter().enumerate() {
+                            pes[open[p]][c] = split[c];
+                        }
+                        let rounds = rounds_for(&pes);
+                        if rounds < best.0 {
+                            best = (rounds, pes);
+                        }
+                        let Some(c) = (0..PE_COORDS).find(|&c| split[c] > 1 && pick[c] + 1 < open.len())
+                        else {
+                            break;
+                        };
+                        pick[c] += 1;
+                        pick[..c].fill(0);
+                    }
+                }
+            }
+        }
+        let mut nest = Nest { axes, grid: [1; PE_COORDS] };
+        for (axis, mut pes) in nest.axes.iter_mut().zip(best.1) {
+            let n = axis.n_tiles();
+            let all: u64 = pes.iter().map(|&x| u64::from(x)).product();
+            axis.trip = n.div_ceil(all).max(1);
+            // PEs that would only see clipped tiles are left out of the grid, outermost coordinate first.
+            let needed = n.div_ceil(axis.trip);
+            let mut inner = 1u64;
+            for c in (0..PE_COORDS).rev() {
+                pes[c] = u64::from(pes[c]).min(needed.div_ceil(inner)).max(1) as u16;
+                inner *= u64::from(pes[c]);
+            }
+            axis.pes = pes;
+            for (g, &p) in nest.grid.iter_mut().zip(&pes) {
+                *g = (*g).max(p);
+            }
+        }
+        nest
+    }
+
+    /// Axes with a loop, outermost first.
+    pub fn loops(&self) -> Vec<usize> {
+        (0..self.axes.len()).filter(|&a| self.axes[a].trip > 1).collect()
+    }
+
+    /// Whether the loops fit the machine's levels.
+    pub fn fits(&self) -> bool {
+        self.loops().len() <= LOOP_LEVELS
+    }
+
+    /// Loop level of an axis, if it has a loop.
+    pub fn level(&self, axis: usize) -> Option<u8> {
+        self.loops().iter().position(|&a| a == axis).map(|l| l as u8)
+    }
+
+    /// Tiles that the busiest PE walks.
+    pub fn rounds(&self) -> u64 {
+        self.axes.iter().map(|a| a.trip).product()
+    }
+
+    /// PEs that take part.
+    pub fn n_pes(&self) -> u64 {
+        self.grid.iter().map(|&n| u64::from(n)).product()
+    }
+}
+
+fn divisors(n: u16) -> Vec<u16> {
+    (1..=n).filter(|d| n.is_multiple_of(*d)).collect()
+}
+
+/// One dimension of the box that a PE touches in one tile.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TileDim {
+    /// The axis that moves the box, and coordinates per element of the axis.
+    pub axis: Option<(usize, i64)>,
+    /// Size of the box.
+    pub size: u64,
+    /// Stride in the storage, in elements.
+    pub stride: i64,
+    /// Coordinate of the first element of tile 0.
+    pub origin: i64,
+    /// Coordinates below this exist.
+    pub bound: u64,
+}
+
+impl TileDim {
+    /// The dimension that follows `axis` element by element.
+    pub fn follow(nest: &[Axis], axis: usize, stride: i64) -> TileDim {
+        TileDim { axis: Some((axis, 1)), size: nest[axis].tile, stride, origin: 0, bound: nest[axis].size }
+    }
+
+    /// A dimension taken whole.
+    pub fn whole(size: u64, stride: i64) -> TileDim {
+        TileDim { axis: None, size, stride, origin: 0, bound: size }
+    }
+}
+
+/// The dimensions, loop advances and PE advances of a view: up to five tile dimensions, padded in front with unit ones.
+///
+/// Returns `None` when a figure does not fit the view's fields.
+pub fn view_dims(
+    nest: &Nest,
+    tile: &[TileDim],
+) -> Option<([Dim; VIEW_DIMS], [Option<Advance>; LOOP_LEVELS], [Option<Advance>; PE_COORDS])> {
+    let pad = VIEW_DIMS.checked_sub(tile.len())?;
+    let mut dims = [Dim::UNIT; VIEW_DIMS];
+    let mut levels = [None; LOOP_LEVELS];
+    let mut coords = [None; PE_COORDS];
+    for (i, t) in tile.iter().enumerate() {
+        let d = pad + i;
+        dims[d] = Dim {
+            size: u32::try_from(t.size).ok()?,
+            stride: i32::try_from(t.stride).ok()?,
+            origin: i32::try_from(t.origin).ok()?,
+            bound: u32::try_from(t.bound).ok()?,
+        };
+        let Some((axis, scale)) = t.axis else { continue };
+        let data = &nest.axes[axis];
+        let step = |elements: u64| -> Option<i32> {
+            i32::try_from(i64::try_from(elements).ok()?.checked_mul(scale)?).ok()
+        };
+        if let Some(level) = nest.level(axis) {
+            levels[level as usize] = Some(Advance { dim: d as u8, step: step(data.tile)? });
+        }
+        for c in 0..PE_COORDS {
+            if data.pes[c] > 1 {
+                coords[c] = Some(Advance { dim: d as u8, step: step(data.coord_step(c))? });
+            }
+        }
+    }
+    Some((dims, levels, coords))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_axis_uses_the_whole_grid() {
+        let nest = Nest::distribute(vec![Axis::new("m", 1000, 10)], &[true], 12, 6);
+        assert_eq!((nest.n_pes(), nest.axes[0].trip), (50, 2));
+    }
+
+    #[test]
+    fn every_tile_has_one_owner() {
+        for (m, n, tm, tn) in [(7, 300, 1, 32), (112, 64, 4, 32), (1, 5, 1, 1), (360, 40, 8, 16)] {
+            let axes = vec![Axis::new("m", m, tm), Axis::new("n", n, tn)];
+            let nest = Nest::distribute(axes, &[true, true], 12, 6);
+            let mut seen = vec![0; (m.div_ceil(tm) * n.div_ceil(tn)) as usize];
+            let g = nest.grid;
+            for p in 0..nest.n_pes() as u16 {
+                let c = [p / (g[1] * g[2] * g[3]), p / (g[2] * g[3]) % g[1], p / g[3] % g[2], p % g[3]];
+                for i in 0..nest.axes[0].trip {
+                    for j in 0..nest.axes[1].trip {
+                        let at = |a: usize, k: u64| -> u64 {
+                            let axis = &nest.axes[a];
+                            (0..PE_COORDS)
+                                .filter(|&x| axis.pes[x] > 1)
+                                .map(|x| axis.coord_step(x) * u64::from(c[x]))
+                                .sum::<u64>()
+                                + k * axis.tile
+                        };
+                        let (x, y) = (at(0, i), at(1, j));
+                        let idle =
+                            (0..PE_COORDS).any(|k| nest.axes.iter().all(|a| a.pes[k] <= c[k]) && c[k] > 0);
+                        if x < m && y < n && !idle {
+                            seen[(x / tm * n.div_ceil(tn) + y / tn) as usize] += 1;
+                        }
+                    }
+                }
+            }
+            assert!(seen.iter().all(|&s| s == 1), "{m} {n}: {seen:?} {nest:?}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Where values live: storages (one allocation each) and places (a strided window onto a storage).
+//!
+//! Movement operators cost nothing where they only relabel: `permute`, `broadcast`, `slice`, `window` and most `reshape`s
+//! give their result a place on the operand's storage.
+
+use cranelift_entity::entity_impl;
+use lacuna_ir::{ConstId, Shape};
+use lacuna_isa::format::Format;
+use lacuna_isa::view::{Pattern, PlaneMap};
+
+/// One allocation of HBM, shared SRAM or weights.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StorageId(u32);
+entity_impl!(StorageId, "s");
+
+/// How a constant is laid out in the object's weights.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Packing {
+    /// As in the constant pool: row-major.
+    Plain,
+    /// The second operand of a product: `[N/32][K][32]` codes, `[N/32][K/g][32]` scales, N:M indices like the codes.
+    Panels {
+        /// Column dimensions of the constant, from outermost to innermost; they merge into N.
+        columns: Vec<u8>,
+        /// Summed dimensions from outermost to innermost; they merge into K.
+        summed: Vec<u8>,
+        /// Size of the innermost summed dimension after padding to whole groups.
+        k_inner: u64,
+        /// N:M compression.
+        pattern: Option<Pattern>,
+    },
+}
+
+/// What a storage holds.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum StorageKind {
+    /// A constant of the pool.
+    Const(ConstId, Packing),
+    /// A parameter of the entry.
+    Input(usize),
+    /// A result of the entry.
+    Output(usize),
+    /// An intermediate tensor.
+    Temp,
+}
+
+/// One allocation.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// What it holds.
+    pub kind: StorageKind,
+    /// Element format.
+    pub format: Format,
+    /// N:M pattern of the stored codes.
+    pub pattern: Option<Pattern>,
+    /// Stride of the dimension that groups and patterns run along.
+    pub k_stride: u64,
+    /// Dense elements, padded dimensions included.
+    pub elements: u64,
+}
+
+impl Storage {
+    fn map(&self) -> PlaneMap {
+        PlaneMap { format: self.format, pattern: self.pattern, k_stride: self.k_stride }
+    }
+
+    /// Bytes of all planes.
+    pub fn bytes(&self) -> u64 {
+        self.map().plane_bytes(self.elements).iter().sum()
+    }
+
+    /// Byte offset of each plane.
+    pub fn planes(&self) -> [u64; 3] {
+        self.map().plane_offsets(self.elements)
+    }
+}
+
+/// A strided window onto a storage: element `i` of a value is element `offset + sum(i[d] * strides[d])` of the storage.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The storage.
+    pub storage: StorageId,
+    /// First element.
+    pub offset: i64,
+    /// Stride of each logical dimension; 0 where it repeats.
+    pub strides: Vec<i64>,
+}
+
+/// Strides of a dense layout whose physical dimension order, outermost first, is `order`.
+pub fn strides_in_order(shape: &[u64], order: &[usize]) -> Vec<i64> {
+    let mut strides = vec![0; shape.len()];
+    let mut stride = 1i64;
+    for &d in order.iter().rev() {
+        strides[d] = stride;
+        stride *= shape[d].max(1) as i64;
+    }
+    strides
+}
+
+/// The dimensions from the widest stride to the narrowest; equal strides keep their order.
+pub fn order_of(strides: &[i64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..strides.len()).collect();
+    order.sort_by_key(|&d| std::cmp::Reverse(strides[d].unsigned_abs()));
+    order
+}
+
+/// Strides of `new` over the elements of a window (`old`, `strides`), when a reshape needs no copy.
+pub fn reshape_strides(old: &Shape, strides: &[i64], new: &Shape) -> Option<Vec<i64>> {
+    if old.elements() == 0 {
+        return Some(strides_in_order(new, &(0..new.rank()).collect::<Vec<_>>()));
+    }
+    let dims: Vec<(u64, i64)> =
+        old.iter().zip(strides).filter(|(n, _)| **n != 1).map(|(&n, &s)| (n, s)).collect();
+    let mut result = vec![0i64; new.rank()];
+    let (mut i, mut j) = (0, 0);
+    while i < dims.len() {
+        // The shortest runs of old and new dimensions with equal products reshape into one another.
+        let (first_i, first_j) = (i, j);
+        let (mut from, mut to) = (dims[i].0, 1);
+        i += 1;
+        while j < new.rank() && (to < from || new[j] == 1) {
+            to *= new[j];
+            j += 1;
+            while from < to && i < dims.len() {
+                from *= dims[i].0;
+                i += 1;
+            }
+        }
+        if from != to || (first_i + 1..i).any(|d| dims[d - 1].1 != dims[d].1 * dims[d].0 as i64) {
+            return None;
+        }
+        let mut stride = dims[i - 1].1;
+        for d in (first_j..j).rev() {
+            result[d] = stride;
+            stride *= new[d] as i64;
+        }
+    }
+    Some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(old: &[u64], strides: &[i64], new: &[u64], expect: Option<&[i64]>) {
+        let got = reshape_strides(&old.into(), strides, &new.into());
+        assert_eq!(got.as_deref(), expect, "{old:?} {strides:?} -> {new:?}");
+    }
+
+    #[test]
+    fn reshapes_without_copy() {
+        check(&[2, 3, 4], &[12, 4, 1], &[6, 4], Some(&[4, 1]));
+        check(&[2, 3, 4], &[12, 4, 1], &[2, 1, 12], Some(&[12, 12, 1]));
+        check(&[6, 4], &[4, 1], &[2, 3, 2, 2], Some(&[12, 4, 2, 1]));
+        check(&[2, 3], &[1, 2], &[6], None);
+        check(&[2, 3], &[1, 2], &[2, 3, 1], Some(&[1, 2, 2]));
+        check(&[4, 6], &[6, 1], &[3, 8], Some(&[8, 1]));
+        check(&[1, 1], &[7, 9], &[1], Some(&[0]));
+        check(&[2, 8], &[0, 1], &[2, 2, 4], Some(&[0, 4, 1]));
+    }
+
+    #[test]
+    fn orders_are_physical() {
+        assert_eq!(strides_in_order(&[2, 3, 4, 5], &[0, 2, 3, 1]), [60, 1, 15, 3]);
+        assert_eq!(order_of(&[60, 1, 15, 3]), [0, 2, 3, 1]);
+    }
+}

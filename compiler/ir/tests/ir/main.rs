@@ -1,0 +1,7 @@
+//! Tests of the tensor IR through its public interface.
+
+mod common;
+mod eval;
+mod simplify;
+mod text;
+mod verify;

@@ -1,0 +1,84 @@
+//! Values known at import. Shape arithmetic must become numbers, because shapes and slices are attributes in the IR.
+//!
+//! Integer nodes of small constants fold as they are emitted. Chains from `iota` and of floats stay nodes, which are
+//! cheaper to hold and show their structure; they are computed on demand when a shape or an index depends on them.
+
+use std::collections::{BTreeSet, HashMap};
+
+use lacuna_ir::eval::{Mode, Tensor, eval_op};
+use lacuna_ir::{Constant, Op, Value};
+use lacuna_isa::format::ScalarType;
+
+use crate::context::{Ctx, FOLD_ELEMENTS};
+
+/// Results of at most this many elements are folded as they are emitted.
+const EAGER_ELEMENTS: u64 = 1 << 16;
+
+/// A broadcast of more elements than this stays a node.
+const EAGER_BROADCAST: u64 = 1 << 10;
+
+impl Ctx<'_> {
+    /// The result of the node that defines `value`, if it is to be a constant.
+    pub(crate) fn fold(&self, value: Value) -> Option<Constant> {
+        let func = self.b.func();
+        let node = &func.nodes[func.def(value)?];
+        let elem = self.elem(value);
+        let limit = match node.op {
+            Op::Const { .. } | Op::Iota { .. } | Op::Call { .. } => return None,
+            Op::Broadcast { .. } => EAGER_BROADCAST,
+            _ => EAGER_ELEMENTS,
+        };
+        let small = |v: Value| func.ty(v).shape.elements() <= EAGER_ELEMENTS;
+        if !(elem.is_int() || elem == ScalarType::Bool)
+            || func.ty(value).shape.elements() > limit
+            || !node.args.iter().all(|&a| small(a))
+        {
+            return None;
+        }
+        let constants = &self.b.module.constants;
+        let args: Option<Vec<Tensor>> =
+            node.args.iter().map(|&a| Tensor::from_constant(&constants[func.as_const(a)?]).ok()).collect();
+        constant(eval_op(self.b.module, &node.op, &args?.iter().collect::<Vec<_>>(), Mode::Typed).ok()?)
+    }
+
+    /// The value's elements, where they depend on constants only and are few enough.
+    pub(crate) fn known(&mut self, value: Value) -> Option<Constant> {
+        if let Some(id) = self.b.func().as_const(value) {
+            return Some(self.b.module.constants[id].clone());
+        }
+        if let Some(known) = self.memo.get(&value) {
+            return Some(known.clone());
+        }
+        // Definitions precede uses, so the nodes that the value depends on, in their order, are a program.
+        let func = self.b.func();
+        let mut program = BTreeSet::new();
+        let mut open = vec![value];
+        while let Some(v) = open.pop() {
+            let node = func.def(v)?;
+            if func.ty(v).shape.elements() > FOLD_ELEMENTS as u64
+                || matches!(func.nodes[node].op, Op::Call { .. })
+            {
+                return None;
+            }
+            if program.insert(node) {
+                open.extend(&func.nodes[node].args);
+            }
+        }
+        let mut tensors: HashMap<Value, Tensor> = HashMap::new();
+        for node in program {
+            let data = &func.nodes[node];
+            let args: Option<Vec<&Tensor>> = data.args.iter().map(|a| tensors.get(a)).collect();
+            let mut results = eval_op(self.b.module, &data.op, &args?, Mode::Typed).ok()?;
+            tensors.insert(*data.results.first()?, results.pop()?);
+        }
+        let known = constant(vec![tensors.remove(&value)?])?;
+        self.memo.insert(value, known.clone());
+        Some(known)
+    }
+}
+
+fn constant(mut results: Vec<Tensor>) -> Option<Constant> {
+    let tensor = results.pop()?;
+    let bytes = tensor.to_bytes();
+    Some(Constant::dense(tensor.ty, bytes, ""))
+}

@@ -1,0 +1,322 @@
+//! The walk over nodes: names, order, domains, functions of the model, constant branches, and failures.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use lacuna_ir::Value;
+
+use crate::call::Call;
+use crate::codes;
+use crate::context::{Ctx, invalid, unsupported};
+use crate::diagnostic::{Diagnostic, Fail};
+use crate::ops;
+use crate::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
+use crate::tensor::{Literal, decode_tensor};
+
+/// What a name stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Slot {
+    /// A value.
+    Value(Value),
+    /// The result of something that was refused.
+    Poisoned,
+}
+
+/// Functions and branches may nest this deep.
+const MAX_DEPTH: usize = 32;
+
+/// A model may expand to this many nodes: functions that call others twice grow exponentially.
+const MAX_NODES: usize = 1 << 20;
+
+/// The state of importing one graph.
+pub(crate) struct Importer<'m> {
+    pub ctx: Ctx<'m>,
+    functions: HashMap<(&'m str, &'m str, &'m str), &'m FunctionProto>,
+    opset: i64,
+    /// Attributes of the call of the function that is being expanded.
+    arguments: Rc<[AttributeProto]>,
+    /// Names by scope, the innermost last. A function's body sees only the scopes from `base` on.
+    scopes: Vec<HashMap<String, Slot>>,
+    base: usize,
+    depth: usize,
+    n_nodes: usize,
+    pub diagnostics: Vec<Diagnostic>,
+    pub warnings: Vec<String>,
+}
+
+impl<'m> Importer<'m> {
+    pub fn new(ctx: Ctx<'m>, functions: &'m [FunctionProto], opset: i64) -> Importer<'m> {
+        let key = |f: &'m FunctionProto| ((f.domain.as_str(), f.name.as_str(), f.overload.as_str()), f);
+        Importer {
+            ctx,
+            functions: functions.iter().map(key).collect(),
+            opset,
+            arguments: Rc::from([]),
+            scopes: vec![HashMap::new()],
+            base: 0,
+            depth: 0,
+            n_nodes: 0,
+            diagnostics: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// What a name stands for in the current scope.
+    pub fn lookup(&self, name: &str) -> Option<Slot> {
+        self.scopes[self.base..].iter().rev().find_map(|scope| scope.get(name)).copied()
+    }
+
+    /// Defines a name; a second definition is reported.
+    pub fn define(&mut self, name: &str, slot: Slot) {
+        if let Slot::Value(value) = slot {
+            let data = &mut self.ctx.b.func_mut().values[value];
+            if data.name.is_empty() {
+                name.clone_into(&mut data.name);
+            }
+        }
+        let top = self.scopes.len() - 1;
+        if self.scopes[top].insert(name.to_owned(), slot).is_some() {
+            self.diagnostics.push(Diagnostic::new(codes::DUPLICATE, format!("`{name}`")));
+        }
+    }
+
+    pub fn define_literal(&mut self, name: &str, literal: Result<Literal, Box<Diagnostic>>) {
+        let slot = match literal {
+            Ok(literal) => self.ctx.literal(literal, name).map_or(Slot::Poisoned, Slot::Value),
+            Err(found) => {
+                self.diagnostics.push(*found);
+                Slot::Poisoned
+            }
+        };
+        self.define(name, slot);
+    }
+
+    /// Lowers nodes in order.
+    pub fn nodes(&mut self, nodes: &[NodeProto]) {
+        let arguments = Rc::clone(&self.arguments);
+        for (i, node) in nodes.iter().enumerate() {
+            let later = || nodes[i..].iter();
+            match substitute(node, &arguments) {
+                Some(attributes) => self.node(node, &attributes, later),
+                None => self.node(node, &node.attribute, later),
+            }
+        }
+    }
+
+    fn report(&mut self, node: &NodeProto, fail: Fail) {
+        self.diagnostics.push(fail.diagnostic().at(shown(node), &node.op_type));
+    }
+
+    fn node<'n, I: Iterator<Item = &'n NodeProto>>(
+        &mut self,
+        node: &NodeProto,
+        attributes: &[AttributeProto],
+        later: impl Fn() -> I,
+    ) {
+        self.n_nodes += 1;
+        let results = match self.operands(node, later) {
+            Ok(inputs) => self.results(node, attributes, inputs),
+            Err(fail) => Err(fail),
+        };
+        match results {
+            Ok(Some(results)) => {
+                let names = node.output.iter().enumerate();
+                for (i, name) in names.filter(|(_, name)| !name.is_empty()) {
+                    match results.get(i) {
+                        Some(&slot) => self.define(name, slot),
+                        None => {
+                            let reason = format!("result {i} (`{name}`) is not supported");
+                            self.report(node, unsupported(reason));
+                            self.define(name, Slot::Poisoned);
+                        }
+                    }
+                }
+            }
+            Ok(None) => self.poison(node),
+            Err(fail) => {
+                self.report(node, fail);
+                self.poison(node);
+            }
+        }
+    }
+
+    fn poison(&mut self, node: &NodeProto) {
+        for name in node.output.iter().filter(|name| !name.is_empty()) {
+            self.define(name, Slot::Poisoned);
+        }
+    }
+
+    fn operands<'n, I: Iterator<Item = &'n NodeProto>>(
+        &self,
+        node: &NodeProto,
+        later: impl Fn() -> I,
+    ) -> Result<Vec<Option<Slot>>, Fail> {
+        let resolve = |name: &String| {
+            if name.is_empty() {
+                return Ok(None);
+            }
+            self.lookup(name).map(Some).ok_or_else(|| {
+                let definition = later().find(|n| n.output.contains(name));
+                Fail::new(
+                    codes::UNDEFINED,
+                    match definition {
+                        Some(n) => format!(
+                            "operand `{name}` is the result of `{}`, which stands later or depends on this node",
+                            shown(n)
+                        ),
+                        None => format!("nothing defines operand `{name}`"),
+                    },
+                )
+            })
+        };
+        node.input.iter().map(resolve).collect()
+    }
+
+    /// Results of a node; `None` when an operand is poisoned and the node itself is supported.
+    fn results(
+        &mut self,
+        node: &NodeProto,
+        attributes: &[AttributeProto],
+        inputs: Vec<Option<Slot>>,
+    ) -> Result<Option<Vec<Slot>>, Fail> {
+        if self.n_nodes > MAX_NODES {
+            return Err(Fail::new(codes::TOO_LARGE, format!("the model expands to over {MAX_NODES} nodes")));
+        }
+        let key = (node.domain.as_str(), node.op_type.as_str(), node.overload.as_str());
+        if let Some(&function) = self.functions.get(&key) {
+            return self.call(node, attributes, function, inputs).map(Some);
+        }
+        if !matches!(node.domain.as_str(), "" | "ai.onnx") {
+            let reason = format!("{} is of domain `{}`", node.op_type, node.domain);
+            return Err(Fail::new(codes::DOMAIN, reason)
+                .hint("export the model without the optimisation that introduced this operator"));
+        }
+        let poisoned = inputs.contains(&Some(Slot::Poisoned));
+        if node.op_type == "If" {
+            return if poisoned { Ok(None) } else { self.branch(attributes, &inputs).map(Some) };
+        }
+        let Some(row) = ops::find(&node.op_type) else {
+            let reason = format!("there is no lowering for {}", node.op_type);
+            return Err(Fail::new(codes::OPERATOR, reason).hint("`lacuna ops` lists what is supported"));
+        };
+        if poisoned {
+            return Ok(None);
+        }
+        let value = |slot: &Option<Slot>| match slot {
+            Some(Slot::Value(value)) => Some(*value),
+            Some(Slot::Poisoned) | None => None,
+        };
+        let inputs = inputs.iter().map(value).collect();
+        let call = Call { node, attributes, opset: self.opset, inputs };
+        self.ctx.set_origin(shown(node), &node.op_type);
+        let results = ops::lower(row, &mut self.ctx, &call)?;
+        Ok(Some(results.into_iter().map(Slot::Value).collect()))
+    }
+
+    /// Expands a function of the model in place.
+    fn call(
+        &mut self,
+        node: &NodeProto,
+        attributes: &[AttributeProto],
+        function: &FunctionProto,
+        inputs: Vec<Option<Slot>>,
+    ) -> Result<Vec<Slot>, Fail> {
+        if self.depth >= MAX_DEPTH {
+            return Err(invalid(format!("functions nest deeper than {MAX_DEPTH}")));
+        }
+        if inputs.len() > function.input.len() {
+            return Err(invalid(format!("{} takes {} operands", node.op_type, function.input.len())));
+        }
+        let opset = match crate::model::opset(&function.opset_import) {
+            Ok(opset) => opset,
+            Err(_) if function.opset_import.is_empty() => self.opset,
+            Err(found) => return Err(Fail::new(codes::OPSET, found.reason)),
+        };
+        let mut scope = HashMap::new();
+        for (name, slot) in function.input.iter().zip(inputs) {
+            if let Some(slot) = slot {
+                scope.insert(name.clone(), slot);
+            }
+        }
+        let mut arguments = attributes.to_vec();
+        let given: HashSet<&str> = attributes.iter().map(|a| a.name.as_str()).collect();
+        let defaults = function.attribute_proto.iter().filter(|a| !given.contains(a.name.as_str()));
+        arguments.extend(defaults.cloned());
+        // An optional operand that the call leaves out is empty inside the body too.
+        let absent: HashSet<&str> =
+            function.input.iter().map(String::as_str).filter(|name| !scope.contains_key(*name)).collect();
+        let mut body = function.node.clone();
+        for name in body.iter_mut().flat_map(|n| &mut n.input) {
+            if absent.contains(name.as_str()) {
+                name.clear();
+            }
+        }
+        let outer = (self.base, self.opset, std::mem::replace(&mut self.arguments, arguments.into()));
+        self.base = self.scopes.len();
+        self.opset = opset;
+        self.depth += 1;
+        self.scopes.push(scope);
+        self.nodes(&body);
+        let results = self.take_results(function.output.iter());
+        self.scopes.pop();
+        self.depth -= 1;
+        (self.base, self.opset, self.arguments) = outer;
+        results
+    }
+
+    fn take_results<'n>(&self, names: impl Iterator<Item = &'n String>) -> Result<Vec<Slot>, Fail> {
+        let find = |name: &String| {
+            let missing = || Fail::new(codes::UNDEFINED, format!("nothing defines the result `{name}`"));
+            self.lookup(name).ok_or_else(missing)
+        };
+        names.map(find).collect()
+    }
+
+    /// An `If` whose condition is known becomes the branch that it selects.
+    fn branch(&mut self, attributes: &[AttributeProto], inputs: &[Option<Slot>]) -> Result<Vec<Slot>, Fail> {
+        let Some(Some(Slot::Value(condition))) = inputs.first().copied() else {
+            return Err(invalid("the condition is missing"));
+        };
+        if self.depth >= MAX_DEPTH {
+            return Err(invalid(format!("branches nest deeper than {MAX_DEPTH}")));
+        }
+        let taken = self.ctx.const_ints(condition, "the condition")?.first().is_some_and(|&c| c != 0);
+        let name = if taken { "then_branch" } else { "else_branch" };
+        let graph = attributes.iter().find(|a| a.name == name).and_then(|a| a.g.as_ref());
+        let graph: &GraphProto = graph.ok_or_else(|| invalid(format!("attribute `{name}` is missing")))?;
+        self.depth += 1;
+        self.scopes.push(HashMap::new());
+        for tensor in &graph.initializer {
+            let made = decode_tensor(tensor.clone(), self.ctx.external);
+            self.define_literal(&tensor.name, made.map(|(_, literal)| literal));
+        }
+        self.nodes(&graph.node);
+        let results = self.take_results(graph.output.iter().map(|o| &o.name));
+        self.scopes.pop();
+        self.depth -= 1;
+        results
+    }
+}
+
+/// The name of a node, or of its first output.
+fn shown(node: &NodeProto) -> &str {
+    match node.name.as_str() {
+        "" => node.output.iter().find(|o| !o.is_empty()).map_or("", String::as_str),
+        name => name,
+    }
+}
+
+/// The node's attributes with references to the attributes of the function's call replaced; `None` without any.
+fn substitute(node: &NodeProto, arguments: &[AttributeProto]) -> Option<Vec<AttributeProto>> {
+    if node.attribute.iter().all(|a| a.ref_attr_name.is_empty()) {
+        return None;
+    }
+    let replaced = node.attribute.iter().filter_map(|a| {
+        if a.ref_attr_name.is_empty() {
+            return Some(a.clone());
+        }
+        let argument = arguments.iter().find(|arg| arg.name == a.ref_attr_name)?;
+        Some(AttributeProto { name: a.name.clone(), ..argument.clone() })
+    });
+    Some(replaced.collect())
+}

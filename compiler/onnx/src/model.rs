@@ -1,0 +1,307 @@
+//! The model around the graph: decoding, operator sets, inputs with their dimensions, initializers, outputs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use lacuna_ir::{Blob, Constant, ConstantData, Entry, Module, Shape, TensorType, Value};
+use lacuna_isa::format::ScalarType;
+use prost::Message;
+
+use crate::codes;
+use crate::context::Ctx;
+use crate::diagnostic::Diagnostic;
+use crate::graph::{Importer, Slot};
+use crate::limits;
+use crate::ops::OPSETS;
+use crate::proto::{GraphProto, ModelProto, OperatorSetIdProto, SparseTensorProto, ValueInfoProto};
+use crate::prune::prune;
+use crate::tensor::{Literal, decode_tensor, scalar_type};
+use crate::{ExternalData, Imported, Options};
+
+/// A blob as the owner of [`Bytes`], so that decoding shares its memory.
+struct Shared(Blob);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+/// Imports a model.
+///
+/// # Errors
+/// Everything that is wrong with the model, the options or their fit, and every unsupported node.
+pub fn import(
+    model: Blob,
+    external: &dyn ExternalData,
+    options: &Options,
+) -> Result<Imported, Vec<Diagnostic>> {
+    let proto = ModelProto::decode(Bytes::from_owner(Shared(model)))
+        .map_err(|e| vec![Diagnostic::new(codes::NOT_ONNX, e.to_string())])?;
+    let Some(graph) = &proto.graph else {
+        return Err(vec![Diagnostic::new(codes::NOT_ONNX, "it holds no graph")]);
+    };
+    if graph.output.is_empty() {
+        let reason = format!("graph `{}` has {} nodes and no outputs", graph.name, graph.node.len());
+        return Err(vec![Diagnostic::new(codes::EMPTY_GRAPH, reason)]);
+    }
+    let opset = opset(&proto.opset_import).map_err(|d| vec![*d])?;
+
+    let mut module = Module { name: graph.name.clone(), ..Module::default() };
+    let ctx = Ctx::new(&mut module, "main", external);
+    let id = ctx.b.id();
+    let mut importer = Importer::new(ctx, &proto.functions, opset);
+    let initializers = initializers(&mut importer, graph);
+    let inputs = inputs(&mut importer, graph, &initializers, options);
+    importer.nodes(&graph.node);
+    let (results, outputs) = outputs(&mut importer, graph);
+    let Importer { mut ctx, diagnostics, warnings, .. } = importer;
+    if !diagnostics.is_empty() {
+        return Err(diagnostics);
+    }
+    ctx.b.results(&results);
+    prune(&mut module, id);
+    module.entries.push(Entry { name: "main".to_owned(), func: id, inputs, outputs });
+    Ok(Imported { module, opset, warnings })
+}
+
+/// The declared version of `ai.onnx`.
+pub(crate) fn opset(imports: &[OperatorSetIdProto]) -> Result<i64, Box<Diagnostic>> {
+    let standard = imports.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx");
+    let hint = "convert it: onnx.version_converter.convert_version(model, 18)";
+    match standard.map(|o| o.version) {
+        Some(version) if OPSETS.contains(&version) => Ok(version),
+        Some(version) => {
+            let reason = format!(
+                "the model uses version {version}; supported are {} to {}",
+                OPSETS.start(),
+                OPSETS.end()
+            );
+            Err(Box::new(Diagnostic::new(codes::OPSET, reason).hint(hint)))
+        }
+        None => {
+            let reason = "the model declares no version of `ai.onnx`";
+            Err(Box::new(Diagnostic::new(codes::OPSET, reason).hint(hint)))
+        }
+    }
+}
+
+/// Defines every initializer as a constant, and returns their names.
+fn initializers(importer: &mut Importer<'_>, graph: &GraphProto) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    importer.ctx.b.set_origins(Vec::new());
+    for tensor in &graph.initializer {
+        names.insert(tensor.name.clone());
+        let made = decode_tensor(tensor.clone(), importer.ctx.external);
+        importer.define_literal(&tensor.name, made.map(|(_, literal)| literal));
+    }
+    for sparse in &graph.sparse_initializer {
+        let name = sparse.values.as_ref().map(|v| v.name.clone()).unwrap_or_default();
+        let made = densify(sparse, importer.ctx.external);
+        importer.define_literal(&name, made);
+        names.insert(name);
+    }
+    names
+}
+
+/// The most bytes that a sparse initializer may have when dense.
+const MAX_SPARSE_BYTES: u64 = 1 << 32;
+
+/// The dense form of a sparse tensor.
+fn densify(sparse: &SparseTensorProto, external: &dyn ExternalData) -> Result<Literal, Box<Diagnostic>> {
+    let bad = |reason: &str| {
+        Box::new(Diagnostic::new(codes::BAD_TENSOR, format!("a sparse initializer: {reason}")))
+    };
+    let (Some(values), Some(indices)) = (&sparse.values, &sparse.indices) else {
+        return Err(bad("its values or its indices are missing"));
+    };
+    let (_, values) = decode_tensor(values.clone(), external)?;
+    let (_, indices) = decode_tensor(indices.clone(), external)?;
+    let dims: Option<Vec<u64>> = sparse.dims.iter().map(|&d| u64::try_from(d).ok()).collect();
+    let shape = Shape(dims.ok_or_else(|| bad("its shape is negative"))?);
+    limits::check_shape(&shape).map_err(|r| bad(&r))?;
+    let Some(elem) = values.ty.elem.scalar().filter(|e| e.bits() % 8 == 0) else {
+        return Err(bad("its elements are narrower than a byte"));
+    };
+    let ty = TensorType::new(elem, shape);
+    let count = values.ty.shape.elements();
+    let columns = match indices.ty.shape[..] {
+        [n] if n == count => 1,
+        [n, rank] if n == count && rank as usize == ty.shape.rank() => ty.shape.rank(),
+        _ => return Err(bad("its indices do not fit its values")),
+    };
+    if indices.ty.elem.scalar() != Some(ScalarType::I64) || ty.bytes() > MAX_SPARSE_BYTES {
+        return Err(bad("its indices are not i64, or it is too large"));
+    }
+    let width = elem.bits() as usize / 8;
+    let strides = if columns == 1 { vec![1] } else { ty.shape.strides() };
+    let mut dense = vec![0u8; ty.bytes() as usize];
+    let tuples = indices.data.bytes().chunks_exact(8 * columns.max(1));
+    for (tuple, value) in tuples.zip(values.data.bytes().chunks_exact(width)) {
+        let coordinates =
+            tuple.chunks_exact(8).map(|b| b.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b)));
+        let mut at = Some(0u64);
+        for (i, (p, stride)) in coordinates.zip(&strides).enumerate() {
+            let bound = if columns == 1 { ty.shape.elements() } else { ty.shape[i] };
+            at = at.filter(|_| p < bound).and_then(|a| a.checked_add(p.checked_mul(*stride)?));
+        }
+        let start = at.ok_or_else(|| bad("an index is out of range"))? as usize * width;
+        dense[start..start + width].copy_from_slice(value);
+    }
+    Ok(Literal { ty, data: Blob::new(dense) })
+}
+
+/// One dimension of an input: its size, or the name that `--dim` must give.
+enum Dimension {
+    Size(u64),
+    Name(String),
+}
+
+fn dimensions(input: &ValueInfoProto) -> Result<(ScalarType, Vec<Dimension>), String> {
+    let tensor = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+    let tensor = tensor.ok_or("it is not a dense tensor")?;
+    let elem = scalar_type(tensor.elem_type)?;
+    let shape = tensor.shape.as_ref().ok_or("its rank is not known")?;
+    let mut dims = Vec::new();
+    for (axis, dim) in shape.dim.iter().enumerate() {
+        dims.push(match (dim.dim_value, dim.dim_param.as_deref()) {
+            (Some(size), _) => {
+                Dimension::Size(u64::try_from(size).map_err(|_| format!("dimension {axis} is {size}"))?)
+            }
+            (None, Some(name)) if !name.is_empty() => Dimension::Name(name.to_owned()),
+            (None, _) => Dimension::Name(format!("{}.{axis}", input.name)),
+        });
+    }
+    Ok((elem, dims))
+}
+
+/// Makes the parameters and returns the names of those that are not initializers.
+fn inputs(
+    importer: &mut Importer<'_>,
+    graph: &GraphProto,
+    initializers: &BTreeSet<String>,
+    options: &Options,
+) -> Vec<String> {
+    let mut sizes: BTreeMap<String, u64> = options.dims.clone();
+    let mut unused: BTreeSet<&str> = options.dims.keys().map(String::as_str).collect();
+    let mut unbound: BTreeSet<&str> = options.bindings.keys().map(String::as_str).collect();
+    let free = graph.input.iter().filter(|i| !initializers.contains(&i.name));
+    let parsed: Vec<(&ValueInfoProto, Result<_, String>)> = free.map(|i| (i, dimensions(i))).collect();
+    // A bound tensor's shape determines named dimensions of other inputs too.
+    for (input, dims) in &parsed {
+        let Ok((_, dims)) = dims else { continue };
+        let bound = options.bindings.get(&input.name);
+        for (axis, dim) in dims.iter().enumerate() {
+            if let Dimension::Name(name) = dim {
+                unused.remove(name.as_str());
+                if let Some(&size) = bound.and_then(|b| b.ty.shape.get(axis)) {
+                    sizes.entry(name.clone()).or_insert(size);
+                }
+            }
+        }
+    }
+    let mut names = Vec::new();
+    for (input, dims) in parsed {
+        names.push(input.name.clone());
+        unbound.remove(input.name.as_str());
+        match parameter(input, dims, &sizes) {
+            Ok(ty) => match options.bindings.get(&input.name) {
+                Some(literal) if literal.ty != ty => {
+                    let reason = format!("input `{}` is {ty}, but --bind gives {}", input.name, literal.ty);
+                    importer.diagnostics.push(Diagnostic::new(codes::OPTION, reason));
+                    importer.define(&input.name, Slot::Poisoned);
+                }
+                Some(literal) => {
+                    importer.ctx.b.param(ty.clone(), input.name.clone());
+                    let data = ConstantData::Dense(literal.data.clone());
+                    let made = importer.ctx.constant(Constant::new(ty, data, input.name.clone()));
+                    importer.define(&input.name, made.map_or(Slot::Poisoned, Slot::Value));
+                }
+                None => {
+                    let value = importer.ctx.b.param(ty, input.name.clone());
+                    importer.define(&input.name, Slot::Value(value));
+                }
+            },
+            Err(mut found) => {
+                importer.diagnostics.append(&mut found);
+                importer.define(&input.name, Slot::Poisoned);
+            }
+        }
+    }
+    for name in unused {
+        let reason = format!("--dim {name}: no input has a dimension of this name");
+        importer.diagnostics.push(Diagnostic::new(codes::OPTION, reason));
+    }
+    for name in unbound {
+        let reason = format!("--bind {name}: there is no input of this name");
+        importer.diagnostics.push(Diagnostic::new(codes::OPTION, reason));
+    }
+    names
+}
+
+fn parameter(
+    input: &ValueInfoProto,
+    dims: Result<(ScalarType, Vec<Dimension>), String>,
+    sizes: &BTreeMap<String, u64>,
+) -> Result<TensorType, Vec<Diagnostic>> {
+    let (elem, dims) = dims.map_err(|reason| {
+        vec![Diagnostic::new(codes::INPUT_TYPE, format!("input `{}`: {reason}", input.name))]
+    })?;
+    let mut found = Vec::new();
+    let mut shape = Vec::new();
+    for (axis, dim) in dims.iter().enumerate() {
+        match dim {
+            Dimension::Size(size) => shape.push(*size),
+            Dimension::Name(name) => match sizes.get(name) {
+                Some(&size) => shape.push(size),
+                None => found.push(
+                    Diagnostic::new(
+                        codes::UNBOUND_DIM,
+                        format!("dimension {axis} of input `{}` is `{name}`", input.name),
+                    )
+                    .hint(format!("give its size: --dim {name}=N")),
+                ),
+            },
+        }
+    }
+    let shape = Shape(shape);
+    if let Err(reason) = limits::check_shape(&shape) {
+        found.push(Diagnostic::new(codes::TOO_LARGE, format!("input `{}`: {reason}", input.name)));
+    }
+    if found.is_empty() { Ok(TensorType::new(elem, shape)) } else { Err(found) }
+}
+
+/// Values and names of the graph's outputs.
+fn outputs(importer: &mut Importer<'_>, graph: &GraphProto) -> (Vec<Value>, Vec<String>) {
+    let (mut results, mut names) = (Vec::new(), Vec::new());
+    for output in &graph.output {
+        match importer.lookup(&output.name) {
+            Some(Slot::Value(value)) => {
+                results.push(value);
+                names.push(output.name.clone());
+                check_output(importer, output, value);
+            }
+            Some(Slot::Poisoned) => {}
+            None => importer.diagnostics.push(Diagnostic::new(
+                codes::UNDEFINED,
+                format!("nothing defines the graph's output `{}`", output.name),
+            )),
+        }
+    }
+    (results, names)
+}
+
+/// Warns where the model declares another type for an output than its nodes give.
+fn check_output(importer: &mut Importer<'_>, output: &ValueInfoProto, value: Value) {
+    let Ok((elem, dims)) = dimensions(output) else { return };
+    let ty = importer.ctx.b.ty(value);
+    let same = dims.len() == ty.shape.rank()
+        && dims.iter().zip(ty.shape.iter()).all(|(dim, &have)| match dim {
+            Dimension::Size(size) => *size == have,
+            Dimension::Name(_) => true,
+        });
+    if !same || ty.elem.scalar() != Some(elem) {
+        let warning = format!("output `{}` is {ty}, which is not what the model declares", output.name);
+        importer.warnings.push(warning);
+    }
+}

@@ -1,0 +1,250 @@
+//! Attention and rotary embeddings that the model states as one operator, spelled out in the IR.
+
+use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ReduceOp, UnaryOp};
+use lacuna_ir::{Op, Shape, Value};
+use lacuna_isa::format::ScalarType;
+
+use crate::call::Call;
+use crate::context::{Ctx, invalid, unsupported};
+use crate::diagnostic::Fail;
+
+type Results = Result<Vec<Value>, Fail>;
+
+/// `[batch, heads, length, size]` of an operand that may be `[batch, length, heads * size]`.
+fn by_heads(c: &mut Ctx<'_>, x: Value, heads: i64, what: &str) -> Result<Value, Fail> {
+    let shape = c.shape(x);
+    match shape[..] {
+        [_, _, _, _] => Ok(x),
+        [batch, length, width] => {
+            let heads = u64::try_from(heads).ok().filter(|&h| h > 0 && width.is_multiple_of(h));
+            let heads = heads.ok_or_else(|| invalid(format!("{what} {shape} without a number of heads")))?;
+            let x = c.reshape(x, vec![batch, length, heads, width / heads])?;
+            c.permute(x, vec![0, 2, 1, 3])
+        }
+        _ => Err(invalid(format!("{what} is {}", c.b.ty(x)))),
+    }
+}
+
+/// Scaled dot-product attention, with a cache that grows by the new keys and values.
+///
+/// Query heads that share a key and value head are a dimension of their own: nothing is repeated.
+pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (mut q, mut k, mut v) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    let (flat, elem) = (c.rank(q) == 3, c.elem(q));
+    let (q_heads, kv_heads) = (n.int("q_num_heads", 0)?, n.int("kv_num_heads", 0)?);
+    q = by_heads(c, q, q_heads, "the query")?;
+    k = by_heads(c, k, kv_heads, "the key")?;
+    v = by_heads(c, v, kv_heads, "the value")?;
+    let mut past = 0;
+    if let (Some(past_k), Some(past_v)) = (n.opt(4), n.opt(5)) {
+        past = c.shape(past_k).get(2).copied().unwrap_or(0);
+        k = c.concat(&[past_k, k], 2)?;
+        v = c.concat(&[past_v, v], 2)?;
+    }
+    let (present_k, present_v) = (k, v);
+    let (sq, sk, sv) = (c.shape(q), c.shape(k), c.shape(v));
+    let ([batch, heads, rows, size], [_, groups, columns, _]) = (&sq[..], &sk[..]) else {
+        return Err(invalid(format!("attention of {sq} over {sk}")));
+    };
+    let (batch, heads, rows, size, groups, columns) = (*batch, *heads, *rows, *size, *groups, *columns);
+    if groups == 0 || !heads.is_multiple_of(groups) || sv.rank() != 4 {
+        return Err(invalid(format!("{heads} query heads over {groups} key heads")));
+    }
+    let share = heads / groups;
+
+    // As the specification's function: the square root of the scale on both sides.
+    let scale = match n.has("scale") {
+        true => n.float("scale", 1.0)?,
+        false => 1.0 / (size as f64).sqrt(),
+    };
+    q = c.binary_splat(BinaryOp::Mul, q, scale.sqrt())?;
+    k = c.binary_splat(BinaryOp::Mul, k, scale.sqrt())?;
+    let q = c.reshape(q, vec![batch, groups, share, rows, size])?;
+    let map = |text: &str| ContractMap::parse(text).ok_or_else(|| invalid("map"));
+    let scores = c.contract(map("abgqd,abkd->abgqk")?, q, k)?;
+    let full: Shape = vec![batch, heads, rows, columns].into();
+    let mut scores = c.reshape(scores, full.clone())?;
+    let mode = n.int("qk_matmul_output_mode", 0)?;
+    let mut shown = [scores; 4];
+
+    let mut mask = None;
+    if let Some(given) = n.opt(3) {
+        mask = Some(additive(c, given, elem, columns)?);
+    }
+    let matrix: Shape = vec![rows, columns].into();
+    if n.flag("is_causal", false)? {
+        let row = c.iota(ScalarType::I64, &matrix, 0)?;
+        let column = c.iota(ScalarType::I64, &matrix, 1)?;
+        let last = match n.opt(6) {
+            // Queries are the last of each sequence's valid keys.
+            Some(valid) => {
+                let past = c.binary_splat(BinaryOp::Sub, valid, rows as f64)?;
+                let four: Shape = vec![batch, 1, rows, columns].into();
+                let past = c.broadcast_along(past, 0, &four)?;
+                c.binary(BinaryOp::Add, past, row)?
+            }
+            None => c.binary_splat(BinaryOp::Add, row, past as f64)?,
+        };
+        let keep = c.compare(CompareOp::Le, column, last)?;
+        mask = Some(join(c, mask, keep, elem)?);
+    }
+    if let Some(valid) = n.opt(6) {
+        let four: Shape = vec![batch, 1, rows, columns].into();
+        let valid = c.broadcast_along(valid, 0, &four)?;
+        let column = c.iota(ScalarType::I64, &four, 3)?;
+        let keep = c.compare(CompareOp::Lt, column, valid)?;
+        mask = Some(join(c, mask, keep, elem)?);
+    }
+    let softcap = n.float("softcap", 0.0)?;
+    // The order of softcap and mask was exchanged after the first version.
+    let cap = |c: &mut Ctx<'_>, scores: Value| -> Result<Value, Fail> {
+        if softcap == 0.0 {
+            return Ok(scores);
+        }
+        let scaled = c.binary_splat(BinaryOp::Div, scores, softcap)?;
+        let bent = c.unary(UnaryOp::Tanh, scaled)?;
+        c.binary_splat(BinaryOp::Mul, bent, softcap)
+    };
+    scores = cap(c, scores)?;
+    shown[if n.opset >= 24 { 1 } else { 2 }] = scores;
+    if let Some(mask) = mask {
+        let mask = c.broadcast_to(mask, &full)?;
+        scores = c.binary(BinaryOp::Add, scores, mask)?;
+    }
+    shown[if n.opset >= 24 { 2 } else { 1 }] = scores;
+    if n.opset < 24 && softcap != 0.0 && mask.is_some() && n.wants(3) {
+        return Err(unsupported("qk_matmul_output together with softcap and a mask"));
+    }
+    let wide = if n.int("softmax_precision", 0)? == 1 { c.cast(scores, ScalarType::F32)? } else { scores };
+    let weights = c.emit(Op::Softmax { axis: 3, log: false }, &[wide])?;
+    let mut weights = c.cast(weights, elem)?;
+    if n.opset >= 24 && mask.is_some() {
+        weights = empty_rows(c, scores, weights)?;
+    }
+    shown[3] = weights;
+    let weights = c.reshape(weights, vec![batch, groups, share, rows, columns])?;
+    let y = c.contract(map("abgqk,abkd->abgqd")?, weights, v)?;
+    let mut y = c.reshape(y, vec![batch, heads, rows, sv[3]])?;
+    if flat {
+        y = c.permute(y, vec![0, 2, 1, 3])?;
+        y = c.reshape(y, vec![batch, rows, heads * sv[3]])?;
+    }
+    let shown = usize::try_from(mode).ok().and_then(|m| shown.get(m).copied());
+    Ok(vec![
+        y,
+        present_k,
+        present_v,
+        shown.ok_or_else(|| invalid(format!("qk_matmul_output_mode is {mode}")))?,
+    ])
+}
+
+/// A mask to add: that of the model, where false becomes minus infinity, padded to all keys.
+fn additive(c: &mut Ctx<'_>, mask: Value, elem: ScalarType, columns: u64) -> Result<Value, Fail> {
+    let is_bool = c.elem(mask) == ScalarType::Bool;
+    let mut mask = if is_bool { join(c, None, mask, elem)? } else { c.cast(mask, elem)? };
+    let shape = c.shape(mask);
+    let Some(&width) = shape.last() else { return Ok(mask) };
+    if width < columns && width != 1 {
+        let mut high = vec![0; shape.rank()];
+        high[shape.rank() - 1] = columns - width;
+        let fill = c.splat(elem, &Shape::default(), f64::NEG_INFINITY)?;
+        mask = c.emit(Op::Pad { low: vec![0; shape.rank()], high }, &[mask, fill])?;
+    }
+    Ok(mask)
+}
+
+/// A mask with minus infinity where `keep` is false.
+fn join(c: &mut Ctx<'_>, mask: Option<Value>, keep: Value, elem: ScalarType) -> Result<Value, Fail> {
+    let shape = c.shape(keep);
+    let zero = match mask {
+        Some(mask) => mask,
+        None => c.splat(elem, &shape, 0.0)?,
+    };
+    let low = c.splat(elem, &Shape::default(), f64::NEG_INFINITY)?;
+    c.select(keep, zero, low)
+}
+
+/// Zero weights for rows in which every key is masked.
+fn empty_rows(c: &mut Ctx<'_>, scores: Value, weights: Value) -> Result<Value, Fail> {
+    let shape = c.shape(scores);
+    if shape[3] == 0 {
+        return Ok(weights);
+    }
+    let best = c.reduce(ReduceOp::Max, scores, &[3], true)?;
+    let empty = c.compare_splat(CompareOp::Eq, best, f64::NEG_INFINITY)?;
+    let zero = c.splat(c.elem(weights), &Shape::default(), 0.0)?;
+    c.select(empty, zero, weights)
+}
+
+/// Rotates pairs of elements by angles whose cosine and sine are tables over positions.
+pub(super) fn rotary(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let original = c.shape(x);
+    let heads = n.int("num_heads", 0)?;
+    let x = by_heads(c, x, heads, "the operand")?;
+    let shape = c.shape(x);
+    let (batch, rows, size) = (shape[0], shape[2], shape[3]);
+    let rotated = match n.int("rotary_embedding_dim", 0)? {
+        0 => size,
+        r => u64::try_from(r).unwrap_or(u64::MAX),
+    };
+    if rotated > size || rotated % 2 != 0 {
+        return Err(invalid(format!("rotation of {rotated} of {size} elements")));
+    }
+    let half = rotated / 2;
+    let tables: Shape = vec![batch, 1, rows, half].into();
+    let mut table = |i: usize| -> Result<Value, Fail> {
+        let t = n.input(i)?;
+        let t = match n.opt(3) {
+            Some(positions) => c.emit(Op::Gather { axis: 0, batch: 0 }, &[t, positions])?,
+            None => t,
+        };
+        let shape = c.shape(t);
+        let [b, r, width] = shape[..] else { return Err(invalid(format!("the table is {shape}"))) };
+        let t = c.slice_axis(t, 2, 0, half.min(width))?;
+        let t = c.reshape(t, vec![b, 1, r, half.min(width)])?;
+        let full = tables.clone();
+        let t = c.broadcast_to(t, &full)?;
+        let wide: Shape = vec![batch, shape_heads(c, x), rows, half].into();
+        c.broadcast_to(t, &wide)
+    };
+    let (cos, sin) = (table(1)?, table(2)?);
+    let inner = c.slice_axis(x, 3, 0, rotated)?;
+    let interleaved = n.flag("interleaved", false)?;
+    let (first, second) = if interleaved {
+        let pairs = c.reshape(inner, vec![batch, shape[1], rows, half, 2])?;
+        let mut part = |i| {
+            let p = c.slice_axis(pairs, 4, i, 1)?;
+            c.reshape(p, vec![batch, shape[1], rows, half])
+        };
+        (part(0)?, part(1)?)
+    } else {
+        (c.slice_axis(inner, 3, 0, half)?, c.slice_axis(inner, 3, half, half)?)
+    };
+    let mut product = |a, b| c.binary(BinaryOp::Mul, a, b);
+    let (ac, bs, as_, bc) =
+        (product(first, cos)?, product(second, sin)?, product(first, sin)?, product(second, cos)?);
+    let real = c.binary(BinaryOp::Sub, ac, bs)?;
+    let imaginary = c.binary(BinaryOp::Add, as_, bc)?;
+    let mut y = if interleaved {
+        let mut lift = |v| c.reshape(v, vec![batch, shape[1], rows, half, 1]);
+        let (a, b) = (lift(real)?, lift(imaginary)?);
+        let pairs = c.concat(&[a, b], 4)?;
+        c.reshape(pairs, vec![batch, shape[1], rows, rotated])?
+    } else {
+        c.concat(&[real, imaginary], 3)?
+    };
+    if rotated < size {
+        let rest = c.slice_axis(x, 3, rotated, size - rotated)?;
+        y = c.concat(&[y, rest], 3)?;
+    }
+    if original.rank() == 3 {
+        y = c.permute(y, vec![0, 2, 1, 3])?;
+        y = c.reshape(y, original)?;
+    }
+    Ok(vec![y])
+}
+
+fn shape_heads(c: &Ctx<'_>, x: Value) -> u64 {
+    c.shape(x)[1]
+}

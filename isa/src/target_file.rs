@@ -1,0 +1,425 @@
+//! Target files: TOML in which every figure has a unit, a status and a source.
+//!
+//! A file is refused when a unit is not what its figure needs, a figure is not positive, or the peak derived from PEs, rate
+//! and clock misses the declared one by over 5% without a waiver that says why.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use crate::format::Format;
+use crate::target::Target;
+use crate::view::Pattern;
+
+/// Name of the target that commands use when none is named.
+pub const DEFAULT_TARGET: &str = "mtia-300";
+
+/// Greatest relative distance of a derived peak from the declared one.
+pub const PEAK_TOLERANCE: f64 = 0.05;
+
+/// How much a figure is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The primary text was read.
+    Published,
+    /// Published, read through another text.
+    Secondary,
+    /// Only in news texts.
+    Reported,
+    /// Computed from other figures.
+    Derived,
+    /// Nobody has published it; the source says why this value.
+    Assumed,
+}
+
+impl Status {
+    /// The word in files and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Status::Published => "published",
+            Status::Secondary => "secondary",
+            Status::Reported => "reported",
+            Status::Derived => "derived",
+            Status::Assumed => "assumed",
+        }
+    }
+}
+
+/// A figure.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figure {
+    /// The value, in `unit`.
+    pub value: f64,
+    /// The unit, for example `GHz`.
+    pub unit: String,
+    /// How much it is worth.
+    pub status: Status,
+    /// Where it comes from, or why it was assumed.
+    pub source: String,
+}
+
+/// The rate of some operand formats on one DPE.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MacFigures {
+    /// Names of the formats.
+    pub formats: Vec<String>,
+    /// Multiply-accumulates per cycle of one DPE.
+    pub rate: Figure,
+    /// Declared peak of the chip in TFLOPS (two operations per multiply-accumulate).
+    pub peak: Option<Figure>,
+    /// Why the derived peak may miss the declared one.
+    pub waiver: Option<String>,
+}
+
+/// An N:M pattern of the second DPE operand.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatternFigures {
+    /// Elements stored of each `m`.
+    pub n: u8,
+    /// Elements of one group.
+    pub m: u8,
+    /// Factor on the dense rate.
+    pub factor: Figure,
+}
+
+macro_rules! target_file {
+    ($($(#[$doc:meta])* $field:ident,)*) => {
+        /// A target file. Rates are per PE unless said otherwise.
+        #[derive(Clone, PartialEq, Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct TargetFile {
+            /// Name, for example `mtia-300`.
+            pub name: String,
+            /// One line that says what it is.
+            pub summary: String,
+            $($(#[$doc])* pub $field: Figure,)*
+            /// Rates by operand format.
+            pub macs: Vec<MacFigures>,
+            /// Native N:M patterns.
+            #[serde(default)]
+            pub patterns: Vec<PatternFigures>,
+        }
+
+        impl TargetFile {
+            /// The named figures, in the order of the fields; those of formats and patterns come apart.
+            pub fn figures(&self) -> Vec<(&'static str, &Figure)> {
+                vec![$((stringify!($field), &self.$field),)*]
+            }
+        }
+    };
+}
+
+target_file! {
+    /// Clock.
+    clock,
+    /// Physical rows of PEs.
+    rows,
+    /// Physical columns of PEs.
+    cols,
+    /// Local memory.
+    local_memory,
+    /// Between an engine and local memory.
+    local_bandwidth,
+    /// Accumulators of the RE.
+    accumulators,
+    /// Shared SRAM of the chip.
+    shared_sram,
+    /// Bandwidth of shared SRAM, for the chip.
+    shared_sram_bandwidth,
+    /// HBM (or the DRAM in its place) of the chip.
+    hbm,
+    /// Bandwidth of HBM, for the chip.
+    hbm_bandwidth,
+    /// f32 operations of the SE.
+    simd_rate,
+    /// Accumulators that the RE clears or converts.
+    accumulator_rate,
+    /// Issue of one instruction.
+    issue,
+    /// First byte from HBM.
+    hbm_latency,
+    /// First byte from shared SRAM.
+    shared_sram_latency,
+    /// From the end of a launch to the start of the next.
+    launch,
+    /// Thermal design power.
+    tdp,
+}
+
+/// Why a target file is refused.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The text is no target file.
+    #[error("{0}")]
+    Syntax(String),
+    /// A figure has a unit that does not measure it, or a value that cannot be.
+    #[error("`{figure}` = {value} {unit}: {reason}")]
+    Figure {
+        /// The figure.
+        figure: String,
+        /// Its value.
+        value: f64,
+        /// Its unit.
+        unit: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A format that is not in the table, or is named twice.
+    #[error("format `{0}` is unknown or named twice")]
+    Format(String),
+    /// The derived peak misses the declared one and there is no waiver.
+    #[error("{formats}: derived peak {derived:.1} TFLOPS, declared {declared:.1}")]
+    Peak {
+        /// The formats.
+        formats: String,
+        /// From PEs, rate and clock.
+        derived: f64,
+        /// In the file.
+        declared: f64,
+    },
+}
+
+/// What a figure measures; each has its units with their factors to the plain one.
+#[derive(Clone, Copy)]
+enum Quantity {
+    Clock,
+    Count,
+    Bytes,
+    Bandwidth,
+    Rate(&'static str),
+    Power,
+    Ratio,
+    Peak,
+}
+
+impl Quantity {
+    fn units(self) -> &'static [(&'static str, f64)] {
+        match self {
+            Quantity::Clock => &[("GHz", 1.0), ("MHz", 1e-3)],
+            Quantity::Count => &[("PE", 1.0)],
+            Quantity::Bytes => &[
+                ("B", 1.0),
+                ("KiB", 1024.0),
+                ("MiB", 1048576.0),
+                ("GiB", 1073741824.0),
+                ("KB", 1e3),
+                ("MB", 1e6),
+                ("GB", 1e9),
+            ],
+            Quantity::Bandwidth => &[("GB/s", 1e9), ("TB/s", 1e12)],
+            Quantity::Rate(unit) => match unit {
+                "op/cycle" => &[("op/cycle", 1.0)],
+                "element/cycle" => &[("element/cycle", 1.0)],
+                "MAC/cycle" => &[("MAC/cycle", 1.0)],
+                _ => &[("cycle", 1.0)],
+            },
+            Quantity::Power => &[("W", 1.0)],
+            Quantity::Ratio => &[("ratio", 1.0)],
+            Quantity::Peak => &[("TFLOPS", 1.0), ("PFLOPS", 1e3)],
+        }
+    }
+}
+
+fn plain(name: &str, figure: &Figure, quantity: Quantity) -> Result<f64, TargetError> {
+    let Figure { value, unit, .. } = figure;
+    let fault = |reason: &str| {
+        Err(TargetError::Figure {
+            figure: name.to_owned(),
+            value: *value,
+            unit: unit.clone(),
+            reason: reason.to_owned(),
+        })
+    };
+    let Some((_, factor)) = quantity.units().iter().find(|(u, _)| u == unit) else {
+        let known: Vec<&str> = quantity.units().iter().map(|(u, _)| *u).collect();
+        return fault(&format!("the unit is none of {}", known.join(", ")));
+    };
+    if !(value.is_finite() && *value > 0.0) {
+        return fault("the value is not a positive number");
+    }
+    if figure.source.is_empty() {
+        return fault("it has no source");
+    }
+    Ok(value * factor)
+}
+
+impl TargetFile {
+    /// Reads and checks a target file.
+    ///
+    /// # Errors
+    /// When the text is no target file, or [`TargetFile::resolve`] refuses it.
+    pub fn parse(text: &str) -> Result<TargetFile, TargetError> {
+        let file: TargetFile = toml::from_str(text).map_err(|e| TargetError::Syntax(e.to_string()))?;
+        file.resolve()?;
+        Ok(file)
+    }
+
+    /// The plain numbers.
+    ///
+    /// # Errors
+    /// On units that do not measure their figure, values that cannot be, unknown formats, and derived peaks over
+    /// [`PEAK_TOLERANCE`] from the declared ones without a waiver.
+    pub fn resolve(&self) -> Result<Target, TargetError> {
+        let clock_ghz = plain("clock", &self.clock, Quantity::Clock)?;
+        let whole = |name: &str, figure: &Figure, quantity: Quantity| {
+            plain(name, figure, quantity).map(|v| v.round().max(1.0) as u64)
+        };
+        let per_cycle = |name: &str, figure: &Figure| {
+            plain(name, figure, Quantity::Bandwidth).map(|bytes_per_s| bytes_per_s / (clock_ghz * 1e9))
+        };
+        let pes = |name: &str, figure: &Figure| {
+            whole(name, figure, Quantity::Count).map(|n| u16::try_from(n).unwrap_or(u16::MAX))
+        };
+        let mut target = Target {
+            name: self.name.clone(),
+            clock_ghz,
+            rows: pes("rows", &self.rows)?,
+            cols: pes("cols", &self.cols)?,
+            local_bytes: whole("local_memory", &self.local_memory, Quantity::Bytes)?,
+            local_bytes_per_cycle: per_cycle("local_bandwidth", &self.local_bandwidth)?,
+            bank_bytes: whole("accumulators", &self.accumulators, Quantity::Bytes)?,
+            sram_bytes: whole("shared_sram", &self.shared_sram, Quantity::Bytes)?,
+            sram_bytes_per_cycle: per_cycle("shared_sram_bandwidth", &self.shared_sram_bandwidth)?,
+            hbm_bytes: whole("hbm", &self.hbm, Quantity::Bytes)?,
+            hbm_bytes_per_cycle: per_cycle("hbm_bandwidth", &self.hbm_bandwidth)?,
+            macs_per_cycle: Vec::new(),
+            patterns: Vec::new(),
+            simd_ops_per_cycle: plain("simd_rate", &self.simd_rate, Quantity::Rate("op/cycle"))?,
+            bank_elements_per_cycle: plain(
+                "accumulator_rate",
+                &self.accumulator_rate,
+                Quantity::Rate("element/cycle"),
+            )?,
+            issue_cycles: whole("issue", &self.issue, Quantity::Rate("cycle"))?,
+            hbm_latency_cycles: whole("hbm_latency", &self.hbm_latency, Quantity::Rate("cycle"))?,
+            sram_latency_cycles: whole(
+                "shared_sram_latency",
+                &self.shared_sram_latency,
+                Quantity::Rate("cycle"),
+            )?,
+            launch_cycles: whole("launch", &self.launch, Quantity::Rate("cycle"))?,
+            tdp_w: plain("tdp", &self.tdp, Quantity::Power)?,
+        };
+        for macs in &self.macs {
+            let rate = plain("rate", &macs.rate, Quantity::Rate("MAC/cycle"))?;
+            for name in &macs.formats {
+                let format = Format::from_name(name).ok_or_else(|| TargetError::Format(name.clone()))?;
+                if target.macs_per_cycle.iter().any(|(f, _)| *f == format) {
+                    return Err(TargetError::Format(name.clone()));
+                }
+                target.macs_per_cycle.push((format, rate));
+            }
+            if let Some(peak) = &macs.peak {
+                let declared = plain("peak", peak, Quantity::Peak)?;
+                let derived = 2.0 * rate * f64::from(target.n_pes()) * clock_ghz * 1e-3;
+                if (derived / declared - 1.0).abs() > PEAK_TOLERANCE && macs.waiver.is_none() {
+                    return Err(TargetError::Peak { formats: macs.formats.join(", "), derived, declared });
+                }
+            }
+        }
+        for PatternFigures { n, m, factor } in &self.patterns {
+            let factor = plain("factor", factor, Quantity::Ratio)?;
+            target.patterns.push((Pattern { n: *n, m: *m }, factor));
+        }
+        Ok(target)
+    }
+}
+
+const FILES: [&str; 3] = [
+    include_str!("../targets/mtia-300.toml"),
+    include_str!("../targets/mtia-500.toml"),
+    include_str!("../targets/mtia-2i.toml"),
+];
+
+static TARGETS: LazyLock<Vec<TargetFile>> = LazyLock::new(|| {
+    // A file that does not load is left out; a test holds all of them to load.
+    FILES.iter().filter_map(|text| TargetFile::parse(text).ok()).collect()
+});
+
+/// The shipped target files, the default target first.
+pub fn targets() -> &'static [TargetFile] {
+    &TARGETS
+}
+
+/// The shipped target of this name.
+pub fn target(name: &str) -> Option<Target> {
+    targets().iter().find(|t| t.name == name)?.resolve().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shipped_file_loads() {
+        for text in FILES {
+            let loaded = TargetFile::parse(text);
+            assert!(loaded.is_ok(), "{loaded:?}");
+        }
+        assert_eq!(targets().len(), FILES.len());
+        assert_eq!(targets()[0].name, DEFAULT_TARGET);
+        assert!(target("mtia-9000").is_none());
+    }
+
+    /// Derived peaks in TFLOPS, from PEs, rate and clock.
+    #[test]
+    fn derived_peaks_meet_the_declared_ones() {
+        let check = |name: &str, format: &str, declared: f64| {
+            let target = target(name).unwrap();
+            let format = Format::from_name(format).unwrap();
+            let rate = target.mac_rate(format, format).unwrap();
+            let derived = 2e-3 * rate * f64::from(target.n_pes()) * target.clock_ghz;
+            assert!((derived / declared - 1.0).abs() < PEAK_TOLERANCE, "{name} {format}: {derived}");
+        };
+        check("mtia-300", "e4m3", 1120.0);
+        check("mtia-300", "mxfp4", 1120.0);
+        check("mtia-300", "bf16", 560.0);
+        check("mtia-500", "mxfp4", 30000.0);
+        check("mtia-500", "mxfp4g16", 30000.0);
+        check("mtia-500", "mxfp8", 10000.0);
+        check("mtia-500", "bf16", 5000.0);
+        check("mtia-2i", "i8", 354.0);
+        check("mtia-2i", "bf16", 177.0);
+    }
+
+    #[test]
+    fn units_are_converted() {
+        let t = target("mtia-300").unwrap();
+        assert_eq!((t.local_bytes, t.sram_bytes, t.hbm_bytes), (512 << 10, 192 << 20, 216_000_000_000));
+        assert!((t.local_bytes_per_cycle - 1000.0).abs() < 1e-9);
+        assert!((t.hbm_bytes_per_cycle - 6100.0 / 1.9).abs() < 1e-6);
+    }
+
+    #[test]
+    fn bad_files_are_refused() {
+        let check = |from: &str, to: &str, expect: &str| {
+            let text = FILES[0].replacen(from, to, 1);
+            assert_ne!(text, FILES[0], "{from}");
+            let error = TargetFile::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+        };
+        check(
+            "value = 1.9, unit = \"GHz\"",
+            "value = 1.5, unit = \"GHz\"",
+            "derived peak 884.7 TFLOPS, declared 1120.0",
+        );
+        check("unit = \"GHz\"", "unit = \"W\"", "the unit is none of GHz, MHz");
+        check("value = 912", "value = -1", "not a positive number");
+        check("\"e4m3\"", "\"e9m9\"", "format `e9m9`");
+        check("\"e5m2\"", "\"e4m3\"", "format `e4m3`");
+        check("status = \"published\"", "status = \"rumoured\"", "unknown variant `rumoured`");
+        check("tdp =", "tpd =", "tpd");
+    }
+
+    #[test]
+    fn a_waiver_admits_a_missed_peak() {
+        let text = FILES[0].replace("value = 1120", "value = 1500");
+        assert!(TargetFile::parse(&text).is_err());
+        let text = text.replacen("[[macs]]", "[[macs]]\nwaiver = \"a reason\"", 1);
+        assert!(TargetFile::parse(&text).is_ok());
+    }
+}

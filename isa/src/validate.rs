@@ -1,0 +1,275 @@
+//! Structural validity of an object: what the interpreter relies on without checking again.
+//!
+//! A valid object never makes the interpreter index a table out of range, overflow a coordinate or leave a slot:
+//!
+//! 1. Every number of a kernel, launch, tensor, buffer, view, trip, program, constant, stream, origin or dimension exists.
+//! 2. Grids have at least one PE and fit the target, where [`target`](crate::target_file::target) knows it; so do local memory
+//!    and accumulators.
+//! 3. Views: dimensions below five, patterns of at most 16, coordinates and element numbers far below 2^63.
+//! 4. Streams end in their one `halt`; loops nest, use different levels, end, and have 1 to 4 stages; an instruction's
+//!    stage is below the stages of its innermost loop. Kernel streams launch nothing, entry streams do nothing else.
+//! 5. Operands: buffers of the right kind, deltas below the slots (0 for push and pop), the whole box of a local view
+//!    inside its slot, bank views f32. Loads read no `out` tensor, stores write no `in` tensor.
+//! 6. SE programs: registers, accumulators and streams in range; only pushed or updated streams are stored to; float
+//!    functions work on float lanes.
+//! 7. Launches: one base for each tensor, tensors inside their memories, nothing written to the weights. Ports lie in HBM.
+//!
+//! Not structural, and left to codegen's checker and the interpreter's traps: balance of buffers, races, and accesses to
+//! tensors beyond their bytes.
+
+mod code;
+mod program;
+
+use crate::format::ScalarType;
+use crate::object::{Access, Address, BufferKind, EntryPoint, Kernel, MemSpace, Object, Port, Trip};
+use crate::target::Target;
+use crate::target_file;
+use crate::view::{Pattern, Space, VIEW_DIMS, View};
+
+/// Most messages that a validation collects.
+const MAX_FAULTS: usize = 100;
+/// Coordinates, element numbers and trip counts stay below this, so that sums of a few never overflow.
+const REACH_LIMIT: i128 = 1 << 60;
+/// Most elements of a view's box.
+const MAX_VIEW_ELEMENTS: u128 = 1 << 40;
+/// Most PEs of a grid where the target is not known.
+const MAX_PES: u64 = 1 << 16;
+/// Most local memory or accumulator bytes of a PE where the target is not known.
+const MAX_LOCAL_BYTES: u64 = 1 << 30;
+
+/// Collects messages, each with its place.
+pub(crate) struct Faults {
+    list: Vec<String>,
+    place: String,
+}
+
+impl Faults {
+    fn push(&mut self, message: impl AsRef<str>) {
+        if self.list.len() < MAX_FAULTS {
+            self.list.push(format!("{}: {}", self.place, message.as_ref()));
+        }
+    }
+
+    fn check(&mut self, holds: bool, message: impl FnOnce() -> String) {
+        if !holds {
+            self.push(message());
+        }
+    }
+}
+
+impl Object {
+    /// Every structural fault, each with its place; empty for a valid object. At most 100.
+    pub fn validate(&self) -> Vec<String> {
+        let mut faults = Faults { list: Vec::new(), place: String::new() };
+        let target = target_file::target(&self.target);
+        faults.place = "object".to_owned();
+        if let Some(target) = &target {
+            faults.check(self.hbm_bytes <= target.hbm_bytes, || {
+                format!("{} bytes of HBM, {} has {}", self.hbm_bytes, target.name, target.hbm_bytes)
+            });
+            faults.check(self.sram_bytes <= target.sram_bytes, || {
+                format!("{} bytes of shared SRAM, {} has {}", self.sram_bytes, target.name, target.sram_bytes)
+            });
+        }
+        for (i, kernel) in self.kernels.iter().enumerate() {
+            faults.place = format!("kernel {i} `{}`", kernel.name);
+            validate_kernel(kernel, target.as_ref(), &mut faults);
+        }
+        for (i, entry) in self.entries.iter().enumerate() {
+            faults.place = format!("entry {i} `{}`", entry.name);
+            let repeated = self.entries[..i].iter().any(|e| e.name == entry.name);
+            faults.check(!repeated, || "another entry has this name".to_owned());
+            self.validate_entry(entry, &mut faults);
+        }
+        faults.list
+    }
+
+    fn memory_bytes(&self, space: MemSpace) -> u64 {
+        match space {
+            MemSpace::Weights => self.weights.bytes().len() as u64,
+            MemSpace::Hbm => self.hbm_bytes,
+            MemSpace::Sram => self.sram_bytes,
+        }
+    }
+
+    /// Whether `bytes` at `address` lie in the address's memory.
+    fn holds(&self, address: Address, bytes: u64) -> bool {
+        address.offset.checked_add(bytes).is_some_and(|end| end <= self.memory_bytes(address.space))
+    }
+
+    fn validate_entry(&self, entry: &EntryPoint, faults: &mut Faults) {
+        let place = faults.place.clone();
+        for port in entry.inputs.iter().chain(&entry.outputs) {
+            faults
+                .check(port.address.space == MemSpace::Hbm, || format!("port `{}` is not in HBM", port.name));
+            let fits = port_bytes(port).is_some_and(|bytes| self.holds(port.address, bytes));
+            faults.check(fits, || format!("port `{}` leaves its memory", port.name));
+        }
+        for (i, launch) in entry.launches.iter().enumerate() {
+            faults.place = format!("{place}, launch {i}");
+            for &origin in &launch.origins {
+                faults.check((origin as usize) < self.origins.len(), || format!("no origin {origin}"));
+            }
+            let Some(kernel) = self.kernels.get(launch.kernel as usize) else {
+                faults.push(format!("no kernel {}", launch.kernel));
+                continue;
+            };
+            if launch.bases.len() != kernel.tensors.len() {
+                faults.push(format!(
+                    "{} bases for {} tensors of `{}`",
+                    launch.bases.len(),
+                    kernel.tensors.len(),
+                    kernel.name
+                ));
+            }
+            for (r, (&base, tensor)) in launch.bases.iter().zip(&kernel.tensors).enumerate() {
+                faults.check(self.holds(base, tensor.bytes), || format!("tensor r{r} leaves its memory"));
+                let writes = match tensor.access {
+                    Access::In => false,
+                    Access::Out | Access::InOut => true,
+                };
+                faults.check(!(writes && base.space == MemSpace::Weights), || {
+                    format!("tensor r{r} is written, but lies in the weights")
+                });
+            }
+        }
+        faults.place = place;
+        code::validate_entry_code(entry, faults);
+    }
+}
+
+/// Bytes of a port's elements; `None` on overflow.
+fn port_bytes(port: &Port) -> Option<u64> {
+    let elements = port.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
+    (elements < 1 << 56).then(|| port.elem.bytes_for(elements))
+}
+
+fn validate_kernel(kernel: &Kernel, target: Option<&Target>, faults: &mut Faults) {
+    let [r0, r1, c0, c1] = kernel.grid.map(u64::from);
+    let n_pes = u128::from(r0 * r1) * u128::from(c0 * c1);
+    faults.check(n_pes >= 1, || "the grid has no PE".to_owned());
+    faults.check(n_pes <= u128::from(MAX_PES), || format!("the grid has {n_pes} PEs"));
+    let (mut local_limit, mut bank_limit) = (MAX_LOCAL_BYTES, MAX_LOCAL_BYTES);
+    if let Some(target) = target {
+        (local_limit, bank_limit) = (target.local_bytes, target.bank_bytes);
+        let fits = r0 * r1 <= u64::from(target.rows) && c0 * c1 <= u64::from(target.cols);
+        faults.check(fits, || {
+            format!("grid {r0}x{r1}x{c0}x{c1} on {} rows and {} columns", target.rows, target.cols)
+        });
+    }
+    faults.check(kernel.tensors.len() <= 256, || format!("{} tensors", kernel.tensors.len()));
+    for (r, tensor) in kernel.tensors.iter().enumerate() {
+        faults.check(tensor.planes.iter().all(|&p| p <= tensor.bytes), || {
+            format!("a plane of tensor r{r} starts beyond its {} bytes", tensor.bytes)
+        });
+    }
+    faults.check(kernel.buffers.len() <= 64, || format!("{} buffers", kernel.buffers.len()));
+    let (mut local_bytes, mut bank_bytes) = (0u64, 0u64);
+    for (i, buffer) in kernel.buffers.iter().enumerate() {
+        faults.check((1..=16).contains(&buffer.slots), || format!("buffer b{i} has {} slots", buffer.slots));
+        let bytes = u64::from(buffer.slots) * u64::from(buffer.slot_bytes);
+        match buffer.kind {
+            BufferKind::Local => local_bytes = local_bytes.saturating_add(bytes),
+            BufferKind::Bank => bank_bytes = bank_bytes.saturating_add(bytes),
+        }
+    }
+    faults.check(local_bytes <= local_limit, || {
+        format!("buffers of {local_bytes} bytes in {local_limit} bytes of local memory")
+    });
+    faults.check(bank_bytes <= bank_limit, || {
+        format!("banks of {bank_bytes} bytes in {bank_limit} accumulator bytes")
+    });
+
+    let max_trip = kernel.trips.iter().map(|t| t.max).max().unwrap_or(0);
+    for (i, trip) in kernel.trips.iter().enumerate() {
+        faults
+            .check(trip_reach(trip, max_trip, kernel.grid) < REACH_LIMIT, || format!("trip t{i} overflows"));
+    }
+    faults.check(kernel.views.len() <= 4096, || format!("{} views", kernel.views.len()));
+    for (i, view) in kernel.views.iter().enumerate() {
+        validate_view(i, view, kernel, max_trip, faults);
+    }
+    let place = faults.place.clone();
+    for (i, program) in kernel.programs.iter().enumerate() {
+        faults.place = format!("{place}, program p{i} `{}`", program.name);
+        program::validate_program(program, kernel, max_trip, faults);
+    }
+    faults.place = place;
+    code::validate_kernel_code(kernel, max_trip, faults);
+}
+
+fn trip_reach(trip: &Trip, max_trip: u32, grid: [u16; 4]) -> i128 {
+    let levels: i128 = trip.levels.iter().map(|f| i128::from(f.unsigned_abs()) * i128::from(max_trip)).sum();
+    let coords: i128 =
+        trip.coords.iter().zip(grid).map(|(f, n)| i128::from(f.unsigned_abs()) * i128::from(n)).sum();
+    i128::from(trip.base.unsigned_abs()) + levels + coords
+}
+
+/// Least and greatest coordinate of index 0 of each dimension, over all counters and PEs.
+fn base_range(view: &View, max_trip: u32, grid: [u16; 4]) -> [(i128, i128); VIEW_DIMS] {
+    let mut range = view.dims.map(|d| (i128::from(d.origin), i128::from(d.origin)));
+    let levels = view.levels.iter().map(|a| (a, max_trip));
+    let coords = view.coords.iter().zip(grid).map(|(a, n)| (a, u32::from(n)));
+    for (advance, n) in levels.chain(coords) {
+        let Some(advance) = advance else { continue };
+        let Some((low, high)) = range.get_mut(usize::from(advance.dim)) else { continue };
+        let reach = i128::from(advance.step) * i128::from(n.saturating_sub(1));
+        *low += reach.min(0);
+        *high += reach.max(0);
+    }
+    range
+}
+
+fn validate_view(i: usize, view: &View, kernel: &Kernel, max_trip: u32, faults: &mut Faults) {
+    faults.check(usize::from(view.k_dim) < VIEW_DIMS, || format!("view v{i} has k dimension {}", view.k_dim));
+    if let Some(Pattern { n, m }) = view.pattern {
+        faults.check(1 <= n && n <= m && m <= 16, || format!("view v{i} has pattern {n}:{m}"));
+    }
+    if let Space::Global(base) = view.space {
+        faults.check(usize::from(base) < kernel.tensors.len(), || format!("view v{i}: no tensor r{base}"));
+    }
+    for advance in view.levels.iter().chain(&view.coords).flatten() {
+        faults.check(usize::from(advance.dim) < VIEW_DIMS, || {
+            format!("view v{i} advances dimension {}", advance.dim)
+        });
+    }
+    let elements: Option<u128> = view.dims.iter().try_fold(1u128, |n, d| n.checked_mul(u128::from(d.size)));
+    faults.check(elements.is_some_and(|n| n <= MAX_VIEW_ELEMENTS), || {
+        format!("view v{i} has too many elements")
+    });
+    let mut reach = i128::from(view.offset.unsigned_abs());
+    for (dim, (low, high)) in view.dims.iter().zip(base_range(view, max_trip, kernel.grid)) {
+        let coords = low.abs().max(high.abs()) + i128::from(dim.size);
+        reach += coords * i128::from(dim.stride.unsigned_abs()).max(1);
+    }
+    faults.check(reach < REACH_LIMIT, || format!("view v{i} overflows"));
+    let k_stride = view.dims.get(usize::from(view.k_dim)).map_or(0, |d| d.stride);
+    faults.check(k_stride >= 0 || (view.pattern.is_none() && view.format.group_size() == 1), || {
+        format!("view v{i} runs backwards along its groups")
+    });
+}
+
+/// Bytes of the code plane from a slot's start that the local `view` reaches, negative elements apart; `None` when an
+/// element lies before the slot. Clipping that holds for all counters and PEs is taken into account.
+fn local_reach(view: &View, kernel: &Kernel, max_trip: u32) -> Option<u64> {
+    let (mut low, mut high) = (i128::from(view.offset), i128::from(view.offset));
+    for (dim, (base, _)) in view.dims.iter().zip(base_range(view, max_trip, kernel.grid)) {
+        let n = i128::from(dim.size).min(i128::from(dim.bound) - base);
+        if n <= 0 {
+            return Some(0);
+        }
+        let reach = (n - 1) * i128::from(dim.stride);
+        low += reach.min(0);
+        high += reach.max(0);
+    }
+    if low < 0 || high >= REACH_LIMIT {
+        return None;
+    }
+    let stored = match view.pattern {
+        // The pattern group that holds the last element is stored whole.
+        Some(p) if p.m > 0 => view.planes().stored_idx(high as u64),
+        _ => high as u64,
+    };
+    let element: ScalarType = view.format.element();
+    Some(element.bytes_for(stored.saturating_add(1).min(1 << 56)))
+}

@@ -1,0 +1,266 @@
+//! Structural validity of streams: control flow and operands.
+
+use super::{Faults, local_reach};
+use crate::format::Format;
+use crate::inst::{Action, Inst, InstKind, Operand, Order};
+use crate::object::{Access, Buffer, BufferKind, EntryPoint, Kernel};
+use crate::view::{LOOP_LEVELS, Space, VIEW_DIMS, View};
+
+pub(super) fn validate_entry_code(entry: &EntryPoint, faults: &mut Faults) {
+    check_halt(&entry.code, faults);
+    for (pc, inst) in entry.code.iter().enumerate() {
+        faults.check(inst.stage == 0, || format!("instruction {pc} has a stage"));
+        match inst.kind {
+            InstKind::Launch { launch } => {
+                faults.check(usize::from(launch) < entry.launches.len(), || {
+                    format!("instruction {pc}: no launch {launch}")
+                });
+            }
+            InstKind::Halt {} => {}
+            InstKind::Loop { .. }
+            | InstKind::End {}
+            | InstKind::Pop { .. }
+            | InstKind::Ld { .. }
+            | InstKind::St { .. }
+            | InstKind::Gather { .. }
+            | InstKind::Fill { .. }
+            | InstKind::Mm { .. }
+            | InstKind::Mmnm { .. }
+            | InstKind::Zero { .. }
+            | InstKind::Drain { .. }
+            | InstKind::Run { .. } => {
+                faults.push(format!("instruction {pc}: `{}` in an entry stream", inst.kind.mnemonic()));
+            }
+        }
+    }
+}
+
+fn check_halt(code: &[Inst], faults: &mut Faults) {
+    let halts = code.iter().filter(|i| matches!(i.kind, InstKind::Halt {})).count();
+    let last = code.last().is_some_and(|i| matches!(i.kind, InstKind::Halt {}));
+    faults.check(halts == 1 && last, || "the stream must end in its one `halt`".to_owned());
+}
+
+pub(super) fn validate_kernel_code(kernel: &Kernel, max_trip: u32, faults: &mut Faults) {
+    check_halt(&kernel.code, faults);
+    // Level and stages of the open loops.
+    let mut open: Vec<(u8, u8)> = Vec::new();
+    for (pc, inst) in kernel.code.iter().enumerate() {
+        // A loop's own stage counts in the loop around it; its `end` has none.
+        let stages = if matches!(inst.kind, InstKind::End {} | InstKind::Halt {}) {
+            1
+        } else {
+            open.last().map_or(1, |(_, stages)| *stages)
+        };
+        faults.check(inst.stage < stages.max(1), || {
+            format!("instruction {pc}: stage {} where the innermost loop has {stages}", inst.stage)
+        });
+        check_inst(pc, &inst.kind, kernel, max_trip, faults);
+        match inst.kind {
+            InstKind::Loop { trip, level, stages } => {
+                faults.check(usize::from(trip) < kernel.trips.len(), || {
+                    format!("instruction {pc}: no trip t{trip}")
+                });
+                faults.check(usize::from(level) < LOOP_LEVELS, || {
+                    format!("instruction {pc}: no level {level}")
+                });
+                faults.check(open.iter().all(|(l, _)| *l != level), || {
+                    format!("instruction {pc}: a loop around this one has level {level}")
+                });
+                faults.check((1..=4).contains(&stages), || format!("instruction {pc}: {stages} stages"));
+                open.push((level, stages));
+            }
+            InstKind::End {} => {
+                let closed = open.pop();
+                faults.check(closed.is_some(), || format!("instruction {pc}: `end` without a loop"));
+            }
+            InstKind::Launch { .. }
+            | InstKind::Pop { .. }
+            | InstKind::Halt {}
+            | InstKind::Ld { .. }
+            | InstKind::St { .. }
+            | InstKind::Gather { .. }
+            | InstKind::Fill { .. }
+            | InstKind::Mm { .. }
+            | InstKind::Mmnm { .. }
+            | InstKind::Zero { .. }
+            | InstKind::Drain { .. }
+            | InstKind::Run { .. } => {}
+        }
+    }
+    faults.check(open.is_empty(), || "a loop does not end".to_owned());
+}
+
+/// The buffer and view of an operand, where both exist.
+pub(super) fn check_operand<'k>(
+    operand: &Operand,
+    place: &str,
+    kernel: &'k Kernel,
+    max_trip: u32,
+    faults: &mut Faults,
+) -> Option<(&'k Buffer, &'k View)> {
+    let Operand { buffer: b, delta, action, view: v } = *operand;
+    let (buffer, view) = (kernel.buffers.get(usize::from(b)), kernel.views.get(usize::from(v)));
+    faults.check(buffer.is_some(), || format!("{place}: no buffer b{b}"));
+    faults.check(view.is_some(), || format!("{place}: no view v{v}"));
+    let (buffer, view) = (buffer?, view?);
+    faults.check(delta < buffer.slots, || {
+        format!("{place}: slot {delta} behind the head of b{b}, which has {}", buffer.slots)
+    });
+    match action {
+        Action::Push | Action::Pop => {
+            faults.check(delta == 0, || format!("{place}: push or pop behind the head of b{b}"));
+        }
+        Action::Read | Action::Update => {}
+    }
+    faults.check(view.space == Space::Local, || format!("{place}: v{v} is global"));
+    match local_reach(view, kernel, max_trip) {
+        None => faults.push(format!("{place}: v{v} reaches before its slot")),
+        Some(bytes) => faults.check(bytes <= u64::from(buffer.slot_bytes), || {
+            format!("{place}: v{v} reaches {bytes} bytes into the {} of a slot of b{b}", buffer.slot_bytes)
+        }),
+    }
+    match buffer.kind {
+        BufferKind::Bank => {
+            faults.check(view.format == Format::F32 && view.pattern.is_none(), || {
+                format!("{place}: v{v} of bank b{b} is not f32")
+            });
+        }
+        BufferKind::Local => {}
+    }
+    Some((buffer, view))
+}
+
+struct Checker<'a> {
+    pc: usize,
+    mnemonic: &'static str,
+    kernel: &'a Kernel,
+    max_trip: u32,
+    faults: &'a mut Faults,
+}
+
+impl<'a> Checker<'a> {
+    fn push(&mut self, message: &str) {
+        self.faults.push(format!("instruction {} (`{}`): {message}", self.pc, self.mnemonic));
+    }
+
+    fn operand(&mut self, operand: &Operand, name: &str, kinds: &[BufferKind]) -> Option<&'a View> {
+        let place = format!("instruction {} (`{}`), {name}", self.pc, self.mnemonic);
+        let (buffer, view) = check_operand(operand, &place, self.kernel, self.max_trip, self.faults)?;
+        self.faults.check(kinds.contains(&buffer.kind), || {
+            format!("{place}: b{} is of the wrong kind", operand.buffer)
+        });
+        Some(view)
+    }
+
+    /// A global view, used for reading or writing.
+    fn global(&mut self, v: u16, writes: bool) -> Option<&'a View> {
+        let Some(view) = self.kernel.views.get(usize::from(v)) else {
+            self.push(&format!("no view v{v}"));
+            return None;
+        };
+        let Space::Global(base) = view.space else {
+            self.push(&format!("v{v} is local"));
+            return None;
+        };
+        match (self.kernel.tensors.get(usize::from(base)).map(|t| t.access), writes) {
+            (Some(Access::In), true) => self.push(&format!("writes the `in` tensor r{base}")),
+            (Some(Access::Out), false) => self.push(&format!("reads the `out` tensor r{base}")),
+            (Some(Access::In), false) | (Some(Access::Out), true) | (Some(Access::InOut), _) | (None, _) => {}
+        }
+        Some(view)
+    }
+
+    fn same_box(&mut self, a: Option<&View>, b: Option<&View>) {
+        if let (Some(a), Some(b)) = (a, b)
+            && elements(&a.sizes()) != elements(&b.sizes())
+        {
+            self.push(&format!("boxes of {:?} and {:?}", a.sizes(), b.sizes()));
+        }
+    }
+
+    fn product(&mut self, bank: &Operand, a: &Operand, b: &Operand, order: Order, pattern: bool) {
+        self.operand(bank, "bank", &[BufferKind::Bank]);
+        let a = self.operand(a, "a", &[BufferKind::Local]);
+        let b = self.operand(b, "b", &[BufferKind::Local]);
+        match bank.action {
+            Action::Push | Action::Update => {}
+            Action::Read | Action::Pop => self.push("the bank is neither pushed nor updated"),
+        }
+        let (Some(a), Some(b)) = (a, b) else { return };
+        let (a_sizes, b_sizes) = (a.sizes(), b.sizes());
+        let (m, a_k) = a_sizes.split_at(2);
+        let (n, b_k) = match order {
+            Order::Kn => ([b_sizes[0], b_sizes[4]], &b_sizes[1..4]),
+            Order::Nk => ([b_sizes[0], b_sizes[1]], &b_sizes[2..5]),
+        };
+        if elements(a_k) != elements(b_k) {
+            self.push(&format!("the operands' k differ: {a_k:?} and {b_k:?}"));
+        }
+        let sums = elements(m).saturating_mul(elements(&n));
+        let slot_bytes =
+            self.kernel.buffers.get(usize::from(bank.buffer)).map_or(0, |b| u128::from(b.slot_bytes));
+        if sums.saturating_mul(4) > slot_bytes {
+            self.push(&format!("{m:?} x {n:?} sums do not fit the bank's slot"));
+        }
+        if b.pattern.is_some() != pattern || a.pattern.is_some() {
+            self.push("only the second operand of `mmnm` has a pattern");
+        }
+    }
+}
+
+fn elements(sizes: &[u32]) -> u128 {
+    sizes.iter().fold(1, |n, &s| n.saturating_mul(u128::from(s)))
+}
+
+fn check_inst(pc: usize, kind: &InstKind, kernel: &Kernel, max_trip: u32, faults: &mut Faults) {
+    use BufferKind::{Bank, Local};
+    let mut c = Checker { pc, mnemonic: kind.mnemonic(), kernel, max_trip, faults };
+    match *kind {
+        InstKind::Launch { .. } => c.push("in a kernel stream"),
+        InstKind::Loop { .. } | InstKind::End {} | InstKind::Halt {} => {}
+        InstKind::Pop { n, buffer } => match kernel.buffers.get(usize::from(buffer)) {
+            None => c.push(&format!("no buffer b{buffer}")),
+            Some(b) if n > u16::from(b.slots) => c.push(&format!("{n} of {} slots", b.slots)),
+            Some(_) => {}
+        },
+        InstKind::Ld { dst, src, cast: _, fill: _ } => {
+            c.operand(&dst, "dst", &[Local]);
+            c.global(src, false);
+        }
+        InstKind::St { src, dst } => {
+            let from = c.operand(&src, "src", &[Local, Bank]);
+            let to = c.global(dst, true);
+            c.same_box(from, to);
+        }
+        InstKind::Gather { dst, src, idx, dim, fill: _ } => {
+            c.operand(&dst, "dst", &[Local]);
+            c.operand(&idx, "idx", &[Local]);
+            c.global(src, false);
+            if usize::from(dim) >= VIEW_DIMS {
+                c.push(&format!("no dimension {dim}"));
+            }
+        }
+        InstKind::Fill { dst, value } => {
+            c.operand(&dst, "dst", &[Local]);
+            if usize::from(value) >= kernel.constants.len() {
+                c.push(&format!("no constant c{value}"));
+            }
+        }
+        InstKind::Mm { bank, a, b, order } => c.product(&bank, &a, &b, order, false),
+        InstKind::Mmnm { bank, a, b, order } => c.product(&bank, &a, &b, order, true),
+        InstKind::Zero { bank } => {
+            c.operand(&bank, "bank", &[Bank]);
+        }
+        InstKind::Drain { dst, bank } => {
+            let from = c.operand(&bank, "bank", &[Bank]);
+            let to = c.operand(&dst, "dst", &[Local]);
+            c.same_box(from, to);
+        }
+        InstKind::Run { program } => {
+            if usize::from(program) >= kernel.programs.len() {
+                c.push(&format!("no program p{program}"));
+            }
+        }
+    }
+}
