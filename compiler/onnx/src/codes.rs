@@ -57,7 +57,8 @@ codes! {
         "The number of operands, an attribute or the operands' types and shapes break the operator's specification. \
          `onnx.checker.check_model(model, full_check=True)` says more.";
     TOO_LARGE "L0112" "a value is too large"
-        "A value has more than 2^40 elements, or more than 8 dimensions.";
+        "A value has more than 2^40 elements or more than 8 dimensions, or functions of the model expand to more than 2^20 \
+         nodes. Such sizes usually come from a damaged file or a wrong `--dim`.";
     OPERATOR "L0201" "the operator is not supported"
         "The importer has no lowering for this operator type. `lacuna ops` lists those that it has. There is no fallback to \
          the host: every node becomes instructions or the model is refused.";

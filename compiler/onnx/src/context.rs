@@ -1,6 +1,6 @@
 //! What lowerings emit with: checked nodes, constants, NumPy broadcasting, and operands known at import.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ReduceOp, UnaryOp};
 use lacuna_ir::{
@@ -275,10 +275,33 @@ impl<'m> Ctx<'m> {
 
     /// Elements of an operand that must be a constant of integers.
     pub fn const_ints(&mut self, v: Value, what: &str) -> Result<Vec<i64>, Fail> {
-        self.known_ints(v).ok_or_else(|| {
-            Fail::new(codes::NOT_CONSTANT, format!("{what} is computed at run time from graph inputs"))
-                .hint("bind the graph input that it depends on: `--bind NAME=FILE`")
-        })
+        self.known_ints(v).ok_or_else(|| self.not_constant(v, what))
+    }
+
+    /// The failure of an operand that is not known, with the graph inputs that it depends on.
+    pub fn not_constant(&self, v: Value, what: &str) -> Fail {
+        let inputs = self.inputs_of(v);
+        let names: Vec<String> = inputs.iter().map(|name| format!("`{name}`")).collect();
+        match inputs.first() {
+            Some(first) => {
+                let reason = format!("{what} is computed at run time from input {}", names.join(", "));
+                Fail::new(codes::NOT_CONSTANT, reason).hint(format!("bind the input: --bind {first}=FILE"))
+            }
+            None => {
+                Fail::new(codes::NOT_CONSTANT, format!("{what} ({}) is not known at import", self.b.ty(v)))
+            }
+        }
+    }
+
+    /// Names of the parameters that a value depends on.
+    fn inputs_of(&self, v: Value) -> Vec<&str> {
+        let func = self.b.func();
+        let (mut seen, mut open) = (BTreeSet::from([v]), vec![v]);
+        while let Some(v) = open.pop() {
+            let args = func.def(v).map(|node| func.nodes[node].args.as_slice());
+            open.extend(args.unwrap_or_default().iter().filter(|&&a| seen.insert(a)));
+        }
+        func.params.iter().filter(|p| seen.contains(p)).map(|&p| func.values[p].name.as_str()).collect()
     }
 
     /// Elements of an operand of integers or `bool`, if known.
@@ -315,9 +338,7 @@ impl<'m> Ctx<'m> {
             return Ok(self.const_ints(v, what)?[0] as f64);
         }
         let wide = self.cast(v, ScalarType::F64)?;
-        let constant = self.known(wide).ok_or_else(|| {
-            Fail::new(codes::NOT_CONSTANT, format!("{what} is computed at run time from graph inputs"))
-        })?;
+        let constant = self.known(wide).ok_or_else(|| self.not_constant(v, what))?;
         let bits = match &constant.data {
             ConstantData::Splat(code) => *code,
             ConstantData::Dense(blob) => {

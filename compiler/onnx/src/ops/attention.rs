@@ -7,6 +7,7 @@ use lacuna_isa::format::ScalarType;
 use crate::call::Call;
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;
+use crate::tensor::scalar_type;
 
 type Results = Result<Vec<Value>, Fail>;
 
@@ -71,22 +72,37 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if let Some(given) = n.opt(3) {
         mask = Some(additive(c, given, elem, columns)?);
     }
-    let matrix: Shape = vec![rows, columns].into();
-    if n.flag("is_causal", false)? {
+    let causal = n.flag("is_causal", false)?;
+    let (left, right) = (n.int("left_window_size", -1)?, n.int("right_window_size", -1)?);
+    if causal || left >= 0 || right >= 0 {
+        let matrix: Shape = vec![rows, columns].into();
         let row = c.iota(ScalarType::I64, &matrix, 0)?;
-        let column = c.iota(ScalarType::I64, &matrix, 1)?;
-        let last = match n.opt(6) {
+        // The position of each query among the keys.
+        let position = match n.opt(6) {
             // Queries are the last of each sequence's valid keys.
             Some(valid) => {
-                let past = c.binary_splat(BinaryOp::Sub, valid, rows as f64)?;
+                let before = c.binary_splat(BinaryOp::Sub, valid, rows as f64)?;
                 let four: Shape = vec![batch, 1, rows, columns].into();
-                let past = c.broadcast_along(past, 0, &four)?;
-                c.binary(BinaryOp::Add, past, row)?
+                let before = c.broadcast_along(before, 0, &four)?;
+                c.binary(BinaryOp::Add, before, row)?
             }
             None => c.binary_splat(BinaryOp::Add, row, past as f64)?,
         };
-        let keep = c.compare(CompareOp::Le, column, last)?;
-        mask = Some(join(c, mask, keep, elem)?);
+        let column = c.iota(ScalarType::I64, &matrix, 1)?;
+        if causal {
+            let keep = c.compare(CompareOp::Le, column, position)?;
+            mask = Some(join(c, mask, keep, elem)?);
+        }
+        if left >= 0 {
+            let first = c.binary_splat(BinaryOp::Sub, position, left as f64)?;
+            let keep = c.compare(CompareOp::Le, first, column)?;
+            mask = Some(join(c, mask, keep, elem)?);
+        }
+        if right >= 0 {
+            let last = c.binary_splat(BinaryOp::Add, position, right as f64)?;
+            let keep = c.compare(CompareOp::Le, column, last)?;
+            mask = Some(join(c, mask, keep, elem)?);
+        }
     }
     if let Some(valid) = n.opt(6) {
         let four: Shape = vec![batch, 1, rows, columns].into();
@@ -96,31 +112,33 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         mask = Some(join(c, mask, keep, elem)?);
     }
     let softcap = n.float("softcap", 0.0)?;
-    // The order of softcap and mask was exchanged after the first version.
-    let cap = |c: &mut Ctx<'_>, scores: Value| -> Result<Value, Fail> {
-        if softcap == 0.0 {
-            return Ok(scores);
-        }
+    if softcap > 0.0 {
         let scaled = c.binary_splat(BinaryOp::Div, scores, softcap)?;
         let bent = c.unary(UnaryOp::Tanh, scaled)?;
-        c.binary_splat(BinaryOp::Mul, bent, softcap)
-    };
-    scores = cap(c, scores)?;
-    shown[if n.opset >= 24 { 1 } else { 2 }] = scores;
+        scores = c.binary_splat(BinaryOp::Mul, bent, softcap)?;
+    }
+    shown[1] = scores;
     if let Some(mask) = mask {
-        let mask = c.broadcast_to(mask, &full)?;
         scores = c.binary(BinaryOp::Add, scores, mask)?;
+        if c.shape(scores) != full {
+            return Err(invalid(format!("the mask does not broadcast to {full}")));
+        }
     }
-    shown[if n.opset >= 24 { 2 } else { 1 }] = scores;
-    if n.opset < 24 && softcap != 0.0 && mask.is_some() && n.wants(3) {
-        return Err(unsupported("qk_matmul_output together with softcap and a mask"));
+    shown[2] = scores;
+    let wide = match n.int("softmax_precision", 0)? {
+        0 => scores,
+        code => {
+            let precise = scalar_type(i32::try_from(code).unwrap_or(-1)).map_err(unsupported)?;
+            c.cast(scores, precise)?
+        }
+    };
+    let mut weights = c.emit(Op::Softmax { axis: 3, log: false }, &[wide])?;
+    // A causal mask alone leaves every row a key.
+    let alone = causal && n.opt(3).is_none() && n.opt(6).is_none() && left < 0 && right < 0;
+    if let Some(mask) = mask.filter(|_| !alone) {
+        weights = zero_empty_rows(c, mask, weights)?;
     }
-    let wide = if n.int("softmax_precision", 0)? == 1 { c.cast(scores, ScalarType::F32)? } else { scores };
-    let weights = c.emit(Op::Softmax { axis: 3, log: false }, &[wide])?;
-    let mut weights = c.cast(weights, elem)?;
-    if n.opset >= 24 && mask.is_some() {
-        weights = empty_rows(c, scores, weights)?;
-    }
+    let weights = c.cast(weights, elem)?;
     shown[3] = weights;
     let weights = c.reshape(weights, vec![batch, groups, share, rows, columns])?;
     let y = c.contract(map("abgqk,abkd->abgqd")?, weights, v)?;
@@ -164,15 +182,16 @@ fn join(c: &mut Ctx<'_>, mask: Option<Value>, keep: Value, elem: ScalarType) -> 
     c.select(keep, zero, low)
 }
 
-/// Zero weights for rows in which every key is masked.
-fn empty_rows(c: &mut Ctx<'_>, scores: Value, weights: Value) -> Result<Value, Fail> {
-    let shape = c.shape(scores);
-    if shape[3] == 0 {
+/// Zero weights for rows in which the mask rejects every key.
+fn zero_empty_rows(c: &mut Ctx<'_>, mask: Value, weights: Value) -> Result<Value, Fail> {
+    let (shape, full) = (c.shape(mask), c.shape(weights));
+    if shape.rank() == 0 || shape.contains(&0) {
         return Ok(weights);
     }
-    let best = c.reduce(ReduceOp::Max, scores, &[3], true)?;
+    let best = c.reduce(ReduceOp::Max, mask, &[shape.rank() as u8 - 1], true)?;
     let empty = c.compare_splat(CompareOp::Eq, best, f64::NEG_INFINITY)?;
-    let zero = c.splat(c.elem(weights), &Shape::default(), 0.0)?;
+    let empty = c.broadcast_to(empty, &full)?;
+    let zero = c.splat_like(weights, 0.0)?;
     c.select(empty, zero, weights)
 }
 

@@ -6,7 +6,6 @@ use lacuna_isa::format::ScalarType;
 
 use super::movement::take;
 use crate::call::{Call, axis};
-use crate::codes;
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;
 
@@ -137,10 +136,7 @@ fn scatter_rules(c: &mut Ctx<'_>, n: &Call<'_>, index: Value) -> Result<Vec<i64>
     if reduction != "none" {
         return Err(unsupported(format!("reduction is {reduction:?}")));
     }
-    c.known_ints(index).ok_or_else(|| {
-        Fail::new(codes::NOT_CONSTANT, "the indices are computed at run time")
-            .hint("scatters with constant indices are supported; bind the input that determines them: `--bind NAME=FILE`")
-    })
+    c.const_ints(index, "the indices operand")
 }
 
 /// More rows than this are not replaced at import.

@@ -187,7 +187,7 @@ fn compare(imported: &Imported, set: &Path, rtol: f64) -> Outcome {
     };
     let inputs = read("input", body.params.len());
     let wanted = read("output", body.results.len());
-    let narrow = |ty: &TensorType| ty.elem.scalar().is_none_or(|e| e.is_float() && e.bits() < 32);
+    let narrow = |ty: &TensorType| ty.elem.scalar().is_none_or(|e| e != ScalarType::Bool && e.bits() < 32);
     let rounded = body.values.values().any(|v| narrow(&v.ty));
     let mode = if rounded { Mode::Typed } else { Mode::Real };
     let results = match eval(&imported.module, func, &inputs, mode) {
