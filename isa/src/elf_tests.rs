@@ -7,6 +7,7 @@ use crate::inst::InstKind;
 use crate::object::{Access, BufferKind};
 use crate::program::{Lane, Reg, SeOp, SeUnary};
 use crate::testing;
+use crate::view::Position;
 
 fn read(bytes: Vec<u8>) -> Result<Object, ReadError> {
     Object::read(&Blob::new(bytes))
@@ -152,6 +153,24 @@ fn values_that_do_not_fit_are_not_written() {
     check(&|o| o.kernels[0].views[0].k_dim = 8, "k dimension 8");
 }
 
+/// What the interpreter computes from a valid object without checks: overflow would panic here.
+fn exercise(object: &Object) {
+    for kernel in &object.kernels {
+        let last = kernel.trips.iter().map(|t| t.max).max().unwrap_or(0).saturating_sub(1);
+        let coords = kernel.grid.map(|n| u32::from(n) - 1);
+        for levels in [[0; 4], [last; 4]] {
+            for trip in &kernel.trips {
+                assert!(trip.count(&levels, &coords) <= trip.max);
+            }
+            for view in &kernel.views {
+                let clipped = view.clip(&Position { levels, coords });
+                assert!(clipped.iter().zip(view.sizes()).all(|((first, n), size)| first + n <= size));
+                let _ = view.planes().plane_bytes(view.elements());
+            }
+        }
+    }
+}
+
 #[test]
 fn hostile_counts_allocate_nothing() {
     let good = testing::sample().write().unwrap();
@@ -203,7 +222,9 @@ proptest! {
         }
         seal(&mut bytes);
         let blob = Blob::new(bytes);
-        let _ = Object::read(&blob);
+        if let Ok(valid) = Object::read(&blob) {
+            exercise(&valid);
+        }
         if let Ok(read) = Object::read_unvalidated(&blob) {
             let again = Blob::new(read.write().unwrap());
             prop_assert_eq!(Object::read_unvalidated(&again).unwrap(), read);

@@ -86,6 +86,28 @@ pub struct RowSpec {
     pub fields: &'static [FieldSpec],
 }
 
+impl RowSpec {
+    /// The form of the instruction's text, for example `pop buffer, n=SlotCount`.
+    pub fn syntax(&self) -> String {
+        let mut out = self.mnemonic.to_owned();
+        for field in self.fields.iter().filter(|f| f.style == Style::Suffix) {
+            out.push('.');
+            out.push_str(field.name);
+        }
+        let positional = self.fields.iter().filter(|f| f.style == Style::Positional);
+        let keyed = self.fields.iter().filter(|f| f.style == Style::Keyed);
+        for (i, field) in positional.chain(keyed).enumerate() {
+            out.push_str(if i == 0 { " " } else { ", " });
+            out.push_str(field.name);
+            if field.style == Style::Keyed {
+                out.push('=');
+                out.push_str(field.kind);
+            }
+        }
+        out
+    }
+}
+
 /// An argument of an instruction's text.
 #[derive(Clone, Copy, Debug)]
 pub struct Arg<'a> {
@@ -158,20 +180,25 @@ impl Printer<'_> {
         }
     }
 
-    fn arg<F: Field>(&mut self, name: &str, value: F::Value) {
-        let keyed = match F::STYLE {
-            Style::Suffix => return,
-            Style::Keyed if F::default() == Some(value) => return,
-            Style::Keyed => true,
-            Style::Positional => false,
-        };
-        self.out.push_str(if self.n_args == 0 { " " } else { ", " });
-        self.n_args += 1;
-        if keyed {
+    fn positional<F: Field>(&mut self, value: F::Value) {
+        if F::STYLE == Style::Positional {
+            self.separate();
+            F::print(value, self.out);
+        }
+    }
+
+    fn keyed<F: Field>(&mut self, name: &str, value: F::Value) {
+        if F::STYLE == Style::Keyed && F::default() != Some(value) {
+            self.separate();
             self.out.push_str(name);
             self.out.push('=');
+            F::print(value, self.out);
         }
-        F::print(value, self.out);
+    }
+
+    fn separate(&mut self) {
+        self.out.push_str(if self.n_args == 0 { " " } else { ", " });
+        self.n_args += 1;
     }
 }
 
@@ -213,6 +240,7 @@ impl Args<'_> {
                 .ok_or_else(|| ArgError { arg: None, message: format!("`{name}` is missing") });
         };
         F::parse(text)
+            .filter(|&value| F::to_bits(value).is_some())
             .ok_or_else(|| ArgError { arg, message: format!("`{text}` is no `{name}` (kind {kind})") })
     }
 
@@ -285,7 +313,8 @@ macro_rules! codec {
                         let printer = &mut Printer { out, n_args: 0 };
                         $(printer.suffix::<field::$ty>($field);)*
                         printer.out.push_str(middle);
-                        $(printer.arg::<field::$ty>(stringify!($field), $field);)*
+                        $(printer.positional::<field::$ty>($field);)*
+                        $(printer.keyed::<field::$ty>(stringify!($field), $field);)*
                     }
                 )*}
             }
@@ -483,9 +512,9 @@ mod tests {
             assert_eq!(printed, text);
         };
         check("halt", 0x05);
-        check("loop.s1 t3, l2, stages=4", 0x04_0000_02_0003_01_02);
-        check("ld b1+:v2, v3, cast=row, fill=one", 0x00_0003_0024_01_0000_34_10);
-        check("mm.s3 b0!:v1, b1-:v2, b2[3]:v4, order=nk", 0x0040c2_002801_001c00_0000_0730);
+        check("loop.s1 t3, l2, stages=4", 0x0400_0002_0003_0102);
+        check("ld b1+:v2, v3, cast=row, fill=one", 0x0300_2401_0000_3410);
+        check("mm.s3 b0!:v1, b1-:v2, b2[3]:v4, order=nk", 0x40c2_0028_0100_1c00_0000_0730);
     }
 
     #[test]

@@ -91,8 +91,8 @@ pub(crate) fn push_number(out: &mut String, n: u64) {
 }
 
 number_fields! {
-    /// Number of a launch: `launch3`.
-    LaunchIdx: u16, 16, "launch", Positional;
+    /// Number of a launch: `#3`.
+    LaunchIdx: u16, 16, "#", Positional;
     /// Number of a trip count: `t3`.
     TripIdx: u16, 16, "t", Positional;
     /// A loop level: `l0`.

@@ -3,7 +3,9 @@
 //! This crate depends on no other crate of the project. The compiler and the interpreter both read it and never each
 //! other.
 
+pub mod asm;
 pub mod blob;
+pub mod disasm;
 pub mod elf;
 pub mod encode;
 pub mod field;
@@ -12,6 +14,7 @@ pub mod inst;
 pub mod math;
 pub mod object;
 pub mod program;
+pub mod reference;
 pub mod target;
 pub mod target_file;
 #[cfg(test)]

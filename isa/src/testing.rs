@@ -28,7 +28,7 @@ fn word(row: &RowSpec, random: u128) -> u128 {
             "ScalarCode" => ScalarType::ALL.len() as u128,
             _ => 1 << field.width,
         };
-        word |= bits % n_values << field.bit;
+        word |= (bits % n_values) << field.bit;
     }
     word
 }
@@ -323,6 +323,6 @@ pub fn sample() -> Object {
         origins: vec![ObjectOrigin { node: "/fc/MatMul".into(), op: "MatMul".into() }],
         hbm_bytes: 32768,
         sram_bytes: 0,
-        weights: Blob::new((0..16384u32).map(|i| (i * i >> 7) as u8).collect::<Vec<u8>>()),
+        weights: Blob::new((0..16384u32).map(|i| ((i * i) >> 7) as u8).collect::<Vec<u8>>()),
     }
 }

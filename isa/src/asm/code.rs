@@ -1,0 +1,91 @@
+//! Streams and SE programs.
+
+use super::cursor::{Cursor, Parsed};
+use super::lexer::Token;
+use super::tables::constant;
+use super::{Fault, nearest};
+use crate::encode::{Arg, ArgError, RowSpec};
+use crate::field::Field;
+use crate::format::ScaleMode;
+use crate::inst::{Inst, InstKind, Operand};
+use crate::program::{Program, SeOp, Stream};
+
+type ParseRow<T> = fn(&str, &[Arg<'_>]) -> Option<Result<T, ArgError>>;
+
+/// One line of a stream or program: a mnemonic with suffixes, and arguments.
+fn row<T>(c: &mut Cursor<'_>, rows: &[RowSpec], parse: ParseRow<T>) -> Parsed<T> {
+    let (head, head_span) = c.word()?;
+    let mut args = Vec::new();
+    let mut spans = Vec::new();
+    while c.in_line() {
+        if !args.is_empty() {
+            c.expect(Token::Comma)?;
+        }
+        let (word, mut span) = c.word()?;
+        let mut arg = Arg { key: None, value: word };
+        if c.eat(Token::Equals) {
+            let (value, value_span) = c.word()?;
+            span = value_span;
+            arg = Arg { key: Some(word), value };
+        }
+        args.push(arg);
+        spans.push(span);
+    }
+    match parse(head, &args) {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(ArgError { arg, message })) => {
+            let span = arg.and_then(|i| spans.get(i).cloned()).unwrap_or(head_span);
+            let mnemonic = head.split('.').next().unwrap_or(head);
+            let hint = rows.iter().find(|r| r.mnemonic == mnemonic).map(|r| format!("in `{}`", r.syntax()));
+            Err(Fault { span, message, hint })
+        }
+        None => {
+            let mnemonic = head.split('.').next().unwrap_or(head);
+            let hint = nearest(mnemonic, rows.iter().map(|r| r.mnemonic));
+            Err(Fault { span: head_span, message: format!("no instruction is called `{mnemonic}`"), hint })
+        }
+    }
+}
+
+/// An instruction.
+pub(super) fn inst(c: &mut Cursor<'_>) -> Parsed<Inst> {
+    row(c, InstKind::ROWS, Inst::parse)
+}
+
+/// `pN "name" domain vN parallel N { .. }`, behind its keyword.
+pub(super) fn program(c: &mut Cursor<'_>, number: usize) -> Parsed<Program> {
+    c.entry_number("p", number)?;
+    let mut program = Program { name: c.name()?, ..Program::default() };
+    c.keyword("domain")?;
+    program.domain = c.indexed("v")?;
+    c.keyword("parallel")?;
+    program.parallel = c.number()?;
+    let mut section = None;
+    c.block(|c| {
+        match (c.peek_word(), section) {
+            (Some("stream"), None) => {
+                c.keyword("stream")?;
+                c.entry_number("s", program.streams.len())?;
+                let operand = c.parsed("an operand", |word| {
+                    <Operand as Field>::parse(word).filter(|&o| <Operand as Field>::to_bits(o).is_some())
+                })?;
+                let mode = c.parsed("a scale mode", ScaleMode::from_name)?;
+                program.streams.push(Stream { operand, mode });
+            }
+            (Some("constant"), None) => {
+                let value = constant(c, program.constants.len())?;
+                program.constants.push(value);
+            }
+            (Some(label @ ("init:" | "body:" | "finish:")), _) => {
+                c.keyword(label)?;
+                section = Some(label);
+            }
+            (_, Some("init:")) => program.init.push(row(c, SeOp::ROWS, SeOp::parse)?),
+            (_, Some("body:")) => program.body.push(row(c, SeOp::ROWS, SeOp::parse)?),
+            (_, Some(_)) => program.finish.push(row(c, SeOp::ROWS, SeOp::parse)?),
+            (_, None) => return c.fault("expected `stream`, `constant`, `init:`, `body:` or `finish:`"),
+        }
+        Ok(())
+    })?;
+    Ok(program)
+}
