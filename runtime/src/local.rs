@@ -1,0 +1,185 @@
+//! The instructions of the memory layout unit and the reduction engine: fill, zero and drain.
+
+use lacuna_isa::format::{Format, GroupFormat, ScalarType, ScaleMode, group, pack};
+use lacuna_isa::inst::Operand;
+use lacuna_isa::view::{VIEW_DIMS, View};
+
+use crate::boxes::Walk;
+use crate::dma::fill_planes;
+use crate::pe::Pe;
+use crate::slots::Layout;
+use crate::trap::{Fault, TrapKind};
+
+/// The walk over a box of two local views from the same first index; faults when a side leaves `elements`.
+pub(crate) fn local_walk(
+    sides: [&View; 2],
+    elements: [u64; 2],
+    ranges: [(u32, u32); VIEW_DIMS],
+) -> Result<Option<Walk>, Fault> {
+    let strides = sides.map(|view| view.dims.map(|d| i64::from(d.stride)));
+    let mut base = sides.map(|view| view.offset);
+    for side in 0..2 {
+        for d in 0..VIEW_DIMS {
+            base[side] += strides[side][d] * i64::from(ranges[d].0);
+        }
+    }
+    let Some(walk) = Walk::new(&ranges.map(|r| r.1), &strides[0], &strides[1], base) else { return Ok(None) };
+    for side in 0..2 {
+        let (low, high) = walk.extent(side);
+        if low < 0 || high as u64 >= elements[side] {
+            let message = format!("elements {low} to {high} of a slot of {}", elements[side]);
+            return Err(Fault::new(TrapKind::OutOfBounds, message));
+        }
+    }
+    Ok(Some(walk))
+}
+
+/// Quantises all groups of a slot's dense values into its planes; with `touched`, only groups that it marks.
+pub(crate) fn quantize(
+    values: &[f32],
+    format: GroupFormat,
+    layout: &Layout,
+    mode: ScaleMode,
+    touched: Option<&[bool]>,
+    bytes: &mut [u8],
+) {
+    let sizes = layout.map.plane_bytes(layout.elements);
+    let (codes, rest) = bytes.split_at_mut(sizes[0] as usize);
+    let scales = &mut rest[..sizes[1] as usize];
+    let s = layout.map.k_stride.max(1) as usize;
+    let size = usize::from(format.size);
+    if s == 1 && touched.is_none() && values.len().is_multiple_of(size) {
+        group::quantize_rows(format, mode, values, values.len(), codes, scales);
+        return;
+    }
+    let mut staged = vec![0.0; size];
+    let mut packed = vec![0; size];
+    for (number, scale) in scales.iter_mut().enumerate() {
+        let first = number / s * s * size + number % s;
+        let members = || (0..size).map(|j| first + j * s).filter(|&e| e < values.len());
+        if touched.is_some_and(|touched| !members().any(|e| touched[e])) {
+            continue;
+        }
+        staged.fill(0.0);
+        for (value, e) in staged.iter_mut().zip(members()) {
+            *value = values[e];
+        }
+        *scale = group::quantize_group(format, mode, &staged, &mut packed);
+        for (&code, e) in packed.iter().zip(members()) {
+            pack::set(codes, format.element, e, u64::from(code));
+        }
+    }
+}
+
+impl Pe<'_> {
+    /// `fill`.
+    pub fn fill(&mut self, dst: Operand, value: u16) -> Result<(), Fault> {
+        let kernel = self.plan.kernel;
+        let view = &kernel.views[usize::from(dst.view)];
+        let code = kernel.constants[usize::from(value)];
+        let mut target = self.target(dst, Layout::of(view))?;
+        let whole = view.sizes().map(|size| (0, size));
+        if let Some(walk) = local_walk([view, view], [target.layout.elements; 2], whole)? {
+            let (n, [_, ts]) = walk.inner();
+            if walk.source_is_contiguous() && n as u64 == target.layout.elements {
+                let layout = target.layout;
+                fill_planes(target.bytes.get_mut(), &layout, code);
+            } else if target.layout.map.format.group_size() > 1 || target.layout.map.pattern.is_some() {
+                return Err(Fault::new(TrapKind::PartialGroup, "a fill of part of a grouped slot"));
+            } else {
+                let ty = view.format.element();
+                let bytes = target.bytes.get_mut();
+                walk.rows(|_, t| {
+                    (0..n as i64).for_each(|i| pack::set(bytes, ty, (t + i * ts) as usize, code));
+                });
+            }
+        }
+        self.publish(dst, target);
+        Ok(())
+    }
+
+    /// `zero`.
+    pub fn zero(&mut self, bank: Operand) -> Result<(), Fault> {
+        let view = &self.plan.kernel.views[usize::from(bank.view)];
+        let mut target = self.target(bank, Layout::of(view))?;
+        let ranges = view.clip(&self.at);
+        if let Some(walk) = local_walk([view, view], [target.layout.elements; 2], ranges)? {
+            let values: &mut [f32] = bytemuck::cast_slice_mut(target.bytes.get_mut());
+            let (n, [_, ts]) = walk.inner();
+            walk.rows(|_, t| (0..n as i64).for_each(|i| values[(t + i * ts) as usize] = 0.0));
+        }
+        self.publish(bank, target);
+        Ok(())
+    }
+
+    /// `drain`. Grouped formats are quantised with [`ScaleMode::Floor`].
+    pub fn drain(&mut self, dst: Operand, bank: Operand) -> Result<(), Fault> {
+        let kernel = self.plan.kernel;
+        let (from, to) = (&kernel.views[usize::from(bank.view)], &kernel.views[usize::from(dst.view)]);
+        if from.sizes() != to.sizes() {
+            let message = format!("a bank's box of {:?} drains into {:?}", from.sizes(), to.sizes());
+            return Err(Fault::new(TrapKind::ShapeMismatch, message));
+        }
+        if to.pattern.is_some() {
+            return Err(Fault::new(TrapKind::FormatMismatch, "a bank does not drain into a pattern"));
+        }
+        let mut target = self.target(dst, Layout::of(to))?;
+        let slot = self.source(bank)?;
+        let (a, b) = (from.clip(&self.at), to.clip(&self.at));
+        let ranges = std::array::from_fn(|d| {
+            let first = a[d].0.max(b[d].0);
+            (first, (a[d].0 + a[d].1).min(b[d].0 + b[d].1).saturating_sub(first))
+        });
+        let elements = target.layout.elements as usize;
+        if let Some(walk) = local_walk([from, to], [slot.layout.elements, elements as u64], ranges)? {
+            let values: &[f32] = bytemuck::cast_slice(slot.planes()[0]);
+            let (n, [ss, ts]) = walk.inner();
+            let mut row = vec![0f32; n];
+            let read = |s: i64, row: &mut [f32]| {
+                // Adding +0 turns -0 into +0 and changes nothing else.
+                for (i, value) in row.iter_mut().enumerate() {
+                    *value = values[(s + i as i64 * ss) as usize] + 0.0;
+                }
+            };
+            let bytes = target.bytes.get_mut();
+            match to.format {
+                Format::Scalar(ty) => walk.rows(|s, t| {
+                    read(s, &mut row);
+                    scatter(ty, &row, bytes, t, ts);
+                }),
+                Format::Grouped(format) => {
+                    let mut dense = vec![0f32; elements];
+                    let mut touched = vec![false; elements];
+                    walk.rows(|s, t| {
+                        read(s, &mut row);
+                        for (i, &value) in row.iter().enumerate() {
+                            let at = (t + i as i64 * ts) as usize;
+                            dense[at] = value;
+                            touched[at] = true;
+                        }
+                    });
+                    quantize(&dense, format, &target.layout, ScaleMode::Floor, Some(&touched), bytes);
+                }
+            }
+        }
+        self.publish(dst, target);
+        self.pool.recycle(slot);
+        Ok(())
+    }
+}
+
+/// Encodes a row of values into elements `t`, `t + ts`, ...
+pub(crate) fn scatter(ty: ScalarType, row: &[f32], bytes: &mut [u8], t: i64, ts: i64) {
+    if ts == 1 {
+        pack::encode_slice(ty, row, bytes, t as usize);
+        return;
+    }
+    for (i, &value) in row.iter().enumerate() {
+        let at = (t + i as i64 * ts) as usize;
+        if ty.bits() <= 32 {
+            pack::set(bytes, ty, at, u64::from(ty.encode_f32(value)));
+        } else {
+            pack::set(bytes, ty, at, ty.encode(f64::from(value)));
+        }
+    }
+}

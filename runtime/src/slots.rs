@@ -1,0 +1,272 @@
+//! Circular buffers of a PE and what their slots hold.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use lacuna_isa::format::Format;
+use lacuna_isa::object::Buffer;
+use lacuna_isa::view::{Pattern, PlaneMap, View};
+
+use crate::trap::{Fault, TrapKind};
+
+/// Bytes aligned for every element type.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Bytes {
+    words: Vec<u64>,
+    len: usize,
+}
+
+impl Bytes {
+    /// All bytes.
+    pub fn get(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[..self.len]
+    }
+
+    /// All bytes.
+    pub fn get_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len]
+    }
+}
+
+/// The layout of a slot: format, pattern and the dense elements that its planes are made for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Layout {
+    pub map: PlaneMap,
+    pub elements: u64,
+}
+
+impl Layout {
+    /// The layout that a push through `view` gives its slot.
+    pub fn of(view: &View) -> Layout {
+        Layout { map: view.planes(), elements: view.elements() }
+    }
+
+    /// The layout of a dense box.
+    pub fn new(format: Format, pattern: Option<Pattern>, k_stride: u64, elements: u64) -> Layout {
+        Layout { map: PlaneMap { format, pattern, k_stride }, elements }
+    }
+
+    /// Bytes of all planes.
+    pub fn bytes(&self) -> u64 {
+        self.map.plane_bytes(self.elements).iter().sum()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Data<'m> {
+    /// References into memory that does not change while the launch runs, one per plane.
+    Alias([&'m [u8]; 3]),
+    Owned(Rc<Bytes>),
+}
+
+/// A published slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot<'m> {
+    data: Data<'m>,
+    pub layout: Layout,
+}
+
+impl<'m> Slot<'m> {
+    /// A slot that refers to memory.
+    pub fn alias(planes: [&'m [u8]; 3], layout: Layout) -> Slot<'m> {
+        Slot { data: Data::Alias(planes), layout }
+    }
+
+    /// A slot of its own bytes.
+    pub fn owned(bytes: Bytes, layout: Layout) -> Slot<'m> {
+        Slot { data: Data::Owned(Rc::new(bytes)), layout }
+    }
+
+    /// The planes: codes, scales, indices.
+    pub fn planes(&self) -> [&[u8]; 3] {
+        match &self.data {
+            Data::Alias(planes) => *planes,
+            Data::Owned(bytes) => {
+                let [codes, scales, _] = self.layout.map.plane_bytes(self.layout.elements);
+                let bytes = bytes.get();
+                let (codes, rest) = bytes.split_at((codes as usize).min(bytes.len()));
+                let (scales, indices) = rest.split_at((scales as usize).min(rest.len()));
+                [codes, scales, indices]
+            }
+        }
+    }
+
+    /// Bytes that can be written, planes one after another: the slot's own, or a copy of what it refers to.
+    pub fn into_bytes(self) -> Bytes {
+        match self.data {
+            Data::Alias(planes) => {
+                let len = planes.iter().map(|p| p.len()).sum();
+                let mut bytes = Bytes { words: vec![0; usize::div_ceil(len, 8)], len };
+                let mut at = 0;
+                for plane in planes {
+                    bytes.get_mut()[at..at + plane.len()].copy_from_slice(plane);
+                    at += plane.len();
+                }
+                bytes
+            }
+            Data::Owned(bytes) => Rc::try_unwrap(bytes).unwrap_or_else(|shared| (*shared).clone()),
+        }
+    }
+
+    /// Checks that `view` reads the slot in the format and group layout that it was written in.
+    pub fn check_format(&self, view: &View) -> Result<(), Fault> {
+        let map = view.planes();
+        let grouped = self.layout.map.pattern.is_some() || self.layout.map.format.group_size() > 1;
+        if map.format != self.layout.map.format || map.pattern != self.layout.map.pattern {
+            return Err(Fault::new(
+                TrapKind::FormatMismatch,
+                format!("the slot holds {}, the view reads {}", self.layout.map.format, map.format),
+            ));
+        }
+        if grouped && map.k_stride.max(1) != self.layout.map.k_stride.max(1) {
+            return Err(Fault::new(
+                TrapKind::FormatMismatch,
+                format!(
+                    "groups of the slot run at distance {}, those of the view at {}",
+                    self.layout.map.k_stride, map.k_stride
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A circular buffer in use.
+#[derive(Debug)]
+pub(crate) struct Ring<'m> {
+    decl: &'m Buffer,
+    /// Oldest first. A slot is absent only while an instruction updates it.
+    slots: VecDeque<Slot<'m>>,
+    /// Slots taken by the current instruction, free only when it ends.
+    leaving: u8,
+}
+
+impl<'m> Ring<'m> {
+    pub fn new(decl: &'m Buffer) -> Ring<'m> {
+        Ring { decl, slots: VecDeque::new(), leaving: 0 }
+    }
+
+    /// Slots in use.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The buffer's name.
+    pub fn name(&self) -> &'m str {
+        &self.decl.name
+    }
+
+    /// Index of the slot `delta` behind the head.
+    pub fn locate(&self, delta: u8) -> Result<usize, Fault> {
+        let idx = usize::from(delta);
+        if self.slots.is_empty() {
+            let message = format!("buffer {} is empty", self.decl.name);
+            return Err(Fault::new(TrapKind::PopEmpty, message));
+        }
+        if idx >= self.slots.len() {
+            let message = format!(
+                "buffer {} holds {} slots, none is {delta} behind the head",
+                self.decl.name,
+                self.slots.len()
+            );
+            return Err(Fault::new(TrapKind::BadDelta, message));
+        }
+        Ok(idx)
+    }
+
+    /// The slot `delta` behind the head; the copy shares its bytes.
+    pub fn read(&self, delta: u8) -> Result<Slot<'m>, Fault> {
+        let idx = self.locate(delta)?;
+        Ok(self.slots[idx].clone())
+    }
+
+    /// Takes the head slot; its place is free when the instruction ends.
+    pub fn pop(&mut self) -> Result<Slot<'m>, Fault> {
+        self.locate(0)?;
+        match self.slots.pop_front() {
+            Some(slot) => {
+                self.leaving += 1;
+                Ok(slot)
+            }
+            None => Err(Fault::new(TrapKind::PopEmpty, format!("buffer {} is empty", self.decl.name))),
+        }
+    }
+
+    /// Takes the slot at `idx` out to be written; it must be put back with [`Ring::put_back`].
+    pub fn take(&mut self, idx: usize) -> Slot<'m> {
+        let hollow = Slot { data: Data::Alias([&[]; 3]), layout: self.slots[idx].layout };
+        std::mem::replace(&mut self.slots[idx], hollow)
+    }
+
+    /// Puts an updated slot back.
+    pub fn put_back(&mut self, idx: usize, slot: Slot<'m>) {
+        self.slots[idx] = slot;
+    }
+
+    /// Checks that a slot is free and holds `bytes`.
+    pub fn check_push(&self, bytes: u64) -> Result<(), Fault> {
+        let used = self.slots.len() + usize::from(self.leaving);
+        if used >= usize::from(self.decl.slots) {
+            let message = format!("all {} slots of buffer {} are in use", self.decl.slots, self.decl.name);
+            return Err(Fault::new(TrapKind::PushFull, message));
+        }
+        if bytes > u64::from(self.decl.slot_bytes) {
+            let message = format!(
+                "{bytes} bytes do not fit a slot of buffer {}, which has {}",
+                self.decl.name, self.decl.slot_bytes
+            );
+            return Err(Fault::new(TrapKind::SlotTooSmall, message));
+        }
+        Ok(())
+    }
+
+    /// Publishes a slot.
+    pub fn push(&mut self, slot: Slot<'m>) {
+        self.slots.push_back(slot);
+    }
+
+    /// Ends an instruction: what it popped is free now.
+    pub fn settle(&mut self) {
+        self.leaving = 0;
+    }
+}
+
+/// Bytes of freed slots, used again.
+#[derive(Default, Debug)]
+pub(crate) struct Pool {
+    free: Vec<Bytes>,
+}
+
+impl Pool {
+    /// `len` bytes of unspecified content.
+    pub fn any(&mut self, len: usize) -> Bytes {
+        let words = len.div_ceil(8);
+        let fits = self.free.iter().position(|b| b.words.len() >= words && b.words.len() <= 2 * words + 64);
+        match fits {
+            Some(idx) => {
+                let mut bytes = self.free.swap_remove(idx);
+                bytes.len = len;
+                bytes
+            }
+            None => Bytes { words: vec![0; words], len },
+        }
+    }
+
+    /// `len` bytes of zero.
+    pub fn zeroed(&mut self, len: usize) -> Bytes {
+        let mut bytes = self.any(len);
+        bytes.get_mut().fill(0);
+        bytes
+    }
+
+    /// Takes back a slot that nothing refers to any more.
+    pub fn recycle(&mut self, slot: Slot<'_>) {
+        const MAX_FREE: usize = 32;
+        if let Data::Owned(bytes) = slot.data
+            && let Ok(bytes) = Rc::try_unwrap(bytes)
+            && self.free.len() < MAX_FREE
+        {
+            self.free.push(bytes);
+        }
+    }
+}
