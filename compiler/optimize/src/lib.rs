@@ -1,1 +1,36 @@
-//! Placeholder until the crate's first module lands.
+//! The optimiser: exact rewriting in an e-graph, then the choice of number formats.
+//!
+//! [`optimize`] rewrites each function with rules that are equalities: of bits (class E0) or over the reals (E1).
+//! [`select`] then converts operands of contractions to the precision that the user asked for: an approximation, so
+//! never a rule. [`sparsity_of`] reads sparsity patterns off the constants that result.
+//!
+//! Where to look: `lang` is the e-graph's language, `graph` its facts and constructors, `pattern` the rules' left
+//! sides, `rules` the rules, `saturate` the loop, `cost` and `extract` the way back. Nothing here looks at a clock or
+//! at the order of a hash table: the same module gives the same result on every machine.
+
+mod constants;
+mod cost;
+mod emit;
+mod exact;
+mod extract;
+mod graph;
+mod lang;
+#[cfg(test)]
+mod models;
+mod options;
+mod pattern;
+mod report;
+mod rules;
+mod saturate;
+mod select;
+#[cfg(test)]
+mod testing;
+mod views;
+mod zeros;
+
+pub use exact::{Error, Optimized, optimize};
+pub use options::{Options, ParsePrecisionError, Precision, TargetFeatures};
+pub use report::{Application, Report, RuleCount};
+pub use rules::RuleClass;
+pub use select::{Assignment, Selected, select};
+pub use zeros::{WeightSparsity, density, follows, sparsity_of};

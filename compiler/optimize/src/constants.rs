@@ -1,0 +1,214 @@
+//! Constant recipes become constants of the pool, and constants that nothing uses leave it.
+//!
+//! A value that only repeats a smaller one stays a `broadcast` of it: the repetition is a view. A reshape shares the
+//! bytes of what it reshapes. What the evaluator cannot compute, or what would be large without need, stays a node.
+
+use cranelift_entity::SecondaryMap;
+use indexmap::IndexMap;
+use lacuna_ir::eval::{Mode, Tensor, eval_op};
+use lacuna_ir::{ConstId, Constant, ConstantData, Function, Module, Node, Op, OriginId, Value};
+
+use crate::emit::Emitter;
+use crate::exact::{Error, functions};
+
+/// Recipes up to this many bytes are always computed; larger ones only if they are at most twice what they are made
+/// from.
+const SMALL_BYTES: u64 = 64 << 20;
+
+/// Computes the constant recipes of all functions, and drops unused constants from the pool.
+pub fn fold(module: &mut Module) -> Result<(), Error> {
+    for func in functions(module) {
+        let source = module.functions[func].clone();
+        let folded = fold_function(module, &source)
+            .map_err(|message| Error::Constant { function: source.name.clone(), message })?;
+        module.functions[func] = folded;
+    }
+    prune(module);
+    Ok(())
+}
+
+/// Which values of a function depend on no parameter.
+pub fn constant_values(func: &Function) -> SecondaryMap<Value, bool> {
+    let mut constant = SecondaryMap::new();
+    for node in func.nodes.values() {
+        let fixed = !matches!(node.op, Op::Call { .. }) && node.args.iter().all(|&a| constant[a]);
+        for &result in &node.results {
+            constant[result] = fixed;
+        }
+    }
+    constant
+}
+
+struct Folder<'a> {
+    module: &'a mut Module,
+    source: &'a Function,
+    out: Emitter,
+    values: SecondaryMap<Value, Option<Value>>,
+    constants: IndexMap<ConstId, Value>,
+}
+
+fn fold_function(module: &mut Module, source: &Function) -> Result<Function, String> {
+    let constant = constant_values(source);
+    let mut folder = Folder {
+        module,
+        out: Emitter::new(source),
+        source,
+        values: SecondaryMap::new(),
+        constants: IndexMap::new(),
+    };
+    for (&old, new) in source.params.iter().zip(folder.out.params.clone()) {
+        folder.values[old] = Some(new);
+    }
+    for node in source.nodes.values() {
+        // A recipe appears where something computed needs it.
+        if node.results.iter().any(|&r| !constant[r]) || matches!(node.op, Op::Call { .. }) {
+            let args = node.args.iter().map(|&a| folder.demand(a)).collect::<Result<Vec<_>, _>>()?;
+            folder.copy(node.op.clone(), &args, &node.origins, &node.results)?;
+        }
+    }
+    let results = source.results.iter().map(|&r| folder.demand(r)).collect::<Result<_, _>>()?;
+    folder.out.results = results;
+    Ok(folder.out.finish())
+}
+
+impl Folder<'_> {
+    fn copy(&mut self, op: Op, args: &[Value], origins: &[OriginId], old: &[Value]) -> Result<(), String> {
+        let new = self.out.emit_all(self.module, op, args, origins).map_err(|e| e.to_string())?;
+        for (&old, &new) in old.iter().zip(&new) {
+            self.values[old] = Some(new);
+            self.out.name(new, &self.source.values[old].name);
+        }
+        Ok(())
+    }
+
+    /// The new value for an old one that is a parameter, has been copied, or is a recipe.
+    fn demand(&mut self, old: Value) -> Result<Value, String> {
+        if let Some(new) = self.values[old] {
+            return Ok(new);
+        }
+        let node = self.source.def(old).ok_or("a parameter is missing")?;
+        let data = &self.source.nodes[node];
+        let ty = self.source.ty(old);
+        let larger =
+            data.args.first().is_some_and(|&a| self.source.ty(a).shape.elements() < ty.shape.elements());
+        let view = matches!(data.op, Op::Broadcast { .. }) && larger;
+        let constant = match &data.op {
+            _ if view => None,
+            Op::Const { value } => Some(*value),
+            Op::Reshape { .. } => self.reshaped(node)?,
+            _ => None,
+        };
+        let constant = match constant {
+            None if !view => self.computed(node)?,
+            other => other,
+        };
+        let (op, args) = match constant {
+            Some(value) => {
+                if let Some(&new) = self.constants.get(&value) {
+                    self.values[old] = Some(new);
+                    return Ok(new);
+                }
+                (Op::Const { value }, Vec::new())
+            }
+            None => {
+                let args = data.args.iter().map(|&a| self.demand(a)).collect::<Result<Vec<_>, _>>()?;
+                (data.op.clone(), args)
+            }
+        };
+        self.copy(op, &args, &data.origins, &[old])?;
+        let new = self.values[old].ok_or("a recipe has no result")?;
+        if let Some(value) = constant {
+            self.constants.insert(value, new);
+        }
+        Ok(new)
+    }
+
+    /// The constant that a reshape of a constant is: the same bytes under another type.
+    fn reshaped(&mut self, node: Node) -> Result<Option<ConstId>, String> {
+        let data = &self.source.nodes[node];
+        let arg = self.demand(data.args[0])?;
+        let Some(inner) = self.out.func().as_const(arg) else { return Ok(None) };
+        let inner = &self.module.constants[inner];
+        let ty = self.source.ty(data.results[0]).clone();
+        let constant = Constant::new(ty, inner.data.clone(), inner.name.clone());
+        Ok(Some(self.module.constants.push(constant)))
+    }
+
+    /// The constant that a recipe computes; `None` if it should or must stay a recipe.
+    fn computed(&mut self, node: Node) -> Result<Option<ConstId>, String> {
+        let result = self.source.nodes[node].results[0];
+        let mut tensors = IndexMap::new();
+        let mut from = Vec::new();
+        let bytes = self.source.ty(result).bytes();
+        self.sources(result, &mut IndexMap::new(), &mut from);
+        let from_bytes: u64 = from.iter().map(|&c| self.module.constants[c].ty.bytes()).sum();
+        if bytes > SMALL_BYTES && bytes / 2 > from_bytes {
+            return Ok(None);
+        }
+        let Some(tensor) = self.tensor(result, &mut tensors) else { return Ok(None) };
+        let largest = from.iter().max_by_key(|&&c| self.module.constants[c].ty.bytes());
+        let name = largest.map_or_else(String::new, |&c| self.module.constants[c].name.clone());
+        Ok(Some(self.module.constants.push(Constant::dense(tensor.ty.clone(), tensor.to_bytes(), name))))
+    }
+
+    /// Constants of the pool that a recipe reads.
+    fn sources(&self, value: Value, seen: &mut IndexMap<Value, ()>, found: &mut Vec<ConstId>) {
+        if seen.insert(value, ()).is_some() {
+            return;
+        }
+        if let Some(node) = self.source.def(value) {
+            let data = &self.source.nodes[node];
+            if let Op::Const { value } = data.op {
+                found.push(value);
+            }
+            data.args.iter().for_each(|&a| self.sources(a, seen, found));
+        }
+    }
+
+    fn tensor(&self, value: Value, known: &mut IndexMap<Value, Tensor>) -> Option<Tensor> {
+        if let Some(tensor) = known.get(&value) {
+            return Some(tensor.clone());
+        }
+        let data = &self.source.nodes[self.source.def(value)?];
+        let args = data.args.iter().map(|&a| self.tensor(a, known)).collect::<Option<Vec<_>>>()?;
+        let refs: Vec<&Tensor> = args.iter().collect();
+        let tensor = eval_op(self.module, &data.op, &refs, Mode::Typed).ok()?.pop()?;
+        known.insert(value, tensor.clone());
+        Some(tensor)
+    }
+}
+
+/// Drops constants that no function uses; the others keep their order and their bytes.
+fn prune(module: &mut Module) {
+    let mut used = SecondaryMap::new();
+    for node in module.functions.values().flat_map(|f| f.nodes.values()) {
+        if let Op::Const { value } = node.op {
+            used[value] = true;
+        }
+    }
+    let mut moved: SecondaryMap<ConstId, Option<ConstId>> = SecondaryMap::new();
+    let mut pool = cranelift_entity::PrimaryMap::new();
+    for (id, constant) in module.constants.iter() {
+        if used[id] {
+            moved[id] = Some(pool.push(constant.clone()));
+        }
+    }
+    module.constants = pool;
+    for func in functions(module) {
+        for node in module.functions[func].nodes.values_mut() {
+            if let Op::Const { value } = &mut node.op
+                && let Some(to) = moved[*value]
+            {
+                *value = to;
+            }
+        }
+    }
+}
+
+/// Bytes of a constant's dense form.
+pub fn dense_bytes(constant: &Constant) -> Option<&[u8]> {
+    match &constant.data {
+        ConstantData::Dense(blob) => Some(blob.bytes()),
+        ConstantData::Splat(_) => None,
+    }
+}

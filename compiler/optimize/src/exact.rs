@@ -1,0 +1,269 @@
+//! The exact phase: function by function into the e-graph, rewriting, extraction, and back.
+
+use cranelift_entity::{EntityRef, SecondaryMap};
+use egg::{Id, Language};
+use indexmap::IndexMap;
+use lacuna_ir::{ConstantData, FuncId, Function, Module, Op, Value};
+
+use crate::emit::Emitter;
+use crate::extract::Choice;
+use crate::graph::{Graph, Source};
+use crate::lang::{Kind, Term};
+use crate::options::Options;
+use crate::report::{Application, Report};
+use crate::rules::{Rule, RuleClass, merging};
+use crate::saturate::{Compiled, Limits, Made, compile, saturate};
+
+/// Why a module could not be optimised: a defect of a rule, never of the input.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Error {
+    /// A rule's pattern is malformed.
+    #[error("the pattern of rule `{0}` is malformed")]
+    Pattern(&'static str),
+    /// Values of different types were made equal.
+    #[error("in `{function}`: {message}")]
+    Contradiction {
+        /// Name of the function.
+        function: String,
+        /// What contradicts.
+        message: String,
+    },
+    /// No acyclic choice of terms computes a result.
+    #[error("no result can be extracted for `{0}`")]
+    Extraction(String),
+    /// A constant could not be computed.
+    #[error("constants of `{function}` cannot be computed: {message}")]
+    Constant {
+        /// Name of the function.
+        function: String,
+        /// The evaluator's reason.
+        message: String,
+    },
+}
+
+/// A module after the exact phase.
+#[derive(Debug)]
+pub struct Optimized {
+    /// The module: every function computes what it did, in the sense of the rules' classes.
+    pub module: Module,
+    /// What was done.
+    pub report: Report,
+}
+
+/// Rewrites every function of a verified module with exact rules.
+///
+/// # Errors
+/// When a rule is defective; a verified module never causes one.
+pub fn optimize(module: Module, options: &Options) -> Result<Optimized, Error> {
+    let mut rules = crate::rules::all();
+    if options.strict_float {
+        rules.retain(|r| r.class != RuleClass::E1);
+    }
+    // Merging moves no rounding: each element of the result is the same sum.
+    optimize_with(module, &rules, true)
+}
+
+/// The exact phase with the given rules, and the merging hook if `merge`.
+pub(crate) fn optimize_with(mut module: Module, rules: &[Rule], merge: bool) -> Result<Optimized, Error> {
+    let rules = compile(rules).map_err(Error::Pattern)?;
+    let mut report = Report::default();
+    for func in module.functions.keys().collect::<Vec<_>>() {
+        let source = module.functions[func].clone();
+        let (returned, function) = optimize_function(module, &source, &rules, merge, &mut report)?;
+        module = returned;
+        report.n_nodes.0 += source.nodes.len();
+        report.n_nodes.1 += function.nodes.len();
+        module.functions[func] = function;
+    }
+    crate::constants::fold(&mut module)?;
+    Ok(Optimized { module, report })
+}
+
+fn optimize_function(
+    module: Module,
+    source: &Function,
+    rules: &[Compiled],
+    merge: bool,
+    report: &mut Report,
+) -> Result<(Module, Function), Error> {
+    let mut input = Input::read(module, source)?;
+    let g = &mut input.graph;
+    let extraction = || Error::Extraction(source.name.clone());
+    g.rebuild();
+    let before = Choice::new(g, &input.roots).ok_or_else(extraction)?;
+    report.cost.0 += before.total(g, &input.roots).cost;
+
+    let mut made = Vec::new();
+    let limits = Limits::for_nodes(source.nodes.len());
+    if !saturate(g, rules, limits, &mut made, report) {
+        report.limited.push(source.name.clone());
+    }
+    let mut choice = Choice::new(g, &input.roots).ok_or_else(extraction)?;
+    let mut order = choice.order(g, &input.roots).ok_or_else(extraction)?;
+    if merge {
+        let bundles = merging::merge(g, &choice, &order, &input.roots, made.len());
+        if !bundles.is_empty() {
+            for bundle in &bundles {
+                report.count_mut(merging::NAME).fired += 1;
+                made.push(Made {
+                    rule: merging::NAME,
+                    before: bundle.before.clone(),
+                    after: "(slice (contract ?x (concat $w ..)))".into(),
+                    source: bundle.source.clone(),
+                });
+            }
+            g.rebuild();
+            choice = Choice::new(g, &input.roots).ok_or_else(extraction)?;
+            choice.take_bundles(g, &input.roots, &bundles);
+            order = choice.order(g, &input.roots).ok_or_else(extraction)?;
+        }
+    }
+    if let Some(message) = g.eg.analysis.error.take() {
+        return Err(Error::Contradiction { function: source.name.clone(), message });
+    }
+    report.cost.1 += choice.total(g, &input.roots).cost;
+    report.n_terms += g.eg.total_number_of_nodes();
+    report.n_classes += g.eg.number_of_classes();
+    record_used(g, &choice, &order, &made, report);
+    let function = input.write(source, &choice, &order)?;
+    Ok((input.graph.eg.analysis.module, function))
+}
+
+/// Adds the applications that built the chosen terms, and those that built what these replaced, to the report.
+fn record_used(g: &Graph, choice: &Choice, order: &[Id], made: &[Made], report: &mut Report) {
+    let mut used = vec![false; made.len()];
+    let mut todo: Vec<u32> = Vec::new();
+    for &class in order {
+        if let Some(source) = choice.term(g, class).and_then(|t| g.sources.get(t)) {
+            todo.extend(&source.applications);
+        }
+    }
+    while let Some(i) = todo.pop() {
+        if let Some(application) = made.get(i as usize)
+            && !std::mem::replace(&mut used[i as usize], true)
+        {
+            todo.extend(&application.source.applications);
+        }
+    }
+    for (application, _) in made.iter().zip(used).filter(|(_, used)| *used) {
+        report.count_mut(application.rule).used += 1;
+        report.applied.push(Application {
+            rule: application.rule,
+            before: application.before.clone(),
+            after: application.after.clone(),
+            origins: application.source.origins.clone(),
+        });
+    }
+}
+
+/// A function in the e-graph.
+pub(crate) struct Input {
+    pub(crate) graph: Graph,
+    pub(crate) roots: Vec<Id>,
+    pub(crate) params: Vec<Id>,
+    names: Vec<(Id, String)>,
+}
+
+impl Input {
+    pub(crate) fn read(module: Module, source: &Function) -> Result<Input, Error> {
+        let types = source.params.iter().map(|&p| source.ty(p).clone()).collect();
+        let mut g = Graph::new(module, types);
+        let mut classes: SecondaryMap<Value, Option<Id>> = SecondaryMap::new();
+        let mut params = Vec::new();
+        for (number, &param) in source.params.iter().enumerate() {
+            let id = g.add_term(Term::Param(number as u32));
+            params.push(id);
+            classes[param] = Some(id);
+        }
+        let broken =
+            |what: &str| Error::Contradiction { function: source.name.clone(), message: what.into() };
+        let mut small = IndexMap::new();
+        for node in source.nodes.values() {
+            let args: Option<Vec<Id>> = node.args.iter().map(|&a| classes[a]).collect();
+            let args = args.ok_or_else(|| broken("a value is used before its definition"))?;
+            g.source = Source { origins: node.origins.clone(), applications: Vec::new() };
+            let op = share_small(&g, &mut small, node.op.clone());
+            let id = match (&op, &args[..]) {
+                (Op::Binary { op }, &[a, b]) => {
+                    let swap = crate::graph::commutes(*op) && g.is_const(a) && !g.is_const(b);
+                    g.add(node.op.clone(), &if swap { [b, a] } else { [a, b] })
+                }
+                _ => g.add(op, &args),
+            };
+            let id = id.ok_or_else(|| broken("a node's operands do not fit it"))?;
+            if matches!(node.op, Op::Call { .. }) {
+                for (i, &result) in node.results.iter().enumerate() {
+                    classes[result] = Some(g.add_term(Term::Result(i as u32, [id])));
+                }
+            } else if let &[result] = &node.results[..] {
+                classes[result] = Some(id);
+            }
+        }
+        let roots: Option<Vec<Id>> = source.results.iter().map(|&r| classes[r]).collect();
+        let roots = roots.ok_or_else(|| broken("a result has no definition"))?;
+        let named = source.values.iter().filter(|(_, v)| !v.name.is_empty());
+        let names = named.filter_map(|(v, data)| Some((classes[v]?, data.name.clone()))).collect();
+        Ok(Input { graph: g, roots, params, names })
+    }
+
+    fn write(&self, source: &Function, choice: &Choice, order: &[Id]) -> Result<Function, Error> {
+        let g = &self.graph;
+        let broken = |message: String| Error::Contradiction { function: source.name.clone(), message };
+        let mut out = Emitter::new(source);
+        let mut values: IndexMap<Id, Vec<Value>> = IndexMap::new();
+        for (&id, &param) in self.params.iter().zip(&out.params.clone()) {
+            values.insert(g.eg.find(id), vec![param]);
+        }
+        let mut names: IndexMap<Id, &str> = IndexMap::new();
+        for (id, name) in &self.names {
+            names.entry(g.eg.find(*id)).or_insert(name);
+        }
+        for &class in order {
+            let term = choice.term(g, class).ok_or_else(|| Error::Extraction(source.name.clone()))?;
+            let args = || -> Option<Vec<Value>> {
+                term.children().iter().map(|&c| values.get(&g.eg.find(c))?.first().copied()).collect()
+            };
+            match term {
+                Term::Param(_) => {}
+                Term::Result(n, [call]) => {
+                    let result = values.get(&g.eg.find(*call)).and_then(|r| r.get(*n as usize)).copied();
+                    let result = result.ok_or_else(|| broken("a call lacks a result".into()))?;
+                    values.insert(class, vec![result]);
+                }
+                Term::Apply(Kind::Param | Kind::Result | Kind::Op(_), op, _) => {
+                    let op = g.eg.analysis.ops[*op].clone();
+                    let args = args().ok_or_else(|| broken("an operand comes after its use".into()))?;
+                    let origins = g.sources.get(term).map(|s| s.origins.clone()).unwrap_or_default();
+                    let results = out
+                        .emit_all(&g.eg.analysis.module, op, &args, &origins)
+                        .map_err(|e| broken(e.to_string()))?;
+                    values.insert(class, results);
+                }
+            }
+            if let Some(value) = values.get(&class).and_then(|v| v.first()) {
+                out.name(*value, names.get(&class).copied().unwrap_or(""));
+            }
+        }
+        let results = self.roots.iter().map(|&r| values.get(&g.eg.find(r))?.first().copied());
+        out.results = results.collect::<Option<_>>().ok_or_else(|| Error::Extraction(source.name.clone()))?;
+        Ok(out.finish())
+    }
+}
+
+/// Small constants of equal content become one, so that equal terms meet.
+fn share_small(g: &Graph, small: &mut IndexMap<(String, Vec<u8>), lacuna_ir::ConstId>, op: Op) -> Op {
+    let Op::Const { value } = op else { return op };
+    let constant = &g.eg.analysis.module.constants[value];
+    let bytes = match &constant.data {
+        ConstantData::Dense(blob) if blob.bytes().len() <= 64 => blob.bytes().to_vec(),
+        ConstantData::Dense(_) => return op,
+        ConstantData::Splat(code) => [&b"splat"[..], &code.to_le_bytes()].concat(),
+    };
+    let value = *small.entry((constant.ty.to_string(), bytes)).or_insert(value);
+    Op::Const { value }
+}
+
+/// Functions of a module, as a list that outlives changes to it.
+pub(crate) fn functions(module: &Module) -> Vec<FuncId> {
+    (0..module.functions.len()).map(FuncId::new).collect()
+}

@@ -1,0 +1,410 @@
+//! The e-graph with its facts, and constructors that keep terms in canonical form.
+//!
+//! Canonical form: the constant operand of a commutative operator is the second; movement that moves nothing is
+//! never built; arithmetic on constants that repeat one element is done at once.
+
+use egg::{Analysis, DidMerge, EGraph, Id};
+use indexmap::{IndexMap, IndexSet};
+use lacuna_ir::infer::infer;
+use lacuna_ir::op::{BinaryOp, Dims, UnaryOp};
+use lacuna_ir::{ConstId, Constant, ConstantData, Module, Op, OriginId, Shape, TensorType};
+use lacuna_isa::format::ScalarType;
+
+use crate::lang::{Kind, OpTable, Term};
+
+/// Facts about an e-class.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Facts {
+    /// Types of the results: one for everything but calls.
+    pub types: Vec<TensorType>,
+    /// Whether the value depends on no parameter.
+    pub constant: bool,
+    /// The element that the whole value repeats, where it is known cheaply.
+    pub splat: Option<f64Bits>,
+    /// Whether a contraction or element-wise work on one computes the value, so that more such work can join it.
+    pub epilogue: bool,
+}
+
+/// A real number compared by its bits.
+#[expect(non_camel_case_types, reason = "it is the bits of an f64")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct f64Bits(pub u64);
+
+impl f64Bits {
+    /// The number.
+    pub fn get(self) -> f64 {
+        f64::from_bits(self.0)
+    }
+}
+
+/// Tables behind the terms, and what went wrong.
+#[derive(Debug)]
+pub struct Tables {
+    /// The module: its constants and the signatures of its functions.
+    pub module: Module,
+    /// Operators with attributes.
+    pub ops: OpTable,
+    /// Types of the function's parameters.
+    pub params: Vec<TensorType>,
+    /// The first contradiction that a union or a term brought, if any.
+    pub error: Option<String>,
+    splats: IndexMap<(TensorType, u64), ConstId>,
+}
+
+impl Analysis<Term> for Tables {
+    type Data = Facts;
+
+    fn make(egraph: &mut EGraph<Term, Tables>, term: &Term, _: Id) -> Facts {
+        match facts(egraph, term) {
+            Ok(facts) => facts,
+            Err(message) => {
+                egraph.analysis.error.get_or_insert(message);
+                Facts { types: Vec::new(), constant: false, splat: None, epilogue: false }
+            }
+        }
+    }
+
+    fn merge(&mut self, to: &mut Facts, from: Facts) -> DidMerge {
+        if to.types != from.types {
+            self.error
+                .get_or_insert(format!("values of types {:?} and {:?} were united", to.types, from.types));
+        }
+        let merged = Facts {
+            types: std::mem::take(&mut to.types),
+            constant: to.constant || from.constant,
+            splat: to.splat.or(from.splat),
+            epilogue: to.epilogue || from.epilogue,
+        };
+        let left = (to.constant, to.splat, to.epilogue) != (merged.constant, merged.splat, merged.epilogue);
+        let right =
+            (from.constant, from.splat, from.epilogue) != (merged.constant, merged.splat, merged.epilogue);
+        *to = merged;
+        DidMerge(left, right)
+    }
+}
+
+fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, String> {
+    let tables = &egraph.analysis;
+    let of = |id: Id| &egraph[id].data;
+    match term {
+        Term::Param(n) => {
+            let ty = tables.params.get(*n as usize).ok_or("a parameter that the function lacks")?;
+            Ok(Facts { types: vec![ty.clone()], constant: false, splat: None, epilogue: false })
+        }
+        Term::Result(n, [call]) => {
+            let ty = of(*call).types.get(*n as usize).ok_or("a result that the call lacks")?;
+            Ok(Facts { types: vec![ty.clone()], constant: of(*call).constant, splat: None, epilogue: false })
+        }
+        Term::Apply(_, op, args) => {
+            let op = &tables.ops[*op];
+            let mut operands = Vec::with_capacity(args.len());
+            for &arg in args {
+                operands.push(of(arg).types.first().ok_or("an operand without a type")?);
+            }
+            let types = infer(&tables.module, op, &operands).map_err(|e| e.to_string())?;
+            let callable = !matches!(op, Op::Call { .. });
+            let constant = callable && args.iter().all(|&a| of(a).constant);
+            let splat = match op {
+                Op::Const { value } => splat_of(&tables.module.constants[*value]),
+                Op::Reshape { .. } | Op::Permute { .. } | Op::Broadcast { .. } | Op::Slice { .. } => {
+                    of(args[0]).splat
+                }
+                _ => None,
+            };
+            let heavy = matches!(op, Op::Contract { .. } | Op::Conv { .. });
+            let epilogue = heavy || (is_elementwise(op) && args.iter().any(|&a| of(a).epilogue));
+            Ok(Facts { types, constant, splat, epilogue })
+        }
+    }
+}
+
+/// Whether the operator computes each element of the result from the same element of operands of the same shape.
+pub fn is_elementwise(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Unary { .. }
+            | Op::Binary { .. }
+            | Op::Compare { .. }
+            | Op::Select {}
+            | Op::Cast { .. }
+            | Op::MxDecode { .. }
+    )
+}
+
+fn splat_of(constant: &Constant) -> Option<f64Bits> {
+    let elem = constant.ty.elem.scalar()?;
+    let code = match &constant.data {
+        ConstantData::Splat(code) => *code,
+        ConstantData::Dense(blob) => {
+            let bytes = blob.bytes();
+            let width = (elem.bits() / 8) as usize;
+            if width == 0 || bytes.is_empty() || bytes.len() > 4096 || bytes.len() % width != 0 {
+                return None;
+            }
+            let (first, _) = bytes.split_at(width);
+            if bytes.chunks_exact(width).any(|c| c != first) {
+                return None;
+            }
+            let mut code = [0; 8];
+            code[..width].copy_from_slice(first);
+            u64::from_le_bytes(code)
+        }
+    };
+    let value = match elem {
+        ScalarType::F32 => f64::from(f32::from_bits(code as u32)),
+        ScalarType::F64 => f64::from_bits(code),
+        ScalarType::Bf16 => f64::from(f32::from_bits((code as u32) << 16)),
+        ScalarType::I32 => f64::from(code as u32 as i32),
+        ScalarType::I64 if (code as i64).unsigned_abs() < 1 << 53 => code as i64 as f64,
+        _ => return None,
+    };
+    Some(f64Bits(value.to_bits()))
+}
+
+/// The code of a number in a type in which it is exact, for the types that splats are made of.
+fn code_of(elem: ScalarType, value: f64) -> Option<u64> {
+    let code = match elem {
+        ScalarType::F32 => u64::from((value as f32).to_bits()),
+        ScalarType::F64 => value.to_bits(),
+        ScalarType::Bf16 => u64::from((value as f32).to_bits() >> 16),
+        ScalarType::I32 if value as i32 as f64 == value => u64::from(value as i32 as u32),
+        ScalarType::I64 if value as i64 as f64 == value => value as i64 as u64,
+        _ => return None,
+    };
+    Some(code)
+}
+
+/// Where a term comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// ONNX nodes, ascending.
+    pub origins: Vec<OriginId>,
+    /// Rule applications that built it, ascending; empty for terms of the input.
+    pub applications: Vec<u32>,
+}
+
+impl Source {
+    /// Adds another source.
+    pub fn join(&mut self, other: &Source) {
+        self.origins.extend(&other.origins);
+        self.origins.sort_unstable();
+        self.origins.dedup();
+        self.applications.extend(&other.applications);
+        self.applications.sort_unstable();
+        self.applications.dedup();
+    }
+}
+
+/// The e-graph, its tables and the provenance of its terms.
+pub struct Graph {
+    /// The e-graph.
+    pub eg: EGraph<Term, Tables>,
+    /// Provenance by term, in canonical form as of the last [`Graph::rebuild`].
+    pub sources: IndexMap<Term, Source>,
+    /// Given to each term that is made.
+    pub source: Source,
+    made: IndexSet<Term>,
+}
+
+impl Graph {
+    /// An empty graph for a function with the given parameters.
+    pub fn new(module: Module, params: Vec<TensorType>) -> Graph {
+        let tables =
+            Tables { module, ops: OpTable::default(), params, error: None, splats: IndexMap::default() };
+        Graph {
+            eg: EGraph::new(tables),
+            sources: IndexMap::default(),
+            source: Source::default(),
+            made: IndexSet::default(),
+        }
+    }
+
+    /// Restores congruence and canonical provenance after unions.
+    pub fn rebuild(&mut self) {
+        self.eg.rebuild();
+        self.made.clear();
+        let mut sources: IndexMap<Term, Source> = IndexMap::with_capacity(self.sources.len());
+        for (term, source) in std::mem::take(&mut self.sources) {
+            let canonical = egg::Language::map_children(term, |id| self.eg.find(id));
+            sources.entry(canonical).or_default().join(&source);
+        }
+        self.sources = sources;
+    }
+
+    /// Type of a class that is no call.
+    pub fn ty(&self, id: Id) -> &TensorType {
+        &self.eg[id].data.types[0]
+    }
+
+    /// Shape of a class that is no call.
+    pub fn shape(&self, id: Id) -> &Shape {
+        &self.ty(id).shape
+    }
+
+    /// Scalar element type; `None` where grouped.
+    pub fn elem(&self, id: Id) -> Option<ScalarType> {
+        self.ty(id).elem.scalar()
+    }
+
+    /// Whether the elements are floating-point numbers on their own.
+    pub fn is_float(&self, id: Id) -> bool {
+        self.elem(id).is_some_and(ScalarType::is_float)
+    }
+
+    /// Whether a class depends on no parameter.
+    pub fn is_const(&self, id: Id) -> bool {
+        self.eg[id].data.constant
+    }
+
+    /// The number that a class repeats, if known.
+    pub fn splat(&self, id: Id) -> Option<f64> {
+        self.eg[id].data.splat.map(f64Bits::get)
+    }
+
+    /// The operator of a term.
+    pub fn op(&self, term: &Term) -> Option<&Op> {
+        term.op().map(|id| &self.eg.analysis.ops[id])
+    }
+
+    /// The operators that compute a class, with their operands.
+    pub fn terms(&self, id: Id) -> impl Iterator<Item = (&Op, &[Id])> {
+        self.eg[id].nodes.iter().filter_map(|t| Some((self.op(t)?, egg::Language::children(t))))
+    }
+
+    /// Adds a term of any kind with the current source.
+    pub fn add_term(&mut self, term: Term) -> Id {
+        let canonical = egg::Language::map_children(term, |id| self.eg.find(id));
+        let known = self.eg.lookup(canonical.clone()).is_some();
+        if !known || self.made.contains(&canonical) {
+            self.made.insert(canonical.clone());
+            let source = self.source.clone();
+            self.sources.entry(canonical.clone()).or_default().join(&source);
+        }
+        self.eg.add(canonical)
+    }
+
+    /// An operator on operands; `None` where they do not fit it.
+    pub fn add(&mut self, op: Op, args: &[Id]) -> Option<Id> {
+        let types: Option<Vec<&TensorType>> = args.iter().map(|&a| self.eg[a].data.types.first()).collect();
+        infer(&self.eg.analysis.module, &op, &types?).ok()?;
+        let kind = Kind::of(&op);
+        let op = self.eg.analysis.ops.intern(op);
+        Some(self.add_term(Term::Apply(kind, op, args.into())))
+    }
+
+    /// A constant that repeats one number; `None` for types that cannot hold it.
+    pub fn splat_const(&mut self, ty: &TensorType, value: f64) -> Option<Id> {
+        let code = code_of(ty.elem.scalar()?, value)?;
+        let tables = &mut self.eg.analysis;
+        let id = match tables.splats.get(&(ty.clone(), code)) {
+            Some(&id) => id,
+            None => {
+                let id =
+                    tables.module.constants.push(Constant::new(ty.clone(), ConstantData::Splat(code), ""));
+                tables.splats.insert((ty.clone(), code), id);
+                id
+            }
+        };
+        self.add(Op::Const { value: id }, &[])
+    }
+
+    /// A function of one operand.
+    pub fn unary(&mut self, op: UnaryOp, x: Id) -> Option<Id> {
+        if let (Some(v), Some(ScalarType::F32), true) = (self.splat(x), self.elem(x), self.is_const(x)) {
+            let value = match op {
+                UnaryOp::Neg => Some(-v),
+                UnaryOp::Recip if v != 0.0 => Some(f64::from(1.0 / v as f32)),
+                _ => None,
+            };
+            if let Some(value) = value {
+                let ty = self.ty(x).clone();
+                return self.splat_const(&ty, value);
+            }
+        }
+        self.add(Op::Unary { op }, &[x])
+    }
+
+    /// A function of two operands, constants second where it commutes.
+    pub fn binary(&mut self, op: BinaryOp, a: Id, b: Id) -> Option<Id> {
+        let (a, b) = if commutes(op) && self.is_const(a) && !self.is_const(b) { (b, a) } else { (a, b) };
+        if let (Some(x), Some(y), Some(ScalarType::F32)) = (self.splat(a), self.splat(b), self.elem(a)) {
+            let (x, y) = (x as f32, y as f32);
+            let value = match op {
+                BinaryOp::Add => Some(x + y),
+                BinaryOp::Sub => Some(x - y),
+                BinaryOp::Mul => Some(x * y),
+                BinaryOp::Div => Some(x / y),
+                _ => None,
+            };
+            if let Some(value) = value.filter(|v| v.is_finite()) {
+                let ty = self.ty(a).clone();
+                return self.splat_const(&ty, f64::from(value));
+            }
+        }
+        self.add(Op::Binary { op }, &[a, b])
+    }
+
+    /// The same elements under another shape.
+    pub fn reshape(&mut self, x: Id, shape: impl Into<Shape>) -> Option<Id> {
+        let shape = shape.into();
+        if *self.shape(x) == shape { Some(x) } else { self.add(Op::Reshape { shape }, &[x]) }
+    }
+
+    /// Dimensions in another order.
+    pub fn permute(&mut self, x: Id, perm: &[u8]) -> Option<Id> {
+        let same =
+            perm.len() == self.shape(x).rank() && perm.iter().enumerate().all(|(i, &p)| i == p as usize);
+        if same { Some(x) } else { self.add(Op::Permute { perm: perm.to_vec() }, &[x]) }
+    }
+
+    /// Dimension `i` of `x` as dimension `dims[i]` of `shape`, which repeats along the others.
+    pub fn broadcast(&mut self, x: Id, dims: &[u8], shape: &Shape) -> Option<Id> {
+        if *self.shape(x) == *shape && dims.len() == shape.rank() {
+            return Some(x);
+        }
+        if let Some(value) = self.splat(x).filter(|_| self.is_const(x)) {
+            let ty = TensorType { elem: self.ty(x).elem, shape: shape.clone() };
+            if let Some(id) = self.splat_const(&ty, value) {
+                return Some(id);
+            }
+        }
+        self.add(Op::Broadcast { dims: dims.to_vec(), shape: shape.clone() }, &[x])
+    }
+
+    /// Elements at regular distances; the step of a dimension with one element is 1.
+    pub fn slice(&mut self, x: Id, starts: Vec<i64>, shape: Shape, mut steps: Vec<i64>) -> Option<Id> {
+        for (step, &n) in steps.iter_mut().zip(shape.iter()) {
+            if n <= 1 {
+                *step = 1;
+            }
+        }
+        let all = shape == *self.shape(x) && starts.iter().all(|&s| s == 0) && steps.iter().all(|&s| s == 1);
+        if all { Some(x) } else { self.add(Op::Slice { starts, shape, steps }, &[x]) }
+    }
+
+    /// Shape without some dimensions.
+    pub fn drop_dims(&mut self, x: Id, drop: impl Fn(usize) -> bool) -> Option<Id> {
+        let shape: Shape =
+            self.shape(x).iter().enumerate().filter(|&(d, _)| !drop(d)).map(|(_, &n)| n).collect();
+        self.reshape(x, shape)
+    }
+}
+
+/// Whether operands may change places.
+pub fn commutes(op: BinaryOp) -> bool {
+    match op {
+        BinaryOp::Add | BinaryOp::Mul | BinaryOp::Min | BinaryOp::Max => true,
+        BinaryOp::And | BinaryOp::Or | BinaryOp::Xor => true,
+        BinaryOp::Sub | BinaryOp::Div | BinaryOp::Mod | BinaryOp::Rem => false,
+        BinaryOp::Pow | BinaryOp::Shl | BinaryOp::Shr => false,
+    }
+}
+
+/// The permutation that undoes `perm`.
+pub fn inverse(perm: &[u8]) -> Dims {
+    let mut inverse = vec![0; perm.len()];
+    for (i, &p) in perm.iter().enumerate() {
+        inverse[p as usize] = i as u8;
+    }
+    inverse
+}

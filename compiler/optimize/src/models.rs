@@ -1,0 +1,232 @@
+//! Whole functions through both phases: what they compute stays, and the rewrites that matter are in the result.
+
+use lacuna_ir::eval::Mode;
+use lacuna_ir::op::{BinaryOp::*, ReduceOp, UnaryOp};
+use lacuna_ir::{Constant, ElemType, Module, Op, TensorType, Value};
+use lacuna_isa::format::{GroupFormat, ScalarType};
+
+use crate::testing::{Lab, assert_same, conv1d, count, module};
+use crate::{Options, Precision, WeightSparsity, optimize, select, sparsity_of};
+
+const TOKENS: u64 = 6;
+const WIDTH: u64 = 32;
+
+fn projection(l: &mut Lab, x: Value, outputs: u64, bias: bool) -> Value {
+    let w = l.konst(&[WIDTH, outputs]);
+    let y = l.contract("btk,kn->btn", x, w);
+    if !bias {
+        return y;
+    }
+    let shape = l.shape(y);
+    let b = l.channel(&shape, 2);
+    l.bin(Add, y, b)
+}
+
+fn heads(l: &mut Lab, x: Value, n: u64) -> Value {
+    let shape = l.shape(x);
+    let y = l.reshape(x, &[1, TOKENS, n, shape[2] / n]);
+    l.permute(y, &[0, 2, 1, 3])
+}
+
+/// Grouped-query attention as PyTorch exports it: keys and values are repeated by unsqueeze, expand and reshape.
+fn attention(l: &mut Lab) -> Vec<Value> {
+    let x = l.param(&[1, TOKENS, WIDTH]);
+    vec![attention_on(l, x)]
+}
+
+fn attention_on(l: &mut Lab, x: Value) -> Value {
+    let (n_heads, n_shared) = (4, 2);
+    let q = projection(l, x, WIDTH, true);
+    let k = projection(l, x, WIDTH / 2, true);
+    let v = projection(l, x, WIDTH / 2, true);
+    let q = heads(l, q, n_heads);
+    let repeat = |l: &mut Lab, x: Value| {
+        let x = heads(l, x, n_shared);
+        let d = WIDTH / n_heads;
+        let x = l.reshape(x, &[1, n_shared, 1, TOKENS, d]);
+        let x = l.broadcast(x, &[0, 1, 2, 3, 4], &[1, n_shared, 2, TOKENS, d]);
+        l.reshape(x, &[1, n_heads, TOKENS, d])
+    };
+    let (k, v) = (repeat(l, k), repeat(l, v));
+    let kt = l.permute(k, &[0, 1, 3, 2]);
+    let scores = l.contract("bhtd,bhds->bhts", q, kt);
+    let shape = l.shape(scores);
+    let scale = l.splat(&shape, 0.35);
+    let scores = l.bin(Mul, scores, scale);
+    let weights = l.emit(Op::Softmax { axis: 3, log: false }, &[scores]);
+    let y = l.contract("bhts,bhsd->bhtd", weights, v);
+    let y = l.permute(y, &[0, 2, 1, 3]);
+    let y = l.reshape(y, &[1, TOKENS, WIDTH]);
+    let y = projection(l, y, WIDTH, true);
+    l.bin(Add, x, y)
+}
+
+/// Convolution, batch normalisation, ReLU, and a second one with a residual.
+fn block(l: &mut Lab) -> Vec<Value> {
+    let x = l.param(&[1, 32, 9]);
+    let layer = |l: &mut Lab, x: Value| {
+        let w = l.konst(&[32, 32, 3]);
+        let y = l.emit(conv1d(1, 1, 1), &[x, w]);
+        let shape = l.shape(y);
+        let (s, b) = (l.channel(&shape, 1), l.channel(&shape, 1));
+        let y = l.bin(Mul, y, s);
+        l.bin(Add, y, b)
+    };
+    let y = layer(l, x);
+    let shape = l.shape(y);
+    let zero = l.splat(&shape, 0.0);
+    let y = l.bin(Max, y, zero);
+    let y = layer(l, y);
+    vec![l.bin(Add, y, x)]
+}
+
+fn exact(before: &Module) -> Module {
+    let done = optimize(before.clone(), &Options::default()).unwrap();
+    assert_eq!(done.report.limited, Vec::<String>::new(), "{}", done.report);
+    assert!(done.report.to_string().contains("rule"), "{}", done.report);
+    done.module
+}
+
+#[test]
+fn attention_needs_no_permutation_no_repetition_and_one_projection() {
+    let (before, inputs) = module(7, false, attention);
+    let after = exact(&before);
+    assert_same(&before, &after, &inputs, Mode::Real);
+    let main = after.entries[0].func;
+    assert_eq!(count(&after, main, "permute"), 0);
+    assert_eq!(count(&after, main, "contract"), 4, "one for q, k, v; two for attention; one for the output");
+    let expanded = after.functions[main].nodes.values().filter(|n| {
+        matches!(n.op, Op::Broadcast { .. }) && after.functions[main].as_const(n.args[0]).is_none()
+    });
+    assert_eq!(expanded.count(), 0);
+}
+
+#[test]
+fn batch_norm_vanishes_into_the_weights() {
+    let (before, inputs) = module(3, false, block);
+    let after = exact(&before);
+    assert_same(&before, &after, &inputs, Mode::Real);
+    let main = after.entries[0].func;
+    let products = after.functions[main].nodes.values().filter(|n| matches!(n.op, Op::Binary { op: Mul }));
+    assert_eq!(products.count(), 0);
+}
+
+#[test]
+fn the_same_input_gives_the_same_output() {
+    let (before, _) = module(7, false, attention);
+    let print = |m: &Module| format!("{:?}", m.functions[m.entries[0].func].nodes);
+    assert_eq!(print(&exact(&before)), print(&exact(&before)));
+}
+
+#[test]
+fn strict_float_keeps_every_bit() {
+    for build in [attention, block] {
+        let (before, inputs) = module(5, false, build);
+        let options = Options { strict_float: true, ..Options::default() };
+        let after = optimize(before.clone(), &options).unwrap().module;
+        assert_same(&before, &after, &inputs, Mode::Typed);
+    }
+}
+
+#[test]
+fn selection_groups_both_operands_of_every_contraction() {
+    for (build, contractions) in [(attention as fn(&mut Lab) -> Vec<Value>, 4), (block, 2)] {
+        let (before, _) = module(9, false, build);
+        let options = Options { precision: "mxfp4:mxfp8".parse().unwrap(), ..Options::default() };
+        let selected = select(exact(&before), &options).unwrap();
+        let grouped = selected.assignments.iter().filter(|a| a.kept.is_none()).count();
+        let func = &selected.module.functions[selected.module.entries[0].func];
+        let weights = selected
+            .module
+            .constants
+            .values()
+            .filter(|c| matches!(c.ty.elem, ElemType::Grouped { format: GroupFormat::MXFP4, .. }));
+        assert_eq!(weights.count(), 2);
+        assert_eq!(selected.assignments.len(), contractions);
+        // Scores and values sum over heads of 8 and 6 tokens: too short for groups.
+        assert_eq!(grouped, 2);
+        assert!(
+            func.nodes.values().all(|n| n.op.name() != "mx_quantize" || func.as_const(n.args[0]).is_none())
+        );
+    }
+}
+
+#[test]
+fn bf16_stays_close_and_f32_stays_itself() {
+    let (before, inputs) = module(9, false, block);
+    let optimized = exact(&before);
+    let same = select(optimized.clone(), &Options::default()).unwrap();
+    assert_same(&optimized, &same.module, &inputs, Mode::Typed);
+    let options = Options { precision: Precision::Bf16, ..Options::default() };
+    let half = select(optimized, &options).unwrap().module;
+    assert_eq!(count(&half, half.entries[0].func, "cast"), 2);
+}
+
+#[test]
+fn rms_norm_is_one_node() {
+    let (before, inputs) = module(2, false, |l| {
+        let x = l.param(&[2, 5, 8]);
+        let square = l.bin(Mul, x, x);
+        let mean = l.reduce(ReduceOp::Mean, &[2], square);
+        let mean = l.reshape(mean, &[2, 5, 1]);
+        let eps = l.splat(&[2, 5, 1], 1e-5);
+        let sum = l.bin(Add, mean, eps);
+        let root = l.un(UnaryOp::Sqrt, sum);
+        let inverse = l.un(UnaryOp::Recip, root);
+        let inverse = l.broadcast(inverse, &[0, 1, 2], &[2, 5, 8]);
+        let y = l.bin(Mul, x, inverse);
+        let s = l.channel(&[2, 5, 8], 2);
+        vec![l.bin(Mul, s, y)]
+    });
+    let after = exact(&before);
+    assert_same(&before, &after, &inputs, Mode::Real);
+    let names: Vec<_> = after.functions[after.entries[0].func].nodes.values().map(|n| n.op.name()).collect();
+    assert_eq!(names, ["const", "norm"]);
+}
+
+#[test]
+fn two_of_four_survives_folding_and_quantisation() {
+    let (before, _) = module(4, false, |l| {
+        let x = l.param(&[3, 32]);
+        let values: Vec<f32> =
+            (0..32 * 8).map(|i| if (i / 8) % 4 < 2 { 1.0 + i as f32 } else { 0.0 }).collect();
+        let ty = TensorType::new(ScalarType::F32, &[32u64, 8][..]);
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let w = l.b.constant(Constant::dense(ty, bytes, "w")).unwrap();
+        let y = l.contract("ij,jk->ik", x, w);
+        let s = l.channel(&[3, 8], 1);
+        let dense = l.konst(&[32, 8]);
+        let z = l.contract("ij,jk->ik", x, dense);
+        let y = l.bin(Mul, y, s);
+        let z = l.un(UnaryOp::Exp, z);
+        let y = l.un(UnaryOp::Exp, y);
+        vec![y, z]
+    });
+    let options = Options { strict_float: false, ..Options::default() };
+    let rules = crate::rules::all();
+    let optimized = crate::exact::optimize_with(before, &rules, false).unwrap().module;
+    for precision in ["f32", "bf16", "mxfp8", "mxfp6", "mxfp4", "mxint8"] {
+        let options = Options { precision: precision.parse().unwrap(), ..options.clone() };
+        let module = select(optimized.clone(), &options).unwrap().module;
+        let main = module.entries[0].func;
+        let found = sparsity_of(&module, main);
+        let sparse: Vec<_> = module.functions[main].nodes.keys().filter_map(|n| found[n]).collect();
+        assert_eq!(sparse, [WeightSparsity::TWO_OF_FOUR], "{precision}");
+    }
+}
+
+#[test]
+fn depth_costs_little() {
+    // 24 layers of attention: far more than any model of the test data has rewrites for.
+    let (before, _) = module(1, false, |l| {
+        let mut x = l.param(&[1, TOKENS, WIDTH]);
+        for _ in 0..24 {
+            x = attention_on(l, x);
+        }
+        vec![x]
+    });
+    let done = optimize(before, &Options::default()).unwrap();
+    assert!(done.report.limited.is_empty(), "{}", done.report);
+    assert_eq!(done.report.count("merge-contractions").used, 24, "{}", done.report);
+    assert_eq!(count(&done.module, done.module.entries[0].func, "contract"), 24 * 4);
+}

@@ -1,0 +1,126 @@
+//! What the user asked for and what the target has.
+
+use std::fmt;
+use std::str::FromStr;
+
+use lacuna_isa::format::{Format, GroupFormat, ScalarType};
+
+/// What the optimiser may do and for which machine.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Number formats of contractions.
+    pub precision: Precision,
+    /// Whether only rewrites that keep every bit are allowed: no rule of class E1 runs.
+    pub strict_float: bool,
+    /// What the target multiplies natively.
+    pub features: TargetFeatures,
+}
+
+/// Number formats of the operands of contractions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Precision {
+    /// As the model says.
+    #[default]
+    F32,
+    /// Both operands in bf16, results in f32.
+    Bf16,
+    /// Both operands in groups along the summed dimension.
+    Mx {
+        /// Format of constant operands.
+        weights: GroupFormat,
+        /// Format of computed operands.
+        activations: GroupFormat,
+    },
+}
+
+/// A precision that is not one of those that [`Precision`] can hold.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is no precision: f32, bf16, or a group format such as mxfp8, or WEIGHTS:ACTIVATIONS")]
+pub struct ParsePrecisionError(String);
+
+impl FromStr for Precision {
+    type Err = ParsePrecisionError;
+
+    fn from_str(text: &str) -> Result<Precision, ParsePrecisionError> {
+        let format =
+            |name: &str| GroupFormat::from_name(name).ok_or_else(|| ParsePrecisionError(text.into()));
+        match text.split_once(':') {
+            Some((weights, activations)) => {
+                Ok(Precision::Mx { weights: format(weights)?, activations: format(activations)? })
+            }
+            None if text == "f32" => Ok(Precision::F32),
+            None if text == "bf16" => Ok(Precision::Bf16),
+            None => format(text).map(|both| Precision::Mx { weights: both, activations: both }),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Precision::F32 => f.write_str("f32"),
+            Precision::Bf16 => f.write_str("bf16"),
+            Precision::Mx { weights, activations } if weights == activations => weights.fmt(f),
+            Precision::Mx { weights, activations } => write!(f, "{weights}:{activations}"),
+        }
+    }
+}
+
+/// What a target multiplies natively.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TargetFeatures {
+    /// Operand formats of the tile engine.
+    pub formats: Vec<Format>,
+    /// Whether a constant operand with at most two non-zeros in each four consecutive elements runs at a higher rate.
+    pub sparse_2_4: bool,
+}
+
+impl Default for TargetFeatures {
+    fn default() -> TargetFeatures {
+        let scalars = [ScalarType::F32, ScalarType::Bf16].into_iter().map(Format::Scalar);
+        let groups = GroupFormat::ALL.iter().copied().map(Format::Grouped);
+        TargetFeatures { formats: scalars.chain(groups).collect(), sparse_2_4: true }
+    }
+}
+
+impl Options {
+    /// One line for each chosen format that the target lacks.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut chosen = match self.precision {
+            Precision::F32 => vec![Format::F32],
+            Precision::Bf16 => vec![Format::Scalar(ScalarType::Bf16)],
+            Precision::Mx { weights, activations } => {
+                vec![Format::Grouped(weights), Format::Grouped(activations)]
+            }
+        };
+        chosen.dedup();
+        chosen.retain(|f| !self.features.formats.contains(f));
+        chosen
+            .into_iter()
+            .map(|f| format!("the target has no native {f}: it is widened on the way to the tile engine"))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn precisions_parse_and_print() {
+        for text in ["f32", "bf16", "mxfp8", "mxfp6", "mxfp4", "mxint8", "mxfp4:mxfp8", "nvfp4"] {
+            assert_eq!(text.parse::<Precision>().map(|p| p.to_string()), Ok(text.to_string()));
+        }
+        for text in ["", "f16", "mxfp5", "mxfp4:", "mxfp4:f32", ":mxfp8"] {
+            assert!(text.parse::<Precision>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_native_format_is_a_warning() {
+        let features = TargetFeatures { formats: vec![Format::F32], sparse_2_4: false };
+        let options = Options { precision: "mxfp4:mxfp8".parse().unwrap(), features, ..Options::default() };
+        assert_eq!(options.warnings().len(), 2);
+        assert!(Options::default().warnings().is_empty());
+    }
+}

@@ -1,0 +1,85 @@
+//! What the exact phase did.
+
+use std::fmt;
+
+use lacuna_ir::OriginId;
+
+/// One application of a rule that the result uses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Application {
+    /// Name of the rule.
+    pub rule: &'static str,
+    /// What was replaced, with its type.
+    pub before: String,
+    /// What replaced it.
+    pub after: String,
+    /// ONNX nodes that the replaced terms came from.
+    pub origins: Vec<OriginId>,
+}
+
+/// Counts of a rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RuleCount {
+    /// Name of the rule.
+    pub rule: &'static str,
+    /// Applications that added something to the e-graph.
+    pub fired: usize,
+    /// Applications that the result uses.
+    pub used: usize,
+}
+
+/// What the exact phase did to all functions of a module.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Counts of the rules that fired, in the rules' order.
+    pub rules: Vec<RuleCount>,
+    /// Applications that the result uses, in the order in which they were made.
+    pub applied: Vec<Application>,
+    /// Terms in the e-graphs at the end.
+    pub n_terms: usize,
+    /// Classes in the e-graphs at the end.
+    pub n_classes: usize,
+    /// Rounds of rewriting.
+    pub n_iterations: usize,
+    /// Nodes before and after.
+    pub n_nodes: (usize, usize),
+    /// Modelled cost before and after.
+    pub cost: (u64, u64),
+    /// Names of functions whose e-graph reached a limit before it was saturated.
+    pub limited: Vec<String>,
+}
+
+impl Report {
+    /// The counts of a rule: zero where it never fired.
+    pub fn count(&self, rule: &'static str) -> RuleCount {
+        self.rules.iter().find(|r| r.rule == rule).cloned().unwrap_or(RuleCount { rule, fired: 0, used: 0 })
+    }
+
+    /// The counts of a rule, to add to.
+    pub(crate) fn count_mut(&mut self, rule: &'static str) -> &mut RuleCount {
+        let at = self.rules.iter().position(|r| r.rule == rule).unwrap_or_else(|| {
+            self.rules.push(RuleCount { rule, fired: 0, used: 0 });
+            self.rules.len() - 1
+        });
+        &mut self.rules[at]
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "nodes      {} -> {}", self.n_nodes.0, self.n_nodes.1)?;
+        writeln!(f, "cost       {} -> {}", self.cost.0, self.cost.1)?;
+        writeln!(f, "e-graph    {} terms in {} classes", self.n_terms, self.n_classes)?;
+        writeln!(f, "iterations {}", self.n_iterations)?;
+        for name in &self.limited {
+            writeln!(f, "limited    {name}")?;
+        }
+        if !self.rules.is_empty() {
+            writeln!(f, "{:<36}{:>8}{:>8}", "rule", "fired", "used")?;
+        }
+        for RuleCount { rule, fired, used } in &self.rules {
+            writeln!(f, "{rule:<36}{fired:>8}{used:>8}")?;
+        }
+        Ok(())
+    }
+}

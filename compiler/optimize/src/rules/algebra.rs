@@ -1,0 +1,241 @@
+//! Constants meet constants, element-wise work moves before repetition, identities vanish.
+
+use egg::Id;
+use lacuna_ir::Op;
+use lacuna_ir::op::{BinaryOp, Dims, UnaryOp};
+use lacuna_isa::format::ScalarType;
+
+use super::{Rule, RuleClass, always, float};
+use crate::graph::Graph;
+use crate::pattern::Match;
+use crate::views::{compact, views};
+
+/// The rules of this file.
+pub const RULES: &[Rule] = &[
+    Rule {
+        name: "sub-constant",
+        class: RuleClass::E0,
+        before: "(sub ?x $c)",
+        after: "(add ?x (neg $c))",
+        guard: float,
+        apply: |g, m| {
+            let c = constant_unary(g, UnaryOp::Neg, m.vars[1])?;
+            g.binary(BinaryOp::Add, m.vars[0], c)
+        },
+    },
+    Rule {
+        name: "div-constant",
+        class: RuleClass::E1,
+        before: "(div ?x $c)",
+        after: "(mul ?x (recip $c))",
+        guard: |g, m| float(g, m) && !g.is_const(m.vars[0]),
+        apply: |g, m| {
+            let c = constant_unary(g, UnaryOp::Recip, m.vars[1])?;
+            g.binary(BinaryOp::Mul, m.vars[0], c)
+        },
+    },
+    Rule {
+        name: "add-constants",
+        class: RuleClass::E1,
+        before: "(add (add ?x $a) $b)",
+        after: "(add ?x (add $a $b))",
+        guard: grows_toward_constants,
+        apply: |g, m| reassociate(g, m, BinaryOp::Add),
+    },
+    Rule {
+        name: "mul-constants",
+        class: RuleClass::E1,
+        before: "(mul (mul ?x $a) $b)",
+        after: "(mul ?x (mul $a $b))",
+        guard: grows_toward_constants,
+        apply: |g, m| reassociate(g, m, BinaryOp::Mul),
+    },
+    Rule {
+        name: "scale-through-bias",
+        class: RuleClass::E1,
+        before: "(mul (add ?x $a) $b)",
+        after: "(add (mul ?x $b) (mul $a $b))",
+        // Elsewhere the second product buys nothing: only a contraction can swallow the scale.
+        guard: |g, m| grows_toward_constants(g, m) && g.eg[m.vars[0]].data.epilogue,
+        apply: |g, m| {
+            let &[x, a, b] = &m.vars[..] else { return None };
+            let bias = constant_binary(g, BinaryOp::Mul, a, b)?;
+            let scaled = g.binary(BinaryOp::Mul, x, b)?;
+            g.binary(BinaryOp::Add, scaled, bias)
+        },
+    },
+    Rule {
+        name: "neg-neg",
+        class: RuleClass::E0,
+        before: "(neg (neg ?x))",
+        after: "?x",
+        guard: always,
+        apply: |_, m| Some(m.vars[0]),
+    },
+    Rule {
+        name: "square-by-product",
+        class: RuleClass::E1,
+        before: "(pow ?x $c)",
+        after: "(mul ?x ?x)",
+        guard: |g, m| float(g, m) && g.splat(m.vars[1]) == Some(2.0),
+        apply: |g, m| g.binary(BinaryOp::Mul, m.vars[0], m.vars[0]),
+    },
+    Rule {
+        name: "add-nothing",
+        class: RuleClass::E0,
+        before: "(add ?x $c)",
+        after: "?x",
+        guard: |g, m| neutral_sum(g, m.vars[1]),
+        apply: |_, m| Some(m.vars[0]),
+    },
+    Rule {
+        name: "add-zero",
+        class: RuleClass::E1,
+        before: "(add ?x $c)",
+        after: "?x",
+        // Of the sums with zero, only that of -0 and +0 changes a bit.
+        guard: |g, m| float(g, m) && g.splat(m.vars[1]) == Some(0.0),
+        apply: |_, m| Some(m.vars[0]),
+    },
+    Rule {
+        name: "sub-zero",
+        class: RuleClass::E0,
+        before: "(sub ?x $c)",
+        after: "?x",
+        guard: |g, m| g.splat(m.vars[1]).is_some_and(|v| v.to_bits() == 0),
+        apply: |_, m| Some(m.vars[0]),
+    },
+    Rule {
+        name: "mul-one",
+        class: RuleClass::E0,
+        before: "(mul ?x $c)",
+        after: "?x",
+        guard: |g, m| g.splat(m.vars[1]) == Some(1.0),
+        apply: |_, m| Some(m.vars[0]),
+    },
+    Rule {
+        name: "div-one",
+        class: RuleClass::E0,
+        before: "(div ?x $c)",
+        after: "?x",
+        guard: |g, m| g.splat(m.vars[1]) == Some(1.0),
+        apply: |_, m| Some(m.vars[0]),
+    },
+    Rule {
+        name: "cast-to-itself",
+        class: RuleClass::E0,
+        before: "(cast ?x)",
+        after: "?x",
+        guard: |g, m| g.ty(m.root) == g.ty(m.vars[0]),
+        apply: |_, m| Some(m.vars[0]),
+    },
+    Rule {
+        name: "unary-before-broadcast",
+        class: RuleClass::E0,
+        before: "(unary ?x)",
+        after: "(broadcast (unary ?x'))",
+        guard: |g, m| repeats(g, m.vars[0]),
+        apply: |g, m| {
+            let op = m.op(g, 0)?.clone();
+            before_broadcast(g, op, &m.vars, m.root)
+        },
+    },
+    Rule {
+        name: "cast-before-broadcast",
+        class: RuleClass::E0,
+        before: "(cast ?x)",
+        after: "(broadcast (cast ?x'))",
+        guard: |g, m| repeats(g, m.vars[0]),
+        apply: |g, m| {
+            let op = m.op(g, 0)?.clone();
+            before_broadcast(g, op, &m.vars, m.root)
+        },
+    },
+    Rule {
+        name: "binary-before-broadcast",
+        class: RuleClass::E0,
+        before: "(binary ?x ?y)",
+        after: "(broadcast (binary ?x' ?y'))",
+        guard: |g, m| repeats(g, m.vars[0]) && repeats(g, m.vars[1]),
+        apply: |g, m| {
+            let op = m.op(g, 0)?.clone();
+            before_broadcast(g, op, &[m.vars[0], m.vars[1]], m.root)
+        },
+    },
+];
+
+/// The two constants are there to meet. A class that is its own operand (`x = x * c` once `c` is found to be 1) would
+/// make a new constant each time around.
+fn grows_toward_constants(g: &Graph, m: &Match) -> bool {
+    let inner = m.args(0).first().is_some_and(|&inner| g.eg.find(inner) != g.eg.find(m.root));
+    float(g, m) && !g.is_const(m.vars[0]) && inner && g.eg.find(m.vars[0]) != g.eg.find(m.root)
+}
+
+/// `x + c` has the bits of `x`: integers with zero, floats with -0.
+fn neutral_sum(g: &Graph, c: Id) -> bool {
+    let integer = g.elem(c).is_some_and(ScalarType::is_int);
+    g.splat(c).is_some_and(|v| v == 0.0 && (integer || v.is_sign_negative()))
+}
+
+/// Whether a class repeats a smaller value, which is not one number where that is built as a constant anyway.
+fn repeats(g: &Graph, id: Id) -> bool {
+    if g.splat(id).is_some() && g.is_const(id) {
+        return g.shape(id).rank() > 0;
+    }
+    let all = g.shape(id).elements();
+    views(g, id).iter().any(|v| g.shape(v.core).elements() < all)
+}
+
+fn reassociate(g: &mut Graph, m: &Match, op: BinaryOp) -> Option<Id> {
+    let &[x, a, b] = &m.vars[..] else { return None };
+    let both = constant_binary(g, op, a, b)?;
+    g.binary(op, x, both)
+}
+
+/// A function of a constant, computed before it is repeated.
+pub fn constant_unary(g: &mut Graph, op: UnaryOp, c: Id) -> Option<Id> {
+    let (core, dims) = compact(g, c)?;
+    let shape = g.shape(c).clone();
+    let core = g.unary(op, core)?;
+    g.broadcast(core, &dims, &shape)
+}
+
+/// A function of two constants, computed before it is repeated.
+pub fn constant_binary(g: &mut Graph, op: BinaryOp, a: Id, b: Id) -> Option<Id> {
+    let (cores, dims) = meet(g, &[a, b])?;
+    let shape = g.shape(a).clone();
+    let core = g.binary(op, cores[0], cores[1])?;
+    g.broadcast(core, &dims, &shape)
+}
+
+/// The smallest values of one shape that the given values of one shape repeat along the same dimensions.
+fn meet(g: &mut Graph, values: &[Id]) -> Option<(Vec<Id>, Dims)> {
+    let parts: Vec<(Id, Dims)> = values.iter().map(|&v| compact(g, v)).collect::<Option<_>>()?;
+    let shape = g.shape(values[0]).clone();
+    let dims: Dims =
+        (0..shape.rank() as u8).filter(|d| parts.iter().any(|(_, dims)| dims.contains(d))).collect();
+    let small = dims.iter().map(|&d| shape[d as usize]).collect();
+    let cores = parts
+        .into_iter()
+        .map(|(core, own)| {
+            let places: Dims =
+                own.iter().filter_map(|d| dims.iter().position(|e| e == d)).map(|i| i as u8).collect();
+            g.broadcast(core, &places, &small)
+        })
+        .collect::<Option<_>>()?;
+    Some((cores, dims))
+}
+
+fn before_broadcast(g: &mut Graph, op: Op, values: &[Id], root: Id) -> Option<Id> {
+    let shape = g.shape(root).clone();
+    let (cores, dims) = meet(g, values)?;
+    if g.shape(cores[0]).elements() >= shape.elements() {
+        return None;
+    }
+    let core = match (&op, &cores[..]) {
+        (Op::Binary { op }, &[a, b]) => g.binary(*op, a, b)?,
+        (Op::Unary { op }, &[x]) => g.unary(*op, x)?,
+        _ => g.add(op, &cores)?,
+    };
+    g.broadcast(core, &dims, &shape)
+}

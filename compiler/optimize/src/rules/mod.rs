@@ -1,0 +1,79 @@
+//! The rules of the exact phase: each has a name, one direction, a class and a guard, grouped by theme.
+//!
+//! | file | theme |
+//! |---|---|
+//! | [`folding`] | scales into the constant operand of contractions |
+//! | [`algebra`] | constants meet constants; identities |
+//! | [`layout`] | permutations, reshapes, broadcasts and slices move and cancel |
+//! | [`absorb`] | contractions take over the movement around them |
+//! | [`fusion`] | normalisations from their parts |
+//! | [`merging`] | contractions of one value by several constants become one (a hook, run once) |
+
+pub mod absorb;
+pub mod algebra;
+pub mod folding;
+pub mod fusion;
+pub mod layout;
+pub mod merging;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use egg::Id;
+
+use crate::graph::Graph;
+use crate::pattern::Match;
+
+/// In which sense the two sides of a rule are equal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum RuleClass {
+    /// Equal bits on all inputs when each operator rounds to its type.
+    E0,
+    /// Equal bits on finite inputs.
+    E0f,
+    /// Equal over the real numbers.
+    E1,
+}
+
+impl fmt::Display for RuleClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RuleClass::E0 => "E0",
+            RuleClass::E0f => "E0f",
+            RuleClass::E1 => "E1",
+        })
+    }
+}
+
+/// A rewrite rule.
+#[derive(Clone, Copy)]
+pub struct Rule {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// In which sense it is exact.
+    pub class: RuleClass,
+    /// The pattern that it replaces, in the syntax of [`crate::pattern`].
+    pub before: &'static str,
+    /// What replaces it, for people.
+    pub after: &'static str,
+    /// Whether the rule is sound, and worth its nodes, for a match.
+    pub guard: fn(&Graph, &Match) -> bool,
+    /// The equal class, or `None` where shapes do not permit one.
+    pub apply: fn(&mut Graph, &Match) -> Option<Id>,
+}
+
+/// Every rule, in the order in which they run.
+pub fn all() -> Vec<Rule> {
+    [algebra::RULES, layout::RULES, absorb::RULES, folding::RULES, fusion::RULES].concat()
+}
+
+/// A guard that always holds.
+fn always(_: &Graph, _: &Match) -> bool {
+    true
+}
+
+/// The result is of a floating-point type.
+fn float(g: &Graph, m: &Match) -> bool {
+    g.is_float(m.root)
+}

@@ -1,0 +1,105 @@
+//! Rewriting until nothing new appears.
+//!
+//! The loop is ours and not egg's runner: it counts terms and rounds and never looks at a clock, checks the limit
+//! after each application, and knows which terms a match consists of, so that provenance is recorded where a rule is
+//! applied and not joined over a class.
+
+use crate::graph::{Graph, Source};
+use crate::pattern::Pattern;
+use crate::report::Report;
+use crate::rules::Rule;
+
+/// Bounds of the rewriting, in counts only: results must not depend on the machine's speed.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Rounds.
+    pub iterations: usize,
+    /// Terms in the graph.
+    pub terms: usize,
+}
+
+impl Limits {
+    /// Limits for a function of `n` nodes: room for every node to be rewritten many times over.
+    pub fn for_nodes(n: usize) -> Limits {
+        Limits { iterations: 40, terms: 2_000 + 20 * n }
+    }
+}
+
+/// An application made, used by the result or not.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Name of the rule.
+    pub rule: &'static str,
+    /// What was replaced.
+    pub before: String,
+    /// What replaced it.
+    pub after: String,
+    /// Where the replaced terms came from; its applications built them.
+    pub source: Source,
+}
+
+/// A rule with its pattern read.
+pub struct Compiled {
+    rule: Rule,
+    pattern: Pattern,
+}
+
+/// Reads the patterns of rules.
+///
+/// # Errors
+/// The name of a rule whose pattern is malformed.
+pub fn compile(rules: &[Rule]) -> Result<Vec<Compiled>, &'static str> {
+    rules
+        .iter()
+        .map(|&rule| Ok(Compiled { rule, pattern: Pattern::parse(rule.before).ok_or(rule.name)? }))
+        .collect()
+}
+
+/// Applies rules until saturation or a limit; says whether it saturated. The graph is rebuilt.
+pub fn saturate(
+    g: &mut Graph,
+    rules: &[Compiled],
+    limits: Limits,
+    made: &mut Vec<Made>,
+    report: &mut Report,
+) -> bool {
+    g.rebuild();
+    for _ in 0..limits.iterations {
+        report.n_iterations += 1;
+        let size = (g.eg.total_size(), g.eg.number_of_classes());
+        let matches: Vec<_> = rules
+            .iter()
+            .map(|c| {
+                let mut found = c.pattern.search(g);
+                found.retain(|m| (c.rule.guard)(g, m));
+                // More matches than terms are allowed would run into the limit anyway: memory stays bounded.
+                found.truncate(limits.terms);
+                found
+            })
+            .collect();
+        for (Compiled { rule, .. }, matches) in rules.iter().zip(matches) {
+            for m in matches {
+                let mut source = m.source.clone();
+                source.applications.push(made.len() as u32);
+                g.source = source;
+                let terms = g.eg.total_size();
+                let united = (rule.apply)(g, &m).map(|result| g.eg.union(m.root, result));
+                // A rule that gave up may have made terms on the way: its number stays taken.
+                if united == Some(true) || g.eg.total_size() > terms {
+                    let before = format!("{} : {}", rule.before, g.ty(m.root));
+                    made.push(Made { rule: rule.name, before, after: rule.after.into(), source: m.source });
+                    report.count_mut(rule.name).fired += usize::from(united.is_some());
+                }
+                if g.eg.analysis.error.is_some() || g.eg.total_size() > limits.terms {
+                    g.rebuild();
+                    return false;
+                }
+            }
+        }
+        g.rebuild();
+        if size == (g.eg.total_size(), g.eg.number_of_classes()) {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,294 @@
+//! A laboratory for rules: random micro-graphs, and the check that all terms of every class are equal.
+
+use egg::{Id, Language};
+use indexmap::IndexMap;
+use lacuna_ir::eval::{Mode, Tensor, TensorData, eval, eval_op};
+use lacuna_ir::op::{BinaryOp, ContractMap, ConvAttrs, ReduceOp, UnaryOp};
+use lacuna_ir::{Constant, ConstantData, Entry, FuncId, FunctionBuilder, Module, Op, TensorType, Value};
+use lacuna_isa::format::ScalarType;
+
+use crate::exact::Input;
+use crate::graph::Graph;
+use crate::lang::Term;
+use crate::report::Report;
+use crate::rules::{Rule, RuleClass};
+use crate::saturate::{Limits, Made, compile, saturate};
+
+/// Builds a function with random inputs and constants.
+pub struct Lab<'m> {
+    pub b: FunctionBuilder<'m>,
+    pub inputs: Vec<Tensor>,
+    /// Whether zeros of both signs, infinities and NaN occur among the inputs.
+    pub specials: bool,
+    state: u64,
+}
+
+impl<'m> Lab<'m> {
+    pub fn new(module: &'m mut Module, seed: u64) -> Lab<'m> {
+        let b = FunctionBuilder::new(module, "main");
+        Lab { b, inputs: Vec::new(), specials: false, state: seed ^ 0x9e37_79b9_7f4a_7c15 }
+    }
+
+    pub fn random(&mut self, below: u64) -> u64 {
+        // SplitMix64.
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+
+    /// A random size, often 1.
+    pub fn dim(&mut self) -> u64 {
+        [1, 1, 2, 3, 4, 5][self.random(6) as usize]
+    }
+
+    pub fn dims(&mut self, n: usize) -> Vec<u64> {
+        (0..n).map(|_| self.dim()).collect()
+    }
+
+    pub fn perm(&mut self, n: usize) -> Vec<u8> {
+        let mut perm: Vec<u8> = (0..n as u8).collect();
+        for i in (1..n).rev() {
+            let j = self.random(i as u64 + 1) as usize;
+            perm.swap(i, j);
+        }
+        perm
+    }
+
+    fn numbers(&mut self, n: u64, specials: bool) -> Vec<f64> {
+        (0..n)
+            .map(|_| {
+                if specials && self.random(12) == 0 {
+                    return [0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN][self.random(5) as usize];
+                }
+                let magnitude = 0.25 + self.random(1 << 20) as f64 / (1 << 20) as f64;
+                f64::from((if self.random(2) == 0 { magnitude } else { -magnitude }) as f32)
+            })
+            .collect()
+    }
+
+    pub fn param(&mut self, shape: &[u64]) -> Value {
+        self.param_of(ScalarType::F32, shape)
+    }
+
+    pub fn param_of(&mut self, elem: ScalarType, shape: &[u64]) -> Value {
+        let specials = self.specials;
+        let mut values = self.numbers(shape.iter().product(), specials);
+        if !elem.is_float() {
+            values = values.into_iter().map(|v| (v * 100.0).trunc()).collect();
+        }
+        self.inputs.push(Tensor::from_f64(elem, shape, &values).unwrap());
+        self.b.param(TensorType::new(elem, shape), "")
+    }
+
+    pub fn konst(&mut self, shape: &[u64]) -> Value {
+        let values: Vec<f32> =
+            self.numbers(shape.iter().product(), false).iter().map(|&v| v as f32).collect();
+        self.b.const_f32(shape, &values).unwrap()
+    }
+
+    pub fn splat(&mut self, shape: &[u64], value: f32) -> Value {
+        let ty = TensorType::new(ScalarType::F32, shape);
+        self.b.constant(Constant::new(ty, ConstantData::Splat(u64::from(value.to_bits())), "")).unwrap()
+    }
+
+    pub fn emit(&mut self, op: Op, args: &[Value]) -> Value {
+        self.b.emit(op, args).unwrap()
+    }
+
+    pub fn shape(&self, v: Value) -> Vec<u64> {
+        self.b.ty(v).shape.0.clone()
+    }
+
+    pub fn bin(&mut self, op: BinaryOp, x: Value, y: Value) -> Value {
+        self.b.binary(op, x, y).unwrap()
+    }
+
+    pub fn un(&mut self, op: UnaryOp, x: Value) -> Value {
+        self.b.unary(op, x).unwrap()
+    }
+
+    pub fn permute(&mut self, x: Value, perm: &[u8]) -> Value {
+        self.emit(Op::Permute { perm: perm.to_vec() }, &[x])
+    }
+
+    pub fn reshape(&mut self, x: Value, shape: &[u64]) -> Value {
+        self.emit(Op::Reshape { shape: shape.into() }, &[x])
+    }
+
+    pub fn broadcast(&mut self, x: Value, dims: &[u8], shape: &[u64]) -> Value {
+        self.emit(Op::Broadcast { dims: dims.to_vec(), shape: shape.into() }, &[x])
+    }
+
+    pub fn reduce(&mut self, op: ReduceOp, axes: &[u8], x: Value) -> Value {
+        self.emit(Op::Reduce { op, axes: axes.to_vec() }, &[x])
+    }
+
+    pub fn contract(&mut self, map: &str, a: Value, b: Value) -> Value {
+        let map = ContractMap::parse(map).unwrap();
+        self.emit(Op::Contract { map, elem: ScalarType::F32 }, &[a, b])
+    }
+
+    /// A constant of `shape` that varies along `d` only.
+    pub fn channel(&mut self, shape: &[u64], d: usize) -> Value {
+        let c = self.konst(&[shape[d]]);
+        self.broadcast(c, &[d as u8], shape)
+    }
+}
+
+/// A convolution over one spatial axis with unit strides.
+pub fn conv1d(low: i64, high: i64, groups: u64) -> Op {
+    let attrs = ConvAttrs {
+        x: vec![0, 1, 2],
+        w: vec![0, 1, 2],
+        out: vec![0, 1, 2],
+        strides: vec![1],
+        dilations: vec![1],
+        x_dilations: vec![1],
+        low: vec![low],
+        high: vec![high],
+        groups,
+    };
+    Op::Conv { attrs, elem: ScalarType::F32 }
+}
+
+/// A module with one entry from what `build` returns.
+pub fn module(
+    seed: u64,
+    specials: bool,
+    build: impl FnOnce(&mut Lab) -> Vec<Value>,
+) -> (Module, Vec<Tensor>) {
+    let mut module = Module::default();
+    let mut lab = Lab::new(&mut module, seed);
+    lab.specials = specials;
+    let results = build(&mut lab);
+    let inputs = std::mem::take(&mut lab.inputs);
+    lab.b.results(&results);
+    let func = lab.b.id();
+    let names = |n: usize, stem: &str| (0..n).map(|i| format!("{stem}{i}")).collect();
+    let (inputs_named, outputs) = (names(inputs.len(), "in"), names(results.len(), "out"));
+    module.entries.push(Entry { name: "main".into(), func, inputs: inputs_named, outputs });
+    (module, inputs)
+}
+
+/// What saturation with `rules` made of the entry of a module.
+pub fn saturated(module: Module, rules: &[Rule]) -> (Graph, Vec<Id>, Vec<Made>, Report) {
+    let func = module.functions[module.entries[0].func].clone();
+    let Input { mut graph, roots, .. } = Input::read(module, &func).unwrap();
+    let (mut made, mut report) = (Vec::new(), Report::default());
+    let limits = Limits { iterations: 12, terms: 1_500 };
+    saturate(&mut graph, &compile(rules).unwrap(), limits, &mut made, &mut report);
+    assert_eq!(graph.eg.analysis.error, None);
+    (graph, roots, made, report)
+}
+
+/// Asserts that all terms of every class have one value: in typed mode by bits for E0, else in real mode closely.
+pub fn assert_sound(g: &Graph, inputs: &[Tensor], class: RuleClass) {
+    let mode = if class == RuleClass::E1 { Mode::Real } else { Mode::Typed };
+    let module = &g.eg.analysis.module;
+    let mut values: IndexMap<Id, Tensor> = IndexMap::new();
+    let value = |values: &IndexMap<Id, Tensor>, term: &Term| -> Option<Tensor> {
+        match term {
+            Term::Param(n) => Some(inputs[*n as usize].clone()),
+            Term::Result(..) => None,
+            Term::Apply(_, op, args) => {
+                let args: Option<Vec<&Tensor>> = args.iter().map(|&a| values.get(&g.eg.find(a))).collect();
+                let op = &g.eg.analysis.ops[*op];
+                Some(eval_op(module, op, &args?, mode).unwrap().remove(0))
+            }
+        }
+    };
+    loop {
+        let before = values.len();
+        for class in g.eg.classes() {
+            if !values.contains_key(&class.id)
+                && let Some(v) = class.nodes.iter().find_map(|t| value(&values, t))
+            {
+                values.insert(class.id, v);
+            }
+        }
+        if values.len() == before {
+            break;
+        }
+    }
+    assert_eq!(values.len(), g.eg.number_of_classes(), "some class has no value");
+    for c in g.eg.classes() {
+        for term in &c.nodes {
+            let got = value(&values, term).unwrap();
+            let expect = &values[&c.id];
+            assert_eq!(got.ty, expect.ty);
+            assert!(
+                same(&got, expect, mode),
+                "{}: {:?}\nis not\n{:?}",
+                show(g, term, 2),
+                got.data,
+                expect.data
+            );
+        }
+    }
+}
+
+/// Whether two tensors agree: closely in real mode, by bits in typed mode, where all NaN are one.
+pub fn same(a: &Tensor, b: &Tensor, mode: Mode) -> bool {
+    match (&a.data, &b.data) {
+        (TensorData::F(x), TensorData::F(y)) => {
+            let scale = y.iter().filter(|v| v.is_finite()).fold(1.0f64, |m, v| m.max(v.abs()));
+            x.len() == y.len()
+                && x.iter().zip(y.iter()).all(|(x, y)| match mode {
+                    Mode::Typed => x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan()),
+                    Mode::Real => (x - y).abs() <= 1e-5 * scale || (x.is_nan() && y.is_nan()) || x == y,
+                })
+        }
+        (x, y) => x == y,
+    }
+}
+
+/// A term as text, to a depth.
+pub fn show(g: &Graph, term: &Term, depth: usize) -> String {
+    let mut text = term.to_string();
+    if let Some(op) = g.op(term) {
+        match op {
+            Op::Contract { map, .. } => text = format!("contract{map}"),
+            Op::Reduce { op, axes } => text = format!("reduce:{op}{axes:?}"),
+            Op::Permute { perm } => text = format!("permute{perm:?}"),
+            Op::Broadcast { dims, .. } => text = format!("broadcast{dims:?}"),
+            Op::Softmax { axis, .. } | Op::Concat { axis } => text = format!("{text}[{axis}]"),
+            Op::Norm { axes, centre, .. } => {
+                text = format!("norm{axes:?}{}", if *centre { "centred" } else { "" })
+            }
+            Op::Const { .. } => text = "c".into(),
+            _ => {}
+        }
+    }
+    if term.children().is_empty() {
+        return text;
+    }
+    let args: Vec<String> = term
+        .children()
+        .iter()
+        .map(|&c| {
+            let first = g.eg[c].nodes.iter().min_by_key(|t| (t.children().len(), show_head(t))).unwrap();
+            if depth == 0 { "..".into() } else { show(g, first, depth - 1) }
+        })
+        .collect();
+    format!("{text}({})", args.join(", "))
+}
+
+fn show_head(term: &Term) -> String {
+    term.to_string()
+}
+
+/// Asserts that two modules compute the same on inputs.
+pub fn assert_same(before: &Module, after: &Module, inputs: &[Tensor], mode: Mode) {
+    let run = |m: &Module| eval(m, m.entries[0].func, inputs, mode).unwrap();
+    for (x, y) in run(after).iter().zip(&run(before)) {
+        assert_eq!(x.ty, y.ty);
+        assert!(same(x, y, mode), "{:?}\nis not\n{:?}", x.data, y.data);
+    }
+}
+
+/// How many nodes of a function have an operator of this name.
+pub fn count(module: &Module, func: FuncId, name: &str) -> usize {
+    module.functions[func].nodes.values().filter(|n| n.op.name() == name).count()
+}

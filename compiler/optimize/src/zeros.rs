@@ -1,0 +1,141 @@
+//! Zero structure of constants: how many elements are zero, and whether zeros follow an N:M pattern.
+
+use cranelift_entity::SecondaryMap;
+use lacuna_ir::{Constant, ConstantData, ElemType, FuncId, Module, Node, Op};
+use lacuna_isa::format::ScalarType;
+
+use crate::constants::dense_bytes;
+
+/// At most `n` of each `m` consecutive elements along the summed dimension are non-zero; a short last group counts as
+/// filled up with zeros.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct WeightSparsity {
+    /// Non-zero elements at most.
+    pub n: u8,
+    /// Elements of a group.
+    pub m: u8,
+}
+
+impl WeightSparsity {
+    /// Two of four.
+    pub const TWO_OF_FOUR: WeightSparsity = WeightSparsity { n: 2, m: 4 };
+}
+
+/// Which contractions of a function have a constant operand whose zeros are 2:4 along the summed dimension (input
+/// channels of a convolution). Grouped constants count: there, a zero is a zero code under a sound scale.
+pub fn sparsity_of(module: &Module, func: FuncId) -> SecondaryMap<Node, Option<WeightSparsity>> {
+    let func = &module.functions[func];
+    let mut found = SecondaryMap::new();
+    for (id, node) in func.nodes.iter() {
+        let operands: Vec<(usize, usize)> = match &node.op {
+            Op::Contract { map, .. } => match map.summed()[..] {
+                [label] => [&map.a, &map.b]
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(i, labels)| Some((i, labels.iter().position(|&l| l == label)?)))
+                    .collect(),
+                _ => Vec::new(),
+            },
+            Op::Conv { attrs, .. } => vec![(1, attrs.w[1] as usize)],
+            _ => Vec::new(),
+        };
+        let pattern = WeightSparsity::TWO_OF_FOUR;
+        let fits = operands.into_iter().any(|(arg, axis)| {
+            func.as_const(node.args[arg]).is_some_and(|c| follows(&module.constants[c], axis, pattern))
+        });
+        found[id] = fits.then_some(pattern);
+    }
+    found
+}
+
+/// Whether the elements of a constant that are zero can be told apart from the others.
+struct Zeros<'a> {
+    element: ScalarType,
+    bytes: &'a [u8],
+}
+
+impl Zeros<'_> {
+    fn code(&self, i: usize) -> u64 {
+        let bits = self.element.bits() as usize;
+        if bits >= 8 {
+            let mut code = [0; 8];
+            let width = bits / 8;
+            code[..width].copy_from_slice(&self.bytes[i * width..(i + 1) * width]);
+            return u64::from_le_bytes(code);
+        }
+        let at = i * bits;
+        let low = u64::from(self.bytes[at / 8]);
+        let high = self.bytes.get(at / 8 + 1).map_or(0, |&b| u64::from(b));
+        ((low | (high << 8)) >> (at % 8)) & ((1 << bits) - 1)
+    }
+
+    fn is_zero(&self, i: usize) -> bool {
+        is_zero_code(self.element, self.code(i))
+    }
+}
+
+/// Whether a code means zero, of either sign.
+fn is_zero_code(element: ScalarType, code: u64) -> bool {
+    let sign = 1u64 << (element.bits() - 1);
+    match element {
+        ScalarType::Bool => code == 0,
+        ScalarType::I2 | ScalarType::I4 | ScalarType::I8 => code == 0,
+        ScalarType::I16 | ScalarType::I32 | ScalarType::I64 => code == 0,
+        ScalarType::U2 | ScalarType::U4 | ScalarType::U8 => code == 0,
+        ScalarType::U16 | ScalarType::U32 | ScalarType::U64 => code == 0,
+        ScalarType::F16 | ScalarType::Bf16 | ScalarType::F32 | ScalarType::F64 => code & !sign == 0,
+        ScalarType::E4M3 | ScalarType::E5M2 => code & !sign == 0,
+        // The code with only the sign bit is NaN.
+        ScalarType::E4M3Fnuz | ScalarType::E5M2Fnuz => code == 0,
+        ScalarType::E3M2 | ScalarType::E2M3 | ScalarType::E2M1 => code & !sign == 0,
+        ScalarType::E8M0 => false,
+    }
+}
+
+/// Zero elements and all elements of a constant.
+pub fn density(constant: &Constant) -> (u64, u64) {
+    let all = constant.ty.shape.elements();
+    let element = constant.ty.elem.format().element();
+    let zeros = match &constant.data {
+        ConstantData::Splat(code) => {
+            if is_zero_code(element, *code) {
+                all
+            } else {
+                0
+            }
+        }
+        ConstantData::Dense(blob) => {
+            let zeros = Zeros { element, bytes: blob.bytes() };
+            (0..all as usize).filter(|&i| zeros.is_zero(i)).count() as u64
+        }
+    };
+    (zeros, all)
+}
+
+/// Whether at most `n` of each `m` consecutive elements along `axis` are non-zero. A constant without any zero never
+/// follows a pattern, and one with a NaN scale neither.
+pub fn follows(constant: &Constant, axis: usize, pattern: WeightSparsity) -> bool {
+    let element = constant.ty.elem.format().element();
+    let Some(bytes) = dense_bytes(constant) else { return false };
+    let shape = &constant.ty.shape;
+    if let ElemType::Grouped { format, .. } = constant.ty.elem {
+        let scales = &bytes[bytes.len() - constant.ty.scales() as usize..];
+        let nan = if format.scale == ScalarType::E8M0 { 0xff } else { 0x7f };
+        if scales.contains(&nan) {
+            return false;
+        }
+    }
+    if axis >= shape.rank() || shape.elements() == 0 || shape[axis] < 2 {
+        return false;
+    }
+    let zeros = Zeros { element, bytes };
+    let (extent, stride) = (shape[axis] as usize, shape.strides()[axis] as usize);
+    let lanes = shape.elements() as usize / extent;
+    (0..lanes).all(|lane| {
+        let base = lane / stride * stride * extent + lane % stride;
+        (0..extent).step_by(usize::from(pattern.m)).all(|start| {
+            let group = start..extent.min(start + usize::from(pattern.m));
+            group.filter(|&k| !zeros.is_zero(base + k * stride)).count() <= usize::from(pattern.n)
+        })
+    })
+}
