@@ -147,6 +147,23 @@ impl View {
         self.dims.iter().map(|d| u64::from(d.size)).product()
     }
 
+    /// Dense elements of the smallest slot that the whole box of a local view lies in, in whole groups: what the planes
+    /// of a slot that is pushed through this view are made for.
+    pub fn slot_elements(&self) -> u64 {
+        if self.dims.iter().any(|d| d.size == 0) {
+            return 0;
+        }
+        let reach: u64 = self
+            .dims
+            .iter()
+            .map(|d| u64::from(d.size - 1) * u64::from(d.stride.max(0).unsigned_abs()))
+            .sum();
+        let span = self.offset.max(0).unsigned_abs() + reach + 1;
+        let pattern = self.pattern.map_or(1, |p| u64::from(p.m));
+        let group = u64::from(self.format.group_size()).max(pattern);
+        if group == 1 { span } else { span.next_multiple_of(self.planes().k_stride.max(1) * group) }
+    }
+
     /// Coordinate of index 0 of each dimension at `at`.
     pub fn base_coords(&self, at: &Position) -> [i64; VIEW_DIMS] {
         let mut base = self.dims.map(|d| i64::from(d.origin));

@@ -38,7 +38,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// The layout that a push through `view` gives its slot.
     pub fn of(view: &View) -> Layout {
-        Layout { map: view.planes(), elements: view.elements() }
+        Layout { map: view.planes(), elements: view.slot_elements() }
     }
 
     /// The layout of a dense box.

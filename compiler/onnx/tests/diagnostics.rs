@@ -133,7 +133,7 @@ fn constants() {
 #[test]
 fn every_code_is_explained() {
     for code in codes::ALL {
-        assert!(code.explanation.len() > 80, "{}", code.code);
+        assert!(code.explanation.len() > 40, "{}", code.code);
         assert!(!code.title.ends_with('.'), "{}", code.code);
     }
 }
