@@ -140,6 +140,9 @@ pub struct Verify {
     /// Seed of the random inputs of a model without test data.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
+    /// Take this object file instead of compiling the model, which must be the one that it was compiled from.
+    #[arg(long, value_name = "FILE.lac")]
+    pub object: Option<PathBuf>,
     /// Compare every layer (not supported yet).
     #[arg(long)]
     pub layers: bool,

@@ -77,7 +77,8 @@ impl OutputStats {
             self.max_abs_err = self.max_abs_err.max(error);
             if b != 0.0 {
                 let relative = error / b.abs();
-                self.max_rel_err = self.max_rel_err.max(if relative.is_nan() { f64::INFINITY } else { relative });
+                self.max_rel_err =
+                    self.max_rel_err.max(if relative.is_nan() { f64::INFINITY } else { relative });
             }
             if b.is_finite() {
                 self.signal += b * b;
@@ -87,7 +88,8 @@ impl OutputStats {
                 && !(b.is_finite() && error <= atol + rtol * b.abs())
             {
                 self.n_outside += 1;
-                self.first_outside.get_or_insert_with(|| format!("{a} instead of {b} at {:?}", index(i, shape)));
+                self.first_outside
+                    .get_or_insert_with(|| format!("{a} instead of {b} at {:?}", index(i, shape)));
             }
         }
         if let Some(width) = classes(shape) {
@@ -253,7 +255,10 @@ mod tests {
     fn one_bad_element_is_named() {
         let s = stats(&[1.0, 2.0, 3.0, 9.0], &[1.0, 2.0, 3.0, 4.0], &[2, 2], CLOSE);
         let violation = s.violation(CLOSE).unwrap();
-        assert!(violation.contains("1 of 4") && violation.contains("9 instead of 4 at [1, 1]"), "{violation}");
+        assert!(
+            violation.contains("1 of 4") && violation.contains("9 instead of 4 at [1, 1]"),
+            "{violation}"
+        );
         assert_eq!(s.violation(Criterion::Report), None);
         assert!((s.sqnr_db() - 10.0 * (30.0f64 / 25.0).log10()).abs() < 1e-12);
         assert_eq!(stats(&[1.0], &[1.0], &[1], CLOSE).sqnr_db(), f64::INFINITY);

@@ -115,7 +115,10 @@ impl Failed {
     /// Exit status: bad input before an unsupported model, because it must be put right first.
     pub fn exit(&self) -> Exit {
         let has = |exit| self.0.iter().any(|d| d.exit == exit);
-        [Exit::BadInput, Exit::Unsupported, Exit::Trap].into_iter().find(|&e| has(e)).unwrap_or(Exit::BadInput)
+        [Exit::BadInput, Exit::Unsupported, Exit::Trap]
+            .into_iter()
+            .find(|&e| has(e))
+            .unwrap_or(Exit::BadInput)
     }
 
     /// Text for people, with a summary where there are many.

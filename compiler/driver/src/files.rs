@@ -67,7 +67,8 @@ impl ModelFolder {
         let relative = Path::new(location);
         // A backslash or a drive letter is a path on another system: it must not mean something else here.
         let plain = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-        if location.is_empty() || !plain || location.contains(['\\', '\0']) || location.get(1..2) == Some(":") {
+        if location.is_empty() || !plain || location.contains(['\\', '\0']) || location.get(1..2) == Some(":")
+        {
             return Err("the path is absolute or leads out of the model's folder".to_owned());
         }
         let path = self.root.join(relative).canonicalize().map_err(|e| e.to_string())?;
@@ -209,7 +210,8 @@ mod tests {
 
     #[test]
     fn names_become_file_names() {
-        for (name, expect) in [("logits", "logits"), ("/a/b:0", "_a_b_0"), ("..", "unnamed"), ("", "unnamed")] {
+        for (name, expect) in [("logits", "logits"), ("/a/b:0", "_a_b_0"), ("..", "unnamed"), ("", "unnamed")]
+        {
             assert_eq!(safe_name(name), expect);
         }
     }

@@ -43,7 +43,8 @@ fn main() -> ExitCode {
         Err(error) => {
             let json = args.iter().any(|a| a == "--json");
             let message = error.render().to_string();
-            let message = message.strip_prefix("error: ").unwrap_or(&message).trim_end();
+            let message = message.strip_prefix("error: ").unwrap_or(&message);
+            let message = message.split("\n\nFor more information").next().unwrap_or(message).trim_end();
             report::emit(Err(Failed::from(Diagnostic::new(codes::USAGE, message))), json)
         }
     };

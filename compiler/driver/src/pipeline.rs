@@ -114,12 +114,14 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
     watch.dump(Stage::Imported, || imported.to_string());
 
     watch.progress.step("optimizing");
-    let optimized = lacuna_optimize::optimize(imported.clone(), &options).map_err(|e| contradiction("optimize", e))?;
+    let optimized =
+        lacuna_optimize::optimize(imported.clone(), &options).map_err(|e| contradiction("optimize", e))?;
     verify(&optimized.module, "optimize")?;
     watch.dump(Stage::Optimized, || optimized.module.to_string());
 
     watch.progress.step("selecting formats");
-    let selected = lacuna_optimize::select(optimized.module, &options).map_err(|e| contradiction("select", e))?;
+    let selected =
+        lacuna_optimize::select(optimized.module, &options).map_err(|e| contradiction("select", e))?;
     verify(&selected.module, "select")?;
     watch.dump(Stage::Selected, || selected.module.to_string());
     warnings.extend(selected.warnings);
@@ -163,7 +165,8 @@ fn contradiction(pass: &str, what: impl std::fmt::Display) -> Failed {
 }
 
 fn refused(failures: Vec<lacuna_codegen::Failure>) -> Failed {
-    let title = |code: &str| lacuna_codegen::CODES.iter().find(|(c, ..)| *c == code).map_or("not supported", |c| c.1);
+    let title =
+        |code: &str| lacuna_codegen::CODES.iter().find(|(c, ..)| *c == code).map_or("not supported", |c| c.1);
     let diagnostic = |f: lacuna_codegen::Failure| Diagnostic {
         code: f.code,
         title: title(f.code),

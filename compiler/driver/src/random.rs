@@ -28,7 +28,11 @@ pub fn input(elem: ScalarType, shape: &[u64], seed: u64, idx: usize) -> Option<B
     let values: Vec<f64> = (0..n)
         .map(|_| {
             let bits = rng.next();
-            if elem.is_float() { (bits >> 11) as f64 / (1u64 << 52) as f64 - 1.0 } else { (bits >> 63) as f64 }
+            if elem.is_float() {
+                (bits >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+            } else {
+                (bits >> 63) as f64
+            }
         })
         .collect();
     Tensor::from_f64(elem, shape.to_vec(), &values).ok().map(|t| Blob::new(t.to_bytes()))

@@ -68,6 +68,9 @@ fn read_npy(blob: &Blob) -> Result<Literal, String> {
         return Err(format!("{ty} needs {need} bytes, but the file has {have}"));
     }
     let data = blob.slice(offset, rest.len()).ok_or("it ends early")?;
+    if *elem == ScalarType::Bool && data.bytes().iter().any(|&b| b > 1) {
+        return Err("a boolean is neither 0 nor 1".to_owned());
+    }
     let width = elem.bits() as usize / 8;
     let big_endian = dtype.starts_with('>') && width > 1;
     let fortran = header.order() == Order::Fortran && ty.shape.rank() > 1;
@@ -108,10 +111,8 @@ fn encode_npy(elem: ScalarType, shape: &[u64], bytes: &[u8]) -> Option<Vec<u8>> 
     let order = if elem.bits() == 8 { '|' } else { '<' };
     let dtype: TypeStr = format!("{order}{code}").parse().ok()?;
     let mut out = Vec::new();
-    let header = npyz::WriteOptions::new_header_only()
-        .dtype(DType::new_scalar(dtype))
-        .shape(shape)
-        .writer(&mut out);
+    let header =
+        npyz::WriteOptions::new_header_only().dtype(DType::new_scalar(dtype)).shape(shape).writer(&mut out);
     header.write_header_only().ok()?;
     out.extend_from_slice(bytes);
     Some(out)

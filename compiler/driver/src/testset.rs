@@ -83,7 +83,8 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>, D
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name();
-        let number = name.to_str().and_then(|n| n.strip_prefix(prefix)?.strip_suffix(suffix)?.parse::<u64>().ok());
+        let number =
+            name.to_str().and_then(|n| n.strip_prefix(prefix)?.strip_suffix(suffix)?.parse::<u64>().ok());
         if let Some(number) = number {
             found.insert(number, entry.path());
         }
@@ -110,7 +111,12 @@ impl DataSet {
     ///
     /// # Errors
     /// L0012 when tensors and names cannot be paired.
-    pub fn pair(&self, tensors: &[(String, Literal)], names: &[String], what: &str) -> Result<Vec<usize>, Diagnostic> {
+    pub fn pair(
+        &self,
+        tensors: &[(String, Literal)],
+        names: &[String],
+        what: &str,
+    ) -> Result<Vec<usize>, Diagnostic> {
         let mut of_name: Vec<Option<usize>> = vec![None; names.len()];
         let mut rest = Vec::new();
         for (i, (name, _)) in tensors.iter().enumerate() {
@@ -124,13 +130,13 @@ impl DataSet {
             }
         }
         let count = || {
-            let reason =
-                format!("{}: {} {what} for the graph's {}", self.name, tensors.len(), names.len());
+            let reason = format!("{}: {} {what} for the graph's {}", self.name, tensors.len(), names.len());
             let hint = format!("the graph's {what} are {}", names.join(", "));
             Diagnostic::new(codes::TEST_DATA, reason).hint(hint)
         };
         let mut rest = rest.into_iter();
-        let paired: Option<Vec<usize>> = of_name.into_iter().map(|found| found.or_else(|| rest.next())).collect();
+        let paired: Option<Vec<usize>> =
+            of_name.into_iter().map(|found| found.or_else(|| rest.next())).collect();
         match (paired, rest.next()) {
             (Some(paired), None) => Ok(paired),
             _ => Err(count()),

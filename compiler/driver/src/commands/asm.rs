@@ -27,7 +27,8 @@ pub fn run(args: &cli::Asm) -> Result<Report, Failed> {
         files::keep_input(&args.file, &args.output)?;
         files::read(&args.file)?
     };
-    let wrong = |reason: String| Diagnostic::new(codes::ASSEMBLY, format!("{}: {reason}", args.file.display()));
+    let wrong =
+        |reason: String| Diagnostic::new(codes::ASSEMBLY, format!("{}: {reason}", args.file.display()));
     let text = std::str::from_utf8(blob.bytes()).map_err(|e| wrong(e.to_string()))?;
     let object = lacuna_isa::asm::assemble(text)
         .map_err(|all| Failed(all.iter().map(|e| wrong(e.to_string())).collect()))?;

@@ -32,8 +32,8 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
     let bytes = encode(object)?;
     files::write(&output, &bytes)?;
 
-    let n_instructions: usize =
-        object.kernels.iter().map(|k| k.code.len()).sum::<usize>() + object.entries.iter().map(|e| e.code.len()).sum::<usize>();
+    let n_instructions: usize = object.kernels.iter().map(|k| k.code.len()).sum::<usize>()
+        + object.entries.iter().map(|e| e.code.len()).sum::<usize>();
     let n_launches: usize = object.entries.iter().map(|e| e.launches.len()).sum();
     let weight_bytes = object.weights.bytes().len() as u64;
     let text = format!(
@@ -68,7 +68,8 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
     });
     let kept = compiled.assignments.iter().filter_map(|a| a.kept.map(|reason| (a, reason)));
     let kept = kept.map(|(a, reason)| {
-        let nodes: Vec<&str> = a.origins.iter().map(|&o| compiled.imported.origins[o].node.as_str()).collect();
+        let nodes: Vec<&str> =
+            a.origins.iter().map(|&o| compiled.imported.origins[o].node.as_str()).collect();
         format!("{} keeps its formats: {reason}", nodes.join(", "))
     });
     let warnings = compiled.warnings.iter().cloned().chain(kept).collect();

@@ -19,7 +19,10 @@ pub fn run(args: &cli::Explain, context: &Context) -> Result<Report, Failed> {
     let Some(subject) = &args.subject else { return Ok(every_code(args.markdown)) };
     if let Some((code, title, explanation)) = codes::all().into_iter().find(|(code, ..)| code == subject) {
         let text = format!("{code}: {title}\n\n{explanation}\n");
-        return Ok(Report::new(text, json!({ "ok": true, "code": code, "title": title, "explanation": explanation })));
+        return Ok(Report::new(
+            text,
+            json!({ "ok": true, "code": code, "title": title, "explanation": explanation }),
+        ));
     }
     if !Path::new(subject).exists() {
         let hint = "lacuna explain --all lists every code";
@@ -41,7 +44,8 @@ fn every_code(markdown: bool) -> Report {
                  input, 3 for a model that is not supported, and 4 for a trap.\n";
     }
     for (code, title, explanation) in &all {
-        let head = if markdown { format!("\n## {code}: {title}\n\n") } else { format!("{code}: {title}\n  ") };
+        let head =
+            if markdown { format!("\n## {code}: {title}\n\n") } else { format!("{code}: {title}\n  ") };
         text += &format!("{head}{explanation}\n");
     }
     let json: Vec<Value> = all

@@ -119,9 +119,10 @@ fn lines_of(text: &str, node: &str) -> String {
     };
     let ids: Vec<String> = text.lines().filter_map(declared).collect();
     let belongs = |line: &&str| {
-        let in_list = line.rsplit_once("@ [").and_then(|(_, list)| list.trim_end().strip_suffix(']')).is_some_and(
-            |list| list.split(',').any(|id| ids.iter().any(|have| have == id.trim())),
-        );
+        let in_list = line
+            .rsplit_once("@ [")
+            .and_then(|(_, list)| list.trim_end().strip_suffix(']'))
+            .is_some_and(|list| list.split(',').any(|id| ids.iter().any(|have| have == id.trim())));
         in_list || line.split([' ', ',', '[', ']', '(', ')']).any(|word| word == node || word == quoted)
     };
     text.lines().filter(belongs).map(|line| format!("{line}\n")).collect()

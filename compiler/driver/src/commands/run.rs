@@ -71,7 +71,8 @@ pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
         .filter(|port| !args.inputs.iter().any(|(name, _)| *name == port.name))
         .map(|port| json!(port.name))
         .collect();
-    let json = json!({ "ok": true, "outputs": json_outputs, "random_inputs": random, "run_seconds": seconds });
+    let json =
+        json!({ "ok": true, "outputs": json_outputs, "random_inputs": random, "run_seconds": seconds });
     Ok(Report::new(text, json))
 }
 
@@ -83,7 +84,9 @@ fn summary(port: &Port, bytes: &[u8]) -> Result<[f64; 3], Diagnostic> {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     // `f64::min` drops NaN, which must show.
     let has_nan = values.iter().any(|v| v.is_nan()) || values.is_empty();
-    let fold = |f: fn(f64, f64) -> f64, start| if has_nan { f64::NAN } else { values.iter().copied().fold(start, f) };
+    let fold = |f: fn(f64, f64) -> f64, start| {
+        if has_nan { f64::NAN } else { values.iter().copied().fold(start, f) }
+    };
     Ok([fold(f64::min, f64::INFINITY), mean, fold(f64::max, f64::NEG_INFINITY)])
 }
 
@@ -108,7 +111,8 @@ fn inputs(args: &cli::Run, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
                 if literal.ty == want {
                     return Ok(literal.data);
                 }
-                let reason = format!("input `{}` is {want}, but {} is {}", port.name, path.display(), literal.ty);
+                let reason =
+                    format!("input `{}` is {want}, but {} is {}", port.name, path.display(), literal.ty);
                 Err(Diagnostic::new(codes::INPUT, reason))
             }),
             None => random::input(port.elem, &port.shape, args.seed, idx)

@@ -1,13 +1,14 @@
 //! `lacuna verify`: compile, run, and compare with the model's reference outputs or with the IR evaluator.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
-use lacuna_ir::TensorType;
 use lacuna_ir::eval::{Mode, Tensor, eval};
+use lacuna_ir::{Module, TensorType};
 use lacuna_isa::Blob;
 use lacuna_isa::format::GroupFormat;
-use lacuna_isa::object::EntryPoint;
+use lacuna_isa::object::{EntryPoint, Object};
 use lacuna_onnx::Literal;
 use lacuna_optimize::Precision;
 use serde_json::json;
@@ -17,8 +18,8 @@ use crate::cli;
 use crate::codes;
 use crate::compare::{Accuracy, Criterion, OutputStats};
 use crate::diagnostics::{Diagnostic, Exit, Failed};
-use crate::exec::{Program, port_type};
-use crate::pipeline::{Compiled, Watch};
+use crate::exec::{self, Program, port_type};
+use crate::pipeline::Watch;
 use crate::random;
 use crate::report::{self, Report};
 use crate::testset::{DataSet, Signature, TestSet};
@@ -53,9 +54,9 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
     let model = Model::read(&set.model)?;
     let mut totals = Totals::default();
     if set.has_data() {
-        with_data(&set, &model, &settings, criterion, context, &mut totals)?;
+        with_data(&set, &model, &settings, args.object.as_deref(), criterion, context, &mut totals)?;
     } else {
-        with_evaluator(&model, &settings, args.seed, criterion, context, &mut totals)?;
+        with_evaluator(&model, &settings, args, criterion, context, &mut totals)?;
     }
     let reference = if set.has_data() { "reference outputs" } else { "the IR evaluator on random inputs" };
     Ok(report(totals, &settings, criterion, reference))
@@ -72,10 +73,31 @@ fn criterion(args: &cli::Verify, precision: Precision) -> Criterion {
     }
 }
 
+/// The object to verify, with the module that it is held to: compiled, or read.
+fn subject(
+    model: &Model,
+    settings: &Settings,
+    given: Option<&Path>,
+    context: &Context,
+    totals: &mut Totals,
+) -> Result<(Object, Module), Failed> {
+    if let Some(path) = given {
+        let mut watch = Watch { progress: &context.progress, dump: None };
+        let (module, warnings) = crate::pipeline::import(&settings.request(model), &mut watch)?;
+        totals.warnings.extend(warnings);
+        return Ok((exec::read(path)?, module));
+    }
+    let compiled = settings.compile(model, context, None)?;
+    totals.compile_seconds += compiled.seconds;
+    totals.warnings.extend(compiled.warnings);
+    Ok((compiled.object, compiled.imported))
+}
+
 fn with_data(
     set: &TestSet,
     model: &Model,
     settings: &Settings,
+    given: Option<&Path>,
     criterion: Criterion,
     context: &Context,
     totals: &mut Totals,
@@ -89,22 +111,20 @@ fn with_data(
             return Err(bad.into());
         }
     };
-    let mut compiled: Option<(BTreeMap<String, u64>, Compiled)> = None;
+    let mut current: Option<(BTreeMap<String, u64>, Object)> = None;
     for data in &loaded {
         let (settings, bound) = bind(model, settings, data, context);
-        let fresh = match &compiled {
+        let fresh = match &current {
             Some((dims, _)) => *dims != settings.dims || !bound.is_empty(),
             None => true,
         };
         if fresh {
-            let made = settings.compile(model, context, None)?;
-            totals.compile_seconds += made.seconds;
-            totals.warnings.extend(made.warnings.iter().cloned());
+            let object = subject(model, &settings, given, context, totals)?.0;
             totals.bound = bound;
-            compiled = Some((settings.dims.clone(), made));
+            current = Some((settings.dims.clone(), object));
         }
-        if let Some((_, compiled)) = &compiled {
-            compare_set(data, compiled, criterion, context, totals)?;
+        if let Some((_, object)) = &current {
+            compare_set(data, object, criterion, context, totals)?;
         }
     }
     totals.warnings.dedup();
@@ -129,10 +149,11 @@ fn bind(model: &Model, settings: &Settings, data: &DataSet, context: &Context) -
     if !needs_constants(&settings) {
         return (settings, Vec::new());
     }
-    let Ok(paired) = data.pair(&data.inputs, &signature.names(), "inputs") else { return (settings, Vec::new()) };
-    let small = |literal: &Literal| {
-        literal.ty.shape.rank() <= 1 && literal.ty.shape.elements() <= MAX_BOUND_ELEMENTS
+    let Ok(paired) = data.pair(&data.inputs, &signature.names(), "inputs") else {
+        return (settings, Vec::new());
     };
+    let small =
+        |literal: &Literal| literal.ty.shape.rank() <= 1 && literal.ty.shape.elements() <= MAX_BOUND_ELEMENTS;
     let mut bound = Vec::new();
     for integers_only in [true, false] {
         for (name, &i) in signature.names().into_iter().zip(&paired) {
@@ -152,19 +173,20 @@ fn bind(model: &Model, settings: &Settings, data: &DataSet, context: &Context) -
 
 fn compare_set(
     data: &DataSet,
-    compiled: &Compiled,
+    object: &Object,
     criterion: Criterion,
     context: &Context,
     totals: &mut Totals,
 ) -> Result<(), Failed> {
-    let program = Program::load(&compiled.object, context.threads)?;
+    let program = Program::load(object, context.threads)?;
     let entry = program.entry();
     let names: Vec<String> = entry.inputs.iter().map(|p| p.name.clone()).collect();
     let mut inputs = Vec::new();
     for (port, i) in entry.inputs.iter().zip(data.pair(&data.inputs, &names, "inputs")?) {
         let (want, literal) = (TensorType::new(port.elem, port.shape.clone()), &data.inputs[i].1);
         if literal.ty != want {
-            let reason = format!("{}: input `{}` is {want}, but the data is {}", data.name, port.name, literal.ty);
+            let reason =
+                format!("{}: input `{}` is {want}, but the data is {}", data.name, port.name, literal.ty);
             return Err(Diagnostic::new(codes::INPUT, reason).into());
         }
         inputs.push(literal.data.clone());
@@ -193,21 +215,19 @@ fn compare_set(
 fn with_evaluator(
     model: &Model,
     settings: &Settings,
-    seed: u64,
+    args: &cli::Verify,
     criterion: Criterion,
     context: &Context,
     totals: &mut Totals,
 ) -> Result<(), Failed> {
-    let compiled = settings.compile(model, context, None)?;
-    totals.compile_seconds = compiled.seconds;
-    totals.warnings = compiled.warnings.clone();
-    let program = Program::load(&compiled.object, context.threads)?;
+    let (object, module) = subject(model, settings, args.object.as_deref(), context, totals)?;
+    let program = Program::load(&object, context.threads)?;
     let entry = program.entry();
     let mut inputs = Vec::new();
     for (idx, port) in entry.inputs.iter().enumerate() {
         // A bound input has one legal value.
         let bound = settings.bindings.get(&port.name).map(|literal| literal.data.clone());
-        let made = bound.or_else(|| random::input(port.elem, &port.shape, seed, idx));
+        let made = bound.or_else(|| random::input(port.elem, &port.shape, args.seed, idx));
         let too_large = || Diagnostic::new(codes::REFERENCE, format!("input `{}` is too large", port.name));
         inputs.push(made.ok_or_else(too_large)?);
     }
@@ -218,8 +238,7 @@ fn with_evaluator(
         arguments.push(Tensor::from_bytes(ty, blob.bytes()).map_err(refused)?);
     }
     context.progress.step("evaluating the reference");
-    let module = &compiled.imported;
-    let references = eval(module, module.entries[0].func, &arguments, Mode::Typed).map_err(refused)?;
+    let references = eval(&module, module.entries[0].func, &arguments, Mode::Typed).map_err(refused)?;
     let outputs = execute(&program, &inputs, context, totals)?;
     compare(entry, &outputs, &references, criterion, totals)
 }
