@@ -51,9 +51,12 @@ fn faults(members: &BTreeMap<String, toml::Table>) -> Vec<String> {
             continue;
         };
         let mut tables: Vec<(&toml::Table, bool)> = Vec::new();
-        let platforms = manifest.get("target").and_then(|t| t.as_table()).into_iter().flat_map(|t| t.values());
+        let platforms =
+            manifest.get("target").and_then(|t| t.as_table()).into_iter().flat_map(|t| t.values());
         for owner in std::iter::once(manifest).chain(platforms.filter_map(|t| t.as_table())) {
-            for (section, tests) in [("dependencies", false), ("build-dependencies", false), ("dev-dependencies", true)] {
+            for (section, tests) in
+                [("dependencies", false), ("build-dependencies", false), ("dev-dependencies", true)]
+            {
                 tables.extend(owner.get(section).and_then(|t| t.as_table()).map(|t| (t, tests)));
             }
         }

@@ -28,13 +28,27 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
         status(Command::new(&options.python).arg(root.join("testdata/generate/zoo.py")).arg(&folder))?;
     }
     let models = models(&folder)?;
-    println!("{:<16}{:>8}{:>14}{:>12}{:>12}{:>10}", "model", "status", "max abs err", "SQNR dB", "compile s", "run s");
+    println!(
+        "{:<16}{:>8}{:>14}{:>12}{:>12}{:>10}",
+        "model", "status", "max abs err", "SQNR dB", "compile s", "run s"
+    );
     let mut failed = Vec::new();
     for model in models {
         let name = model.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let mut verify = cargo();
         verify
-            .args(["run", "--quiet", "--release", "--package", "lacuna", "--", "verify", "--json", "--atol", "1e-4"])
+            .args([
+                "run",
+                "--quiet",
+                "--release",
+                "--package",
+                "lacuna",
+                "--",
+                "verify",
+                "--json",
+                "--atol",
+                "1e-4",
+            ])
             .args(["--target", &options.target, "--precision", &options.precision])
             .arg(&model)
             .current_dir(root);
@@ -47,7 +61,11 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
         // The worst output stands for the model.
         let outputs = json["outputs"].as_array().cloned().unwrap_or_default();
         let extreme = |field: &str, pick: fn(f64, f64) -> f64| {
-            outputs.iter().filter_map(|o| o[field].as_f64()).reduce(pick).map_or("-".to_owned(), |v| format!("{v:.3e}"))
+            outputs
+                .iter()
+                .filter_map(|o| o[field].as_f64())
+                .reduce(pick)
+                .map_or("-".to_owned(), |v| format!("{v:.3e}"))
         };
         let seconds = |field: &str| json[field].as_f64().map_or("-".to_owned(), |v| format!("{v:.2}"));
         println!(

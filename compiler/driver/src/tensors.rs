@@ -50,7 +50,24 @@ pub fn read(path: &Path) -> Result<(String, Literal), Diagnostic> {
     decode_tensor(proto, &NoExternalData).map_err(|d| at(d.reason))
 }
 
+/// Refuses a header whose shape has more elements than 64 bits count, which `npyz` multiplies out unchecked.
+fn check_npy_shape(bytes: &[u8]) -> Result<(), String> {
+    // Magic, version (2 bytes), length of the header (2 bytes in version 1, else 4), header.
+    let (start, len) = match *bytes {
+        [_, _, _, _, _, _, 1, _, a, b, ..] => (10, usize::from(u16::from_le_bytes([a, b]))),
+        [_, _, _, _, _, _, _, _, a, b, c, d, ..] => (12, u32::from_le_bytes([a, b, c, d]) as usize),
+        _ => return Err("it ends early".to_owned()),
+    };
+    let header = bytes.get(start..).and_then(|rest| rest.get(..len)).ok_or("it ends early")?;
+    // Every number of the header counts: some more than the shape's, which is no harm.
+    let digits = header.split(|b| !b.is_ascii_digit()).filter(|run| !run.is_empty());
+    let numbers = digits.map(|run| std::str::from_utf8(run).ok()?.parse::<u64>().ok());
+    let product = numbers.map(|n| n.map(|n| n.max(1))).try_fold(1u64, |all, n| all.checked_mul(n?));
+    product.map(|_| ()).ok_or_else(|| "its shape has too many elements".to_owned())
+}
+
 fn read_npy(blob: &Blob) -> Result<Literal, String> {
+    check_npy_shape(blob.bytes())?;
     let mut rest = blob.bytes();
     let header = NpyHeader::from_reader(&mut rest).map_err(|e| e.to_string())?;
     let DType::Plain(dtype) = header.dtype() else {
