@@ -153,11 +153,8 @@ impl View {
         if self.dims.iter().any(|d| d.size == 0) {
             return 0;
         }
-        let reach: u64 = self
-            .dims
-            .iter()
-            .map(|d| u64::from(d.size - 1) * u64::from(d.stride.max(0).unsigned_abs()))
-            .sum();
+        let reach: u64 =
+            self.dims.iter().map(|d| u64::from(d.size - 1) * u64::from(d.stride.max(0).unsigned_abs())).sum();
         let span = self.offset.max(0).unsigned_abs() + reach + 1;
         let pattern = self.pattern.map_or(1, |p| u64::from(p.m));
         let group = u64::from(self.format.group_size()).max(pattern);

@@ -34,12 +34,12 @@ impl Walk {
     fn append(&mut self, count: u32, strides: [i64; 2]) {
         if let Some(last) = self.n_dims.checked_sub(1) {
             let spans = strides.map(|s| s * i64::from(count));
-            if self.strides[last] == spans {
-                if let Some(merged) = self.counts[last].checked_mul(count) {
-                    self.counts[last] = merged;
-                    self.strides[last] = strides;
-                    return;
-                }
+            if self.strides[last] == spans
+                && let Some(merged) = self.counts[last].checked_mul(count)
+            {
+                self.counts[last] = merged;
+                self.strides[last] = strides;
+                return;
             }
         }
         self.counts[self.n_dims] = count;

@@ -83,7 +83,7 @@ fn plane_walks(
     let sides = [source, target];
     let grouped = |size: u32, kept: i64, what: &str, number: &dyn Fn(&Side) -> i64| {
         let mut blocks = counts;
-        if blocks[k_dim] % size != 0 {
+        if !blocks[k_dim].is_multiple_of(size) {
             return Err(partial(what));
         }
         blocks[k_dim] /= size;
@@ -220,7 +220,7 @@ fn copy_codes(walk: &Walk, src: (&[u8], i64, ScalarType), dst: (&mut [u8], Scala
     let mut values = vec![0f32; if via_f32 && from != to { n } else { 0 }];
     walk.rows(|s, t| {
         let (s, t) = ((s - origin) as usize, t as usize);
-        if from == to && ss == 1 && ts == 1 && s * bits % 8 == 0 && t * bits % 8 == 0 {
+        if from == to && ss == 1 && ts == 1 && (s * bits).is_multiple_of(8) && (t * bits).is_multiple_of(8) {
             let whole = n * bits / 8;
             let (sb, tb) = (s * bits / 8, t * bits / 8);
             dst[tb..tb + whole].copy_from_slice(&src[sb..sb + whole]);

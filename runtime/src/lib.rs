@@ -19,4 +19,5 @@ mod slots;
 mod trap;
 
 pub use machine::{LaunchRecord, Machine, Outcome, RunOptions};
+pub use profile::profile;
 pub use trap::{InputError, LoadError, Trap, TrapKind};

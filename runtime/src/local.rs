@@ -24,10 +24,10 @@ pub(crate) fn local_walk(
         }
     }
     let Some(walk) = Walk::new(&ranges.map(|r| r.1), &strides[0], &strides[1], base) else { return Ok(None) };
-    for side in 0..2 {
+    for (side, n) in elements.into_iter().enumerate() {
         let (low, high) = walk.extent(side);
-        if low < 0 || high as u64 >= elements[side] {
-            let message = format!("elements {low} to {high} of a slot of {}", elements[side]);
+        if low < 0 || high as u64 >= n {
+            let message = format!("elements {low} to {high} of a slot of {n}");
             return Err(Fault::new(TrapKind::OutOfBounds, message));
         }
     }

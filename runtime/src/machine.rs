@@ -98,7 +98,7 @@ impl<'o> Machine<'o> {
         };
         let records = match result {
             Ok(records) => records,
-            Err(trap) => return Ok(Outcome::Trap(trap)),
+            Err(trap) => return Ok(Outcome::Trap(*trap)),
         };
         let outputs = entry
             .outputs
@@ -137,7 +137,7 @@ impl<'o> Machine<'o> {
         entry: &EntryPoint,
         options: &RunOptions,
         memory: &mut Memory<'o>,
-    ) -> Result<Vec<LaunchRecord>, Trap> {
+    ) -> Result<Vec<LaunchRecord>, Box<Trap>> {
         let mut records = Vec::new();
         for (position, &number) in self.orders[options.entry].iter().enumerate() {
             let launch = &entry.launches[number];
@@ -150,7 +150,7 @@ impl<'o> Machine<'o> {
                 .collect();
             let trap = |pe: usize, pc: usize, fault: Fault| {
                 let inst = plan.kernel.code[pc];
-                Trap {
+                Box::new(Trap {
                     kind: fault.kind,
                     launch: position,
                     kernel: plan.kernel.name.clone(),
@@ -160,7 +160,7 @@ impl<'o> Machine<'o> {
                     pe: plan.coords(pe),
                     origins: launch.origins.clone(),
                     message: fault.message,
-                }
+                })
             };
             let ended = run_pes(plan, &decls, memory);
             let mut counts = Counts::default();

@@ -204,7 +204,7 @@ pub(crate) fn check_operand(kernel: &Kernel, operand: &Operand, how: Use) -> Res
     Ok(())
 }
 
-fn global<'o>(kernel: &'o Kernel, view: u16, writes: bool) -> Result<&'o View, String> {
+fn global(kernel: &Kernel, view: u16, writes: bool) -> Result<&View, String> {
     let table = kernel.views.get(usize::from(view)).ok_or_else(|| format!("there is no view {view}"))?;
     let Space::Global(register) = table.space else {
         return Err(format!("view {view} is local, the instruction needs a global one"));

@@ -36,7 +36,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The layout that a push through `view` gives its slot.
+    /// The layout that a push through `view` gives its slot: dimensions of stride 0 repeat and take no room.
     pub fn of(view: &View) -> Layout {
         Layout { map: view.planes(), elements: view.slot_elements() }
     }

@@ -428,13 +428,9 @@ fn group_sums_accumulate_in_order() {
 #[test]
 fn scale_products_beyond_f32() {
     let one = |ty: ScalarType, value: f32, n: usize| vec![ty.encode_f32(value) as u8; n];
-    let cases = [
-        // 448 * 448 * 32 * 2^-254 is far below the smallest f32.
-        (0u8, 0u8, 448.0, 0.0),
-        // 2^-9 * 2^-9 * 32 * 2^(127 + 15) is finite only if the scales multiply first in wide range.
-        (254, 142, 2f32.powi(-9), 1.0),
-    ];
-    for (sa, sb, value, want) in cases {
+    // 448 * 448 * 32 * 2^-254 is far below the least f32; 2^-18 * 32 * 2^142 is finite though 2^142 is not.
+    let cases = [(0u8, 0u8, 448.0f32), (254, 142, 2f32.powi(-9))];
+    for (sa, sb, value) in cases {
         let got = grouped_product(
             (GroupFormat::MXFP8, &one(ScalarType::E4M3, value, 32), &[sa]),
             (GroupFormat::MXFP8, &one(ScalarType::E4M3, value, 1024), &[sb; 32]),
@@ -443,7 +439,6 @@ fn scale_products_beyond_f32() {
         let exact =
             f64::from(value) * f64::from(value) * 32.0 * 2f64.powi(i32::from(sa) + i32::from(sb) - 254);
         assert_eq!(got[0], exact as f32);
-        assert!(want == got[0] || want != 0.0);
     }
 }
 

@@ -256,39 +256,47 @@ impl<'a> KernelBuilder<'a> {
         if self.loads[load].depth == depth { Action::Pop } else { Action::Read }
     }
 
-    /// Opens the nest's loops and places each load at its depth, down to `depth` loops.
-    pub fn open(&mut self, from: usize, depth: usize) {
-        let loops = self.nest.loops();
-        for d in from..=depth {
-            if d > 0 && d > from {
-                let trip = self.trip(Trip::constant(self.nest.axes[loops[d - 1]].trip as u32));
-                self.push(InstKind::Loop { trip, level: (d - 1) as u8, stages: 1 });
-            }
-            if d > from || d == 0 {
-                let here: Vec<Inst> = self.loads.iter().filter(|l| l.depth == d).map(|l| l.load).collect();
-                self.kernel.code.extend(here);
-            }
+    /// Opens the `depth` outermost loops, placing each load at its depth.
+    pub fn open(&mut self, depth: usize) {
+        self.loads_at(0);
+        for d in 1..=depth {
+            self.open_loop(d);
         }
     }
 
-    /// Closes loops from `depth` open ones down to `to`, freeing what was loaded outside the innermost.
-    pub fn close(&mut self, depth: usize, to: usize, popped: &[usize]) {
-        for d in (to..=depth).rev() {
-            if d > to || d == 0 {
-                let here: Vec<u8> = self
-                    .loads
-                    .iter()
-                    .enumerate()
-                    .filter(|(i, l)| l.depth == d && !popped.contains(i))
-                    .map(|(_, l)| l.buffer)
-                    .collect();
-                for buffer in here {
-                    self.push(InstKind::Pop { n: 1, buffer });
-                }
-                if d > to {
-                    self.push(InstKind::End {});
-                }
-            }
+    /// Opens loop number `depth` (from 1) and places the loads that stand in it.
+    pub fn open_loop(&mut self, depth: usize) {
+        let axis = self.nest.loops()[depth - 1];
+        let trip = self.trip(Trip::constant(self.nest.axes[axis].trip as u32));
+        self.push(InstKind::Loop { trip, level: (depth - 1) as u8, stages: 1 });
+        self.loads_at(depth);
+    }
+
+    fn loads_at(&mut self, depth: usize) {
+        let here: Vec<Inst> = self.loads.iter().filter(|l| l.depth == depth).map(|l| l.load).collect();
+        self.kernel.code.extend(here);
+    }
+
+    /// Closes the `depth` open loops, freeing the loads that no reader freed.
+    pub fn close(&mut self, depth: usize, popped: &[usize]) {
+        for d in (1..=depth).rev() {
+            self.close_loop(d, popped);
+        }
+        self.pops_at(0, popped);
+    }
+
+    /// Closes loop number `depth` (from 1), freeing what was loaded in it.
+    pub fn close_loop(&mut self, depth: usize, popped: &[usize]) {
+        self.pops_at(depth, popped);
+        self.push(InstKind::End {});
+    }
+
+    fn pops_at(&mut self, depth: usize, popped: &[usize]) {
+        let loads = self.loads.iter().enumerate();
+        let here: Vec<u8> =
+            loads.filter(|(i, l)| l.depth == depth && !popped.contains(i)).map(|(_, l)| l.buffer).collect();
+        for buffer in here {
+            self.push(InstKind::Pop { n: 1, buffer });
         }
     }
 

@@ -47,7 +47,7 @@ pub(crate) fn scaled_add(sum: f32, scale: f64, acc: f32) -> f32 {
 }
 
 /// Calls `f` with the k number, the stored element of `b` and its dense element, in ascending k, of one chunk of k.
-fn stored_terms(
+pub(crate) fn stored_terms(
     product: &Product<'_>,
     column: i64,
     chunk: std::ops::Range<usize>,

@@ -304,7 +304,8 @@ fn domain(
         let (mut low, mut high) = (view.offset, view.offset);
         base[number] = view.offset;
         for d in 0..VIEW_DIMS {
-            let stride = i64::from(view.dims[d].stride);
+            // A stream with one index in a dimension repeats along it.
+            let stride = if view.dims[d].size == 1 { 0 } else { i64::from(view.dims[d].stride) };
             axes[d].strides[number] = stride;
             let first = stride * i64::from(ranges[d].0);
             base[number] += first;

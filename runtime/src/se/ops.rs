@@ -12,6 +12,7 @@ use super::STRIP;
 
 /// Registers and accumulators of one PE.
 #[derive(Debug)]
+#[expect(clippy::vec_box, reason = "an operation ends by exchanging its result with a register, by pointer")]
 pub(crate) struct Lanes {
     r32: Vec<Box<[u32; STRIP]>>,
     r64: Vec<Box<[u64; STRIP]>>,
@@ -517,13 +518,13 @@ macro_rules! integer_lanes {
         #[inline(always)]
         fn $unary(f: SeUnary, lanes: &mut Lanes, n: usize, dst: Reg, a: Reg) {
             macro_rules! go {
-                        (|$x:ident| $body:expr) => {
-                            apply!(lanes, n, dst, $r / $t, (a => $r), |bits| {
-                                let $x = bits as $signed;
-                                ($body) as $unsigned
-                            })
-                        };
-                    }
+                                        (|$x:ident| $body:expr) => {
+                                            apply!(lanes, n, dst, $r / $t, (a => $r), |bits| {
+                                                let $x = bits as $signed;
+                                                ($body) as $unsigned
+                                            })
+                                        };
+                                    }
             match f {
                 SeUnary::Mov | SeUnary::Ceil | SeUnary::Floor | SeUnary::Round => go!(|x| x),
                 SeUnary::Neg => go!(|x| x.wrapping_neg()),
@@ -584,21 +585,21 @@ macro_rules! integer_lanes {
         #[inline(always)]
         fn $binary(f: SeBinary, lanes: &mut Lanes, n: usize, dst: Reg, a: Reg, b: Reg) {
             macro_rules! go {
-                        (|$x:ident, $y:ident| $body:expr) => {
-                            apply!(lanes, n, dst, $r / $t, (a => $r, b => $r), |p, q| {
-                                let ($x, $y) = (p as $signed, q as $signed);
-                                ($body) as $unsigned
-                            })
-                        };
-                    }
+                                        (|$x:ident, $y:ident| $body:expr) => {
+                                            apply!(lanes, n, dst, $r / $t, (a => $r, b => $r), |p, q| {
+                                                let ($x, $y) = (p as $signed, q as $signed);
+                                                ($body) as $unsigned
+                                            })
+                                        };
+                                    }
             macro_rules! mask {
-                        (|$x:ident, $y:ident| $body:expr) => {
-                            apply!(lanes, n, dst, r32 / t32, (a => $r, b => $r), |p, q| {
-                                let ($x, $y) = (p as $signed, q as $signed);
-                                u32::from($body)
-                            })
-                        };
-                    }
+                                        (|$x:ident, $y:ident| $body:expr) => {
+                                            apply!(lanes, n, dst, r32 / t32, (a => $r, b => $r), |p, q| {
+                                                let ($x, $y) = (p as $signed, q as $signed);
+                                                u32::from($body)
+                                            })
+                                        };
+                                    }
             const BITS: u32 = <$signed>::BITS;
             match f {
                 SeBinary::Add => go!(|x, y| x.wrapping_add(y)),
@@ -641,21 +642,21 @@ macro_rules! float_lanes {
         #[inline(always)]
         fn $binary(f: SeBinary, lanes: &mut Lanes, n: usize, dst: Reg, a: Reg, b: Reg) {
             macro_rules! go {
-                        (|$x:ident, $y:ident| $body:expr) => {
-                            apply!(lanes, n, dst, $r / $t, (a => $r, b => $r), |p, q| {
-                                let ($x, $y) = (<$float>::from_bits(p), <$float>::from_bits(q));
-                                <$float>::to_bits($body)
-                            })
-                        };
-                    }
+                                (|$x:ident, $y:ident| $body:expr) => {
+                                    apply!(lanes, n, dst, $r / $t, (a => $r, b => $r), |p, q| {
+                                        let ($x, $y) = (<$float>::from_bits(p), <$float>::from_bits(q));
+                                        <$float>::to_bits($body)
+                                    })
+                                };
+                            }
             macro_rules! mask {
-                        (|$x:ident, $y:ident| $body:expr) => {
-                            apply!(lanes, n, dst, r32 / t32, (a => $r, b => $r), |p, q| {
-                                let ($x, $y) = (<$float>::from_bits(p), <$float>::from_bits(q));
-                                u32::from($body)
-                            })
-                        };
-                    }
+                                (|$x:ident, $y:ident| $body:expr) => {
+                                    apply!(lanes, n, dst, r32 / t32, (a => $r, b => $r), |p, q| {
+                                        let ($x, $y) = (<$float>::from_bits(p), <$float>::from_bits(q));
+                                        u32::from($body)
+                                    })
+                                };
+                            }
             match f {
                 SeBinary::Add => go!(|x, y| x + y),
                 SeBinary::Sub => go!(|x, y| x - y),

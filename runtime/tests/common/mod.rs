@@ -68,7 +68,7 @@ impl Builder {
 
     /// A weight tensor with up to three planes.
     pub fn weight(&mut self, planes: &[&[u8]]) -> u8 {
-        while self.weights.len() % 64 != 0 {
+        while !self.weights.len().is_multiple_of(64) {
             self.weights.push(0);
         }
         let offset = self.weights.len() as u64;
@@ -169,17 +169,17 @@ pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
 }
 
-pub fn run_with(object: &Object, inputs: &[&[u8]], threads: usize) -> Result<Vec<Vec<u8>>, Trap> {
+pub fn run_with(object: &Object, inputs: &[&[u8]], threads: usize) -> Result<Vec<Vec<u8>>, Box<Trap>> {
     let machine = Machine::load(object).unwrap_or_else(|e| panic!("{e}"));
     let options = RunOptions { entry: 0, threads, record: true };
     match machine.run(inputs, &options).unwrap_or_else(|e| panic!("{e}")) {
         Outcome::Done { outputs, .. } => Ok(outputs),
-        Outcome::Trap(trap) => Err(trap),
+        Outcome::Trap(trap) => Err(Box::new(trap)),
     }
 }
 
 /// Runs on one and on several threads and checks that the bytes are the same.
-pub fn run(object: &Object, inputs: &[&[u8]]) -> Result<Vec<Vec<u8>>, Trap> {
+pub fn run(object: &Object, inputs: &[&[u8]]) -> Result<Vec<Vec<u8>>, Box<Trap>> {
     let one = run_with(object, inputs, 1);
     assert_eq!(one, run_with(object, inputs, 3));
     one

@@ -90,7 +90,7 @@ impl Lowering<'_> {
         let src = kb.global(&src_tile, Access::In)?;
         let bytes = KernelBuilder::slot_bytes(Format::Scalar(elem), None, out_tile.elements());
         let y = kb.buffer("y", BufferKind::Local, bytes, 2)?;
-        kb.open(0, inner);
+        kb.open(inner);
         let whole: Vec<LocalDim> =
             source.drain(..).zip(out_tile.slot_strides()).map(|(d, s)| free(d.size, s)).collect();
         let slot = kb.local(Format::Scalar(elem), None, None, &whole)?;
@@ -112,7 +112,7 @@ impl Lowering<'_> {
         });
         kb.store(y, &out_tile)?;
         let popped: Vec<usize> = if action == Action::Pop { vec![load] } else { Vec::new() };
-        kb.close(inner, 0, &popped);
+        kb.close(inner, &popped);
         let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
         self.launch(kernel, bases);
         self.places[result] = Some(place);

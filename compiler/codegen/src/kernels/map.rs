@@ -109,10 +109,10 @@ impl Lowering<'_> {
             );
             let fill = leaf.pad.as_ref().map_or(Fill::Zero, |p| p.2);
             let load = kb.load("x", &tile, fill, Some(inner), Some(2))?;
-            kb.open(0, inner);
+            kb.open(inner);
             let buffer = kb.loaded(load).buffer;
             kb.store(buffer, &out_tile)?;
-            kb.close(inner, 0, &[load]);
+            kb.close(inner, &[load]);
             let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
             self.launch(kernel, bases);
             return Ok(());
@@ -127,7 +127,7 @@ impl Lowering<'_> {
         let out_format = self.storages[out.storage].format;
         let slot = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
         let y = kb.buffer("y", BufferKind::Local, slot, 2)?;
-        kb.open(0, inner);
+        kb.open(inner);
         let mut streams = Vec::new();
         let mut popped = Vec::new();
         for (load, at, elem) in &loads {
@@ -167,7 +167,7 @@ impl Lowering<'_> {
             ..Program::default()
         });
         kb.store(y, &out_tile)?;
-        kb.close(inner, 0, &popped);
+        kb.close(inner, &popped);
         let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
         self.launch(kernel, bases);
         Ok(())

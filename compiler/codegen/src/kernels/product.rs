@@ -478,10 +478,10 @@ impl Lowering<'_> {
         }
         let bank_view = kb.local(Format::F32, None, None, &bank_dims)?;
 
-        kb.open(0, depth);
+        kb.open(depth);
         let bank_action = if chunked {
             kb.push(InstKind::Zero { bank: Operand::new(bank, Action::Push, bank_view) });
-            kb.open(depth, depth + 1);
+            kb.open_loop(depth + 1);
             Action::Update
         } else {
             Action::Push
@@ -504,7 +504,7 @@ impl Lowering<'_> {
             .map(|(l, _)| *l)
             .collect();
         if chunked {
-            kb.close(depth + 1, depth, &popped);
+            kb.close_loop(depth + 1, &popped);
         }
 
         let view_of = |at: &[Option<usize>], strides: &[i64]| -> Vec<LocalDim> {
@@ -554,7 +554,7 @@ impl Lowering<'_> {
             });
         }
         kb.store(y, &out_tile)?;
-        kb.close(depth, 0, &popped);
+        kb.close(depth, &popped);
         let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
         self.launch(kernel, bases);
         Ok(())

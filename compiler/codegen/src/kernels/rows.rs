@@ -208,7 +208,7 @@ impl Lowering<'_> {
             2,
         )?;
         let depth = rk.depth();
-        rk.kb.open(0, depth);
+        rk.kb.open(depth);
         let mut streams = (0..expr.leaves.len()).map(|i| rk.leaf(i, true)).collect::<Lowered<Vec<_>>>()?;
         let dims = stream_dims(&rk.rows.nest, &out_at, &out_tile.slot_strides());
         let view = rk.kb.local(out_format, None, None, &dims)?;
@@ -261,7 +261,7 @@ impl Lowering<'_> {
         let bytes = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
         let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
         let depth = rk.depth();
-        rk.kb.open(0, depth);
+        rk.kb.open(depth);
         let mut streams = vec![rk.leaf(0, true)?];
         let dims = stream_dims(&rk.rows.nest, &out_at, &out_tile.slot_strides());
         let view = rk.kb.local(out_format, None, None, &dims)?;
@@ -314,7 +314,7 @@ impl Lowering<'_> {
         let sums = rk.scratch("sum", true)?;
         let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
         let depth = rk.depth();
-        rk.kb.open(0, depth);
+        rk.kb.open(depth);
 
         let streams = vec![rk.leaf(0, false)?, rk.scratch_stream(&maxima, Action::Push)?];
         let mut code = Code::default();
@@ -405,7 +405,7 @@ impl Lowering<'_> {
         let factors = rk.scratch("factor", true)?;
         let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
         let depth = rk.depth();
-        rk.kb.open(0, depth);
+        rk.kb.open(depth);
         let tree = |code: &mut Code| -> Lowered<Reg> {
             let total = code.reg()?;
             code.ops.push(SeOp::Tree { f: SeReduce::Sum, lane: Lane::F32, dst: total, acc: 0 });
@@ -506,7 +506,7 @@ impl Lowering<'_> {
         let bytes = KernelBuilder::slot_bytes(grouped, None, out_tile.elements());
         let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
         let depth = rk.depth();
-        rk.kb.open(0, depth);
+        rk.kb.open(depth);
         let mut streams = (0..expr.leaves.len()).map(|i| rk.leaf(i, true)).collect::<Lowered<Vec<_>>>()?;
         let dims = stream_dims(&rk.rows.nest, &out_at, &out_tile.slot_strides());
         let view = rk.kb.local(grouped, None, Some(k), &dims)?;
@@ -526,7 +526,7 @@ impl Lowering<'_> {
     fn finish_rows(&mut self, rk: RowKernel<'_>, depth: usize) -> Lowered {
         let popped = rk.popped();
         let mut kb = rk.kb;
-        kb.close(depth, 0, &popped);
+        kb.close(depth, &popped);
         let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
         self.launch(kernel, bases);
         Ok(())

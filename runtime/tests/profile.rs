@@ -1,0 +1,86 @@
+//! The machine model on kernels small enough to time by hand.
+
+mod common;
+
+use common::*;
+use lacuna_isa::format::ScalarType;
+use lacuna_isa::inst::{Engine, Fill, InstKind, Multicast};
+use lacuna_isa::object::{Access, BufferKind, Object};
+use lacuna_isa::target::Target;
+use lacuna_isa::view::View;
+use lacuna_runtime::profile;
+use lacuna_runtime::profile::Bound;
+
+fn target() -> Target {
+    Target {
+        name: "round numbers".into(),
+        clock_ghz: 1.0,
+        rows: 2,
+        cols: 2,
+        local_bytes: 1 << 20,
+        local_bytes_per_cycle: 64.0,
+        bank_bytes: 1 << 16,
+        sram_bytes: 1 << 20,
+        sram_bytes_per_cycle: 256.0,
+        hbm_bytes: 1 << 30,
+        hbm_bytes_per_cycle: 64.0,
+        macs_per_cycle: vec![(F32, 1024.0)],
+        patterns: vec![],
+        simd_ops_per_cycle: 16.0,
+        bank_elements_per_cycle: 32.0,
+        issue_cycles: 1,
+        hbm_latency_cycles: 100,
+        sram_latency_cycles: 10,
+        launch_cycles: 50,
+        tdp_w: 1.0,
+    }
+}
+
+/// Copies 4 KiB per round and PE, `rounds` times, through a buffer of `slots` slots.
+fn copy(rounds: u32, slots: u8, stages: u8, cast: Multicast) -> Object {
+    let mut b = Builder::new([1, 2, 1, 2]);
+    let n = 1024 * u64::from(rounds);
+    let x = b.input(ScalarType::F32, &[n]);
+    let y = b.output(ScalarType::F32, &[4 * n], Access::Out);
+    let sizes = [1, 1, 1, 1, 1024];
+    let tile = |register: u8, split: bool| {
+        let mut view = global(register, F32, View::dense(F32, sizes).dims);
+        view.levels[0] = step(4, 1024);
+        if split {
+            view.coords[1] = step(4, 2 * n as i32);
+            view.coords[3] = step(4, n as i32);
+        }
+        view
+    };
+    let (gx, gy, l) = (b.view(tile(x, false)), b.view(tile(y, true)), b.local(F32, sizes));
+    let buf = b.buffer("l", BufferKind::Local, 4096, slots);
+    let trip = b.trip(rounds);
+    b.emit(InstKind::Loop { trip, level: 0, stages })
+        .emit_at(0, InstKind::Ld { dst: push(buf, l), src: gx, cast, fill: Fill::Zero })
+        .emit_at(stages - 1, InstKind::St { src: pop(buf, l), dst: gy })
+        .emit(InstKind::End {});
+    b.build()
+}
+
+#[test]
+fn bytes_and_bounds() {
+    let report = profile(&copy(8, 2, 2, Multicast::None), &target(), 0).expect("loads");
+    // Four PEs load and store eight tiles of 4 KiB.
+    assert_eq!(report.hbm_bytes, 2 * 4 * 8 * 4096);
+    assert_eq!(report.bound_cycles, report.hbm_bytes / 64);
+    assert_eq!(report.launches[0].bound, Bound::Hbm);
+    assert!(report.cycles >= report.bound_cycles, "{} under {}", report.cycles, report.bound_cycles);
+    assert!(report.events.iter().any(|event| event.engine == Engine::FiStore));
+    let shared = profile(&copy(8, 2, 2, Multicast::All), &target(), 0).expect("loads");
+    assert_eq!(shared.hbm_bytes, 5 * 8 * 4096);
+    assert!(shared.cycles < report.cycles);
+}
+
+#[test]
+fn double_buffering_overlaps() {
+    let single = profile(&copy(8, 1, 1, Multicast::None), &target(), 0).expect("loads").cycles;
+    let double = profile(&copy(8, 2, 2, Multicast::None), &target(), 0).expect("loads").cycles;
+    assert!(double < single, "{double} cycles with two slots, {single} with one");
+    // One slot: each of eight rounds waits for its load (256 + 100) and its store (256 + 100).
+    assert!(single >= 8 * 712, "{single}");
+}
