@@ -1,10 +1,8 @@
 //! Bad input gives a diagnostic with its code and exit status: never a panic, never a part of an output.
 
-mod common;
-
 use std::fs;
 
-use common::{Dim, F32, I64, check_failure, floats, model, names, node, port, relu, save};
+use crate::common::{Dim, F32, I64, check_failure, floats, model, names, node, port, relu, save};
 use lacuna_onnx::proto::{StringStringEntryProto, TensorProto};
 
 #[test]
@@ -56,7 +54,7 @@ fn files() {
 fn models() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let whole = fs::read(common::testdata("digits-cnn").join("model.onnx")).unwrap();
+    let whole = fs::read(crate::common::testdata("digits-cnn").join("model.onnx")).unwrap();
     fs::write(at.join("cut.onnx"), &whole[..whole.len() / 2]).unwrap();
     fs::write(at.join("text.onnx"), b"this is no model").unwrap();
     fs::write(at.join("empty.onnx"), b"").unwrap();
@@ -119,7 +117,7 @@ fn inputs_of_run_and_verify() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     save(&at.join("relu.onnx"), &relu());
-    let output = common::lacuna_in(at, &["compile", "relu.onnx"]);
+    let output = crate::common::lacuna_in(at, &["compile", "relu.onnx"]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     save(&at.join("good.pb"), &floats("x", &[2, 8], &[1.0; 16]));
     save(&at.join("shape.pb"), &floats("x", &[8, 2], &[1.0; 16]));
@@ -164,7 +162,7 @@ fn object_files() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     save(&at.join("relu.onnx"), &relu());
-    let output = common::lacuna_in(at, &["compile", "relu.onnx"]);
+    let output = crate::common::lacuna_in(at, &["compile", "relu.onnx"]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let whole = fs::read(at.join("relu.lac")).unwrap();
     let check = |bytes: &[u8]| {

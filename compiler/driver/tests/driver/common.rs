@@ -1,5 +1,4 @@
 //! What the tests of the command line share: running it, small models, folders with test data.
-#![expect(dead_code, reason = "every test binary uses a part of it")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

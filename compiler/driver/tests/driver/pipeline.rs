@@ -1,11 +1,9 @@
 //! Whole runs: real models on several targets and precisions, determinism, text forms, and faults made on purpose.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Dim, F32, floats, json_in, lacuna_in, model, node, port, relu, save, testdata};
+use crate::common::{Dim, F32, floats, json_in, lacuna_in, model, node, port, relu, save, testdata};
 use lacuna_isa::Blob;
 use lacuna_isa::object::Object;
 use lacuna_isa::program::{SeBinary, SeOp};
@@ -84,7 +82,7 @@ fn every_stage_is_shown() {
     assert!(part["stages"]["machine"].as_str().unwrap().contains("kernel"), "{part}");
     let output = lacuna_in(folder.path(), &["inspect", "relu.onnx", "--stage", "all", "-o", "dump"]);
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(common::names(&folder.path().join("dump")).len(), stages.len());
+    assert_eq!(crate::common::names(&folder.path().join("dump")).len(), stages.len());
 }
 
 #[test]
@@ -100,7 +98,7 @@ fn runs_do_not_depend_on_threads() {
         );
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
         let at = folder.path().join(folder_name);
-        common::names(&at).iter().map(|name| fs::read(at.join(name)).unwrap()).collect::<Vec<_>>()
+        crate::common::names(&at).iter().map(|name| fs::read(at.join(name)).unwrap()).collect::<Vec<_>>()
     };
     let one = run("1", "one");
     assert!(!one.is_empty() && one == run("3", "three"));

@@ -1,10 +1,8 @@
 //! Commands that need no model: tables and explanations, for people and as JSON.
 
-mod common;
-
 use std::path::Path;
 
-use common::{json_in, lacuna_in};
+use crate::common::{json_in, lacuna_in};
 
 fn text(args: &[&str]) -> String {
     let output = lacuna_in(Path::new("."), args);
