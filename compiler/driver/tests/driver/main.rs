@@ -1,0 +1,6 @@
+//! The command line from outside: every test runs the binary.
+
+mod bad_input;
+mod cli;
+mod common;
+mod pipeline;
