@@ -3,7 +3,7 @@
 
 use cranelift_entity::SecondaryMap;
 use lacuna_ir::eval::{Mode, Tensor, eval};
-use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, ReduceOp, Real, UnaryOp};
+use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, Real, ReduceOp, UnaryOp};
 use lacuna_ir::{Entry, FunctionBuilder, Module, Op, Shape, TensorType, Value};
 use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
 use lacuna_isa::target_file::target;
@@ -54,7 +54,8 @@ fn grow(b: &mut FunctionBuilder<'_>, c: &mut Choices, values: &[Value]) -> Optio
     let same: Vec<Value> = values.iter().copied().filter(|&v| b.ty(v).shape == shape).collect();
     match c.below(17) {
         0 | 1 => {
-            let ops = [UnaryOp::Neg, UnaryOp::Abs, UnaryOp::Tanh, UnaryOp::Sigmoid, UnaryOp::Erf, UnaryOp::Sin];
+            let ops =
+                [UnaryOp::Neg, UnaryOp::Abs, UnaryOp::Tanh, UnaryOp::Sigmoid, UnaryOp::Erf, UnaryOp::Sin];
             b.unary(c.pick(&ops), x).ok()
         }
         2..=4 => {
@@ -144,11 +145,11 @@ fn contract(b: &mut FunctionBuilder<'_>, c: &mut Choices, x: Value) -> Option<Va
     let summed = c.below(rank as usize) as u8;
     let batch: Vec<u8> = (0..rank).filter(|&d| d != summed && c.below(4) == 0).collect();
     let mut b_labels: Vec<u8> = batch.iter().copied().chain([summed, rank]).collect();
-    let sizes: Vec<u64> =
-        b_labels.iter().map(|&l| if l == rank { 0 } else { shape[l as usize] }).collect();
+    let sizes: Vec<u64> = b_labels.iter().map(|&l| if l == rank { 0 } else { shape[l as usize] }).collect();
     let n = c.pick(&[1, 7, 32, 40]);
     let order = c.permutation(b_labels.len());
-    let sizes: Vec<u64> = order.iter().map(|&i| if b_labels[i as usize] == rank { n } else { sizes[i as usize] }).collect();
+    let sizes: Vec<u64> =
+        order.iter().map(|&i| if b_labels[i as usize] == rank { n } else { sizes[i as usize] }).collect();
     b_labels = order.iter().map(|&i| b_labels[i as usize]).collect();
     let mut out: Vec<u8> = (0..=rank).filter(|&l| l != summed).collect();
     let shuffle = c.permutation(out.len());
@@ -269,7 +270,8 @@ fn check(seed: u64) -> bool {
         .zip(&inputs)
         .map(|(&p, bytes)| Tensor::from_bytes(func.ty(p).clone(), bytes).expect("the parameter's own size"))
         .collect();
-    let want = eval(&module, module.entries[0].func, &tensors, Mode::Typed).expect("a verified module evaluates");
+    let want =
+        eval(&module, module.entries[0].func, &tensors, Mode::Typed).expect("a verified module evaluates");
     let target = target("mtia-300").expect("the default target");
     let generated = match lacuna_codegen::generate(&module, &target, &SecondaryMap::new()) {
         Ok(generated) => generated,

@@ -20,14 +20,14 @@ use lacuna_onnx::Literal;
 use lacuna_optimize::Precision;
 
 use crate::cli::{Cli, Command, CompileOptions, PrecisionArg};
-use crate::codes;
-use crate::diagnostics::{Diagnostic, Failed};
-use crate::exec;
-use crate::files::{self, ModelFolder};
-use crate::pipeline::{Compiled, Request, Stage, Watch};
-use crate::progress::Progress;
-use crate::report::Report;
-use crate::tensors;
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::exec;
+use lacuna_driver::files::{self, ModelFolder};
+use lacuna_driver::pipeline::{Compiled, Request, Stage, Watch};
+use lacuna_driver::progress::Progress;
+use lacuna_driver::report::Report;
+use lacuna_driver::tensors;
 
 /// What every command gets.
 pub struct Context {
@@ -139,6 +139,9 @@ impl Settings {
         context: &'a Context,
         dump: Option<&'a mut dyn FnMut(Stage, String)>,
     ) -> Result<Compiled, Failed> {
-        crate::pipeline::compile(&self.request(model), &mut Watch { progress: &context.progress, dump })
+        lacuna_driver::pipeline::compile(
+            &self.request(model),
+            &mut Watch { progress: &context.progress, dump },
+        )
     }
 }

@@ -2,11 +2,11 @@
 
 use super::{Context, Settings};
 use crate::cli::{self, By};
-use crate::codes;
-use crate::diagnostics::{Diagnostic, Failed};
-use crate::exec;
-use crate::files;
-use crate::report::Report;
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::exec;
+use lacuna_driver::files;
+use lacuna_driver::report::Report;
 
 /// Checks its arguments, then refuses: there is no machine model to ask yet.
 ///

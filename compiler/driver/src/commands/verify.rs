@@ -15,14 +15,14 @@ use serde_json::json;
 
 use super::{Context, Model, Settings};
 use crate::cli;
-use crate::codes;
-use crate::compare::{Accuracy, Criterion, OutputStats};
-use crate::diagnostics::{Diagnostic, Exit, Failed};
-use crate::exec::{self, Program, port_type};
-use crate::pipeline::Watch;
-use crate::random;
-use crate::report::{self, Report};
-use crate::testset::{DataSet, Signature, TestSet};
+use lacuna_driver::codes;
+use lacuna_driver::compare::{Accuracy, Criterion, OutputStats};
+use lacuna_driver::diagnostics::{Diagnostic, Exit, Failed};
+use lacuna_driver::exec::{self, Program, port_type};
+use lacuna_driver::pipeline::Watch;
+use lacuna_driver::random;
+use lacuna_driver::report::{self, Report};
+use lacuna_driver::testset::{DataSet, Signature, TestSet};
 
 /// An input of a few elements may determine a shape; larger ones never do.
 const MAX_BOUND_ELEMENTS: u64 = 64;
@@ -83,7 +83,7 @@ fn subject(
 ) -> Result<(Object, Module), Failed> {
     if let Some(path) = given {
         let mut watch = Watch { progress: &context.progress, dump: None };
-        let (module, warnings) = crate::pipeline::import(&settings.request(model), &mut watch)?;
+        let (module, warnings) = lacuna_driver::pipeline::import(&settings.request(model), &mut watch)?;
         totals.warnings.extend(warnings);
         return Ok((exec::read(path)?, module));
     }
@@ -107,7 +107,7 @@ fn with_data(
         Err(bad) => {
             // A model that is refused anyway says more than test data that goes with it.
             let mut watch = Watch { progress: &context.progress, dump: None };
-            crate::pipeline::import(&settings.request(model), &mut watch)?;
+            lacuna_driver::pipeline::import(&settings.request(model), &mut watch)?;
             return Err(bad.into());
         }
     };
@@ -143,7 +143,7 @@ fn bind(model: &Model, settings: &Settings, data: &DataSet, context: &Context) -
     let needs_constants = |settings: &Settings| {
         let mut watch = Watch { progress: &context.progress, dump: None };
         let not_constant = lacuna_onnx::codes::NOT_CONSTANT.code;
-        let result = crate::pipeline::import(&settings.request(model), &mut watch);
+        let result = lacuna_driver::pipeline::import(&settings.request(model), &mut watch);
         result.is_err_and(|failed| failed.0.iter().any(|d| d.code == not_constant))
     };
     if !needs_constants(&settings) {
