@@ -14,3 +14,4 @@ pub mod random;
 pub mod report;
 pub mod tensors;
 pub mod testset;
+pub mod trace;

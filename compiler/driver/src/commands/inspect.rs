@@ -36,6 +36,7 @@ pub fn run(args: &cli::Inspect, context: &Context) -> Result<Report, Failed> {
             return Err(Diagnostic::new(codes::STAGE, args.file.display().to_string()).hint(hint).into());
         }
         let object = exec::object(&blob, &args.file)?;
+        super::compiled_already(&args.options, &object)?;
         texts.push((Stage::Machine, machine(&object, args.node.as_deref())));
     } else {
         let settings = Settings::new(&args.options)?;
