@@ -7,7 +7,7 @@ use lacuna_isa::view::Pattern;
 use crate::place::{Packing, Storage};
 
 /// Columns of a panel.
-const PANEL: u64 = crate::kernels::product::PANEL;
+const PANEL: u64 = crate::kernels::problem::PANEL;
 /// E8M0 code of the scale 1, for groups that hold only padding.
 const UNIT_SCALE: u8 = 0x7F;
 
