@@ -5,9 +5,9 @@ use lacuna_isa::target_file::{TargetFile, targets};
 use serde_json::{Value, json};
 
 use crate::cli;
-use crate::diagnostics::Failed;
-use crate::exec;
-use crate::report::{self, Report};
+use lacuna_driver::diagnostics::Failed;
+use lacuna_driver::exec;
+use lacuna_driver::report::{self, Report};
 
 /// Runs the command.
 ///
