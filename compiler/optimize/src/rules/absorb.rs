@@ -107,10 +107,8 @@ fn repeats(g: &Graph, id: Id) -> bool {
 }
 
 fn contract(g: &Graph, m: &Match, i: usize) -> Option<(ContractMap, lacuna_isa::format::ScalarType)> {
-    match m.op(g, i)? {
-        Op::Contract { map, elem } => Some((map.clone(), *elem)),
-        _ => None,
-    }
+    let Op::Contract { map, elem } = m.op(g, i)? else { return None };
+    Some((map.clone(), *elem))
 }
 
 /// Labels of one operand.

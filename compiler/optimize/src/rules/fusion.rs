@@ -97,7 +97,15 @@ fn steps(g: &Graph, from: &[View], pick: impl Fn(&Graph, &Op, &[Id]) -> Option<(
 }
 
 fn root_of(_: &Graph, op: &Op, args: &[Id]) -> Option<(Id, f64)> {
-    matches!(op, Op::Unary { op: UnaryOp::Sqrt }).then(|| (args[0], 0.0))
+    is_unary(op, UnaryOp::Sqrt).then(|| (args[0], 0.0))
+}
+
+fn is_unary(op: &Op, function: UnaryOp) -> bool {
+    *op == Op::Unary { op: function }
+}
+
+fn is_binary(op: &Op, function: BinaryOp) -> bool {
+    *op == Op::Binary { op: function }
 }
 
 /// Views under `sqrt`.
@@ -108,15 +116,15 @@ fn root(g: &Graph, r: Id) -> Vec<View> {
 /// Views under `1 / sqrt`, spelled `recip`, a quotient or a power.
 fn inverse_root(g: &Graph, r: Id) -> Vec<View> {
     let start = views(g, r);
-    let inverses = steps(g, &start, |g, op, args| match op {
-        Op::Unary { op: UnaryOp::Recip } => Some((args[0], 0.0)),
-        Op::Binary { op: BinaryOp::Div } if g.splat(args[0]) == Some(1.0) => Some((args[1], 0.0)),
-        _ => None,
+    let inverses = steps(g, &start, |g, op, args| {
+        let recip = is_unary(op, UnaryOp::Recip).then(|| args[0]);
+        let quotient = || is_binary(op, BinaryOp::Div) && g.splat(args[0]) == Some(1.0);
+        Some((recip.or_else(|| quotient().then(|| args[1]))?, 0.0))
     });
     let mut found = steps(g, &inverses, root_of);
-    found.extend(steps(g, &start, |g, op, args| match op {
-        Op::Binary { op: BinaryOp::Pow } if g.splat(args[1]) == Some(-0.5) => Some((args[0], 0.0)),
-        _ => None,
+    found.extend(steps(g, &start, |g, op, args| {
+        let power = is_binary(op, BinaryOp::Pow) && g.splat(args[1]) == Some(-0.5);
+        power.then(|| (args[0], 0.0))
     }));
     found
 }
@@ -125,21 +133,20 @@ fn inverse_root(g: &Graph, r: Id) -> Vec<View> {
 fn norm(g: &mut Graph, x: Id, r: Id, under: fn(&Graph, Id) -> Vec<View>) -> Option<Id> {
     let x = g.eg.find(x);
     let variances = under(g, r);
-    let means = follow(g, &variances, |g, op, args| match op {
-        Op::Binary { op: BinaryOp::Add } => {
-            g.splat(args[1]).map(|eps| (args[0], eps)).or_else(|| g.splat(args[0]).map(|eps| (args[1], eps)))
-        }
-        _ => None,
+    let means = follow(g, &variances, |g, op, args| {
+        let splat = |i: usize| Some((args[1 - i], g.splat(args[i])?));
+        if is_binary(op, BinaryOp::Add) { splat(1).or_else(|| splat(0)) } else { None }
     });
     let (axes, eps) = means.iter().find_map(|(view, eps)| Some((mean_axes(g, view, x, is_square)?, *eps)))?;
     g.add(Op::Norm { axes, centre: false, eps: Real(eps) }, &[x])
 }
 
 fn is_square(g: &Graph, id: Id, x: Id) -> bool {
-    g.terms(id).any(|(op, args)| match op {
-        Op::Binary { op: BinaryOp::Mul } => g.eg.find(args[0]) == x && g.eg.find(args[1]) == x,
-        Op::Binary { op: BinaryOp::Pow } => g.eg.find(args[0]) == x && g.splat(args[1]) == Some(2.0),
-        _ => false,
+    g.terms(id).any(|(op, args)| {
+        let product = || is_binary(op, BinaryOp::Mul) && args.iter().all(|&a| g.eg.find(a) == x);
+        let power =
+            || is_binary(op, BinaryOp::Pow) && g.eg.find(args[0]) == x && g.splat(args[1]) == Some(2.0);
+        product() || power()
     })
 }
 

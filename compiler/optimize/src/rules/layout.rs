@@ -229,10 +229,8 @@ fn not_cyclic(g: &Graph, m: &Match) -> bool {
 
 /// The permutation that pattern operator `i` matched.
 fn perm(g: &Graph, m: &Match, i: usize) -> Option<Dims> {
-    match m.op(g, i)? {
-        Op::Permute { perm } => Some(perm.clone()),
-        _ => None,
-    }
+    let Op::Permute { perm } = m.op(g, i)? else { return None };
+    Some(perm.clone())
 }
 
 /// `permute(f(x, ..)) = f(permute(x), ..)`, for concat with its axis renamed.

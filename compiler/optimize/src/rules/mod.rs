@@ -30,7 +30,7 @@ use crate::pattern::Match;
 pub enum RuleClass {
     /// Equal bits on all inputs when each operator rounds to its type.
     E0,
-    /// Equal bits on finite inputs.
+    /// Equal bits on finite inputs, where zeros of both signs are one.
     E0f,
     /// Equal over the real numbers.
     E1,
