@@ -131,3 +131,23 @@ pub fn compact(g: &mut Graph, id: Id) -> Option<(Id, Dims)> {
     dims.sort_unstable();
     Some((core, dims))
 }
+
+/// For a reshape from `inner` to `outer` that merges neighbours: the dimensions of `inner` that each outer one
+/// consists of, without those of size 1.
+pub fn parts(inner: &Shape, outer: &Shape) -> Option<Vec<Dims>> {
+    let mut next = (0..inner.rank()).filter(|&d| inner[d] != 1).peekable();
+    let mut parts = Vec::with_capacity(outer.rank());
+    for &n in outer.iter() {
+        let (mut dims, mut product) = (Dims::new(), 1u64);
+        while product < n {
+            let d = next.next()?;
+            product = product.checked_mul(inner[d])?;
+            dims.push(d as u8);
+        }
+        if product != n {
+            return None;
+        }
+        parts.push(dims);
+    }
+    next.peek().is_none().then_some(parts)
+}

@@ -1,12 +1,12 @@
 //! Normalisations are recognised from their parts, in the spellings that exporters use: a root mean square by
 //! `pow` or a product, `recip` of `sqrt` or a quotient; then a subtracted mean, a scale and a bias join it.
 
-use egg::Id;
+use egg::{Id, Language};
 use lacuna_ir::Op;
 use lacuna_ir::op::{BinaryOp, Dims, Real, ReduceOp, UnaryOp};
 
 use super::{Rule, RuleClass, float};
-use crate::graph::Graph;
+use crate::graph::{Graph, Source};
 use crate::pattern::Match;
 use crate::views::{View, along, views};
 
@@ -138,7 +138,29 @@ fn norm(g: &mut Graph, x: Id, r: Id, under: fn(&Graph, Id) -> Vec<View>) -> Opti
         if is_binary(op, BinaryOp::Add) { splat(1).or_else(|| splat(0)) } else { None }
     });
     let (axes, eps) = means.iter().find_map(|(view, eps)| Some((mean_axes(g, view, x, is_square)?, *eps)))?;
+    let parts = between(g, r, x);
+    g.source.join(&parts);
     g.add(Op::Norm { axes, centre: false, eps: Real(eps) }, &[x])
+}
+
+/// Where the terms that lead from `x` to `from` come from: a norm does what all of them do.
+fn between(g: &Graph, from: Id, x: Id) -> Source {
+    let (mut seen, mut todo) = (vec![g.eg.find(x)], vec![g.eg.find(from)]);
+    let mut source = Source::default();
+    while let Some(class) = todo.pop() {
+        if seen.contains(&class) || g.is_const(class) {
+            continue;
+        }
+        seen.push(class);
+        // The first term of a class is the least: one of the input, if there is any.
+        for term in g.eg[class].nodes.iter().take(1) {
+            if let Some(s) = g.sources.get(term) {
+                source.join(s);
+            }
+            todo.extend(term.children().iter().map(|&c| g.eg.find(c)));
+        }
+    }
+    source
 }
 
 fn is_square(g: &Graph, id: Id, x: Id) -> bool {
@@ -173,6 +195,8 @@ fn centred(g: &mut Graph, m: &Match) -> Option<Id> {
     let same = |g: &Graph, id: Id, x: Id| g.eg.find(id) == x;
     let mean = views(g, m.vars[1]).iter().find_map(|v| mean_axes(g, v, x, same))?;
     (!centre && mean == axes).then_some(())?;
+    let parts = between(g, m.vars[1], x);
+    g.source.join(&parts);
     g.add(Op::Norm { axes, centre: true, eps }, &[x])
 }
 
