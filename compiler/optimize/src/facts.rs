@@ -281,3 +281,102 @@ pub fn code_of(elem: ScalarType, value: f64) -> Option<u64> {
     };
     Some(code)
 }
+
+#[cfg(test)]
+mod tests {
+    use lacuna_ir::Value;
+    use lacuna_ir::op::BinaryOp::Mul;
+
+    use super::*;
+    use crate::testing::{Lab, module, saturated};
+
+    fn of_result(build: impl FnOnce(&mut Lab) -> Value) -> Facts {
+        let (m, _) = module(1, false, |l| vec![build(l)]);
+        let (g, roots, ..) = saturated(m, &[]);
+        g.facts(roots[0]).clone()
+    }
+
+    /// 2:4 along the first dimension only.
+    fn sparse(l: &mut Lab) -> Value {
+        let values: Vec<f32> =
+            (0..8 * 4).map(|i| if (i / 4) % 4 < 2 { 1.0 + i as f32 } else { 0.0 }).collect();
+        l.b.const_f32(vec![8, 4], &values).unwrap()
+    }
+
+    #[test]
+    fn sparsity_follows_movement_and_factors() {
+        let cases: [(&str, fn(&mut Lab) -> Value, &[u8]); 6] = [
+            ("constant", sparse, &[0]),
+            (
+                "permute",
+                |l| {
+                    let x = sparse(l);
+                    l.permute(x, &[1, 0])
+                },
+                &[1],
+            ),
+            (
+                "mul",
+                |l| {
+                    let (x, c) = (sparse(l), l.konst(&[8, 4]));
+                    l.bin(Mul, c, x)
+                },
+                &[0],
+            ),
+            (
+                "concat of columns",
+                |l| {
+                    let x = sparse(l);
+                    l.emit(Op::Concat { axis: 1 }, &[x, x])
+                },
+                &[0],
+            ),
+            (
+                "concat of rows",
+                |l| {
+                    let x = sparse(l);
+                    l.emit(Op::Concat { axis: 0 }, &[x, x])
+                },
+                &[],
+            ),
+            ("dense", |l| l.konst(&[8, 4]), &[]),
+        ];
+        for (name, build, expect) in cases {
+            let zeros = of_result(build).zeros;
+            assert_eq!((sparse_dims(zeros), zeros.all), (expect.to_vec(), false), "{name}");
+        }
+        assert!(of_result(|l| l.splat(&[8, 4], -0.0)).zeros.all);
+        assert!(
+            of_result(|l| {
+                let x = l.param(&[4]);
+                let z = l.splat(&[4], 0.0);
+                l.bin(Mul, x, z)
+            })
+            .zeros
+            .all
+        );
+    }
+
+    #[test]
+    fn stages_count_launches() {
+        // A product and its epilogue are one launch; what needs a reduction of it is another.
+        let facts = of_result(|l| {
+            let (x, w) = (l.param(&[2, 3]), l.konst(&[3, 4]));
+            let y = l.contract("ij,jk->ik", x, w);
+            let y = l.un(lacuna_ir::op::UnaryOp::Exp, y);
+            let sum = l.reduce(lacuna_ir::op::ReduceOp::Sum, &[1], y);
+            let sum = l.broadcast(sum, &[0], &[2, 4]);
+            l.bin(lacuna_ir::op::BinaryOp::Div, y, sum)
+        });
+        assert_eq!(facts.kernel, Kernel { stage: 3, open: true });
+    }
+
+    #[test]
+    fn a_repeated_value_has_the_memory_of_what_it_repeats() {
+        let facts = of_result(|l| {
+            let x = l.param(&[4]);
+            l.broadcast(x, &[1], &[100, 4])
+        });
+        assert_eq!(facts.memory, 16);
+    }
+}

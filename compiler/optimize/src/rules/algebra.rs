@@ -218,6 +218,11 @@ fn repeats(g: &Graph, id: Id) -> bool {
 
 fn reassociate(g: &mut Graph, m: &Match, op: BinaryOp) -> Option<Id> {
     let &[x, a, b] = &m.vars[..] else { return None };
+    // An identity vanishes on its own; composed, it would make a new constant each time around.
+    let neutral = if op == BinaryOp::Mul { 1.0 } else { 0.0 };
+    if g.splat(a) == Some(neutral) || g.splat(b) == Some(neutral) {
+        return None;
+    }
     let both = constant_binary(g, op, a, b)?;
     g.binary(op, x, both)
 }
