@@ -296,6 +296,8 @@ mod tests {
         g.facts(roots[0]).clone()
     }
 
+    type Case = (&'static str, fn(&mut Lab) -> Value, &'static [u8]);
+
     /// 2:4 along the first dimension only.
     fn sparse(l: &mut Lab) -> Value {
         let values: Vec<f32> =
@@ -305,7 +307,7 @@ mod tests {
 
     #[test]
     fn sparsity_follows_movement_and_factors() {
-        let cases: [(&str, fn(&mut Lab) -> Value, &[u8]); 6] = [
+        let cases: [Case; 6] = [
             ("constant", sparse, &[0]),
             (
                 "permute",
