@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use common::{compile, models, target};
-use lacuna_codegen::check::check;
+use lacuna_codegen::check::{Rule, check};
 
 #[test]
 fn models_of_the_repository_are_clean() {
@@ -36,4 +39,30 @@ fn another_model_is_clean() {
         );
         assert!(findings.is_empty(), "{precision}:\n{}", findings.join("\n"));
     }
+}
+
+/// Illegal programs, each with the findings that it must give in its `; expect:` lines.
+#[test]
+fn illegal_programs_are_refused() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/isa/reject");
+    let mut files: Vec<_> =
+        std::fs::read_dir(&folder).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+    files.sort();
+    let target = target("mtia-300");
+    let mut seen = BTreeSet::new();
+    let mut wrong = String::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a text");
+        let object = lacuna_isa::asm::assemble(&text).unwrap_or_else(|e| panic!("{}: {e:?}", file.display()));
+        let expected: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("; expect: ")).collect();
+        let findings = check(&object, &target);
+        seen.extend(findings.iter().map(|f| f.rule));
+        let found: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        if found != expected {
+            wrong += &format!("{}:\n{}\n", file.display(), found.join("\n"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    let unseen: Vec<_> = Rule::ALL.iter().filter(|r| !seen.contains(r)).collect();
+    assert!(unseen.is_empty(), "no program breaks {unseen:?}");
 }

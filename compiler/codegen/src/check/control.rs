@@ -6,6 +6,8 @@ use lacuna_isa::view::{LOOP_LEVELS, PE_COORDS, Position, VIEW_DIMS, View};
 
 /// Most dynamic instructions and loop rounds of all walks of one kernel.
 const MAX_STEPS: u64 = 1 << 31;
+/// Most dynamic instructions of one PE.
+pub(super) const MAX_LENGTH: u64 = 1 << 26;
 
 /// The walk was given up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +50,14 @@ impl<'k> Control<'k> {
             }
         }
         Control { kernel, ends, counts, steps: 0 }
+    }
+
+    /// The most dynamic instructions that a PE can execute.
+    pub fn longest(&self) -> u64 {
+        let times = |counts: &[u32; LOOP_LEVELS]| -> u64 {
+            counts.iter().fold(1, |n: u64, &count| n.saturating_mul(u64::from(count)))
+        };
+        self.counts.iter().map(times).fold(0, u64::saturating_add)
     }
 
     /// Calls `visit` for every dynamic instruction of the PE at `coords` whose entry in `wanted` is set, in program order.

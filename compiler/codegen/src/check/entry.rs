@@ -4,7 +4,7 @@ use lacuna_isa::inst::InstKind;
 use lacuna_isa::object::{Access, Address, EntryPoint, Kernel, MemSpace, Object, Port};
 
 use super::access::{Summary, first_undefined, summarize};
-use super::control::Control;
+use super::control::{Control, MAX_LENGTH};
 use super::marks::Intervals;
 use super::{Fault, Finding, MAX_FINDINGS, Rule, blank, buffers, forms, place};
 
@@ -27,6 +27,10 @@ impl<'o> Examined<'o> {
         let mut control = Control::new(kernel);
         forms::check(kernel, faults);
         let mut summary = Summary::default();
+        if control.longest() > MAX_LENGTH {
+            let message = format!("up to {} dynamic instructions on a PE", control.longest());
+            faults.push(Fault { rule: Rule::Length, pc: None, pe: None, message });
+        }
         // Instructions without a meaning make all that follows meaningless.
         if faults.iter().all(|f| f.rule == Rule::LoopBalance) {
             buffers::check(kernel, &mut control, faults);
@@ -79,7 +83,10 @@ fn check_entry<'o>(
         let known =
             known.get_or_insert_with(|| Examined::new(&object.kernels[launch.kernel as usize], &mut faults));
         check_overlaps(known.kernel, &launch.bases, &mut faults);
-        check_reads(known, &launch.bases, &mut defined, &mut faults);
+        // After a fault, what is written is not known.
+        if findings.is_empty() && faults.is_empty() {
+            check_reads(known, &launch.bases, &mut defined, &mut faults);
+        }
         for (base, runs) in launch.bases.iter().zip(&known.summary.written) {
             for memory in [&mut defined, &mut written] {
                 if let Some(bytes) = memory.of(base.space) {
@@ -93,8 +100,10 @@ fn check_entry<'o>(
         }
         position += 1;
     }
-    for port in &entry.outputs {
-        check_output(object, entry, port, &mut written, findings);
+    if findings.is_empty() {
+        for port in &entry.outputs {
+            check_output(object, entry, port, &mut written, findings);
+        }
     }
 }
 

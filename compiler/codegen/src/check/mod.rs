@@ -233,27 +233,28 @@ fn text(inst: &Inst) -> String {
 
 fn limits(object: &Object, target: &Target) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut demand = |kernel: &str, what: &str, needed: u64, has: u64| {
+    let mut demand = |kernel: Option<&Kernel>, what: &str, needed: u64, has: u64| {
         if needed > has {
-            let message = format!("{needed} of {what}, {} has {has}", target.name);
-            findings.push(Finding { kernel: kernel.to_owned(), message, ..blank(Rule::TargetLimits) });
+            let whose = kernel.map_or("the object".to_owned(), |k| format!("kernel `{}`", k.name));
+            let message = format!("{whose} needs {needed} {what}, {} has {has}", target.name);
+            let kernel = kernel.map_or(String::new(), |k| k.name.clone());
+            findings.push(Finding { kernel, message, ..blank(Rule::TargetLimits) });
         }
     };
     let weights = object.weights.bytes().len() as u64;
-    demand("", "bytes of HBM", object.hbm_bytes.saturating_add(weights), target.hbm_bytes);
-    demand("", "bytes of shared SRAM", object.sram_bytes, target.sram_bytes);
+    demand(None, "bytes of HBM", object.hbm_bytes.saturating_add(weights), target.hbm_bytes);
+    demand(None, "bytes of shared SRAM", object.sram_bytes, target.sram_bytes);
     for kernel in &object.kernels {
         let [r0, r1, c0, c1] = kernel.grid.map(u64::from);
-        let in_kernel = |what: &str| format!("{what} in kernel `{}`", kernel.name);
-        demand(&kernel.name, &in_kernel("rows of PEs"), r0 * r1, u64::from(target.rows));
-        demand(&kernel.name, &in_kernel("columns of PEs"), c0 * c1, u64::from(target.cols));
         let total = |kind: BufferKind| -> u64 {
             let buffers = kernel.buffers.iter().filter(|b| b.kind == kind);
             buffers.map(|b| u64::from(b.slots) * u64::from(b.slot_bytes)).sum()
         };
         let (local, banks) = (total(BufferKind::Local), total(BufferKind::Bank));
-        demand(&kernel.name, &in_kernel("bytes of local memory"), local, target.local_bytes);
-        demand(&kernel.name, &in_kernel("accumulator bytes"), banks, target.bank_bytes);
+        demand(Some(kernel), "rows of PEs", r0 * r1, u64::from(target.rows));
+        demand(Some(kernel), "columns of PEs", c0 * c1, u64::from(target.cols));
+        demand(Some(kernel), "bytes of local memory", local, target.local_bytes);
+        demand(Some(kernel), "accumulator bytes", banks, target.bank_bytes);
     }
     for kernel in &object.kernels {
         for pattern in kernel.views.iter().filter_map(|v| v.pattern) {
