@@ -1,2 +1,94 @@
-//! The command line.
-fn main() {}
+//! Developers' commands: `cargo xtask COMMAND`.
+
+mod docs;
+mod layering;
+mod style;
+mod zoo;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developers' commands")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check that crates depend downwards only.
+    Layering,
+    /// Write the generated pages of the manual.
+    Docs {
+        /// Only check that they are up to date.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check what formatter and linter do not: file headers, lengths, machine paths, generic leftovers.
+    Style,
+    /// Generate the models that are too large for the repository, and verify each.
+    Zoo {
+        /// A Python with testdata/generate/requirements.txt installed.
+        #[arg(long, default_value = "python3")]
+        python: String,
+        /// Verify what is in target/zoo already.
+        #[arg(long)]
+        keep: bool,
+        /// Target.
+        #[arg(long, default_value = "mtia-300")]
+        target: String,
+        /// Number formats of contractions.
+        #[arg(long, default_value = "f32")]
+        precision: String,
+    },
+    /// Run what CI runs.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let root = root();
+    let result = match Cli::parse().task {
+        Task::Layering => layering::check(&root),
+        Task::Docs { check } => docs::run(&root, check),
+        Task::Style => style::check(&root),
+        Task::Zoo { python, keep, target, precision } => {
+            zoo::run(&root, &zoo::Options { python, keep, target, precision })
+        }
+        Task::Ci => status(Command::new("bash").arg(root.join(".ci/run")).current_dir(&root)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The `cargo` that runs this.
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs a command with the terminal's streams.
+fn status(command: &mut Command) -> Result<(), String> {
+    let status = command.status().map_err(|e| format!("{command:?}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
+}
+
+/// Standard output of a command that must succeed.
+fn output(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)));
+    }
+    String::from_utf8(output.stdout).map_err(|e| format!("{command:?}: {e}"))
+}

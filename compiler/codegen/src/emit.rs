@@ -81,13 +81,22 @@ pub struct KernelBuilder<'a> {
     pub nest: Nest,
     storage_of: &'a dyn Fn(StorageId) -> Storage,
     loads: Vec<Loaded>,
+    /// Software-pipeline stage of what is appended: 0 outside the innermost loop.
+    stage: u8,
 }
+
+/// Views that the 12-bit field of an operand can name.
+const MAX_VIEWS: usize = 4096;
+/// Stage of the computation in the innermost loop; its loads have stage 0.
+const COMPUTE_STAGE: u8 = 1;
+/// Stage of the stores in the innermost loop.
+const STORE_STAGE: u8 = 2;
 
 impl<'a> KernelBuilder<'a> {
     /// A kernel named `name` over `nest`.
     pub fn new(name: &str, nest: Nest, storage_of: &'a dyn Fn(StorageId) -> Storage) -> KernelBuilder<'a> {
         let kernel = Kernel { name: name.to_string(), grid: nest.grid, ..Kernel::default() };
-        KernelBuilder { kernel, bases: Vec::new(), nest, storage_of, loads: Vec::new() }
+        KernelBuilder { kernel, bases: Vec::new(), nest, storage_of, loads: Vec::new(), stage: 0 }
     }
 
     /// Number of loops of the nest.
@@ -139,7 +148,7 @@ impl<'a> KernelBuilder<'a> {
 
     /// Appends an instruction.
     pub fn push(&mut self, kind: InstKind) {
-        self.kernel.code.push(Inst { stage: 0, kind });
+        self.kernel.code.push(Inst { stage: self.stage, kind });
     }
 
     /// The global view of a tile.
@@ -265,11 +274,19 @@ impl<'a> KernelBuilder<'a> {
     }
 
     /// Opens loop number `depth` (from 1) and places the loads that stand in it.
+    ///
+    /// The innermost loop is software-pipelined: the loads of an iteration run ahead of the computation of the one before,
+    /// and that ahead of its store. Every buffer of the innermost loop has two slots for it.
     pub fn open_loop(&mut self, depth: usize) {
         let axis = self.nest.loops()[depth - 1];
         let trip = self.trip(Trip::constant(self.nest.axes[axis].trip as u32));
-        self.push(InstKind::Loop { trip, level: (depth - 1) as u8, stages: 1 });
+        let innermost = depth == self.n_loops();
+        let stages = if innermost { STORE_STAGE + 1 } else { 1 };
+        self.push(InstKind::Loop { trip, level: (depth - 1) as u8, stages });
         self.loads_at(depth);
+        if innermost {
+            self.stage = COMPUTE_STAGE;
+        }
     }
 
     fn loads_at(&mut self, depth: usize) {
@@ -288,6 +305,7 @@ impl<'a> KernelBuilder<'a> {
     /// Closes loop number `depth` (from 1), freeing what was loaded in it.
     pub fn close_loop(&mut self, depth: usize, popped: &[usize]) {
         self.pops_at(depth, popped);
+        self.stage = 0;
         self.push(InstKind::End {});
     }
 
@@ -327,7 +345,9 @@ impl<'a> KernelBuilder<'a> {
             .map(|(d, stride)| LocalDim { size: d.size, stride, clip: None })
             .collect();
         let slot = self.local(data.format, data.pattern, tile.k_dim, &whole)?;
-        self.push(InstKind::St { src: Operand::new(buffer, Action::Pop, slot), dst });
+        let stage = if self.stage == COMPUTE_STAGE { STORE_STAGE } else { self.stage };
+        let kind = InstKind::St { src: Operand::new(buffer, Action::Pop, slot), dst };
+        self.kernel.code.push(Inst { stage, kind });
         Ok(())
     }
 
@@ -338,6 +358,12 @@ impl<'a> KernelBuilder<'a> {
         bank_bytes: u64,
     ) -> Result<(Kernel, Vec<StorageId>), EmitError> {
         self.push(InstKind::Halt {});
+        let n_views = self.kernel.views.len();
+        if n_views > MAX_VIEWS {
+            return Err(EmitError(format!(
+                "the kernel needs {n_views} views, and an operand names {MAX_VIEWS}"
+            )));
+        }
         let total = |kind: BufferKind| -> u64 {
             let of_kind = self.kernel.buffers.iter().filter(|b| b.kind == kind);
             of_kind.map(|b| u64::from(b.slot_bytes).next_multiple_of(64) * u64::from(b.slots)).sum()

@@ -26,7 +26,7 @@ pub enum ExprNode {
     /// What the kernel itself computes.
     Hero,
     /// An element-wise operator.
-    Op(Op, Vec<ExprId>),
+    Op(Box<Op>, Vec<ExprId>),
 }
 
 /// A load of a place over the iteration space.

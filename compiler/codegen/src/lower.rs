@@ -471,7 +471,7 @@ impl<'a> Lowering<'a> {
                     .iter()
                     .map(|&a| self.grow(a, false, expr, hero, seen))
                     .collect::<Lowered<Vec<_>>>()?;
-                expr.add(ExprNode::Op(data.op.clone(), args), elem)
+                expr.add(ExprNode::Op(Box::new(data.op.clone()), args), elem)
             }
             _ => match self.scalar_const(value) {
                 Some(code) => expr.add(ExprNode::Const(lane_bits(elem, code)), elem),

@@ -1,2 +1,42 @@
-//! The command line.
-fn main() {}
+//! The command `lacuna`: reads arguments, runs one command and prints its report.
+//!
+//! Commands do not print. They return a [`report::Report`] or diagnostics, and this file turns either into text or one
+//! JSON object, and into the exit status: 0 holds, 1 outputs differ, 2 bad usage or input, 3 model not supported, 4 trap.
+
+mod cli;
+mod commands;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use lacuna_driver::diagnostics::{self, Diagnostic, Failed};
+use lacuna_driver::{codes, report};
+
+use crate::cli::Cli;
+use crate::commands::Context;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let exit = match Cli::try_parse_from(&args) {
+        Ok(cli) => {
+            let context = Context::new(&cli);
+            let result = commands::run(cli.command, &context);
+            context.progress.finish();
+            report::emit(result, context.json)
+        }
+        Err(error) if !error.use_stderr() => {
+            // Help and version; a closed pipe is the reader's business.
+            let _ = error.print();
+            diagnostics::Exit::Holds
+        }
+        Err(error) => {
+            let json = args.iter().any(|a| a == "--json");
+            let message = error.render().to_string();
+            let message = message.strip_prefix("error: ").unwrap_or(&message);
+            let message = message.split("\n\nFor more information").next().unwrap_or(message).trim_end();
+            report::emit(Err(Failed::from(Diagnostic::new(codes::USAGE, message))), json)
+        }
+    };
+    ExitCode::from(exit as u8)
+}

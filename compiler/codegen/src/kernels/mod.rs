@@ -2,6 +2,7 @@
 
 pub mod gather;
 pub mod map;
+pub mod problem;
 pub mod product;
 pub mod product_tiles;
 pub mod rows;

@@ -8,7 +8,8 @@ use lacuna_isa::object::MemSpace;
 use lacuna_isa::timing::{Work, cost};
 
 use super::map::LOCAL_FILL;
-use super::product::{Problem, Role, epilogue_tile, first_tile, second_tile};
+use super::problem::{Problem, Role};
+use super::product::{epilogue_tile, first_tile, second_tile};
 use crate::emit::{KernelBuilder, Tile};
 use crate::expr::{Expr, ExprNode};
 use crate::lower::{Lowered, Lowering};

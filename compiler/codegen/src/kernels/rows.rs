@@ -33,6 +33,14 @@ struct RowKernel<'a> {
     domain: u16,
 }
 
+/// The sections of a program.
+#[derive(Default)]
+struct Sections {
+    init: Vec<SeOp>,
+    body: Vec<SeOp>,
+    finish: Vec<SeOp>,
+}
+
 impl Rows {
     /// `walked[d]` tells whether logical dimension d is walked; `out_strides` has 0 for dimensions that the result lacks.
     /// `live_bytes` is the number of bytes in local memory for each element of the space.
@@ -143,16 +151,7 @@ impl<'a> RowKernel<'a> {
         Ok(Stream { operand: Operand::new(scratch.0, action, view), mode: ScaleMode::Floor })
     }
 
-    fn run(
-        &mut self,
-        name: &str,
-        walk: bool,
-        streams: Vec<Stream>,
-        init: Vec<SeOp>,
-        body: Vec<SeOp>,
-        finish: Vec<SeOp>,
-        code: Code,
-    ) {
+    fn run(&mut self, name: &str, walk: bool, streams: Vec<Stream>, code: Code, parts: Sections) {
         let pad = VIEW_DIMS - self.rows.dims.len();
         let parallel = if walk { pad + self.rows.parallel } else { VIEW_DIMS } as u8;
         self.kb.run(Program {
@@ -161,9 +160,9 @@ impl<'a> RowKernel<'a> {
             parallel,
             streams,
             constants: code.constants,
-            init,
-            body,
-            finish,
+            init: parts.init,
+            body: parts.body,
+            finish: parts.finish,
         });
     }
 
@@ -237,7 +236,7 @@ impl Lowering<'_> {
         }
         code.ops.push(SeOp::Store { stream: expr.leaves.len() as u8, lane, src: total });
         let finish = code.take();
-        rk.run("reduce", true, streams, Vec::new(), body, finish, code);
+        rk.run("reduce", true, streams, code, Sections { body, finish, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
         self.finish_rows(rk, depth)?;
         self.places[result] = Some(place);
@@ -285,7 +284,7 @@ impl Lowering<'_> {
         code.ops.push(SeOp::Convert { from: Lane::I32, to: Lane::I64, dst: wide, a: at });
         code.ops.push(SeOp::Store { stream: 1, lane: Lane::I64, src: wide });
         let finish = code.take();
-        rk.run("arg_reduce", true, streams, init, body, finish, code);
+        rk.run("arg_reduce", true, streams, code, Sections { init, body, finish });
         rk.kb.store(y, &out_tile)?;
         self.finish_rows(rk, depth)?;
         self.places[result] = Some(place);
@@ -324,7 +323,7 @@ impl Lowering<'_> {
         code.ops.push(SeOp::Tree { f: SeReduce::Max, lane: Lane::F32, dst: value, acc: 0 });
         code.ops.push(SeOp::Store { stream: 1, lane: Lane::F32, src: value });
         let finish = code.take();
-        rk.run("max", true, streams, Vec::new(), body, finish, code);
+        rk.run("max", true, streams, code, Sections { body, finish, ..Sections::default() });
 
         let streams = vec![
             rk.leaf(0, true)?,
@@ -348,7 +347,7 @@ impl Lowering<'_> {
         }
         code.ops.push(SeOp::Store { stream: 3, lane: Lane::F32, src: sum });
         let finish = code.take();
-        rk.run("exp", true, streams, init, body, finish, code);
+        rk.run("exp", true, streams, code, Sections { init, body, finish });
 
         let dims = stream_dims(&rk.rows.nest, &out_at, &out_tile.slot_strides());
         let view = rk.kb.local(out_format, None, None, &dims)?;
@@ -364,7 +363,7 @@ impl Lowering<'_> {
         let quotient = code.binary(f, Lane::F32, value, sum)?;
         code.ops.push(SeOp::Store { stream: 2, lane: Lane::F32, src: quotient });
         let body = code.take();
-        rk.run("divide", false, streams, Vec::new(), body, Vec::new(), code);
+        rk.run("divide", false, streams, code, Sections { body, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
         self.finish_rows(rk, depth)?;
         self.places[result] = Some(place);
@@ -422,7 +421,7 @@ impl Lowering<'_> {
             let mean = tree(&mut code)?;
             code.ops.push(SeOp::Store { stream: 1, lane: Lane::F32, src: mean });
             let finish = code.take();
-            rk.run("mean", true, streams, Vec::new(), body, finish, code);
+            rk.run("mean", true, streams, code, Sections { body, finish, ..Sections::default() });
         }
 
         let mut streams = vec![rk.leaf(0, false)?, rk.scratch_stream(&factors, Action::Push)?];
@@ -449,7 +448,7 @@ impl Lowering<'_> {
         let factor = code.unary(SeUnary::Recip, Lane::F32, root)?;
         code.ops.push(SeOp::Store { stream: 1, lane: Lane::F32, src: factor });
         let finish = code.take();
-        rk.run("factor", true, streams, init, body, finish, code);
+        rk.run("factor", true, streams, code, Sections { init, body, finish });
 
         let mut streams = (0..expr.leaves.len()).map(|i| rk.leaf(i, true)).collect::<Lowered<Vec<_>>>()?;
         streams.push(rk.scratch_stream(&factors, Action::Pop)?);
@@ -475,7 +474,7 @@ impl Lowering<'_> {
         streams.push(Stream { operand: Operand::new(y, Action::Push, view), mode: ScaleMode::Floor });
         code.ops.push(SeOp::Store { stream: (streams.len() - 1) as u8, lane: Lane::F32, src: value });
         let body = code.take();
-        rk.run("scale", false, streams, Vec::new(), body, Vec::new(), code);
+        rk.run("scale", false, streams, code, Sections { body, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
         self.finish_rows(rk, depth)?;
         self.places[result] = Some(place);
@@ -516,7 +515,7 @@ impl Lowering<'_> {
         let value = compile(&expr, &mut code, &numbers, Hero::None, &|_| 0)?;
         code.ops.push(SeOp::Store { stream: expr.leaves.len() as u8, lane: lane(elem), src: value });
         let body = code.take();
-        rk.run("quantize", false, streams, Vec::new(), body, Vec::new(), code);
+        rk.run("quantize", false, streams, code, Sections { body, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
         self.finish_rows(rk, depth)?;
         self.places[result] = Some(place);

@@ -1,0 +1,475 @@
+//! Products in normal form.
+//!
+//! A [`Problem`] is a contraction or a convolution brought to one form: result dimensions (batch, rows, columns), summed
+//! dimensions, and how each operand moves along them. [`super::product_tiles`] chooses tiles, loop order and grid for it;
+//! [`super::product`] emits the stream.
+
+use lacuna_ir::op::{ContractMap, ConvAttrs};
+use lacuna_ir::{ElemType, Node, Value};
+use lacuna_isa::format::Format;
+use lacuna_isa::inst::Order;
+use lacuna_isa::view::Pattern;
+
+use super::space::{SpaceDim, Walk, coalesce};
+use crate::expr::Expr;
+use crate::lower::{Lowered, Lowering};
+use crate::place::{Packing, Place, Storage, StorageKind, order_of};
+
+/// Columns of a weight panel.
+pub const PANEL: u64 = 32;
+
+/// What role a result dimension plays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Indexes both operands, or more dimensions than a tile has: one element per tile.
+    Batch,
+    /// Rows of the first operand.
+    Row,
+    /// Columns of the second operand.
+    Column,
+}
+
+/// One dimension of the result.
+#[derive(Clone, Debug)]
+pub struct ResultDim {
+    /// Its role.
+    pub role: Role,
+    /// Movement of the result (0), of the epilogue's loads (1..), of the first and second operand (last two).
+    pub space: SpaceDim,
+    /// For a row that is a window position: which summed dimension its kernel is, step, dilation, size of the kernel.
+    pub window: Option<Window>,
+}
+
+/// How a spatial axis of a convolution moves.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Elements between positions.
+    pub step: i64,
+    /// Elements between kernel taps.
+    pub dilation: i64,
+    /// Kernel taps.
+    pub taps: u64,
+    /// Zeros before the first element.
+    pub low: i64,
+    /// Elements of the operand.
+    pub extent: u64,
+    /// Number of the summed dimension that walks the taps.
+    pub k: usize,
+}
+
+/// One summed dimension.
+#[derive(Clone, Copy, Debug)]
+pub struct SummedDim {
+    /// Elements, padded to whole groups where the operands are grouped.
+    pub size: u64,
+    /// Stride in the first operand.
+    pub a: i64,
+    /// Stride in the second operand (dense or panels).
+    pub b: i64,
+    /// Elements that the first operand has.
+    pub a_bound: u64,
+    /// Whether a window dimension loads it.
+    pub window: bool,
+}
+
+/// The second operand.
+#[derive(Clone, Debug)]
+pub enum Second {
+    /// A packed constant.
+    Panels(Place),
+    /// A tensor as it lies.
+    Dense(Place, Order),
+}
+
+/// A product in normal form.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// Result dimensions: batch, then rows, then columns.
+    pub dims: Vec<ResultDim>,
+    /// Summed dimensions, outermost first; at most three.
+    pub summed: Vec<SummedDim>,
+    /// First operand.
+    pub a: Place,
+    /// Its format.
+    pub a_format: Format,
+    /// Second operand.
+    pub b: Second,
+    /// Its format.
+    pub b_format: Format,
+    /// N:M pattern of the second operand.
+    pub pattern: Option<Pattern>,
+    /// Which summed dimension may be cut, and in multiples of what.
+    pub chunk: (usize, u64),
+}
+
+impl Problem {
+    /// Columns per step of the column axis.
+    pub fn unit(&self, dim: usize) -> u64 {
+        match (&self.b, self.dims[dim].role) {
+            (Second::Panels(_), Role::Column) => PANEL,
+            _ => 1,
+        }
+    }
+}
+
+impl Lowering<'_> {
+    /// Walks of the result and of the epilogue's loads along logical dimension `d` of the result, then of both operands.
+    fn result_dim(expr: &Expr, out: &Place, d: usize, a: i64, b: i64) -> SpaceDim {
+        let size = expr.shape[d];
+        let mut walks = vec![Walk { stride: out.strides[d], origin: 0, bound: size }];
+        walks.extend(expr.leaves.iter().map(|l| Walk { stride: l.place.strides[d], origin: 0, bound: size }));
+        walks.extend([a, b].map(|stride| Walk { stride, origin: 0, bound: size }));
+        SpaceDim { size, walks, logical: vec![d], apart: false }
+    }
+
+    /// The problem of a contraction.
+    pub(super) fn contract_problem(
+        &mut self,
+        hero: Node,
+        map: &ContractMap,
+        expr: &Expr,
+        out: &Place,
+    ) -> Lowered<Problem> {
+        let args = self.func.nodes[hero].args.clone();
+        let swap = self.func.as_const(args[0]).is_some() && self.func.as_const(args[1]).is_none();
+        let (a, b, map) = if swap {
+            (args[1], args[0], ContractMap { a: map.b.clone(), b: map.a.clone(), out: map.out.clone() })
+        } else {
+            (args[0], args[1], map.clone())
+        };
+        let a_place = self.operand_place(a)?;
+        let a_ty = self.func.ty(a).clone();
+        let b_ty = self.func.ty(b).clone();
+        let a_dim = |label: u8| map.a.iter().position(|&l| l == label);
+        let b_dim = |label: u8| map.b.iter().position(|&l| l == label);
+        let columns = map.columns();
+        let mut summed = map.summed();
+        summed.sort_by_key(|&l| std::cmp::Reverse(a_dim(l).map_or(0, |d| a_place.strides[d].unsigned_abs())));
+        let constant = self.func.as_const(b).filter(|_| map.batch().is_empty());
+        let k_of = |l: u8| a_dim(l).map_or(1, |d| a_ty.shape[d]);
+        let order = order_of(&out.strides);
+
+        // Result dimensions by role, in the result's physical order; a constant's columns merge freely.
+        let b_place = if constant.is_none() { Some(self.operand_place(b)?) } else { None };
+        let dim = |label: u8, d: usize| -> SpaceDim {
+            let a = a_dim(label).map_or(0, |d| a_place.strides[d]);
+            let b = match (&b_place, b_dim(label)) {
+                (Some(place), Some(d)) => place.strides[d],
+                _ => 0,
+            };
+            Self::result_dim(expr, out, d, a, b)
+        };
+        let by_role = |labels: &[u8]| -> Vec<SpaceDim> {
+            let dims = order
+                .iter()
+                .filter(|&&d| labels.contains(&map.out[d]))
+                .map(|&d| dim(map.out[d], d))
+                .collect();
+            coalesce(dims, expr.leaves.len() + 3)
+        };
+        let batch: Vec<SpaceDim> = by_role(&map.batch()).into_iter().filter(|d| d.size > 1).collect();
+        let rows = by_role(&map.rows());
+        let cols = by_role(&columns);
+        let mut dims = roles(batch, rows, cols);
+
+        let grouped = |ty: &ElemType| match *ty {
+            ElemType::Grouped { format, .. } => u64::from(format.size),
+            ElemType::Scalar(_) => 1,
+        };
+        let pattern = self.patterns[hero].filter(|_| constant.is_some() && !swap);
+        let group = grouped(&a_ty.elem).max(grouped(&b_ty.elem)).max(pattern.map_or(1, |p| u64::from(p.m)));
+        if group > 1 && summed.len() > 1 {
+            return Err("grouped or N:M operands with several summed dimensions are not implemented".into());
+        }
+        let sizes: Vec<u64> = summed.iter().map(|&l| k_of(l).next_multiple_of(group)).collect();
+        let a_bounds: Vec<u64> = summed
+            .iter()
+            .zip(&sizes)
+            .map(|(&l, &padded)| if a_ty.elem.scalar().is_none() { padded } else { k_of(l) })
+            .collect();
+        let one_column = dims.iter().filter(|d| d.role == Role::Column).count() == 1
+            && !dims
+                .iter()
+                .any(|d| d.role == Role::Batch && d.space.walks.last().is_some_and(|w| w.stride != 0));
+        let merged =
+            dims.iter().rfind(|d| d.role == Role::Column).map_or(Vec::new(), |d| d.space.logical.clone());
+        let panels = constant.filter(|_| one_column && merged.len() == columns.len());
+        let (second, b_strides) = match panels {
+            Some(id) => {
+                let axes = |labels: &[u8]| {
+                    labels.iter().filter_map(|&l| b_dim(l)).map(|d| d as u8).collect::<Vec<u8>>()
+                };
+                let column_labels: Vec<u8> = merged.iter().map(|&d| map.out[d]).collect();
+                let n: u64 = merged.iter().map(|&d| expr.shape[d]).product();
+                let packing = Packing::Panels {
+                    columns: axes(&column_labels),
+                    summed: axes(&summed),
+                    k_inner: sizes.last().copied().unwrap_or(1),
+                    pattern,
+                };
+                self.panels(id, packing, b_ty.elem.format(), n, &sizes)
+            }
+            None => {
+                if pattern.is_some() || (constant.is_some() && b_ty.elem.scalar().is_none()) {
+                    return Err("packed weights whose columns do not merge are not implemented".into());
+                }
+                let place = self.operand_place(b)?;
+                let strides: Vec<i64> =
+                    summed.iter().map(|&l| b_dim(l).map_or(0, |d| place.strides[d])).collect();
+                // Columns of a constant that did not become panels move by the constant's own strides.
+                for d in &mut dims {
+                    let inner = d.space.logical.last().copied();
+                    let stride = inner.and_then(|o| b_dim(map.out[o])).map(|x| place.strides[x]);
+                    if let (Some(walk), Some(stride)) = (d.space.walks.last_mut(), stride) {
+                        if constant.is_some() && d.space.logical.len() > 1 {
+                            return Err("a constant second operand whose columns do not merge".into());
+                        }
+                        walk.stride = stride;
+                    }
+                }
+                let column = dims.iter().rfind(|d| d.role == Role::Column);
+                let column = column.and_then(|d| d.space.walks.last()).map_or(0, |w| w.stride);
+                let k_step = strides.last().copied().unwrap_or(0);
+                let order = if k_step == 1 && column != 1 { Order::Nk } else { Order::Kn };
+                let order = if b_ty.elem.scalar().is_none() { Order::Nk } else { order };
+                (Second::Dense(place, order), strides)
+            }
+        };
+        let mut summed: Vec<SummedDim> = (0..sizes.len())
+            .map(|i| SummedDim {
+                size: sizes[i],
+                a: a_dim(summed[i]).map_or(0, |d| a_place.strides[d]),
+                b: b_strides[i],
+                a_bound: a_bounds[i],
+                window: false,
+            })
+            .collect();
+        merge_summed(&mut summed);
+        if summed.len() > 3 {
+            return Err("a product over more than three dimensions that do not merge".into());
+        }
+        let chunk = (0..summed.len()).max_by_key(|&i| (summed[i].size, i)).unwrap_or(0);
+        Ok(Problem {
+            dims,
+            summed,
+            a: a_place,
+            a_format: a_ty.elem.format(),
+            b: second,
+            b_format: b_ty.elem.format(),
+            pattern,
+            chunk: (chunk, group),
+        })
+    }
+
+    /// The problem of a convolution.
+    pub(super) fn conv_problem(
+        &mut self,
+        hero: Node,
+        attrs: &ConvAttrs,
+        expr: &Expr,
+        out: &Place,
+    ) -> Lowered<Problem> {
+        let args = self.func.nodes[hero].args.clone();
+        let (x, w) = (args[0], args[1]);
+        let n_spatial = attrs.strides.len();
+        if n_spatial > 2 {
+            return Err(format!("convolution over {n_spatial} spatial axes is not implemented"));
+        }
+        if attrs.x_dilations.iter().any(|&d| d != 1) {
+            return Err("transposed convolution is not implemented".into());
+        }
+        let a_place = self.operand_place(x)?;
+        let x_ty = self.func.ty(x).clone();
+        let w_ty = self.func.ty(w).clone();
+        let xs = |i: usize| a_place.strides[attrs.x[i] as usize];
+        let w_dim = |i: usize| w_ty.shape[attrs.w[i] as usize];
+        let pattern = self.patterns[hero];
+        let grouped = |e: ElemType| match e {
+            ElemType::Grouped { format, .. } => u64::from(format.size),
+            ElemType::Scalar(_) => 1,
+        };
+        let group = grouped(x_ty.elem).max(grouped(w_ty.elem)).max(pattern.map_or(1, |p| u64::from(p.m)));
+        let channels = w_dim(1);
+        if attrs.groups > 1 && (group > 1 || out.strides.is_empty()) {
+            return Err("grouped convolution in a grouped format is not implemented".into());
+        }
+        let constant = self.func.as_const(w).filter(|_| attrs.groups == 1);
+        let c_padded = channels.next_multiple_of(group);
+
+        // Taps, then channels: the order in which weights are packed and windows are walked.
+        let mut sizes: Vec<u64> = (0..n_spatial).map(|i| w_dim(i + 2)).collect();
+        sizes.push(c_padded);
+        let out_dim = |i: usize| attrs.out[i] as usize;
+        let (second, b_strides, w_strides) = match constant {
+            Some(id) => {
+                let summed: Vec<u8> = attrs.w[2..].iter().chain([&attrs.w[1]]).copied().collect();
+                let packing =
+                    Packing::Panels { columns: vec![attrs.w[0]], summed, k_inner: c_padded, pattern };
+                let (second, strides) = self.panels(id, packing, w_ty.elem.format(), w_dim(0), &sizes);
+                (second, strides, (0, 0))
+            }
+            None => {
+                let place = self.operand_place(w)?;
+                let ws = |i: usize| place.strides[attrs.w[i] as usize];
+                let mut strides: Vec<i64> = (0..n_spatial).map(|i| ws(i + 2)).collect();
+                strides.push(ws(1));
+                let per_group = (w_dim(0) / attrs.groups) as i64;
+                let column = ws(0);
+                (Second::Dense(place, Order::Nk), strides, (column, column * per_group))
+            }
+        };
+        let mut summed: Vec<SummedDim> = (0..=n_spatial)
+            .map(|i| SummedDim {
+                size: sizes[i],
+                a: if i < n_spatial { xs(i + 2) * attrs.dilations[i] as i64 } else { xs(1) },
+                b: b_strides[i],
+                a_bound: if i == n_spatial && x_ty.elem.scalar().is_some() { channels } else { sizes[i] },
+                window: i < n_spatial,
+            })
+            .collect();
+
+        let mut batch =
+            coalesce(vec![Self::result_dim(expr, out, out_dim(0), xs(0), 0)], expr.leaves.len() + 3);
+        batch.retain(|d| d.size > 1);
+        let mut rows = Vec::new();
+        let mut windows = Vec::new();
+        for i in 0..n_spatial {
+            let window = Window {
+                step: attrs.strides[i] as i64,
+                dilation: attrs.dilations[i] as i64,
+                taps: w_dim(i + 2),
+                low: attrs.low[i],
+                extent: x_ty.shape[attrs.x[i + 2] as usize],
+                k: i,
+            };
+            rows.push(Self::result_dim(expr, out, out_dim(i + 2), xs(i + 2), 0));
+            windows.push(window);
+        }
+        let pointwise =
+            windows.iter().all(|w| w.taps == 1 && w.low == 0) && attrs.high.iter().all(|&h| h <= 0);
+        let column = Self::result_dim(expr, out, out_dim(1), 0, w_strides.0);
+        let mut dims;
+        if pointwise {
+            // A kernel of one tap is a contraction over channels: rows merge as far as strides allow.
+            let n_operands = expr.leaves.len() + 3;
+            for (row, window) in rows.iter_mut().zip(&windows) {
+                row.walks[n_operands - 2].stride *= window.step;
+            }
+            let all: Vec<SpaceDim> = batch.drain(..).chain(rows).collect();
+            dims = roles(Vec::new(), coalesce(all, n_operands), vec![column]);
+            summed.drain(..n_spatial);
+        } else {
+            dims = roles(batch, rows, vec![column]);
+            let rows = dims.iter_mut().filter(|d| d.role == Role::Row);
+            for (dim, window) in rows.zip(windows) {
+                dim.window = Some(window);
+            }
+        }
+        if attrs.groups > 1 {
+            split_groups(&mut dims, attrs.groups, xs(1) * channels as i64, w_strides.1, w_dim(0));
+        }
+        let chunk = summed.len() - 1;
+        Ok(Problem {
+            dims,
+            summed,
+            a: a_place,
+            a_format: x_ty.elem.format(),
+            b: second,
+            b_format: w_ty.elem.format(),
+            pattern,
+            chunk: (chunk, group),
+        })
+    }
+
+    /// The packed storage of a constant second operand, and the strides of its summed dimensions.
+    fn panels(
+        &mut self,
+        id: lacuna_ir::ConstId,
+        packing: Packing,
+        format: Format,
+        n: u64,
+        sizes: &[u64],
+    ) -> (Second, Vec<i64>) {
+        let k: u64 = sizes.iter().product();
+        let pattern = match &packing {
+            Packing::Panels { pattern, .. } => *pattern,
+            Packing::Plain => None,
+        };
+        let storage = self.constant(Storage {
+            kind: StorageKind::Const(id, packing),
+            format,
+            pattern,
+            k_stride: PANEL,
+            elements: n.next_multiple_of(PANEL) * k,
+        });
+        let mut strides = vec![PANEL as i64; sizes.len()];
+        for i in (0..sizes.len().saturating_sub(1)).rev() {
+            strides[i] = strides[i + 1] * sizes[i + 1] as i64;
+        }
+        let place = Place { storage, offset: 0, strides: vec![(k * PANEL) as i64] };
+        (Second::Panels(place), strides)
+    }
+
+    /// Place of an operand of a product, which may be grouped.
+    fn operand_place(&mut self, value: Value) -> Lowered<Place> {
+        self.place(value)
+    }
+}
+
+/// Assigns roles: rows beyond two and columns beyond one become batch dimensions.
+fn roles(batch: Vec<SpaceDim>, rows: Vec<SpaceDim>, cols: Vec<SpaceDim>) -> Vec<ResultDim> {
+    let extra_rows = rows.len().saturating_sub(2);
+    let extra_cols = cols.len().saturating_sub(1);
+    let mut dims = Vec::new();
+    let mut add = |role: Role, spaces: &[SpaceDim]| {
+        dims.extend(spaces.iter().map(|s| ResultDim { role, space: s.clone(), window: None }));
+    };
+    add(Role::Batch, &batch);
+    add(Role::Batch, &rows[..extra_rows]);
+    add(Role::Batch, &cols[..extra_cols]);
+    add(Role::Row, &rows[extra_rows..]);
+    add(Role::Column, &cols[extra_cols..]);
+    dims
+}
+
+/// Splits the columns of a grouped convolution into a batch dimension of groups and the columns of one group.
+fn split_groups(dims: &mut Vec<ResultDim>, groups: u64, a_step: i64, b_step: i64, columns: u64) {
+    let Some(at) = dims.iter().rposition(|d| d.role == Role::Column) else { return };
+    let per_group = columns / groups;
+    let mut group = dims[at].clone();
+    let n = group.space.walks.len();
+    group.role = Role::Batch;
+    group.space.size = groups;
+    for (i, walk) in group.space.walks.iter_mut().enumerate() {
+        walk.bound = groups;
+        walk.stride *= per_group as i64;
+        if i == n - 2 {
+            walk.stride = a_step;
+        } else if i == n - 1 {
+            walk.stride = b_step;
+        }
+    }
+    let column = &mut dims[at].space;
+    column.size = per_group;
+    for walk in &mut column.walks {
+        walk.bound = per_group;
+    }
+    dims.insert(0, group);
+}
+
+/// Joins neighbouring summed dimensions that both operands walk alike.
+fn merge_summed(dims: &mut Vec<SummedDim>) {
+    let mut i = 1;
+    while i < dims.len() {
+        let (outer, inner) = (dims[i - 1], dims[i]);
+        let size = inner.size as i64;
+        let whole = inner.a_bound == inner.size && outer.a_bound == outer.size;
+        if outer.size == 1 || (whole && outer.a == inner.a * size && outer.b == inner.b * size) {
+            dims[i - 1] =
+                SummedDim { size: outer.size * inner.size, a_bound: outer.a_bound * inner.a_bound, ..inner };
+            dims.remove(i);
+        } else {
+            i += 1;
+        }
+    }
+}

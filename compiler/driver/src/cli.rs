@@ -1,0 +1,320 @@
+//! The command line's grammar: commands, options and their defaults.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lacuna_optimize::Precision;
+
+/// Compiles ONNX models to accelerator instruction streams, runs them bit-exactly, and shows what they cost.
+#[derive(Parser, Debug)]
+#[command(name = "lacuna", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// Print one JSON object to standard output and nothing else.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Threads of the interpreter; 0 takes one per core. Results do not depend on it.
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Compile a model to an object file.
+    Compile(Compile),
+    /// Run an object file.
+    Run(Run),
+    /// Compile a model, run it, and compare its outputs with reference outputs.
+    Verify(Verify),
+    /// Show a model at a stage of compilation.
+    Inspect(Inspect),
+    /// Print an object file as assembly text.
+    Disasm(Disasm),
+    /// Make an object file from assembly text.
+    Asm(Asm),
+    /// Show cycles, bounds, bytes and skipped zeros of an object file or a model.
+    Profile(Profile),
+    /// List the targets, or show the figures of one with their sources.
+    Targets(Targets),
+    /// List the supported ONNX operators.
+    Ops(Ops),
+    /// Explain a diagnostic code, or what the optimiser did to a model.
+    Explain(Explain),
+}
+
+/// Options of everything that compiles a model.
+#[derive(Args, Clone, Debug)]
+pub struct CompileOptions {
+    /// Target; `lacuna targets` lists them.
+    #[arg(long, default_value = "mtia-300", value_name = "NAME")]
+    pub target: String,
+    /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, WEIGHTS:ACTIVATIONS, or auto.
+    #[arg(long, default_value = "f32", value_name = "P")]
+    pub precision: PrecisionArg,
+    /// Size of a symbolic dimension; one without a name is INPUT.AXIS.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
+    pub dims: Vec<(String, u64)>,
+    /// Value of an input that determines a shape (.npy or .pb).
+    #[arg(long = "bind", value_name = "NAME=FILE", value_parser = parse_file)]
+    pub bindings: Vec<(String, PathBuf)>,
+    /// State that lives in device memory across calls (not supported yet).
+    #[arg(long = "state", value_name = "INPUT=OUTPUT")]
+    pub state: Vec<String>,
+    /// With --precision auto: least signal-to-quantisation-noise ratio (not supported yet).
+    #[arg(long, value_name = "DB")]
+    pub min_sqnr: Option<f64>,
+    /// With --precision auto: greatest loss of accuracy (not supported yet).
+    #[arg(long, value_name = "PCT")]
+    pub max_drop: Option<f64>,
+    /// With --precision auto: inputs to measure sensitivities with (not supported yet).
+    #[arg(long, value_name = "DIR")]
+    pub calibrate: Option<PathBuf>,
+}
+
+/// Value of `--precision`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum PrecisionArg {
+    /// The same for every contraction.
+    Fixed(Precision),
+    /// Chosen under an error budget.
+    Auto,
+}
+
+impl std::str::FromStr for PrecisionArg {
+    type Err = lacuna_optimize::ParsePrecisionError;
+
+    fn from_str(text: &str) -> Result<PrecisionArg, Self::Err> {
+        if text == "auto" { Ok(PrecisionArg::Auto) } else { text.parse().map(PrecisionArg::Fixed) }
+    }
+}
+
+/// `lacuna compile`
+#[derive(Args, Debug)]
+pub struct Compile {
+    /// The ONNX model.
+    pub model: PathBuf,
+    /// Where the object file goes; beside the model with the ending .lac unless given.
+    #[arg(short, long, value_name = "OUT.lac")]
+    pub output: Option<PathBuf>,
+    /// Options of compilation.
+    #[command(flatten)]
+    pub options: CompileOptions,
+}
+
+/// `lacuna run`
+#[derive(Args, Debug)]
+pub struct Run {
+    /// The object file.
+    pub object: PathBuf,
+    /// An input (.npy or .pb); others are random.
+    #[arg(long = "input", value_name = "NAME=FILE", value_parser = parse_file)]
+    pub inputs: Vec<(String, PathBuf)>,
+    /// Folder for the outputs: NAME.npy, or NAME.pb for element types that .npy has not.
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Seed of random inputs.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+}
+
+/// `lacuna verify`
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// The ONNX model, or a folder with model.onnx and test_data_set_*.
+    pub model: PathBuf,
+    /// Options of compilation.
+    #[command(flatten)]
+    pub options: CompileOptions,
+    /// Relative tolerance of f32: |a - b| <= atol + rtol * |b|.
+    #[arg(long, default_value_t = 1e-3, value_name = "X", value_parser = parse_tolerance)]
+    pub rtol: f64,
+    /// Absolute tolerance of f32.
+    #[arg(long, default_value_t = 1e-5, value_name = "X", value_parser = parse_tolerance)]
+    pub atol: f64,
+    /// Least top-1 agreement in percent for the outputs to hold; 99 for mxfp8 unless given.
+    #[arg(long, value_name = "PCT", value_parser = parse_percentage)]
+    pub min_agreement: Option<f64>,
+    /// Seed of the random inputs of a model without test data.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// Take this object file instead of compiling the model, which must be the one that it was compiled from.
+    #[arg(long, value_name = "FILE.lac")]
+    pub object: Option<PathBuf>,
+    /// Compare every layer (not supported yet).
+    #[arg(long)]
+    pub layers: bool,
+}
+
+/// A stage of compilation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
+pub enum StageArg {
+    /// The tensor IR of the model.
+    Imported,
+    /// After exact rewriting.
+    Optimized,
+    /// After the choice of number formats.
+    Selected,
+    /// Kernels with their tiles and buffers.
+    Tiled,
+    /// Instructions.
+    Machine,
+    /// Every stage.
+    All,
+}
+
+/// `lacuna inspect`
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// The ONNX model or the object file.
+    pub file: PathBuf,
+    /// The stage; an object file has only `machine`.
+    #[arg(long, value_enum)]
+    pub stage: StageArg,
+    /// Only what comes from this ONNX node.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Folder for one file per stage, instead of standard output.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Options of compilation.
+    #[command(flatten)]
+    pub options: CompileOptions,
+}
+
+/// `lacuna disasm`
+#[derive(Args, Debug)]
+pub struct Disasm {
+    /// The object file.
+    pub object: PathBuf,
+    /// Where the text goes; standard output unless given.
+    #[arg(short, long, value_name = "FILE.s")]
+    pub output: Option<PathBuf>,
+}
+
+/// `lacuna asm`
+#[derive(Args, Debug)]
+pub struct Asm {
+    /// The assembly text; `-` is standard input.
+    pub file: PathBuf,
+    /// Where the object file goes.
+    #[arg(short, long, value_name = "OUT.lac")]
+    pub output: PathBuf,
+}
+
+/// What `profile` sums over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum By {
+    /// One row per kernel launch.
+    #[default]
+    Layer,
+    /// One row per engine.
+    Engine,
+}
+
+/// `lacuna profile`
+#[derive(Args, Debug)]
+pub struct Profile {
+    /// The object file or the ONNX model.
+    pub file: PathBuf,
+    /// Where a timeline goes that chrome://tracing and ui.perfetto.dev show.
+    #[arg(long, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
+    /// Rows of the table.
+    #[arg(long, value_enum, default_value_t = By::Layer)]
+    pub by: By,
+    /// Options of compilation.
+    #[command(flatten)]
+    pub options: CompileOptions,
+}
+
+/// `lacuna targets`
+#[derive(Args, Debug)]
+pub struct Targets {
+    /// The target to show.
+    pub name: Option<String>,
+}
+
+/// `lacuna ops`
+#[derive(Args, Debug)]
+pub struct Ops {
+    /// Print the table as a page of the manual.
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// `lacuna explain`
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// A code such as L0201, or an ONNX model.
+    #[arg(required_unless_present = "all")]
+    pub subject: Option<String>,
+    /// Explain every code.
+    #[arg(long, conflicts_with = "subject")]
+    pub all: bool,
+    /// Print as a page of the manual.
+    #[arg(long, requires = "all")]
+    pub markdown: bool,
+    /// Options of compilation.
+    #[command(flatten)]
+    pub options: CompileOptions,
+}
+
+fn parse_pair(text: &str) -> Result<(&str, &str), String> {
+    // Names of ONNX inputs may contain `=`; file names rarely do.
+    match text.rsplit_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name, value)),
+        _ => Err("it must have the form NAME=VALUE".to_owned()),
+    }
+}
+
+fn parse_dim(text: &str) -> Result<(String, u64), String> {
+    let (name, value) = parse_pair(text)?;
+    let size = value.parse().map_err(|_| format!("`{value}` is no size"))?;
+    Ok((name.to_owned(), size))
+}
+
+fn parse_file(text: &str) -> Result<(String, PathBuf), String> {
+    parse_pair(text).map(|(name, file)| (name.to_owned(), file.into()))
+}
+
+fn parse_tolerance(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0).ok_or("it must be 0 or more".to_owned())
+}
+
+fn parse_percentage(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|x: &f64| (0.0..=100.0).contains(x))
+        .ok_or("it must be between 0 and 100".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn pairs_need_both_sides() {
+        let check = |text: &str, expect: Option<(&str, u64)>| {
+            let expect = expect.map(|(name, n)| (name.to_owned(), n));
+            assert_eq!(parse_dim(text).ok(), expect, "{text}");
+        };
+        check("N=4", Some(("N", 4)));
+        check("x.0=7", Some(("x.0", 7)));
+        check("a=b=7", Some(("a=b", 7)));
+        check("N", None);
+        check("N=", None);
+        check("=4", None);
+        check("N=-1", None);
+        check("N=99999999999999999999", None);
+    }
+}

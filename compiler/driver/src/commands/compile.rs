@@ -1,0 +1,77 @@
+//! `lacuna compile`: a model becomes an object file.
+
+use lacuna_isa::object::Object;
+use serde_json::json;
+
+use super::{Context, Model, Settings};
+use crate::cli;
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::files;
+use lacuna_driver::report::{self, Report};
+
+/// Bytes of the object file.
+///
+/// # Errors
+/// L0090: the compiler made a table that has no place in the file.
+pub fn encode(object: &Object) -> Result<Vec<u8>, Diagnostic> {
+    object.write().map_err(|e| Diagnostic::new(codes::INTERNAL, e.to_string()))
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of reading, compiling and writing.
+pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
+    let settings = Settings::new(&args.options)?;
+    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("lac"));
+    files::keep_input(&args.model, &output)?;
+    let model = Model::read(&args.model)?;
+    let compiled = settings.compile(&model, context, None)?;
+    let object = &compiled.object;
+    let bytes = encode(object)?;
+    files::write(&output, &bytes)?;
+
+    let n_instructions: usize = object.kernels.iter().map(|k| k.code.len()).sum::<usize>()
+        + object.entries.iter().map(|e| e.code.len()).sum::<usize>();
+    let n_launches: usize = object.entries.iter().map(|e| e.launches.len()).sum();
+    let weight_bytes = object.weights.bytes().len() as u64;
+    let text = format!(
+        "{}: {} for {}, {}\n{} kernels, {} launches, {} instructions; {} weights in {}; {} of HBM, {} of shared SRAM\n\
+         compiled in {:.2} s\n",
+        output.display(),
+        object.name,
+        object.target,
+        settings.precision,
+        object.kernels.len(),
+        n_launches,
+        n_instructions,
+        report::bytes(weight_bytes),
+        report::bytes(bytes.len() as u64),
+        report::bytes(object.hbm_bytes),
+        report::bytes(object.sram_bytes),
+        compiled.seconds,
+    );
+    let json = json!({
+        "ok": true,
+        "output": output,
+        "target": object.target,
+        "precision": settings.precision.to_string(),
+        "object_bytes": bytes.len(),
+        "weight_bytes": weight_bytes,
+        "hbm_bytes": object.hbm_bytes,
+        "sram_bytes": object.sram_bytes,
+        "kernels": object.kernels.len(),
+        "launches": n_launches,
+        "instructions": n_instructions,
+        "seconds": compiled.seconds,
+    });
+    let kept = compiled.assignments.iter().filter_map(|a| a.kept.map(|reason| (a, reason)));
+    let kept = kept.map(|(a, reason)| {
+        let nodes: Vec<&str> =
+            a.origins.iter().map(|&o| compiled.imported.origins[o].node.as_str()).collect();
+        format!("{} keeps its formats: {reason}", nodes.join(", "))
+    });
+    let warnings = compiled.warnings.iter().cloned().chain(kept).collect();
+    Ok(Report { warnings, ..Report::new(text, json) })
+}

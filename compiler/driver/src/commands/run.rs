@@ -1,0 +1,127 @@
+//! `lacuna run`: an object file on given or random inputs.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use lacuna_ir::TensorType;
+use lacuna_ir::eval::Tensor;
+use lacuna_isa::Blob;
+use lacuna_isa::object::{EntryPoint, Port};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::cli;
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::exec::{self, Program, port_type};
+use lacuna_driver::files;
+use lacuna_driver::random;
+use lacuna_driver::report::{self, Report};
+use lacuna_driver::tensors;
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of reading the object and its inputs, and of running.
+pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
+    let object = exec::read(&args.object)?;
+    let program = Program::load(&object, context.threads)?;
+    let entry = program.entry();
+    let inputs = inputs(args, entry)?;
+    if let Some(folder) = &args.output {
+        files::make_folder(folder)?;
+    }
+    context.progress.step("running");
+    let started = Instant::now();
+    let outputs = program.run(&inputs)?;
+    let seconds = started.elapsed().as_secs_f64();
+
+    let mut rows = Vec::new();
+    let mut json_outputs = Vec::new();
+    for (port, bytes) in entry.outputs.iter().zip(&outputs) {
+        let file = match &args.output {
+            Some(folder) => Some(tensors::write(folder, &port.name, port.elem, &port.shape, bytes)?),
+            None => None,
+        };
+        let [least, mean, greatest] = summary(port, bytes)?;
+        let number = |x: f64| format!("{x:.6}");
+        rows.push([
+            port.name.clone(),
+            port_type(port),
+            number(least),
+            number(mean),
+            number(greatest),
+            file.clone().unwrap_or_default(),
+        ]);
+        json_outputs.push(json!({
+            "name": port.name,
+            "type": port.elem.name(),
+            "shape": port.shape,
+            "min": least,
+            "mean": mean,
+            "max": greatest,
+            "file": file,
+        }));
+    }
+    let text = report::table(["output", "type", "min", "mean", "max", "file"], rows, &[2, 3, 4])
+        + &format!("ran in {seconds:.2} s\n");
+    let random: Vec<Value> = entry
+        .inputs
+        .iter()
+        .filter(|port| !args.inputs.iter().any(|(name, _)| *name == port.name))
+        .map(|port| json!(port.name))
+        .collect();
+    let json =
+        json!({ "ok": true, "outputs": json_outputs, "random_inputs": random, "run_seconds": seconds });
+    Ok(Report::new(text, json))
+}
+
+/// Least, mean and greatest element; NaN for empty tensors.
+fn summary(port: &Port, bytes: &[u8]) -> Result<[f64; 3], Diagnostic> {
+    let ty = TensorType::new(port.elem, port.shape.clone());
+    let values =
+        Tensor::from_bytes(ty, bytes).map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?.to_f64();
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    // `f64::min` drops NaN, which must show.
+    let has_nan = values.iter().any(|v| v.is_nan()) || values.is_empty();
+    let fold = |f: fn(f64, f64) -> f64, start| {
+        if has_nan { f64::NAN } else { values.iter().copied().fold(start, f) }
+    };
+    Ok([fold(f64::min, f64::INFINITY), mean, fold(f64::max, f64::NEG_INFINITY)])
+}
+
+/// The bytes of every input: from its file, or random.
+fn inputs(args: &cli::Run, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
+    let mut found = Vec::new();
+    let mut given = BTreeMap::new();
+    for (name, path) in &args.inputs {
+        if !entry.inputs.iter().any(|port| port.name == *name) {
+            let names: Vec<&str> = entry.inputs.iter().map(|p| p.name.as_str()).collect();
+            let hint = format!("the inputs are {}", names.join(", "));
+            found.push(Diagnostic::new(codes::NO_INPUT, format!("`{name}`")).hint(hint));
+        } else if given.insert(name.as_str(), path).is_some() {
+            found.push(Diagnostic::new(codes::NO_INPUT, format!("`{name}` is given twice")));
+        }
+    }
+    let mut inputs = Vec::new();
+    for (idx, port) in entry.inputs.iter().enumerate() {
+        let made = match given.get(port.name.as_str()) {
+            Some(path) => tensors::read(path).and_then(|(_, literal)| {
+                let want = TensorType::new(port.elem, port.shape.clone());
+                if literal.ty == want {
+                    return Ok(literal.data);
+                }
+                let reason =
+                    format!("input `{}` is {want}, but {} is {}", port.name, path.display(), literal.ty);
+                Err(Diagnostic::new(codes::INPUT, reason))
+            }),
+            None => random::input(port.elem, &port.shape, args.seed, idx)
+                .ok_or_else(|| Diagnostic::new(codes::INPUT, format!("input `{}` is too large", port.name))),
+        };
+        match made {
+            Ok(blob) => inputs.push(blob),
+            Err(diagnostic) => found.push(diagnostic),
+        }
+    }
+    if found.is_empty() { Ok(inputs) } else { Err(Failed(found)) }
+}

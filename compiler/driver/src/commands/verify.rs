@@ -1,0 +1,343 @@
+//! `lacuna verify`: compile, run, and compare with the model's reference outputs or with the IR evaluator.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use lacuna_ir::eval::{Mode, Tensor, eval};
+use lacuna_ir::{Module, TensorType};
+use lacuna_isa::Blob;
+use lacuna_isa::format::GroupFormat;
+use lacuna_isa::object::{EntryPoint, Object};
+use lacuna_onnx::Literal;
+use lacuna_optimize::Precision;
+use serde_json::json;
+
+use super::{Context, Model, Settings};
+use crate::cli;
+use lacuna_driver::codes;
+use lacuna_driver::compare::{Accuracy, Criterion, OutputStats};
+use lacuna_driver::diagnostics::{Diagnostic, Exit, Failed};
+use lacuna_driver::exec::{self, Program, port_type};
+use lacuna_driver::pipeline::Watch;
+use lacuna_driver::random;
+use lacuna_driver::report::{self, Report};
+use lacuna_driver::testset::{DataSet, Signature, TestSet};
+
+/// An input of a few elements may determine a shape; larger ones never do.
+const MAX_BOUND_ELEMENTS: u64 = 64;
+
+/// Everything that is summed over data sets.
+#[derive(Default)]
+struct Totals {
+    outputs: Vec<OutputStats>,
+    accuracy: Accuracy,
+    reference_accuracy: Accuracy,
+    compile_seconds: f64,
+    run_seconds: f64,
+    bound: Vec<String>,
+    warnings: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of reading, compiling and running. Outputs that differ are a report.
+pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
+    let settings = Settings::new(&args.options)?;
+    if args.layers {
+        let hint = "lacuna inspect --stage all shows every stage";
+        return Err(Diagnostic::new(codes::NOT_YET, "--layers: comparison of every layer").hint(hint).into());
+    }
+    let criterion = criterion(args, settings.precision);
+    let set = TestSet::find(&args.model)?;
+    let model = Model::read(&set.model)?;
+    let mut totals = Totals::default();
+    if set.has_data() {
+        with_data(&set, &model, &settings, args.object.as_deref(), criterion, context, &mut totals)?;
+    } else {
+        with_evaluator(&model, &settings, args, criterion, context, &mut totals)?;
+    }
+    let reference = if set.has_data() { "reference outputs" } else { "the IR evaluator on random inputs" };
+    Ok(report(totals, &settings, criterion, reference))
+}
+
+/// f32 must be close; mxfp8 must predict the same in 99 of 100 cases; other precisions are reported.
+fn criterion(args: &cli::Verify, precision: Precision) -> Criterion {
+    let mxfp8 = Precision::Mx { weights: GroupFormat::MXFP8, activations: GroupFormat::MXFP8 };
+    match (args.min_agreement, precision) {
+        (Some(min_percent), _) => Criterion::Agreement { min_percent },
+        (None, Precision::F32) => Criterion::Close { atol: args.atol, rtol: args.rtol },
+        (None, p) if p == mxfp8 => Criterion::Agreement { min_percent: 99.0 },
+        (None, Precision::Bf16 | Precision::Mx { .. }) => Criterion::Report,
+    }
+}
+
+/// The object to verify, with the module that it is held to: compiled, or read.
+fn subject(
+    model: &Model,
+    settings: &Settings,
+    given: Option<&Path>,
+    context: &Context,
+    totals: &mut Totals,
+) -> Result<(Object, Module), Failed> {
+    if let Some(path) = given {
+        let mut watch = Watch { progress: &context.progress, dump: None };
+        let (module, warnings) = lacuna_driver::pipeline::import(&settings.request(model), &mut watch)?;
+        totals.warnings.extend(warnings);
+        return Ok((exec::read(path)?, module));
+    }
+    let compiled = settings.compile(model, context, None)?;
+    totals.compile_seconds += compiled.seconds;
+    totals.warnings.extend(compiled.warnings);
+    Ok((compiled.object, compiled.imported))
+}
+
+fn with_data(
+    set: &TestSet,
+    model: &Model,
+    settings: &Settings,
+    given: Option<&Path>,
+    criterion: Criterion,
+    context: &Context,
+    totals: &mut Totals,
+) -> Result<(), Failed> {
+    let loaded = match set.load() {
+        Ok(loaded) => loaded,
+        Err(bad) => {
+            // A model that is refused anyway says more than test data that goes with it.
+            let mut watch = Watch { progress: &context.progress, dump: None };
+            lacuna_driver::pipeline::import(&settings.request(model), &mut watch)?;
+            return Err(bad.into());
+        }
+    };
+    let mut current: Option<(BTreeMap<String, u64>, Object)> = None;
+    for data in &loaded {
+        let (settings, bound) = bind(model, settings, data, context);
+        let fresh = match &current {
+            Some((dims, _)) => *dims != settings.dims || !bound.is_empty(),
+            None => true,
+        };
+        if fresh {
+            let object = subject(model, &settings, given, context, totals)?.0;
+            totals.bound = bound;
+            current = Some((settings.dims.clone(), object));
+        }
+        if let Some((_, object)) = &current {
+            compare_set(data, object, criterion, context, totals)?;
+        }
+    }
+    totals.warnings.dedup();
+    Ok(())
+}
+
+/// Dimensions read off the data, and bindings for inputs that determine a shape; returns the names of the latter.
+///
+/// Inputs are bound only where the importer asks for constants: first integers, then every small input.
+fn bind(model: &Model, settings: &Settings, data: &DataSet, context: &Context) -> (Settings, Vec<String>) {
+    let mut settings = settings.clone();
+    let Some(signature) = Signature::read(&model.blob) else { return (settings, Vec::new()) };
+    for (name, size) in signature.dims(data) {
+        settings.dims.entry(name).or_insert(size);
+    }
+    let needs_constants = |settings: &Settings| {
+        let mut watch = Watch { progress: &context.progress, dump: None };
+        let not_constant = lacuna_onnx::codes::NOT_CONSTANT.code;
+        let result = lacuna_driver::pipeline::import(&settings.request(model), &mut watch);
+        result.is_err_and(|failed| failed.0.iter().any(|d| d.code == not_constant))
+    };
+    if !needs_constants(&settings) {
+        return (settings, Vec::new());
+    }
+    let Ok(paired) = data.pair(&data.inputs, &signature.names(), "inputs") else {
+        return (settings, Vec::new());
+    };
+    let small =
+        |literal: &Literal| literal.ty.shape.rank() <= 1 && literal.ty.shape.elements() <= MAX_BOUND_ELEMENTS;
+    let mut bound = Vec::new();
+    for integers_only in [true, false] {
+        for (name, &i) in signature.names().into_iter().zip(&paired) {
+            let literal = &data.inputs[i].1;
+            let integer = literal.ty.elem.scalar().is_some_and(|e| e.is_int());
+            if small(literal) && (integer || !integers_only) && !settings.bindings.contains_key(&name) {
+                settings.bindings.insert(name.clone(), literal.clone());
+                bound.push(name);
+            }
+        }
+        if !needs_constants(&settings) {
+            break;
+        }
+    }
+    (settings, bound)
+}
+
+fn compare_set(
+    data: &DataSet,
+    object: &Object,
+    criterion: Criterion,
+    context: &Context,
+    totals: &mut Totals,
+) -> Result<(), Failed> {
+    let program = Program::load(object, context.threads)?;
+    let entry = program.entry();
+    let names: Vec<String> = entry.inputs.iter().map(|p| p.name.clone()).collect();
+    let mut inputs = Vec::new();
+    for (port, i) in entry.inputs.iter().zip(data.pair(&data.inputs, &names, "inputs")?) {
+        let (want, literal) = (TensorType::new(port.elem, port.shape.clone()), &data.inputs[i].1);
+        if literal.ty != want {
+            let reason =
+                format!("{}: input `{}` is {want}, but the data is {}", data.name, port.name, literal.ty);
+            return Err(Diagnostic::new(codes::INPUT, reason).into());
+        }
+        inputs.push(literal.data.clone());
+    }
+    let names: Vec<String> = entry.outputs.iter().map(|p| p.name.clone()).collect();
+    let references = data.pair(&data.outputs, &names, "outputs")?;
+    let references: Vec<&Literal> = references.into_iter().map(|i| &data.outputs[i].1).collect();
+    let labels = match entry.outputs.first() {
+        Some(port) => data.label_values(&port.shape)?,
+        None => None,
+    };
+    let outputs = execute(&program, &inputs, context, totals)?;
+    let mut tensors = Vec::new();
+    for literal in &references {
+        tensors.push(decode(literal.ty.clone(), literal.data.bytes())?);
+    }
+    compare(entry, &outputs, &tensors, labels.as_deref(), criterion, totals)?;
+    if let (Some(labels), Some(port), Some(reference)) = (labels, entry.outputs.first(), tensors.first()) {
+        let found = decode(TensorType::new(port.elem, port.shape.clone()), &outputs[0])?;
+        totals.accuracy.add(&found.to_f64(), &labels, &port.shape);
+        totals.reference_accuracy.add(&reference.to_f64(), &labels, &port.shape);
+    }
+    Ok(())
+}
+
+fn with_evaluator(
+    model: &Model,
+    settings: &Settings,
+    args: &cli::Verify,
+    criterion: Criterion,
+    context: &Context,
+    totals: &mut Totals,
+) -> Result<(), Failed> {
+    let (object, module) = subject(model, settings, args.object.as_deref(), context, totals)?;
+    let program = Program::load(&object, context.threads)?;
+    let entry = program.entry();
+    let mut inputs = Vec::new();
+    for (idx, port) in entry.inputs.iter().enumerate() {
+        // A bound input has one legal value.
+        let bound = settings.bindings.get(&port.name).map(|literal| literal.data.clone());
+        let made = bound.or_else(|| random::input(port.elem, &port.shape, args.seed, idx));
+        let too_large = || Diagnostic::new(codes::REFERENCE, format!("input `{}` is too large", port.name));
+        inputs.push(made.ok_or_else(too_large)?);
+    }
+    let refused = |e: lacuna_ir::eval::EvalError| Diagnostic::new(codes::REFERENCE, e.to_string());
+    let mut arguments = Vec::new();
+    for (port, blob) in entry.inputs.iter().zip(&inputs) {
+        let ty = TensorType::new(port.elem, port.shape.clone());
+        arguments.push(Tensor::from_bytes(ty, blob.bytes()).map_err(refused)?);
+    }
+    context.progress.step("evaluating the reference");
+    let references = eval(&module, module.entries[0].func, &arguments, Mode::Typed).map_err(refused)?;
+    let outputs = execute(&program, &inputs, context, totals)?;
+    compare(entry, &outputs, &references, None, criterion, totals)
+}
+
+fn execute(
+    program: &Program<'_>,
+    inputs: &[Blob],
+    context: &Context,
+    totals: &mut Totals,
+) -> Result<Vec<Vec<u8>>, Failed> {
+    context.progress.step("running");
+    let started = Instant::now();
+    let outputs = program.run(inputs)?;
+    totals.run_seconds += started.elapsed().as_secs_f64();
+    Ok(outputs)
+}
+
+fn decode(ty: TensorType, bytes: &[u8]) -> Result<Tensor, Diagnostic> {
+    Tensor::from_bytes(ty, bytes).map_err(|e| Diagnostic::new(codes::TEST_DATA, e.to_string()))
+}
+
+/// Compares every output with its reference; `labels` are those of the first output.
+fn compare(
+    entry: &EntryPoint,
+    outputs: &[Vec<u8>],
+    references: &[Tensor],
+    mut labels: Option<&[i64]>,
+    criterion: Criterion,
+    totals: &mut Totals,
+) -> Result<(), Failed> {
+    if totals.outputs.is_empty() {
+        totals.outputs = entry.outputs.iter().map(|port| OutputStats::new(&port.name)).collect();
+    }
+    for (((port, bytes), reference), stats) in
+        entry.outputs.iter().zip(outputs).zip(references).zip(&mut totals.outputs)
+    {
+        let labels = labels.take();
+        let ty = TensorType::new(port.elem, port.shape.clone());
+        if reference.ty == ty {
+            stats.add(&decode(ty, bytes)?.to_f64(), &reference.to_f64(), &port.shape, labels, criterion);
+        } else {
+            stats.mismatch(format!("it is {} instead of {}", port_type(port), reference.ty));
+        }
+    }
+    Ok(())
+}
+
+fn report(totals: Totals, settings: &Settings, criterion: Criterion, reference: &str) -> Report {
+    let violations: Vec<String> = totals
+        .outputs
+        .iter()
+        .filter_map(|o| o.violation(criterion).map(|what| format!("{}: {what}", o.name)))
+        .collect();
+    let ok = violations.is_empty();
+    let rows = totals.outputs.iter().map(OutputStats::row);
+    let header = ["output", "max abs err", "max rel err", "SQNR", "top-1 agreement", "of all positions"];
+    let mut text = if totals.outputs.iter().any(OutputStats::is_partly_scored) {
+        report::table(header, rows, &[1, 2, 3, 4, 5])
+    } else {
+        let [header @ .., _] = header;
+        let rows = rows.map(|[row @ .., _]| row);
+        report::table(header, rows, &[1, 2, 3, 4])
+    };
+    let accuracy = totals.accuracy.percent();
+    if let (Some(found), Some(expected)) = (accuracy, totals.reference_accuracy.percent()) {
+        let Accuracy { n_right, n_samples } = totals.accuracy;
+        text += &format!("accuracy {found:.2}% ({n_right} of {n_samples}), reference {expected:.2}%\n");
+    }
+    for name in &totals.bound {
+        text += &format!("input `{name}` determines a shape and was bound to its test value\n");
+    }
+    let rule = match criterion {
+        Criterion::Close { atol, rtol } => format!("|a - b| <= {atol} + {rtol} |b|"),
+        Criterion::Agreement { min_percent } => format!("top-1 agreement of at least {min_percent}%"),
+        Criterion::Report => "none at this precision".to_owned(),
+    };
+    text += &format!(
+        "{} for {}, {}, against {reference}; bound: {rule}\ncompiled in {:.2} s, ran in {:.2} s\n",
+        if ok { "holds" } else { "DIFFERS" },
+        settings.target.name,
+        settings.precision,
+        totals.compile_seconds,
+        totals.run_seconds
+    );
+    for violation in &violations {
+        text += &format!("differs: {violation}\n");
+    }
+    let json = json!({
+        "ok": ok,
+        "target": settings.target.name,
+        "precision": settings.precision.to_string(),
+        "reference": reference,
+        "outputs": totals.outputs.iter().map(|o| o.json(criterion)).collect::<Vec<_>>(),
+        "accuracy": accuracy,
+        "reference_accuracy": totals.reference_accuracy.percent(),
+        "bound_inputs": totals.bound,
+        "compile_seconds": totals.compile_seconds,
+        "run_seconds": totals.run_seconds,
+    });
+    let exit = if ok { Exit::Holds } else { Exit::Differs };
+    Report { warnings: totals.warnings, exit, ..Report::new(text, json) }
+}

@@ -1,0 +1,124 @@
+//! Object files in use: reading, loading, running entries.
+
+use std::path::Path;
+
+use lacuna_isa::Blob;
+use lacuna_isa::elf::ReadError;
+use lacuna_isa::object::{EntryPoint, Object, Port};
+use lacuna_isa::target::Target;
+use lacuna_runtime::{Machine, Outcome, RunOptions, Trap};
+
+use crate::codes;
+use crate::diagnostics::{Diagnostic, Failed};
+use crate::files;
+use crate::report;
+
+/// Reads and checks an object file.
+///
+/// # Errors
+/// L0002, L0009, L0010.
+pub fn read(path: &Path) -> Result<Object, Diagnostic> {
+    object(&files::read(path)?, path)
+}
+
+/// Checks the bytes of an object file.
+///
+/// # Errors
+/// L0009, L0010.
+pub fn object(blob: &Blob, path: &Path) -> Result<Object, Diagnostic> {
+    Object::read(blob).map_err(|e| {
+        let reason = format!("{}: {e}", path.display());
+        match e {
+            ReadError::NotElf | ReadError::NotLacuna => Diagnostic::new(codes::NOT_OBJECT, reason)
+                .hint("make an object file with: lacuna compile MODEL.onnx -o OUT.lac"),
+            ReadError::Version { .. } | ReadError::Truncated { .. } | ReadError::Corrupted => {
+                Diagnostic::new(codes::NOT_OBJECT, reason).hint("compile the model again")
+            }
+            ReadError::Malformed { .. } | ReadError::Invalid(_) => Diagnostic::new(codes::LOAD, reason),
+        }
+    })
+}
+
+/// The target that an object was compiled for, if it fits its memory.
+///
+/// # Errors
+/// L0004, L0011.
+pub fn target_of(object: &Object) -> Result<Target, Diagnostic> {
+    let target = target(&object.target)?;
+    let hbm = object.hbm_bytes.saturating_add(object.weights.bytes().len() as u64);
+    for (what, needed, has) in
+        [("HBM", hbm, target.hbm_bytes), ("shared SRAM", object.sram_bytes, target.sram_bytes)]
+    {
+        if needed > has {
+            let (needed, has) = (report::bytes(needed), report::bytes(has));
+            let reason = format!("it needs {needed} of {what}, and {} has {has}", target.name);
+            return Err(Diagnostic::new(codes::MEMORY, reason));
+        }
+    }
+    Ok(target)
+}
+
+/// The shipped target of this name.
+///
+/// # Errors
+/// L0004.
+pub fn target(name: &str) -> Result<Target, Diagnostic> {
+    lacuna_isa::target_file::target(name).ok_or_else(|| {
+        let known: Vec<&str> = lacuna_isa::target_file::targets().iter().map(|t| t.name.as_str()).collect();
+        Diagnostic::new(codes::TARGET, format!("`{name}`")).hint(format!("one of {}", known.join(", ")))
+    })
+}
+
+/// A loaded object.
+pub struct Program<'o> {
+    object: &'o Object,
+    machine: Machine<'o>,
+    threads: usize,
+}
+
+impl<'o> Program<'o> {
+    /// Loads an object.
+    ///
+    /// # Errors
+    /// L0010, and those of [`target_of`].
+    pub fn load(object: &'o Object, threads: usize) -> Result<Program<'o>, Diagnostic> {
+        target_of(object)?;
+        let machine = Machine::load(object).map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
+        if object.entries.is_empty() {
+            return Err(Diagnostic::new(codes::LOAD, "the object has no entry"));
+        }
+        Ok(Program { object, machine, threads })
+    }
+
+    /// The first entry.
+    pub fn entry(&self) -> &'o EntryPoint {
+        &self.object.entries[0]
+    }
+
+    /// Runs the first entry on dense tensors, one per input.
+    ///
+    /// # Errors
+    /// L0008, or L0015 when the program traps.
+    pub fn run(&self, inputs: &[Blob]) -> Result<Vec<Vec<u8>>, Failed> {
+        let inputs: Vec<&[u8]> = inputs.iter().map(Blob::bytes).collect();
+        let options = RunOptions { threads: self.threads, ..RunOptions::default() };
+        match self.machine.run(&inputs, &options) {
+            Ok(Outcome::Done { outputs, .. }) => Ok(outputs),
+            Ok(Outcome::Trap(trap)) => Err(trapped(self.object, &trap).into()),
+            Err(e) => Err(Diagnostic::new(codes::INPUT, e.to_string()).into()),
+        }
+    }
+}
+
+fn trapped(object: &Object, trap: &Trap) -> Diagnostic {
+    let origins = trap.origins.iter().filter_map(|&o| object.origins.get(o as usize));
+    let nodes: Vec<&str> = origins.map(|o| o.node.as_str()).collect();
+    let mut diagnostic = Diagnostic::new(codes::TRAP, trap.to_string());
+    diagnostic.node = (!nodes.is_empty()).then(|| nodes.join(", "));
+    diagnostic
+}
+
+/// The type of a port, for people.
+pub fn port_type(port: &Port) -> String {
+    lacuna_ir::TensorType::new(port.elem, port.shape.clone()).to_string()
+}

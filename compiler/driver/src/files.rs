@@ -1,0 +1,218 @@
+//! All file access: reading by memory map, data files confined to the model's folder, writing all or nothing.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+
+use lacuna_isa::Blob;
+use lacuna_onnx::ExternalData;
+use memmap2::Mmap;
+
+use crate::codes;
+use crate::diagnostics::Diagnostic;
+
+/// Files below this size are read instead of mapped.
+const MIN_MAPPED_BYTES: u64 = 1 << 16;
+
+/// The bytes of a file, memory-mapped when it is large.
+///
+/// # Errors
+/// L0002.
+pub fn read(path: &Path) -> Result<Blob, Diagnostic> {
+    read_bytes(path).map_err(|e| Diagnostic::new(codes::READ, format!("{}: {e}", path.display())))
+}
+
+fn read_bytes(path: &Path) -> Result<Blob, String> {
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    let metadata = file.metadata().map_err(|e| e.to_string())?;
+    if metadata.is_dir() {
+        return Err("it is a folder".to_owned());
+    }
+    if !metadata.is_file() || metadata.len() < MIN_MAPPED_BYTES {
+        return fs::read(path).map(Blob::new).map_err(|e| e.to_string());
+    }
+    map(&file).map(Blob::new).map_err(|e| e.to_string())
+}
+
+#[expect(unsafe_code, reason = "mapping a file is unsafe because another process may change it")]
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: the map is read only and private to this process. Its bytes are read as plain integers, of which every bit
+    // pattern is valid, and are checked wherever they are used; Lacuna itself replaces files by renaming and never
+    // writes into one in place. A foreign process that truncates the file ends this process by a signal.
+    unsafe { Mmap::map(file) }
+}
+
+/// The folder of a model, beyond which its external data may not reach.
+pub struct ModelFolder {
+    root: PathBuf,
+}
+
+impl ModelFolder {
+    /// The folder that `model` is in.
+    ///
+    /// # Errors
+    /// L0002.
+    pub fn of(model: &Path) -> Result<ModelFolder, Diagnostic> {
+        let parent = match model.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let root = parent
+            .canonicalize()
+            .map_err(|e| Diagnostic::new(codes::READ, format!("{}: {e}", parent.display())))?;
+        Ok(ModelFolder { root })
+    }
+
+    fn resolve(&self, location: &str) -> Result<PathBuf, String> {
+        let relative = Path::new(location);
+        // A backslash or a drive letter is a path on another system: it must not mean something else here.
+        let plain = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+        if location.is_empty() || !plain || location.contains(['\\', '\0']) || location.get(1..2) == Some(":")
+        {
+            return Err("the path is absolute or leads out of the model's folder".to_owned());
+        }
+        let path = self.root.join(relative).canonicalize().map_err(|e| e.to_string())?;
+        if !path.starts_with(&self.root) {
+            return Err("a link leads out of the model's folder".to_owned());
+        }
+        Ok(path)
+    }
+}
+
+impl ExternalData for ModelFolder {
+    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Blob, String> {
+        let blob = read_bytes(&self.resolve(location)?)?;
+        let size = blob.bytes().len() as u64;
+        let length = length.unwrap_or(size.saturating_sub(offset));
+        let part = usize::try_from(offset).ok().zip(usize::try_from(length).ok());
+        part.and_then(|(offset, length)| blob.slice(offset, length)).ok_or_else(|| {
+            format!("the file has {size} bytes, but {length} are needed from byte {offset} on")
+        })
+    }
+}
+
+/// Writes a file all or nothing: to another name in the same folder, then renamed.
+///
+/// # Errors
+/// L0003.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
+    let fail = |e: &dyn std::fmt::Display| Diagnostic::new(codes::WRITE, format!("{}: {e}", path.display()));
+    if path.is_dir() {
+        return Err(fail(&"it is a folder"));
+    }
+    // Devices and pipes cannot be replaced; they are written to as they are.
+    if path.exists() && !path.is_file() {
+        return fs::write(path, bytes).map_err(|e| fail(&e));
+    }
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".lacuna-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // The umask is applied; without this the file would be private to its owner.
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder).map_err(|e| fail(&e))?;
+    file.write_all(bytes).map_err(|e| fail(&e))?;
+    file.persist(path).map_err(|e| fail(&e.error))?;
+    Ok(())
+}
+
+/// Makes a folder with its parents.
+///
+/// # Errors
+/// L0003.
+pub fn make_folder(path: &Path) -> Result<(), Diagnostic> {
+    fs::create_dir_all(path).map_err(|e| Diagnostic::new(codes::WRITE, format!("{}: {e}", path.display())))
+}
+
+/// Refuses an output that would replace its own input.
+///
+/// # Errors
+/// L0003.
+pub fn keep_input(input: &Path, output: &Path) -> Result<(), Diagnostic> {
+    match (input.canonicalize(), output.canonicalize()) {
+        (Ok(a), Ok(b)) if a == b => {
+            let reason = format!("{} is the input itself", output.display());
+            Err(Diagnostic::new(codes::WRITE, reason).hint("give another name with -o"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// True for files that start as ELF files do: object files.
+pub fn is_elf(blob: &Blob) -> bool {
+    blob.bytes().starts_with(b"\x7fELF")
+}
+
+/// A file name made from a tensor's or node's name.
+pub fn safe_name(name: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    let text: String = name.chars().map(safe).collect();
+    let text = text.trim_start_matches('.').to_owned();
+    if text.is_empty() { "unnamed".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_files_stay_in_the_folder() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("model");
+        fs::create_dir_all(folder.join("sub")).unwrap();
+        fs::write(outer.path().join("secret"), b"secret").unwrap();
+        fs::write(folder.join("data"), b"0123456789").unwrap();
+        fs::write(folder.join("sub/data"), b"abc").unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(outer.path().join("secret"), folder.join("link")).unwrap();
+        let external = ModelFolder::of(&folder.join("model.onnx")).unwrap();
+        let check = |location: &str, offset, length, expect: Result<&[u8], &str>| {
+            let found = external.read(location, offset, length);
+            match (found, expect) {
+                (Ok(blob), Ok(bytes)) => assert_eq!(blob.bytes(), bytes, "{location}"),
+                (Err(e), Err(part)) => assert!(e.contains(part), "{location}: {e}"),
+                (found, expect) => panic!("{location}: {found:?}, not {expect:?}"),
+            }
+        };
+        check("data", 2, Some(3), Ok(b"234"));
+        check("./sub/data", 0, None, Ok(b"abc"));
+        check("data", 8, Some(3), Err("10 bytes, but 3 are needed"));
+        check("data", u64::MAX, Some(u64::MAX), Err("10 bytes"));
+        check("missing", 0, None, Err("No such file"));
+        check("../secret", 0, None, Err("leads out"));
+        check("sub/../../secret", 0, None, Err("leads out"));
+        check("/etc/passwd", 0, None, Err("leads out"));
+        check("C:\\secret", 0, None, Err("leads out"));
+        check("", 0, None, Err("leads out"));
+        check("sub", 0, None, Err("folder"));
+        #[cfg(unix)]
+        check("link", 0, None, Err("leads out"));
+    }
+
+    #[test]
+    fn writing_replaces_all_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(write(&folder.path().join("no/out"), b"x").unwrap_err().code, codes::WRITE.code);
+        assert_eq!(write(folder.path(), b"x").unwrap_err().code, codes::WRITE.code);
+        assert_eq!(keep_input(&path, &path).unwrap_err().code, codes::WRITE.code);
+    }
+
+    #[test]
+    fn names_become_file_names() {
+        for (name, expect) in [("logits", "logits"), ("/a/b:0", "_a_b_0"), ("..", "unnamed"), ("", "unnamed")]
+        {
+            assert_eq!(safe_name(name), expect);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The passes, in order, from a model's bytes to an object.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use cranelift_entity::SecondaryMap;
+use lacuna_ir::{Blob, Module, Node};
+use lacuna_isa::disasm::{Weights, print_object};
+use lacuna_isa::object::Object;
+use lacuna_isa::target::Target;
+use lacuna_isa::view::Pattern;
+use lacuna_onnx::{ExternalData, Literal};
+use lacuna_optimize::{Assignment, Precision, TargetFeatures};
+
+use crate::codes;
+use crate::diagnostics::{Diagnostic, Exit, Failed};
+use crate::progress::Progress;
+
+/// A stage that can be shown.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Stage {
+    /// The tensor IR of the model.
+    Imported,
+    /// After exact rewriting.
+    Optimized,
+    /// After the choice of number formats.
+    Selected,
+    /// Kernels with their tiles and buffers.
+    Tiled,
+    /// Instructions.
+    Machine,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Stage; 5] =
+        [Stage::Imported, Stage::Optimized, Stage::Selected, Stage::Tiled, Stage::Machine];
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stage::Imported => "imported",
+            Stage::Optimized => "optimized",
+            Stage::Selected => "selected",
+            Stage::Tiled => "tiled",
+            Stage::Machine => "machine",
+        }
+    }
+}
+
+/// What to compile, for what, and how.
+pub struct Request<'a> {
+    /// The model's file.
+    pub model: Blob,
+    /// The files beside it.
+    pub external: &'a dyn ExternalData,
+    /// Sizes of symbolic dimensions.
+    pub dims: BTreeMap<String, u64>,
+    /// Inputs with known values.
+    pub bindings: BTreeMap<String, Literal>,
+    /// The target.
+    pub target: &'a Target,
+    /// Number formats of contractions.
+    pub precision: Precision,
+}
+
+/// What is told while passes run.
+pub struct Watch<'a> {
+    /// Where the name of the pass goes.
+    pub progress: &'a Progress,
+    /// Called with the text of every stage, if anyone wants it.
+    pub dump: Option<&'a mut dyn FnMut(Stage, String)>,
+}
+
+impl Watch<'_> {
+    fn dump(&mut self, stage: Stage, text: impl FnOnce() -> String) {
+        if let Some(dump) = &mut self.dump {
+            dump(stage, text());
+        }
+    }
+}
+
+/// A compiled model.
+pub struct Compiled {
+    /// The object.
+    pub object: Object,
+    /// The module as imported: the meaning that the object is held to.
+    pub imported: Module,
+    /// What the exact phase did.
+    pub report: lacuna_optimize::Report,
+    /// What the selection phase chose.
+    pub assignments: Vec<Assignment>,
+    /// What deserves attention.
+    pub warnings: Vec<String>,
+    /// Seconds that compilation took.
+    pub seconds: f64,
+}
+
+/// The module after each pass of the tensor IR.
+pub struct Front {
+    /// As imported.
+    pub imported: Module,
+    /// After exact rewriting.
+    pub optimized: Module,
+    /// After the choice of number formats: what code is generated for.
+    pub selected: Module,
+    /// What the exact phase did.
+    pub report: lacuna_optimize::Report,
+    /// What the selection phase chose.
+    pub assignments: Vec<Assignment>,
+    /// What deserves attention.
+    pub warnings: Vec<String>,
+}
+
+/// Compiles a model.
+///
+/// # Errors
+/// Every finding of the pass that failed.
+pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled, Failed> {
+    let started = Instant::now();
+    let front = front(request, watch)?;
+    let object = generate(&front.selected, request.target, watch)?;
+    Ok(Compiled {
+        object,
+        imported: front.imported,
+        report: front.report,
+        assignments: front.assignments,
+        warnings: front.warnings,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// The passes of the tensor IR.
+///
+/// # Errors
+/// Every finding of the pass that failed.
+pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Failed> {
+    let options = lacuna_optimize::Options {
+        precision: request.precision,
+        features: features(request.target),
+        ..lacuna_optimize::Options::default()
+    };
+    let (imported, mut warnings) = import(request, watch)?;
+    verify(&imported, "import")?;
+    fits(&imported, request.target)?;
+    watch.dump(Stage::Imported, || imported.to_string());
+
+    watch.progress.step("optimizing");
+    let lacuna_optimize::Optimized { module: optimized, report, .. } =
+        lacuna_optimize::optimize(imported.clone(), &options).map_err(|e| contradiction("optimize", e))?;
+    verify(&optimized, "optimize")?;
+    watch.dump(Stage::Optimized, || optimized.to_string());
+
+    watch.progress.step("selecting formats");
+    let selected =
+        lacuna_optimize::select(optimized.clone(), &options).map_err(|e| contradiction("select", e))?;
+    verify(&selected.module, "select")?;
+    watch.dump(Stage::Selected, || selected.module.to_string());
+    warnings.extend(selected.warnings);
+    let (selected, assignments) = (selected.module, selected.assignments);
+    Ok(Front { imported, optimized, selected, report, assignments, warnings })
+}
+
+/// The last pass: the object of a module with formats.
+///
+/// # Errors
+/// Every operator without a kernel.
+pub fn generate(selected: &Module, target: &Target, watch: &mut Watch<'_>) -> Result<Object, Failed> {
+    watch.progress.step("generating code");
+    let generated =
+        lacuna_codegen::generate(selected, target, &patterns(selected, target)).map_err(refused)?;
+    watch.dump(Stage::Tiled, || generated.tiled.clone());
+    watch.dump(Stage::Machine, || print_object(&generated.object, Weights::Elided));
+    Ok(generated.object)
+}
+
+/// The first pass alone: the module and its warnings.
+///
+/// # Errors
+/// Every finding of the importer.
+pub fn import(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<(Module, Vec<String>), Failed> {
+    watch.progress.step("importing");
+    let options = lacuna_onnx::Options { dims: request.dims.clone(), bindings: request.bindings.clone() };
+    let imported = lacuna_onnx::import(request.model.clone(), request.external, &options)?;
+    Ok((imported.module, imported.warnings))
+}
+
+fn verify(module: &Module, after: &str) -> Result<(), Failed> {
+    lacuna_ir::verify::verify(module).map_err(|violations| {
+        let all: Vec<String> = violations.iter().map(ToString::to_string).collect();
+        contradiction(after, all.join("\n"))
+    })
+}
+
+fn contradiction(pass: &str, what: impl std::fmt::Display) -> Failed {
+    Diagnostic::new(codes::INTERNAL, format!("after `{pass}`: {what}")).into()
+}
+
+fn refused(failures: Vec<lacuna_codegen::Failure>) -> Failed {
+    let title =
+        |code: &str| lacuna_codegen::CODES.iter().find(|(c, ..)| *c == code).map_or("not supported", |c| c.1);
+    let diagnostic = |f: lacuna_codegen::Failure| Diagnostic {
+        code: f.code,
+        title: title(f.code),
+        node: (!f.nodes.is_empty()).then(|| f.nodes.join(", ")),
+        op: (!f.op.is_empty()).then_some(f.op),
+        reason: f.reason,
+        hint: f.hint,
+        exit: Exit::Unsupported,
+    };
+    Failed(failures.into_iter().map(diagnostic).collect())
+}
+
+/// Refuses a model whose inputs, outputs and weights alone exceed the target, before work is put into it.
+fn fits(module: &Module, target: &Target) -> Result<(), Failed> {
+    let ports = module.entries.iter().flat_map(|entry| {
+        let func = &module.functions[entry.func];
+        func.params.iter().chain(&func.results).map(|&v| func.ty(v).bytes())
+    });
+    let weights = module.constants.values().map(|c| match c.data {
+        lacuna_ir::ConstantData::Dense(_) => c.ty.bytes(),
+        lacuna_ir::ConstantData::Splat(_) => 0,
+    });
+    let needed = ports.chain(weights).fold(0, u64::saturating_add);
+    // A narrower precision may shrink weights to a quarter of their f32 size and less, so only what no choice of formats
+    // can make fit is refused here.
+    if needed / 8 <= target.hbm_bytes {
+        return Ok(());
+    }
+    let reason = format!(
+        "inputs, outputs and weights take {}, and {} has {} of HBM",
+        crate::report::bytes(needed),
+        target.name,
+        crate::report::bytes(target.hbm_bytes)
+    );
+    Err(Diagnostic::new(codes::MEMORY, reason).hint("choose smaller dimensions with --dim").into())
+}
+
+fn features(target: &Target) -> TargetFeatures {
+    TargetFeatures {
+        formats: target.macs_per_cycle.iter().map(|(format, _)| *format).collect(),
+        sparse_2_4: target.patterns.iter().any(|(p, _)| *p == Pattern { n: 2, m: 4 }),
+    }
+}
+
+/// The products whose constant operand follows a pattern that the target has.
+fn patterns(module: &Module, target: &Target) -> SecondaryMap<Node, Option<Pattern>> {
+    let mut patterns = SecondaryMap::new();
+    let [entry] = &module.entries[..] else { return patterns };
+    for (node, sparsity) in lacuna_optimize::sparsity_of(module, entry.func).iter() {
+        let pattern = sparsity.map(|s| Pattern { n: s.n, m: s.m });
+        patterns[node] = pattern.filter(|p| target.patterns.iter().any(|(have, _)| have == p));
+    }
+    patterns
+}

@@ -1,0 +1,123 @@
+//! What a command reports when it succeeds, and how reports and diagnostics reach the terminal.
+
+use std::io::{IsTerminal, Write, stderr, stdout};
+
+use comfy_table::{CellAlignment, Table};
+use serde_json::{Value, json};
+
+use crate::diagnostics::{Exit, Failed};
+
+/// The result of a command: the same content as text and as JSON.
+#[derive(Debug)]
+pub struct Report {
+    /// For people: to standard output.
+    pub text: String,
+    /// For programs: one object.
+    pub json: Value,
+    /// What deserves attention: to standard error, or the field `warnings`.
+    pub warnings: Vec<String>,
+    /// Exit status.
+    pub exit: Exit,
+}
+
+impl Report {
+    /// A report of success.
+    pub fn new(text: impl Into<String>, json: Value) -> Report {
+        Report { text: text.into(), json, warnings: Vec::new(), exit: Exit::Holds }
+    }
+}
+
+/// Prints a result and returns the exit status.
+pub fn emit(result: Result<Report, Failed>, as_json: bool) -> Exit {
+    let (text, errors, exit) = match result {
+        Ok(mut report) => {
+            if as_json {
+                if let Value::Object(object) = &mut report.json {
+                    object.insert("warnings".to_owned(), json!(report.warnings));
+                }
+                (format!("{}\n", report.json), String::new(), report.exit)
+            } else {
+                let warnings = report.warnings.iter().map(|w| format!("warning: {w}\n")).collect();
+                (report.text, warnings, report.exit)
+            }
+        }
+        Err(failed) if as_json => (format!("{}\n", failed.json()), String::new(), failed.exit()),
+        Err(failed) => (String::new(), failed.render(colour()), failed.exit()),
+    };
+    // A reader that closed the pipe has seen enough: not an error, and nothing could be said about it.
+    let _ = stderr().write_all(errors.as_bytes());
+    let _ = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
+    exit
+}
+
+fn colour() -> bool {
+    stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// A table without borders; columns of `right` (by number) are aligned to the right.
+pub fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+    right: &[usize],
+) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for &column in right {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// A page of the manual's table.
+pub fn markdown<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut text = line(header.iter().map(|&h| h.to_owned()).collect());
+    text += &format!("|{}\n", "---|".repeat(N));
+    for row in rows {
+        text += &line(row.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect());
+    }
+    text
+}
+
+/// A number of bytes for people.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        for (n, expect) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB")] {
+            assert_eq!(bytes(n), expect);
+        }
+    }
+
+    #[test]
+    fn tables() {
+        let rows = || [["a".to_owned(), "1".to_owned()], ["b|c".to_owned(), "22".to_owned()]];
+        assert_eq!(table(["name", "n"], rows(), &[1]), "name   n\na      1\nb|c   22\n");
+        assert_eq!(markdown(["name", "n"], rows()), "| name | n |\n|---|---|\n| a | 1 |\n| b\\|c | 22 |\n");
+    }
+}

@@ -1,0 +1,249 @@
+//! The ONNX test layout: `model.onnx` beside `test_data_set_*/input_*.pb`, `output_*.pb` and optionally `labels_0.pb`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use lacuna_ir::Blob;
+use lacuna_isa::format::ScalarType;
+use lacuna_onnx::Literal;
+use lacuna_onnx::proto::{GraphProto, ModelProto};
+use prost::Message;
+
+use crate::codes;
+use crate::diagnostics::Diagnostic;
+use crate::tensors;
+
+/// One `test_data_set_*` folder.
+#[derive(Debug)]
+pub struct DataSet {
+    /// Name of the folder.
+    pub name: String,
+    /// Contents of `input_*.pb` in order, with the names that the files give.
+    pub inputs: Vec<(String, Literal)>,
+    /// Contents of `output_*.pb` in order.
+    pub outputs: Vec<(String, Literal)>,
+    /// Labels of the first output.
+    pub labels: Option<Literal>,
+}
+
+/// A model with its test data: empty for a model on its own.
+#[derive(Debug)]
+pub struct TestSet {
+    /// The model.
+    pub model: PathBuf,
+    /// Folders with data, in order of their numbers.
+    folders: Vec<PathBuf>,
+}
+
+fn bad(path: &Path, reason: impl std::fmt::Display) -> Diagnostic {
+    Diagnostic::new(codes::TEST_DATA, format!("{}: {reason}", path.display()))
+}
+
+impl TestSet {
+    /// Finds model and data of a path that names a model or a test folder.
+    ///
+    /// # Errors
+    /// L0002 when a folder cannot be listed, L0012 when a test folder has no model or no data.
+    pub fn find(path: &Path) -> Result<TestSet, Diagnostic> {
+        if !path.is_dir() {
+            return Ok(TestSet { model: path.to_owned(), folders: Vec::new() });
+        }
+        let model = path.join("model.onnx");
+        if !model.is_file() {
+            return Err(bad(path, "the folder has no model.onnx"));
+        }
+        let folders = numbered(path, "test_data_set_", "")?;
+        if folders.is_empty() {
+            return Err(bad(path, "the folder has no test_data_set_*")
+                .hint(format!("without data: lacuna verify {}", model.display())));
+        }
+        Ok(TestSet { model, folders })
+    }
+
+    /// Whether there is data.
+    pub fn has_data(&self) -> bool {
+        !self.folders.is_empty()
+    }
+
+    /// Reads every data set.
+    ///
+    /// # Errors
+    /// L0012 when a folder has no outputs, or the code of a file that cannot be read.
+    pub fn load(&self) -> Result<Vec<DataSet>, Diagnostic> {
+        self.folders.iter().map(|folder| DataSet::load(folder)).collect()
+    }
+}
+
+/// Files or folders called `prefix` number `suffix`, by number.
+fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>, Diagnostic> {
+    let unreadable = |e: std::io::Error| Diagnostic::new(codes::READ, format!("{}: {e}", folder.display()));
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name();
+        let number =
+            name.to_str().and_then(|n| n.strip_prefix(prefix)?.strip_suffix(suffix)?.parse::<u64>().ok());
+        if let Some(number) = number {
+            found.insert(number, entry.path());
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+impl DataSet {
+    fn load(folder: &Path) -> Result<DataSet, Diagnostic> {
+        let read = |prefix: &str| -> Result<Vec<(String, Literal)>, Diagnostic> {
+            numbered(folder, prefix, ".pb")?.iter().map(|path| tensors::read(path)).collect()
+        };
+        let (inputs, outputs) = (read("input_")?, read("output_")?);
+        if outputs.is_empty() {
+            return Err(bad(folder, "there is no output_*.pb"));
+        }
+        let labels = folder.join("labels_0.pb");
+        let labels = if labels.is_file() { Some(tensors::read(&labels)?.1) } else { None };
+        let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(DataSet { name, inputs, outputs, labels })
+    }
+
+    /// The number of the tensor for each of `names`: by the name in the file, or by order where no name fits.
+    ///
+    /// # Errors
+    /// L0012 when tensors and names cannot be paired.
+    pub fn pair(
+        &self,
+        tensors: &[(String, Literal)],
+        names: &[String],
+        what: &str,
+    ) -> Result<Vec<usize>, Diagnostic> {
+        let mut of_name: Vec<Option<usize>> = vec![None; names.len()];
+        let mut rest = Vec::new();
+        for (i, (name, _)) in tensors.iter().enumerate() {
+            match names.iter().position(|n| n == name && !n.is_empty()) {
+                Some(at) if of_name[at].is_some() => {
+                    let reason = format!("{}: two tensors are called `{name}`", self.name);
+                    return Err(Diagnostic::new(codes::TEST_DATA, reason));
+                }
+                Some(at) => of_name[at] = Some(i),
+                None => rest.push(i),
+            }
+        }
+        let count = || {
+            let reason = format!("{}: {} {what} for the graph's {}", self.name, tensors.len(), names.len());
+            let hint = format!("the graph's {what} are {}", names.join(", "));
+            Diagnostic::new(codes::TEST_DATA, reason).hint(hint)
+        };
+        let mut rest = rest.into_iter();
+        let paired: Option<Vec<usize>> =
+            of_name.into_iter().map(|found| found.or_else(|| rest.next())).collect();
+        match (paired, rest.next()) {
+            (Some(paired), None) => Ok(paired),
+            _ => Err(count()),
+        }
+    }
+
+    /// The labels as numbers, checked against the shape of the first output.
+    ///
+    /// # Errors
+    /// L0012.
+    pub fn label_values(&self, output_shape: &[u64]) -> Result<Option<Vec<i64>>, Diagnostic> {
+        let Some(labels) = &self.labels else { return Ok(None) };
+        let positions = output_shape.split_last().map_or(&[][..], |(_, positions)| positions);
+        let fits = labels.ty.elem.scalar() == Some(ScalarType::I64)
+            && *labels.ty.shape == *positions
+            && !positions.is_empty();
+        if !fits {
+            let reason = format!("{}: labels are {}, not i64{positions:?}", self.name, labels.ty);
+            return Err(Diagnostic::new(codes::TEST_DATA, reason));
+        }
+        let values = labels.data.bytes().chunks_exact(8);
+        Ok(Some(values.map(|b| b.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b)) as i64).collect()))
+    }
+}
+
+/// What the driver reads off a model's graph before it is imported.
+pub struct Signature {
+    /// Inputs that are not initializers: name, and per dimension the name that `--dim` takes, if symbolic.
+    pub inputs: Vec<(String, Vec<Option<String>>)>,
+}
+
+struct Shared(Blob);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+impl Signature {
+    /// The signature of a model; `None` when it does not decode, which the importer reports.
+    pub fn read(model: &Blob) -> Option<Signature> {
+        let graph: GraphProto = ModelProto::decode(Bytes::from_owner(Shared(model.clone()))).ok()?.graph?;
+        let initializers: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+        let inputs = graph.input.iter().filter(|i| !initializers.contains(i.name.as_str()));
+        let inputs = inputs
+            .map(|input| {
+                let shape = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()?.shape.as_ref());
+                let dims = shape.map(|s| s.dim.as_slice()).unwrap_or_default();
+                let names = dims.iter().enumerate().map(|(axis, dim)| {
+                    match (dim.dim_value, dim.dim_param.as_deref()) {
+                        (Some(_), _) => None,
+                        (None, Some(name)) if !name.is_empty() => Some(name.to_owned()),
+                        (None, _) => Some(format!("{}.{axis}", input.name)),
+                    }
+                });
+                (input.name.clone(), names.collect())
+            })
+            .collect();
+        Some(Signature { inputs })
+    }
+
+    /// Names of the inputs.
+    pub fn names(&self) -> Vec<String> {
+        self.inputs.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Sizes of symbolic dimensions, read off the inputs of a data set.
+    pub fn dims(&self, data: &DataSet) -> BTreeMap<String, u64> {
+        let mut sizes = BTreeMap::new();
+        let Ok(paired) = data.pair(&data.inputs, &self.names(), "inputs") else { return sizes };
+        for ((_, dims), i) in self.inputs.iter().zip(paired) {
+            let shape = &data.inputs[i].1.ty.shape;
+            for (name, &size) in dims.iter().zip(shape.iter()) {
+                if let Some(name) = name {
+                    sizes.entry(name.clone()).or_insert(size);
+                }
+            }
+        }
+        sizes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lacuna_ir::TensorType;
+
+    use super::*;
+
+    #[test]
+    fn tensors_pair_by_name_then_by_order() {
+        let check = |tensors: &[&str], names: &[&str], expect: Option<&[usize]>| {
+            let ty = TensorType::new(ScalarType::U8, [].as_slice());
+            let literal = Literal { ty, data: Blob::new([0]) };
+            let inputs: Vec<_> = tensors.iter().map(|n| ((*n).to_owned(), literal.clone())).collect();
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            let set = DataSet { name: "set".to_owned(), inputs, outputs: Vec::new(), labels: None };
+            let found = set.pair(&set.inputs, &names, "inputs").ok();
+            assert_eq!(found.as_deref(), expect, "{tensors:?} {names:?}");
+        };
+        check(&["a", "b"], &["a", "b"], Some(&[0, 1]));
+        check(&["b", "a"], &["a", "b"], Some(&[1, 0]));
+        check(&["", ""], &["a", "b"], Some(&[0, 1]));
+        check(&["b", "x"], &["a", "b"], Some(&[1, 0]));
+        check(&["a"], &["a", "b"], None);
+        check(&["a", "b", "c"], &["a", "b"], None);
+        check(&["a", "a"], &["a", "b"], None);
+        check(&[], &[], Some(&[]));
+    }
+}

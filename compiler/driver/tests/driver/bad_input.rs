@@ -1,0 +1,193 @@
+//! Bad input gives a diagnostic with its code and exit status: never a panic, never a part of an output.
+
+use std::fs;
+
+use crate::common::{Dim, F32, I64, check_failure, floats, model, names, node, port, relu, save};
+use lacuna_onnx::proto::{StringStringEntryProto, TensorProto};
+
+#[test]
+fn usage() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("relu.onnx"), &relu());
+    for args in [
+        &["compile"][..],
+        &["frobnicate"],
+        &["compile", "relu.onnx", "--dim", "N"],
+        &["compile", "relu.onnx", "--dim", "N=-1"],
+        &["compile", "relu.onnx", "--precision", "f12"],
+        &["verify", "relu.onnx", "--rtol", "-1"],
+        &["verify", "relu.onnx", "--min-agreement", "101"],
+        &["inspect", "relu.onnx", "--stage", "no"],
+    ] {
+        check_failure(at, args, 2, "L0001");
+    }
+    check_failure(at, &["compile", "relu.onnx", "--target", "mtia-9000"], 2, "L0004");
+    check_failure(at, &["targets", "mtia-9000"], 2, "L0004");
+    check_failure(at, &["explain", "L9999"], 2, "L0018");
+    for args in [
+        &["compile", "relu.onnx", "--state", "a=b"][..],
+        &["compile", "relu.onnx", "--precision", "auto", "--min-sqnr", "30"],
+        &["verify", "relu.onnx", "--layers"],
+    ] {
+        check_failure(at, args, 3, "L0005");
+    }
+    assert_eq!(names(at), ["relu.onnx"]);
+}
+
+#[test]
+fn files() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("relu.onnx"), &relu());
+    fs::create_dir(at.join("empty")).unwrap();
+    check_failure(at, &["compile", "missing.onnx"], 2, "L0002");
+    check_failure(at, &["compile", "empty"], 2, "L0002");
+    check_failure(at, &["compile", "relu.onnx", "-o", "missing/out.lac"], 2, "L0003");
+    check_failure(at, &["compile", "relu.onnx", "-o", "empty"], 2, "L0003");
+    check_failure(at, &["compile", "relu.onnx", "-o", "relu.onnx"], 2, "L0003");
+    check_failure(at, &["verify", "empty"], 2, "L0012");
+    assert_eq!(names(at), ["empty", "relu.onnx"]);
+}
+
+#[test]
+fn models() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let whole = fs::read(crate::common::testdata("digits-cnn").join("model.onnx")).unwrap();
+    fs::write(at.join("cut.onnx"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(at.join("text.onnx"), b"this is no model").unwrap();
+    fs::write(at.join("empty.onnx"), b"").unwrap();
+    for name in ["cut.onnx", "text.onnx", "empty.onnx"] {
+        let value = check_failure(at, &["compile", name, "-o", "out.lac"], 2, "L0101");
+        assert!(value["error"]["message"].as_str().is_some_and(|m| !m.is_empty()));
+    }
+
+    let n = [Dim::Name("N"), Dim::N(4)];
+    let symbolic = model(vec![port("x", F32, &n)], vec![node("Relu", &["x"], "y")], vec![port("y", F32, &n)]);
+    save(&at.join("symbolic.onnx"), &symbolic);
+    let value = check_failure(at, &["compile", "symbolic.onnx", "-o", "out.lac"], 2, "L0108");
+    assert!(value["error"]["hint"].as_str().unwrap().contains("--dim N="), "{value}");
+    check_failure(at, &["compile", "symbolic.onnx", "--dim", "N=2", "--dim", "M=2"], 2, "L0110");
+    // 2^36 rows of 4 floats: a terabyte.
+    check_failure(at, &["compile", "symbolic.onnx", "--dim", "N=68719476736"], 3, "L0011");
+
+    let dims = [Dim::N(4)];
+    let nodes = vec![node("Fft9", &["x"], "a"), node("Relu", &["a"], "b"), node("Bogus", &["b"], "y")];
+    save(&at.join("unknown.onnx"), &model(vec![port("x", F32, &dims)], nodes, vec![port("y", F32, &dims)]));
+    let value = check_failure(at, &["compile", "unknown.onnx", "-o", "out.lac"], 3, "L0201");
+    let unsupported = value["unsupported"].as_array().unwrap();
+    let found: Vec<_> =
+        unsupported.iter().map(|u| (u["op"].as_str().unwrap(), u["node"].as_str().unwrap())).collect();
+    assert_eq!(found, [("Fft9", "/a"), ("Bogus", "/y")]);
+    assert!(unsupported.iter().all(|u| u["reason"].as_str().is_some_and(|r| !r.is_empty())));
+    assert!(!at.join("out.lac").exists());
+}
+
+#[test]
+fn external_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("model");
+    fs::create_dir(&at).unwrap();
+    fs::write(folder.path().join("secret"), [0; 32]).unwrap();
+    fs::write(at.join("short"), [0; 31]).unwrap();
+    let absolute = folder.path().join("secret").display().to_string();
+    for location in ["missing", "../secret", "short", &absolute, "sub/../../secret"] {
+        let entry =
+            |key: &str, value: &str| StringStringEntryProto { key: key.to_owned(), value: value.to_owned() };
+        let mut external = relu();
+        let graph = external.graph.as_mut().unwrap();
+        graph.node = vec![node("Add", &["x", "w"], "y")];
+        graph.initializer = vec![TensorProto {
+            name: "w".to_owned(),
+            dims: vec![8],
+            data_type: F32,
+            data_location: 1,
+            external_data: vec![entry("location", location), entry("length", "32")],
+            ..TensorProto::default()
+        }];
+        save(&at.join("model.onnx"), &external);
+        check_failure(&at, &["compile", "model.onnx"], 2, "L0107");
+    }
+    assert_eq!(names(&at), ["model.onnx", "short"]);
+}
+
+#[test]
+fn inputs_of_run_and_verify() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("relu.onnx"), &relu());
+    let output = crate::common::lacuna_in(at, &["compile", "relu.onnx"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    save(&at.join("good.pb"), &floats("x", &[2, 8], &[1.0; 16]));
+    save(&at.join("shape.pb"), &floats("x", &[8, 2], &[1.0; 16]));
+    save(
+        &at.join("type.pb"),
+        &TensorProto { dims: vec![2, 8], data_type: I64, int64_data: vec![1; 16], ..TensorProto::default() },
+    );
+    fs::write(at.join("bad.pb"), b"no tensor").unwrap();
+    fs::write(at.join("bad.npy"), b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'").unwrap();
+    let run = |input: &'static str, code| {
+        check_failure(at, &["run", "relu.lac", "--input", input, "--output", "out"], 2, code);
+    };
+    run("z=good.pb", "L0007");
+    run("x=shape.pb", "L0008");
+    run("x=type.pb", "L0008");
+    run("x=bad.pb", "L0006");
+    run("x=bad.npy", "L0006");
+    run("x=missing.npy", "L0002");
+    assert!(!at.join("out").exists());
+
+    // The same through the test layout.
+    let set = at.join("set");
+    let data = set.join("test_data_set_0");
+    save(&set.join("model.onnx"), &relu());
+    save(&data.join("output_0.pb"), &floats("y", &[2, 8], &[1.0; 16]));
+    let verify = |code| check_failure(at, &["verify", "set"], 2, code);
+    verify("L0012");
+    save(&data.join("input_0.pb"), &floats("x", &[8, 2], &[1.0; 16]));
+    verify("L0008");
+    fs::write(data.join("input_0.pb"), b"no tensor").unwrap();
+    verify("L0006");
+    save(&data.join("input_0.pb"), &floats("x", &[2, 8], &[1.0; 16]));
+    save(&data.join("labels_0.pb"), &floats("labels", &[2], &[1.0; 2]));
+    verify("L0012");
+    fs::remove_file(data.join("labels_0.pb")).unwrap();
+    fs::remove_file(data.join("output_0.pb")).unwrap();
+    verify("L0012");
+}
+
+#[test]
+fn object_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("relu.onnx"), &relu());
+    let output = crate::common::lacuna_in(at, &["compile", "relu.onnx"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let whole = fs::read(at.join("relu.lac")).unwrap();
+    let check = |bytes: &[u8]| {
+        fs::write(at.join("bad.lac"), bytes).unwrap();
+        for args in [&["run", "bad.lac"][..], &["disasm", "bad.lac", "-o", "bad.s"]] {
+            check_failure(at, args, 2, "L0009");
+        }
+        assert!(!at.join("bad.s").exists());
+    };
+    for length in [0, 1, 63, 64, whole.len() / 2, whole.len() - 1] {
+        check(&whole[..length]);
+    }
+    check(&[&whole[..], &[0]].concat());
+    // One bit in each of several places: header, tables, streams.
+    for part in 0..12 {
+        let mut flipped = whole.clone();
+        let at = (whole.len() - 1) * part / 11;
+        flipped[at] ^= 1 << (part % 8);
+        check(&flipped);
+    }
+    fs::write(at.join("bad.s"), "object \"x\" nonsense").unwrap();
+    check_failure(at, &["asm", "bad.s", "-o", "out.lac"], 2, "L0013");
+    assert!(!at.join("out.lac").exists());
+    check_failure(at, &["inspect", "relu.lac", "--stage", "tiled"], 2, "L0017");
+    check_failure(at, &["inspect", "relu.lac", "--stage", "machine", "--dim", "N=1"], 2, "L0001");
+    check_failure(at, &["profile", "bad.lac"], 2, "L0009");
+    check_failure(at, &["inspect", "relu.onnx", "--stage", "all", "--node", "/nothing"], 2, "L0016");
+}

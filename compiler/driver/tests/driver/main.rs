@@ -1,0 +1,7 @@
+//! The command line from outside: every test runs the binary.
+
+mod bad_input;
+mod cli;
+mod common;
+mod pipeline;
+mod profile;

@@ -1,0 +1,246 @@
+//! Whole runs: real models on several targets and precisions, determinism, text forms, and faults made on purpose.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::{Dim, F32, floats, json_in, lacuna_in, model, node, port, relu, save, testdata};
+use lacuna_isa::Blob;
+use lacuna_isa::object::Object;
+use lacuna_isa::program::{SeBinary, SeOp};
+
+fn verified(model: &str, options: &[&str]) -> (i32, serde_json::Value) {
+    let path = testdata(model);
+    json_in(Path::new("."), &[&["verify", path.to_str().unwrap()], options].concat())
+}
+
+fn check_model(model: &str, target: &str, precision: &str) {
+    let options = ["--target", target, "--precision", precision];
+    let (exit, value) = verified(model, &options);
+    let case = format!("{model} {target} {precision}: {value}");
+    assert_eq!((exit, &value["ok"]), (0, &true.into()), "{case}");
+    assert_eq!(value["outputs"].as_array().map(Vec::len), Some(1), "{case}");
+    let percent = |value: &serde_json::Value| value.as_f64().expect("a percentage");
+    let (found, reference) = (percent(&value["accuracy"]), percent(&value["reference_accuracy"]));
+    let agreement = percent(&value["outputs"][0]["top1_agreement"]);
+    // f32 must reproduce the model's own accuracy. MXFP4 has one mantissa bit: it must run, and keep nine tenths.
+    let (least_agreement, most_lost) = match precision {
+        "f32" => (100.0, 0.0),
+        "mxfp4" => (90.0, 10.0),
+        _ => (99.0, 2.0),
+    };
+    assert!(agreement >= least_agreement, "{case}");
+    assert!(reference > 90.0 && found >= reference - most_lost, "{case}");
+}
+
+#[test]
+fn digits() {
+    for precision in ["f32", "mxfp8"] {
+        check_model("digits-cnn", "mtia-300", precision);
+        check_model("digits-cnn", "mtia-500", precision);
+    }
+    for precision in ["bf16", "mxint8", "mxfp4"] {
+        check_model("digits-cnn", "mtia-300", precision);
+    }
+}
+
+#[test]
+fn sparse_digits_in_f32() {
+    check_model("digits-cnn-24", "mtia-300", "f32");
+    check_model("digits-cnn-24", "mtia-500", "f32");
+}
+
+#[test]
+fn sparse_digits_in_narrow_formats() {
+    for precision in ["bf16", "mxfp8", "mxint8", "mxfp4"] {
+        check_model("digits-cnn-24", "mtia-500", precision);
+    }
+}
+
+#[test]
+fn addition() {
+    for precision in ["f32", "mxfp8"] {
+        check_model("adder-llama", "mtia-300", precision);
+        check_model("adder-llama", "mtia-500", precision);
+    }
+    for precision in ["bf16", "mxint8", "mxfp4"] {
+        check_model("adder-llama", "mtia-300", precision);
+    }
+}
+
+/// adder-llama is trained to predict the digits of a sum, not the digits of the question.
+#[test]
+fn agreement_is_of_scored_positions() {
+    let mxfp8 = ["--precision", "mxfp8"];
+    let (exit, value) = verified("adder-llama", &mxfp8);
+    let output = &value["outputs"][0];
+    let (scored, all) =
+        (output["top1_agreement"].as_f64().unwrap(), output["top1_agreement_all"].as_f64().unwrap());
+    assert!(exit == 0 && scored >= 99.0 && all < scored, "{value}");
+    let path = testdata("adder-llama");
+    let text = lacuna_in(Path::new("."), &[&["verify", path.to_str().unwrap()][..], &mxfp8].concat());
+    assert!(String::from_utf8(text.stdout).unwrap().contains("of all positions"));
+
+    // Without labels that leave positions out, there is one agreement.
+    let (_, value) = verified("digits-cnn", &mxfp8);
+    let output = &value["outputs"][0];
+    assert_eq!(output["top1_agreement"], output["top1_agreement_all"]);
+}
+
+#[test]
+fn compiling_twice_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = testdata("digits-cnn").join("model.onnx");
+    let model = model.to_str().unwrap();
+    for out in ["a.lac", "b.lac"] {
+        let output = lacuna_in(folder.path(), &["compile", model, "-o", out, "--precision", "mxfp8"]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert!(read("a.lac") == read("b.lac"));
+
+    let disassembled = lacuna_in(folder.path(), &["disasm", "a.lac", "-o", "a.s"]);
+    assert_eq!(disassembled.status.code(), Some(0));
+    let assembled = lacuna_in(folder.path(), &["asm", "a.s", "-o", "c.lac"]);
+    assert_eq!(assembled.status.code(), Some(0), "{}", String::from_utf8_lossy(&assembled.stderr));
+    assert!(read("a.lac") == read("c.lac"));
+}
+
+#[test]
+fn every_stage_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    save(&folder.path().join("relu.onnx"), &relu());
+    let stages = ["imported", "optimized", "selected", "tiled", "machine"];
+    let (exit, value) = json_in(folder.path(), &["inspect", "relu.onnx", "--stage", "all"]);
+    assert_eq!(exit, 0, "{value}");
+    for stage in stages {
+        assert!(value["stages"][stage].as_str().is_some_and(|text| !text.is_empty()), "{stage}");
+        let output = lacuna_in(folder.path(), &["inspect", "relu.onnx", "--stage", stage]);
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), value["stages"][stage].as_str().unwrap());
+    }
+    let (_, part) = json_in(folder.path(), &["inspect", "relu.onnx", "--stage", "all", "--node", "/y"]);
+    assert!(part["stages"]["imported"].as_str().unwrap().contains("/y"), "{part}");
+    assert!(part["stages"]["machine"].as_str().unwrap().contains("kernel"), "{part}");
+    let output = lacuna_in(folder.path(), &["inspect", "relu.onnx", "--stage", "all", "-o", "dump"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(crate::common::names(&folder.path().join("dump")).len(), stages.len());
+}
+
+#[test]
+fn every_stage_of_every_model_is_shown() {
+    for model in ["adder-llama", "digits-cnn", "digits-cnn-24"] {
+        let path = testdata(model).join("model.onnx");
+        let args = [
+            "inspect",
+            path.to_str().unwrap(),
+            "--stage",
+            "all",
+            "--target",
+            "mtia-500",
+            "--precision",
+            "mxfp8",
+        ];
+        let (exit, value) = json_in(Path::new("."), &args);
+        assert_eq!(exit, 0, "{model}");
+        let text = |stage: &str| value["stages"][stage].as_str().unwrap_or_default().to_owned();
+        for stage in ["imported", "optimized", "selected"] {
+            assert!(text(stage).starts_with("module \""), "{model} {stage}");
+        }
+        assert!(text("optimized") != text("imported") && text("selected").contains("mxfp8"), "{model}");
+        assert!(!text("tiled").is_empty() && text("machine").contains("halt"), "{model}");
+    }
+}
+
+#[test]
+fn runs_do_not_depend_on_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = testdata("digits-cnn").join("model.onnx");
+    let output = lacuna_in(folder.path(), &["compile", model.to_str().unwrap(), "-o", "m.lac"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let run = |threads: &str, folder_name: &str| {
+        let output = lacuna_in(
+            folder.path(),
+            &["run", "m.lac", "--seed", "7", "--threads", threads, "--output", folder_name],
+        );
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let at = folder.path().join(folder_name);
+        crate::common::names(&at).iter().map(|name| fs::read(at.join(name)).unwrap()).collect::<Vec<_>>()
+    };
+    let one = run("1", "one");
+    assert!(!one.is_empty() && one == run("3", "three"));
+}
+
+/// Every maximum of an object becomes a minimum.
+fn broken(object: &mut Object) -> usize {
+    let mut n = 0;
+    let programs = object.kernels.iter_mut().flat_map(|k| &mut k.programs);
+    for op in programs.flat_map(|p| p.init.iter_mut().chain(&mut p.body).chain(&mut p.finish)) {
+        if let SeOp::Binary { f, .. } = op
+            && *f == SeBinary::Max
+        {
+            *f = SeBinary::Min;
+            n += 1;
+        }
+    }
+    n
+}
+
+#[test]
+fn a_broken_program_is_caught() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("relu.onnx"), &relu());
+    assert_eq!(lacuna_in(at, &["compile", "relu.onnx"]).status.code(), Some(0));
+    let (exit, value) = json_in(at, &["verify", "relu.onnx", "--object", "relu.lac"]);
+    assert_eq!(exit, 0, "{value}");
+
+    let mut object = Object::read(&Blob::new(fs::read(at.join("relu.lac")).unwrap())).unwrap();
+    assert!(broken(&mut object) > 0);
+    fs::write(at.join("broken.lac"), object.write().unwrap()).unwrap();
+    let (exit, value) = json_in(at, &["verify", "relu.onnx", "--object", "broken.lac"]);
+    assert_eq!((exit, &value["ok"]), (1, &false.into()), "{value}");
+    assert!(value["outputs"][0]["violation"].as_str().unwrap().contains("outside the tolerance"));
+}
+
+#[test]
+fn wrong_references_are_caught() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = folder.path().join("set");
+    let data = set.join("test_data_set_0");
+    save(&set.join("model.onnx"), &relu());
+    let mut x = [0.5f32; 16];
+    x[3] = -1.0;
+    save(&data.join("input_0.pb"), &floats("x", &[2, 8], &x));
+    let mut y = x.map(|v| v.max(0.0));
+    save(&data.join("output_0.pb"), &floats("y", &[2, 8], &y));
+    let (exit, value) = json_in(folder.path(), &["verify", "set"]);
+    assert_eq!((exit, value["outputs"][0]["max_abs_err"].as_f64()), (0, Some(0.0)), "{value}");
+
+    y[15] += 0.1;
+    save(&data.join("output_0.pb"), &floats("y", &[2, 8], &y));
+    let (exit, value) = json_in(folder.path(), &["verify", "set"]);
+    assert_eq!(exit, 1, "{value}");
+    assert!(value["outputs"][0]["violation"].as_str().unwrap().contains("at [1, 7]"), "{value}");
+    let (exit, _) = json_in(folder.path(), &["verify", "set", "--atol", "0.2"]);
+    assert_eq!(exit, 0);
+
+    save(&data.join("output_0.pb"), &floats("y", &[4, 4], &y));
+    let (exit, value) = json_in(folder.path(), &["verify", "set"]);
+    assert_eq!(exit, 1, "{value}");
+}
+
+#[test]
+fn dimensions_come_from_the_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = folder.path().join("set");
+    let n = [Dim::Name("N"), Dim::N(4)];
+    let symbolic = model(vec![port("x", F32, &n)], vec![node("Relu", &["x"], "y")], vec![port("y", F32, &n)]);
+    save(&set.join("model.onnx"), &symbolic);
+    for (number, rows) in [(0, 1), (1, 3)] {
+        let data = set.join(format!("test_data_set_{number}"));
+        let values = vec![0.25; rows * 4];
+        save(&data.join("input_0.pb"), &floats("", &[rows as i64, 4], &values));
+        save(&data.join("output_0.pb"), &floats("", &[rows as i64, 4], &values));
+    }
+    let (exit, value) = json_in(folder.path(), &["verify", "set"]);
+    assert_eq!(exit, 0, "{value}");
+}
