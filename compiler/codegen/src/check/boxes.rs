@@ -122,9 +122,8 @@ pub(super) fn whole_groups(
         if !u64::from(counts[k_dim]).is_multiple_of(unit) {
             return fault(format!("{} elements are no whole groups", counts[k_dim]));
         }
-        for d in 0..VIEW_DIMS {
-            let stride = side.strides[d];
-            if d != k_dim && counts[d] > 1 && stride % (s * g) != 0 && stride.abs() >= s {
+        for (d, (&stride, &n)) in side.strides.iter().zip(counts).enumerate() {
+            if d != k_dim && n > 1 && stride % (s * g) != 0 && stride.abs() >= s {
                 return fault(format!("dimension {d} moves by {stride} elements, within groups"));
             }
         }
