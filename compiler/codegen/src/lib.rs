@@ -5,6 +5,7 @@
 //! emits one kernel per fusion group, cutting its space into tiles ([`nest`]) and its expression into SE operations ([`expr`]);
 //! [`memory`] plans addresses; [`weights`] packs constants.
 
+pub mod check;
 pub mod emit;
 pub mod expr;
 pub mod fuse;
@@ -24,6 +25,7 @@ use lacuna_isa::object::{Address, EntryPoint, Launch, MemSpace, Object, ObjectOr
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 
+pub use crate::check::check;
 use crate::lower::Lowering;
 use crate::memory::{ALIGN, Life, address, plan};
 use crate::place::{StorageId, StorageKind};
