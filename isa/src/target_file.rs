@@ -411,10 +411,21 @@ impl PatternFigures {
     }
 }
 
-const FILES: [&str; 3] = [
+const FILES: [&str; 14] = [
     include_str!("../targets/mtia-300.toml"),
-    include_str!("../targets/mtia-500.toml"),
     include_str!("../targets/mtia-2i.toml"),
+    include_str!("../targets/mtia-400.toml"),
+    include_str!("../targets/mtia-450.toml"),
+    include_str!("../targets/mtia-500.toml"),
+    include_str!("../targets/mtia-v3-reported.toml"),
+    include_str!("../targets/tpu-v5p.toml"),
+    include_str!("../targets/tpu7x.toml"),
+    include_str!("../targets/tpu5-reported.toml"),
+    include_str!("../targets/maia-100.toml"),
+    include_str!("../targets/maia-100-reported.toml"),
+    include_str!("../targets/mi350x.toml"),
+    include_str!("../targets/trainium2.toml"),
+    include_str!("../targets/trainium2-reported.toml"),
 ];
 
 static TARGETS: LazyLock<Vec<TargetFile>> = LazyLock::new(|| {
