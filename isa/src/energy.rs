@@ -74,7 +74,7 @@ impl Energy {
 /// A target would draw more than it may.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PowerWarning {
-    /// Operand format of the product that draws the most.
+    /// Operand format of the product.
     pub format: Format,
     /// Modelled power in watts.
     pub modelled_w: f64,
@@ -106,14 +106,90 @@ impl Target {
         Some((macs + hbm) * self.clock_ghz * 1e-3)
     }
 
-    /// The native format whose modelled sustained power exceeds the design power the most, if one does.
-    pub fn power_warning(&self) -> Option<PowerWarning> {
-        let node_nm = self.energy.as_ref()?.node_nm;
-        let (format, modelled_w) = self
-            .macs_per_cycle
-            .iter()
-            .filter_map(|(format, _)| Some((*format, self.sustained_power_w(*format)?)))
-            .max_by(|a, b| a.1.total_cmp(&b.1))?;
-        (modelled_w > self.tdp_w).then_some(PowerWarning { format, modelled_w, tdp_w: self.tdp_w, node_nm })
+    /// Every native format whose modelled sustained power exceeds the design power; none without an energy table.
+    pub fn power_warnings(&self) -> Vec<PowerWarning> {
+        let Some(Energy { node_nm, .. }) = self.energy else { return Vec::new() };
+        let power = |&(format, _): &(Format, f64)| Some((format, self.sustained_power_w(format)?));
+        let warning = |(format, modelled_w)| PowerWarning { format, modelled_w, tdp_w: self.tdp_w, node_nm };
+        let all = self.macs_per_cycle.iter().filter_map(power);
+        all.filter(|(_, modelled_w)| *modelled_w > self.tdp_w).map(warning).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::ScalarType;
+    use crate::object::MemSpace;
+    use crate::target_file::target;
+    use crate::timing::cost;
+    use crate::view::Pattern;
+
+    const BF16: Format = Format::Scalar(ScalarType::Bf16);
+    const E4M3: Format = Format::Scalar(ScalarType::E4M3);
+
+    /// MTIA 300 with energies that are easy to add up.
+    fn round() -> Target {
+        let mut t = target("mtia-300").unwrap();
+        t.energy = Some(Energy {
+            node_nm: 7.0,
+            mac_pj: vec![(E4M3, 1.0), (BF16, 4.0)],
+            skipped_pj: 0.25,
+            simd_op_pj: 8.0,
+            local_pj_per_byte: 2.0,
+            sram_pj_per_byte: 16.0,
+            hbm_pj_per_byte: 32.0,
+        });
+        t
+    }
+
+    #[test]
+    fn actions_add_up() {
+        let check = |work: Work, expect: f64| assert_eq!(cost(&work, &round()).energy_pj, expect, "{work:?}");
+        let dma = |space, receivers| Work::Dma { bytes: 100, runs: 50, space, receivers };
+        let product = |a, b, pattern| Work::Matmul { m: 2, n: 32, k: 8, a, b, pattern };
+        check(Work::Control, 0.0);
+        check(dma(MemSpace::Hbm, 1), 100.0 * (2.0 + 32.0));
+        check(dma(MemSpace::Weights, 4), 100.0 * 2.0 + 25.0 * 32.0);
+        check(dma(MemSpace::Sram, 1), 100.0 * (2.0 + 16.0));
+        check(Work::Fill { bytes: 10 }, 20.0);
+        check(Work::Bank { elements: 10 }, 80.0);
+        check(Work::Simd { elements: 4, ops: 3, bytes: 32 }, 12.0 * 8.0 + 64.0);
+        check(product(E4M3, E4M3, None), 512.0 + (16.0 + 256.0) * 2.0);
+        // The costlier operand counts, and an operand that is not native takes the costliest.
+        check(product(E4M3, BF16, None), 4.0 * 512.0 + (16.0 + 512.0) * 2.0);
+        check(product(E4M3, Format::F32, None), 4.0 * 512.0 + (16.0 + 1024.0) * 2.0);
+        // Half of the codes, and a two-bit index for each.
+        let sparse = 256.0 + 256.0 * 0.25 + (16.0 + 128.0 + 32.0) * 2.0;
+        check(product(E4M3, E4M3, Some(Pattern::P2_4)), sparse);
+    }
+
+    #[test]
+    fn a_group_costs_its_scales() {
+        let mxfp8 = Format::from_name("mxfp8").unwrap();
+        let mut t = round();
+        t.energy.as_mut().unwrap().mac_pj.push((mxfp8, 1.0));
+        let work = Work::Matmul { m: 1, n: 32, k: 32, a: mxfp8, b: mxfp8, pattern: None };
+        assert_eq!(cost(&work, &t).energy_pj, 1024.0 + (33.0 + 1024.0 + 32.0) * 2.0);
+    }
+
+    #[test]
+    fn without_a_table_there_is_no_energy() {
+        let t = target("mtia-2i").unwrap();
+        assert_eq!((&t.energy, t.sustained_power_w(BF16)), (&None, None));
+        assert!(t.power_warnings().is_empty());
+        let cost = cost(&Work::Fill { bytes: 1 << 20 }, &t);
+        assert!(cost.cycles > 0);
+        assert_eq!(cost.energy_pj, 0.0);
+    }
+
+    #[test]
+    fn energy_changes_nothing_else() {
+        let with = target("mtia-300").unwrap();
+        let without = Target { energy: None, ..with.clone() };
+        let work = Work::Matmul { m: 64, n: 96, k: 128, a: E4M3, b: E4M3, pattern: Some(Pattern::P2_4) };
+        let (with, without) = (cost(&work, &with), cost(&work, &without));
+        assert!(with.energy_pj > 0.0);
+        assert_eq!(Cost { energy_pj: 0.0, ..with }, without);
     }
 }

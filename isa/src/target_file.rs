@@ -268,7 +268,7 @@ fn plain(name: &str, figure: &Figure, quantity: Quantity) -> Result<f64, TargetE
     if !(value.is_finite() && *value > 0.0) {
         return fault("the value is not a positive number");
     }
-    if figure.source.is_empty() {
+    if figure.source.trim().is_empty() {
         return fault("it has no source");
     }
     Ok(value * factor)
