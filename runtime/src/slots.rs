@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lacuna_isa::format::Format;
 use lacuna_isa::object::Buffer;
@@ -64,22 +65,23 @@ enum Data<'m> {
 pub(crate) struct Slot<'m> {
     data: Data<'m>,
     pub layout: Layout,
+    /// Distinguishes the contents of all slots with bytes of their own; 0 for references, whose address does.
+    pub version: u64,
 }
+
+/// The version of the next slot with bytes of its own.
+static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
 
 impl<'m> Slot<'m> {
     /// A slot that refers to memory.
     pub fn alias(planes: [&'m [u8]; 3], layout: Layout) -> Slot<'m> {
-        Slot { data: Data::Alias(planes), layout }
+        Slot { data: Data::Alias(planes), layout, version: 0 }
     }
 
     /// A slot of its own bytes.
     pub fn owned(bytes: Bytes, layout: Layout) -> Slot<'m> {
-        Slot { data: Data::Owned(Rc::new(bytes)), layout }
-    }
-
-    /// Whether the bytes are the memory's own, which do not change while the launch runs.
-    pub fn is_alias(&self) -> bool {
-        matches!(self.data, Data::Alias(_))
+        let version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
+        Slot { data: Data::Owned(Rc::new(bytes)), layout, version }
     }
 
     /// The planes: codes, scales, indices.
@@ -199,7 +201,7 @@ impl<'m> Ring<'m> {
 
     /// Takes the slot at `idx` out to be written; it must be put back with [`Ring::put_back`].
     pub fn take(&mut self, idx: usize) -> Slot<'m> {
-        let hollow = Slot { data: Data::Alias([&[]; 3]), layout: self.slots[idx].layout };
+        let hollow = Slot::alias([&[]; 3], self.slots[idx].layout);
         std::mem::replace(&mut self.slots[idx], hollow)
     }
 

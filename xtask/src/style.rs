@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const MAX_LINES: usize = 800;
 
 /// Files that are still too long. Nothing may be added to them, nor to this list.
-const TOO_LONG: [(&str, usize); 1] = [("compiler/optimize/src/rules/tests.rs", 908)];
+const TOO_LONG: [(&str, usize); 0] = [];
 
 /// Folders that hold no sources of the project.
 const SKIPPED: [&str; 4] = ["target", ".git", "node_modules", "__pycache__"];

@@ -161,14 +161,20 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
     Ok(Front { imported, optimized, selected, report, assignments, warnings })
 }
 
-/// The last pass: the object of a module with formats.
+/// The last passes: the object of a module with formats, and the independent check of its streams.
 ///
 /// # Errors
-/// Every operator without a kernel.
+/// Every operator without a kernel; L0090 with every finding when the streams are not legal.
 pub fn generate(selected: &Module, target: &Target, watch: &mut Watch<'_>) -> Result<Object, Failed> {
     watch.progress.step("generating code");
     let generated =
         lacuna_codegen::generate(selected, target, &patterns(selected, target)).map_err(refused)?;
+    watch.progress.step("checking instruction streams");
+    let findings = lacuna_codegen::check::check(&generated.object, target);
+    if !findings.is_empty() {
+        let all: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        return Err(contradiction("generate", all.join("\n")));
+    }
     watch.dump(Stage::Tiled, || generated.tiled.clone());
     watch.dump(Stage::Machine, || print_object(&generated.object, Weights::Elided));
     Ok(generated.object)

@@ -32,7 +32,7 @@ impl Deref for Values<'_> {
     }
 }
 
-/// Decoded panels of operands that do not change while the launch runs, so that resident weights are decoded once.
+/// Decoded panels of second operands, so that weights that stay in local memory over many products are decoded once.
 #[derive(Default)]
 pub(crate) struct PanelCache {
     panels: HashMap<PanelKey, Rc<[f32]>>,
@@ -43,6 +43,7 @@ pub(crate) struct PanelCache {
 #[derive(PartialEq, Eq, Hash)]
 struct PanelKey {
     planes: [(usize, usize); 3],
+    version: u64,
     map: PlaneMap,
     k_offsets: Vec<i64>,
     cols: Vec<i64>,
@@ -60,12 +61,16 @@ impl PanelCache {
         with_scales: bool,
         decode: impl FnOnce() -> Vec<f32>,
     ) -> Rc<[f32]> {
-        if !product.b_is_constant || !product.mask.is_empty() || self.bytes > CACHE_BYTES {
+        if !product.mask.is_empty() {
             return decode().into();
+        }
+        if self.bytes > CACHE_BYTES {
+            *self = PanelCache::default();
         }
         let side = &product.b;
         let key = PanelKey {
             planes: side.planes.map(|plane| (plane.as_ptr() as usize, plane.len())),
+            version: product.b_version,
             map: side.map,
             k_offsets: side.k_offsets.clone(),
             cols: cols.iter().map(|col| col.1).collect(),

@@ -33,8 +33,8 @@ pub(crate) struct Product<'a> {
     pub mask: Vec<bool>,
     /// Columns of the bank.
     pub stride: usize,
-    /// Whether the second operand's bytes stay as they are until the launch ends.
-    pub b_is_constant: bool,
+    /// Version of the second operand's slot: with the addresses of its planes, it tells contents apart.
+    pub b_version: u64,
     /// The group size of the grouped rule, when both operands are grouped.
     pub group: Option<usize>,
 }
@@ -135,7 +135,7 @@ impl Pe<'_> {
             },
             mask,
             stride: n as usize,
-            b_is_constant: b_slot.is_alias(),
+            b_version: b_slot.version,
             group,
         };
         if n_in > 0 && !product.rows.is_empty() && !product.cols.is_empty() {
@@ -282,7 +282,7 @@ mod tests {
                 cols: (0..n).map(|j| (j, (j * b_n) as i64)).collect(),
                 mask,
                 stride: n,
-                b_is_constant: true,
+                b_version: 0,
                 group,
             };
             let start: Vec<f32> = (0..m * n).map(|_| (words.next() % 1000) as f32 - 500.5).collect();

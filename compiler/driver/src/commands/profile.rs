@@ -136,9 +136,9 @@ fn launch_cycles(profile: &Profile) -> u64 {
     profile.cycles.saturating_sub(running)
 }
 
-/// `None` where no figure is known: the sum is 0 only then.
-fn energy_pj(sum: f64) -> Option<f64> {
-    (sum != 0.0).then_some(sum)
+/// `None` where the target has no table of energies.
+fn energy_pj(sum: f64, target: &Target) -> Option<f64> {
+    target.energy.is_some().then_some(sum)
 }
 
 fn totals(profile: &Profile, object: &Object, target: &Target) -> String {
@@ -160,9 +160,9 @@ fn totals(profile: &Profile, object: &Object, target: &Target) -> String {
         profile.macs,
         profile.macs_skipped,
     );
-    text += &match energy_pj(profile.energy_pj) {
+    text += &match energy_pj(profile.energy_pj, target) {
         Some(energy) => format!("energy {:.3} uJ\n", energy / 1e6),
-        None => "energy not known: the machine model has no figures for it yet\n".to_owned(),
+        None => format!("energy not known: {} has no table of energies\n", target.name),
     };
     text
 }
@@ -185,7 +185,7 @@ fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
             "busy_cycles": busy,
             "hbm_bytes": launch.hbm_bytes,
             "sram_bytes": launch.sram_bytes,
-            "energy_pj": energy_pj(launch.energy_pj),
+            "energy_pj": energy_pj(launch.energy_pj, target),
             "macs": launch.macs,
             "macs_skipped": launch.macs_skipped,
         })
@@ -207,7 +207,7 @@ fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
         "fraction": profile.fraction,
         "hbm_bytes": profile.hbm_bytes,
         "sram_bytes": profile.sram_bytes,
-        "energy_pj": energy_pj(profile.energy_pj),
+        "energy_pj": energy_pj(profile.energy_pj, target),
         "macs": profile.macs,
         "macs_skipped": profile.macs_skipped,
         "kernels": kernels.collect::<Vec<_>>(),
