@@ -38,12 +38,17 @@ fn targets_show_their_sources() {
     let (_, all) = json_in(Path::new("."), &["targets"]);
     let all = all["targets"].as_array().unwrap();
     assert_eq!(all[0]["name"], "mtia-300");
+    assert_eq!(all.len(), 14);
     for target in all {
         let name = target["name"].as_str().unwrap();
         let (_, one) = json_in(Path::new("."), &["targets", name]);
         let figures = one["figures"].as_array().unwrap();
         assert!(figures.iter().all(|f| f["source"].as_str().is_some_and(|s| !s.is_empty())), "{name}");
-        assert!(text(&["targets", name]).contains("status"));
+        let shown = text(&["targets", name]);
+        assert!(shown.contains("status"), "{name}");
+        assert_ne!(shown.contains("no table of energies"), one["has_energy"].as_bool().unwrap(), "{name}");
+        let power = one["power_warnings"].as_array().unwrap();
+        assert!(power.iter().all(|w| shown.contains(w.as_str().unwrap())), "{name}");
     }
 }
 
