@@ -8,6 +8,7 @@ pub mod blob;
 pub mod disasm;
 pub mod elf;
 pub mod encode;
+pub mod energy;
 pub mod field;
 pub mod format;
 pub mod inst;

@@ -1,5 +1,6 @@
 //! Target descriptions: how much of the machine there is, and how fast.
 
+use crate::energy::Energy;
 use crate::format::Format;
 use crate::view::Pattern;
 
@@ -30,8 +31,10 @@ pub struct Target {
     pub hbm_bytes_per_cycle: f64,
     /// Multiply-accumulates per cycle of one DPE, for every native operand format (the wider of both operands counts).
     pub macs_per_cycle: Vec<(Format, f64)>,
-    /// N:M patterns of the second DPE operand, with the factor on the rate.
+    /// N:M patterns of the second DPE operand, each with its smallest factor on the rate.
     pub patterns: Vec<(Pattern, f64)>,
+    /// The factor of a pattern on the rate of an operand format; where a pair is missing, the pattern saves no cycles.
+    pub pattern_factors: Vec<(Pattern, Format, f64)>,
     /// f32 operations per cycle of the SE.
     pub simd_ops_per_cycle: f64,
     /// Accumulators per cycle that the RE clears or converts.
@@ -46,6 +49,8 @@ pub struct Target {
     pub launch_cycles: u64,
     /// Thermal design power in watts.
     pub tdp_w: f64,
+    /// Energies of actions; `None` where no published table fits.
+    pub energy: Option<Energy>,
 }
 
 impl Target {
@@ -58,6 +63,26 @@ impl Target {
     /// The rate of the slowest native format, which any other operand is widened to.
     pub fn slowest_mac_rate(&self) -> f64 {
         self.macs_per_cycle.iter().map(|(_, r)| *r).fold(f64::INFINITY, f64::min)
+    }
+
+    /// Dense multiply-accumulates per cycle of one DPE for a product of these formats: those that a native pattern skips
+    /// count as done. An operand that is not native is widened to the slowest format.
+    pub fn product_rate(&self, a: Format, b: Format, pattern: Option<Pattern>) -> f64 {
+        let rate = |format: Format| {
+            let (_, dense) = self.macs_per_cycle.iter().find(|(f, _)| *f == format)?;
+            Some(dense * pattern.map_or(1.0, |p| self.pattern_factor(p, format)))
+        };
+        let slowest = || {
+            let slowest = self.macs_per_cycle.iter().min_by(|x, y| x.1.total_cmp(&y.1));
+            slowest.and_then(|(format, _)| rate(*format)).unwrap_or(f64::INFINITY)
+        };
+        rate(a).zip(rate(b)).map_or_else(slowest, |(a, b)| a.min(b))
+    }
+
+    /// The factor of a pattern on the rate of a format; 1 where the target has none.
+    pub fn pattern_factor(&self, pattern: Pattern, format: Format) -> f64 {
+        let found = self.pattern_factors.iter().find(|(p, f, _)| (*p, *f) == (pattern, format));
+        found.map_or(1.0, |(.., factor)| *factor)
     }
 
     /// Number of PEs.

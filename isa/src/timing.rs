@@ -71,7 +71,7 @@ pub struct Cost {
     pub macs: u64,
     /// Multiply-accumulates that sparsity skipped.
     pub macs_skipped: u64,
-    /// Energy of the actions, in picojoules.
+    /// Energy of the actions, in picojoules; 0 on a target without a table of energies.
     pub energy_pj: f64,
 }
 
@@ -145,12 +145,19 @@ fn binary_slots(f: SeBinary) -> u64 {
     }
 }
 
-/// What `work` occupies on `target`.
+/// What `work` costs on `target`: what it occupies, and the energy of its actions, 0 where the target has no table of
+/// energies ([`Target::energy`] is `None`).
 ///
 /// The far end of a transfer (HBM, shared SRAM) is a shared port: its occupancy follows from the bytes and is the
 /// machine model's business; `cycles` is what the engine itself needs. A product runs at the slower of the DPE's rate for the
-/// operand formats and the streaming of its operands; formats that are not native run at the rate of the next wider one, f32 last.
+/// operand formats and the streaming of its operands; formats that are not native run at the rate of the slowest one.
 pub fn cost(work: &Work, target: &Target) -> Cost {
+    let occupied = occupied(work, target);
+    let energy_pj = target.energy.as_ref().map_or(0.0, |energy| energy.of(work, &occupied));
+    Cost { energy_pj, ..occupied }
+}
+
+fn occupied(work: &Work, target: &Target) -> Cost {
     let ceil = |x: f64| x.ceil().max(0.0) as u64;
     match *work {
         Work::Control => Cost { cycles: target.issue_cycles, ..Cost::default() },
@@ -170,19 +177,11 @@ pub fn cost(work: &Work, target: &Target) -> Cost {
         }
         Work::Matmul { m, n, k, a, b, pattern } => {
             let dense = m * n * k;
-            let rate = target.mac_rate(a, b).unwrap_or_else(|| target.slowest_mac_rate());
-            let factor = pattern
-                .and_then(|p| target.patterns.iter().find(|(q, _)| *q == p))
-                .map_or(1.0, |(_, factor)| *factor);
+            let rate = target.product_rate(a, b, pattern);
             let macs = pattern.map_or(dense, |p| dense * u64::from(p.n) / u64::from(p.m));
             // Columns come in tiles of 32; a narrower tile leaves multipliers idle.
             let padded = m * n.next_multiple_of(DPE_COLUMNS) * k;
-            Cost {
-                cycles: ceil(padded as f64 / (rate * factor)),
-                macs,
-                macs_skipped: dense - macs,
-                ..Cost::default()
-            }
+            Cost { cycles: ceil(padded as f64 / rate), macs, macs_skipped: dense - macs, ..Cost::default() }
         }
         Work::Bank { elements } => {
             Cost { cycles: ceil(elements as f64 / target.bank_elements_per_cycle), ..Cost::default() }

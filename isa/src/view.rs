@@ -205,7 +205,7 @@ impl View {
 /// With `s` the stride of the dimension that groups run along and `g` their size, dense element
 /// `e = hi * (s * g) + j * s + lo` (`j < g`, `lo < s`) has scale number `hi * s + lo`. Likewise the pattern group of
 /// element e has number `hi * s + lo` with `m` for `g`, and its stored elements are `hi * (s * n) + j * s + lo`, `j < n`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PlaneMap {
     /// Format of the tensor.
     pub format: Format,

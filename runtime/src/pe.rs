@@ -3,6 +3,7 @@
 use lacuna_isa::inst::{Action, InstKind, Operand};
 use lacuna_isa::view::Position;
 
+use crate::matmul::fast::PanelCache;
 use crate::memory::{Log, Memory, Overlay, Tensor};
 use crate::plan::KernelPlan;
 use crate::se::Lanes;
@@ -30,6 +31,8 @@ pub(crate) struct Pe<'m> {
     pub overlay: Overlay,
     pub log: Log,
     pub pool: Pool,
+    /// Decoded weights.
+    pub panels: PanelCache,
     pub counts: Counts,
     pub lanes: &'m mut Lanes,
 }
@@ -60,6 +63,7 @@ impl<'m> Pe<'m> {
             overlay: Overlay::default(),
             log: Log::default(),
             pool: Pool::default(),
+            panels: PanelCache::default(),
             counts: Counts::default(),
             lanes,
         }

@@ -77,6 +77,11 @@ impl<'m> Slot<'m> {
         Slot { data: Data::Owned(Rc::new(bytes)), layout }
     }
 
+    /// Whether the bytes are the memory's own, which do not change while the launch runs.
+    pub fn is_alias(&self) -> bool {
+        matches!(self.data, Data::Alias(_))
+    }
+
     /// The planes: codes, scales, indices.
     pub fn planes(&self) -> [&[u8]; 3] {
         match &self.data {

@@ -26,6 +26,7 @@ fn target() -> Target {
         hbm_bytes_per_cycle: 64.0,
         macs_per_cycle: vec![(F32, 1024.0)],
         patterns: vec![],
+        pattern_factors: vec![],
         simd_ops_per_cycle: 16.0,
         bank_elements_per_cycle: 32.0,
         issue_cycles: 1,
@@ -33,6 +34,7 @@ fn target() -> Target {
         sram_latency_cycles: 10,
         launch_cycles: 50,
         tdp_w: 1.0,
+        energy: None,
     }
 }
 

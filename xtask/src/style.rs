@@ -4,7 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Source files aim at 150 to 600 lines; above this many they must be split.
-const MAX_LINES: usize = 1000;
+const MAX_LINES: usize = 800;
+
+/// Files that are still too long. Nothing may be added to them, nor to this list.
+const TOO_LONG: [(&str, usize); 1] = [("compiler/optimize/src/rules/tests.rs", 908)];
 
 /// Folders that hold no sources of the project.
 const SKIPPED: [&str; 4] = ["target", ".git", "node_modules", "__pycache__"];
@@ -45,8 +48,9 @@ fn of_file(name: &str, text: &str) -> Vec<String> {
             faults.push("the file does not open with a `//!` header".to_owned());
         }
         let n_lines = text.lines().count();
-        if n_lines > MAX_LINES {
-            faults.push(format!("{n_lines} lines; split it ({MAX_LINES} at most)"));
+        let max = TOO_LONG.iter().find(|(known, _)| *known == name).map_or(MAX_LINES, |(_, n)| *n);
+        if n_lines > max {
+            faults.push(format!("{n_lines} lines; split it ({max} at most)"));
         }
     }
     // Put together here, so that this file does not match itself.

@@ -85,6 +85,8 @@ pub struct KernelBuilder<'a> {
     stage: u8,
 }
 
+/// Views that the 12-bit field of an operand can name.
+const MAX_VIEWS: usize = 4096;
 /// Stage of the computation in the innermost loop; its loads have stage 0.
 const COMPUTE_STAGE: u8 = 1;
 /// Stage of the stores in the innermost loop.
@@ -356,6 +358,12 @@ impl<'a> KernelBuilder<'a> {
         bank_bytes: u64,
     ) -> Result<(Kernel, Vec<StorageId>), EmitError> {
         self.push(InstKind::Halt {});
+        let n_views = self.kernel.views.len();
+        if n_views > MAX_VIEWS {
+            return Err(EmitError(format!(
+                "the kernel needs {n_views} views, and an operand names {MAX_VIEWS}"
+            )));
+        }
         let total = |kind: BufferKind| -> u64 {
             let of_kind = self.kernel.buffers.iter().filter(|b| b.kind == kind);
             of_kind.map(|b| u64::from(b.slot_bytes).next_multiple_of(64) * u64::from(b.slots)).sum()

@@ -127,3 +127,107 @@ pub fn is_scalar_const(func: &Function, value: Value) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lacuna_ir::op::{BinaryOp, ContractMap, ReduceOp, UnaryOp};
+    use lacuna_ir::{FunctionBuilder, Module, TensorType};
+    use lacuna_isa::format::ScalarType;
+
+    use super::*;
+
+    /// Builds a function of one parameter `x` of shape [4, 8] and lists which nodes are inlined, in order.
+    fn check(build: impl Fn(&mut FunctionBuilder<'_>, Value) -> Vec<Value>, expect: &[(&str, bool)]) {
+        let mut module = Module::default();
+        let mut b = FunctionBuilder::new(&mut module, "main");
+        let x = b.param(TensorType::new(ScalarType::F32, vec![4, 8]), "x");
+        let results = build(&mut b, x);
+        b.results(&results);
+        let fusion = Fusion::of(b.func());
+        let got: Vec<(&str, bool)> = b
+            .func()
+            .nodes
+            .iter()
+            .filter(|(_, d)| !matches!(d.op, Op::Const { .. }))
+            .map(|(n, d)| (d.op.name(), fusion.inlined[n]))
+            .collect();
+        assert_eq!(got, expect);
+    }
+
+    fn product(b: &mut FunctionBuilder<'_>, x: Value) -> Value {
+        let w = b.const_f32(vec![8, 8], &[0.5; 64]).expect("a constant");
+        let map = ContractMap::parse("mk,kn->mn").expect("a map");
+        b.emit(Op::Contract { map, elem: ScalarType::F32 }, &[x, w]).expect("a contraction")
+    }
+
+    #[test]
+    fn a_chain_is_one_kernel() {
+        check(
+            |b, x| {
+                let y = b.unary(UnaryOp::Exp, x).expect("exp");
+                vec![b.binary(BinaryOp::Add, y, x).expect("add")]
+            },
+            &[("unary", true), ("binary", false)],
+        );
+    }
+
+    #[test]
+    fn a_value_with_two_users_is_stored() {
+        check(
+            |b, x| {
+                let y = b.unary(UnaryOp::Exp, x).expect("exp");
+                vec![b.unary(UnaryOp::Neg, y).expect("neg"), b.unary(UnaryOp::Abs, y).expect("abs")]
+            },
+            &[("unary", false), ("unary", false), ("unary", false)],
+        );
+    }
+
+    #[test]
+    fn a_product_takes_its_epilogue() {
+        check(
+            |b, x| {
+                let y = product(b, x);
+                vec![b.binary(BinaryOp::Add, y, x).expect("add")]
+            },
+            &[("contract", true), ("binary", false)],
+        );
+    }
+
+    #[test]
+    fn a_kernel_has_one_product() {
+        check(
+            |b, x| {
+                let (y, z) = (product(b, x), product(b, x));
+                vec![b.binary(BinaryOp::Add, y, z).expect("add")]
+            },
+            &[("contract", true), ("contract", false), ("binary", false)],
+        );
+    }
+
+    #[test]
+    fn a_reduction_computes_its_operand_but_not_a_product() {
+        check(
+            |b, x| {
+                let square = b.binary(BinaryOp::Mul, x, x).expect("mul");
+                let y = product(b, x);
+                let reduce = Op::Reduce { op: ReduceOp::Sum, axes: vec![1] };
+                vec![
+                    b.emit(reduce.clone(), &[square]).expect("reduce"),
+                    b.emit(reduce, &[y]).expect("reduce"),
+                ]
+            },
+            &[("binary", true), ("contract", false), ("reduce", false), ("reduce", false)],
+        );
+    }
+
+    #[test]
+    fn a_result_of_the_function_is_stored() {
+        check(
+            |b, x| {
+                let y = b.unary(UnaryOp::Exp, x).expect("exp");
+                vec![y, b.unary(UnaryOp::Neg, y).expect("neg")]
+            },
+            &[("unary", false), ("unary", false)],
+        );
+    }
+}

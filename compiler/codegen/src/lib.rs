@@ -5,6 +5,7 @@
 //! emits one kernel per fusion group, cutting its space into tiles ([`nest`]) and its expression into SE operations ([`expr`], [`ints`]);
 //! [`memory`] plans addresses; [`weights`] packs constants.
 
+pub mod check;
 pub mod emit;
 pub mod expr;
 pub mod fuse;
@@ -25,6 +26,7 @@ use lacuna_isa::object::{Address, EntryPoint, Launch, MemSpace, Object, ObjectOr
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 
+pub use crate::check::check;
 use crate::lower::Lowering;
 use crate::memory::{ALIGN, Life, address, plan};
 use crate::place::{StorageId, StorageKind};
@@ -72,6 +74,12 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "the module has no single entry",
         "Code generation expects exactly one entry function without calls.",
     ),
+    (
+        "L0404",
+        "the model needs more launches than an entry can hold",
+        "An entry stream numbers its launches with 16 bits. A model that needs more has many small kernels, most often \
+         because a region of more than five dimensions was split along one of them.",
+    ),
 ];
 
 /// Compiles the single entry of `module` for `target`.
@@ -107,6 +115,16 @@ pub fn generate(
             hint: "rewrite the node in the model, or leave this part out of it".into(),
         };
         return Err(lowering.unsupported.iter().map(failure).collect());
+    }
+
+    if lowering.launches.len() > usize::from(u16::MAX) {
+        return Err(vec![Failure {
+            code: "L0404",
+            op: String::new(),
+            nodes: Vec::new(),
+            reason: format!("it needs {} launches, and an entry holds {}", lowering.launches.len(), u16::MAX),
+            hint: "split the model, or reduce its batch".into(),
+        }]);
     }
 
     let mut addresses: SecondaryMap<StorageId, Option<Address>> = SecondaryMap::new();

@@ -200,3 +200,97 @@ fn positions(dims: &[u8], shape: &[u64], strides: &[u64], inner: Option<u64>) ->
 fn is_zero(elem: ScalarType, code: u64) -> bool {
     elem.decode(code) == 0.0
 }
+
+#[cfg(test)]
+mod tests {
+    use lacuna_ir::TensorType;
+    use lacuna_isa::format::GroupFormat;
+    use lacuna_isa::view::PlaneMap;
+
+    use super::*;
+    use crate::place::StorageKind;
+
+    fn storage(packing: &Packing, format: Format, pattern: Option<Pattern>, elements: u64) -> Storage {
+        let kind = StorageKind::Const(cranelift_entity::EntityRef::new(0), packing.clone());
+        Storage { kind, format, pattern, k_stride: PANEL, elements }
+    }
+
+    /// A constant `[k, n]` of f32 with value `100 * k + n` where `keep` holds, else 0.
+    fn matrix(k: u64, n: u64, keep: impl Fn(u64, u64) -> bool) -> Constant {
+        let value = |i: u64| if keep(i / n, i % n) { (100 * (i / n) + i % n) as f32 } else { 0.0 };
+        let bytes = (0..k * n).flat_map(|i| value(i).to_le_bytes()).collect();
+        Constant::dense(TensorType::new(ScalarType::F32, vec![k, n]), bytes, "")
+    }
+
+    fn f32_at(bytes: &[u8], i: u64) -> f32 {
+        ScalarType::F32.decode_f32(pack::get(bytes, ScalarType::F32, i as usize) as u32)
+    }
+
+    #[test]
+    fn panels_of_columns() {
+        let (k, n) = (5, 40);
+        let packing = Packing::Panels { columns: vec![1], summed: vec![0], k_inner: k, pattern: None };
+        let storage = storage(&packing, Format::F32, None, 2 * PANEL * k);
+        let bytes = packed(&matrix(k, n, |_, _| true), &packing, &storage).expect("dense weights pack");
+        for row in 0..k {
+            for lane in 0..2 * PANEL {
+                let at = (lane / PANEL) * k * PANEL + row * PANEL + lane % PANEL;
+                let expect = if lane < n { (100 * row + lane) as f32 } else { 0.0 };
+                assert_eq!(f32_at(&bytes, at), expect, "row {row}, column {lane}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_of_four_keeps_values_and_positions() {
+        let (k, n) = (8, 32);
+        // Column c keeps rows c % 4 and 3 of each group of four; where both are one, a single value.
+        let keep = |row: u64, col: u64| row % 4 == col % 4 || row % 4 == 3;
+        let pattern = Some(Pattern::P2_4);
+        let packing = Packing::Panels { columns: vec![1], summed: vec![0], k_inner: k, pattern };
+        let storage = storage(&packing, Format::F32, pattern, PANEL * k);
+        let bytes = packed(&matrix(k, n, keep), &packing, &storage).expect("2:4 weights pack");
+        let map = PlaneMap { format: Format::F32, pattern, k_stride: PANEL };
+        let [_, _, indices] = map.plane_offsets(PANEL * k);
+        for row in 0..k {
+            for col in 0..n {
+                let first = map.stored_idx((row / 4 * 4) * PANEL + col);
+                let stored = (0..2).find_map(|j| {
+                    let at = first + j * PANEL;
+                    let index = pack::get(&bytes[indices as usize..], ScalarType::U2, at as usize);
+                    (index == row % 4).then(|| f32_at(&bytes, at))
+                });
+                let expect = if keep(row, col) { (100 * row + col) as f32 } else { 0.0 };
+                assert_eq!(stored.unwrap_or(0.0), expect, "row {row}, column {col}");
+            }
+        }
+        let refused = packed(&matrix(k, n, |_, _| true), &packing, &storage);
+        assert!(refused.is_err(), "dense weights are not 2:4");
+    }
+
+    #[test]
+    fn short_groups_are_padded_with_unit_scales() {
+        // 40 summed elements in groups of 32: the second group has 8 codes and 24 zeros.
+        let format = GroupFormat::MXFP8;
+        let ty = TensorType::grouped(format, 0, vec![40, 3]);
+        let codes: Vec<u8> = (0..40 * 3).map(|i| i as u8 + 1).collect();
+        let scales: Vec<u8> = (0..2 * 3).map(|i| 100 + i as u8).collect();
+        let constant = Constant::dense(ty, [codes, scales].concat(), "");
+        let packing = Packing::Panels { columns: vec![1], summed: vec![0], k_inner: 64, pattern: None };
+        let storage = storage(&packing, Format::Grouped(format), None, PANEL * 64);
+        let bytes = packed(&constant, &packing, &storage).expect("grouped weights pack");
+        let scale_plane = storage.planes()[1] as usize;
+        for row in 0..64usize {
+            for col in 0..PANEL as usize {
+                let expect = if row < 40 && col < 3 { (row * 3 + col) as u8 + 1 } else { 0 };
+                assert_eq!(bytes[row * PANEL as usize + col], expect, "row {row}, column {col}");
+                let scale = if col < 3 { 100 + (row / 32 * 3 + col) as u8 } else { UNIT_SCALE };
+                assert_eq!(
+                    bytes[scale_plane + row / 32 * PANEL as usize + col],
+                    scale,
+                    "row {row}, column {col}"
+                );
+            }
+        }
+    }
+}

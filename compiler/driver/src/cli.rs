@@ -35,7 +35,7 @@ pub enum Command {
     Disasm(Disasm),
     /// Make an object file from assembly text.
     Asm(Asm),
-    /// Show cycles, bounds, bytes and energy of an object file or a model.
+    /// Show cycles, bounds, bytes and skipped zeros of an object file or a model.
     Profile(Profile),
     /// List the targets, or show the figures of one with their sources.
     Targets(Targets),

@@ -21,6 +21,24 @@ pub enum Criterion {
     Report,
 }
 
+/// Positions, and those of them whose largest element is where the reference has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Agreement {
+    n_positions: u64,
+    n_agree: u64,
+}
+
+impl Agreement {
+    fn add(&mut self, agrees: bool) {
+        self.n_positions += 1;
+        self.n_agree += u64::from(agrees);
+    }
+
+    fn percent(self) -> Option<f64> {
+        (self.n_positions > 0).then(|| 100.0 * self.n_agree as f64 / self.n_positions as f64)
+    }
+}
+
 /// Errors of one output, summed over data sets.
 #[derive(Clone, Debug)]
 pub struct OutputStats {
@@ -30,8 +48,8 @@ pub struct OutputStats {
     max_rel_err: f64,
     signal: f64,
     noise: f64,
-    n_positions: u64,
-    n_agree: u64,
+    all: Agreement,
+    scored: Agreement,
     n_elements: u64,
     n_outside: u64,
     first_outside: Option<String>,
@@ -47,8 +65,8 @@ impl OutputStats {
             max_rel_err: 0.0,
             signal: 0.0,
             noise: 0.0,
-            n_positions: 0,
-            n_agree: 0,
+            all: Agreement::default(),
+            scored: Agreement::default(),
             n_elements: 0,
             n_outside: 0,
             first_outside: None,
@@ -61,8 +79,16 @@ impl OutputStats {
         self.mismatch.get_or_insert(what);
     }
 
-    /// Compares the elements of one tensor with its reference; both in row-major order of `shape`.
-    pub fn add(&mut self, found: &[f64], reference: &[f64], shape: &[u64], criterion: Criterion) {
+    /// Compares the elements of one tensor with its reference; both in row-major order of `shape`. `labels`, if any, has the
+    /// shape of `shape` without its last dimension; a position with a negative label is not scored.
+    pub fn add(
+        &mut self,
+        found: &[f64],
+        reference: &[f64],
+        shape: &[u64],
+        labels: Option<&[i64]>,
+        criterion: Criterion,
+    ) {
         for (i, (&a, &b)) in found.iter().zip(reference).enumerate() {
             self.n_elements += 1;
             // Equal infinities have no difference, and NaN stands for every NaN.
@@ -93,9 +119,14 @@ impl OutputStats {
             }
         }
         if let Some(width) = classes(shape) {
-            for (a, b) in found.chunks_exact(width).zip(reference.chunks_exact(width)) {
-                self.n_positions += 1;
-                self.n_agree += u64::from(argmax(a) == argmax(b));
+            let rows = found.chunks_exact(width).zip(reference.chunks_exact(width));
+            for (position, (a, b)) in rows.enumerate() {
+                let agrees = argmax(a) == argmax(b);
+                self.all.add(agrees);
+                let label = labels.and_then(|labels| labels.get(position));
+                if label.is_none_or(|&label| label >= 0) {
+                    self.scored.add(agrees);
+                }
             }
         }
     }
@@ -105,10 +136,20 @@ impl OutputStats {
         if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() }
     }
 
-    /// Percentage of positions whose largest element along the last axis is where the reference has it; `None` for
-    /// outputs whose last dimension has fewer than two elements.
+    /// Percentage of the scored positions whose largest element along the last axis is where the reference has it; of all
+    /// positions where none is scored. `None` for outputs whose last dimension has fewer than two elements.
     pub fn agreement_percent(&self) -> Option<f64> {
-        (self.n_positions > 0).then(|| 100.0 * self.n_agree as f64 / self.n_positions as f64)
+        self.scored.percent().or_else(|| self.all.percent())
+    }
+
+    /// The same of all positions, scored or not.
+    pub fn agreement_all_percent(&self) -> Option<f64> {
+        self.all.percent()
+    }
+
+    /// Whether labels leave positions out.
+    pub fn is_partly_scored(&self) -> bool {
+        self.scored != self.all
     }
 
     /// Why the output does not hold to the criterion, if so.
@@ -138,19 +179,22 @@ impl OutputStats {
             "max_rel_err": self.max_rel_err,
             "sqnr_db": self.sqnr_db(),
             "top1_agreement": self.agreement_percent(),
+            "top1_agreement_all": self.agreement_all_percent(),
             "violation": self.violation(criterion),
         })
     }
 
-    /// Name, errors, ratio, agreement for a table.
-    pub fn row(&self) -> [String; 5] {
+    /// Name, errors, ratio, agreement and agreement of all positions for a table.
+    pub fn row(&self) -> [String; 6] {
         let sqnr = self.sqnr_db();
+        let percent = |p: Option<f64>| p.map_or_else(|| "-".to_owned(), |p| format!("{p:.2}%"));
         [
             self.name.clone(),
             if self.mismatch.is_some() { "-".to_owned() } else { format!("{:.3e}", self.max_abs_err) },
             if self.mismatch.is_some() { "-".to_owned() } else { format!("{:.3e}", self.max_rel_err) },
             if sqnr.is_finite() { format!("{sqnr:.1} dB") } else { "exact".to_owned() },
-            self.agreement_percent().map_or_else(|| "-".to_owned(), |p| format!("{p:.2}%")),
+            percent(self.agreement_percent()),
+            percent(self.agreement_all_percent()),
         ]
     }
 }
@@ -223,7 +267,7 @@ mod tests {
 
     fn stats(found: &[f64], reference: &[f64], shape: &[u64], criterion: Criterion) -> OutputStats {
         let mut stats = OutputStats::new("y");
-        stats.add(found, reference, shape, criterion);
+        stats.add(found, reference, shape, None, criterion);
         stats
     }
 
@@ -271,6 +315,26 @@ mod tests {
         assert!(s.violation(Criterion::Agreement { min_percent: 50.0 }).is_none());
         assert!(s.violation(Criterion::Agreement { min_percent: 51.0 }).is_some());
         assert_eq!(stats(&[1.0], &[2.0], &[1, 1], Criterion::Report).agreement_percent(), None);
+    }
+
+    /// Three positions of two classes: the first and the last agree.
+    #[test]
+    fn the_bound_is_on_scored_positions() {
+        let check = |labels: Option<[i64; 3]>, scored: f64, is_partly_scored: bool| {
+            let mut s = OutputStats::new("y");
+            let (found, reference) = ([0.0, 1.0, 0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0, 0.0, 1.0]);
+            s.add(&found, &reference, &[3, 2], labels.as_ref().map(|l| &l[..]), Criterion::Report);
+            assert!((s.agreement_percent().unwrap() - scored).abs() < 1e-9, "{labels:?}");
+            assert!((s.agreement_all_percent().unwrap() - 200.0 / 3.0).abs() < 1e-9, "{labels:?}");
+            assert_eq!(s.is_partly_scored(), is_partly_scored, "{labels:?}");
+            let violation = s.violation(Criterion::Agreement { min_percent: 99.0 });
+            assert_eq!(violation.is_none(), scored >= 99.0, "{labels:?}");
+        };
+        check(None, 200.0 / 3.0, false);
+        check(Some([0, 1, 1]), 200.0 / 3.0, false);
+        check(Some([0, -1, 0]), 100.0, true);
+        check(Some([-1, 0, -1]), 0.0, true);
+        check(Some([-1, -1, -1]), 200.0 / 3.0, true);
     }
 
     #[test]

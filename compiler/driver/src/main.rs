@@ -4,27 +4,17 @@
 //! JSON object, and into the exit status: 0 holds, 1 outputs differ, 2 bad usage or input, 3 model not supported, 4 trap.
 
 mod cli;
-mod codes;
 mod commands;
-mod compare;
-mod diagnostics;
-mod exec;
-mod files;
-mod pipeline;
-mod progress;
-mod random;
-mod report;
-mod tensors;
-mod testset;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
+use lacuna_driver::diagnostics::{self, Diagnostic, Failed};
+use lacuna_driver::{codes, report};
 
 use crate::cli::Cli;
 use crate::commands::Context;
-use crate::diagnostics::{Diagnostic, Failed};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();

@@ -96,50 +96,82 @@ pub struct Compiled {
     pub seconds: f64,
 }
 
+/// The module after each pass of the tensor IR.
+pub struct Front {
+    /// As imported.
+    pub imported: Module,
+    /// After exact rewriting.
+    pub optimized: Module,
+    /// After the choice of number formats: what code is generated for.
+    pub selected: Module,
+    /// What the exact phase did.
+    pub report: lacuna_optimize::Report,
+    /// What the selection phase chose.
+    pub assignments: Vec<Assignment>,
+    /// What deserves attention.
+    pub warnings: Vec<String>,
+}
+
 /// Compiles a model.
 ///
 /// # Errors
 /// Every finding of the pass that failed.
 pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled, Failed> {
     let started = Instant::now();
+    let front = front(request, watch)?;
+    let object = generate(&front.selected, request.target, watch)?;
+    Ok(Compiled {
+        object,
+        imported: front.imported,
+        report: front.report,
+        assignments: front.assignments,
+        warnings: front.warnings,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// The passes of the tensor IR.
+///
+/// # Errors
+/// Every finding of the pass that failed.
+pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Failed> {
     let options = lacuna_optimize::Options {
         precision: request.precision,
         features: features(request.target),
         ..lacuna_optimize::Options::default()
     };
-
     let (imported, mut warnings) = import(request, watch)?;
     verify(&imported, "import")?;
     fits(&imported, request.target)?;
     watch.dump(Stage::Imported, || imported.to_string());
 
     watch.progress.step("optimizing");
-    let optimized =
+    let lacuna_optimize::Optimized { module: optimized, report, .. } =
         lacuna_optimize::optimize(imported.clone(), &options).map_err(|e| contradiction("optimize", e))?;
-    verify(&optimized.module, "optimize")?;
-    watch.dump(Stage::Optimized, || optimized.module.to_string());
+    verify(&optimized, "optimize")?;
+    watch.dump(Stage::Optimized, || optimized.to_string());
 
     watch.progress.step("selecting formats");
     let selected =
-        lacuna_optimize::select(optimized.module, &options).map_err(|e| contradiction("select", e))?;
+        lacuna_optimize::select(optimized.clone(), &options).map_err(|e| contradiction("select", e))?;
     verify(&selected.module, "select")?;
     watch.dump(Stage::Selected, || selected.module.to_string());
     warnings.extend(selected.warnings);
+    let (selected, assignments) = (selected.module, selected.assignments);
+    Ok(Front { imported, optimized, selected, report, assignments, warnings })
+}
 
+/// The last pass: the object of a module with formats.
+///
+/// # Errors
+/// Every operator without a kernel.
+pub fn generate(selected: &Module, target: &Target, watch: &mut Watch<'_>) -> Result<Object, Failed> {
     watch.progress.step("generating code");
-    let patterns = patterns(&selected.module, request.target);
-    let generated = lacuna_codegen::generate(&selected.module, request.target, &patterns).map_err(refused)?;
+    let generated =
+        lacuna_codegen::generate(selected, target, &patterns(selected, target)).map_err(refused)?;
     watch.dump(Stage::Tiled, || generated.tiled.clone());
     watch.dump(Stage::Machine, || print_object(&generated.object, Weights::Elided));
-
-    Ok(Compiled {
-        object: generated.object,
-        imported,
-        report: optimized.report,
-        assignments: selected.assignments,
-        warnings,
-        seconds: started.elapsed().as_secs_f64(),
-    })
+    Ok(generated.object)
 }
 
 /// The first pass alone: the module and its warnings.

@@ -128,6 +128,57 @@ macro_rules! define_ops {
 }
 for_each_op!(define_ops);
 
+impl Op {
+    /// Whether each element of the result depends on the elements of the operands, of the same shape, at its own index.
+    pub fn is_elementwise(&self) -> bool {
+        match self.family() {
+            Family::Elementwise => true,
+            Family::Source | Family::Movement | Family::Product | Family::Other => false,
+        }
+    }
+
+    /// Whether the result is a view of the one operand: elements in other places, some left out or repeated.
+    pub fn is_movement(&self) -> bool {
+        match self.family() {
+            Family::Movement => true,
+            Family::Source | Family::Elementwise | Family::Product | Family::Other => false,
+        }
+    }
+
+    /// Whether the operator sums products.
+    pub fn is_product(&self) -> bool {
+        match self.family() {
+            Family::Product => true,
+            Family::Source | Family::Elementwise | Family::Movement | Family::Other => false,
+        }
+    }
+
+    fn family(&self) -> Family {
+        match self {
+            Op::Const { .. } | Op::Iota { .. } => Family::Source,
+            Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } => Family::Elementwise,
+            Op::Select {} | Op::Cast { .. } => Family::Elementwise,
+            Op::Reshape { .. } | Op::Permute { .. } | Op::Broadcast { .. } => Family::Movement,
+            Op::Slice { .. } | Op::Window { .. } => Family::Movement,
+            Op::Contract { .. } | Op::Conv { .. } => Family::Product,
+            Op::Pad { .. } | Op::Concat { .. } | Op::Gather { .. } | Op::Reduce { .. } => Family::Other,
+            Op::ArgReduce { .. } | Op::Cumulate { .. } | Op::Softmax { .. } | Op::Norm { .. } => {
+                Family::Other
+            }
+            Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Family::Other,
+        }
+    }
+}
+
+/// Operators by what passes tell apart.
+enum Family {
+    Source,
+    Elementwise,
+    Movement,
+    Product,
+    Other,
+}
+
 macro_rules! named_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident $text:literal,)* }) => {
         $(#[$doc])*

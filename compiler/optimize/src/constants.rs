@@ -92,15 +92,16 @@ impl Folder<'_> {
         let larger =
             data.args.first().is_some_and(|&a| self.source.ty(a).shape.elements() < ty.shape.elements());
         let view = matches!(data.op, Op::Broadcast { .. }) && larger;
-        let constant = match &data.op {
-            _ if view => None,
-            Op::Const { value } => Some(*value),
-            Op::Reshape { .. } => self.reshaped(node)?,
-            _ => None,
-        };
-        let constant = match constant {
-            None if !view => self.computed(node)?,
-            other => other,
+        let constant = if view {
+            None
+        } else if let Op::Const { value } = data.op {
+            Some(value)
+        } else {
+            let reshaped = if matches!(data.op, Op::Reshape { .. }) { self.reshaped(node)? } else { None };
+            match reshaped {
+                Some(constant) => Some(constant),
+                None => self.computed(node)?,
+            }
         };
         let (op, args) = match constant {
             Some(value) => {

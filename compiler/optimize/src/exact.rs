@@ -57,7 +57,7 @@ pub struct Optimized {
 pub fn optimize(module: Module, options: &Options) -> Result<Optimized, Error> {
     let mut rules = crate::rules::all();
     if options.strict_float {
-        rules.retain(|r| r.class != RuleClass::E1);
+        rules.retain(|r| r.class == RuleClass::E0);
     }
     // Merging moves no rounding: each element of the result is the same sum.
     optimize_with(module, &rules, true)
@@ -124,17 +124,28 @@ fn optimize_function(
     report.cost.1 += choice.total(g, &input.roots).cost;
     report.n_terms += g.eg.total_number_of_nodes();
     report.n_classes += g.eg.number_of_classes();
-    record_used(g, &choice, &order, &made, report);
-    let function = input.write(source, &choice, &order)?;
+    let vanished = g.vanished(|class| choice.term(g, class).cloned());
+    record_used(g, &choice, &order, &vanished, &made, report);
+    let function = input.write(source, &choice, &order, &vanished)?;
     Ok((input.graph.eg.analysis.module, function))
 }
 
 /// Adds the applications that built the chosen terms, and those that built what these replaced, to the report.
-fn record_used(g: &Graph, choice: &Choice, order: &[Id], made: &[Made], report: &mut Report) {
+fn record_used(
+    g: &Graph,
+    choice: &Choice,
+    order: &[Id],
+    vanished: &IndexMap<Id, Source>,
+    made: &[Made],
+    report: &mut Report,
+) {
     let mut used = vec![false; made.len()];
     let mut todo: Vec<u32> = Vec::new();
     for &class in order {
         if let Some(source) = choice.term(g, class).and_then(|t| g.sources.get(t)) {
+            todo.extend(&source.applications);
+        }
+        if let Some(source) = vanished.get(&class) {
             todo.extend(&source.applications);
         }
     }
@@ -183,12 +194,11 @@ impl Input {
             let args = args.ok_or_else(|| broken("a value is used before its definition"))?;
             g.source = Source { origins: node.origins.clone(), applications: Vec::new() };
             let op = share_small(&g, &mut small, node.op.clone());
-            let id = match (&op, &args[..]) {
-                (Op::Binary { op }, &[a, b]) => {
-                    let swap = crate::graph::commutes(*op) && g.is_const(a) && !g.is_const(b);
-                    g.add(node.op.clone(), &if swap { [b, a] } else { [a, b] })
-                }
-                _ => g.add(op, &args),
+            let id = if let (Op::Binary { op: f }, &[a, b]) = (&op, &args[..]) {
+                let swap = crate::graph::commutes(*f) && g.is_const(a) && !g.is_const(b);
+                g.add(op, &if swap { [b, a] } else { [a, b] })
+            } else {
+                g.add(op, &args)
             };
             let id = id.ok_or_else(|| broken("a node's operands do not fit it"))?;
             if matches!(node.op, Op::Call { .. }) {
@@ -206,7 +216,13 @@ impl Input {
         Ok(Input { graph: g, roots, params, names })
     }
 
-    fn write(&self, source: &Function, choice: &Choice, order: &[Id]) -> Result<Function, Error> {
+    fn write(
+        &self,
+        source: &Function,
+        choice: &Choice,
+        order: &[Id],
+        vanished: &IndexMap<Id, Source>,
+    ) -> Result<Function, Error> {
         let g = &self.graph;
         let broken = |message: String| Error::Contradiction { function: source.name.clone(), message };
         let mut out = Emitter::new(source);
@@ -233,9 +249,12 @@ impl Input {
                 Term::Apply(Kind::Param | Kind::Result | Kind::Op(_), op, _) => {
                     let op = g.eg.analysis.ops[*op].clone();
                     let args = args().ok_or_else(|| broken("an operand comes after its use".into()))?;
-                    let origins = g.sources.get(term).map(|s| s.origins.clone()).unwrap_or_default();
+                    let mut from = g.sources.get(term).cloned().unwrap_or_default();
+                    if let Some(also) = vanished.get(&class) {
+                        from.join(also);
+                    }
                     let results = out
-                        .emit_all(&g.eg.analysis.module, op, &args, &origins)
+                        .emit_all(&g.eg.analysis.module, op, &args, &from.origins)
                         .map_err(|e| broken(e.to_string()))?;
                     values.insert(class, results);
                 }

@@ -1,178 +1,17 @@
-//! The e-graph with its facts, and constructors that keep terms in canonical form.
+//! The e-graph with its provenance, and constructors that keep terms in canonical form.
 //!
 //! Canonical form: the constant operand of a commutative operator is the second; movement that moves nothing is
 //! never built; arithmetic on constants that repeat one element is done at once.
 
-use egg::{Analysis, DidMerge, EGraph, Id};
+use egg::{EGraph, Id};
 use indexmap::{IndexMap, IndexSet};
 use lacuna_ir::infer::infer;
 use lacuna_ir::op::{BinaryOp, Dims, UnaryOp};
-use lacuna_ir::{ConstId, Constant, ConstantData, Module, Op, OriginId, Shape, TensorType};
+use lacuna_ir::{Constant, ConstantData, Module, Op, OriginId, Shape, TensorType};
 use lacuna_isa::format::ScalarType;
 
+use crate::facts::{Facts, Tables, code_of};
 use crate::lang::{Kind, OpTable, Term};
-
-/// Facts about an e-class.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Facts {
-    /// Types of the results: one for everything but calls.
-    pub types: Vec<TensorType>,
-    /// Whether the value depends on no parameter.
-    pub constant: bool,
-    /// The element that the whole value repeats, where it is known cheaply.
-    pub splat: Option<f64Bits>,
-    /// Whether a contraction or element-wise work on one computes the value, so that more such work can join it.
-    pub epilogue: bool,
-}
-
-/// A real number compared by its bits.
-#[expect(non_camel_case_types, reason = "it is the bits of an f64")]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct f64Bits(pub u64);
-
-impl f64Bits {
-    /// The number.
-    pub fn get(self) -> f64 {
-        f64::from_bits(self.0)
-    }
-}
-
-/// Tables behind the terms, and what went wrong.
-#[derive(Debug)]
-pub struct Tables {
-    /// The module: its constants and the signatures of its functions.
-    pub module: Module,
-    /// Operators with attributes.
-    pub ops: OpTable,
-    /// Types of the function's parameters.
-    pub params: Vec<TensorType>,
-    /// The first contradiction that a union or a term brought, if any.
-    pub error: Option<String>,
-    splats: IndexMap<(TensorType, u64), ConstId>,
-}
-
-impl Analysis<Term> for Tables {
-    type Data = Facts;
-
-    fn make(egraph: &mut EGraph<Term, Tables>, term: &Term, _: Id) -> Facts {
-        match facts(egraph, term) {
-            Ok(facts) => facts,
-            Err(message) => {
-                egraph.analysis.error.get_or_insert(message);
-                Facts { types: Vec::new(), constant: false, splat: None, epilogue: false }
-            }
-        }
-    }
-
-    fn merge(&mut self, to: &mut Facts, from: Facts) -> DidMerge {
-        if to.types != from.types {
-            self.error
-                .get_or_insert(format!("values of types {:?} and {:?} were united", to.types, from.types));
-        }
-        let merged = Facts {
-            types: std::mem::take(&mut to.types),
-            constant: to.constant || from.constant,
-            splat: to.splat.or(from.splat),
-            epilogue: to.epilogue || from.epilogue,
-        };
-        let left = (to.constant, to.splat, to.epilogue) != (merged.constant, merged.splat, merged.epilogue);
-        let right =
-            (from.constant, from.splat, from.epilogue) != (merged.constant, merged.splat, merged.epilogue);
-        *to = merged;
-        DidMerge(left, right)
-    }
-}
-
-fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, String> {
-    let tables = &egraph.analysis;
-    let of = |id: Id| &egraph[id].data;
-    match term {
-        Term::Param(n) => {
-            let ty = tables.params.get(*n as usize).ok_or("a parameter that the function lacks")?;
-            Ok(Facts { types: vec![ty.clone()], constant: false, splat: None, epilogue: false })
-        }
-        Term::Result(n, [call]) => {
-            let ty = of(*call).types.get(*n as usize).ok_or("a result that the call lacks")?;
-            Ok(Facts { types: vec![ty.clone()], constant: of(*call).constant, splat: None, epilogue: false })
-        }
-        Term::Apply(_, op, args) => {
-            let op = &tables.ops[*op];
-            let mut operands = Vec::with_capacity(args.len());
-            for &arg in args {
-                operands.push(of(arg).types.first().ok_or("an operand without a type")?);
-            }
-            let types = infer(&tables.module, op, &operands).map_err(|e| e.to_string())?;
-            let callable = !matches!(op, Op::Call { .. });
-            let constant = callable && args.iter().all(|&a| of(a).constant);
-            let splat = match op {
-                Op::Const { value } => splat_of(&tables.module.constants[*value]),
-                Op::Reshape { .. } | Op::Permute { .. } | Op::Broadcast { .. } | Op::Slice { .. } => {
-                    of(args[0]).splat
-                }
-                _ => None,
-            };
-            let heavy = matches!(op, Op::Contract { .. } | Op::Conv { .. });
-            let epilogue = heavy || (is_elementwise(op) && args.iter().any(|&a| of(a).epilogue));
-            Ok(Facts { types, constant, splat, epilogue })
-        }
-    }
-}
-
-/// Whether the operator computes each element of the result from the same element of operands of the same shape.
-pub fn is_elementwise(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Unary { .. }
-            | Op::Binary { .. }
-            | Op::Compare { .. }
-            | Op::Select {}
-            | Op::Cast { .. }
-            | Op::MxDecode { .. }
-    )
-}
-
-fn splat_of(constant: &Constant) -> Option<f64Bits> {
-    let elem = constant.ty.elem.scalar()?;
-    let code = match &constant.data {
-        ConstantData::Splat(code) => *code,
-        ConstantData::Dense(blob) => {
-            let bytes = blob.bytes();
-            let width = (elem.bits() / 8) as usize;
-            if width == 0 || bytes.is_empty() || bytes.len() > 4096 || bytes.len() % width != 0 {
-                return None;
-            }
-            let (first, _) = bytes.split_at(width);
-            if bytes.chunks_exact(width).any(|c| c != first) {
-                return None;
-            }
-            let mut code = [0; 8];
-            code[..width].copy_from_slice(first);
-            u64::from_le_bytes(code)
-        }
-    };
-    let value = match elem {
-        ScalarType::F32 => f64::from(f32::from_bits(code as u32)),
-        ScalarType::F64 => f64::from_bits(code),
-        ScalarType::Bf16 => f64::from(f32::from_bits((code as u32) << 16)),
-        ScalarType::I32 => f64::from(code as u32 as i32),
-        ScalarType::I64 if (code as i64).unsigned_abs() < 1 << 53 => code as i64 as f64,
-        _ => return None,
-    };
-    Some(f64Bits(value.to_bits()))
-}
-
-/// The code of a number in a type in which it is exact, for the types that splats are made of.
-fn code_of(elem: ScalarType, value: f64) -> Option<u64> {
-    let code = match elem {
-        ScalarType::F32 => u64::from((value as f32).to_bits()),
-        ScalarType::F64 => value.to_bits(),
-        ScalarType::Bf16 => u64::from((value as f32).to_bits() >> 16),
-        ScalarType::I32 if value as i32 as f64 == value => u64::from(value as i32 as u32),
-        ScalarType::I64 if value as i64 as f64 == value => value as i64 as u64,
-        _ => return None,
-    };
-    Some(code)
-}
 
 /// Where a term comes from.
 #[derive(Clone, Debug, Default)]
@@ -204,6 +43,15 @@ pub struct Graph {
     /// Given to each term that is made.
     pub source: Source,
     made: IndexSet<Term>,
+    vanished: Vec<Vanished>,
+}
+
+/// A term that became equal to one that was there already.
+#[derive(Clone, Debug)]
+struct Vanished {
+    class: Id,
+    term: Term,
+    source: Source,
 }
 
 impl Graph {
@@ -216,6 +64,7 @@ impl Graph {
             sources: IndexMap::default(),
             source: Source::default(),
             made: IndexSet::default(),
+            vanished: Vec::new(),
         }
     }
 
@@ -229,6 +78,31 @@ impl Graph {
             sources.entry(canonical).or_default().join(&source);
         }
         self.sources = sources;
+    }
+
+    /// Records that `term` of `class` was found equal to something known: whatever computes the class in its place
+    /// also does what `term` did.
+    pub fn vanish(&mut self, class: Id, term: Term, source: Source) {
+        self.vanished.push(Vanished { class, term, source });
+    }
+
+    /// For each class, the sources of terms that were found equal to something known, apart from those of the term
+    /// that `chosen` names for the class.
+    pub fn vanished(&self, chosen: impl Fn(Id) -> Option<Term>) -> IndexMap<Id, Source> {
+        let mut by_class: IndexMap<Id, Source> = IndexMap::new();
+        for v in &self.vanished {
+            let class = self.eg.find(v.class);
+            let term = egg::Language::map_children(v.term.clone(), |id| self.eg.find(id));
+            if chosen(class).is_some_and(|c| c != term) {
+                by_class.entry(class).or_default().join(&v.source);
+            }
+        }
+        by_class
+    }
+
+    /// Facts about a class.
+    pub fn facts(&self, id: Id) -> &Facts {
+        &self.eg[id].data
     }
 
     /// Type of a class that is no call.
@@ -256,9 +130,14 @@ impl Graph {
         self.eg[id].data.constant
     }
 
+    /// Whether every element is known to be zero, of either sign.
+    pub fn is_zero(&self, id: Id) -> bool {
+        self.facts(id).zeros.all
+    }
+
     /// The number that a class repeats, if known.
     pub fn splat(&self, id: Id) -> Option<f64> {
-        self.eg[id].data.splat.map(f64Bits::get)
+        self.eg[id].data.splat.map(|v| v.0)
     }
 
     /// The operator of a term.
@@ -311,12 +190,8 @@ impl Graph {
     /// A function of one operand.
     pub fn unary(&mut self, op: UnaryOp, x: Id) -> Option<Id> {
         if let (Some(v), Some(ScalarType::F32), true) = (self.splat(x), self.elem(x), self.is_const(x)) {
-            let value = match op {
-                UnaryOp::Neg => Some(-v),
-                UnaryOp::Recip if v != 0.0 => Some(f64::from(1.0 / v as f32)),
-                _ => None,
-            };
-            if let Some(value) = value {
+            let recip = Some(f64::from(1.0 / v as f32)).filter(|_| op == UnaryOp::Recip && v != 0.0);
+            if let Some(value) = Some(-v).filter(|_| op == UnaryOp::Neg).or(recip) {
                 let ty = self.ty(x).clone();
                 return self.splat_const(&ty, value);
             }
@@ -334,7 +209,8 @@ impl Graph {
                 BinaryOp::Sub => Some(x - y),
                 BinaryOp::Mul => Some(x * y),
                 BinaryOp::Div => Some(x / y),
-                _ => None,
+                BinaryOp::Mod | BinaryOp::Rem | BinaryOp::Pow | BinaryOp::Min | BinaryOp::Max => None,
+                BinaryOp::And | BinaryOp::Or | BinaryOp::Xor | BinaryOp::Shl | BinaryOp::Shr => None,
             };
             if let Some(value) = value.filter(|v| v.is_finite()) {
                 let ty = self.ty(a).clone();

@@ -4,7 +4,7 @@
 //! [`select`] then converts operands of contractions to the precision that the user asked for: an approximation, so
 //! never a rule. [`sparsity_of`] reads sparsity patterns off the constants that result.
 //!
-//! Where to look: `lang` is the e-graph's language, `graph` its facts and constructors, `pattern` the rules' left
+//! Where to look: `lang` is the e-graph's language, `facts` what is known of its classes, `graph` its constructors, `pattern` the rules' left
 //! sides, `rules` the rules, `saturate` the loop, `cost` and `extract` the way back. Nothing here looks at a clock or
 //! at the order of a hash table: the same module gives the same result on every machine.
 
@@ -13,6 +13,7 @@ mod cost;
 mod emit;
 mod exact;
 mod extract;
+mod facts;
 mod graph;
 mod lang;
 #[cfg(test)]

@@ -230,3 +230,95 @@ fn depth_costs_little() {
     assert_eq!(done.report.count("merge-contractions").used, 24, "{}", done.report);
     assert_eq!(count(&done.module, done.module.entries[0].func, "contract"), 24 * 4);
 }
+
+/// A residual stream: each norm's operand is the result of a contraction's epilogue, and is used again later.
+#[test]
+fn norms_of_a_residual_stream_are_one_node_each() {
+    let (before, inputs) = module(6, false, |l| {
+        let shape = [1, TOKENS, WIDTH];
+        let mut x = l.param(&shape);
+        for _ in 0..3 {
+            let square = l.bin(Mul, x, x);
+            let mean = l.reduce(ReduceOp::Mean, &[2], square);
+            let mean = l.reshape(mean, &[1, TOKENS, 1]);
+            let eps = l.splat(&[1, TOKENS, 1], 1e-5);
+            let sum = l.bin(Add, mean, eps);
+            let root = l.un(UnaryOp::Sqrt, sum);
+            let inverse = l.un(UnaryOp::Recip, root);
+            let inverse = l.broadcast(inverse, &[0, 1, 2], &shape);
+            let y = l.bin(Mul, x, inverse);
+            let s = l.channel(&shape, 2);
+            let y = l.bin(Mul, y, s);
+            let y = projection(l, y, WIDTH, false);
+            x = l.bin(Add, x, y);
+        }
+        vec![x]
+    });
+    let after = exact(&before);
+    assert_same(&before, &after, &inputs, Mode::Real);
+    let main = after.entries[0].func;
+    let of = |name| count(&after, main, name);
+    assert_eq!((of("norm"), of("reduce"), of("unary"), of("contract"), of("binary")), (3, 0, 0, 3, 3));
+    let norms = after.functions[main].nodes.values().filter(|n| n.op.name() == "norm");
+    assert!(norms.into_iter().all(|n| n.args.len() == 2), "scales are operands");
+}
+
+#[test]
+fn what_vanishes_leaves_its_origins() {
+    let mut before = Module::default();
+    let origins: Vec<_> = ["matmul", "identity", "square", "mean", "root", "norm"]
+        .map(|n| before.origins.push(lacuna_ir::Origin { node: n.into(), op: n.into() }))
+        .to_vec();
+    let mut l = Lab::new(&mut before, 1);
+    let x = l.param(&[4, 8]);
+    let w = l.konst(&[8, 8]);
+    l.b.set_origins(vec![origins[0]]);
+    let y = l.contract("ij,jk->ik", x, w);
+    l.b.set_origins(vec![origins[1]]);
+    let one = l.splat(&[4, 8], 1.0);
+    let y = l.bin(Mul, y, one);
+    l.b.set_origins(vec![origins[2]]);
+    let square = l.bin(Mul, y, y);
+    l.b.set_origins(vec![origins[3]]);
+    let mean = l.reduce(ReduceOp::Mean, &[1], square);
+    l.b.set_origins(vec![origins[4]]);
+    let eps = l.splat(&[4], 1e-3);
+    let sum = l.bin(Add, mean, eps);
+    let root = l.un(UnaryOp::Sqrt, sum);
+    l.b.set_origins(vec![origins[5]]);
+    let root = l.broadcast(root, &[0], &[4, 8]);
+    let z = l.bin(Div, y, root);
+    l.b.results(&[z]);
+    let func = l.b.id();
+    before.entries.push(lacuna_ir::Entry {
+        name: "main".into(),
+        func,
+        inputs: vec!["x".into()],
+        outputs: vec!["z".into()],
+    });
+    let after = exact(&before);
+    let nodes = after.functions[func].nodes.values();
+    let found: Vec<_> =
+        nodes.filter(|n| n.op.name() != "const").map(|n| (n.op.name(), &n.origins[..])).collect();
+    assert_eq!(found, [("contract", &origins[..2]), ("norm", &origins[2..])]);
+}
+
+#[test]
+fn zeros_propagate_through_a_network() {
+    let (before, inputs) = module(8, false, |l| {
+        let x = l.param(&[4, 8]);
+        let (w, v) = (l.splat(&[8, 8], 0.0), l.konst(&[8, 8]));
+        let dead = l.contract("ij,jk->ik", x, w);
+        let dead = l.contract("ij,jk->ik", dead, v);
+        let live = l.contract("ij,jk->ik", x, v);
+        vec![l.bin(Add, live, dead)]
+    });
+    let after = exact(&before);
+    assert_same(&before, &after, &inputs, Mode::Real);
+    let main = after.entries[0].func;
+    assert_eq!((count(&after, main, "contract"), count(&after, main, "binary")), (1, 0));
+    let options = Options { strict_float: true, ..Options::default() };
+    let strict = optimize(before, &options).unwrap().module;
+    // The input may hold infinities. The two products of it are merged.
+    assert_eq!(count(&strict, main, "contract"), 2);
+}

@@ -10,7 +10,7 @@ use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 pub struct Options {
     /// Number formats of contractions.
     pub precision: Precision,
-    /// Whether only rewrites that keep every bit are allowed: no rule of class E1 runs.
+    /// Whether only rewrites that keep every bit are allowed: only rules of class E0 run.
     pub strict_float: bool,
     /// What the target multiplies natively.
     pub features: TargetFeatures,

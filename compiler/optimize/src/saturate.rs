@@ -90,6 +90,13 @@ pub fn saturate(
                     made.push(Made { rule: rule.name, before, after: rule.after.into(), source: m.source });
                     report.count_mut(rule.name).fired += usize::from(united.is_some());
                 }
+                if united == Some(true)
+                    && g.eg.total_size() == terms
+                    && let Some(term) = m.terms.first()
+                {
+                    // Nothing was built that could carry the origins: what was known before inherits them.
+                    g.vanish(m.root, term.clone(), g.source.clone());
+                }
                 if g.eg.analysis.error.is_some() || g.eg.total_size() > limits.terms {
                     g.rebuild();
                     return false;

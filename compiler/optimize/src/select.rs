@@ -13,6 +13,7 @@ use crate::constants::{constant_values, fold};
 use crate::emit::Emitter;
 use crate::exact::{Error, functions};
 use crate::options::{Options, Precision};
+use crate::zeros::summed_dims;
 
 /// The least number of input channels of a convolution that is grouped.
 const MIN_CHANNELS: u64 = 32;
@@ -97,7 +98,7 @@ impl<'a> Converter<'a> {
         }
         for node in source.nodes.values() {
             let mut args = this.known(&node.args)?;
-            if matches!(node.op, Op::Contract { .. } | Op::Conv { .. }) {
+            if node.op.is_product() {
                 let kept = match precision {
                     Precision::F32 => Ok(()),
                     Precision::Bf16 => this.narrow(node, &mut args),
@@ -201,27 +202,20 @@ fn grouped_axes(func: &Function, node: &NodeData) -> Result<[u8; 2], &'static st
             ElemType::Scalar(_) => return Err("an operand is not f32, f16 or bf16"),
         }
     }
-    match &node.op {
-        Op::Contract { map, .. } => {
-            let [label] = map.summed()[..] else { return Err("not exactly one dimension is summed over") };
-            let place = |labels: &[u8]| labels.iter().position(|&l| l == label).map(|d| d as u8);
-            let (Some(a), Some(b)) = (place(&map.a), place(&map.b)) else {
-                return Err("not exactly one dimension is summed over");
-            };
-            if func.ty(node.args[0]).shape[a as usize] < MIN_SUMMED {
-                return Err("the summed dimension is short");
-            }
-            Ok([a, b])
+    if let Op::Conv { attrs, .. } = &node.op {
+        if attrs.groups != 1 {
+            return Err("the convolution has groups");
         }
-        Op::Conv { attrs, .. } => {
-            if attrs.groups != 1 {
-                return Err("the convolution has groups");
-            }
-            if func.ty(node.args[0]).shape[attrs.x[1] as usize] < MIN_CHANNELS {
-                return Err("the convolution has few input channels");
-            }
-            Ok([attrs.x[1], attrs.w[1]])
+        if func.ty(node.args[0]).shape[attrs.x[1] as usize] < MIN_CHANNELS {
+            return Err("the convolution has few input channels");
         }
-        _ => Err("not a contraction"),
+        return Ok([attrs.x[1], attrs.w[1]]);
     }
+    let [(0, a), (1, b)] = summed_dims(&node.op)[..] else {
+        return Err("not exactly one dimension is summed over");
+    };
+    if func.ty(node.args[0]).shape[a] < MIN_SUMMED {
+        return Err("the summed dimension is short");
+    }
+    Ok([a as u8, b as u8])
 }

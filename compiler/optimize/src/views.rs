@@ -4,7 +4,7 @@ use egg::Id;
 use lacuna_ir::op::Dims;
 use lacuna_ir::{Op, Shape};
 
-use crate::graph::Graph;
+use crate::graph::{Graph, inverse};
 
 /// A value as a view of `core`: dimension `i` of the core is dimension `map[i]` of the value, or has size 1 and no
 /// counterpart. The value repeats along dimensions that the map does not name.
@@ -26,17 +26,14 @@ pub fn views(g: &Graph, id: Id) -> Vec<View> {
         let view = found[next].clone();
         next += 1;
         for (op, args) in g.terms(view.core) {
-            let map = match op {
-                Op::Broadcast { dims, shape } => through_broadcast(&view.map, dims, shape, g.shape(args[0])),
-                Op::Permute { perm } => {
-                    let mut map = vec![None; perm.len()];
-                    for (i, &p) in perm.iter().enumerate() {
-                        map[p as usize] = view.map[i];
-                    }
-                    Some(map)
-                }
-                Op::Reshape { shape } => through_reshape(&view.map, shape, g.shape(args[0])),
-                _ => None,
+            let map = if let Op::Broadcast { dims, shape } = op {
+                through_broadcast(&view.map, dims, shape, g.shape(args[0]))
+            } else if let Op::Permute { perm } = op {
+                Some(inverse(perm).iter().map(|&i| view.map[i as usize]).collect())
+            } else if let Op::Reshape { shape } = op {
+                through_reshape(&view.map, shape, g.shape(args[0]))
+            } else {
+                None
             };
             if let Some(map) = map {
                 let view = View { core: g.eg.find(args[0]), map };
@@ -133,4 +130,24 @@ pub fn compact(g: &mut Graph, id: Id) -> Option<(Id, Dims)> {
     let mut dims = map;
     dims.sort_unstable();
     Some((core, dims))
+}
+
+/// For a reshape from `inner` to `outer` that merges neighbours: the dimensions of `inner` that each outer one
+/// consists of, without those of size 1.
+pub fn parts(inner: &Shape, outer: &Shape) -> Option<Vec<Dims>> {
+    let mut next = (0..inner.rank()).filter(|&d| inner[d] != 1).peekable();
+    let mut parts = Vec::with_capacity(outer.rank());
+    for &n in outer.iter() {
+        let (mut dims, mut product) = (Dims::new(), 1u64);
+        while product < n {
+            let d = next.next()?;
+            product = product.checked_mul(inner[d])?;
+            dims.push(d as u8);
+        }
+        if product != n {
+            return None;
+        }
+        parts.push(dims);
+    }
+    next.peek().is_none().then_some(parts)
 }

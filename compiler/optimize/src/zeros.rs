@@ -27,18 +27,7 @@ pub fn sparsity_of(module: &Module, func: FuncId) -> SecondaryMap<Node, Option<W
     let func = &module.functions[func];
     let mut found = SecondaryMap::new();
     for (id, node) in func.nodes.iter() {
-        let operands: Vec<(usize, usize)> = match &node.op {
-            Op::Contract { map, .. } => match map.summed()[..] {
-                [label] => [&map.a, &map.b]
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(i, labels)| Some((i, labels.iter().position(|&l| l == label)?)))
-                    .collect(),
-                _ => Vec::new(),
-            },
-            Op::Conv { attrs, .. } => vec![(1, attrs.w[1] as usize)],
-            _ => Vec::new(),
-        };
+        let operands: Vec<(usize, usize)> = summed_dims(&node.op);
         let pattern = WeightSparsity::TWO_OF_FOUR;
         let fits = operands.into_iter().any(|(arg, axis)| {
             func.as_const(node.args[arg]).is_some_and(|c| follows(&module.constants[c], axis, pattern))
@@ -46,6 +35,17 @@ pub fn sparsity_of(module: &Module, func: FuncId) -> SecondaryMap<Node, Option<W
         found[id] = fits.then_some(pattern);
     }
     found
+}
+
+/// The operands of a product that have one summed dimension (input channels of a convolution), and which it is.
+pub fn summed_dims(op: &Op) -> Vec<(usize, usize)> {
+    if let Op::Conv { attrs, .. } = op {
+        return vec![(1, attrs.w[1] as usize)];
+    }
+    let Op::Contract { map, .. } = op else { return Vec::new() };
+    let [label] = map.summed()[..] else { return Vec::new() };
+    let place = |labels: &[u8]| labels.iter().position(|&l| l == label);
+    [&map.a, &map.b].iter().enumerate().filter_map(|(i, labels)| Some((i, place(labels)?))).collect()
 }
 
 /// Whether the elements of a constant that are zero can be told apart from the others.
@@ -110,6 +110,18 @@ pub fn density(constant: &Constant) -> (u64, u64) {
         }
     };
     (zeros, all)
+}
+
+/// Whether every element is zero, of either sign; false for grouped constants. Stops at the first that is not.
+pub fn is_zero(constant: &Constant) -> bool {
+    let Some(element) = constant.ty.elem.scalar() else { return false };
+    match &constant.data {
+        ConstantData::Splat(code) => is_zero_code(element, *code),
+        ConstantData::Dense(blob) => {
+            let zeros = Zeros { element, bytes: blob.bytes() };
+            (0..constant.ty.shape.elements() as usize).all(|i| zeros.is_zero(i))
+        }
+    }
 }
 
 /// Whether at most `n` of each `m` consecutive elements along `axis` are non-zero. A constant without any zero never

@@ -2,8 +2,12 @@
 //! accumulate in registers, in the order of the definition.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::rc::Rc;
 
 use lacuna_isa::format::{Format, ScalarType, pack};
+use lacuna_isa::view::PlaneMap;
 
 use super::{Product, Side, scalar};
 use crate::simd::{self, COLUMNS, Segment};
@@ -11,15 +15,80 @@ use crate::simd::{self, COLUMNS, Segment};
 /// Rows of the largest tile.
 const ROWS: usize = 12;
 
+/// Values of a panel: the operand's own bytes, or decoded ones.
+enum Values<'a> {
+    Borrowed(&'a [f32]),
+    Decoded(Rc<[f32]>),
+}
+
+impl Deref for Values<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Values::Borrowed(values) => values,
+            Values::Decoded(values) => values,
+        }
+    }
+}
+
+/// Decoded panels of operands that do not change while the launch runs, so that resident weights are decoded once.
+#[derive(Default)]
+pub(crate) struct PanelCache {
+    panels: HashMap<PanelKey, Rc<[f32]>>,
+    bytes: usize,
+}
+
+/// What determines a panel whose k all take part: the bytes it reads, its layout, its columns.
+#[derive(PartialEq, Eq, Hash)]
+struct PanelKey {
+    planes: [(usize, usize); 3],
+    map: PlaneMap,
+    k_offsets: Vec<i64>,
+    cols: Vec<i64>,
+    with_scales: bool,
+}
+
+/// Decoded bytes that one PE keeps at most: several times what its local memory holds of the narrowest codes.
+const CACHE_BYTES: usize = 16 << 20;
+
+impl PanelCache {
+    fn get_or_decode(
+        &mut self,
+        product: &Product<'_>,
+        cols: &[(usize, i64)],
+        with_scales: bool,
+        decode: impl FnOnce() -> Vec<f32>,
+    ) -> Rc<[f32]> {
+        if !product.b_is_constant || !product.mask.is_empty() || self.bytes > CACHE_BYTES {
+            return decode().into();
+        }
+        let side = &product.b;
+        let key = PanelKey {
+            planes: side.planes.map(|plane| (plane.as_ptr() as usize, plane.len())),
+            map: side.map,
+            k_offsets: side.k_offsets.clone(),
+            cols: cols.iter().map(|col| col.1).collect(),
+            with_scales,
+        };
+        let entry = self.panels.entry(key).or_insert_with(|| {
+            let values: Rc<[f32]> = decode().into();
+            self.bytes += size_of_val(&*values);
+            values
+        });
+        Rc::clone(entry)
+    }
+}
+
 /// 32 columns of the second operand: `values[segment.b..]` with rows of k.
 struct Panel<'a> {
-    values: Cow<'a, [f32]>,
+    values: Values<'a>,
     /// Offset in `values` of each k that takes part.
     k_offsets: Vec<i64>,
 }
 
 /// Adds the product to the accumulators, if a fast kernel takes it.
-pub(crate) fn multiply(product: &Product<'_>, bank: &mut [f32]) -> bool {
+pub(crate) fn multiply(product: &Product<'_>, bank: &mut [f32], cache: &mut PanelCache) -> bool {
     let n_k = product.a.k_offsets.len();
     let ks: Vec<usize> = (0..n_k).filter(|&k| product.takes_part(k)).collect();
     let with_scales = product.group.is_none();
@@ -30,7 +99,7 @@ pub(crate) fn multiply(product: &Product<'_>, bank: &mut [f32]) -> bool {
     }
     let a_k: Vec<i64> = ks.iter().map(|&k| product.a.k_offsets[k] - a_origin).collect();
     for cols in product.cols.chunks(COLUMNS) {
-        let panel = panel(product, cols, &ks, with_scales);
+        let panel = panel(product, cols, &ks, with_scales, cache);
         match product.group {
             None => {
                 let segments = segments(&a_k, &panel.k_offsets);
@@ -80,7 +149,13 @@ fn scale_run(side: &Side<'_>, first: usize, values: &mut [f32]) {
     }
 }
 
-fn panel<'a>(product: &Product<'a>, cols: &[(usize, i64)], ks: &[usize], with_scales: bool) -> Panel<'a> {
+fn panel<'a>(
+    product: &Product<'a>,
+    cols: &[(usize, i64)],
+    ks: &[usize],
+    with_scales: bool,
+    cache: &mut PanelCache,
+) -> Panel<'a> {
     let side = &product.b;
     let first = cols[0].1;
     let neighbours = cols.iter().enumerate().all(|(j, col)| col.1 == first + j as i64);
@@ -91,9 +166,24 @@ fn panel<'a>(product: &Product<'a>, cols: &[(usize, i64)], ks: &[usize], with_sc
         && let Ok(values) = bytemuck::try_cast_slice::<u8, f32>(side.planes[0])
     {
         let k_offsets = ks.iter().map(|&k| side.k_offsets[k] + first).collect();
-        return Panel { values: Cow::Borrowed(values), k_offsets };
+        return Panel { values: Values::Borrowed(values), k_offsets };
     }
     let k_offsets = (0..ks.len()).map(|i| (i * COLUMNS) as i64).collect();
+    let decode = || decode_panel(product, cols, ks, with_scales, neighbours);
+    let values = Values::Decoded(cache.get_or_decode(product, cols, with_scales, decode));
+    Panel { values, k_offsets }
+}
+
+/// The values of a panel, k by k in rows of 32 columns; columns that are missing are 0.
+fn decode_panel(
+    product: &Product<'_>,
+    cols: &[(usize, i64)],
+    ks: &[usize],
+    with_scales: bool,
+    neighbours: bool,
+) -> Vec<f32> {
+    let side = &product.b;
+    let first = cols[0].1;
     let mut values = vec![0f32; ks.len() * COLUMNS];
     if side.map.pattern.is_some() {
         let mut position = vec![usize::MAX; side.k_offsets.len()];
@@ -108,7 +198,7 @@ fn panel<'a>(product: &Product<'a>, cols: &[(usize, i64)], ks: &[usize], with_sc
                 values[position[k] * COLUMNS + j] = value;
             });
         }
-        return Panel { values: Cow::Owned(values), k_offsets };
+        return values;
     }
     if neighbours {
         for (row, &k) in values.chunks_exact_mut(COLUMNS).zip(ks) {
@@ -119,7 +209,7 @@ fn panel<'a>(product: &Product<'a>, cols: &[(usize, i64)], ks: &[usize], with_sc
                 scale_run(side, at, row);
             }
         }
-        return Panel { values: Cow::Owned(values), k_offsets };
+        return values;
     }
     // Columns are apart: decode each along the runs of k that are neighbours.
     let mut column = vec![0f32; ks.len()];
@@ -139,7 +229,7 @@ fn panel<'a>(product: &Product<'a>, cols: &[(usize, i64)], ks: &[usize], with_sc
             row[j] = value;
         }
     }
-    Panel { values: Cow::Owned(values), k_offsets }
+    values
 }
 
 /// Runs of k along which both operands advance evenly.

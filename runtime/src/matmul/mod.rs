@@ -1,6 +1,6 @@
 //! The dot product engine: resolves the operands of a product, then runs the fast kernel or the definition.
 
-mod fast;
+pub(crate) mod fast;
 pub(crate) mod scalar;
 
 use lacuna_isa::format::Format;
@@ -33,6 +33,8 @@ pub(crate) struct Product<'a> {
     pub mask: Vec<bool>,
     /// Columns of the bank.
     pub stride: usize,
+    /// Whether the second operand's bytes stay as they are until the launch ends.
+    pub b_is_constant: bool,
     /// The group size of the grouped rule, when both operands are grouped.
     pub group: Option<usize>,
 }
@@ -133,6 +135,7 @@ impl Pe<'_> {
             },
             mask,
             stride: n as usize,
+            b_is_constant: b_slot.is_alias(),
             group,
         };
         if n_in > 0 && !product.rows.is_empty() && !product.cols.is_empty() {
@@ -155,7 +158,7 @@ impl Pe<'_> {
             self.counts.macs_skipped += dense - macs;
             let values: &mut [f32] = bytemuck::cast_slice_mut(target.bytes.get_mut());
             let values = &mut values[first as usize..(first as u64 + m * n) as usize];
-            if !fast::multiply(&product, values) {
+            if !fast::multiply(&product, values, &mut self.panels) {
                 scalar::multiply(&product, values);
             }
         }
@@ -279,14 +282,20 @@ mod tests {
                 cols: (0..n).map(|j| (j, (j * b_n) as i64)).collect(),
                 mask,
                 stride: n,
+                b_is_constant: true,
                 group,
             };
             let start: Vec<f32> = (0..m * n).map(|_| (words.next() % 1000) as f32 - 500.5).collect();
-            let (mut want, mut got) = (start.clone(), start);
+            let (mut want, mut got) = (start.clone(), start.clone());
             scalar::multiply(&product, &mut want);
-            if !fast::multiply(&product, &mut got) {
+            let mut cache = fast::PanelCache::default();
+            if !fast::multiply(&product, &mut got, &mut cache) {
                 continue;
             }
+            let mut again = start;
+            fast::multiply(&product, &mut again, &mut cache);
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+            assert_eq!(bits(&again), bits(&got), "case {case}: decoded panels give other bits");
             for (i, (want, got)) in want.iter().zip(&got).enumerate() {
                 // A drain makes one zero of both and one NaN of all.
                 let same = (want + 0.0).to_bits() == (got + 0.0).to_bits() || (want.is_nan() && got.is_nan());

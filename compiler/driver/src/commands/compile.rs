@@ -5,10 +5,10 @@ use serde_json::json;
 
 use super::{Context, Model, Settings};
 use crate::cli;
-use crate::codes;
-use crate::diagnostics::{Diagnostic, Failed};
-use crate::files;
-use crate::report::{self, Report};
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::files;
+use lacuna_driver::report::{self, Report};
 
 /// Bytes of the object file.
 ///

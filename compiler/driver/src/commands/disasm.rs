@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use crate::cli;
-use crate::diagnostics::Failed;
-use crate::exec;
-use crate::files;
-use crate::report::Report;
+use lacuna_driver::diagnostics::Failed;
+use lacuna_driver::exec;
+use lacuna_driver::files;
+use lacuna_driver::report::Report;
 
 /// Runs the command.
 ///

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use super::{Context, Model, Settings};
 use crate::cli;
-use crate::codes;
-use crate::diagnostics::{Diagnostic, Failed};
-use crate::pipeline::Compiled;
-use crate::report::Report;
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::pipeline::Compiled;
+use lacuna_driver::report::Report;
 
 /// Runs the command.
 ///

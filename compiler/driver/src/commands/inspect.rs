@@ -8,12 +8,12 @@ use serde_json::{Map, json};
 
 use super::{Context, Model, Settings};
 use crate::cli::{self, StageArg};
-use crate::codes;
-use crate::diagnostics::{Diagnostic, Failed};
-use crate::exec;
-use crate::files;
-use crate::pipeline::Stage;
-use crate::report::Report;
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::exec;
+use lacuna_driver::files;
+use lacuna_driver::pipeline::Stage;
+use lacuna_driver::report::Report;
 
 /// Runs the command.
 ///
@@ -36,6 +36,7 @@ pub fn run(args: &cli::Inspect, context: &Context) -> Result<Report, Failed> {
             return Err(Diagnostic::new(codes::STAGE, args.file.display().to_string()).hint(hint).into());
         }
         let object = exec::object(&blob, &args.file)?;
+        super::compiled_already(&args.options, &object)?;
         texts.push((Stage::Machine, machine(&object, args.node.as_deref())));
     } else {
         let settings = Settings::new(&args.options)?;

@@ -15,19 +15,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lacuna_isa::Blob;
+use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
+use lacuna_isa::target_file::DEFAULT_TARGET;
 use lacuna_onnx::Literal;
 use lacuna_optimize::Precision;
 
 use crate::cli::{Cli, Command, CompileOptions, PrecisionArg};
-use crate::codes;
-use crate::diagnostics::{Diagnostic, Failed};
-use crate::exec;
-use crate::files::{self, ModelFolder};
-use crate::pipeline::{Compiled, Request, Stage, Watch};
-use crate::progress::Progress;
-use crate::report::Report;
-use crate::tensors;
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::exec;
+use lacuna_driver::files::{self, ModelFolder};
+use lacuna_driver::pipeline::{Compiled, Request, Stage, Watch};
+use lacuna_driver::progress::Progress;
+use lacuna_driver::report::Report;
+use lacuna_driver::tensors;
 
 /// What every command gets.
 pub struct Context {
@@ -75,6 +77,31 @@ impl Model {
     fn read(path: &Path) -> Result<Model, Diagnostic> {
         Ok(Model { blob: files::read(path)?, folder: ModelFolder::of(path)? })
     }
+}
+
+/// Refuses options of compilation for an object file, on which they would have no effect.
+///
+/// # Errors
+/// L0001.
+fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Diagnostic> {
+    let named = |given: bool, name: &'static str| given.then_some(name);
+    let other_target = ![DEFAULT_TARGET, object.target.as_str()].contains(&options.target.as_str());
+    let given = [
+        named(other_target, "--target"),
+        named(options.precision != PrecisionArg::Fixed(Precision::F32), "--precision"),
+        named(!options.dims.is_empty(), "--dim"),
+        named(!options.bindings.is_empty(), "--bind"),
+        named(!options.state.is_empty(), "--state"),
+        named(options.min_sqnr.is_some(), "--min-sqnr"),
+        named(options.max_drop.is_some(), "--max-drop"),
+        named(options.calibrate.is_some(), "--calibrate"),
+    ];
+    let given: Vec<&str> = given.into_iter().flatten().collect();
+    if given.is_empty() {
+        return Ok(());
+    }
+    let reason = format!("{} has no effect on an object file", given.join(", "));
+    Err(Diagnostic::new(codes::USAGE, reason).hint("give the ONNX model, or compile it again"))
 }
 
 /// Compile options, checked.
@@ -139,6 +166,9 @@ impl Settings {
         context: &'a Context,
         dump: Option<&'a mut dyn FnMut(Stage, String)>,
     ) -> Result<Compiled, Failed> {
-        crate::pipeline::compile(&self.request(model), &mut Watch { progress: &context.progress, dump })
+        lacuna_driver::pipeline::compile(
+            &self.request(model),
+            &mut Watch { progress: &context.progress, dump },
+        )
     }
 }

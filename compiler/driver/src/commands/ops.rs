@@ -4,7 +4,7 @@ use lacuna_onnx::{OPSETS, SupportedOp, supported_ops};
 use serde_json::{Value, json};
 
 use crate::cli;
-use crate::report::{self, Report};
+use lacuna_driver::report::{self, Report};
 
 const HEADER: [&str; 5] = ["operator", "since", "first operand", "becomes", "not supported"];
 

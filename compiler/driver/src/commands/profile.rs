@@ -1,29 +1,216 @@
-//! `lacuna profile`: what an object file or a model costs on its target.
+//! `lacuna profile`: what an object file or a model costs on its target, by the machine model.
 
-use super::{Context, Settings};
+use lacuna_isa::inst::Engine;
+use lacuna_isa::object::Object;
+use lacuna_isa::target::Target;
+use lacuna_runtime::profile::{LaunchProfile, MAX_EVENTS, Profile};
+use serde_json::{Map, Value, json};
+
+use super::{Context, Model, Settings};
 use crate::cli::{self, By};
-use crate::codes;
-use crate::diagnostics::{Diagnostic, Failed};
-use crate::exec;
-use crate::files;
-use crate::report::Report;
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::exec;
+use lacuna_driver::files;
+use lacuna_driver::report::{self, Report};
+use lacuna_driver::trace;
 
-/// Checks its arguments, then refuses: there is no machine model to ask yet.
+/// Runs the command.
 ///
 /// # Errors
-/// Those of reading the file and of the options; L0005 otherwise.
-pub fn run(args: &cli::Profile, _: &Context) -> Result<Report, Failed> {
+/// Those of reading the file, of compiling a model, and of writing the trace.
+pub fn run(args: &cli::Profile, context: &Context) -> Result<Report, Failed> {
     let blob = files::read(&args.file)?;
-    if files::is_elf(&blob) {
-        exec::target_of(&exec::object(&blob, &args.file)?)?;
-    } else {
-        Settings::new(&args.options)?;
+    if let Some(path) = &args.trace {
+        files::keep_input(&args.file, path)?;
     }
-    let by = match args.by {
-        By::Layer => "cycles by layer",
-        By::Engine => "cycles by engine",
+    let mut warnings = Vec::new();
+    let (object, target) = if files::is_elf(&blob) {
+        let object = exec::object(&blob, &args.file)?;
+        super::compiled_already(&args.options, &object)?;
+        let target = exec::target_of(&object)?;
+        (object, target)
+    } else {
+        let settings = Settings::new(&args.options)?;
+        let model = Model { blob, folder: files::ModelFolder::of(&args.file)? };
+        let compiled = settings.compile(&model, context, None)?;
+        warnings.extend(compiled.warnings);
+        (compiled.object, settings.target)
     };
-    let trace = if args.trace.is_some() { ", and their timeline" } else { "" };
-    let hint = "lacuna compile reports sizes and numbers of instructions";
-    Err(Diagnostic::new(codes::NOT_YET, format!("profile: {by}{trace}")).hint(hint).into())
+    context.progress.step("replaying instructions");
+    let profile = lacuna_runtime::profile(&object, &target, 0)
+        .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
+    if let Some(path) = &args.trace {
+        if profile.events.len() >= MAX_EVENTS {
+            warnings.push(format!("the trace has the first {MAX_EVENTS} instructions and no later ones"));
+        }
+        files::write(path, trace::chrome(&profile, &object, &target).as_bytes())?;
+    }
+    let rows = match args.by {
+        By::Layer => layers(&profile, &object),
+        By::Engine => engines(&profile, &target),
+    };
+    let mut text = rows + "\n" + &totals(&profile, &object, &target);
+    if let Some(path) = &args.trace {
+        text += &format!("trace: {}\n", path.display());
+    }
+    let mut json = json(&profile, &object, &target);
+    json["trace"] = json!(args.trace);
+    Ok(Report { warnings, ..Report::new(text, json) })
+}
+
+/// Names of the ONNX nodes that a launch implements.
+fn nodes<'o>(launch: &LaunchProfile, object: &'o Object) -> Vec<&'o str> {
+    let origins = launch.origins.iter().filter_map(|&o| object.origins.get(o as usize));
+    origins.map(|origin| origin.node.as_str()).collect()
+}
+
+/// Cycles of an engine, summed over PEs and launches.
+fn busy_cycles(profile: &Profile, engine: usize) -> u64 {
+    profile.launches.iter().map(|launch| launch.busy_cycles[engine]).sum()
+}
+
+/// Busy cycles of a launch's DPEs, summed over PEs.
+fn dpe_cycles(launch: &LaunchProfile) -> u64 {
+    let engines = Engine::ALL.into_iter().zip(launch.busy_cycles);
+    engines.filter(|(engine, _)| *engine == Engine::Dpe).map(|(_, cycles)| cycles).sum()
+}
+
+/// A share of nothing is 0.
+fn share(part: u64, whole: f64) -> f64 {
+    if whole > 0.0 { part as f64 / whole } else { 0.0 }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", 100.0 * share)
+}
+
+fn layers(profile: &Profile, object: &Object) -> String {
+    let rows = profile.launches.iter().map(|launch| {
+        let cycles = launch.end - launch.start;
+        let names = nodes(launch, object);
+        let names = match &names[..] {
+            [] => "-".to_owned(),
+            [one] => (*one).to_owned(),
+            [first, rest @ ..] => format!("{first} +{}", rest.len()),
+        };
+        [
+            launch.kernel.clone(),
+            names,
+            cycles.to_string(),
+            percent(share(cycles, profile.cycles as f64)),
+            launch.bound_cycles.to_string(),
+            launch.bound.name().to_owned(),
+            dpe_cycles(launch).to_string(),
+            report::bytes(launch.hbm_bytes),
+            report::bytes(launch.sram_bytes),
+            launch.macs.to_string(),
+            launch.macs_skipped.to_string(),
+        ]
+    });
+    let header =
+        ["kernel", "nodes", "cycles", "share", "bound", "by", "DPE busy", "HBM", "SRAM", "MACs", "skipped"];
+    report::table(header, rows, &[2, 3, 4, 6, 7, 8, 9, 10])
+}
+
+/// Cycles that all instances of an engine have between the first launch and the end of the last.
+fn capacity(profile: &Profile, target: &Target) -> f64 {
+    profile.cycles as f64 * f64::from(target.n_pes())
+}
+
+fn engines(profile: &Profile, target: &Target) -> String {
+    let rows = Engine::ALL.into_iter().enumerate().map(|(idx, engine)| {
+        let busy = busy_cycles(profile, idx);
+        [engine.name().to_owned(), busy.to_string(), percent(share(busy, capacity(profile, target)))]
+    });
+    report::table(["engine", "busy cycles", "utilisation"], rows, &[1, 2])
+}
+
+fn microseconds(cycles: u64, target: &Target) -> f64 {
+    cycles as f64 / (target.clock_ghz * 1e3)
+}
+
+/// Cycles in which no launch runs.
+fn launch_cycles(profile: &Profile) -> u64 {
+    let running: u64 = profile.launches.iter().map(|launch| launch.end - launch.start).sum();
+    profile.cycles.saturating_sub(running)
+}
+
+/// `None` where no figure is known: the sum is 0 only then.
+fn energy_pj(sum: f64) -> Option<f64> {
+    (sum != 0.0).then_some(sum)
+}
+
+fn totals(profile: &Profile, object: &Object, target: &Target) -> String {
+    let mut text = format!(
+        "{} for {}: {} cycles, {:.1} us at {} GHz on {} PEs; {} of them between launches\n\
+         roofline bound {} cycles, {} of the time\n\
+         {} over HBM, {} over shared SRAM; {} MACs, {} skipped\n",
+        object.name,
+        target.name,
+        profile.cycles,
+        microseconds(profile.cycles, target),
+        target.clock_ghz,
+        target.n_pes(),
+        launch_cycles(profile),
+        profile.bound_cycles,
+        percent(profile.fraction),
+        report::bytes(profile.hbm_bytes),
+        report::bytes(profile.sram_bytes),
+        profile.macs,
+        profile.macs_skipped,
+    );
+    text += &match energy_pj(profile.energy_pj) {
+        Some(energy) => format!("energy {:.3} uJ\n", energy / 1e6),
+        None => "energy not known: the machine model has no figures for it yet\n".to_owned(),
+    };
+    text
+}
+
+fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
+    let kernels = profile.launches.iter().map(|launch| {
+        let busy: Map<String, Value> = Engine::ALL
+            .into_iter()
+            .zip(launch.busy_cycles)
+            .map(|(engine, cycles)| (engine.name().to_owned(), json!(cycles)))
+            .collect();
+        json!({
+            "name": launch.kernel,
+            "nodes": nodes(launch, object),
+            "start": launch.start,
+            "cycles": launch.end - launch.start,
+            "bound_cycles": launch.bound_cycles,
+            "bound": launch.bound.name(),
+            "dpe_cycles": dpe_cycles(launch),
+            "busy_cycles": busy,
+            "hbm_bytes": launch.hbm_bytes,
+            "sram_bytes": launch.sram_bytes,
+            "energy_pj": energy_pj(launch.energy_pj),
+            "macs": launch.macs,
+            "macs_skipped": launch.macs_skipped,
+        })
+    });
+    let engines = Engine::ALL.into_iter().enumerate().map(|(idx, engine)| {
+        let busy = busy_cycles(profile, idx);
+        let utilisation = share(busy, capacity(profile, target));
+        json!({ "name": engine.name(), "busy_cycles": busy, "utilisation": utilisation })
+    });
+    json!({
+        "ok": true,
+        "target": target.name,
+        "clock_ghz": target.clock_ghz,
+        "pes": target.n_pes(),
+        "cycles": profile.cycles,
+        "microseconds": microseconds(profile.cycles, target),
+        "launch_cycles": launch_cycles(profile),
+        "bound_cycles": profile.bound_cycles,
+        "fraction": profile.fraction,
+        "hbm_bytes": profile.hbm_bytes,
+        "sram_bytes": profile.sram_bytes,
+        "energy_pj": energy_pj(profile.energy_pj),
+        "macs": profile.macs,
+        "macs_skipped": profile.macs_skipped,
+        "kernels": kernels.collect::<Vec<_>>(),
+        "engines": engines.collect::<Vec<_>>(),
+    })
 }

@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::cli;
-use crate::codes;
-use crate::diagnostics::{Diagnostic, Failed};
-use crate::exec::{self, Program, port_type};
-use crate::files;
-use crate::random;
-use crate::report::{self, Report};
-use crate::tensors;
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::exec::{self, Program, port_type};
+use lacuna_driver::files;
+use lacuna_driver::random;
+use lacuna_driver::report::{self, Report};
+use lacuna_driver::tensors;
 
 /// Runs the command.
 ///

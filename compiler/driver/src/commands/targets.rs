@@ -5,9 +5,9 @@ use lacuna_isa::target_file::{TargetFile, targets};
 use serde_json::{Value, json};
 
 use crate::cli;
-use crate::diagnostics::Failed;
-use crate::exec;
-use crate::report::{self, Report};
+use lacuna_driver::diagnostics::Failed;
+use lacuna_driver::exec;
+use lacuna_driver::report::{self, Report};
 
 /// Runs the command.
 ///
@@ -33,6 +33,7 @@ fn summary(file: &TargetFile, target: &Target) -> Value {
         "hbm_bytes": target.hbm_bytes,
         "sram_bytes": target.sram_bytes,
         "local_bytes": target.local_bytes,
+        "has_energy": target.energy.is_some(),
         "formats": target.macs_per_cycle.iter().map(|(f, _)| f.to_string()).collect::<Vec<_>>(),
     })
 }
@@ -58,16 +59,7 @@ fn all() -> Report {
 }
 
 fn one(file: &TargetFile, target: &Target) -> Report {
-    let mut figures: Vec<(String, &lacuna_isa::target_file::Figure)> =
-        file.figures().into_iter().map(|(name, figure)| (name.to_owned(), figure)).collect();
-    for macs in &file.macs {
-        let formats = macs.formats.join(", ");
-        figures.push((format!("rate of {formats}"), &macs.rate));
-        figures.extend(macs.peak.iter().map(|peak| (format!("peak of {formats}"), peak)));
-    }
-    for pattern in &file.patterns {
-        figures.push((format!("{}:{} sparsity", pattern.n, pattern.m), &pattern.factor));
-    }
+    let figures = file.all_figures();
     let rows = figures.iter().map(|(name, f)| {
         [name.clone(), f.value.to_string(), f.unit.clone(), f.status.name().to_owned(), f.source.clone()]
     });
@@ -77,6 +69,9 @@ fn one(file: &TargetFile, target: &Target) -> Report {
         if let Some(waiver) = &macs.waiver {
             text += &format!("waiver for {}: {waiver}\n", macs.formats.join(", "));
         }
+    }
+    if file.energy.is_none() {
+        text += "no table of energies: none of a published node and memory fits\n";
     }
     let mut json = summary(file, target);
     json["ok"] = json!(true);
@@ -88,5 +83,7 @@ fn one(file: &TargetFile, target: &Target) -> Report {
             })
         })
         .collect();
-    Report::new(text, json)
+    let mut report = Report::new(text, json);
+    report.warnings.extend(target.power_warnings().iter().map(|warning| format!("{}: {warning}", file.name)));
+    report
 }

@@ -15,14 +15,14 @@ use serde_json::json;
 
 use super::{Context, Model, Settings};
 use crate::cli;
-use crate::codes;
-use crate::compare::{Accuracy, Criterion, OutputStats};
-use crate::diagnostics::{Diagnostic, Exit, Failed};
-use crate::exec::{self, Program, port_type};
-use crate::pipeline::Watch;
-use crate::random;
-use crate::report::{self, Report};
-use crate::testset::{DataSet, Signature, TestSet};
+use lacuna_driver::codes;
+use lacuna_driver::compare::{Accuracy, Criterion, OutputStats};
+use lacuna_driver::diagnostics::{Diagnostic, Exit, Failed};
+use lacuna_driver::exec::{self, Program, port_type};
+use lacuna_driver::pipeline::Watch;
+use lacuna_driver::random;
+use lacuna_driver::report::{self, Report};
+use lacuna_driver::testset::{DataSet, Signature, TestSet};
 
 /// An input of a few elements may determine a shape; larger ones never do.
 const MAX_BOUND_ELEMENTS: u64 = 64;
@@ -83,7 +83,7 @@ fn subject(
 ) -> Result<(Object, Module), Failed> {
     if let Some(path) = given {
         let mut watch = Watch { progress: &context.progress, dump: None };
-        let (module, warnings) = crate::pipeline::import(&settings.request(model), &mut watch)?;
+        let (module, warnings) = lacuna_driver::pipeline::import(&settings.request(model), &mut watch)?;
         totals.warnings.extend(warnings);
         return Ok((exec::read(path)?, module));
     }
@@ -107,7 +107,7 @@ fn with_data(
         Err(bad) => {
             // A model that is refused anyway says more than test data that goes with it.
             let mut watch = Watch { progress: &context.progress, dump: None };
-            crate::pipeline::import(&settings.request(model), &mut watch)?;
+            lacuna_driver::pipeline::import(&settings.request(model), &mut watch)?;
             return Err(bad.into());
         }
     };
@@ -143,7 +143,7 @@ fn bind(model: &Model, settings: &Settings, data: &DataSet, context: &Context) -
     let needs_constants = |settings: &Settings| {
         let mut watch = Watch { progress: &context.progress, dump: None };
         let not_constant = lacuna_onnx::codes::NOT_CONSTANT.code;
-        let result = crate::pipeline::import(&settings.request(model), &mut watch);
+        let result = lacuna_driver::pipeline::import(&settings.request(model), &mut watch);
         result.is_err_and(|failed| failed.0.iter().any(|d| d.code == not_constant))
     };
     if !needs_constants(&settings) {
@@ -203,7 +203,7 @@ fn compare_set(
     for literal in &references {
         tensors.push(decode(literal.ty.clone(), literal.data.bytes())?);
     }
-    compare(entry, &outputs, &tensors, criterion, totals)?;
+    compare(entry, &outputs, &tensors, labels.as_deref(), criterion, totals)?;
     if let (Some(labels), Some(port), Some(reference)) = (labels, entry.outputs.first(), tensors.first()) {
         let found = decode(TensorType::new(port.elem, port.shape.clone()), &outputs[0])?;
         totals.accuracy.add(&found.to_f64(), &labels, &port.shape);
@@ -240,7 +240,7 @@ fn with_evaluator(
     context.progress.step("evaluating the reference");
     let references = eval(&module, module.entries[0].func, &arguments, Mode::Typed).map_err(refused)?;
     let outputs = execute(&program, &inputs, context, totals)?;
-    compare(entry, &outputs, &references, criterion, totals)
+    compare(entry, &outputs, &references, None, criterion, totals)
 }
 
 fn execute(
@@ -260,10 +260,12 @@ fn decode(ty: TensorType, bytes: &[u8]) -> Result<Tensor, Diagnostic> {
     Tensor::from_bytes(ty, bytes).map_err(|e| Diagnostic::new(codes::TEST_DATA, e.to_string()))
 }
 
+/// Compares every output with its reference; `labels` are those of the first output.
 fn compare(
     entry: &EntryPoint,
     outputs: &[Vec<u8>],
     references: &[Tensor],
+    mut labels: Option<&[i64]>,
     criterion: Criterion,
     totals: &mut Totals,
 ) -> Result<(), Failed> {
@@ -273,9 +275,10 @@ fn compare(
     for (((port, bytes), reference), stats) in
         entry.outputs.iter().zip(outputs).zip(references).zip(&mut totals.outputs)
     {
+        let labels = labels.take();
         let ty = TensorType::new(port.elem, port.shape.clone());
         if reference.ty == ty {
-            stats.add(&decode(ty, bytes)?.to_f64(), &reference.to_f64(), &port.shape, criterion);
+            stats.add(&decode(ty, bytes)?.to_f64(), &reference.to_f64(), &port.shape, labels, criterion);
         } else {
             stats.mismatch(format!("it is {} instead of {}", port_type(port), reference.ty));
         }
@@ -291,8 +294,14 @@ fn report(totals: Totals, settings: &Settings, criterion: Criterion, reference: 
         .collect();
     let ok = violations.is_empty();
     let rows = totals.outputs.iter().map(OutputStats::row);
-    let header = ["output", "max abs err", "max rel err", "SQNR", "top-1 agreement"];
-    let mut text = report::table(header, rows, &[1, 2, 3, 4]);
+    let header = ["output", "max abs err", "max rel err", "SQNR", "top-1 agreement", "of all positions"];
+    let mut text = if totals.outputs.iter().any(OutputStats::is_partly_scored) {
+        report::table(header, rows, &[1, 2, 3, 4, 5])
+    } else {
+        let [header @ .., _] = header;
+        let rows = rows.map(|[row @ .., _]| row);
+        report::table(header, rows, &[1, 2, 3, 4])
+    };
     let accuracy = totals.accuracy.percent();
     if let (Some(found), Some(expected)) = (accuracy, totals.reference_accuracy.percent()) {
         let Accuracy { n_right, n_samples } = totals.accuracy;

@@ -187,5 +187,7 @@ fn object_files() {
     check_failure(at, &["asm", "bad.s", "-o", "out.lac"], 2, "L0013");
     assert!(!at.join("out.lac").exists());
     check_failure(at, &["inspect", "relu.lac", "--stage", "tiled"], 2, "L0017");
+    check_failure(at, &["inspect", "relu.lac", "--stage", "machine", "--dim", "N=1"], 2, "L0001");
+    check_failure(at, &["profile", "bad.lac"], 2, "L0009");
     check_failure(at, &["inspect", "relu.onnx", "--stage", "all", "--node", "/nothing"], 2, "L0016");
 }

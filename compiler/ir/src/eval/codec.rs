@@ -38,6 +38,12 @@ pub(super) fn decode_floats(ty: ScalarType, bytes: &[u8], n: usize) -> Vec<f64> 
 
 /// A dense array of floats, each rounded to the type.
 pub(super) fn encode_floats(ty: ScalarType, values: &[f64], bytes: &mut [u8]) {
+    if ty == ScalarType::F32 {
+        for (code, &v) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+            *code = ty.encode_f32(v as f32).to_le_bytes();
+        }
+        return;
+    }
     for (i, &v) in values.iter().enumerate() {
         pack::set(bytes, ty, i, ty.encode(v));
     }

@@ -8,7 +8,7 @@ use lacuna_ir::{Op, Shape};
 use super::{Rule, RuleClass, always};
 use crate::graph::{Graph, inverse};
 use crate::pattern::Match;
-use crate::views::views;
+use crate::views::{parts, views};
 
 const fn rule(
     name: &'static str,
@@ -107,10 +107,8 @@ fn repeats(g: &Graph, id: Id) -> bool {
 }
 
 fn contract(g: &Graph, m: &Match, i: usize) -> Option<(ContractMap, lacuna_isa::format::ScalarType)> {
-    match m.op(g, i)? {
-        Op::Contract { map, elem } => Some((map.clone(), *elem)),
-        _ => None,
-    }
+    let Op::Contract { map, elem } = m.op(g, i)? else { return None };
+    Some((map.clone(), *elem))
 }
 
 /// Labels of one operand.
@@ -187,25 +185,11 @@ fn absorb_broadcast(g: &mut Graph, m: &Match, side: usize) -> Option<Id> {
 
 /// For a reshape from `inner` to `outer` that merges neighbours: sizes of the merged dimensions for each outer one.
 fn merged(inner: &Shape, outer: &Shape) -> Option<Vec<Vec<u64>>> {
-    let mut parts = Vec::with_capacity(outer.rank());
-    let mut next = inner.iter().copied().filter(|&n| n != 1).peekable();
-    for &n in outer.iter() {
-        let mut sizes = Vec::new();
-        let mut product = 1;
-        while product < n {
-            let size = next.next()?;
-            product *= size;
-            sizes.push(size);
-        }
-        if product != n {
-            return None;
-        }
-        if sizes.is_empty() {
-            sizes.push(1);
-        }
-        parts.push(sizes);
-    }
-    next.peek().is_none().then_some(parts)
+    let sizes = |dims: Dims| match dims[..] {
+        [] => vec![1],
+        [..] => dims.iter().map(|&d| inner[d as usize]).collect(),
+    };
+    Some(parts(inner, outer)?.into_iter().map(sizes).collect())
 }
 
 fn split_labels(g: &mut Graph, m: &Match, side: usize) -> Option<Id> {

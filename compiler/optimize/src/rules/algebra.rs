@@ -56,7 +56,7 @@ pub const RULES: &[Rule] = &[
         before: "(mul (add ?x $a) $b)",
         after: "(add (mul ?x $b) (mul $a $b))",
         // Elsewhere the second product buys nothing: only a contraction can swallow the scale.
-        guard: |g, m| grows_toward_constants(g, m) && g.eg[m.vars[0]].data.epilogue,
+        guard: |g, m| grows_toward_constants(g, m) && g.facts(m.vars[0]).epilogue,
         apply: |g, m| {
             let &[x, a, b] = &m.vars[..] else { return None };
             let bias = constant_binary(g, BinaryOp::Mul, a, b)?;
@@ -122,6 +122,30 @@ pub const RULES: &[Rule] = &[
         apply: |_, m| Some(m.vars[0]),
     },
     Rule {
+        name: "mul-zero",
+        class: RuleClass::E0f,
+        before: "(mul ?x $c)",
+        after: "0",
+        guard: |g, m| g.is_zero(m.vars[1]),
+        apply: |g, m| zero(g, m.root),
+    },
+    Rule {
+        name: "contract-of-zeros",
+        class: RuleClass::E0f,
+        before: "(contract ?x ?y)",
+        after: "0",
+        guard: |g, m| g.is_zero(m.vars[0]) || g.is_zero(m.vars[1]),
+        apply: |g, m| zero(g, m.root),
+    },
+    Rule {
+        name: "conv-of-zeros",
+        class: RuleClass::E0f,
+        before: "(conv ?x ?w)",
+        after: "0",
+        guard: |g, m| g.is_zero(m.vars[0]) || g.is_zero(m.vars[1]),
+        apply: |g, m| zero(g, m.root),
+    },
+    Rule {
         name: "cast-to-itself",
         class: RuleClass::E0,
         before: "(cast ?x)",
@@ -164,6 +188,12 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
+/// Zeros in the type of a class.
+fn zero(g: &mut Graph, like: Id) -> Option<Id> {
+    let ty = g.ty(like).clone();
+    g.splat_const(&ty, 0.0)
+}
+
 /// The two constants are there to meet. A class that is its own operand (`x = x * c` once `c` is found to be 1) would
 /// make a new constant each time around.
 fn grows_toward_constants(g: &Graph, m: &Match) -> bool {
@@ -188,6 +218,11 @@ fn repeats(g: &Graph, id: Id) -> bool {
 
 fn reassociate(g: &mut Graph, m: &Match, op: BinaryOp) -> Option<Id> {
     let &[x, a, b] = &m.vars[..] else { return None };
+    // An identity vanishes on its own; composed, it would make a new constant each time around.
+    let neutral = if op == BinaryOp::Mul { 1.0 } else { 0.0 };
+    if g.splat(a) == Some(neutral) || g.splat(b) == Some(neutral) {
+        return None;
+    }
     let both = constant_binary(g, op, a, b)?;
     g.binary(op, x, both)
 }
@@ -232,10 +267,12 @@ fn before_broadcast(g: &mut Graph, op: Op, values: &[Id], root: Id) -> Option<Id
     if g.shape(cores[0]).elements() >= shape.elements() {
         return None;
     }
-    let core = match (&op, &cores[..]) {
-        (Op::Binary { op }, &[a, b]) => g.binary(*op, a, b)?,
-        (Op::Unary { op }, &[x]) => g.unary(*op, x)?,
-        _ => g.add(op, &cores)?,
+    let core = if let (Op::Binary { op }, &[a, b]) = (&op, &cores[..]) {
+        g.binary(*op, a, b)?
+    } else if let (Op::Unary { op }, &[x]) = (&op, &cores[..]) {
+        g.unary(*op, x)?
+    } else {
+        g.add(op, &cores)?
     };
     g.broadcast(core, &dims, &shape)
 }

@@ -1,12 +1,12 @@
 //! Normalisations are recognised from their parts, in the spellings that exporters use: a root mean square by
 //! `pow` or a product, `recip` of `sqrt` or a quotient; then a subtracted mean, a scale and a bias join it.
 
-use egg::Id;
+use egg::{Id, Language};
 use lacuna_ir::Op;
 use lacuna_ir::op::{BinaryOp, Dims, Real, ReduceOp, UnaryOp};
 
-use super::{Rule, RuleClass, float};
-use crate::graph::Graph;
+use super::{Rule, RuleClass, always};
+use crate::graph::{Graph, Source};
 use crate::pattern::Match;
 use crate::views::{View, along, views};
 
@@ -17,7 +17,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul ?x ?r)",
         after: "(norm ?x)",
-        guard: float,
+        guard: always,
         apply: |g, m| {
             let &[x, r] = &m.vars[..] else { return None };
             norm(g, x, r, inverse_root).or_else(|| norm(g, r, x, inverse_root))
@@ -28,7 +28,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(div ?x ?r)",
         after: "(norm ?x)",
-        guard: float,
+        guard: always,
         apply: |g, m| norm(g, m.vars[0], m.vars[1], root),
     },
     Rule {
@@ -36,7 +36,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(norm (sub ?x ?m))",
         after: "(norm ?x) centred",
-        guard: float,
+        guard: always,
         apply: centred,
     },
     Rule {
@@ -44,7 +44,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(norm (add ?x (neg ?m)))",
         after: "(norm ?x) centred",
-        guard: float,
+        guard: always,
         apply: centred,
     },
     Rule {
@@ -52,7 +52,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul (norm ?x) ?s)",
         after: "(norm ?x ?s)",
-        guard: float,
+        guard: always,
         apply: |g, m| scaled(g, m, 1, m.vars[1]),
     },
     Rule {
@@ -60,7 +60,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul ?s (norm ?x))",
         after: "(norm ?x ?s)",
-        guard: float,
+        guard: always,
         apply: |g, m| scaled(g, m, 1, m.vars[0]),
     },
     Rule {
@@ -68,7 +68,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(add (norm ?x ?s) ?b)",
         after: "(norm ?x ?s ?b)",
-        guard: float,
+        guard: always,
         apply: |g, m| scaled(g, m, 1, m.vars[2]),
     },
 ];
@@ -97,7 +97,15 @@ fn steps(g: &Graph, from: &[View], pick: impl Fn(&Graph, &Op, &[Id]) -> Option<(
 }
 
 fn root_of(_: &Graph, op: &Op, args: &[Id]) -> Option<(Id, f64)> {
-    matches!(op, Op::Unary { op: UnaryOp::Sqrt }).then(|| (args[0], 0.0))
+    is_unary(op, UnaryOp::Sqrt).then(|| (args[0], 0.0))
+}
+
+fn is_unary(op: &Op, function: UnaryOp) -> bool {
+    *op == Op::Unary { op: function }
+}
+
+fn is_binary(op: &Op, function: BinaryOp) -> bool {
+    *op == Op::Binary { op: function }
 }
 
 /// Views under `sqrt`.
@@ -108,15 +116,15 @@ fn root(g: &Graph, r: Id) -> Vec<View> {
 /// Views under `1 / sqrt`, spelled `recip`, a quotient or a power.
 fn inverse_root(g: &Graph, r: Id) -> Vec<View> {
     let start = views(g, r);
-    let inverses = steps(g, &start, |g, op, args| match op {
-        Op::Unary { op: UnaryOp::Recip } => Some((args[0], 0.0)),
-        Op::Binary { op: BinaryOp::Div } if g.splat(args[0]) == Some(1.0) => Some((args[1], 0.0)),
-        _ => None,
+    let inverses = steps(g, &start, |g, op, args| {
+        let recip = is_unary(op, UnaryOp::Recip).then(|| args[0]);
+        let quotient = || is_binary(op, BinaryOp::Div) && g.splat(args[0]) == Some(1.0);
+        Some((recip.or_else(|| quotient().then(|| args[1]))?, 0.0))
     });
     let mut found = steps(g, &inverses, root_of);
-    found.extend(steps(g, &start, |g, op, args| match op {
-        Op::Binary { op: BinaryOp::Pow } if g.splat(args[1]) == Some(-0.5) => Some((args[0], 0.0)),
-        _ => None,
+    found.extend(steps(g, &start, |g, op, args| {
+        let power = is_binary(op, BinaryOp::Pow) && g.splat(args[1]) == Some(-0.5);
+        power.then(|| (args[0], 0.0))
     }));
     found
 }
@@ -125,21 +133,42 @@ fn inverse_root(g: &Graph, r: Id) -> Vec<View> {
 fn norm(g: &mut Graph, x: Id, r: Id, under: fn(&Graph, Id) -> Vec<View>) -> Option<Id> {
     let x = g.eg.find(x);
     let variances = under(g, r);
-    let means = follow(g, &variances, |g, op, args| match op {
-        Op::Binary { op: BinaryOp::Add } => {
-            g.splat(args[1]).map(|eps| (args[0], eps)).or_else(|| g.splat(args[0]).map(|eps| (args[1], eps)))
-        }
-        _ => None,
+    let means = follow(g, &variances, |g, op, args| {
+        let splat = |i: usize| Some((args[1 - i], g.splat(args[i])?));
+        if is_binary(op, BinaryOp::Add) { splat(1).or_else(|| splat(0)) } else { None }
     });
     let (axes, eps) = means.iter().find_map(|(view, eps)| Some((mean_axes(g, view, x, is_square)?, *eps)))?;
+    let parts = between(g, r, x);
+    g.source.join(&parts);
     g.add(Op::Norm { axes, centre: false, eps: Real(eps) }, &[x])
 }
 
+/// Where the terms that lead from `x` to `from` come from: a norm does what all of them do.
+fn between(g: &Graph, from: Id, x: Id) -> Source {
+    let (mut seen, mut todo) = (vec![g.eg.find(x)], vec![g.eg.find(from)]);
+    let mut source = Source::default();
+    while let Some(class) = todo.pop() {
+        if seen.contains(&class) || g.is_const(class) {
+            continue;
+        }
+        seen.push(class);
+        // The first term of a class is the least: one of the input, if there is any.
+        for term in g.eg[class].nodes.iter().take(1) {
+            if let Some(s) = g.sources.get(term) {
+                source.join(s);
+            }
+            todo.extend(term.children().iter().map(|&c| g.eg.find(c)));
+        }
+    }
+    source
+}
+
 fn is_square(g: &Graph, id: Id, x: Id) -> bool {
-    g.terms(id).any(|(op, args)| match op {
-        Op::Binary { op: BinaryOp::Mul } => g.eg.find(args[0]) == x && g.eg.find(args[1]) == x,
-        Op::Binary { op: BinaryOp::Pow } => g.eg.find(args[0]) == x && g.splat(args[1]) == Some(2.0),
-        _ => false,
+    g.terms(id).any(|(op, args)| {
+        let product = || is_binary(op, BinaryOp::Mul) && args.iter().all(|&a| g.eg.find(a) == x);
+        let power =
+            || is_binary(op, BinaryOp::Pow) && g.eg.find(args[0]) == x && g.splat(args[1]) == Some(2.0);
+        product() || power()
     })
 }
 
@@ -166,6 +195,8 @@ fn centred(g: &mut Graph, m: &Match) -> Option<Id> {
     let same = |g: &Graph, id: Id, x: Id| g.eg.find(id) == x;
     let mean = views(g, m.vars[1]).iter().find_map(|v| mean_axes(g, v, x, same))?;
     (!centre && mean == axes).then_some(())?;
+    let parts = between(g, m.vars[1], x);
+    g.source.join(&parts);
     g.add(Op::Norm { axes, centre: true, eps }, &[x])
 }
 

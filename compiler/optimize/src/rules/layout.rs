@@ -8,6 +8,7 @@ use lacuna_ir::op::Dims;
 use super::{Rule, RuleClass, always};
 use crate::graph::{Graph, inverse};
 use crate::pattern::Match;
+use crate::views::parts;
 
 const fn rule(
     name: &'static str,
@@ -106,6 +107,15 @@ pub const RULES: &[Rule] = &[
             g.broadcast(x, &dims, &shape)
         },
     ),
+    rule("permute-through-reshape", "(permute (reshape ?x))", "(reshape (permute ?x))", always, |g, m| {
+        let (perm, inner) = (perm(g, m, 0)?, g.shape(m.vars[0]).clone());
+        let parts = parts(&inner, g.shape(m.args(0)[0]))?;
+        let units = (0..inner.rank()).filter(|&d| inner[d] == 1).map(|d| d as u8);
+        let order: Dims = perm.iter().flat_map(|&p| parts[p as usize].clone()).chain(units).collect();
+        let to = g.shape(m.root).clone();
+        let x = g.permute(m.vars[0], &order)?;
+        g.reshape(x, to)
+    }),
     rule("permute-through-softmax", "(permute (softmax ?x))", "(softmax (permute ?x))", always, |g, m| {
         let perm = perm(g, m, 0)?;
         let Some(Op::Softmax { axis, log }) = m.op(g, 1).cloned() else { return None };
@@ -229,10 +239,8 @@ fn not_cyclic(g: &Graph, m: &Match) -> bool {
 
 /// The permutation that pattern operator `i` matched.
 fn perm(g: &Graph, m: &Match, i: usize) -> Option<Dims> {
-    match m.op(g, i)? {
-        Op::Permute { perm } => Some(perm.clone()),
-        _ => None,
-    }
+    let Op::Permute { perm } = m.op(g, i)? else { return None };
+    Some(perm.clone())
 }
 
 /// `permute(f(x, ..)) = f(permute(x), ..)`, for concat with its axis renamed.

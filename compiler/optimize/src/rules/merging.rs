@@ -98,10 +98,8 @@ fn groups(g: &Graph, choice: &Choice, order: &[Id], roots: &[Id]) -> IndexMap<Ke
         }
         // A bias that is added to this result alone moves along.
         let used = users.get(&class).map_or(&[][..], Vec::as_slice);
-        let bias = match used {
-            &[user] if !roots.iter().any(|&r| g.eg.find(r) == class) => bias_of(g, choice, user, class),
-            _ => None,
-        };
+        let result = roots.iter().any(|&r| g.eg.find(r) == class);
+        let bias = if let (&[user], false) = (used, result) { bias_of(g, choice, user, class) } else { None };
         let mut source = g.sources.get(term).cloned().unwrap_or_default();
         if let Some(s) = bias.and_then(|(user, _)| g.sources.get(choice.term(g, user)?)) {
             source.join(s);
@@ -116,12 +114,8 @@ fn groups(g: &Graph, choice: &Choice, order: &[Id], roots: &[Id]) -> IndexMap<Ke
 /// The class of `class + constant` and the constant, if that is what `user` is.
 fn bias_of(g: &Graph, choice: &Choice, user: Id, class: Id) -> Option<(Id, Id)> {
     let term = choice.term(g, user)?;
-    match (g.op(term)?, term.children()) {
-        (Op::Binary { op: BinaryOp::Add }, &[x, c]) if g.eg.find(x) == class && g.is_const(c) => {
-            Some((user, c))
-        }
-        _ => None,
-    }
+    let (Op::Binary { op: BinaryOp::Add }, &[x, c]) = (g.op(term)?, term.children()) else { return None };
+    (g.eg.find(x) == class && g.is_const(c)).then_some((user, c))
 }
 
 fn merge_group(g: &mut Graph, key: &Key, members: &[Member]) -> Option<(Id, Vec<Id>)> {

@@ -6,11 +6,13 @@
 //! | [`algebra`] | constants meet constants; identities |
 //! | [`layout`] | permutations, reshapes, broadcasts and slices move and cancel |
 //! | [`absorb`] | contractions take over the movement around them |
+//! | [`epilogue`] | scales and reshapes move behind contractions |
 //! | [`fusion`] | normalisations from their parts |
 //! | [`merging`] | contractions of one value by several constants become one (a hook, run once) |
 
 pub mod absorb;
 pub mod algebra;
+pub mod epilogue;
 pub mod folding;
 pub mod fusion;
 pub mod layout;
@@ -30,7 +32,7 @@ use crate::pattern::Match;
 pub enum RuleClass {
     /// Equal bits on all inputs when each operator rounds to its type.
     E0,
-    /// Equal bits on finite inputs.
+    /// Equal bits on finite inputs, where zeros of both signs are one.
     E0f,
     /// Equal over the real numbers.
     E1,
@@ -65,7 +67,7 @@ pub struct Rule {
 
 /// Every rule, in the order in which they run.
 pub fn all() -> Vec<Rule> {
-    [algebra::RULES, layout::RULES, absorb::RULES, folding::RULES, fusion::RULES].concat()
+    [algebra::RULES, layout::RULES, absorb::RULES, folding::RULES, epilogue::RULES, fusion::RULES].concat()
 }
 
 /// A guard that always holds.

@@ -1,0 +1,267 @@
+//! Circular buffers along the walk: occupancy, formats, and accesses within slots.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use lacuna_isa::inst::{Action, InstKind, Operand};
+use lacuna_isa::object::Kernel;
+use lacuna_isa::view::{PE_COORDS, Position};
+
+use super::control::{Control, Stop};
+use super::forms::operands;
+use super::slots::{self, Layout};
+use super::{Fault, Reason, Rule, pes, record};
+
+/// An operand, with the number of the layout that its push makes.
+struct Bind {
+    operand: Operand,
+    made: usize,
+}
+
+struct Ring {
+    /// Oldest first: serial number and layout.
+    slots: VecDeque<(u64, usize)>,
+    /// Slots that the current instruction frees when it ends, and those that it publishes then.
+    leaving: usize,
+    coming: Vec<(u64, usize)>,
+}
+
+/// Walks the buffers of a kernel whose instructions all have a meaning.
+pub(super) fn check(kernel: &Kernel, control: &mut Control<'_>, faults: &mut Vec<Fault>) {
+    let mut layouts: Vec<Layout> = Vec::new();
+    let binds: Vec<Vec<Bind>> = (0..kernel.code.len()).map(|pc| bind(kernel, pc, &mut layouts)).collect();
+    for (pc, binds) in binds.iter().enumerate() {
+        for Bind { operand, made } in binds.iter().filter(|b| b.operand.action == Action::Push) {
+            let buffer = &kernel.buffers[usize::from(operand.buffer)];
+            let bytes = layouts[*made].bytes();
+            if bytes > u64::from(buffer.slot_bytes) {
+                let message = format!(
+                    "{bytes} bytes do not fit a slot of buffer {}, which has {}",
+                    buffer.name, buffer.slot_bytes
+                );
+                record(faults, Fault::at(pc, None, (Rule::SlotTooSmall, message)));
+            }
+        }
+    }
+    // PEs with the same trip counts do the same to their buffers.
+    let counts: [bool; PE_COORDS] = std::array::from_fn(|c| kernel.trips.iter().any(|t| t.coords[c] != 0));
+    let classes: BTreeSet<[u32; PE_COORDS]> = pes(kernel)
+        .into_iter()
+        .map(|pe| std::array::from_fn(|c| if counts[c] { pe[c] } else { 0 }))
+        .collect();
+    let mut proof = Proof {
+        kernel,
+        binds: &binds,
+        layouts: &layouts,
+        seen: vec![Vec::new(); kernel.code.len()],
+        unproven: vec![false; kernel.code.len()],
+        exact: false,
+    };
+    for coords in classes {
+        if !proof.pe(control, coords, faults) {
+            return;
+        }
+    }
+    if proof.unproven.contains(&true) {
+        proof.exact = true;
+        for coords in pes(kernel) {
+            if !proof.pe(control, coords, faults) {
+                return;
+            }
+        }
+    }
+}
+
+fn bind(kernel: &Kernel, pc: usize, layouts: &mut Vec<Layout>) -> Vec<Bind> {
+    let kind = &kernel.code[pc].kind;
+    let mut number = |layout: Layout| {
+        layouts.iter().position(|l| *l == layout).unwrap_or_else(|| {
+            layouts.push(layout);
+            layouts.len() - 1
+        })
+    };
+    let make = |operand: Operand| {
+        let view = &kernel.views[usize::from(operand.view)];
+        let made = match *kind {
+            InstKind::Ld { dst, src, .. } | InstKind::Gather { dst, src, .. } if dst == operand => {
+                Layout::loaded(&kernel.views[usize::from(src)], view.format)
+            }
+            InstKind::Ld { .. }
+            | InstKind::Gather { .. }
+            | InstKind::Launch { .. }
+            | InstKind::Loop { .. }
+            | InstKind::End {}
+            | InstKind::Pop { .. }
+            | InstKind::Halt {}
+            | InstKind::St { .. }
+            | InstKind::Fill { .. }
+            | InstKind::Mm { .. }
+            | InstKind::Mmnm { .. }
+            | InstKind::Zero { .. }
+            | InstKind::Drain { .. }
+            | InstKind::Run { .. } => Layout::pushed(view),
+        };
+        Bind { operand, made: number(made) }
+    };
+    operands(kernel, kind).into_iter().map(make).collect()
+}
+
+struct Proof<'a> {
+    kernel: &'a Kernel,
+    binds: &'a [Vec<Bind>],
+    layouts: &'a [Layout],
+    /// Combinations of layouts that each instruction was already checked with.
+    seen: Vec<Vec<Vec<usize>>>,
+    /// Instructions whose accesses need the position.
+    unproven: Vec<bool>,
+    exact: bool,
+}
+
+impl Proof<'_> {
+    /// Walks one PE; false when the kernel is too long to go on.
+    fn pe(&mut self, control: &mut Control<'_>, coords: [u32; PE_COORDS], faults: &mut Vec<Fault>) -> bool {
+        let empty = || Ring { slots: VecDeque::new(), leaving: 0, coming: Vec::new() };
+        let mut rings: Vec<Ring> = self.kernel.buffers.iter().map(|_| empty()).collect();
+        let mut serial = 0;
+        let wanted = vec![true; self.kernel.code.len()];
+        let mut pending: Vec<(usize, Vec<usize>, Position)> = Vec::new();
+        let result =
+            control.walk(coords, &wanted, &mut |pc, at| match self.step(pc, &mut rings, &mut serial) {
+                Ok(used) => {
+                    if self.exact && self.unproven[pc] || !self.exact && !self.seen[pc].contains(&used) {
+                        pending.push((pc, used.clone(), *at));
+                        if !self.exact {
+                            self.seen[pc].push(used);
+                        }
+                    }
+                    true
+                }
+                Err(reason) => {
+                    record(faults, Fault::at(pc, Some(coords), reason));
+                    false
+                }
+            });
+        for (pc, used, at) in pending {
+            if let Err(reason) = self.accesses(control, pc, &used, &at) {
+                record(faults, Fault::at(pc, Some(coords), reason));
+            }
+        }
+        if result == Err(Stop::Length) {
+            let message = "more than 2^31 dynamic instructions".to_owned();
+            record(faults, Fault { rule: Rule::Length, pc: None, pe: Some(coords), message });
+            return false;
+        }
+        true
+    }
+
+    /// Formats, and accesses within slots.
+    fn accesses(
+        &mut self,
+        control: &Control<'_>,
+        pc: usize,
+        used: &[usize],
+        at: &Position,
+    ) -> Result<(), Reason> {
+        let layouts: Vec<Layout> = used.iter().map(|&l| self.layouts[l]).collect();
+        for (bind, layout) in self.binds[pc].iter().zip(&layouts) {
+            layout.admits(&self.kernel.views[usize::from(bind.operand.view)])?;
+        }
+        if self.exact {
+            return slots::check(control, self.kernel, pc, &layouts, Some(at));
+        }
+        if slots::check(control, self.kernel, pc, &layouts, None).is_err() {
+            self.unproven[pc] = true;
+        }
+        Ok(())
+    }
+
+    /// What one instruction does to the buffers; returns the layouts of the slots that it names.
+    fn step(&self, pc: usize, rings: &mut [Ring], serial: &mut u64) -> Result<Vec<usize>, Reason> {
+        match self.kernel.code[pc].kind {
+            InstKind::Pop { n, buffer } => {
+                let ring = &mut rings[usize::from(buffer)];
+                if usize::from(n) > ring.slots.len() {
+                    let name = &self.kernel.buffers[usize::from(buffer)].name;
+                    let message = format!("buffer {name} holds {} slots of {n}", ring.slots.len());
+                    return Err((Rule::PopEmpty, message));
+                }
+                ring.slots.drain(..usize::from(n));
+                return Ok(Vec::new());
+            }
+            InstKind::Halt {} => {
+                let left = rings.iter().zip(&self.kernel.buffers).find(|(ring, _)| !ring.slots.is_empty());
+                return match left {
+                    Some((ring, buffer)) => {
+                        let message =
+                            format!("buffer {} still holds {} slots", buffer.name, ring.slots.len());
+                        Err((Rule::NotEmptyAtHalt, message))
+                    }
+                    None => Ok(Vec::new()),
+                };
+            }
+            InstKind::Launch { .. }
+            | InstKind::Loop { .. }
+            | InstKind::End {}
+            | InstKind::Ld { .. }
+            | InstKind::St { .. }
+            | InstKind::Gather { .. }
+            | InstKind::Fill { .. }
+            | InstKind::Mm { .. }
+            | InstKind::Mmnm { .. }
+            | InstKind::Zero { .. }
+            | InstKind::Drain { .. }
+            | InstKind::Run { .. } => {}
+        }
+        let binds = &self.binds[pc];
+        let mut used = Vec::with_capacity(binds.len());
+        // Serial numbers of the slots named so far, and whether they are written.
+        let mut named: Vec<(u64, bool)> = Vec::with_capacity(binds.len());
+        for Bind { operand, made } in binds {
+            let ring = &mut rings[usize::from(operand.buffer)];
+            let buffer = &self.kernel.buffers[usize::from(operand.buffer)];
+            let writes = match operand.action {
+                Action::Push => {
+                    let taken = ring.slots.len() + ring.leaving + ring.coming.len();
+                    if taken >= usize::from(buffer.slots) {
+                        let message =
+                            format!("all {} slots of buffer {} are in use", buffer.slots, buffer.name);
+                        return Err((Rule::PushFull, message));
+                    }
+                    *serial += 1;
+                    ring.coming.push((*serial, *made));
+                    used.push(*made);
+                    continue;
+                }
+                Action::Update => true,
+                Action::Read | Action::Pop => false,
+            };
+            let Some(&(number, layout)) = ring.slots.get(usize::from(operand.delta)) else {
+                return Err(match ring.slots.len() {
+                    0 => (Rule::PopEmpty, format!("buffer {} is empty", buffer.name)),
+                    n => {
+                        let message = format!(
+                            "buffer {} holds {n} slots, none is {} behind the head",
+                            buffer.name, operand.delta
+                        );
+                        (Rule::BadDelta, message)
+                    }
+                });
+            };
+            if named.iter().any(|&(other, written)| other == number && (written || writes)) {
+                let message = format!("a slot of buffer {} is written and named twice", buffer.name);
+                return Err((Rule::SlotConflict, message));
+            }
+            named.push((number, writes));
+            used.push(layout);
+            if operand.action == Action::Pop {
+                ring.slots.pop_front();
+                ring.leaving += 1;
+            }
+        }
+        for Bind { operand, .. } in binds {
+            let ring = &mut rings[usize::from(operand.buffer)];
+            ring.leaving = 0;
+            ring.slots.extend(ring.coming.drain(..));
+        }
+        Ok(used)
+    }
+}

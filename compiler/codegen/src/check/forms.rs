@@ -1,0 +1,331 @@
+//! What an instruction means on its own: actions, formats, shapes, lanes; and the balance of loop bodies.
+
+use lacuna_isa::format::{Format, ScalarType};
+use lacuna_isa::inst::{Action, InstKind, Operand, Order};
+use lacuna_isa::object::Kernel;
+use lacuna_isa::program::{Lane, Program, SeOp, SeReduce};
+use lacuna_isa::view::View;
+
+use super::{Fault, Reason, Rule, record};
+
+/// What an instruction does with an operand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Reads or pops.
+    Source,
+    /// Pushes or updates.
+    Target,
+    /// Pushes.
+    Fresh,
+}
+
+/// Dimensions of a product's second operand: columns and sums.
+pub(super) fn product_dims(order: Order) -> ([usize; 2], [usize; 3]) {
+    match order {
+        Order::Kn => ([0, 4], [1, 2, 3]),
+        Order::Nk => ([0, 1], [2, 3, 4]),
+    }
+}
+
+/// Checks every instruction of a valid kernel on its own, and the balance of its loops.
+pub(super) fn check(kernel: &Kernel, faults: &mut Vec<Fault>) {
+    for (pc, inst) in kernel.code.iter().enumerate() {
+        if let Err(reason) = check_inst(kernel, &inst.kind) {
+            record(faults, Fault::at(pc, None, reason));
+        }
+    }
+    balance(kernel, faults);
+}
+
+fn form<T>(message: String) -> Result<T, Reason> {
+    Err((Rule::Form, message))
+}
+
+fn shape<T>(message: String) -> Result<T, Reason> {
+    Err((Rule::ShapeMismatch, message))
+}
+
+fn operand<'k>(kernel: &'k Kernel, operand: &Operand, role: Role) -> Result<&'k View, Reason> {
+    let legal = match operand.action {
+        Action::Read | Action::Pop => role == Role::Source,
+        Action::Push => role != Role::Source,
+        Action::Update => role == Role::Target,
+    };
+    if !legal {
+        let name = &kernel.buffers[usize::from(operand.buffer)].name;
+        return form(format!("the operand on buffer {name} cannot {:?}", operand.action).to_lowercase());
+    }
+    Ok(&kernel.views[usize::from(operand.view)])
+}
+
+fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
+    let global = |v: u16| &kernel.views[usize::from(v)];
+    match kind {
+        InstKind::Launch { .. }
+        | InstKind::Loop { .. }
+        | InstKind::End {}
+        | InstKind::Pop { .. }
+        | InstKind::Halt {} => Ok(()),
+        InstKind::Ld { dst, src, .. } => widening(global(*src), operand(kernel, dst, Role::Fresh)?),
+        InstKind::Gather { dst, src, idx, dim, .. } => {
+            let to = operand(kernel, dst, Role::Fresh)?;
+            let idx = operand(kernel, idx, Role::Source)?;
+            let (src, d) = (global(*src), usize::from(*dim));
+            match idx.format {
+                Format::Scalar(ScalarType::I32 | ScalarType::I64) => {}
+                Format::Scalar(_) | Format::Grouped(_) => {
+                    return form(format!("indices are {}, not i32 or i64", idx.format));
+                }
+            }
+            if idx.dims[d].size != src.dims[d].size {
+                return shape(format!("{} indices for {}", idx.dims[d].size, src.dims[d].size));
+            }
+            if dim == &src.k_dim && grouped(src) {
+                return Err((Rule::PartialGroup, "a gather along groups".to_owned()));
+            }
+            widening(src, to)
+        }
+        InstKind::St { src, dst } => {
+            let (from, to) = (operand(kernel, src, Role::Source)?, global(*dst));
+            if (from.format, from.pattern) != (to.format, to.pattern) {
+                return form(format!("a store from {} to {}", from.format, to.format));
+            }
+            same_box(from, to)
+        }
+        InstKind::Fill { dst, .. } => operand(kernel, dst, Role::Target).map(|_| ()),
+        InstKind::Zero { bank } => operand(kernel, bank, Role::Target).map(|_| ()),
+        InstKind::Drain { dst, bank } => {
+            let (to, from) = (operand(kernel, dst, Role::Target)?, operand(kernel, bank, Role::Source)?);
+            if to.pattern.is_some() {
+                return form("a bank does not drain into a pattern".to_owned());
+            }
+            same_box(from, to)
+        }
+        InstKind::Mm { bank, a, b, order } | InstKind::Mmnm { bank, a, b, order } => {
+            let bank = operand(kernel, bank, Role::Target)?;
+            let (a, b) = (operand(kernel, a, Role::Source)?, operand(kernel, b, Role::Source)?);
+            product(bank, a, b, *order)
+        }
+        InstKind::Run { program } => {
+            let program = &kernel.programs[usize::from(*program)];
+            for stream in &program.streams {
+                let role = match stream.operand.action {
+                    Action::Read | Action::Pop => Role::Source,
+                    Action::Push | Action::Update => Role::Target,
+                };
+                operand(kernel, &stream.operand, role)?;
+            }
+            check_program(kernel, program)
+        }
+    }
+}
+
+fn same_box(from: &View, to: &View) -> Result<(), Reason> {
+    if from.sizes() == to.sizes() {
+        return Ok(());
+    }
+    shape(format!("a box of {:?} goes to one of {:?}", from.sizes(), to.sizes()))
+}
+
+/// Whether the elements of a view are stored in groups of any kind.
+pub(super) fn grouped(view: &View) -> bool {
+    view.pattern.is_some() || view.format.group_size() > 1
+}
+
+fn product(bank: &View, a: &View, b: &View, order: Order) -> Result<(), Reason> {
+    let (n_dims, k_dims) = product_dims(order);
+    let size = |view: &View, dims: &[usize]| -> u128 {
+        dims.iter().map(|&d| u128::from(view.dims[d].size)).fold(1, u128::saturating_mul)
+    };
+    let (m, n, k) = (size(a, &[0, 1]), size(b, &n_dims), size(a, &[2, 3, 4]));
+    if size(b, &k_dims) != k {
+        return shape(format!("the operands sum over {k} and {}", size(b, &k_dims)));
+    }
+    if u128::from(bank.elements()) != m.saturating_mul(n) {
+        return shape(format!("a product of {m} x {n} for a bank of {}", bank.elements()));
+    }
+    for (view, dims) in [(a, &[2, 3, 4]), (b, &k_dims)] {
+        match view.format {
+            Format::Grouped(group) if group.pair_shift || group.scale.bits() != 8 => {
+                return form(format!("the DPE does not multiply {}", view.format));
+            }
+            Format::Grouped(_) => {}
+            Format::Scalar(ty) => {
+                if !ty.is_float() || matches!(ty, ScalarType::F64 | ScalarType::E8M0) {
+                    return form(format!("the DPE does not multiply {}", view.format));
+                }
+            }
+        }
+        let unit = view.format.group_size().max(view.pattern.map_or(1, |p| u32::from(p.m)));
+        let along = usize::from(view.k_dim);
+        let innermost = dims.contains(&along) && dims.iter().all(|&d| d <= along || view.dims[d].size == 1);
+        let dim = view.dims[along];
+        if unit > 1 && !(innermost && dim.size.is_multiple_of(unit) && dim.stride > 0) {
+            let message = format!("dimension {along} does not sum over whole groups of {unit}");
+            return Err((Rule::PartialGroup, message));
+        }
+    }
+    Ok(())
+}
+
+fn signed(ty: ScalarType) -> bool {
+    matches!(
+        ty,
+        ScalarType::I2
+            | ScalarType::I4
+            | ScalarType::I8
+            | ScalarType::I16
+            | ScalarType::I32
+            | ScalarType::I64
+    )
+}
+
+/// Whether every value of `from`, signed zeros included, is a value of `to`.
+fn is_wider(from: ScalarType, to: ScalarType) -> bool {
+    let keeps = |code: u64| {
+        let value = from.decode(code);
+        let there = to.decode(to.encode(value));
+        there.to_bits() == value.to_bits() || (there.is_nan() && value.is_nan())
+    };
+    match (from.is_float(), to.is_float()) {
+        _ if from == to => true,
+        _ if from.bits() <= 8 => (0..1u64 << from.bits()).all(keeps),
+        (true, true) => to == ScalarType::F64 || (to == ScalarType::F32 && from.bits() == 16),
+        (false, true) => {
+            to == ScalarType::F64 && from.bits() <= 32 || to == ScalarType::F32 && from.bits() <= 16
+        }
+        (false, false) => to.bits() > from.bits() && (signed(to) || !signed(from)),
+        (true, false) => false,
+    }
+}
+
+fn widening(src: &View, dst: &View) -> Result<(), Reason> {
+    if src.pattern != dst.pattern {
+        return form("the slot's view and the tensor's have different patterns".to_owned());
+    }
+    let legal = match (src.format, dst.format) {
+        (from, to) if from == to => true,
+        (Format::Scalar(from), Format::Scalar(to)) => is_wider(from, to),
+        (Format::Grouped(from), Format::Grouped(to)) => {
+            (from.size, from.scale) == (to.size, to.scale)
+                && from.element != ScalarType::I8
+                && is_wider(from.element, to.element)
+        }
+        (Format::Grouped(_), Format::Scalar(to)) => {
+            src.pattern.is_none() && matches!(to, ScalarType::F32 | ScalarType::F64 | ScalarType::Bf16)
+        }
+        (Format::Scalar(_), Format::Grouped(_)) => false,
+    };
+    if legal { Ok(()) } else { form(format!("{} does not widen to {}", src.format, dst.format)) }
+}
+
+fn is_float(lane: Lane) -> bool {
+    match lane {
+        Lane::F32 | Lane::F64 => true,
+        Lane::I32 | Lane::I64 => false,
+    }
+}
+
+fn check_program(kernel: &Kernel, program: &Program) -> Result<(), Reason> {
+    let mut accumulators: Vec<(u8, SeReduce, Lane)> = Vec::new();
+    let view = |stream: u8| {
+        let operand = program.streams[usize::from(stream)].operand;
+        &kernel.views[usize::from(operand.view)]
+    };
+    for op in program.init.iter().chain(&program.body).chain(&program.finish) {
+        match *op {
+            SeOp::Load { lane, stream, .. } => {
+                let v = view(stream);
+                if v.format.element().is_float() && !is_float(lane) || grouped(v) && !is_float(lane) {
+                    return form(format!("stream {stream} of {} loads into {lane:?} lanes", v.format));
+                }
+            }
+            SeOp::Store { stream, .. } => {
+                if view(stream).pattern.is_some() {
+                    return form(format!("stream {stream} has a pattern and is stored to"));
+                }
+            }
+            SeOp::Accumulate { f, lane, acc, .. } | SeOp::Tree { f, lane, acc, .. } => {
+                match accumulators.iter().find(|(a, ..)| *a == acc) {
+                    None => accumulators.push((acc, f, lane)),
+                    Some(&known) if known == (acc, f, lane) => {}
+                    Some(_) => return form(format!("accumulator {acc} combines in two ways")),
+                }
+            }
+            SeOp::Unary { .. }
+            | SeOp::Const { .. }
+            | SeOp::Coord { .. }
+            | SeOp::Binary { .. }
+            | SeOp::Fma { .. }
+            | SeOp::Select { .. }
+            | SeOp::Convert { .. }
+            | SeOp::RoundTo { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// The operands of an instruction, in the order in which they name slots.
+pub(super) fn operands(kernel: &Kernel, kind: &InstKind) -> Vec<Operand> {
+    match *kind {
+        InstKind::Launch { .. }
+        | InstKind::Loop { .. }
+        | InstKind::End {}
+        | InstKind::Pop { .. }
+        | InstKind::Halt {} => Vec::new(),
+        InstKind::Ld { dst, .. } | InstKind::Fill { dst, .. } => vec![dst],
+        InstKind::Gather { dst, idx, .. } => vec![dst, idx],
+        InstKind::St { src, .. } => vec![src],
+        InstKind::Zero { bank } => vec![bank],
+        InstKind::Drain { dst, bank } => vec![dst, bank],
+        InstKind::Mm { bank, a, b, .. } | InstKind::Mmnm { bank, a, b, .. } => vec![bank, a, b],
+        InstKind::Run { program } => {
+            kernel.programs[usize::from(program)].streams.iter().map(|s| s.operand).collect()
+        }
+    }
+}
+
+/// Each loop body pushes to every buffer as often as it frees; inner loops balance on their own.
+fn balance(kernel: &Kernel, faults: &mut Vec<Fault>) {
+    let mut open: Vec<(usize, Vec<i64>)> = Vec::new();
+    for (pc, inst) in kernel.code.iter().enumerate() {
+        match inst.kind {
+            InstKind::Loop { .. } => open.push((pc, vec![0; kernel.buffers.len()])),
+            InstKind::End {} => {
+                if let Some((start, net)) = open.pop()
+                    && let Some(b) = net.iter().position(|&n| n != 0)
+                {
+                    let message = format!(
+                        "an iteration leaves {:+} slots in buffer {}",
+                        net[b], kernel.buffers[b].name
+                    );
+                    record(faults, Fault::at(start, None, (Rule::LoopBalance, message)));
+                }
+            }
+            InstKind::Launch { .. }
+            | InstKind::Pop { .. }
+            | InstKind::Halt {}
+            | InstKind::Ld { .. }
+            | InstKind::St { .. }
+            | InstKind::Gather { .. }
+            | InstKind::Fill { .. }
+            | InstKind::Mm { .. }
+            | InstKind::Mmnm { .. }
+            | InstKind::Zero { .. }
+            | InstKind::Drain { .. }
+            | InstKind::Run { .. } => {
+                let Some((_, net)) = open.last_mut() else { continue };
+                if let InstKind::Pop { n, buffer } = inst.kind {
+                    net[usize::from(buffer)] -= i64::from(n);
+                }
+                for operand in operands(kernel, &inst.kind) {
+                    net[usize::from(operand.buffer)] += match operand.action {
+                        Action::Push => 1,
+                        Action::Pop => -1,
+                        Action::Read | Action::Update => 0,
+                    };
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What slots hold, and whether the accesses of one instruction stay within them.
+
+use lacuna_isa::format::Format;
+use lacuna_isa::inst::{InstKind, Operand, Order};
+use lacuna_isa::object::Kernel;
+use lacuna_isa::view::{PlaneMap, Position, VIEW_DIMS, View};
+
+use super::boxes::dense_strides;
+use super::control::Control;
+use super::forms::product_dims;
+use super::{Reason, Rule};
+
+/// The layout of a slot: how its planes relate, and the dense elements that they are made for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Layout {
+    pub map: PlaneMap,
+    pub elements: u64,
+}
+
+impl Layout {
+    /// What a push through a local view makes.
+    pub fn pushed(view: &View) -> Layout {
+        Layout { map: view.planes(), elements: view.slot_elements() }
+    }
+
+    /// What a load of the global view `src` makes: its box, dense, in the format of the slot's view.
+    pub fn loaded(src: &View, format: Format) -> Layout {
+        let k_stride = dense_strides(src.sizes())[usize::from(src.k_dim)].unsigned_abs();
+        Layout { map: PlaneMap { format, pattern: src.pattern, k_stride }, elements: src.elements() }
+    }
+
+    /// Bytes of all planes.
+    pub fn bytes(&self) -> u64 {
+        self.map.plane_bytes(self.elements).iter().sum()
+    }
+
+    /// Whether `view` may name a slot of this layout.
+    pub fn admits(&self, view: &View) -> Result<(), Reason> {
+        let map = view.planes();
+        if (map.format, map.pattern) != (self.map.format, self.map.pattern) {
+            let name = |m: &PlaneMap| match m.pattern {
+                Some(pattern) => format!("{} {pattern}", m.format),
+                None => m.format.to_string(),
+            };
+            let message = format!("the slot holds {}, the view names {}", name(&self.map), name(&map));
+            return Err((Rule::FormatMismatch, message));
+        }
+        let grouped = map.pattern.is_some() || map.format.group_size() > 1;
+        if grouped && map.k_stride.max(1) != self.map.k_stride.max(1) {
+            let message = format!(
+                "the slot's groups run at distance {}, the view's at {}",
+                self.map.k_stride, map.k_stride
+            );
+            return Err((Rule::FormatMismatch, message));
+        }
+        Ok(())
+    }
+}
+
+type Ranges = [(u32, u32); VIEW_DIMS];
+
+/// The indices that take part at a position; all of them where none is given.
+fn ranges(view: &View, at: Option<&Position>) -> Ranges {
+    match at {
+        Some(at) => view.clip(at),
+        None => view.sizes().map(|n| (0, n)),
+    }
+}
+
+fn intersect(a: Ranges, b: Ranges) -> Ranges {
+    std::array::from_fn(|d| {
+        let first = a[d].0.max(b[d].0);
+        (first, (a[d].0 + a[d].1).min(b[d].0 + b[d].1).saturating_sub(first))
+    })
+}
+
+fn within(strides: [i64; VIEW_DIMS], offset: i64, ranges: Ranges, layout: &Layout) -> Result<(), Reason> {
+    if ranges.iter().any(|r| r.1 == 0) {
+        return Ok(());
+    }
+    let (mut low, mut high) = (offset, offset);
+    for (stride, (first, n)) in strides.into_iter().zip(ranges) {
+        let (a, b) = (stride * i64::from(first), stride * (i64::from(first) + i64::from(n) - 1));
+        low += a.min(b);
+        high += a.max(b);
+    }
+    bounds(low, high, layout)
+}
+
+fn bounds(low: i64, high: i64, layout: &Layout) -> Result<(), Reason> {
+    if low >= 0 && (high as u64) < layout.elements {
+        return Ok(());
+    }
+    Err((Rule::SlotBounds, format!("elements {low} to {high} of a slot of {}", layout.elements)))
+}
+
+fn strides(view: &View) -> [i64; VIEW_DIMS] {
+    view.dims.map(|d| i64::from(d.stride))
+}
+
+/// Checks what instruction `pc` does within its slots, whose layouts come in the order of its operands. Without a
+/// position, whole boxes are checked and success holds for every position; failure then proves nothing.
+pub(super) fn check(
+    control: &Control<'_>,
+    kernel: &Kernel,
+    pc: usize,
+    layouts: &[Layout],
+    at: Option<&Position>,
+) -> Result<(), Reason> {
+    let view = |operand: &Operand| &kernel.views[usize::from(operand.view)];
+    match &kernel.code[pc].kind {
+        InstKind::Launch { .. }
+        | InstKind::Loop { .. }
+        | InstKind::End {}
+        | InstKind::Pop { .. }
+        | InstKind::Halt {}
+        | InstKind::Ld { .. } => Ok(()),
+        InstKind::Gather { idx, dim, .. } => {
+            let idx = view(idx);
+            let mut whole = [(0, 1); VIEW_DIMS];
+            whole[usize::from(*dim)].1 = idx.dims[usize::from(*dim)].size;
+            within(strides(idx), idx.offset, whole, &layouts[1])
+        }
+        InstKind::St { src, dst } => {
+            let (from, to) = (view(src), &kernel.views[usize::from(*dst)]);
+            let part = intersect(ranges(from, at), ranges(to, at));
+            within(strides(from), from.offset, part, &layouts[0])
+        }
+        InstKind::Fill { dst, .. } => {
+            let dst = view(dst);
+            within(strides(dst), dst.offset, ranges(dst, None), &layouts[0])?;
+            let grouped = layouts[0].map.pattern.is_some() || layouts[0].map.format.group_size() > 1;
+            if grouped && !covers(dst, layouts[0].elements) {
+                return Err((Rule::PartialGroup, "a fill of part of a grouped slot".to_owned()));
+            }
+            Ok(())
+        }
+        InstKind::Zero { bank } => {
+            let bank = view(bank);
+            within(strides(bank), bank.offset, ranges(bank, at), &layouts[0])
+        }
+        InstKind::Drain { dst, bank } => {
+            let (to, from) = (view(dst), view(bank));
+            let part = intersect(ranges(from, at), ranges(to, at));
+            within(strides(from), from.offset, part, &layouts[1])?;
+            within(strides(to), to.offset, part, &layouts[0])
+        }
+        InstKind::Mm { bank, a, b, order } | InstKind::Mmnm { bank, a, b, order } => {
+            product(control, pc, [view(bank), view(a), view(b)], *order, layouts, at)
+        }
+        InstKind::Run { program } => {
+            let program = &kernel.programs[usize::from(*program)];
+            let domain = ranges(&kernel.views[usize::from(program.domain)], at);
+            for (number, (stream, layout)) in program.streams.iter().zip(layouts).enumerate() {
+                let view = view(&stream.operand);
+                // A stream with one index in a dimension repeats along it.
+                let strides = view.dims.map(|d| if d.size == 1 { 0 } else { i64::from(d.stride) });
+                within(strides, view.offset, domain, layout)
+                    .map_err(|(rule, message)| (rule, format!("stream {number}: {message}")))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Whether the box of a view is the slot's elements, each once.
+fn covers(view: &View, elements: u64) -> bool {
+    let mut dims: Vec<(i32, u32)> =
+        view.dims.iter().filter(|d| d.size > 1).map(|d| (d.stride, d.size)).collect();
+    dims.sort_unstable();
+    let mut reach = 1;
+    view.offset == 0
+        && dims.iter().all(|&(stride, size)| {
+            let dense = i64::from(stride) == reach;
+            reach *= i64::from(size);
+            dense
+        })
+        && reach as u64 == elements
+}
+
+/// Element numbers of the indices of some dimensions in row-major order, with whether each takes part.
+fn lines(view: &View, dims: &[usize], ranges: &Ranges) -> Vec<(i64, bool)> {
+    let mut all = vec![(0i64, true)];
+    for &d in dims {
+        let (first, n) = ranges[d];
+        let stride = i64::from(view.dims[d].stride);
+        all = all
+            .iter()
+            .flat_map(|&(at, inside)| {
+                let size = view.dims[d].size;
+                (0..size).map(move |i| (at + stride * i64::from(i), inside && i >= first && i - first < n))
+            })
+            .collect();
+    }
+    all
+}
+
+fn product(
+    control: &Control<'_>,
+    pc: usize,
+    [bank, a, b]: [&View; 3],
+    order: Order,
+    layouts: &[Layout],
+    at: Option<&Position>,
+) -> Result<(), Reason> {
+    let (n_dims, k_dims) = product_dims(order);
+    let size = |view: &View, dims: &[usize]| -> u64 {
+        dims.iter().map(|&d| u64::from(view.dims[d].size)).fold(1, u64::saturating_mul)
+    };
+    let sums = size(a, &[0, 1]).saturating_mul(size(b, &n_dims));
+    if sums > 0 {
+        let last = bank.offset.saturating_add_unsigned(sums - 1);
+        bounds(bank.offset, last, &layouts[0]).map_err(|(rule, m)| (rule, format!("bank: {m}")))?;
+    }
+    let unit = [a, b]
+        .map(|v| v.format.group_size().max(v.pattern.map_or(1, |p| u32::from(p.m))) as usize)
+        .into_iter()
+        .fold(1, usize::max);
+    let Some(position) = at else {
+        let clips = |view: &View, dims: &[usize]| dims.iter().any(|&d| !control.never_clips(pc, view, d));
+        if unit > 1 && (clips(a, &[2, 3, 4]) || clips(b, &k_dims)) {
+            return Err((Rule::PartialGroup, "the summed dimensions clip".to_owned()));
+        }
+        within(strides(a), a.offset, ranges(a, None), &layouts[1])?;
+        return within(strides(b), b.offset, ranges(b, None), &layouts[2]);
+    };
+    let (a_ranges, b_ranges) = (a.clip(position), b.clip(position));
+    let (a_k, b_k) = (lines(a, &[2, 3, 4], &a_ranges), lines(b, &k_dims, &b_ranges));
+    let mask: Vec<bool> = a_k.iter().zip(&b_k).map(|(a, b)| a.1 && b.1).collect();
+    if mask.chunks(unit).any(|group| group.iter().any(|&inside| inside != group[0])) {
+        return Err((Rule::PartialGroup, "clipping cuts through a group".to_owned()));
+    }
+    let span = |all: &mut dyn Iterator<Item = i64>| {
+        all.fold(None, |span: Option<(i64, i64)>, at| {
+            Some(span.map_or((at, at), |(low, high)| (low.min(at), high.max(at))))
+        })
+    };
+    let rows = lines(a, &[0, 1], &a_ranges);
+    let columns = lines(b, &n_dims, &b_ranges);
+    let inside = |all: &[(i64, bool)]| span(&mut all.iter().filter(|l| l.1).map(|l| l.0));
+    let taken = |all: &[(i64, bool)]| span(&mut all.iter().zip(&mask).filter(|(_, m)| **m).map(|(l, _)| l.0));
+    let (Some(rows), Some(columns)) = (inside(&rows), inside(&columns)) else { return Ok(()) };
+    let (Some(a_k), Some(b_k)) = (taken(&a_k), taken(&b_k)) else { return Ok(()) };
+    bounds(a.offset + rows.0 + a_k.0, a.offset + rows.1 + a_k.1, &layouts[1])?;
+    bounds(b.offset + columns.0 + b_k.0, b.offset + columns.1 + b_k.1, &layouts[2])
+}

@@ -1,0 +1,54 @@
+//! Compiling the models of the repository.
+
+use std::path::{Path, PathBuf};
+
+use lacuna_codegen::generate;
+use lacuna_ir::{Blob, Node};
+use lacuna_isa::object::Object;
+use lacuna_isa::target::Target;
+use lacuna_isa::view::Pattern;
+use lacuna_onnx::ExternalData;
+use lacuna_optimize::{Options, optimize, select, sparsity_of};
+
+/// Files beside a model.
+struct Folder(PathBuf);
+
+impl ExternalData for Folder {
+    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Blob, String> {
+        let bytes = std::fs::read(self.0.join(location)).map_err(|e| e.to_string())?;
+        let length = length.unwrap_or(bytes.len() as u64 - offset) as usize;
+        Blob::new(bytes).slice(offset as usize, length).ok_or_else(|| "it is too short".to_owned())
+    }
+}
+
+/// The folder of the repository's models.
+pub fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models")
+}
+
+/// A target by name.
+pub fn target(name: &str) -> Target {
+    lacuna_isa::target_file::target(name).unwrap_or_else(|| panic!("no target {name}"))
+}
+
+/// The object of the model in `folder`.
+pub fn compile(folder: &Path, target: &Target, precision: &str) -> Object {
+    let bytes = Blob::new(std::fs::read(folder.join("model.onnx")).expect("a model"));
+    let imported =
+        lacuna_onnx::import(bytes, &Folder(folder.to_owned()), &Default::default()).expect("a valid model");
+    let options = Options { precision: precision.parse().expect("a precision"), ..Options::default() };
+    let optimized = optimize(imported.module, &options).expect("a verified module");
+    let module = select(optimized.module, &options).expect("a verified module").module;
+    let func = module.entries[0].func;
+    let found = sparsity_of(&module, func);
+    let mut patterns: cranelift_entity::SecondaryMap<Node, Option<Pattern>> = Default::default();
+    for node in module.functions[func].nodes.keys() {
+        patterns[node] = found[node]
+            .map(|s| Pattern { n: s.n, m: s.m })
+            .filter(|p| target.patterns.iter().any(|(q, _)| q == p));
+    }
+    match generate(&module, target, &patterns) {
+        Ok(generated) => generated.object,
+        Err(failures) => panic!("{}: {failures:?}", folder.display()),
+    }
+}

@@ -1,0 +1,17 @@
+//! What the command `lacuna` is made of, apart from its command line: the passes in order, files, tensors, test sets,
+//! comparison, diagnostics.
+//!
+//! The library exists for the tests, which need stages that the command shows only as text.
+
+pub mod codes;
+pub mod compare;
+pub mod diagnostics;
+pub mod exec;
+pub mod files;
+pub mod pipeline;
+pub mod progress;
+pub mod random;
+pub mod report;
+pub mod tensors;
+pub mod testset;
+pub mod trace;

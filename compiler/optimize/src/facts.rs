@@ -1,0 +1,384 @@
+//! Facts about e-classes, joined whenever classes are: types, constancy, zero structure, and what the cost model needs
+//! to know about kernels and memory.
+
+use egg::{Analysis, DidMerge, EGraph, Id};
+use indexmap::IndexMap;
+use lacuna_ir::infer::infer;
+use lacuna_ir::op::{Dims, Real};
+use lacuna_ir::{ConstId, Constant, ConstantData, Module, Op, TensorType};
+use lacuna_isa::format::ScalarType;
+
+use crate::lang::{OpTable, Term};
+use crate::zeros::{WeightSparsity, follows, is_zero};
+
+/// Facts about an e-class.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Facts {
+    /// Types of the results: one for everything but calls.
+    pub types: Vec<TensorType>,
+    /// Whether the value depends on no parameter.
+    pub constant: bool,
+    /// The element that the whole value repeats, where it is known cheaply.
+    pub splat: Option<Real>,
+    /// What is known of the value's zeros.
+    pub zeros: Zeros,
+    /// Whether a contraction or element-wise work on one computes the value, so that a scale can fold into it.
+    pub epilogue: bool,
+    /// How the value is computed.
+    pub kernel: Kernel,
+    /// Least bytes of memory behind the value: what it repeats counts once.
+    pub memory: u64,
+}
+
+/// Zero structure; the default knows nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Zeros {
+    /// Whether every element is zero, of either sign.
+    pub all: bool,
+    /// Bit `d`: at most two of each four consecutive elements along dimension `d` are non-zero.
+    pub two_of_four: u8,
+}
+
+/// Where a value stands among the kernels that a function needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Kernel {
+    /// Launches on the longest path to the value. Of two values of one stage, neither needs the other.
+    pub stage: u32,
+    /// Whether element-wise work can join the kernel that computes the value.
+    pub open: bool,
+}
+
+impl Facts {
+    /// Joins what is known of one value from two terms; `types` are those of `self`.
+    fn join(&self, other: &Facts) -> Facts {
+        Facts {
+            types: self.types.clone(),
+            constant: self.constant || other.constant,
+            splat: self.splat.or(other.splat),
+            zeros: Zeros {
+                all: self.zeros.all || other.zeros.all,
+                two_of_four: self.zeros.two_of_four | other.zeros.two_of_four,
+            },
+            epilogue: self.epilogue || other.epilogue,
+            kernel: Kernel {
+                stage: self.kernel.stage.min(other.kernel.stage),
+                open: self.kernel.open || other.kernel.open,
+            },
+            memory: self.memory.min(other.memory),
+        }
+    }
+
+    /// What is known of a value of these types before anything else is.
+    fn of_types(types: Vec<TensorType>) -> Facts {
+        let memory = types.iter().map(TensorType::bytes).fold(0, u64::saturating_add);
+        Facts {
+            types,
+            constant: false,
+            splat: None,
+            zeros: Zeros::default(),
+            epilogue: false,
+            kernel: Kernel::default(),
+            memory,
+        }
+    }
+}
+
+/// Tables behind the terms, and what went wrong.
+#[derive(Debug)]
+pub struct Tables {
+    /// The module: its constants and the signatures of its functions.
+    pub module: Module,
+    /// Operators with attributes.
+    pub ops: OpTable,
+    /// Types of the function's parameters.
+    pub params: Vec<TensorType>,
+    /// The first contradiction that a union or a term brought, if any.
+    pub error: Option<String>,
+    /// Constants made that repeat one element, by type and code.
+    pub splats: IndexMap<(TensorType, u64), ConstId>,
+}
+
+impl Analysis<Term> for Tables {
+    type Data = Facts;
+
+    fn make(egraph: &mut EGraph<Term, Tables>, term: &Term, _: Id) -> Facts {
+        match facts(egraph, term) {
+            Ok(facts) => facts,
+            Err(message) => {
+                egraph.analysis.error.get_or_insert(message);
+                Facts::of_types(Vec::new())
+            }
+        }
+    }
+
+    fn merge(&mut self, to: &mut Facts, from: Facts) -> DidMerge {
+        if to.types != from.types {
+            self.error
+                .get_or_insert(format!("values of types {:?} and {:?} were united", to.types, from.types));
+        }
+        let joined = to.join(&from);
+        let changes = DidMerge(*to != joined, from != joined);
+        *to = joined;
+        changes
+    }
+}
+
+fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, String> {
+    let tables = &egraph.analysis;
+    let of = |id: Id| &egraph[id].data;
+    match term {
+        Term::Param(n) => {
+            let ty = tables.params.get(*n as usize).ok_or("a parameter that the function lacks")?;
+            Ok(Facts::of_types(vec![ty.clone()]))
+        }
+        Term::Result(n, [call]) => {
+            let ty = of(*call).types.get(*n as usize).ok_or("a result that the call lacks")?;
+            Ok(Facts { kernel: of(*call).kernel, ..Facts::of_types(vec![ty.clone()]) })
+        }
+        Term::Apply(_, op, args) => {
+            let op = &tables.ops[*op];
+            let args: Vec<&Facts> = args.iter().map(|&a| of(a)).collect();
+            let operands: Option<Vec<&TensorType>> = args.iter().map(|a| a.types.first()).collect();
+            let types = infer(&tables.module, op, &operands.ok_or("an operand without a type")?)
+                .map_err(|e| e.to_string())?;
+            Ok(of_op(&tables.module, op, &args, types))
+        }
+    }
+}
+
+fn of_op(module: &Module, op: &Op, args: &[&Facts], types: Vec<TensorType>) -> Facts {
+    let mut facts = Facts::of_types(types);
+    facts.constant = !matches!(op, Op::Call { .. }) && args.iter().all(|a| a.constant);
+    facts.zeros = zeros_of(module, op, args);
+    facts.epilogue = op.is_product() || (op.is_elementwise() && args.iter().any(|a| a.epilogue));
+    if let Op::Const { value } = op {
+        facts.splat = splat_of(&module.constants[*value]);
+    } else if let ([x], true) = (args, op.is_movement()) {
+        facts.memory = facts.memory.min(x.memory);
+        facts.splat = if matches!(op, Op::Window { .. }) { None } else { x.splat };
+    }
+    // What the compiler computes needs no kernel.
+    if !facts.constant {
+        facts.kernel = kernel_of(op, args);
+    }
+    facts
+}
+
+fn kernel_of(op: &Op, args: &[&Facts]) -> Kernel {
+    let stage = args.iter().map(|a| a.kernel.stage).max().unwrap_or(0);
+    if op.is_movement() {
+        Kernel { stage, open: false }
+    } else if op.is_elementwise() {
+        Kernel { stage: stage + u32::from(!joins(args)), open: true }
+    } else {
+        Kernel { stage: stage + 1, open: op.is_product() }
+    }
+}
+
+/// Whether element-wise work on these operands can be done by a kernel that computes one of them: all others must be
+/// there before that kernel starts.
+pub fn joins(args: &[&Facts]) -> bool {
+    let stage = args.iter().map(|a| a.kernel.stage).max().unwrap_or(0);
+    args.iter().any(|a| a.kernel.open && a.kernel.stage == stage)
+}
+
+fn zeros_of(module: &Module, op: &Op, args: &[&Facts]) -> Zeros {
+    match op {
+        Op::Const { value } => zeros_of_constant(&module.constants[*value]),
+        Op::Unary { op: lacuna_ir::op::UnaryOp::Neg } => args[0].zeros,
+        // A finite factor keeps zeros.
+        Op::Binary { op: lacuna_ir::op::BinaryOp::Mul } => Zeros {
+            all: args.iter().any(|a| a.zeros.all),
+            two_of_four: args.iter().fold(0, |mask, a| mask | a.zeros.two_of_four),
+        },
+        Op::Permute { perm } => {
+            let bit = |d: u8| (args[0].zeros.two_of_four >> d) & 1;
+            let two_of_four = perm.iter().enumerate().fold(0, |mask, (i, &p)| mask | (bit(p) << i));
+            Zeros { all: args[0].zeros.all, two_of_four }
+        }
+        Op::Concat { axis } => Zeros {
+            all: args.iter().all(|a| a.zeros.all),
+            two_of_four: args.iter().fold(!(1 << axis), |mask, a| mask & a.zeros.two_of_four),
+        },
+        Op::Reshape { .. } | Op::Broadcast { .. } | Op::Slice { .. } | Op::Window { .. } => {
+            Zeros { all: args[0].zeros.all, two_of_four: 0 }
+        }
+        Op::Iota { .. } | Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} => {
+            Zeros::default()
+        }
+        Op::Cast { .. } | Op::Pad { .. } | Op::Gather { .. } | Op::Reduce { .. } => Zeros::default(),
+        Op::ArgReduce { .. } | Op::Cumulate { .. } | Op::Contract { .. } => Zeros::default(),
+        Op::Conv { .. } | Op::Softmax { .. } | Op::Norm { .. } => Zeros::default(),
+        Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Zeros::default(),
+    }
+}
+
+/// Both scans stop at the first element that refutes them, which dense weights have at once.
+fn zeros_of_constant(constant: &Constant) -> Zeros {
+    let axes = 0..constant.ty.shape.rank().min(8);
+    let pattern = WeightSparsity::TWO_OF_FOUR;
+    let two_of_four = axes.filter(|&d| follows(constant, d, pattern)).fold(0, |mask: u8, d| mask | (1 << d));
+    Zeros { all: is_zero(constant), two_of_four }
+}
+
+/// Dimensions along which a value is known to be 2:4.
+pub fn sparse_dims(zeros: Zeros) -> Dims {
+    (0..8).filter(|d| (zeros.two_of_four >> d) & 1 == 1).collect()
+}
+
+fn splat_of(constant: &Constant) -> Option<Real> {
+    let elem = constant.ty.elem.scalar()?;
+    let code = match &constant.data {
+        ConstantData::Splat(code) => *code,
+        ConstantData::Dense(blob) => {
+            let bytes = blob.bytes();
+            let width = (elem.bits() / 8) as usize;
+            if width == 0 || bytes.is_empty() || bytes.len() > 4096 || bytes.len() % width != 0 {
+                return None;
+            }
+            let (first, _) = bytes.split_at(width);
+            if bytes.chunks_exact(width).any(|c| c != first) {
+                return None;
+            }
+            let mut code = [0; 8];
+            code[..width].copy_from_slice(first);
+            u64::from_le_bytes(code)
+        }
+    };
+    let value = match elem {
+        ScalarType::F32 => f64::from(f32::from_bits(code as u32)),
+        ScalarType::F64 => f64::from_bits(code),
+        ScalarType::Bf16 => f64::from(f32::from_bits((code as u32) << 16)),
+        ScalarType::I32 => f64::from(code as u32 as i32),
+        ScalarType::I64 => {
+            let exact = (code as i64).unsigned_abs() < 1 << 53;
+            return exact.then_some(Real(code as i64 as f64));
+        }
+        ScalarType::Bool | ScalarType::I2 | ScalarType::I4 | ScalarType::I8 | ScalarType::I16 => return None,
+        ScalarType::U2 | ScalarType::U4 | ScalarType::U8 | ScalarType::U16 => return None,
+        ScalarType::U32 | ScalarType::U64 | ScalarType::F16 => return None,
+        ScalarType::E4M3 | ScalarType::E5M2 | ScalarType::E4M3Fnuz | ScalarType::E5M2Fnuz => return None,
+        ScalarType::E3M2 | ScalarType::E2M3 | ScalarType::E2M1 | ScalarType::E8M0 => return None,
+    };
+    Some(Real(value))
+}
+
+/// The code of a number in a type in which it is exact, for the types that splats are made of.
+pub fn code_of(elem: ScalarType, value: f64) -> Option<u64> {
+    let code = match elem {
+        ScalarType::F32 => u64::from((value as f32).to_bits()),
+        ScalarType::F64 => value.to_bits(),
+        ScalarType::Bf16 => u64::from((value as f32).to_bits() >> 16),
+        ScalarType::I32 => {
+            return (f64::from(value as i32) == value).then_some(u64::from(value as i32 as u32));
+        }
+        ScalarType::I64 => return (value as i64 as f64 == value).then_some(value as i64 as u64),
+        ScalarType::Bool | ScalarType::I2 | ScalarType::I4 | ScalarType::I8 | ScalarType::I16 => return None,
+        ScalarType::U2 | ScalarType::U4 | ScalarType::U8 | ScalarType::U16 => return None,
+        ScalarType::U32 | ScalarType::U64 | ScalarType::F16 => return None,
+        ScalarType::E4M3 | ScalarType::E5M2 | ScalarType::E4M3Fnuz | ScalarType::E5M2Fnuz => return None,
+        ScalarType::E3M2 | ScalarType::E2M3 | ScalarType::E2M1 | ScalarType::E8M0 => return None,
+    };
+    Some(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use lacuna_ir::Value;
+    use lacuna_ir::op::BinaryOp::Mul;
+
+    use super::*;
+    use crate::testing::{Lab, module, saturated};
+
+    fn of_result(build: impl FnOnce(&mut Lab) -> Value) -> Facts {
+        let (m, _) = module(1, false, |l| vec![build(l)]);
+        let (g, roots, ..) = saturated(m, &[]);
+        g.facts(roots[0]).clone()
+    }
+
+    type Case = (&'static str, fn(&mut Lab) -> Value, &'static [u8]);
+
+    /// 2:4 along the first dimension only.
+    fn sparse(l: &mut Lab) -> Value {
+        let values: Vec<f32> =
+            (0..8 * 4).map(|i| if (i / 4) % 4 < 2 { 1.0 + i as f32 } else { 0.0 }).collect();
+        l.b.const_f32(vec![8, 4], &values).unwrap()
+    }
+
+    #[test]
+    fn sparsity_follows_movement_and_factors() {
+        let cases: [Case; 6] = [
+            ("constant", sparse, &[0]),
+            (
+                "permute",
+                |l| {
+                    let x = sparse(l);
+                    l.permute(x, &[1, 0])
+                },
+                &[1],
+            ),
+            (
+                "mul",
+                |l| {
+                    let (x, c) = (sparse(l), l.konst(&[8, 4]));
+                    l.bin(Mul, c, x)
+                },
+                &[0],
+            ),
+            (
+                "concat of columns",
+                |l| {
+                    let x = sparse(l);
+                    l.emit(Op::Concat { axis: 1 }, &[x, x])
+                },
+                &[0],
+            ),
+            (
+                "concat of rows",
+                |l| {
+                    let x = sparse(l);
+                    l.emit(Op::Concat { axis: 0 }, &[x, x])
+                },
+                &[],
+            ),
+            ("dense", |l| l.konst(&[8, 4]), &[]),
+        ];
+        for (name, build, expect) in cases {
+            let zeros = of_result(build).zeros;
+            assert_eq!((sparse_dims(zeros), zeros.all), (expect.to_vec(), false), "{name}");
+        }
+        assert!(of_result(|l| l.splat(&[8, 4], -0.0)).zeros.all);
+        assert!(
+            of_result(|l| {
+                let x = l.param(&[4]);
+                let z = l.splat(&[4], 0.0);
+                l.bin(Mul, x, z)
+            })
+            .zeros
+            .all
+        );
+    }
+
+    #[test]
+    fn stages_count_launches() {
+        // A product and its epilogue are one launch; what needs a reduction of it is another.
+        let facts = of_result(|l| {
+            let (x, w) = (l.param(&[2, 3]), l.konst(&[3, 4]));
+            let y = l.contract("ij,jk->ik", x, w);
+            let y = l.un(lacuna_ir::op::UnaryOp::Exp, y);
+            let sum = l.reduce(lacuna_ir::op::ReduceOp::Sum, &[1], y);
+            let sum = l.broadcast(sum, &[0], &[2, 4]);
+            l.bin(lacuna_ir::op::BinaryOp::Div, y, sum)
+        });
+        assert_eq!(facts.kernel, Kernel { stage: 3, open: true });
+    }
+
+    #[test]
+    fn a_repeated_value_has_the_memory_of_what_it_repeats() {
+        let facts = of_result(|l| {
+            let x = l.param(&[4]);
+            l.broadcast(x, &[1], &[100, 4])
+        });
+        assert_eq!(facts.memory, 16);
+    }
+}

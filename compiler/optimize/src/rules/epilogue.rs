@@ -1,0 +1,98 @@
+//! Element-wise work stays in the kernel of a contraction: scales of computed operands move behind it, and so do
+//! reshapes of its result.
+
+use egg::Id;
+use lacuna_ir::Op;
+use lacuna_ir::op::{BinaryOp, Dims};
+
+use super::{Rule, RuleClass, float};
+use crate::graph::Graph;
+use crate::pattern::Match;
+use crate::views::{compact, parts};
+
+/// The rules of this file.
+pub const RULES: &[Rule] = &[
+    Rule {
+        name: "scale-after-contract-left",
+        class: RuleClass::E1,
+        before: "(contract (mul ?x $c) ?y)",
+        after: "(mul (contract ?x ?y) $c)",
+        // A constant operand takes over the scale itself.
+        guard: |g, m| float(g, m) && g.splat(m.vars[1]).is_some() && !g.is_const(m.vars[2]),
+        apply: |g, m| scale_after(g, m, m.vars[1], [m.vars[0], m.vars[2]]),
+    },
+    Rule {
+        name: "scale-after-contract-right",
+        class: RuleClass::E1,
+        before: "(contract ?x (mul ?y $c))",
+        after: "(mul (contract ?x ?y) $c)",
+        guard: |g, m| float(g, m) && g.splat(m.vars[2]).is_some() && !g.is_const(m.vars[0]),
+        apply: |g, m| scale_after(g, m, m.vars[2], [m.vars[0], m.vars[1]]),
+    },
+    Rule {
+        name: "unary-before-reshape",
+        class: RuleClass::E0,
+        before: "(unary (reshape ?x))",
+        after: "(reshape (unary ?x))",
+        guard: |g, m| g.facts(m.vars[0]).epilogue,
+        apply: |g, m| {
+            let op = m.op(g, 0)?.clone();
+            let to = g.shape(m.root).clone();
+            let y = g.add(op, &[m.vars[0]])?;
+            g.reshape(y, to)
+        },
+    },
+    Rule {
+        name: "binary-before-reshape",
+        class: RuleClass::E0,
+        before: "(binary (reshape ?x) ?y)",
+        after: "(reshape (binary ?x ?y'))",
+        guard: |g, m| g.facts(m.vars[0]).epilogue,
+        apply: |g, m| {
+            let Op::Binary { op } = *m.op(g, 0)? else { return None };
+            let (x, to) = (m.vars[0], g.shape(m.root).clone());
+            let y = reshaped(g, m.vars[1], x)?;
+            let z = g.binary(op, x, y)?;
+            g.reshape(z, to)
+        },
+    },
+    Rule {
+        name: "softmax-before-reshape",
+        class: RuleClass::E0,
+        before: "(softmax (reshape ?x))",
+        after: "(reshape (softmax ?x))",
+        guard: |g, m| g.facts(m.vars[0]).epilogue,
+        apply: |g, m| {
+            let Op::Softmax { axis, log } = *m.op(g, 0)? else { return None };
+            let to = g.shape(m.root).clone();
+            let &[axis] = &parts(g.shape(m.vars[0]), &to)?[axis as usize][..] else { return None };
+            let y = g.add(Op::Softmax { axis, log }, &[m.vars[0]])?;
+            g.reshape(y, to)
+        },
+    },
+];
+
+fn scale_after(g: &mut Graph, m: &Match, c: Id, args: [Id; 2]) -> Option<Id> {
+    let op = m.op(g, 0)?.clone();
+    let scale = g.splat(c)?;
+    let product = g.add(op, &args)?;
+    let ty = g.ty(product).clone();
+    let scale = g.splat_const(&ty, scale)?;
+    g.binary(BinaryOp::Mul, product, scale)
+}
+
+/// `y` in the shape of `x`, which has the elements of `y`'s shape in order, as a repetition of what `y` repeats; `None`
+/// if the reshape splits a dimension along which `y` varies.
+fn reshaped(g: &mut Graph, y: Id, x: Id) -> Option<Id> {
+    let parts = parts(g.shape(x), g.shape(y))?;
+    let (core, dims) = compact(g, y)?;
+    let places = dims
+        .iter()
+        .map(|&d| match parts[d as usize][..] {
+            [place] => Some(place),
+            [] | [_, _, ..] => None,
+        })
+        .collect::<Option<Dims>>()?;
+    let shape = g.shape(x).clone();
+    g.broadcast(core, &places, &shape)
+}

@@ -1,0 +1,72 @@
+//! Scales fold into constant operands.
+
+use lacuna_ir::op::BinaryOp::*;
+
+use super::{Case, case, conv_parts, product};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case(
+            "scale-into-conv",
+            |l| {
+                let (x, w, op) = conv_parts(l, 2);
+                let y = l.emit(op, &[x, w]);
+                let shape = l.shape(y);
+                let s = l.channel(&shape, 1);
+                l.bin(Mul, y, s)
+            },
+            "conv(param0, mul(.., ..))",
+        ),
+        case(
+            "input-scale-into-conv",
+            |l| {
+                let (x, w, op) = conv_parts(l, 1);
+                let shape = l.shape(x);
+                let s = l.channel(&shape, 1);
+                let y = l.bin(Mul, x, s);
+                l.emit(op, &[y, w])
+            },
+            "conv(param0, mul(.., ..))",
+        ),
+        case(
+            "scale-into-contract-right",
+            |l| {
+                let (x, w, d) = product(l);
+                let y = l.contract("ij,jk->ki", x, w);
+                let s = l.channel(&[d[2], d[0]], 0);
+                l.bin(Mul, y, s)
+            },
+            "contractij,jk->ki(param0, mul(.., ..))",
+        ),
+        case(
+            "scale-into-contract-left",
+            |l| {
+                let (x, w, d) = product(l);
+                let y = l.contract("jk,ij->ik", w, x);
+                let s = l.splat(&[d[0], d[2]], 0.125);
+                l.bin(Mul, y, s)
+            },
+            "contractjk,ij->ik(mul(.., ..), param0)",
+        ),
+        case(
+            "input-scale-into-contract-right",
+            |l| {
+                let (x, w, d) = product(l);
+                let s = l.channel(&[d[0], d[1]], 1);
+                let x = l.bin(Mul, x, s);
+                l.contract("ij,jk->ik", x, w)
+            },
+            "contractij,jk->ik(param0, mul(.., ..))",
+        ),
+        case(
+            "input-scale-into-contract-left",
+            |l| {
+                let (x, w, d) = product(l);
+                let s = l.channel(&[d[0], d[1]], 1);
+                let x = l.bin(Mul, x, s);
+                l.contract("jk,ij->ik", w, x)
+            },
+            "contractjk,ij->ik(mul(.., ..), param0)",
+        ),
+    ]
+}

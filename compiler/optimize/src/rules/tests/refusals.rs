@@ -1,0 +1,443 @@
+//! Rules do not fire where they would be unsound or of no use; without its guard, a rule that has one does.
+
+use lacuna_ir::op::{BinaryOp::*, Real, ReduceOp, UnaryOp};
+use lacuna_ir::{Op, Value};
+use lacuna_isa::format::ScalarType;
+
+use super::{all, rules_of};
+use crate::pattern::Pattern;
+use crate::testing::{Lab, conv1d, fired, module, saturated};
+
+/// What refuses.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    /// The guard alone.
+    Guard,
+    /// The construction of the right side, or the guard only saves that work.
+    Shape,
+}
+use By::{Guard, Shape};
+
+type Refusal = (&'static str, &'static str, By, fn(&mut Lab) -> Value);
+
+fn int(l: &mut Lab, shape: &[u64]) -> Value {
+    l.param_of(ScalarType::I32, shape)
+}
+
+/// An integer product scaled per column, or a product of scaled columns.
+fn int_scaled(l: &mut Lab, after: bool, constant: usize) -> Value {
+    let (x, w) = (int(l, &[2, 3]), l.int_konst(&[3, 4]));
+    let contract = |l: &mut Lab, x: Value| match constant {
+        0 => l.contract("jk,ij->ik", w, x),
+        _ => l.contract("ij,jk->ik", x, w),
+    };
+    if after {
+        let y = contract(l, x);
+        let s = l.int_konst(&[4]);
+        let s = l.broadcast(s, &[1], &[2, 4]);
+        l.bin(Mul, y, s)
+    } else {
+        let s = l.int_konst(&[3]);
+        let s = l.broadcast(s, &[1], &[2, 3]);
+        let x = l.bin(Mul, x, s);
+        contract(l, x)
+    }
+}
+
+fn with_constant(l: &mut Lab, op: lacuna_ir::op::BinaryOp, value: f32) -> Value {
+    let x = l.param(&[2, 3]);
+    let c = l.splat(&[2, 3], value);
+    l.bin(op, x, c)
+}
+
+fn slice(l: &mut Lab, x: Value, starts: [i64; 2], shape: [u64; 2]) -> Value {
+    l.emit(Op::Slice { starts: starts.to_vec(), shape: shape[..].into(), steps: vec![1, 1] }, &[x])
+}
+
+const ALGEBRA: &[Refusal] = &[
+    ("sub-constant", "integers", Guard, |l| {
+        let (x, c) = (int(l, &[2, 3]), l.int_konst(&[2, 3]));
+        l.bin(Sub, x, c)
+    }),
+    ("div-constant", "integers", Guard, |l| {
+        let (x, c) = (int(l, &[2, 3]), l.int_konst(&[2, 3]));
+        l.bin(Div, x, c)
+    }),
+    ("div-constant", "a constant dividend", Guard, |l| {
+        let (x, c) = (l.konst(&[2, 3]), l.konst(&[2, 3]));
+        l.bin(Div, x, c)
+    }),
+    ("add-constants", "integers", Guard, |l| {
+        let (x, a, b) = (int(l, &[4]), l.int_konst(&[4]), l.int_konst(&[4]));
+        let y = l.bin(Add, x, a);
+        l.bin(Add, y, b)
+    }),
+    ("add-constants", "all constants", Guard, |l| {
+        let (x, a, b) = (l.konst(&[4]), l.konst(&[4]), l.konst(&[4]));
+        let y = l.bin(Add, x, a);
+        l.bin(Add, y, b)
+    }),
+    ("add-constants", "an identity", Shape, |l| {
+        let y = with_constant(l, Add, 0.0);
+        let b = l.konst(&[2, 3]);
+        l.bin(Add, y, b)
+    }),
+    ("mul-constants", "integers", Guard, |l| {
+        let (x, a, b) = (int(l, &[4]), l.int_konst(&[4]), l.int_konst(&[4]));
+        let y = l.bin(Mul, x, a);
+        l.bin(Mul, y, b)
+    }),
+    ("mul-constants", "an identity", Shape, |l| {
+        let y = with_constant(l, Mul, 1.0);
+        let b = l.konst(&[2, 3]);
+        l.bin(Mul, y, b)
+    }),
+    ("scale-through-bias", "no contraction", Guard, |l| {
+        let (x, a, b) = (l.param(&[4]), l.konst(&[4]), l.konst(&[4]));
+        let y = l.bin(Add, x, a);
+        l.bin(Mul, y, b)
+    }),
+    ("square-by-product", "a cube", Guard, |l| with_constant(l, Pow, 3.0)),
+    ("square-by-product", "integers", Guard, |l| {
+        let (x, c) = (int(l, &[4]), l.int_splat(&[4], 2));
+        l.bin(Pow, x, c)
+    }),
+    ("add-nothing", "a positive zero, that takes the sign of -0", Guard, |l| with_constant(l, Add, 0.0)),
+    ("add-zero", "another number", Guard, |l| with_constant(l, Add, 1.0)),
+    ("sub-zero", "a negative zero", Guard, |l| with_constant(l, Sub, -0.0)),
+    ("mul-one", "another number", Guard, |l| with_constant(l, Mul, -1.0)),
+    ("div-one", "another number", Guard, |l| with_constant(l, Div, -1.0)),
+    ("mul-zero", "not all zeros", Guard, |l| {
+        let (x, c) = (l.param(&[4]), l.nearly_zero(&[4]));
+        l.bin(Mul, x, c)
+    }),
+    ("contract-of-zeros", "not all zeros", Guard, |l| {
+        let (x, w) = (l.param(&[2, 3]), l.nearly_zero(&[3, 4]));
+        l.contract("ij,jk->ik", x, w)
+    }),
+    ("conv-of-zeros", "not all zeros", Guard, |l| {
+        let (x, w) = (l.param(&[1, 2, 5]), l.nearly_zero(&[3, 2, 2]));
+        l.emit(conv1d(0, 0, 1), &[x, w])
+    }),
+    ("cast-to-itself", "another type", Guard, |l| {
+        let x = l.param(&[4]);
+        l.emit(Op::Cast { to: ScalarType::Bf16, saturate: true }, &[x])
+    }),
+    ("unary-before-broadcast", "nothing repeats", Shape, |l| {
+        let x = l.param(&[2, 3]);
+        l.un(UnaryOp::Exp, x)
+    }),
+    ("cast-before-broadcast", "nothing repeats", Shape, |l| {
+        let x = l.param(&[2, 3]);
+        l.emit(Op::Cast { to: ScalarType::Bf16, saturate: true }, &[x])
+    }),
+    ("binary-before-broadcast", "one operand repeats nothing", Shape, |l| {
+        let (x, y) = (l.param(&[2, 3]), l.param(&[3]));
+        let y = l.broadcast(y, &[1], &[2, 3]);
+        l.bin(Add, x, y)
+    }),
+];
+
+const LAYOUT: &[Refusal] = &[
+    ("permute-of-nothing", "a transposition", Shape, |l| {
+        let x = l.param(&[2, 3]);
+        l.permute(x, &[1, 0])
+    }),
+    ("permute-of-unit-dims", "other dimensions move", Shape, |l| {
+        let x = l.param(&[2, 1, 3]);
+        l.permute(x, &[2, 1, 0])
+    }),
+    ("permute-through-norm", "the mean would sum in another order", Shape, |l| {
+        let x = l.param(&[2, 3, 4]);
+        let y = l.emit(Op::Norm { axes: vec![1, 2], centre: true, eps: Real(1e-3) }, &[x]);
+        l.permute(y, &[0, 2, 1])
+    }),
+    ("permute-through-reshape", "the reshape splits", Shape, |l| {
+        let x = l.param(&[6, 2]);
+        let y = l.reshape(x, &[2, 3, 2]);
+        l.permute(y, &[1, 0, 2])
+    }),
+    ("reshape-to-itself", "another shape", Shape, |l| {
+        let x = l.param(&[2, 3]);
+        l.reshape(x, &[3, 2])
+    }),
+    ("broadcast-to-itself", "a repetition", Shape, |l| {
+        let x = l.param(&[2, 1]);
+        l.broadcast(x, &[0, 1], &[2, 3])
+    }),
+    ("broadcast-of-unit-dims", "a repetition", Shape, |l| {
+        let x = l.param(&[2]);
+        l.broadcast(x, &[0], &[2, 3])
+    }),
+    ("slice-of-all", "a part", Shape, |l| {
+        let x = l.param(&[2, 3]);
+        slice(l, x, [0, 1], [2, 2])
+    }),
+    ("slice-of-concat", "the slice straddles", Shape, |l| {
+        let (x, y) = (l.param(&[2, 3]), l.param(&[2, 3]));
+        let z = l.emit(Op::Concat { axis: 1 }, &[x, y]);
+        slice(l, z, [0, 2], [2, 2])
+    }),
+    ("pad-by-nothing", "some padding", Shape, |l| {
+        let (x, v) = (l.param(&[2, 3]), l.param(&[]));
+        l.emit(Op::Pad { low: vec![0, 1], high: vec![0, 0] }, &[x, v])
+    }),
+];
+
+const ABSORB: &[Refusal] = &[
+    ("contract-absorbs-left-permute", "terms would be summed in another order", Guard, |l| {
+        let (x, y) = (l.param(&[4, 2, 3]), l.param(&[3, 4, 2]));
+        let x = l.permute(x, &[1, 2, 0]);
+        l.contract("ijk,jkl->il", x, y)
+    }),
+    ("contract-without-unit-labels", "no unit dimension", Shape, |l| {
+        let (x, y) = (l.param(&[2, 3]), l.param(&[3, 4]));
+        l.contract("ij,jk->ik", x, y)
+    }),
+    ("contract-absorbs-left-broadcast", "the sum runs over the repetition", Shape, |l| {
+        let (x, y) = (l.param(&[2]), l.param(&[3, 4]));
+        let x = l.broadcast(x, &[0], &[2, 3]);
+        l.contract("ij,jk->ik", x, y)
+    }),
+    ("contract-absorbs-right-broadcast", "the sum runs over the repetition", Shape, |l| {
+        let (x, y) = (l.param(&[2, 3]), l.param(&[4]));
+        let y = l.broadcast(y, &[1], &[3, 4]);
+        l.contract("ij,jk->ik", x, y)
+    }),
+    ("contract-splits-left-label", "nothing repeats", Guard, |l| {
+        let (x, y) = (l.param(&[2, 3, 4]), l.param(&[4, 5]));
+        let x = l.reshape(x, &[6, 4]);
+        l.contract("ij,jk->ik", x, y)
+    }),
+    ("contract-splits-right-label", "nothing repeats", Guard, |l| {
+        let (x, y) = (l.param(&[5, 4]), l.param(&[2, 3, 4]));
+        let y = l.reshape(y, &[6, 4]);
+        l.contract("ij,kj->ik", x, y)
+    }),
+];
+
+const FOLDING: &[Refusal] = &[
+    ("scale-into-conv", "the scale varies along positions", Shape, |l| {
+        let (x, w) = (l.param(&[1, 2, 5]), l.konst(&[3, 2, 2]));
+        let y = l.emit(conv1d(0, 0, 1), &[x, w]);
+        let shape = l.shape(y);
+        let s = l.channel(&shape, 2);
+        l.bin(Mul, y, s)
+    }),
+    ("input-scale-into-conv", "the scale varies along positions", Shape, |l| {
+        let (x, w) = (l.param(&[1, 2, 5]), l.konst(&[3, 2, 2]));
+        let s = l.channel(&[1, 2, 5], 2);
+        let x = l.bin(Mul, x, s);
+        l.emit(conv1d(0, 0, 1), &[x, w])
+    }),
+    ("input-scale-into-conv", "channels in groups", Guard, |l| {
+        // A scale of all channels would fit the channels of one group.
+        let (x, w) = (l.param(&[1, 4, 5]), l.konst(&[4, 2, 2]));
+        let s = l.splat(&[1, 4, 5], 2.0);
+        let x = l.bin(Mul, x, s);
+        l.emit(conv1d(0, 0, 2), &[x, w])
+    }),
+    ("scale-into-contract-right", "integers", Guard, |l| int_scaled(l, true, 1)),
+    ("scale-into-contract-left", "integers", Guard, |l| int_scaled(l, true, 0)),
+    ("input-scale-into-contract-right", "integers", Guard, |l| int_scaled(l, false, 1)),
+    ("input-scale-into-contract-left", "integers", Guard, |l| int_scaled(l, false, 0)),
+    ("scale-into-contract-right", "the scale varies along rows", Shape, |l| {
+        let (x, w) = (l.param(&[2, 3]), l.konst(&[3, 4]));
+        let y = l.contract("ij,jk->ik", x, w);
+        let s = l.channel(&[2, 4], 0);
+        l.bin(Mul, y, s)
+    }),
+    ("input-scale-into-contract-right", "the scale varies along rows", Shape, |l| {
+        let (x, w) = (l.param(&[2, 3]), l.konst(&[3, 4]));
+        let s = l.channel(&[2, 3], 0);
+        let x = l.bin(Mul, x, s);
+        l.contract("ij,jk->ik", x, w)
+    }),
+];
+
+const EPILOGUE: &[Refusal] = &[
+    ("scale-after-contract-left", "a constant operand takes the scale", Guard, |l| {
+        let (x, w, c) = (l.param(&[2, 3]), l.konst(&[3, 4]), l.splat(&[2, 3], 2.0));
+        let x = l.bin(Mul, x, c);
+        l.contract("ij,jk->ik", x, w)
+    }),
+    ("scale-after-contract-right", "a constant operand takes the scale", Guard, |l| {
+        let (w, x, c) = (l.konst(&[2, 3]), l.param(&[3, 4]), l.splat(&[3, 4], 2.0));
+        let x = l.bin(Mul, x, c);
+        l.contract("ij,jk->ik", w, x)
+    }),
+    ("scale-after-contract-left", "integers", Guard, |l| {
+        let (x, y, c) = (int(l, &[2, 3]), int(l, &[3, 4]), l.int_splat(&[2, 3], 2));
+        let x = l.bin(Mul, x, c);
+        l.contract("ij,jk->ik", x, y)
+    }),
+    ("scale-after-contract-right", "the scale varies", Shape, |l| {
+        let (x, y, c) = (l.param(&[2, 3]), l.param(&[3, 4]), l.konst(&[3, 4]));
+        let y = l.bin(Mul, y, c);
+        l.contract("ij,jk->ik", x, y)
+    }),
+    ("unary-before-reshape", "no contraction", Guard, |l| {
+        let x = l.param(&[2, 3]);
+        let x = l.reshape(x, &[6]);
+        l.un(UnaryOp::Exp, x)
+    }),
+    ("binary-before-reshape", "no contraction", Guard, |l| {
+        let x = l.param(&[2, 3]);
+        let x = l.reshape(x, &[6]);
+        let c = l.splat(&[6], 2.0);
+        l.bin(Add, x, c)
+    }),
+    ("binary-before-reshape", "the other operand varies along what is split", Shape, |l| {
+        let (x, w, y) = (l.param(&[2, 3, 4]), l.konst(&[4, 5]), l.param(&[6, 5]));
+        let x = l.contract("abk,kc->abc", x, w);
+        let x = l.reshape(x, &[6, 5]);
+        l.bin(Add, x, y)
+    }),
+    ("softmax-before-reshape", "no contraction", Guard, |l| {
+        let x = l.param(&[2, 3, 4]);
+        let x = l.reshape(x, &[6, 4]);
+        l.emit(Op::Softmax { axis: 1, log: false }, &[x])
+    }),
+    ("softmax-before-reshape", "the axis is split", Shape, |l| {
+        let (x, w) = (l.param(&[2, 3, 4]), l.konst(&[4, 5]));
+        let x = l.contract("abk,kc->abc", x, w);
+        let x = l.reshape(x, &[6, 5]);
+        l.emit(Op::Softmax { axis: 0, log: false }, &[x])
+    }),
+];
+
+/// `x / sqrt(reduce(y * y) + eps)` with one element of the root for each row, or each column, of a square.
+fn by_root(l: &mut Lab, x: Value, y: Value, op: ReduceOp, place: u8) -> Value {
+    let square = l.bin(Mul, y, y);
+    let mean = l.reduce(op, &[1], square);
+    let eps = l.splat(&[4], 1e-3);
+    let sum = l.bin(Add, mean, eps);
+    let root = l.un(UnaryOp::Sqrt, sum);
+    let root = l.broadcast(root, &[place], &[4, 4]);
+    l.bin(Div, x, root)
+}
+
+fn minus_mean(l: &mut Lab, x: Value, axis: u8, place: u8) -> Value {
+    let mean = l.reduce(ReduceOp::Mean, &[axis], x);
+    let mean = l.broadcast(mean, &[place], &[4, 4]);
+    let y = l.bin(Sub, x, mean);
+    l.emit(Op::Norm { axes: vec![1], centre: false, eps: Real(1e-3) }, &[y])
+}
+
+const FUSION: &[Refusal] = &[
+    ("rms-norm-by-quotient", "the root of another value", Shape, |l| {
+        let (x, y) = (l.param(&[4, 4]), l.param(&[4, 4]));
+        by_root(l, x, y, ReduceOp::Mean, 0)
+    }),
+    ("rms-norm-by-quotient", "a sum, not a mean", Shape, |l| {
+        let x = l.param(&[4, 4]);
+        by_root(l, x, x, ReduceOp::Sum, 0)
+    }),
+    ("rms-norm-by-quotient", "rows by the roots of columns", Shape, |l| {
+        let x = l.param(&[4, 4]);
+        by_root(l, x, x, ReduceOp::Mean, 1)
+    }),
+    ("rms-norm-by-product", "a root, not its inverse", Shape, |l| {
+        let x = l.param(&[4, 4]);
+        let y = by_root(l, x, x, ReduceOp::Mean, 0);
+        l.bin(Mul, x, y)
+    }),
+    ("layer-norm", "the mean along another axis", Shape, |l| {
+        let x = l.param(&[4, 4]);
+        minus_mean(l, x, 0, 1)
+    }),
+    ("layer-norm", "the mean of another row", Shape, |l| {
+        let x = l.param(&[4, 4]);
+        minus_mean(l, x, 1, 1)
+    }),
+    ("layer-norm", "the norm subtracts its own mean", Shape, |l| {
+        let x = l.param(&[4, 4]);
+        let mean = l.reduce(ReduceOp::Mean, &[1], x);
+        let mean = l.broadcast(mean, &[0], &[4, 4]);
+        let y = l.bin(Sub, x, mean);
+        l.emit(Op::Norm { axes: vec![1], centre: true, eps: Real(1e-3) }, &[y])
+    }),
+    ("norm-scale", "the scale varies from row to row", Shape, |l| {
+        let x = l.param(&[3, 4]);
+        let y = l.emit(Op::Norm { axes: vec![1], centre: false, eps: Real(1e-3) }, &[x]);
+        let s = l.channel(&[3, 4], 0);
+        l.bin(Mul, y, s)
+    }),
+    ("norm-bias", "the bias varies from row to row", Shape, |l| {
+        let (x, s) = (l.param(&[3, 4]), l.konst(&[4]));
+        let y = l.emit(Op::Norm { axes: vec![1], centre: false, eps: Real(1e-3) }, &[x, s]);
+        let b = l.channel(&[3, 4], 0);
+        l.bin(Add, y, b)
+    }),
+];
+
+#[test]
+fn rules_refuse() {
+    let mut wrong = Vec::new();
+    for &(rule, why, by, build) in [ALGEBRA, LAYOUT, ABSORB, FOLDING, EPILOGUE, FUSION].into_iter().flatten()
+    {
+        let mut rules = rules_of(&[rule]);
+        assert_eq!(rules.len(), 1, "{rule}");
+        let run = |rules: &[super::Rule]| {
+            let (m, _) = module(1, false, |l| vec![build(l)]);
+            fired(m, rules, rule)
+        };
+        if run(&rules) != (0, None) {
+            wrong.push(format!("{rule} fires: {why}"));
+        }
+        rules[0].guard = |_, _| true;
+        let (n, error) = run(&rules);
+        if (by == Guard) != (n > 0 || error.is_some()) {
+            wrong.push(format!(
+                "{rule}: the guard makes {} difference: {why}",
+                if n > 0 { "a" } else { "no" }
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Its guard is about a class that is its own operand, which has a test of its own.
+const ITSELF: &str = "slice-slice";
+
+#[test]
+fn every_guard_is_tested() {
+    let always = super::super::always as fn(_, _) -> _;
+    let tested: Vec<&str> =
+        [ALGEBRA, LAYOUT, ABSORB, FOLDING, EPILOGUE, FUSION].into_iter().flatten().map(|r| r.0).collect();
+    let untested: Vec<&str> = all()
+        .into_iter()
+        .filter(|r| r.name != ITSELF)
+        .filter(|r| !std::ptr::fn_addr_eq(r.guard, always) && !tested.contains(&r.name))
+        .map(|r| r.name)
+        .collect();
+    assert_eq!(untested, Vec::<&str>::new());
+}
+
+#[test]
+fn norms_of_integers_are_refused_by_their_type() {
+    let (m, _) = module(1, false, |l| {
+        let x = int(l, &[2, 4]);
+        let square = l.bin(Mul, x, x);
+        let mean = l.reduce(ReduceOp::Mean, &[1], square);
+        let eps = l.int_splat(&[2], 1);
+        let sum = l.bin(Add, mean, eps);
+        let root = l.un(UnaryOp::Sqrt, sum);
+        let root = l.broadcast(root, &[0], &[2, 4]);
+        vec![l.bin(Div, x, root)]
+    });
+    assert_eq!(fired(m, &rules_of(&["rms-norm-by-quotient"]), "rms-norm-by-quotient"), (0, None));
+}
+
+#[test]
+fn a_class_that_is_its_own_operand_does_not_compose() {
+    let (m, _) = module(1, false, |l| {
+        let x = l.param(&[2, 3]);
+        vec![slice(l, x, [0, 0], [2, 3])]
+    });
+    let (g, ..) = saturated(m, &rules_of(&["slice-of-all"]));
+    let rule = rules_of(&[ITSELF])[0];
+    let matches = Pattern::parse(rule.before).unwrap().search(&g);
+    assert!(!matches.is_empty());
+    assert!(!matches.iter().any(|m| (rule.guard)(&g, m)));
+}

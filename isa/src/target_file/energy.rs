@@ -1,0 +1,85 @@
+//! The energy section of a target file.
+
+use serde::Deserialize;
+
+use super::{Figure, Quantity, TargetError, plain};
+use crate::energy::Energy;
+use crate::format::Format;
+use crate::target::Target;
+
+/// The energy of a multiply-accumulate in some operand formats.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MacEnergy {
+    /// Names of the formats.
+    pub formats: Vec<String>,
+    /// One multiply-accumulate.
+    pub mac: Figure,
+}
+
+/// Energies of actions. All on-chip figures are of one process node; the memory off the chip has its own technology.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnergyFigures {
+    /// Process node of the on-chip figures.
+    pub node: Figure,
+    /// A byte of local memory.
+    pub local: Figure,
+    /// A byte of shared SRAM.
+    pub shared_sram: Figure,
+    /// A byte or bit of HBM (or the DRAM in its place).
+    pub hbm: Figure,
+    /// A multiply-accumulate that is gated or skipped.
+    pub skipped: Figure,
+    /// One f32 operation of the SE.
+    pub simd_op: Figure,
+    /// Multiply-accumulates by operand format.
+    pub macs: Vec<MacEnergy>,
+}
+
+impl EnergyFigures {
+    /// Every figure with a label for people.
+    pub(super) fn figures(&self) -> Vec<(String, &Figure)> {
+        let EnergyFigures { node, local, shared_sram, hbm, skipped, simd_op, macs } = self;
+        let named = [
+            ("energy: node", node),
+            ("energy: local memory", local),
+            ("energy: shared SRAM", shared_sram),
+            ("energy: HBM", hbm),
+            ("energy: MAC skipped", skipped),
+            ("energy: SIMD operation", simd_op),
+        ];
+        let macs = macs.iter().map(|m| (format!("energy: MAC of {}", m.formats.join(", ")), &m.mac));
+        named.into_iter().map(|(name, figure)| (name.to_owned(), figure)).chain(macs).collect()
+    }
+
+    /// The plain numbers, for the native formats of `target`.
+    pub(super) fn resolve(&self, target: &Target) -> Result<Energy, TargetError> {
+        let native = |format: Format| target.macs_per_cycle.iter().any(|(f, _)| *f == format);
+        let mut mac_pj: Vec<(Format, f64)> = Vec::new();
+        for MacEnergy { formats, mac } in &self.macs {
+            let pj = plain("mac", mac, Quantity::Energy)?;
+            for name in formats {
+                let fault = || TargetError::Energy(name.clone());
+                let format = Format::from_name(name).filter(|f| native(*f)).ok_or_else(fault)?;
+                if mac_pj.iter().any(|(f, _)| *f == format) {
+                    return Err(fault());
+                }
+                mac_pj.push((format, pj));
+            }
+        }
+        let missing = target.macs_per_cycle.iter().find(|(f, _)| mac_pj.iter().all(|(g, _)| g != f));
+        if let Some((format, _)) = missing {
+            return Err(TargetError::Energy(format.to_string()));
+        }
+        Ok(Energy {
+            node_nm: plain("node", &self.node, Quantity::Node)?,
+            mac_pj,
+            skipped_pj: plain("skipped", &self.skipped, Quantity::Energy)?,
+            simd_op_pj: plain("simd_op", &self.simd_op, Quantity::Energy)?,
+            local_pj_per_byte: plain("local", &self.local, Quantity::EnergyPerByte)?,
+            sram_pj_per_byte: plain("shared_sram", &self.shared_sram, Quantity::EnergyPerByte)?,
+            hbm_pj_per_byte: plain("hbm", &self.hbm, Quantity::EnergyPerByte)?,
+        })
+    }
+}

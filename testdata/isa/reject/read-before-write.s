@@ -1,0 +1,30 @@
+; The input of the second half was never stored.
+; expect: read-before-write in launch 0 (kernel copy), instruction 0 `ld b0+:v2, v0` of FI.load on PE [0, 0, 0, 0]: byte 64 of tensor r0 was never written [/layer/Copy]
+object "read-before-write" target "mtia-300" hbm 768 sram 0
+
+origin o0 "/layer/Copy" "Identity"
+
+kernel k0 "copy" grid 1x1x1x1 {
+  tensor r0 in bytes 256 planes 0 256 256
+  tensor r1 out bytes 256 planes 0 256 256
+  buffer b0 "x" local 256 x 2
+  view v0 f32 global r0 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 64:1<64)
+  view v1 f32 global r1 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 64:1<64)
+  view v2 f32 local k4 offset 0 (1:64, 1:64, 1:64, 1:64, 64:1)
+  code:
+    ld b0+:v2, v0
+    st b0-:v2, v1
+    halt
+}
+
+entry e0 "main" {
+  input "x" f32 (80) hbm:0
+  output "y" f32 (64) hbm:512
+  launch #0 k0 (hbm:256, hbm:512) o0
+  code:
+    launch #0
+    halt
+}
+
+weights 0 {
+}

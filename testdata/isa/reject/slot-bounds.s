@@ -1,0 +1,32 @@
+; Reads past what was loaded, though within the slot of the buffer.
+; expect: slot-bounds in launch 0 (kernel copy), instruction 1 `st b0-:v3, v4` of FI.store on PE [0, 0, 0, 0]: elements 1 to 64 of a slot of 64 [/layer/Copy]
+object "slot-bounds" target "mtia-300" hbm 512 sram 0
+
+origin o0 "/layer/Copy" "Identity"
+
+kernel k0 "copy" grid 1x1x1x1 {
+  tensor r0 in bytes 256 planes 0 256 256
+  tensor r1 out bytes 256 planes 0 256 256
+  buffer b0 "x" local 512 x 2
+  view v0 f32 global r0 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 64:1<64)
+  view v1 f32 global r1 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 64:1<64)
+  view v2 f32 local k4 offset 0 (1:64, 1:64, 1:64, 1:64, 64:1)
+  view v3 f32 local k4 offset 1 (1:64, 1:64, 1:64, 1:64, 64:1)
+  view v4 f32 global r1 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 64:1<64)
+  code:
+    ld b0+:v2, v0
+    st b0-:v3, v4
+    halt
+}
+
+entry e0 "main" {
+  input "x" f32 (64) hbm:0
+  output "y" f32 (64) hbm:256
+  launch #0 k0 (hbm:0, hbm:256) o0
+  code:
+    launch #0
+    halt
+}
+
+weights 0 {
+}

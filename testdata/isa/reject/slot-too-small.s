@@ -1,0 +1,34 @@
+; A group format needs room for its scales too.
+; expect: slot-too-small in launch 0 (kernel copy), instruction 0 `fill b0+:v3, c0` of MLU: 264 bytes do not fit a slot of buffer x, which has 256 [/layer/Copy]
+object "slot-too-small" target "mtia-300" hbm 512 sram 0
+
+origin o0 "/layer/Copy" "Identity"
+
+kernel k0 "copy" grid 1x1x1x1 {
+  tensor r0 in bytes 256 planes 0 256 256
+  tensor r1 out bytes 256 planes 0 256 256
+  buffer b0 "x" local 256 x 2
+  view v0 f32 global r0 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 64:1<64)
+  view v1 f32 global r1 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 64:1<64)
+  view v2 f32 local k4 offset 0 (1:64, 1:64, 1:64, 1:64, 64:1)
+  view v3 mxfp8 local k4 offset 0 (1:256, 1:256, 1:256, 1:256, 256:1)
+  constant c0 0x0
+  code:
+    fill b0+:v3, c0
+    ld b0+:v2, v0
+    pop b0, n=1
+    st b0-:v2, v1
+    halt
+}
+
+entry e0 "main" {
+  input "x" f32 (64) hbm:0
+  output "y" f32 (64) hbm:256
+  launch #0 k0 (hbm:0, hbm:256) o0
+  code:
+    launch #0
+    halt
+}
+
+weights 0 {
+}

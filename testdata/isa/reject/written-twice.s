@@ -1,0 +1,32 @@
+; One PE stores the same bytes of an `out` tensor in two iterations.
+; expect: race in launch 0 (kernel copy), instruction 2 `st b0:v0, v1` of FI.store on PE [0, 0, 0, 0]: byte 0 of tensor r0 is written twice [/layer/Copy]
+object "written-twice" target "mtia-300" hbm 256 sram 0
+
+origin o0 "/layer/Copy" "Identity"
+
+kernel k0 "copy" grid 1x1x1x1 {
+  tensor r0 out bytes 256 planes 0 256 256
+  buffer b0 "x" local 256 x 2
+  view v0 f32 local k4 offset 0 (1:64, 1:64, 1:64, 1:64, 64:1)
+  view v1 f32 global r0 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 64:1<64)
+  trip t0 2 max 2
+  constant c0 0x0
+  code:
+    fill b0+:v0, c0
+    loop t0, l0, stages=1
+    st b0:v0, v1
+    end
+    pop b0, n=1
+    halt
+}
+
+entry e0 "main" {
+  output "y" f32 (64) hbm:0
+  launch #0 k0 (hbm:0) o0
+  code:
+    launch #0
+    halt
+}
+
+weights 0 {
+}
