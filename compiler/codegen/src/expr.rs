@@ -305,14 +305,11 @@ fn round(code: &mut Code, elem: ScalarType, op: &Op, a: Reg) -> Result<Reg, Stri
     }
     // Saturation is a matter of 8-bit floats alone; wider ones overflow to infinity.
     let eight_bits = elem.is_float() && elem.bits() <= 8;
-    match op {
-        Op::Cast { saturate: true, .. } => narrow(code, elem, eight_bits, a),
-        Op::Cast { .. } if eight_bits => {
-            overflow_to_nan(code, elem, a)?;
-            narrow(code, elem, false, a)
-        }
-        _ => narrow(code, elem, false, a),
+    let Op::Cast { saturate, .. } = *op else { return narrow(code, elem, false, a) };
+    if eight_bits && !saturate {
+        overflow_to_nan(code, elem, a)?;
     }
+    narrow(code, elem, eight_bits && saturate, a)
 }
 
 /// Replaces what an 8-bit float without infinity cannot hold by NaN, in place.

@@ -365,10 +365,10 @@ impl Lowering<'_> {
         let streams = vec![rk.leaf(0, false)?, rk.scratch_stream(&maxima, Action::Push)?];
         let mut code = Code::default();
         let value = load(&mut code, lane, 0)?;
-        code.ops.push(SeOp::Accumulate { f: SeReduce::Max, lane: lane, acc: 0, a: value });
+        code.ops.push(SeOp::Accumulate { f: SeReduce::Max, lane, acc: 0, a: value });
         let body = code.take();
-        code.ops.push(SeOp::Tree { f: SeReduce::Max, lane: lane, dst: value, acc: 0 });
-        code.ops.push(SeOp::Store { stream: 1, lane: lane, src: value });
+        code.ops.push(SeOp::Tree { f: SeReduce::Max, lane, dst: value, acc: 0 });
+        code.ops.push(SeOp::Store { stream: 1, lane, src: value });
         let finish = code.take();
         rk.run("max", true, streams, code, Sections { body, finish, ..Sections::default() });
 
@@ -384,15 +384,15 @@ impl Lowering<'_> {
         let value = load(&mut code, lane, 0)?;
         let shift = code.binary(SeBinary::Sub, lane, value, greatest)?;
         let exp = code.unary(SeUnary::Exp, lane, shift)?;
-        code.ops.push(SeOp::Store { stream: 2, lane: lane, src: if log { shift } else { exp } });
-        code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane: lane, acc: 0, a: exp });
+        code.ops.push(SeOp::Store { stream: 2, lane, src: if log { shift } else { exp } });
+        code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane, acc: 0, a: exp });
         let body = code.take();
         let mut sum = code.reg()?;
-        code.ops.push(SeOp::Tree { f: SeReduce::Sum, lane: lane, dst: sum, acc: 0 });
+        code.ops.push(SeOp::Tree { f: SeReduce::Sum, lane, dst: sum, acc: 0 });
         if log {
             sum = code.unary(SeUnary::Log, lane, sum)?;
         }
-        code.ops.push(SeOp::Store { stream: 3, lane: lane, src: sum });
+        code.ops.push(SeOp::Store { stream: 3, lane, src: sum });
         let finish = code.take();
         rk.run("exp", true, streams, code, Sections { init, body, finish });
 
@@ -408,7 +408,7 @@ impl Lowering<'_> {
         let sum = load(&mut code, lane, 1)?;
         let f = if log { SeBinary::Sub } else { SeBinary::Div };
         let quotient = code.binary(f, lane, value, sum)?;
-        code.ops.push(SeOp::Store { stream: 2, lane: lane, src: quotient });
+        code.ops.push(SeOp::Store { stream: 2, lane, src: quotient });
         let body = code.take();
         rk.run("divide", false, streams, code, Sections { body, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
@@ -458,7 +458,7 @@ impl Lowering<'_> {
         rk.kb.open(depth);
         let tree = |code: &mut Code| -> Lowered<Reg> {
             let total = code.reg()?;
-            code.ops.push(SeOp::Tree { f: SeReduce::Sum, lane: lane, dst: total, acc: 0 });
+            code.ops.push(SeOp::Tree { f: SeReduce::Sum, lane, dst: total, acc: 0 });
             let count = real(code, lane, n)?;
             code.binary(SeBinary::Div, lane, total, count)
         };
@@ -467,10 +467,10 @@ impl Lowering<'_> {
             let streams = vec![rk.leaf(0, false)?, rk.scratch_stream(means, Action::Push)?];
             let mut code = Code::default();
             let value = load(&mut code, lane, 0)?;
-            code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane: lane, acc: 0, a: value });
+            code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane, acc: 0, a: value });
             let body = code.take();
             let mean = tree(&mut code)?;
-            code.ops.push(SeOp::Store { stream: 1, lane: lane, src: mean });
+            code.ops.push(SeOp::Store { stream: 1, lane, src: mean });
             let finish = code.take();
             rk.run("mean", true, streams, code, Sections { body, finish, ..Sections::default() });
         }
@@ -490,14 +490,14 @@ impl Lowering<'_> {
             value = code.binary(SeBinary::Sub, lane, value, mean)?;
         }
         let square = code.binary(SeBinary::Mul, lane, value, value)?;
-        code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane: lane, acc: 0, a: square });
+        code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane, acc: 0, a: square });
         let body = code.take();
         let variance = tree(&mut code)?;
         let eps = real(&mut code, lane, eps)?;
         let sum = code.binary(SeBinary::Add, lane, variance, eps)?;
         let root = code.unary(SeUnary::Sqrt, lane, sum)?;
         let factor = code.unary(SeUnary::Recip, lane, root)?;
-        code.ops.push(SeOp::Store { stream: 1, lane: lane, src: factor });
+        code.ops.push(SeOp::Store { stream: 1, lane, src: factor });
         let finish = code.take();
         rk.run("factor", true, streams, code, Sections { init, body, finish });
 
@@ -523,7 +523,7 @@ impl Lowering<'_> {
         let dims = stream_dims(&rk.rows.nest, &out_at, &out_tile.slot_strides());
         let view = rk.kb.local(out_format, None, None, &dims)?;
         streams.push(Stream { operand: Operand::new(y, Action::Push, view), mode: ScaleMode::Floor });
-        code.ops.push(SeOp::Store { stream: (streams.len() - 1) as u8, lane: lane, src: value });
+        code.ops.push(SeOp::Store { stream: (streams.len() - 1) as u8, lane, src: value });
         let body = code.take();
         rk.run("scale", false, streams, code, Sections { body, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
