@@ -4,11 +4,12 @@
 //! result of the kernel's own product or reduction (the *hero*). Compiling it gives straight-line SE operations over
 //! registers; values of narrow float types are rounded after each operation, as the IR's typed meaning demands.
 
-use lacuna_ir::op::{BinaryOp, CompareOp, UnaryOp};
+use lacuna_ir::op::{BinaryOp, UnaryOp};
 use lacuna_ir::{Op, Shape};
 use lacuna_isa::format::ScalarType;
 use lacuna_isa::program::{Lane, REGISTERS, Reg, SeBinary, SeOp, SeUnary};
 
+use crate::ints;
 use crate::place::Place;
 
 /// Number of an expression node.
@@ -302,7 +303,31 @@ fn round(code: &mut Code, elem: ScalarType, op: &Op, a: Reg) -> Result<Reg, Stri
     if exact {
         return Ok(a);
     }
-    narrow(code, elem, matches!(op, Op::Cast { saturate: true, .. }), a)
+    // Saturation is a matter of 8-bit floats alone; wider ones overflow to infinity.
+    let eight_bits = elem.is_float() && elem.bits() <= 8;
+    let Op::Cast { saturate, .. } = *op else { return narrow(code, elem, false, a) };
+    if eight_bits && !saturate {
+        overflow_to_nan(code, elem, a)?;
+    }
+    narrow(code, elem, eight_bits && saturate, a)
+}
+
+/// Replaces what an 8-bit float without infinity cannot hold by NaN, in place.
+fn overflow_to_nan(code: &mut Code, elem: ScalarType, a: Reg) -> Result<(), String> {
+    // The midpoint of the greatest value and its successor rounds away where the greatest code is odd.
+    let (bound, f) = match elem {
+        ScalarType::E4M3 => (464.0f32, SeBinary::Lt),
+        ScalarType::E4M3Fnuz => (248.0, SeBinary::Le),
+        ScalarType::E5M2Fnuz => (61440.0, SeBinary::Le),
+        _ => return Ok(()),
+    };
+    let bound = code.constant(Lane::F32, u64::from(bound.to_bits()))?;
+    let nan = code.constant(Lane::F32, u64::from(f32::NAN.to_bits()))?;
+    let magnitude = code.unary(SeUnary::Abs, Lane::F32, a)?;
+    let over = code.binary(f, Lane::F32, bound, magnitude)?;
+    code.ops.push(SeOp::Select { lane: Lane::F32, dst: a, c: over, a: nan, b: a });
+    [bound, nan, magnitude, over].into_iter().for_each(|r| code.release(r));
+    Ok(())
 }
 
 fn narrow(code: &mut Code, elem: ScalarType, saturate: bool, a: Reg) -> Result<Reg, String> {
@@ -318,12 +343,15 @@ fn narrow(code: &mut Code, elem: ScalarType, saturate: bool, a: Reg) -> Result<R
 fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) -> Result<Reg, String> {
     let (a, ty) = args[0];
     let from = lane(ty);
-    // Integers narrower than their lane would need wrapping after each operation.
-    let arithmetic = !matches!(op, Op::Select {} | Op::Cast { .. } | Op::Compare { .. });
-    if arithmetic && ty.is_int() && !matches!(ty, ScalarType::I32 | ScalarType::I64 | ScalarType::U64) {
-        return Err(format!("arithmetic on {ty} is not implemented"));
-    }
     match op {
+        // Of u64, which is its own magnitude, the lane's sign says nothing.
+        Op::Unary { op: UnaryOp::Abs } if ty == ScalarType::U64 => code.unary(SeUnary::Mov, from, a),
+        Op::Unary { op: UnaryOp::Sign } if ty == ScalarType::U64 => {
+            let one = code.constant(from, 1)?;
+            let sign = ints::binary(code, BinaryOp::Min, ty, a, one)?;
+            code.release(one);
+            Ok(sign)
+        }
         Op::Unary { op: f } => {
             let f = match f {
                 UnaryOp::Neg => SeUnary::Neg,
@@ -355,16 +383,19 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
                 UnaryOp::IsNan => SeUnary::IsNan,
                 UnaryOp::IsInf => SeUnary::IsInf,
             };
-            code.unary(f, from, a)
+            let dst = code.unary(f, from, a)?;
+            // The magnitude of the least value, the negative or the complement of an unsigned one leave the range.
+            if !matches!(f, SeUnary::IsNan | SeUnary::IsInf) {
+                ints::wrap(code, ty, dst)?;
+            }
+            Ok(dst)
         }
+        Op::Binary { op: f } if ty.is_int() => ints::binary(code, *f, ty, a, args[1].0),
         Op::Binary { op: f } => {
             let f = match f {
                 BinaryOp::Add => SeBinary::Add,
                 BinaryOp::Sub => SeBinary::Sub,
                 BinaryOp::Mul => SeBinary::Mul,
-                BinaryOp::Div if ty == ScalarType::U64 => {
-                    return Err("division of u64 is not implemented".into());
-                }
                 BinaryOp::Div => SeBinary::Div,
                 BinaryOp::Mod => SeBinary::Mod,
                 BinaryOp::Rem => SeBinary::Rem,
@@ -379,17 +410,7 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
             };
             code.binary(f, from, a, args[1].0)
         }
-        Op::Compare { op: f } => {
-            let f = match f {
-                CompareOp::Eq => SeBinary::Eq,
-                CompareOp::Lt => SeBinary::Lt,
-                CompareOp::Le => SeBinary::Le,
-            };
-            if ty == ScalarType::U64 && f != SeBinary::Eq {
-                return Err("the order of u64 is not implemented".into());
-            }
-            code.binary(f, from, a, args[1].0)
-        }
+        Op::Compare { op: f } => ints::compare(code, *f, ty, a, args[1].0),
         Op::Select {} => {
             let dst = code.reg()?;
             code.ops.push(SeOp::Select { lane: lane(elem), dst, c: a, a: args[1].0, b: args[2].0 });
@@ -402,11 +423,20 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
         }
         Op::Cast { to, .. } => {
             let to_lane = lane(*to);
-            let narrow_int = to.is_int() && to.bits() < 32;
-            if narrow_int && !(ty.is_int() && ty.bits() <= to.bits()) && ty != ScalarType::Bool {
-                return Err(format!("conversion of {ty} to {to} is not implemented"));
+            match (ty.is_float(), to.is_float()) {
+                (false, false) => ints::from_int(code, ty, *to, a),
+                (true, false) => ints::from_float(code, from, *to, a),
+                (false, true) => ints::to_float(code, ty, to_lane, a),
+                (true, true) if from == to_lane => code.unary(SeUnary::Mov, from, a),
+                (true, true) if matches!(to, ScalarType::F16 | ScalarType::Bf16) => {
+                    // One rounding, not two: to the narrower type while the lane is still wide.
+                    let dst = code.reg()?;
+                    code.ops.push(SeOp::RoundTo { format: *to as u8, saturate: false, lane: from, dst, a });
+                    code.ops.push(SeOp::Convert { from, to: to_lane, dst, a: dst });
+                    Ok(dst)
+                }
+                (true, true) => convert(code, from, to_lane, a),
             }
-            if from == to_lane { code.unary(SeUnary::Mov, from, a) } else { convert(code, from, to_lane, a) }
         }
         Op::Const { .. }
         | Op::Iota { .. }

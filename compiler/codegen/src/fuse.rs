@@ -6,6 +6,10 @@
 
 use cranelift_entity::{EntityRef, SecondaryMap};
 use lacuna_ir::{Function, Node, Op, Value};
+use lacuna_isa::format::ScalarType;
+use lacuna_isa::program::Lane;
+
+use crate::expr::lane;
 
 /// Most loads of one kernel's expression; two streams stay for the hero and the result.
 pub const MAX_LEAVES: usize = 6;
@@ -26,6 +30,19 @@ pub fn is_movement(op: &Op) -> bool {
 /// Whether an operator is a product of the DPE.
 pub fn is_product(op: &Op) -> bool {
     matches!(op, Op::Contract { .. } | Op::Conv { .. })
+}
+
+/// Whether a product of this type has no format on the DPE, so that the SIMD engine computes it.
+pub fn is_wide(elem: ScalarType) -> bool {
+    lane(elem) != Lane::F32
+}
+
+/// Whether a product can be computed inside its user's kernel.
+fn is_hero(op: &Op) -> bool {
+    match op {
+        Op::Contract { elem, .. } => !is_wide(*elem),
+        op => is_product(op),
+    }
 }
 
 /// The fusion decisions of a function.
@@ -71,7 +88,7 @@ impl Fusion {
                 let once = users[arg].len() == data.args.iter().filter(|&&a| a == arg).count()
                     && users[arg].iter().all(|&u| u == node)
                     && uses[arg] as usize == users[arg].len();
-                let product_here = is_product(op) && is_elementwise(&data.op);
+                let product_here = is_hero(op) && is_elementwise(&data.op);
                 if once && (is_elementwise(op) || product_here) {
                     let w = if is_product(op) { (0, 1) } else { weight[def] };
                     candidates.push((w, def));

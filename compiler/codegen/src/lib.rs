@@ -2,13 +2,14 @@
 //!
 //! The input is a verified module whose formats and layouts are decided; see [`generate`]. The order of work, file by
 //! file: [`fuse`] decides which nodes share a kernel; [`lower`] walks the nodes and gives values places ([`place`]); [`kernels`]
-//! emits one kernel per fusion group, cutting its space into tiles ([`nest`]) and its expression into SE operations ([`expr`]);
+//! emits one kernel per fusion group, cutting its space into tiles ([`nest`]) and its expression into SE operations ([`expr`], [`ints`]);
 //! [`memory`] plans addresses; [`weights`] packs constants.
 
 pub mod check;
 pub mod emit;
 pub mod expr;
 pub mod fuse;
+pub mod ints;
 pub mod kernels;
 pub mod lower;
 pub mod memory;

@@ -12,7 +12,7 @@ use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 
 use crate::expr::{Expr, ExprId, ExprNode, Leaf, lane_bits};
-use crate::fuse::{Fusion, is_elementwise, is_movement, is_product};
+use crate::fuse::{Fusion, is_elementwise, is_movement, is_product, is_wide};
 use crate::place::{
     Packing, Place, Storage, StorageId, StorageKind, order_of, reshape_strides, strides_in_order,
 };
@@ -285,6 +285,9 @@ impl<'a> Lowering<'a> {
         match &data.op {
             Op::Const { .. } => Ok(()),
             op if is_movement(op) => self.movement(node, result),
+            Op::Contract { map, elem } if is_wide(*elem) && !self.is_over_nothing(node) => {
+                self.dot(node, result, map, *elem)
+            }
             op if is_elementwise(op) || is_product(op) => {
                 let (expr, hero) = self.expression(result)?;
                 let place = self.result_place(result, &expr, hero);
@@ -305,7 +308,10 @@ impl<'a> Lowering<'a> {
             }
             Op::Pad { low, .. } => {
                 let (x, value) = (data.args[0], data.args[1]);
-                let fill = self.fill_of(value)?;
+                let fill = match self.fill_of(value)? {
+                    Some(fill) if self.func.ty(x).shape.elements() > 0 => fill,
+                    _ => return self.pad_by_value(result, x, value, low),
+                };
                 let from = self.place(x)?;
                 let ty = self.func.ty(result).clone();
                 let shape = &self.func.ty(x).shape;
@@ -339,7 +345,9 @@ impl<'a> Lowering<'a> {
             }
             Op::Reduce { op, axes } => self.reduce(result, data.args[0], *op, axes),
             Op::ArgReduce { max, axis, last } => self.arg_reduce(result, data.args[0], *max, *axis, *last),
-            Op::Cumulate { .. } => Err("running reductions are not implemented".into()),
+            Op::Cumulate { op, axis, exclusive, reverse } => {
+                self.cumulate(result, data.args[0], *op, *axis, (*exclusive, *reverse))
+            }
             Op::Softmax { axis, log } => self.softmax(result, data.args[0], *axis, *log),
             Op::Norm { axes, centre, eps } => self.norm(node, result, axes, *centre, eps.0),
             Op::MxQuantize { mode, .. } => self.quantize(result, data.args[0], *mode),
@@ -460,6 +468,9 @@ impl<'a> Lowering<'a> {
         let elem = self.func.ty(value).elem.scalar().ok_or("element-wise work on a grouped value")?;
         let def = self.func.def(value).filter(|&n| is_root || self.fusion.inlined[n]);
         let id = match def {
+            Some(node) if is_product(&self.func.nodes[node].op) && self.is_over_nothing(node) => {
+                expr.add(ExprNode::Const(0), elem)
+            }
             Some(node) if is_product(&self.func.nodes[node].op) => {
                 *hero = Some(node);
                 expr.add(ExprNode::Hero, elem)
@@ -505,24 +516,34 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn fill_of(&self, value: Value) -> Lowered<Fill> {
+    /// Whether a node has an operand without elements.
+    fn is_over_nothing(&self, node: Node) -> bool {
+        self.func.nodes[node].args.iter().any(|&a| self.func.ty(a).shape.elements() == 0)
+    }
+
+    /// Whether a value is stored where a result of the entry lies.
+    pub fn is_output(&self, value: Value) -> bool {
+        self.outputs[value].is_some()
+    }
+
+    /// What the fabric interface fills with for a value, if it can.
+    fn fill_of(&self, value: Value) -> Lowered<Option<Fill>> {
         let elem = self.func.ty(value).elem.scalar().ok_or("a grouped fill value")?;
-        let code =
-            self.scalar_const(value).ok_or("padding by a value that is not constant is not implemented")?;
+        let Some(code) = self.scalar_const(value) else { return Ok(None) };
         let value = elem.decode(code);
         let lowest = if elem.is_float() { elem.encode(f64::NEG_INFINITY) } else { elem.encode(f64::MIN) };
         let highest = if elem.is_float() { elem.encode(f64::INFINITY) } else { elem.encode(f64::MAX) };
-        if code == 0 {
-            Ok(Fill::Zero)
+        Ok(if code == 0 {
+            Some(Fill::Zero)
         } else if code == lowest {
-            Ok(Fill::Least)
+            Some(Fill::Least)
         } else if code == highest {
-            Ok(Fill::Greatest)
+            Some(Fill::Greatest)
         } else if value == 1.0 {
-            Ok(Fill::One)
+            Some(Fill::One)
         } else {
-            Err(format!("padding by {value} is not implemented; 0, 1 and the extremes are"))
-        }
+            None
+        })
     }
 
     /// Where a kernel's result goes: its own preference, else the physical order of what it reads.

@@ -1,6 +1,9 @@
 //! Indexed loads: rows of a table by index.
 
-use lacuna_ir::Value;
+use std::ops::Range;
+
+use lacuna_ir::op::BinaryOp;
+use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::{Action, Fill, InstKind, Operand};
 use lacuna_isa::object::{Access, BufferKind};
@@ -8,35 +11,183 @@ use lacuna_isa::view::VIEW_DIMS;
 
 use super::map::LOCAL_FILL;
 use crate::emit::{KernelBuilder, LocalDim, Tile, free};
+use crate::expr::{Expr, ExprNode, Leaf};
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Axis, Nest, TileDim};
 use crate::place::{Place, reshape_strides};
 
+/// What one indexed load reads and writes: the space is (before the axis, indices, after the axis).
+struct Lookup {
+    /// The table, with strides before the axis, along it and after it.
+    table: Place,
+    /// Sizes of the same.
+    sizes: [u64; 3],
+    /// Element type of the table.
+    elem: ScalarType,
+    /// The indices, with one stride.
+    indices: Place,
+    /// Number of indices.
+    n: u64,
+    /// Type of an index.
+    index_elem: ScalarType,
+    /// The result; row-major.
+    out: Place,
+}
+
+/// The stride of a run of dimensions that merge into one.
+fn merged(place: &Place, shape: &[u64], dims: Range<usize>) -> Option<i64> {
+    let size: u64 = shape[dims.clone()].iter().product();
+    reshape_strides(&shape[dims.clone()].into(), &place.strides[dims], &vec![size].into()).map(|s| s[0])
+}
+
 impl Lowering<'_> {
-    /// `gather(x, i)` along `axis`: the space is (before the axis, indices, after the axis).
+    /// `gather(x, i)` along `axis`, with `batch` leading dimensions in common.
     pub fn gather(&mut self, result: Value, x: Value, i: Value, axis: usize, batch: usize) -> Lowered {
         if batch > 0 {
-            return Err("gather with batch dimensions is not implemented".into());
+            return self.gather_batched(result, x, i, axis, batch);
         }
-        let table = self.place(x)?;
-        let indices = self.place(i)?;
-        let x_ty = self.func.ty(x).clone();
-        let i_ty = self.func.ty(i).clone();
-        let elem = x_ty.elem.scalar().ok_or("gather from a grouped table")?;
-        let index_elem = i_ty.elem.scalar().ok_or("grouped indices")?;
-        let n = i_ty.shape.elements();
-        let before: u64 = x_ty.shape[..axis].iter().product();
-        let after: u64 = x_ty.shape[axis + 1..].iter().product();
-        let flat = |place: &Place, shape: &[u64], first: usize| -> Option<i64> {
-            let strides = &place.strides[first..first + shape.len()];
-            let to = vec![shape.iter().product::<u64>()].into();
-            reshape_strides(&shape.into(), strides, &to).map(|s| s[0])
+        let x_shape = self.func.ty(x).shape.clone();
+        let i_shape = self.func.ty(i).shape.clone();
+        let elem = self.func.ty(x).elem.scalar().ok_or("gather from a grouped table")?;
+        let index_elem = self.func.ty(i).elem.scalar().ok_or("grouped indices")?;
+        let strides = |place: &Place| -> Option<Vec<i64>> {
+            let before = merged(place, &x_shape, 0..axis)?;
+            Some(vec![before, place.strides[axis], merged(place, &x_shape, axis + 1..x_shape.rank())?])
         };
-        let apart = "gather over dimensions that do not merge is not implemented";
-        let before_stride = flat(&table, &x_ty.shape[..axis], 0).ok_or(apart)?;
-        let after_stride = flat(&table, &x_ty.shape[axis + 1..], axis + 1).ok_or(apart)?;
-        let index_stride = flat(&indices, &i_ty.shape, 0).ok_or(apart)?;
+        let mut table = self.place(x)?;
+        let table_strides = match strides(&table) {
+            Some(found) => found,
+            None => {
+                table = self.dense(&x_shape, elem, table)?;
+                strides(&table).ok_or("a dense table does not merge")?
+            }
+        };
+        let mut indices = self.place(i)?;
+        let index_stride = match merged(&indices, &i_shape, 0..i_shape.rank()) {
+            Some(stride) => stride,
+            None => {
+                indices = self.dense(&i_shape, index_elem, indices)?;
+                1
+            }
+        };
+        let shape = self.func.ty(result).shape.clone();
+        let order: Vec<usize> = (0..shape.rank()).collect();
+        let out =
+            if self.is_output(result) { self.allocate(result) } else { self.temporary(elem, &shape, &order) };
+        self.lookup(&Lookup {
+            table: Place { strides: table_strides, ..table },
+            sizes: [x_shape[..axis].iter().product(), x_shape[axis], x_shape[axis + 1..].iter().product()],
+            elem,
+            indices: Place { strides: vec![index_stride], ..indices },
+            n: i_shape.elements(),
+            index_elem,
+            out: out.clone(),
+        })?;
+        self.places[result] = Some(out);
+        Ok(())
+    }
 
+    /// Copies a place to a row-major intermediate.
+    fn dense(&mut self, shape: &Shape, elem: ScalarType, from: Place) -> Lowered<Place> {
+        let order: Vec<usize> = (0..shape.rank()).collect();
+        let dense = self.temporary(elem, shape, &order);
+        self.copy(shape, elem, from, &dense)?;
+        Ok(dense)
+    }
+
+    /// Batch dimensions become a part of the index: the table's rows are (batch, axis), and index `i` of batch element `b`
+    /// is row `b * size + i`.
+    fn gather_batched(&mut self, result: Value, x: Value, i: Value, axis: usize, batch: usize) -> Lowered {
+        let x_shape = self.func.ty(x).shape.clone();
+        let i_shape = self.func.ty(i).shape.clone();
+        let elem = self.func.ty(x).elem.scalar().ok_or("gather from a grouped table")?;
+        let index_elem = self.func.ty(i).elem.scalar().ok_or("grouped indices")?;
+        let rank = x_shape.rank();
+        // The table as (batch, axis, other dimensions).
+        let order: Vec<usize> = (0..batch).chain([axis]).chain(batch..axis).chain(axis + 1..rank).collect();
+        let moved: Shape = order.iter().map(|&d| x_shape[d]).collect();
+        let from = self.place(x)?;
+        let mut table = Place { strides: order.iter().map(|&d| from.strides[d]).collect(), ..from };
+        let strides = |place: &Place| -> Option<(i64, i64)> {
+            Some((merged(place, &moved, 0..batch + 1)?, merged(place, &moved, batch + 1..rank)?))
+        };
+        let (row, column) = match strides(&table) {
+            Some(found) => found,
+            None => {
+                table = self.dense(&moved, elem, table)?;
+                strides(&table).ok_or("a dense table does not merge")?
+            }
+        };
+        // The row numbers, over (batch, the other indices).
+        let n = i_shape.elements();
+        let batches: u64 = i_shape[..batch].iter().product();
+        let flat: Shape = vec![batches, n / batches.max(1)].into();
+        let strides = |place: &Place| -> Option<Vec<i64>> {
+            Some(vec![merged(place, &i_shape, 0..batch)?, merged(place, &i_shape, batch..i_shape.rank())?])
+        };
+        let mut place = self.place(i)?;
+        let index_strides = match strides(&place) {
+            Some(found) => found,
+            None => {
+                place = self.dense(&i_shape, index_elem, place)?;
+                strides(&place).ok_or("dense indices do not merge")?
+            }
+        };
+        let mut expr = Expr::new(flat.clone());
+        let leaf = Leaf { place: Place { strides: index_strides, ..place }, elem: index_elem, pad: None };
+        let mut at = expr.leaf(leaf);
+        if index_elem != ScalarType::I64 {
+            let cast = Op::Cast { to: ScalarType::I64, saturate: true };
+            at = expr.add(ExprNode::Op(Box::new(cast), vec![at]), ScalarType::I64);
+        }
+        let b = expr.add(ExprNode::Iota(0), ScalarType::I64);
+        let size = expr.add(ExprNode::Const(x_shape[axis]), ScalarType::I64);
+        let mul = Op::Binary { op: BinaryOp::Mul };
+        let first = expr.add(ExprNode::Op(Box::new(mul), vec![b, size]), ScalarType::I64);
+        let add = Op::Binary { op: BinaryOp::Add };
+        expr.add(ExprNode::Op(Box::new(add), vec![first, at]), ScalarType::I64);
+        let indices = self.temporary(ScalarType::I64, &flat, &[0, 1]);
+        self.map("rows", &expr, &indices)?;
+
+        // The result as (batch, the other indices, other dimensions), then in its own order.
+        let others: Vec<u64> = moved[batch + 1..].to_vec();
+        let sizes: Vec<u64> = i_shape.iter().copied().chain(others.iter().copied()).collect();
+        let in_order = axis == batch;
+        let out = if in_order && self.is_output(result) {
+            self.allocate(result)
+        } else {
+            let order: Vec<usize> = (0..sizes.len()).collect();
+            self.temporary(elem, &sizes, &order)
+        };
+        self.lookup(&Lookup {
+            table: Place { strides: vec![0, row, column], ..table },
+            sizes: [1, batches * x_shape[axis], others.iter().product()],
+            elem,
+            indices: Place { strides: vec![1], ..indices },
+            n,
+            index_elem: ScalarType::I64,
+            out: out.clone(),
+        })?;
+        let place = if in_order {
+            out
+        } else {
+            let (rest, between) = (i_shape.rank() - batch, axis - batch);
+            let source = (0..batch)
+                .chain(batch + rest..batch + rest + between)
+                .chain(batch..batch + rest)
+                .chain(batch + rest + between..sizes.len());
+            let strides = source.map(|d| out.strides[d]).collect();
+            self.settle(result, Place { strides, ..out })?
+        };
+        self.places[result] = Some(place);
+        Ok(())
+    }
+
+    /// Emits an indexed load.
+    fn lookup(&mut self, l: &Lookup) -> Lowered {
+        let (elem, index_elem, n) = (l.elem, l.index_elem, l.n);
+        let [before, table_size, after] = l.sizes;
+        let (table, indices, place) = (&l.table, &l.indices, &l.out);
         let bytes_per_index = after.max(1) * u64::from(elem.bits().div_ceil(8));
         let limit = (self.target.local_bytes as f64 * LOCAL_FILL / 2.0) as u64;
         let after_tile = after.min((limit / 16).max(1) / u64::from(elem.bits().div_ceil(8)).max(1)).max(1);
@@ -50,7 +201,6 @@ impl Lowering<'_> {
             Axis::new("after", after, after_tile),
         ];
         let nest = Nest::distribute(axes, &[true; 3], self.target.rows, self.target.cols);
-        let place = self.allocate(result);
         let storages = self.storages.clone();
         let storage_of = |s| storages[s].clone();
         let mut kb = KernelBuilder::new("gather", nest, &storage_of);
@@ -58,22 +208,21 @@ impl Lowering<'_> {
         let index_tile = Tile {
             storage: indices.storage,
             offset: indices.offset,
-            dims: vec![TileDim::follow(&axes, 1, index_stride)],
+            dims: vec![TileDim::follow(&axes, 1, indices.strides[0])],
             k_dim: None,
         };
         let inner = kb.n_loops();
         let load = kb.load("i", &index_tile, Fill::Zero, None, None)?;
-        let table_size = x_ty.shape[axis];
         let mut source = vec![
-            TileDim::follow(&axes, 0, before_stride),
+            TileDim::follow(&axes, 0, table.strides[0]),
             TileDim {
                 axis: None,
                 size: axes[1].tile,
-                stride: table.strides[axis],
+                stride: table.strides[1],
                 origin: 0,
                 bound: table_size,
             },
-            TileDim::follow(&axes, 2, after_stride),
+            TileDim::follow(&axes, 2, table.strides[2]),
         ];
         let src_tile =
             Tile { storage: table.storage, offset: table.offset, dims: source.clone(), k_dim: None };
@@ -115,7 +264,6 @@ impl Lowering<'_> {
         kb.close(inner, &popped);
         let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
         self.launch(kernel, bases);
-        self.places[result] = Some(place);
         Ok(())
     }
 }

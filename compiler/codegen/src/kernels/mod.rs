@@ -1,9 +1,12 @@
 //! Kernels by family: each turns one fusion group into a stream.
 
+pub mod dots;
+pub mod fill;
 pub mod gather;
 pub mod map;
 pub mod problem;
 pub mod product;
 pub mod product_tiles;
 pub mod rows;
+pub mod scan;
 pub mod space;

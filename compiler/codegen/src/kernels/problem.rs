@@ -275,10 +275,7 @@ impl Lowering<'_> {
         if n_spatial > 2 {
             return Err(format!("convolution over {n_spatial} spatial axes is not implemented"));
         }
-        if attrs.x_dilations.iter().any(|&d| d != 1) {
-            return Err("transposed convolution is not implemented".into());
-        }
-        let a_place = self.operand_place(x)?;
+        let (a_place, x_shape) = self.spread(x, attrs)?;
         let x_ty = self.func.ty(x).clone();
         let w_ty = self.func.ty(w).clone();
         let xs = |i: usize| a_place.strides[attrs.x[i] as usize];
@@ -339,7 +336,7 @@ impl Lowering<'_> {
                 dilation: attrs.dilations[i] as i64,
                 taps: w_dim(i + 2),
                 low: attrs.low[i],
-                extent: x_ty.shape[attrs.x[i + 2] as usize],
+                extent: x_shape[attrs.x[i + 2] as usize],
                 k: i,
             };
             rows.push(Self::result_dim(expr, out, out_dim(i + 2), xs(i + 2), 0));

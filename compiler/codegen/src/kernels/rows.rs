@@ -12,39 +12,48 @@ use super::map::{LOCAL_FILL, domain_dims, result_tile, stream_dims};
 use super::space::{SpaceDim, Walk, coalesce, cut, nest_of, tile_of};
 use crate::emit::{KernelBuilder, LocalDim};
 use crate::expr::{Code, Expr, Hero, Leaf, compile, lane};
+use crate::ints;
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Nest, TileDim};
 use crate::place::{Place, Storage, order_of};
 
 /// A row space: parallel dimensions in the result's order, then the walked ones in logical order.
-struct Rows {
-    dims: Vec<SpaceDim>,
+pub(super) struct Rows {
+    pub dims: Vec<SpaceDim>,
     /// Number of parallel dimensions.
     parallel: usize,
-    nest: Nest,
+    pub nest: Nest,
 }
 
 /// The kernel of a row space while it is emitted.
-struct RowKernel<'a> {
-    kb: KernelBuilder<'a>,
-    rows: Rows,
+pub(super) struct RowKernel<'a> {
+    pub kb: KernelBuilder<'a>,
+    pub rows: Rows,
     /// Load, position of each space dimension in its slot, element type.
     loads: Vec<(usize, Vec<Option<usize>>, ScalarType)>,
     domain: u16,
 }
 
+/// A buffer for an intermediate.
+struct Scratch {
+    buffer: u8,
+    /// Stride of each dimension of the space.
+    strides: Vec<i64>,
+    elem: ScalarType,
+}
+
 /// The sections of a program.
 #[derive(Default)]
-struct Sections {
-    init: Vec<SeOp>,
-    body: Vec<SeOp>,
-    finish: Vec<SeOp>,
+pub(super) struct Sections {
+    pub init: Vec<SeOp>,
+    pub body: Vec<SeOp>,
+    pub finish: Vec<SeOp>,
 }
 
 impl Rows {
     /// `walked[d]` tells whether logical dimension d is walked; `out_strides` has 0 for dimensions that the result lacks.
     /// `live_bytes` is the number of bytes in local memory for each element of the space.
-    fn new(
+    pub fn new(
         lowering: &Lowering,
         expr: &Expr,
         out_strides: &[i64],
@@ -91,7 +100,7 @@ impl Rows {
 }
 
 impl<'a> RowKernel<'a> {
-    fn new(
+    pub fn new(
         name: &str,
         rows: Rows,
         expr: &Expr,
@@ -109,12 +118,12 @@ impl<'a> RowKernel<'a> {
         Ok(RowKernel { kb, rows, loads, domain })
     }
 
-    fn depth(&self) -> usize {
+    pub fn depth(&self) -> usize {
         self.kb.n_loops()
     }
 
     /// Reads leaf `i`; `last` frees it when this is its last reader.
-    fn leaf(&mut self, i: usize, last: bool) -> Lowered<Stream> {
+    pub fn leaf(&mut self, i: usize, last: bool) -> Lowered<Stream> {
         let (load, at, elem) = self.loads[i].clone();
         let strides = self.kb.loaded(load).strides.clone();
         let dims = stream_dims(&self.rows.nest, &at, &strides);
@@ -126,8 +135,8 @@ impl<'a> RowKernel<'a> {
         })
     }
 
-    /// A buffer for an intermediate over the whole space, or over its parallel part only, of f32.
-    fn scratch(&mut self, name: &str, per_row: bool) -> Lowered<(u8, Vec<i64>)> {
+    /// A buffer for an intermediate over the whole space, or over its parallel part only, of the lane's float type.
+    fn scratch(&mut self, name: &str, lane: Lane, per_row: bool) -> Lowered<Scratch> {
         let dims = &self.rows.dims;
         let n = if per_row { self.rows.parallel } else { dims.len() };
         let mut strides = vec![0; dims.len()];
@@ -136,22 +145,31 @@ impl<'a> RowKernel<'a> {
             strides[d] = size;
             size *= self.rows.nest.axes[d].tile as i64;
         }
-        let buffer = self.kb.buffer(name, BufferKind::Local, size as u64 * 4, 2)?;
-        Ok((buffer, strides))
+        let buffer = self.kb.buffer(
+            name,
+            BufferKind::Local,
+            size as u64 * if lane == Lane::F64 { 8 } else { 4 },
+            2,
+        )?;
+        Ok(Scratch {
+            buffer,
+            strides,
+            elem: if lane == Lane::F64 { ScalarType::F64 } else { ScalarType::F32 },
+        })
     }
 
-    fn scratch_stream(&mut self, scratch: &(u8, Vec<i64>), action: Action) -> Lowered<Stream> {
+    fn scratch_stream(&mut self, scratch: &Scratch, action: Action) -> Lowered<Stream> {
         let dims: Vec<LocalDim> = scratch
-            .1
+            .strides
             .iter()
             .zip(&self.rows.nest.axes)
             .map(|(&stride, axis)| LocalDim { size: axis.tile, stride, clip: None })
             .collect();
-        let view = self.kb.local(Format::F32, None, None, &dims)?;
-        Ok(Stream { operand: Operand::new(scratch.0, action, view), mode: ScaleMode::Floor })
+        let view = self.kb.local(Format::Scalar(scratch.elem), None, None, &dims)?;
+        Ok(Stream { operand: Operand::new(scratch.buffer, action, view), mode: ScaleMode::Floor })
     }
 
-    fn run(&mut self, name: &str, walk: bool, streams: Vec<Stream>, code: Code, parts: Sections) {
+    pub fn run(&mut self, name: &str, walk: bool, streams: Vec<Stream>, code: Code, parts: Sections) {
         let pad = VIEW_DIMS - self.rows.dims.len();
         let parallel = if walk { pad + self.rows.parallel } else { VIEW_DIMS } as u8;
         self.kb.run(Program {
@@ -173,31 +191,47 @@ impl<'a> RowKernel<'a> {
     }
 }
 
-fn load(code: &mut Code, lane: Lane, stream: u8) -> Lowered<Reg> {
+pub(super) fn load(code: &mut Code, lane: Lane, stream: u8) -> Lowered<Reg> {
     let dst = code.reg()?;
     code.ops.push(SeOp::Load { dst, lane, stream });
     Ok(dst)
 }
 
-fn f32_const(code: &mut Code, value: f64) -> Lowered<Reg> {
-    code.constant(Lane::F32, u64::from((value as f32).to_bits()))
+fn real(code: &mut Code, lane: Lane, value: f64) -> Lowered<Reg> {
+    let bits = if lane == Lane::F64 { value.to_bits() } else { u64::from((value as f32).to_bits()) };
+    code.constant(lane, bits)
 }
 
 impl Lowering<'_> {
     /// `reduce`: the operand's expression is computed on the way in.
     pub fn reduce(&mut self, result: Value, x: Value, op: ReduceOp, axes: &[u8]) -> Lowered {
+        if self.func.ty(x).shape.elements() == 0 {
+            return self.reduce_nothing(result, op);
+        }
         let expr = self.operand_expression(x)?;
+        let walked: Vec<bool> = (0..expr.shape.rank()).map(|d| axes.contains(&(d as u8))).collect();
+        self.reduce_expression("reduce", result, &expr, op, &walked)
+    }
+
+    /// Reduces an expression over the dimensions that are `walked`; the result has the others, in order.
+    pub(super) fn reduce_expression(
+        &mut self,
+        name: &str,
+        result: Value,
+        expr: &Expr,
+        op: ReduceOp,
+        walked: &[bool],
+    ) -> Lowered {
         let elem = expr.nodes.last().ok_or("an empty expression")?.1;
         let lane = lane(elem);
-        let walked: Vec<bool> = (0..expr.shape.rank()).map(|d| axes.contains(&(d as u8))).collect();
         let place = self.allocate(result);
-        let out_strides = spread(&place.strides, &walked);
-        let live = live_bytes(&expr, 0);
-        let rows = Rows::new(self, &expr, &out_strides, &walked, live)?;
+        let out_strides = spread(&place.strides, walked);
+        let live = live_bytes(expr, 0);
+        let rows = Rows::new(self, expr, &out_strides, walked, live)?;
         let storages = self.storages.clone();
         let storage_of = |s| storages[s].clone();
         let n = rows.row_len();
-        let mut rk = RowKernel::new("reduce", rows, &expr, &storage_of)?;
+        let mut rk = RowKernel::new(name, rows, expr, &storage_of)?;
         let (out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, None);
         let out_format = storages[place.storage].format;
         let y = rk.kb.buffer(
@@ -214,7 +248,11 @@ impl Lowering<'_> {
         streams.push(Stream { operand: Operand::new(y, Action::Push, view), mode: ScaleMode::Floor });
         let mut code = Code::default();
         let numbers: Vec<u8> = (0..expr.leaves.len() as u8).collect();
-        let value = compile(&expr, &mut code, &numbers, Hero::None, &|_| 0)?;
+        let value = compile(expr, &mut code, &numbers, Hero::None, &|_| 0)?;
+        let ordered = matches!(op, ReduceOp::Max | ReduceOp::Min);
+        if ordered {
+            ints::flip_order(&mut code, elem, value)?;
+        }
         let f = match op {
             ReduceOp::Sum | ReduceOp::Mean => SeReduce::Sum,
             ReduceOp::Prod => SeReduce::Prod,
@@ -234,9 +272,12 @@ impl Lowering<'_> {
             let divisor = code.constant(lane, divisor)?;
             total = code.binary(divide, lane, total, divisor)?;
         }
+        if ordered {
+            ints::flip_order(&mut code, elem, total)?;
+        }
         code.ops.push(SeOp::Store { stream: expr.leaves.len() as u8, lane, src: total });
         let finish = code.take();
-        rk.run("reduce", true, streams, code, Sections { body, finish, ..Sections::default() });
+        rk.run(name, true, streams, code, Sections { body, finish, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
         self.finish_rows(rk, depth)?;
         self.places[result] = Some(place);
@@ -268,9 +309,11 @@ impl Lowering<'_> {
         // The carried pair starts as the row's first element.
         let mut code = Code::default();
         let best = load(&mut code, lane, 0)?;
+        ints::flip_order(&mut code, elem, best)?;
         let at = code.constant(Lane::I32, 0)?;
         let init = code.take();
         let value = load(&mut code, lane, 0)?;
+        ints::flip_order(&mut code, elem, value)?;
         let here = code.reg()?;
         let walked_dim = (VIEW_DIMS - rk.rows.dims.len() + rk.rows.parallel) as u8;
         code.ops.push(SeOp::Coord { dst: here, dim: walked_dim });
@@ -295,33 +338,37 @@ impl Lowering<'_> {
     pub fn softmax(&mut self, result: Value, x: Value, axis: u8, log: bool) -> Lowered {
         let (expr, _) = self.copy_of(x)?;
         let elem = expr.leaves[0].elem;
-        if lane(elem) != Lane::F32 {
-            return Err(format!("softmax of {elem} is not implemented"));
-        }
+        let lane = lane(elem);
         let walked: Vec<bool> = (0..expr.shape.rank()).map(|d| d == axis as usize).collect();
         let order = order_of(&expr.leaves[0].place.strides);
         let place = self.allocate_in(result, Some(order));
-        let rows = Rows::new(self, &expr, &place.strides, &walked, live_bytes(&expr, 16))?;
+        let rows = Rows::new(
+            self,
+            &expr,
+            &place.strides,
+            &walked,
+            live_bytes(&expr, if lane == Lane::F64 { 32 } else { 16 }),
+        )?;
         let storages = self.storages.clone();
         let storage_of = |s| storages[s].clone();
         let mut rk = RowKernel::new(if log { "log_softmax" } else { "softmax" }, rows, &expr, &storage_of)?;
         let (out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, None);
         let out_format = storages[place.storage].format;
         let bytes = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
-        let maxima = rk.scratch("max", true)?;
-        let shifted = rk.scratch("exp", false)?;
-        let sums = rk.scratch("sum", true)?;
+        let maxima = rk.scratch("max", lane, true)?;
+        let shifted = rk.scratch("exp", lane, false)?;
+        let sums = rk.scratch("sum", lane, true)?;
         let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
         let depth = rk.depth();
         rk.kb.open(depth);
 
         let streams = vec![rk.leaf(0, false)?, rk.scratch_stream(&maxima, Action::Push)?];
         let mut code = Code::default();
-        let value = load(&mut code, Lane::F32, 0)?;
-        code.ops.push(SeOp::Accumulate { f: SeReduce::Max, lane: Lane::F32, acc: 0, a: value });
+        let value = load(&mut code, lane, 0)?;
+        code.ops.push(SeOp::Accumulate { f: SeReduce::Max, lane, acc: 0, a: value });
         let body = code.take();
-        code.ops.push(SeOp::Tree { f: SeReduce::Max, lane: Lane::F32, dst: value, acc: 0 });
-        code.ops.push(SeOp::Store { stream: 1, lane: Lane::F32, src: value });
+        code.ops.push(SeOp::Tree { f: SeReduce::Max, lane, dst: value, acc: 0 });
+        code.ops.push(SeOp::Store { stream: 1, lane, src: value });
         let finish = code.take();
         rk.run("max", true, streams, code, Sections { body, finish, ..Sections::default() });
 
@@ -332,20 +379,20 @@ impl Lowering<'_> {
             rk.scratch_stream(&sums, Action::Push)?,
         ];
         let mut code = Code::default();
-        let greatest = load(&mut code, Lane::F32, 1)?;
+        let greatest = load(&mut code, lane, 1)?;
         let init = code.take();
-        let value = load(&mut code, Lane::F32, 0)?;
-        let shift = code.binary(SeBinary::Sub, Lane::F32, value, greatest)?;
-        let exp = code.unary(SeUnary::Exp, Lane::F32, shift)?;
-        code.ops.push(SeOp::Store { stream: 2, lane: Lane::F32, src: if log { shift } else { exp } });
-        code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane: Lane::F32, acc: 0, a: exp });
+        let value = load(&mut code, lane, 0)?;
+        let shift = code.binary(SeBinary::Sub, lane, value, greatest)?;
+        let exp = code.unary(SeUnary::Exp, lane, shift)?;
+        code.ops.push(SeOp::Store { stream: 2, lane, src: if log { shift } else { exp } });
+        code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane, acc: 0, a: exp });
         let body = code.take();
         let mut sum = code.reg()?;
-        code.ops.push(SeOp::Tree { f: SeReduce::Sum, lane: Lane::F32, dst: sum, acc: 0 });
+        code.ops.push(SeOp::Tree { f: SeReduce::Sum, lane, dst: sum, acc: 0 });
         if log {
-            sum = code.unary(SeUnary::Log, Lane::F32, sum)?;
+            sum = code.unary(SeUnary::Log, lane, sum)?;
         }
-        code.ops.push(SeOp::Store { stream: 3, lane: Lane::F32, src: sum });
+        code.ops.push(SeOp::Store { stream: 3, lane, src: sum });
         let finish = code.take();
         rk.run("exp", true, streams, code, Sections { init, body, finish });
 
@@ -357,11 +404,11 @@ impl Lowering<'_> {
             Stream { operand: Operand::new(y, Action::Push, view), mode: ScaleMode::Floor },
         ];
         let mut code = Code::default();
-        let value = load(&mut code, Lane::F32, 0)?;
-        let sum = load(&mut code, Lane::F32, 1)?;
+        let value = load(&mut code, lane, 0)?;
+        let sum = load(&mut code, lane, 1)?;
         let f = if log { SeBinary::Sub } else { SeBinary::Div };
-        let quotient = code.binary(f, Lane::F32, value, sum)?;
-        code.ops.push(SeOp::Store { stream: 2, lane: Lane::F32, src: quotient });
+        let quotient = code.binary(f, lane, value, sum)?;
+        code.ops.push(SeOp::Store { stream: 2, lane, src: quotient });
         let body = code.take();
         rk.run("divide", false, streams, code, Sections { body, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
@@ -375,9 +422,7 @@ impl Lowering<'_> {
         let args = self.func.nodes[node].args.clone();
         let (mut expr, _) = self.copy_of(args[0])?;
         let elem = expr.leaves[0].elem;
-        if lane(elem) != Lane::F32 {
-            return Err(format!("norm of {elem} is not implemented"));
-        }
+        let lane = lane(elem);
         let rank = expr.shape.rank();
         for &arg in &args[1..] {
             let from = self.place(arg)?;
@@ -391,7 +436,13 @@ impl Lowering<'_> {
         let walked: Vec<bool> = (0..rank).map(|d| axes.contains(&(d as u8))).collect();
         let order = order_of(&expr.leaves[0].place.strides);
         let place = self.allocate_in(result, Some(order));
-        let rows = Rows::new(self, &expr, &place.strides, &walked, live_bytes(&expr, 8))?;
+        let rows = Rows::new(
+            self,
+            &expr,
+            &place.strides,
+            &walked,
+            live_bytes(&expr, if lane == Lane::F64 { 16 } else { 8 }),
+        )?;
         let storages = self.storages.clone();
         let storage_of = |s| storages[s].clone();
         let n = rows.row_len() as f64;
@@ -400,26 +451,26 @@ impl Lowering<'_> {
         let (out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, None);
         let out_format = storages[place.storage].format;
         let bytes = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
-        let means = if centre { Some(rk.scratch("mean", true)?) } else { None };
-        let factors = rk.scratch("factor", true)?;
+        let means = if centre { Some(rk.scratch("mean", lane, true)?) } else { None };
+        let factors = rk.scratch("factor", lane, true)?;
         let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
         let depth = rk.depth();
         rk.kb.open(depth);
         let tree = |code: &mut Code| -> Lowered<Reg> {
             let total = code.reg()?;
-            code.ops.push(SeOp::Tree { f: SeReduce::Sum, lane: Lane::F32, dst: total, acc: 0 });
-            let count = f32_const(code, n)?;
-            code.binary(SeBinary::Div, Lane::F32, total, count)
+            code.ops.push(SeOp::Tree { f: SeReduce::Sum, lane, dst: total, acc: 0 });
+            let count = real(code, lane, n)?;
+            code.binary(SeBinary::Div, lane, total, count)
         };
 
         if let Some(means) = &means {
             let streams = vec![rk.leaf(0, false)?, rk.scratch_stream(means, Action::Push)?];
             let mut code = Code::default();
-            let value = load(&mut code, Lane::F32, 0)?;
-            code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane: Lane::F32, acc: 0, a: value });
+            let value = load(&mut code, lane, 0)?;
+            code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane, acc: 0, a: value });
             let body = code.take();
             let mean = tree(&mut code)?;
-            code.ops.push(SeOp::Store { stream: 1, lane: Lane::F32, src: mean });
+            code.ops.push(SeOp::Store { stream: 1, lane, src: mean });
             let finish = code.take();
             rk.run("mean", true, streams, code, Sections { body, finish, ..Sections::default() });
         }
@@ -429,50 +480,50 @@ impl Lowering<'_> {
         let mean = match &means {
             Some(means) => {
                 streams.push(rk.scratch_stream(means, Action::Read)?);
-                Some(load(&mut code, Lane::F32, 2)?)
+                Some(load(&mut code, lane, 2)?)
             }
             None => None,
         };
         let init = code.take();
-        let mut value = load(&mut code, Lane::F32, 0)?;
+        let mut value = load(&mut code, lane, 0)?;
         if let Some(mean) = mean {
-            value = code.binary(SeBinary::Sub, Lane::F32, value, mean)?;
+            value = code.binary(SeBinary::Sub, lane, value, mean)?;
         }
-        let square = code.binary(SeBinary::Mul, Lane::F32, value, value)?;
-        code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane: Lane::F32, acc: 0, a: square });
+        let square = code.binary(SeBinary::Mul, lane, value, value)?;
+        code.ops.push(SeOp::Accumulate { f: SeReduce::Sum, lane, acc: 0, a: square });
         let body = code.take();
         let variance = tree(&mut code)?;
-        let eps = f32_const(&mut code, eps)?;
-        let sum = code.binary(SeBinary::Add, Lane::F32, variance, eps)?;
-        let root = code.unary(SeUnary::Sqrt, Lane::F32, sum)?;
-        let factor = code.unary(SeUnary::Recip, Lane::F32, root)?;
-        code.ops.push(SeOp::Store { stream: 1, lane: Lane::F32, src: factor });
+        let eps = real(&mut code, lane, eps)?;
+        let sum = code.binary(SeBinary::Add, lane, variance, eps)?;
+        let root = code.unary(SeUnary::Sqrt, lane, sum)?;
+        let factor = code.unary(SeUnary::Recip, lane, root)?;
+        code.ops.push(SeOp::Store { stream: 1, lane, src: factor });
         let finish = code.take();
         rk.run("factor", true, streams, code, Sections { init, body, finish });
 
         let mut streams = (0..expr.leaves.len()).map(|i| rk.leaf(i, true)).collect::<Lowered<Vec<_>>>()?;
         streams.push(rk.scratch_stream(&factors, Action::Pop)?);
         let mut code = Code::default();
-        let mut value = load(&mut code, Lane::F32, 0)?;
-        let factor = load(&mut code, Lane::F32, (streams.len() - 1) as u8)?;
+        let mut value = load(&mut code, lane, 0)?;
+        let factor = load(&mut code, lane, (streams.len() - 1) as u8)?;
         if let Some(means) = &means {
             streams.push(rk.scratch_stream(means, Action::Pop)?);
-            let mean = load(&mut code, Lane::F32, (streams.len() - 1) as u8)?;
-            value = code.binary(SeBinary::Sub, Lane::F32, value, mean)?;
+            let mean = load(&mut code, lane, (streams.len() - 1) as u8)?;
+            value = code.binary(SeBinary::Sub, lane, value, mean)?;
         }
-        value = code.binary(SeBinary::Mul, Lane::F32, value, factor)?;
+        value = code.binary(SeBinary::Mul, lane, value, factor)?;
         if args.len() > 1 {
-            let scale = load(&mut code, Lane::F32, 1)?;
-            value = code.binary(SeBinary::Mul, Lane::F32, value, scale)?;
+            let scale = load(&mut code, lane, 1)?;
+            value = code.binary(SeBinary::Mul, lane, value, scale)?;
         }
         if args.len() > 2 {
-            let bias = load(&mut code, Lane::F32, 2)?;
-            value = code.binary(SeBinary::Add, Lane::F32, value, bias)?;
+            let bias = load(&mut code, lane, 2)?;
+            value = code.binary(SeBinary::Add, lane, value, bias)?;
         }
         let dims = stream_dims(&rk.rows.nest, &out_at, &out_tile.slot_strides());
         let view = rk.kb.local(out_format, None, None, &dims)?;
         streams.push(Stream { operand: Operand::new(y, Action::Push, view), mode: ScaleMode::Floor });
-        code.ops.push(SeOp::Store { stream: (streams.len() - 1) as u8, lane: Lane::F32, src: value });
+        code.ops.push(SeOp::Store { stream: (streams.len() - 1) as u8, lane, src: value });
         let body = code.take();
         rk.run("scale", false, streams, code, Sections { body, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
@@ -522,7 +573,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn finish_rows(&mut self, rk: RowKernel<'_>, depth: usize) -> Lowered {
+    pub(super) fn finish_rows(&mut self, rk: RowKernel<'_>, depth: usize) -> Lowered {
         let popped = rk.popped();
         let mut kb = rk.kb;
         kb.close(depth, &popped);
@@ -539,7 +590,7 @@ fn spread(strides: &[i64], walked: &[bool]) -> Vec<i64> {
 }
 
 /// Bytes of local memory per element of the space: two slots of each load and of the result, and `scratch` bytes.
-fn live_bytes(expr: &Expr, scratch: u64) -> u64 {
+pub(super) fn live_bytes(expr: &Expr, scratch: u64) -> u64 {
     let loads: u64 = expr.leaves.iter().map(|l| u64::from(l.elem.bits().div_ceil(8))).sum();
     2 * (loads + 8) + scratch
 }

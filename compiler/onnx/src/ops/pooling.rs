@@ -69,8 +69,18 @@ pub(super) fn spatial(n: &Call<'_>, extents: &[u64], kernel: &[u64], ceil: bool)
     Ok(Spatial { strides, dilations, low, high, positions })
 }
 
-/// Windows of an operand over its spatial axes, padded with `fill`: the operand's rank, then one dimension per axis.
-fn windows(c: &mut Ctx<'_>, x: Value, kernel: &[u64], s: &Spatial, fill: f64) -> Result<Value, Fail> {
+/// Reduces the windows of an operand over its spatial axes, padded with `fill`.
+///
+/// Windows over more than two axes are reduced one axis after the other, which is the same for every reduction and spares
+/// a tensor of twice as many dimensions.
+fn reduce_windows(
+    c: &mut Ctx<'_>,
+    x: Value,
+    kernel: &[u64],
+    s: &Spatial,
+    fill: f64,
+    op: ReduceOp,
+) -> Result<Value, Fail> {
     let shape = c.shape(x);
     let n = kernel.len();
     // Rounding up may need more elements after the axis than the model's pads.
@@ -86,19 +96,25 @@ fn windows(c: &mut Ctx<'_>, x: Value, kernel: &[u64], s: &Spatial, fill: f64) ->
         let with_channels = |pads: &[u64]| [&[0, 0], pads].concat();
         padded = c.emit(Op::Pad { low: with_channels(&s.low), high: with_channels(&high) }, &[x, fill])?;
     }
-    c.emit(
-        Op::Window {
-            axes: (2..2 + n as u8).collect(),
-            sizes: kernel.to_vec(),
-            strides: s.strides.clone(),
-            dilations: s.dilations.clone(),
-        },
-        &[padded],
-    )
+    let together = if n > 2 { 1 } else { n };
+    let mut reduced = padded;
+    for first in (0..n).step_by(together) {
+        let axes = first..first + together;
+        let window = Op::Window {
+            axes: axes.clone().map(|i| i as u8 + 2).collect(),
+            sizes: kernel[axes.clone()].to_vec(),
+            strides: s.strides[axes.clone()].to_vec(),
+            dilations: s.dilations[axes].to_vec(),
+        };
+        let windows = c.emit(window, &[reduced])?;
+        let inner: Vec<u8> = (shape.rank()..shape.rank() + together).map(|d| d as u8).collect();
+        reduced = c.reduce(op, windows, &inner, false)?;
+    }
+    Ok(reduced)
 }
 
-/// The operand, its kernel and spatial attributes, and the axes of windows to reduce.
-fn pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Result<(Value, Vec<u64>, Spatial, Vec<u8>), Fail> {
+/// The operand, its kernel and spatial attributes.
+fn pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Result<(Value, Vec<u64>, Spatial), Fail> {
     let x = n.input(0)?;
     let shape = c.shape(x);
     if shape.rank() < 3 {
@@ -112,22 +128,19 @@ fn pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Result<(Value, Vec<u64>, Spatial, Vec<
     }
     let kernel = n.sizes("kernel_shape", shape.rank() - 2, 1)?;
     let spatial = spatial(n, &shape[2..], &kernel, n.flag("ceil_mode", false)?)?;
-    let axes = (shape.rank() as u8..(2 * shape.rank() - 2) as u8).collect();
-    Ok((x, kernel, spatial, axes))
+    Ok((x, kernel, spatial))
 }
 
 pub(super) fn max_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     n.refuse_output(1, "Indices")?;
-    let (x, kernel, s, axes) = pool(c, n)?;
-    let w = windows(c, x, &kernel, &s, f64::NEG_INFINITY)?;
-    Ok(vec![c.reduce(ReduceOp::Max, w, &axes, false)?])
+    let (x, kernel, s) = pool(c, n)?;
+    Ok(vec![reduce_windows(c, x, &kernel, &s, f64::NEG_INFINITY, ReduceOp::Max)?])
 }
 
 pub(super) fn average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, kernel, s, axes) = pool(c, n)?;
+    let (x, kernel, s) = pool(c, n)?;
     let count_pads = n.flag("count_include_pad", false)?;
     let shape = c.shape(x);
-    let w = windows(c, x, &kernel, &s, 0.0)?;
     // Elements of each window that count, on each axis: those of the operand, and of the model's own pads if asked.
     let counts: Vec<Vec<f64>> = (0..kernel.len())
         .map(|i| {
@@ -145,9 +158,9 @@ pub(super) fn average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         })
         .collect();
     if counts.iter().zip(&kernel).all(|(axis, &k)| axis.iter().all(|&n| n == k as f64)) {
-        return Ok(vec![c.reduce(ReduceOp::Mean, w, &axes, false)?]);
+        return Ok(vec![reduce_windows(c, x, &kernel, &s, 0.0, ReduceOp::Mean)?]);
     }
-    let mut sum = c.reduce(ReduceOp::Sum, w, &axes, false)?;
+    let mut sum = reduce_windows(c, x, &kernel, &s, 0.0, ReduceOp::Sum)?;
     let shape = c.shape(sum);
     for (i, axis) in counts.into_iter().enumerate() {
         let values: Vec<f32> = axis.into_iter().map(|n| n as f32).collect();
@@ -160,27 +173,31 @@ pub(super) fn average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![sum])
 }
 
-/// `(sum |x|^p)^(1/p)` of the last axes.
-fn lp_norm(c: &mut Ctx<'_>, n: &Call<'_>, w: Value, axes: &[u8], keep: bool) -> Results {
-    let p = n.int("p", 2)?;
-    let magnitude = c.unary(UnaryOp::Abs, w)?;
-    let powers = match p {
-        1 => magnitude,
-        2 => c.binary(BinaryOp::Mul, w, w)?,
-        _ => c.binary_splat(BinaryOp::Pow, magnitude, p as f64)?,
-    };
-    let sum = c.reduce(ReduceOp::Sum, powers, axes, keep)?;
-    Ok(vec![match p {
-        1 => sum,
-        2 => c.unary(UnaryOp::Sqrt, sum)?,
-        _ => c.binary_splat(BinaryOp::Pow, sum, 1.0 / p as f64)?,
-    }])
+/// `|x|^p`.
+fn lp_powers(c: &mut Ctx<'_>, x: Value, p: i64) -> Result<Value, Fail> {
+    let magnitude = c.unary(UnaryOp::Abs, x)?;
+    match p {
+        1 => Ok(magnitude),
+        2 => c.binary(BinaryOp::Mul, x, x),
+        _ => c.binary_splat(BinaryOp::Pow, magnitude, p as f64),
+    }
+}
+
+/// `sum^(1/p)`.
+fn lp_root(c: &mut Ctx<'_>, sum: Value, p: i64) -> Result<Value, Fail> {
+    match p {
+        1 => Ok(sum),
+        2 => c.unary(UnaryOp::Sqrt, sum),
+        _ => c.binary_splat(BinaryOp::Pow, sum, 1.0 / p as f64),
+    }
 }
 
 pub(super) fn lp_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, kernel, s, axes) = pool(c, n)?;
-    let w = windows(c, x, &kernel, &s, 0.0)?;
-    lp_norm(c, n, w, &axes, false)
+    let (x, kernel, s) = pool(c, n)?;
+    let p = n.int("p", 2)?;
+    let powers = lp_powers(c, x, p)?;
+    let sum = reduce_windows(c, powers, &kernel, &s, 0.0, ReduceOp::Sum)?;
+    Ok(vec![lp_root(c, sum, p)?])
 }
 
 fn spatial_axes(c: &Ctx<'_>, x: Value) -> Result<Vec<u8>, Fail> {
@@ -199,7 +216,10 @@ pub(super) fn global_pool(c: &mut Ctx<'_>, n: &Call<'_>, op: ReduceOp) -> Result
 pub(super) fn global_lp_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
     let axes = spatial_axes(c, x)?;
-    lp_norm(c, n, x, &axes, true)
+    let p = n.int("p", 2)?;
+    let powers = lp_powers(c, x, p)?;
+    let sum = c.reduce(ReduceOp::Sum, powers, &axes, true)?;
+    Ok(vec![lp_root(c, sum, p)?])
 }
 
 /// `x / (bias + alpha / size * sum of squares over neighbouring channels)^beta`.

@@ -1,0 +1,290 @@
+//! Small modules, one per kernel or operator form that a random graph does not reach: what the streams compute must be
+//! what the IR evaluator computes.
+
+use cranelift_entity::SecondaryMap;
+use lacuna_ir::eval::{Mode, Tensor, eval};
+use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, ReduceOp, UnaryOp};
+use lacuna_ir::{Entry, FunctionBuilder, Module, Op, TensorType, Value};
+use lacuna_isa::format::ScalarType;
+use lacuna_isa::target_file::target;
+use lacuna_runtime::{Machine, Outcome, RunOptions};
+
+/// An operand: its type, shape and values.
+type Input<'a> = (ScalarType, &'a [u64], &'a [f64]);
+
+/// Compiles and runs a function of the inputs and compares its results with the evaluator's.
+fn check(name: &str, inputs: &[Input<'_>], build: impl Fn(&mut FunctionBuilder<'_>, &[Value]) -> Value) {
+    let mut module = Module { name: name.into(), ..Module::default() };
+    let mut b = FunctionBuilder::new(&mut module, "main");
+    let params: Vec<Value> =
+        inputs.iter().map(|&(elem, shape, _)| b.param(TensorType::new(elem, shape.to_vec()), "")).collect();
+    let result = build(&mut b, &params);
+    let ty = b.ty(result).clone();
+    b.results(&[result]);
+    let func = b.id();
+    let names = (0..inputs.len()).map(|i| format!("in{i}")).collect();
+    module.entries.push(Entry { name: "main".into(), func, inputs: names, outputs: vec!["out".into()] });
+    if let Err(violations) = lacuna_ir::verify::verify(&module) {
+        panic!("{name}: {violations:?}\n{module}");
+    }
+    let tensors: Vec<Tensor> = inputs
+        .iter()
+        .map(|&(elem, shape, values)| Tensor::from_f64(elem, shape.to_vec(), values).expect("the right size"))
+        .collect();
+    let want = eval(&module, func, &tensors, Mode::Typed).expect("a verified module evaluates");
+    let target = target("mtia-300").expect("the default target");
+    let generated = match lacuna_codegen::generate(&module, &target, &SecondaryMap::new()) {
+        Ok(generated) => generated,
+        Err(failures) => panic!("{name}: {failures:?}\n{module}"),
+    };
+    let faults = generated.object.validate();
+    assert!(faults.is_empty(), "{name}: {faults:?}\n{}", generated.tiled);
+    let machine = Machine::load(&generated.object).expect("a valid object loads");
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(Tensor::to_bytes).collect();
+    let bytes: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+    match machine.run(&bytes, &RunOptions::default()).expect("inputs of the right size") {
+        Outcome::Trap(trap) => panic!("{name}: {trap:?}\n{}", generated.tiled),
+        Outcome::Done { outputs, .. } => {
+            let got = Tensor::from_bytes(ty, &outputs[0]).expect("a result of the right size");
+            let (want, got) = (want[0].to_f64(), got.to_f64());
+            let near = |w: f64, g: f64| {
+                w == g || (w.is_nan() && g.is_nan()) || (w - g).abs() <= 1e-6 * w.abs().max(1.0)
+            };
+            let equal = want.len() == got.len() && want.iter().zip(&**got).all(|(&w, &g)| near(w, g));
+            assert!(equal, "{name}: {got:?}, not {want:?}\n{}", generated.tiled);
+        }
+    }
+}
+
+/// Values of an integer type that are near its bounds or zero.
+fn corners(elem: ScalarType) -> [f64; 8] {
+    let signed = matches!(elem, ScalarType::I8 | ScalarType::I16 | ScalarType::I32 | ScalarType::I64);
+    let bits = elem.bits().min(50) as i32;
+    if signed {
+        let top = 2f64.powi(bits - 1);
+        [-top, 1.0 - top, -7.0, -1.0, 0.0, 3.0, 5.0, top - 1.0]
+    } else {
+        // Above 2^63 every multiple of 2^11 is a double.
+        let top = if elem == ScalarType::U64 { 2f64.powi(64) - 2048.0 } else { 2f64.powi(bits) - 1.0 };
+        [0.0, 1.0, 2.0, 3.0, 7.0, (top / 2.0).floor(), top - 2048.0f64.min(top / 4.0).floor(), top]
+    }
+}
+
+const INTEGERS: [ScalarType; 8] = [
+    ScalarType::I8,
+    ScalarType::U8,
+    ScalarType::I16,
+    ScalarType::U16,
+    ScalarType::I32,
+    ScalarType::U32,
+    ScalarType::I64,
+    ScalarType::U64,
+];
+
+#[test]
+fn integers_wrap_at_their_own_width() {
+    for elem in INTEGERS {
+        // Every pair of corner values.
+        let values = corners(elem);
+        let left: Vec<f64> = (0..64).map(|i| values[i / 8]).collect();
+        let right: Vec<f64> = (0..64).map(|i| values[i % 8]).collect();
+        let inputs: [Input<'_>; 2] = [(elem, &[64], &left), (elem, &[64], &right)];
+        for &op in BinaryOp::ALL {
+            if op != BinaryOp::Pow {
+                check(&format!("{op} of {elem}"), &inputs, |b, v| b.binary(op, v[0], v[1]).expect("typed"));
+            }
+        }
+        for &op in CompareOp::ALL {
+            let compare = |b: &mut FunctionBuilder<'_>, v: &[Value]| {
+                b.emit(Op::Compare { op }, &[v[0], v[1]]).expect("typed")
+            };
+            check(&format!("{op} of {elem}"), &inputs, compare);
+        }
+        for op in [UnaryOp::Neg, UnaryOp::Abs, UnaryOp::Sign, UnaryOp::Not] {
+            check(&format!("{op} of {elem}"), &inputs[..1], |b, v| b.unary(op, v[0]).expect("typed"));
+        }
+        for op in [ReduceOp::Max, ReduceOp::Min] {
+            let reduce = Op::Reduce { op, axes: vec![0] };
+            check(&format!("{op} of {elem}"), &inputs[..1], |b, v| {
+                b.emit(reduce.clone(), &v[..1]).expect("typed")
+            });
+        }
+        for to in INTEGERS.into_iter().chain([ScalarType::I4, ScalarType::U2, ScalarType::F32]) {
+            let cast = Op::Cast { to, saturate: true };
+            check(&format!("{elem} to {to}"), &inputs[..1], |b, v| {
+                b.emit(cast.clone(), &v[..1]).expect("typed")
+            });
+        }
+    }
+}
+
+#[test]
+fn casts_of_floats_overflow_as_the_type_defines() {
+    let values = [
+        0.0,
+        -0.6,
+        1.5,
+        -129.0,
+        300.0,
+        464.0,
+        465.0,
+        61440.0,
+        -70000.0,
+        3e9,
+        -3e9,
+        1e19,
+        3.4e38,
+        f64::NEG_INFINITY,
+        f64::INFINITY,
+        f64::NAN,
+    ];
+    let floats = [ScalarType::F16, ScalarType::Bf16, ScalarType::E4M3, ScalarType::E5M2];
+    let fnuz = [ScalarType::E4M3Fnuz, ScalarType::E5M2Fnuz];
+    for to in floats.into_iter().chain(fnuz).chain(INTEGERS) {
+        for saturate in [true, false] {
+            for from in [ScalarType::F32, ScalarType::F64] {
+                let cast = Op::Cast { to, saturate };
+                check(&format!("{from} to {to}, {saturate}"), &[(from, &[16], &values)], |b, v| {
+                    b.emit(cast.clone(), &v[..1]).expect("typed")
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn reductions_over_nothing_give_their_start() {
+    for &op in ReduceOp::ALL {
+        let reduce = Op::Reduce { op, axes: vec![1] };
+        check(&format!("{op}"), &[(ScalarType::F32, &[2, 0, 4], &[])], |b, v| {
+            b.emit(reduce.clone(), v).expect("typed")
+        });
+    }
+    let map = ContractMap::parse("mk,kn->mn").expect("a map");
+    check("contract", &[(ScalarType::F32, &[3, 0], &[]), (ScalarType::F32, &[0, 5], &[])], |b, v| {
+        let product = b.emit(Op::Contract { map: map.clone(), elem: ScalarType::F32 }, v).expect("typed");
+        b.unary(UnaryOp::Exp, product).expect("typed")
+    });
+}
+
+#[test]
+fn running_reductions() {
+    let x: Vec<f64> = (0..24).map(|i| f64::from(i % 7) - 2.0).collect();
+    for elem in [ScalarType::F32, ScalarType::F64, ScalarType::I32, ScalarType::U8] {
+        for op in [ReduceOp::Sum, ReduceOp::Prod] {
+            for axis in 0..3 {
+                for (exclusive, reverse) in [(false, false), (true, false), (false, true), (true, true)] {
+                    let run = Op::Cumulate { op, axis, exclusive, reverse };
+                    let x: Vec<f64> =
+                        x.iter().map(|v| if elem == ScalarType::U8 { v.abs() } else { *v }).collect();
+                    check(&format!("{run:?} of {elem}"), &[(elem, &[2, 3, 4], &x)], |b, v| {
+                        b.emit(run.clone(), v).expect("typed")
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gathers() {
+    let x: Vec<f64> = (0..120).map(f64::from).collect();
+    let i: Vec<f64> = (0..12).map(|i| f64::from(i * 7 % 3)).collect();
+    // Table, axis, batch dimensions, indices: with dimensions between the batch and the axis, and without.
+    let cases: [(&[u64], u8, u8, &[u64]); 5] = [
+        (&[2, 3, 20], 1, 1, &[2, 6]),
+        (&[2, 5, 3, 4], 2, 1, &[2, 3, 2]),
+        (&[2, 2, 3, 10], 2, 2, &[2, 2, 3]),
+        (&[4, 3, 10], 1, 0, &[3, 4]),
+        (&[3, 40], 0, 0, &[12]),
+    ];
+    for (shape, axis, batch, indices) in cases {
+        for index in [ScalarType::I32, ScalarType::I64] {
+            let gather = Op::Gather { axis, batch };
+            let inputs: [Input<'_>; 2] = [(ScalarType::F32, shape, &x), (index, indices, &i)];
+            check(&format!("{gather:?} of {shape:?}"), &inputs, |b, v| {
+                b.emit(gather.clone(), v).expect("typed")
+            });
+        }
+    }
+    // A user that would rather have the result channels-last.
+    let conv = conv_attrs(2, vec![1, 1], vec![1, 1], vec![1, 1]);
+    let w: Vec<f64> = (0..27).map(|i| f64::from(i) - 13.0).collect();
+    let inputs: [Input<'_>; 3] = [
+        (ScalarType::F32, &[2, 5, 3, 4], &x),
+        (ScalarType::I64, &[3], &i[..3]),
+        (ScalarType::F32, &[1, 3, 3, 3], &w),
+    ];
+    check("gather before a convolution", &inputs, |b, v| {
+        let y = b.emit(Op::Gather { axis: 1, batch: 0 }, &v[..2]).expect("typed");
+        b.emit(Op::Conv { attrs: conv.clone(), elem: ScalarType::F32 }, &[y, v[2]]).expect("typed")
+    });
+}
+
+fn conv_attrs(n: usize, x_dilations: Vec<u64>, low: Vec<i64>, high: Vec<i64>) -> ConvAttrs {
+    let dims: Vec<u8> = (0..n as u8 + 2).collect();
+    ConvAttrs {
+        x: dims.clone(),
+        w: dims.clone(),
+        out: dims,
+        strides: vec![1; n],
+        dilations: vec![1; n],
+        x_dilations,
+        low,
+        high,
+        groups: 1,
+    }
+}
+
+#[test]
+fn transposed_convolutions() {
+    let x: Vec<f64> = (0..24).map(|i| f64::from(i) - 9.0).collect();
+    let w: Vec<f64> = (0..54).map(|i| f64::from(i % 11) - 5.0).collect();
+    for (spread, low, high) in
+        [([2, 2], [2, 2], [2, 2]), ([3, 1], [1, -1], [0, 2]), ([1, 2], [0, 0], [0, -1])]
+    {
+        let attrs = conv_attrs(2, spread.to_vec(), low.to_vec(), high.to_vec());
+        let inputs: [Input<'_>; 2] =
+            [(ScalarType::F32, &[1, 2, 3, 4], &x), (ScalarType::F32, &[3, 2, 3, 3], &w)];
+        check(&format!("{attrs:?}"), &inputs, |b, v| {
+            b.emit(Op::Conv { attrs: attrs.clone(), elem: ScalarType::F32 }, v).expect("typed")
+        });
+    }
+}
+
+#[test]
+fn pads_by_any_value() {
+    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    let pad = Op::Pad { low: vec![1, 0], high: vec![2, 3] };
+    check("run time", &[(ScalarType::F32, &[2, 3], &x), (ScalarType::F32, &[], &[7.5])], |b, v| {
+        b.emit(pad.clone(), v).expect("typed")
+    });
+    check("constant", &[(ScalarType::F32, &[2, 3], &x)], |b, v| {
+        let value = b.const_f32(Vec::new(), &[7.5]).expect("typed");
+        b.emit(pad.clone(), &[v[0], value]).expect("typed")
+    });
+    check("of nothing", &[(ScalarType::F32, &[0, 3], &[])], |b, v| {
+        let value = b.const_f32(Vec::new(), &[0.0]).expect("typed");
+        b.emit(pad.clone(), &[v[0], value]).expect("typed")
+    });
+}
+
+#[test]
+fn wide_lanes() {
+    let x: Vec<f64> = (0..24).map(|i| f64::from(i * 5 % 13) - 6.0).collect();
+    for elem in [ScalarType::F64, ScalarType::I32, ScalarType::I64] {
+        let map = ContractMap::parse("bmk,bkn->bnm").expect("a map");
+        check(&format!("contract of {elem}"), &[(elem, &[2, 3, 4], &x), (elem, &[2, 4, 3], &x)], |b, v| {
+            let product = b.emit(Op::Contract { map: map.clone(), elem }, v).expect("typed");
+            b.binary(BinaryOp::Add, product, product).expect("typed")
+        });
+    }
+    for log in [false, true] {
+        let wide: Vec<f64> = x.iter().map(|v| v * 1e200 / 6.0).collect();
+        for values in [&x, &wide] {
+            check("softmax of f64", &[(ScalarType::F64, &[4, 6], values)], |b, v| {
+                b.emit(Op::Softmax { axis: 1, log }, v).expect("typed")
+            });
+        }
+    }
+}
