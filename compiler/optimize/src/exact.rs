@@ -9,7 +9,7 @@ use crate::emit::Emitter;
 use crate::extract::Choice;
 use crate::graph::{Graph, Source};
 use crate::lang::{Kind, Term};
-use crate::options::Options;
+use crate::options::{Options, Precision};
 use crate::report::{Application, Report};
 use crate::rules::{Rule, RuleClass, merging};
 use crate::saturate::{Compiled, Limits, Made, compile, saturate};
@@ -58,6 +58,11 @@ pub fn optimize(module: Module, options: &Options) -> Result<Optimized, Error> {
     let mut rules = crate::rules::all();
     if options.strict_float {
         rules.retain(|r| r.class == RuleClass::E0);
+    }
+    if matches!(options.precision, Precision::Mx { .. }) {
+        // A norm that scales its channels gives the elements of a group unlike magnitudes, which groups of few bits lose.
+        // Left apart, the scale moves into the weights behind it.
+        rules.retain(|r| r.name != "norm-scale");
     }
     // Merging moves no rounding: each element of the result is the same sum.
     optimize_with(module, &rules, true)

@@ -55,7 +55,10 @@ fn totals_are_sums_of_the_layers() {
     assert!(fraction > 0.0 && fraction <= 1.0, "{fraction}");
     let energy = value["energy_pj"].as_f64().expect("the target has a table of energies");
     let parts: f64 = kernels.iter().filter_map(|kernel| kernel["energy_pj"].as_f64()).sum();
-    assert!(energy > 0.0 && (energy - parts).abs() <= 1e-9 * energy, "{energy} pJ, and {parts} pJ in the layers");
+    assert!(
+        energy > 0.0 && (energy - parts).abs() <= 1e-9 * energy,
+        "{energy} pJ, and {parts} pJ in the layers"
+    );
     for kernel in kernels {
         assert!(number(kernel, "bound_cycles") <= number(kernel, "cycles"), "{kernel}");
         assert_eq!(kernel["busy_cycles"]["DPE"], kernel["dpe_cycles"]);
