@@ -14,24 +14,6 @@ use crate::expr::lane;
 /// Most loads of one kernel's expression; two streams stay for the hero and the result.
 pub const MAX_LEAVES: usize = 6;
 
-/// Whether an operator computes each element from the operands' elements at the same index.
-pub fn is_elementwise(op: &Op) -> bool {
-    matches!(op, Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. })
-}
-
-/// Whether an operator only relabels elements, so that its result can be a place on its operand's storage.
-pub fn is_movement(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Reshape { .. } | Op::Permute { .. } | Op::Broadcast { .. } | Op::Slice { .. } | Op::Window { .. }
-    )
-}
-
-/// Whether an operator is a product of the DPE.
-pub fn is_product(op: &Op) -> bool {
-    matches!(op, Op::Contract { .. } | Op::Conv { .. })
-}
-
 /// Whether a product of this type has no format on the DPE, so that the SIMD engine computes it.
 pub fn is_wide(elem: ScalarType) -> bool {
     lane(elem) != Lane::F32
@@ -41,7 +23,7 @@ pub fn is_wide(elem: ScalarType) -> bool {
 fn is_hero(op: &Op) -> bool {
     match op {
         Op::Contract { elem, .. } => !is_wide(*elem),
-        op => is_product(op),
+        op => op.is_product(),
     }
 }
 
@@ -70,7 +52,7 @@ impl Fusion {
         let mut weight: SecondaryMap<Node, (usize, usize)> = SecondaryMap::new();
         for (node, data) in &func.nodes {
             let absorbs =
-                is_elementwise(&data.op) || matches!(data.op, Op::Reduce { .. } | Op::MxQuantize { .. });
+                data.op.is_elementwise() || matches!(data.op, Op::Reduce { .. } | Op::MxQuantize { .. });
             if !absorbs {
                 continue;
             }
@@ -88,9 +70,9 @@ impl Fusion {
                 let once = users[arg].len() == data.args.iter().filter(|&&a| a == arg).count()
                     && users[arg].iter().all(|&u| u == node)
                     && uses[arg] as usize == users[arg].len();
-                let product_here = is_hero(op) && is_elementwise(&data.op);
-                if once && (is_elementwise(op) || product_here) {
-                    let w = if is_product(op) { (0, 1) } else { weight[def] };
+                let product_here = is_hero(op) && data.op.is_elementwise();
+                if once && (op.is_elementwise() || product_here) {
+                    let w = if op.is_product() { (0, 1) } else { weight[def] };
                     candidates.push((w, def));
                 } else if !is_scalar_const(func, arg) {
                     total.0 += 1;
@@ -99,7 +81,7 @@ impl Fusion {
             // Products first, then the smallest expressions: what does not fit stays in a kernel of its own.
             candidates
                 .sort_by_key(|&((leaves, heroes), def)| (std::cmp::Reverse(heroes), leaves, def.index()));
-            let hero_allowed = is_elementwise(&data.op);
+            let hero_allowed = data.op.is_elementwise();
             let n_candidates = candidates.len();
             for (i, ((leaves, heroes), def)) in candidates.into_iter().enumerate() {
                 let rest = n_candidates - i - 1;

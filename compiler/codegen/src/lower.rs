@@ -12,7 +12,7 @@ use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 
 use crate::expr::{Expr, ExprId, ExprNode, Leaf, lane_bits};
-use crate::fuse::{Fusion, is_elementwise, is_movement, is_product, is_wide};
+use crate::fuse::{Fusion, is_wide};
 use crate::place::{
     Packing, Place, Storage, StorageId, StorageKind, order_of, reshape_strides, strides_in_order,
 };
@@ -108,7 +108,7 @@ impl<'a> Lowering<'a> {
         }
         // A value computed by the function is stored where the first result that names it lies.
         for (i, &result) in self.func.results.iter().enumerate() {
-            let computed = self.func.def(result).is_some_and(|n| !is_movement(&self.func.nodes[n].op))
+            let computed = self.func.def(result).is_some_and(|n| !self.func.nodes[n].op.is_movement())
                 && self.func.as_const(result).is_none();
             if computed && self.outputs[result].is_none() {
                 self.outputs[result] = Some(i);
@@ -284,11 +284,11 @@ impl<'a> Lowering<'a> {
         }
         match &data.op {
             Op::Const { .. } => Ok(()),
-            op if is_movement(op) => self.movement(node, result),
+            op if op.is_movement() => self.movement(node, result),
             Op::Contract { map, elem } if is_wide(*elem) && !self.is_over_nothing(node) => {
                 self.dot(node, result, map, *elem)
             }
-            op if is_elementwise(op) || is_product(op) => {
+            op if op.is_elementwise() || op.is_product() => {
                 let (expr, hero) = self.expression(result)?;
                 let place = self.result_place(result, &expr, hero);
                 match hero {
@@ -468,14 +468,14 @@ impl<'a> Lowering<'a> {
         let elem = self.func.ty(value).elem.scalar().ok_or("element-wise work on a grouped value")?;
         let def = self.func.def(value).filter(|&n| is_root || self.fusion.inlined[n]);
         let id = match def {
-            Some(node) if is_product(&self.func.nodes[node].op) && self.is_over_nothing(node) => {
+            Some(node) if self.func.nodes[node].op.is_product() && self.is_over_nothing(node) => {
                 expr.add(ExprNode::Const(0), elem)
             }
-            Some(node) if is_product(&self.func.nodes[node].op) => {
+            Some(node) if self.func.nodes[node].op.is_product() => {
                 *hero = Some(node);
                 expr.add(ExprNode::Hero, elem)
             }
-            Some(node) if is_elementwise(&self.func.nodes[node].op) => {
+            Some(node) if self.func.nodes[node].op.is_elementwise() => {
                 let data = &self.func.nodes[node];
                 let args = data
                     .args
