@@ -1,6 +1,7 @@
 //! What a command says when it fails: code, title, node, reason, hint; as text or as JSON.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -29,6 +30,8 @@ pub struct Diagnostic {
     pub code: &'static str,
     /// Title of the code.
     pub title: &'static str,
+    /// The model's file, for findings about its content.
+    pub file: Option<String>,
     /// Name of the ONNX node.
     pub node: Option<String>,
     /// ONNX operator type of the node.
@@ -47,6 +50,7 @@ impl Diagnostic {
         Diagnostic {
             code: code.code,
             title: code.title,
+            file: None,
             node: None,
             op: None,
             reason: reason.into(),
@@ -74,6 +78,9 @@ impl Diagnostic {
             // Writing to a string cannot fail.
             let _ = write!(text, "\n  {label}: {}", body.replace('\n', "\n    "));
         };
+        if let Some(file) = &self.file {
+            line("file", file);
+        }
         match (&self.node, &self.op) {
             (Some(node), Some(op)) => line("node", &format!("{node} ({op})")),
             (Some(node), None) => line("node", node),
@@ -92,6 +99,7 @@ impl Diagnostic {
         json!({
             "code": self.code,
             "message": format!("{}: {}", self.title, self.reason),
+            "file": self.file,
             "node": self.node,
             "op": self.op,
             "hint": self.hint,
@@ -103,7 +111,7 @@ impl From<lacuna_onnx::Diagnostic> for Diagnostic {
     fn from(d: lacuna_onnx::Diagnostic) -> Diagnostic {
         let exit = if d.is_unsupported() { Exit::Unsupported } else { Exit::BadInput };
         let lacuna_onnx::Diagnostic { code, title, node, op, reason, hint } = d;
-        Diagnostic { code, title, node, op, reason, hint, exit }
+        Diagnostic { code, title, file: None, node, op, reason, hint, exit }
     }
 }
 
@@ -112,6 +120,15 @@ impl From<lacuna_onnx::Diagnostic> for Diagnostic {
 pub struct Failed(pub Vec<Diagnostic>);
 
 impl Failed {
+    /// Names the model's file in every finding.
+    #[must_use]
+    pub fn in_file(mut self, path: &Path) -> Failed {
+        for diagnostic in &mut self.0 {
+            diagnostic.file = Some(path.display().to_string());
+        }
+        self
+    }
+
     /// Exit status: bad input before an unsupported model, because it must be put right first.
     pub fn exit(&self) -> Exit {
         let has = |exit| self.0.iter().any(|d| d.exit == exit);

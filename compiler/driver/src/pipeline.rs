@@ -1,6 +1,7 @@
 //! The passes, in order, from a model's bytes to an object.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use cranelift_entity::SecondaryMap;
@@ -50,6 +51,8 @@ impl Stage {
 
 /// What to compile, for what, and how.
 pub struct Request<'a> {
+    /// Where the model comes from, for diagnostics.
+    pub path: &'a Path,
     /// The model's file.
     pub model: Blob,
     /// The files beside it.
@@ -119,7 +122,7 @@ pub struct Front {
 pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled, Failed> {
     let started = Instant::now();
     let front = front(request, watch)?;
-    let object = generate(&front.selected, request.target, watch)?;
+    let object = generate(&front.selected, request.target, watch).map_err(|f| f.in_file(request.path))?;
     Ok(Compiled {
         object,
         imported: front.imported,
@@ -142,7 +145,7 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
     };
     let (imported, mut warnings) = import(request, watch)?;
     verify(&imported, "import")?;
-    fits(&imported, request.target)?;
+    fits(&imported, request.target).map_err(|f| f.in_file(request.path))?;
     watch.dump(Stage::Imported, || imported.to_string());
 
     watch.progress.step("optimizing");
@@ -187,7 +190,8 @@ pub fn generate(selected: &Module, target: &Target, watch: &mut Watch<'_>) -> Re
 pub fn import(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<(Module, Vec<String>), Failed> {
     watch.progress.step("importing");
     let options = lacuna_onnx::Options { dims: request.dims.clone(), bindings: request.bindings.clone() };
-    let imported = lacuna_onnx::import(request.model.clone(), request.external, &options)?;
+    let imported = lacuna_onnx::import(request.model.clone(), request.external, &options)
+        .map_err(|findings| Failed::from(findings).in_file(request.path))?;
     Ok((imported.module, imported.warnings))
 }
 
@@ -206,6 +210,7 @@ fn refused(failures: Vec<lacuna_codegen::Failure>) -> Failed {
     let title =
         |code: &str| lacuna_codegen::CODES.iter().find(|(c, ..)| *c == code).map_or("not supported", |c| c.1);
     let diagnostic = |f: lacuna_codegen::Failure| Diagnostic {
+        file: None,
         code: f.code,
         title: title(f.code),
         node: (!f.nodes.is_empty()).then(|| f.nodes.join(", ")),

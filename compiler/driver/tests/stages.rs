@@ -31,6 +31,7 @@ fn stages(model: &str, target_name: &str, precision: &str) -> Stages {
     let blob = files::read(&set.model).expect("a model");
     let target = target(target_name).expect("a shipped target");
     let request = Request {
+        path: &set.model,
         dims: Signature::read(&blob).expect("a graph").dims(&data),
         model: blob,
         external: &ModelFolder::of(&set.model).expect("a folder"),

@@ -27,6 +27,11 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
+fn not_onnx(reason: impl Into<String>) -> Diagnostic {
+    Diagnostic::new(codes::NOT_ONNX, reason)
+        .hint("give an ONNX file; if it is one, it is truncated or damaged: export or copy it again")
+}
+
 /// Imports a model.
 ///
 /// # Errors
@@ -36,10 +41,10 @@ pub fn import(
     external: &dyn ExternalData,
     options: &Options,
 ) -> Result<Imported, Vec<Diagnostic>> {
-    let proto = ModelProto::decode(Bytes::from_owner(Shared(model)))
-        .map_err(|e| vec![Diagnostic::new(codes::NOT_ONNX, e.to_string())])?;
+    let proto =
+        ModelProto::decode(Bytes::from_owner(Shared(model))).map_err(|e| vec![not_onnx(e.to_string())])?;
     let Some(graph) = &proto.graph else {
-        return Err(vec![Diagnostic::new(codes::NOT_ONNX, "it holds no graph")]);
+        return Err(vec![not_onnx("it holds no graph")]);
     };
     if graph.output.is_empty() {
         let reason = format!("graph `{}` has {} nodes and no outputs", graph.name, graph.node.len());

@@ -40,7 +40,7 @@ pub fn run(args: &cli::Inspect, context: &Context) -> Result<Report, Failed> {
         texts.push((Stage::Machine, machine(&object, args.node.as_deref())));
     } else {
         let settings = Settings::new(&args.options)?;
-        let model = Model { blob, folder: files::ModelFolder::of(&args.file)? };
+        let model = Model { path: args.file.clone(), blob, folder: files::ModelFolder::of(&args.file)? };
         let mut dump = |stage, text| {
             if wanted(stage) {
                 texts.push((stage, text));

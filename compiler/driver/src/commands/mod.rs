@@ -12,7 +12,7 @@ mod targets;
 mod verify;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lacuna_isa::Blob;
 use lacuna_isa::object::Object;
@@ -69,13 +69,14 @@ pub fn run(command: Command, context: &Context) -> Result<Report, Failed> {
 
 /// A model's file and folder.
 struct Model {
+    path: PathBuf,
     blob: Blob,
     folder: ModelFolder,
 }
 
 impl Model {
     fn read(path: &Path) -> Result<Model, Diagnostic> {
-        Ok(Model { blob: files::read(path)?, folder: ModelFolder::of(path)? })
+        Ok(Model { path: path.to_owned(), blob: files::read(path)?, folder: ModelFolder::of(path)? })
     }
 }
 
@@ -151,6 +152,7 @@ impl Settings {
 
     fn request<'a>(&'a self, model: &'a Model) -> Request<'a> {
         Request {
+            path: &model.path,
             model: model.blob.clone(),
             external: &model.folder,
             dims: self.dims.clone(),

@@ -32,7 +32,7 @@ pub fn run(args: &cli::Profile, context: &Context) -> Result<Report, Failed> {
         (object, target)
     } else {
         let settings = Settings::new(&args.options)?;
-        let model = Model { blob, folder: files::ModelFolder::of(&args.file)? };
+        let model = Model { path: args.file.clone(), blob, folder: files::ModelFolder::of(&args.file)? };
         let compiled = settings.compile(&model, context, None)?;
         warnings.extend(compiled.warnings);
         (compiled.object, settings.target)

@@ -60,6 +60,8 @@ fn models() {
     fs::write(at.join("empty.onnx"), b"").unwrap();
     for name in ["cut.onnx", "text.onnx", "empty.onnx"] {
         let value = check_failure(at, &["compile", name, "-o", "out.lac"], 2, "L0101");
+        assert_eq!(value["error"]["file"], name, "{value}");
+        assert!(!value["error"]["hint"].as_str().unwrap().is_empty(), "{value}");
         assert!(value["error"]["message"].as_str().is_some_and(|m| !m.is_empty()));
     }
 
