@@ -17,7 +17,7 @@ stage), immediate (16-31) and four operands of 24 bits. Bits that no field cover
 mnemonic (`ld.s1`); positional arguments come in the order of the table, keyed ones as `name=value`, left out when they
 have their default.
 
-An operand is written `b0+:v3`: buffer 0, pushed, with view 3. Actions are `+` push, `-` pop, `!` update, and none for a
+An operand (24 bits: buffer 6, delta 4, action 2, view 12) is written `b0+:v3`: buffer 0, pushed, with view 3. Actions are `+` push, `-` pop, `!` update, and none for a
 read; `[2]` behind the action names the slot two behind the head.
 ";
 
@@ -26,9 +26,18 @@ const KINDS: &str = "
 
 | kind | bits | text |
 |---|---|---|
-| Operand | 24 | `b0+:v3`: buffer (6), delta (4), action (2), view (12) |
-| BufferIdx, ViewIdx, TripIdx, ProgramIdx, ConstIdx, LaunchIdx | 6, 12, 16, 16, 16, 16 | `b0`, `v0`, `t0`, `p0`, `c0`, `#0` |
-| Level, Stages, SlotCount, DimIdx | 2, 3, 16, 3 | `l0`, `stages=2`, `n=1`, `dim=0` |
+| Source, Dest, Fresh | 24 | an operand in local memory that is read or popped, pushed or updated, pushed |
+| BankSource, BankDest, BankChange | 24 | an operand in an accumulator bank that is read or popped, pushed or updated, updated |
+| AnySource | 24 | an operand in either that is read or popped |
+| GlobalSource, GlobalDest | 12 | `v0`: the view of a tensor that is read, written |
+| BufferIdx, TripIdx, ProgramIdx, ConstIdx, LaunchIdx | 6, 16, 16, 16, 16 | `b0`, `t0`, `p0`, `c0`, `#0` |
+| ParamIdx, EventIdx, TransferIdx | 4, 6, 16 | `q0`, `e0`, `x0` |
+| Level, Stages, SlotCount, DimIdx, Count | 2, 3, 16, 3, 16 | `l0`, `stages=2`, `n=1`, `dim=0`, `k=1` |
+| Engine | 3 | `cp`, `fi.load`, `fi.store`, `mlu`, `dpe`, `re`, `se`, `me` |
+| MaskCode | 2 | `bitmap` (default), `nibble`, `rows` |
+| Combine | 3 | `replace` (default), `add`, `mul`, `min`, `max` |
+| Share | 1 | `all` (default), `part` |
+| Extreme | 1 | `max`, `min` |
 | Multicast | 2 | `none` (default), `row`, `col`, `all` |
 | Fill | 2 | `zero` (default), `least`, `greatest`, `one` |
 | Order | 1 | `kn` (default), `nk` |

@@ -4,7 +4,7 @@ mod common;
 
 use common::{compile, models, target};
 use lacuna_codegen::check::check;
-use lacuna_isa::inst::{Action, InstKind, Operand};
+use lacuna_isa::inst::{Action, Operand};
 use lacuna_isa::object::{Kernel, Object};
 use lacuna_isa::view::View;
 
@@ -39,23 +39,6 @@ const KINDS: [Damage; 7] = [
     Damage::Slots,
     Damage::Trip,
 ];
-
-fn operands(kind: &mut InstKind) -> Vec<&mut Operand> {
-    match kind {
-        InstKind::Launch { .. }
-        | InstKind::Loop { .. }
-        | InstKind::End {}
-        | InstKind::Pop { .. }
-        | InstKind::Halt {}
-        | InstKind::Run { .. } => vec![],
-        InstKind::Ld { dst, .. } | InstKind::Fill { dst, .. } => vec![dst],
-        InstKind::Gather { dst, idx, .. } => vec![dst, idx],
-        InstKind::St { src, .. } => vec![src],
-        InstKind::Zero { bank } => vec![bank],
-        InstKind::Drain { dst, bank } => vec![dst, bank],
-        InstKind::Mm { bank, a, b, .. } | InstKind::Mmnm { bank, a, b, .. } => vec![bank, a, b],
-    }
-}
 
 fn damage_view(view: &mut View, random: &mut Random) {
     let d = random.below(5);
@@ -101,7 +84,7 @@ fn damage(kernel: &mut Kernel, kind: Damage, random: &mut Random) {
         Damage::Action => {
             let streams = kernel.programs.iter_mut().flat_map(|p| &mut p.streams).map(|s| &mut s.operand);
             let mut all: Vec<&mut Operand> =
-                kernel.code.iter_mut().flat_map(|i| operands(&mut i.kind)).chain(streams).collect();
+                kernel.code.iter_mut().flat_map(|i| i.kind.operands_mut()).chain(streams).collect();
             let n = all.len();
             let operand = &mut all[random.below(n)];
             let others = [Action::Read, Action::Push, Action::Pop, Action::Update];

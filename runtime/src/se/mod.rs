@@ -12,7 +12,7 @@ mod ops;
 mod strips;
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::Action;
+use lacuna_isa::inst::{Action, Use};
 use lacuna_isa::object::{BufferKind, Kernel};
 use lacuna_isa::program::{
     ACCUMULATORS, Lane, MAX_STREAMS, Program, REGISTERS, Reg, SeOp, SeReduce, SeUnary,
@@ -21,7 +21,7 @@ use lacuna_isa::view::{Space, VIEW_DIMS};
 
 use crate::local::quantize;
 use crate::pe::{Pe, Target};
-use crate::plan::{Use, check_operand};
+use crate::plan::check_operand;
 use crate::slots::{Layout, Slot};
 use crate::trap::{Fault, TrapKind};
 use load_store::{Data, StreamState};
@@ -83,7 +83,7 @@ impl ProgramPlan {
         for stream in &program.streams {
             let how = match stream.operand.action {
                 Action::Read | Action::Pop => Use::Source,
-                Action::Push | Action::Update => Use::Target,
+                Action::Push | Action::Update => Use::Dest,
             };
             check_operand(kernel, &stream.operand, how)?;
         }
