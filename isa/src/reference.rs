@@ -10,7 +10,13 @@ use crate::program::SeOp;
 const HEAD: &str = "\
 # Instruction set
 
-This page is generated from the tables of `lacuna-isa`.
+This page is generated from the tables of `lacuna-isa`. It says what a program means; [Numerics](numerics.md) says what each
+operation computes, to the last bit.
+
+";
+
+const WORDS: &str = "
+## Instruction words
 
 An instruction is 128 bits, little endian: opcode (bits 0-7), flags (8-15, of which 8-9 hold the software-pipeline
 stage), immediate (16-31) and four operands of 24 bits. Bits that no field covers are 0. In text, the stage follows the
@@ -20,6 +26,8 @@ have their default.
 An operand (24 bits: buffer 6, delta 4, action 2, view 12) is written `b0+:v3`: buffer 0, pushed, with view 3. Actions are `+` push, `-` pop, `!` update, and none for a
 read; `[2]` behind the action names the slot two behind the head.
 ";
+
+const MACHINE: &str = include_str!("reference/machine.md");
 
 const KINDS: &str = "
 ## Field kinds
@@ -57,6 +65,8 @@ accumulator or dimension (56-58). Suffixes of the mnemonic come in the order of 
 /// The page, in Markdown.
 pub fn reference() -> String {
     let mut out = HEAD.to_owned();
+    out.push_str(MACHINE);
+    out.push_str(WORDS);
     out.push_str(KINDS);
     out.push_str("\n## Instructions\n");
     table(InstKind::ROWS, &mut out);
@@ -106,6 +116,7 @@ fn entry(row: &RowSpec, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::field::{Field, SeBinary, SeReduce, SeUnary};
 
     /// With `BLESS` in the environment, the test writes the page instead of comparing it.
     #[test]
@@ -117,6 +128,43 @@ mod tests {
         }
         let committed = std::fs::read_to_string(path).unwrap_or_default();
         assert!(committed == page, "docs/isa.md is out of date: run this test with BLESS=1");
+    }
+
+    #[test]
+    fn every_function_of_se_programs_is_explained() {
+        let rows: Vec<&str> = MACHINE.lines().filter(|l| l.starts_with("| ")).collect();
+        let explained: Vec<&str> = rows
+            .iter()
+            .filter_map(|l| l.split('|').nth(1))
+            .flat_map(|l| l.split(','))
+            .map(str::trim)
+            .collect();
+        let names = |f: &dyn Fn(u32) -> Option<String>| (0..256).filter_map(f).collect::<Vec<String>>();
+        fn text<F: Field>(bits: u32) -> Option<String> {
+            let mut out = String::new();
+            F::print(F::from_bits(bits)?, &mut out);
+            Some(out)
+        }
+        let functions =
+            [names(&text::<SeUnary>), names(&text::<SeBinary>), names(&text::<SeReduce>)].concat();
+        let missing: Vec<&String> =
+            functions.iter().filter(|name| !explained.contains(&name.as_str())).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn the_example_is_a_legal_object() {
+        let text = MACHINE.split("```").nth(1).unwrap();
+        let object = crate::asm::assemble(text).unwrap();
+        assert_eq!(object.validate(), Vec::<String>::new());
+        let again: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+        let printed = crate::disasm::disassemble(&object);
+        let printed: Vec<&str> = printed
+            .lines()
+            .map(|l| l.split("  ;").next().unwrap_or(l).trim())
+            .filter(|l| !l.is_empty())
+            .collect();
+        assert_eq!(again, printed);
     }
 
     #[test]
