@@ -46,6 +46,22 @@ pub(crate) struct ProgramPlan {
     accumulators: Vec<(u8, SeReduce, Lane)>,
 }
 
+/// Refuses a program that reads what a register held before: lanes keep their bits from one program to the next.
+fn defined(program: &Program) -> Result<(), String> {
+    let mut known: Vec<(Reg, u32)> = Vec::new();
+    for op in program.init.iter().chain(&program.body).chain(&program.finish) {
+        let (reads, write) = op.registers();
+        if let Some((reg, _)) = reads.iter().find(|(reg, lane)| !known.contains(&(*reg, lane.bits()))) {
+            return Err(format!("register r{} is read before it is written", reg.0));
+        }
+        if let Some((reg, lane)) = write {
+            known.retain(|(other, _)| *other != reg);
+            known.push((reg, lane.bits()));
+        }
+    }
+    Ok(())
+}
+
 /// The registers that an operation reads, and the one that it writes.
 fn registers(op: &SeOp) -> (Vec<Reg>, Option<Reg>) {
     match *op {
@@ -87,6 +103,7 @@ impl ProgramPlan {
             };
             check_operand(kernel, &stream.operand, how)?;
         }
+        defined(program)?;
         let mut accumulators: Vec<(u8, SeReduce, Lane)> = Vec::new();
         for op in program.init.iter().chain(&program.body).chain(&program.finish) {
             check_op(kernel, program, op)?;
