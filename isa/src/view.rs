@@ -8,8 +8,9 @@
 //! A **global** view addresses a tensor behind a base register: element number `offset + sum(c[d] * stride[d])`.
 //! A **local** view addresses a slot: element number `offset + sum(i[d] * stride[d])`; coordinates only clip.
 //!
-//! Grouped and N:M tensors and slots consist of planes: stored codes, then scales, then N:M indices. All strides count
-//! logical elements of the dense code plane; [`PlaneMap`] derives the position in the other planes.
+//! Grouped and N:M tensors and slots consist of planes: stored codes, then scales, then N:M indices. A group has one entry
+//! in the scale plane: its scale, and behind it the shifts of its pairs where the format has them. All strides count logical
+//! elements of the dense code plane; [`PlaneMap`] derives the position in the other planes.
 
 use crate::format::{Format, ScalarType};
 
@@ -218,7 +219,12 @@ pub struct PlaneMap {
 impl PlaneMap {
     /// Number of the scale of dense element `e`.
     pub fn scale_idx(&self, e: u64) -> u64 {
-        split(e, self.k_stride, u64::from(self.format.group_size())).0
+        self.group_place(e).0
+    }
+
+    /// Number of the scale of dense element `e`, and the element's place in its group.
+    pub fn group_place(&self, e: u64) -> (u64, u64) {
+        split(e, self.k_stride, u64::from(self.format.group_size()))
     }
 
     /// Number of the first stored element of the pattern group that holds dense element `e`; the group's others follow
@@ -243,7 +249,7 @@ impl PlaneMap {
         let codes = self.format.element().bytes_for(stored);
         let scales = match self.format {
             Format::Scalar(_) => 0,
-            Format::Grouped(g) => elements.div_ceil(u64::from(g.size)),
+            Format::Grouped(g) => g.scale_bytes(elements.div_ceil(u64::from(g.size))),
         };
         let indices = self.pattern.map_or(0, |p| p.index_type().bytes_for(stored));
         [codes, scales, indices]

@@ -209,7 +209,7 @@ proptest! {
     }
 
     #[test]
-    fn set_then_get(ty in 0usize..25, seed in any::<u64>(), n in 1usize..40, at in 0usize..40) {
+    fn set_then_get(ty in 0..ScalarType::ALL.len(), seed in any::<u64>(), n in 1usize..40, at in 0usize..40) {
         let (ty, at) = (ScalarType::ALL[ty], at % n);
         let mask = u64::MAX >> (64 - ty.bits());
         let mut bytes: Vec<u8> = (0..ty.bytes_for(n as u64)).map(|i| (seed >> (i % 57)) as u8).collect();
@@ -222,7 +222,7 @@ proptest! {
 
     #[test]
     fn slices_agree_with_single_elements(
-        ty in 0usize..25,
+        ty in 0..ScalarType::ALL.len(),
         values in prop::collection::vec(prop_oneof![any::<f32>(), -300f32..300.0, -2f32..2.0], 0..150),
         start in 0usize..9,
     ) {

@@ -102,7 +102,7 @@ fn check_view(view: &View) -> Result<(), String> {
         return Err(format!("pattern {pattern}"));
     }
     if let Format::Grouped(group) = view.format
-        && (group.size == 0 || group.pair_shift || group.scale.bits() != 8)
+        && (group.size == 0 || group.scale.bits() != 8 || (group.pair_shift && group.size > 16))
     {
         return Err(format!("the machine has no arithmetic for {group}"));
     }

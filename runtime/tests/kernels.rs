@@ -330,7 +330,8 @@ fn quantized_panel(format: GroupFormat, values: &[f32], k: usize) -> (Vec<u8>, V
     for col in 0..32 {
         for g in 0..k / size {
             let column: Vec<f32> = (0..size).map(|j| values[(g * size + j) * 32 + col]).collect();
-            scales[g * 32 + col] = group::quantize_group(format, ScaleMode::Floor, &column, &mut staged);
+            let scale = group::quantize_group(format, ScaleMode::Floor, &column, &mut staged);
+            scale.write(format, &mut scales, g * 32 + col);
             for (j, &code) in staged.iter().enumerate() {
                 pack::set(&mut codes, format.element, (g * size + j) * 32 + col, u64::from(code));
             }

@@ -258,7 +258,13 @@ fn splat_of(constant: &Constant) -> Option<Real> {
         ScalarType::U2 | ScalarType::U4 | ScalarType::U8 | ScalarType::U16 => return None,
         ScalarType::U32 | ScalarType::U64 | ScalarType::F16 => return None,
         ScalarType::E4M3 | ScalarType::E5M2 | ScalarType::E4M3Fnuz | ScalarType::E5M2Fnuz => return None,
-        ScalarType::E3M2 | ScalarType::E2M3 | ScalarType::E2M1 | ScalarType::E8M0 => return None,
+        ScalarType::E3M2
+        | ScalarType::E2M3
+        | ScalarType::E2M1
+        | ScalarType::E8M0
+        | ScalarType::Sm8
+        | ScalarType::Sm5
+        | ScalarType::Sm3 => return None,
     };
     Some(Real(value))
 }
@@ -277,7 +283,13 @@ pub fn code_of(elem: ScalarType, value: f64) -> Option<u64> {
         ScalarType::U2 | ScalarType::U4 | ScalarType::U8 | ScalarType::U16 => return None,
         ScalarType::U32 | ScalarType::U64 | ScalarType::F16 => return None,
         ScalarType::E4M3 | ScalarType::E5M2 | ScalarType::E4M3Fnuz | ScalarType::E5M2Fnuz => return None,
-        ScalarType::E3M2 | ScalarType::E2M3 | ScalarType::E2M1 | ScalarType::E8M0 => return None,
+        ScalarType::E3M2
+        | ScalarType::E2M3
+        | ScalarType::E2M1
+        | ScalarType::E8M0
+        | ScalarType::Sm8
+        | ScalarType::Sm5
+        | ScalarType::Sm3 => return None,
     };
     Some(code)
 }

@@ -3,6 +3,7 @@
 use cranelift_entity::SecondaryMap;
 use lacuna_ir::{Constant, ConstantData, ElemType, FuncId, Module, Node, Op};
 use lacuna_isa::format::ScalarType;
+use lacuna_isa::format::group::GroupScale;
 
 use crate::constants::dense_bytes;
 
@@ -88,6 +89,7 @@ fn is_zero_code(element: ScalarType, code: u64) -> bool {
         // The code with only the sign bit is NaN.
         ScalarType::E4M3Fnuz | ScalarType::E5M2Fnuz => code == 0,
         ScalarType::E3M2 | ScalarType::E2M3 | ScalarType::E2M1 => code & !sign == 0,
+        ScalarType::Sm8 | ScalarType::Sm5 | ScalarType::Sm3 => code & !sign == 0,
         ScalarType::E8M0 => false,
     }
 }
@@ -131,9 +133,9 @@ pub fn follows(constant: &Constant, axis: usize, pattern: WeightSparsity) -> boo
     let Some(bytes) = dense_bytes(constant) else { return false };
     let shape = &constant.ty.shape;
     if let ElemType::Grouped { format, .. } = constant.ty.elem {
-        let scales = &bytes[bytes.len() - constant.ty.scales() as usize..];
-        let nan = if format.scale == ScalarType::E8M0 { 0xff } else { 0x7f };
-        if scales.contains(&nan) {
+        let plane = &bytes[bytes.len() - constant.ty.scale_bytes() as usize..];
+        let mut scales = (0..constant.ty.scales() as usize).map(|i| GroupScale::read(format, plane, i));
+        if scales.any(|scale| scale.value(format).is_nan()) {
             return false;
         }
     }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
 
+use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{Format, ScalarType, pack};
 use lacuna_isa::view::PlaneMap;
 
@@ -138,9 +139,17 @@ fn decode_rows<'a>(product: &Product<'a>, ks: &[usize], with_scales: bool) -> (C
     (Cow::Owned(values), low)
 }
 
-/// Decodes dense elements `first..`, MXINT8 as sixty-fourths, without scales.
+/// Decodes dense elements `first..`, MXINT8 as sixty-fourths, with shifts and without scales.
 fn decode_run(side: &Side<'_>, first: usize, out: &mut [f32]) {
     pack::decode_slice(side.map.format.element(), side.planes[0], first, out);
+    if let Format::Grouped(format) = side.map.format
+        && format.pair_shift
+    {
+        for (e, value) in (first as u64..).zip(&mut *out) {
+            let (number, place) = side.map.group_place(e);
+            *value *= GroupScale::read(format, side.planes[1], number as usize).shift(place as usize);
+        }
+    }
     if crate::dma::fixed_point(side.map.format) {
         out.iter_mut().for_each(|value| *value /= 64.0);
     }
@@ -195,10 +204,11 @@ fn decode_panel(
         ks.iter().enumerate().for_each(|(i, &k)| position[k] = i);
         for (j, col) in cols.iter().enumerate() {
             scalar::stored_terms(product, col.1, 0..side.k_offsets.len(), |k, stored| {
+                let dense = (col.1 + side.k_offsets[k]) as usize;
                 let value = if with_scales {
-                    scalar::widened(side, stored, (col.1 + side.k_offsets[k]) as usize)
+                    scalar::widened(side, stored, dense)
                 } else {
-                    scalar::element(side, stored)
+                    scalar::element(side, stored, dense)
                 };
                 values[position[k] * COLUMNS + j] = value;
             });

@@ -146,7 +146,7 @@ fn product(bank: &View, a: &View, b: &View, order: Order) -> Result<(), Reason> 
     }
     for (view, dims) in [(a, &[2, 3, 4]), (b, &k_dims)] {
         match view.format {
-            Format::Grouped(group) if group.pair_shift || group.scale.bits() != 8 => {
+            Format::Grouped(group) if group.scale.bits() != 8 || (group.pair_shift && group.size > 16) => {
                 return form(format!("the DPE does not multiply {}", view.format));
             }
             Format::Grouped(_) => {}
