@@ -70,6 +70,11 @@ impl Pattern {
     pub const fn index_type(self) -> ScalarType {
         if self.m <= 4 { ScalarType::U2 } else { ScalarType::U4 }
     }
+
+    /// Bits that a pattern group of this element type takes, codes and indices.
+    pub const fn group_bits(self, element: ScalarType) -> u32 {
+        self.n as u32 * (element.bits() + self.index_type().bits())
+    }
 }
 
 impl std::fmt::Display for Pattern {
@@ -157,8 +162,7 @@ impl View {
         let reach: u64 =
             self.dims.iter().map(|d| u64::from(d.size - 1) * u64::from(d.stride.max(0).unsigned_abs())).sum();
         let span = self.offset.max(0).unsigned_abs() + reach + 1;
-        let pattern = self.pattern.map_or(1, |p| u64::from(p.m));
-        let group = u64::from(self.format.group_size()).max(pattern);
+        let group = self.planes().unit();
         if group == 1 { span } else { span.next_multiple_of(self.planes().k_stride.max(1) * group) }
     }
 
@@ -238,6 +242,16 @@ impl PlaneMap {
                 hi * s * u64::from(n) + lo
             }
         }
+    }
+
+    /// Elements along the k dimension of the shortest run of whole groups and whole pattern groups; 1 where there are
+    /// neither.
+    pub fn unit(&self) -> u64 {
+        let (group, pattern) =
+            (self.format.group_size().max(1), self.pattern.map_or(1, |p| u32::from(p.m.max(1))));
+        let divisor =
+            (1..=group.min(pattern)).rev().find(|d| group.is_multiple_of(*d) && pattern.is_multiple_of(*d));
+        u64::from(group) * u64::from(pattern) / u64::from(divisor.unwrap_or(1))
     }
 
     /// Bytes of each plane (codes, scales, indices) of a tensor of `elements` dense elements, in whole groups.

@@ -112,14 +112,21 @@ impl Pe<'_> {
         if n_in == k {
             mask.clear();
         }
-        let unit = [a_view, b_view].map(|view| view.format.group_size().max(pattern_size(view)) as usize);
-        if mask.chunks(unit[0].max(unit[1])).any(|group| group.iter().any(|&inside| inside != group[0])) {
+        let units = [a_view, b_view].map(|view| view.planes().unit() as usize);
+        let cut = |unit: usize| mask.chunks(unit).any(|group| group.iter().any(|&inside| inside != group[0]));
+        if units.into_iter().any(cut) {
             return Err(Fault::new(TrapKind::PartialGroup, "clipping cuts through a group"));
         }
         let group = match (a_view.format, b_view.format) {
             (Format::Grouped(a), Format::Grouped(b)) => Some(usize::from(a.size.min(b.size))),
             (Format::Scalar(_), _) | (_, Format::Scalar(_)) => None,
         };
+        if let (Some(size), Some(pattern)) = (group, b_view.pattern)
+            && !size.is_multiple_of(usize::from(pattern.m))
+        {
+            let message = format!("groups of {size} do not hold whole groups of the pattern {pattern}");
+            return Err(Fault::new(TrapKind::PartialGroup, message));
+        }
         let product = Product {
             rows: numbered(a_view, &[0, 1], &a_ranges),
             cols: numbered(b_view, &n_dims, &b_ranges),
@@ -172,7 +179,7 @@ impl Pe<'_> {
 
 /// Groups and pattern groups must run along the innermost summed dimension that has more than one index, in whole groups.
 fn check_groups(view: &View, k_dims: &[usize]) -> Result<(), Fault> {
-    let unit = view.format.group_size().max(pattern_size(view));
+    let unit = view.planes().unit() as u32;
     if unit <= 1 {
         return Ok(());
     }
@@ -187,10 +194,6 @@ fn check_groups(view: &View, k_dims: &[usize]) -> Result<(), Fault> {
         let message = format!("dimension {k_dim} does not sum over whole groups of {unit}");
         Err(Fault::new(TrapKind::PartialGroup, message))
     }
-}
-
-fn pattern_size(view: &View) -> u32 {
-    view.pattern.map_or(1, |pattern| u32::from(pattern.m))
 }
 
 #[cfg(test)]

@@ -156,7 +156,7 @@ fn product(bank: &View, a: &View, b: &View, order: Order) -> Result<(), Reason> 
                 }
             }
         }
-        let unit = view.format.group_size().max(view.pattern.map_or(1, |p| u32::from(p.m)));
+        let unit = view.planes().unit() as u32;
         let along = usize::from(view.k_dim);
         let innermost = dims.contains(&along) && dims.iter().all(|&d| d <= along || view.dims[d].size == 1);
         let dim = view.dims[along];
@@ -164,6 +164,12 @@ fn product(bank: &View, a: &View, b: &View, order: Order) -> Result<(), Reason> 
             let message = format!("dimension {along} does not sum over whole groups of {unit}");
             return Err((Rule::PartialGroup, message));
         }
+    }
+    if let (Format::Grouped(x), Format::Grouped(y), Some(pattern)) = (a.format, b.format, b.pattern)
+        && x.size.min(y.size) % pattern.m.max(1) != 0
+    {
+        let message = format!("groups of {} and {} straddle the pattern {pattern}", x.size, y.size);
+        return Err((Rule::PartialGroup, message));
     }
     Ok(())
 }
