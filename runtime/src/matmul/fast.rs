@@ -11,7 +11,7 @@ use lacuna_isa::format::{Format, ScalarType, pack};
 use lacuna_isa::view::PlaneMap;
 
 use super::{Product, Side, scalar};
-use crate::simd::{self, COLUMNS, Segment};
+use crate::simd::{self, COLUMNS, Segment, Units};
 
 /// Rows of the largest tile.
 const ROWS: usize = 12;
@@ -94,7 +94,12 @@ struct Panel<'a> {
 }
 
 /// Adds the product to the accumulators, if a fast kernel takes it.
-pub(crate) fn multiply(product: &Product<'_>, bank: &mut [f32], cache: &mut PanelCache) -> bool {
+pub(crate) fn multiply(
+    units: Units,
+    product: &Product<'_>,
+    bank: &mut [f32],
+    cache: &mut PanelCache,
+) -> bool {
     let n_k = product.a.k_offsets.len();
     let ks: Vec<usize> = (0..n_k).filter(|&k| product.takes_part(k)).collect();
     let with_scales = product.group.is_none();
@@ -110,10 +115,10 @@ pub(crate) fn multiply(product: &Product<'_>, bank: &mut [f32], cache: &mut Pane
             None => {
                 let segments = segments(&a_k, &panel.k_offsets);
                 row_tiles(product, cols, bank, |rows, acc| {
-                    simd::accumulate(acc, &a, rows, &panel.values, &segments);
+                    simd::accumulate(units, acc, &a, rows, &panel.values, &segments);
                 });
             }
-            Some(size) => grouped(product, cols, bank, (&a, &a_k), &panel, &ks, size),
+            Some(size) => grouped(units, product, cols, bank, (&a, &a_k), &panel, (&ks, size)),
         }
     }
     true
@@ -293,13 +298,13 @@ fn row_tiles(
 }
 
 fn grouped(
+    units: Units,
     product: &Product<'_>,
     cols: &[(usize, i64)],
     bank: &mut [f32],
     (a, a_k): (&[f32], &[i64]),
     panel: &Panel<'_>,
-    ks: &[usize],
-    size: usize,
+    (ks, size): (&[usize], usize),
 ) {
     // Per chunk of k: its segments, its first k, and the scales of the columns.
     struct Chunk {
@@ -339,7 +344,7 @@ fn grouped(
         for chunk in &chunks {
             let sums = &mut sums[..rows.len()];
             sums.fill([0.0; COLUMNS]);
-            simd::accumulate(sums, a, rows, &panel.values, &chunk.segments);
+            simd::accumulate(units, sums, a, rows, &panel.values, &chunk.segments);
             for ((line, sum), &row) in acc.iter_mut().zip(&*sums).zip(rows) {
                 let scale = scalar::scale(&product.a, (row + product.a.k_offsets[chunk.first]) as usize);
                 let in_range = scale.is_nan()
@@ -347,7 +352,7 @@ fn grouped(
                     || (scale * f64::from(chunk.least) >= floor
                         && scale * f64::from(chunk.greatest) <= f64::from(f32::MAX));
                 if in_range {
-                    simd::scale_add(line, sum, scale as f32, &chunk.scales);
+                    simd::scale_add(units, line, sum, scale as f32, &chunk.scales);
                 } else {
                     for ((value, &sum), &other) in line.iter_mut().zip(sum).zip(&chunk.scales) {
                         *value = scalar::scaled_add(sum, scale * f64::from(other), *value);
