@@ -351,7 +351,7 @@ fn widening(src: &View, dst: &View) -> Result<(), String> {
         (Format::Scalar(from), Format::Scalar(to)) => widens(from, to),
         (Format::Grouped(from), Format::Grouped(to)) => {
             from.size == to.size
-                && from.scale == to.scale
+                && (from.scale, from.pair_shift) == (to.scale, to.pair_shift)
                 && from.element != ScalarType::I8
                 && widens(from.element, to.element)
         }

@@ -89,12 +89,18 @@ fn compile(module: &Module, target: &Target, patterns: &SecondaryMap<Node, Optio
     generated.object
 }
 
+/// The output, which one thread and two must agree on.
 fn run(object: &Object, input: &[u8]) -> Vec<u8> {
     let machine = Machine::load(object).expect("a valid object loads");
-    match machine.run(&[input], &RunOptions::default()).expect("an input of the right size") {
-        Outcome::Trap(trap) => panic!("{trap:?}"),
-        Outcome::Done { outputs, .. } => outputs[0].to_vec(),
-    }
+    let [one, two] = [1, 2].map(|threads| {
+        let options = RunOptions { threads, ..RunOptions::default() };
+        match machine.run(&[input], &options).expect("an input of the right size") {
+            Outcome::Trap(trap) => panic!("{trap:?}"),
+            Outcome::Done { outputs, .. } => outputs[0].to_vec(),
+        }
+    });
+    assert!(one == two, "threads change the result");
+    one
 }
 
 fn constant_element(module: &Module) -> ScalarType {

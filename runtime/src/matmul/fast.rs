@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::rc::Rc;
 
 use lacuna_isa::format::group::GroupScale;
@@ -150,10 +150,14 @@ fn decode_run(side: &Side<'_>, first: usize, out: &mut [f32]) {
     if let Format::Grouped(format) = side.map.format
         && format.pair_shift
     {
-        for (e, value) in (first as u64..).zip(&mut *out) {
-            let (number, place) = side.map.group_place(e);
-            *value *= GroupScale::read(format, side.planes[1], number as usize).shift(place as usize);
-        }
+        for_groups(side, first, out.len(), |number, place, run| {
+            let scale = GroupScale::read(format, side.planes[1], number);
+            if scale.shifts != 0 {
+                for (place, value) in (place..).zip(&mut out[run]) {
+                    *value *= scale.shift(place);
+                }
+            }
+        });
     }
     if crate::dma::fixed_point(side.map.format) {
         out.iter_mut().for_each(|value| *value /= 64.0);
@@ -161,10 +165,27 @@ fn decode_run(side: &Side<'_>, first: usize, out: &mut [f32]) {
 }
 
 fn scale_run(side: &Side<'_>, first: usize, values: &mut [f32]) {
-    if let Format::Grouped(_) = side.map.format {
-        for (i, value) in values.iter_mut().enumerate() {
-            *value *= scalar::scale(side, first + i) as f32;
-        }
+    if let Format::Grouped(format) = side.map.format {
+        for_groups(side, first, values.len(), |number, _, run| {
+            let scale = GroupScale::read(format, side.planes[1], number).value(format) as f32;
+            values[run].iter_mut().for_each(|value| *value *= scale);
+        });
+    }
+}
+
+/// Calls `f` for the runs of `n` dense elements from `first` on that lie in one group each: the group's number, the place of
+/// the run's first element in it, and the run, counted from `first`.
+fn for_groups(side: &Side<'_>, first: usize, n: usize, mut f: impl FnMut(usize, usize, Range<usize>)) {
+    let size = side.map.format.group_size() as usize;
+    let along_k = side.map.k_stride <= 1;
+    let mut i = 0;
+    while i < n {
+        let (number, place) = side.map.group_place((first + i) as u64);
+        let (number, place) = (number as usize, place as usize);
+        // Across k, neighbours belong to different groups.
+        let run = if along_k { (size - place).min(n - i) } else { 1 };
+        f(number, place, i..i + run);
+        i += run;
     }
 }
 

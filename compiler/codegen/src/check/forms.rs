@@ -213,7 +213,7 @@ fn widening(src: &View, dst: &View) -> Result<(), Reason> {
         (from, to) if from == to => true,
         (Format::Scalar(from), Format::Scalar(to)) => is_wider(from, to),
         (Format::Grouped(from), Format::Grouped(to)) => {
-            (from.size, from.scale) == (to.size, to.scale)
+            (from.size, from.scale, from.pair_shift) == (to.size, to.scale, to.pair_shift)
                 && from.element != ScalarType::I8
                 && is_wider(from.element, to.element)
         }

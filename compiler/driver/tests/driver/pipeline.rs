@@ -155,8 +155,11 @@ fn every_stage_of_every_model_is_shown() {
 fn runs_do_not_depend_on_threads() {
     let folder = tempfile::tempdir().unwrap();
     let model = testdata("digits-cnn").join("model.onnx");
-    let output = lacuna_in(folder.path(), &["compile", model.to_str().unwrap(), "-o", "m.lac"]);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let compile = |precision: &str| {
+        let arguments = ["compile", model.to_str().unwrap(), "-o", "m.lac", "--precision", precision];
+        let output = lacuna_in(folder.path(), &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    };
     let run = |threads: &str, folder_name: &str| {
         let output = lacuna_in(
             folder.path(),
@@ -166,8 +169,11 @@ fn runs_do_not_depend_on_threads() {
         let at = folder.path().join(folder_name);
         crate::common::names(&at).iter().map(|name| fs::read(at.join(name)).unwrap()).collect::<Vec<_>>()
     };
-    let one = run("1", "one");
-    assert!(!one.is_empty() && one == run("3", "three"));
+    for precision in ["f32", "bf16", "mxfp4", "mx6"] {
+        compile(precision);
+        let one = run("1", "one");
+        assert!(!one.is_empty() && one == run("2", "two") && one == run("3", "three"), "{precision}");
+    }
 }
 
 /// Every maximum of an object becomes a minimum.
