@@ -64,7 +64,7 @@ pub fn scalar_type(code: i32) -> Result<ScalarType, String> {
     }
 }
 
-/// The ONNX data type code of an element type.
+/// The ONNX data type code of an element type; 0, the undefined type, for those that ONNX lacks.
 pub fn data_type(ty: ScalarType) -> i32 {
     TYPES.iter().find(|(_, t)| *t == ty).map_or(0, |(code, _)| *code)
 }

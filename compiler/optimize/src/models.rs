@@ -209,7 +209,8 @@ fn two_of_four_survives_folding_and_quantisation() {
         let options = Options { precision: precision.parse().unwrap(), ..options.clone() };
         let module = select(optimized.clone(), &options).unwrap().module;
         let main = module.entries[0].func;
-        let asked = [WeightSparsity { n: 1, m: 4 }, WeightSparsity::TWO_OF_FOUR, WeightSparsity { n: 4, m: 8 }];
+        let asked =
+            [WeightSparsity { n: 1, m: 4 }, WeightSparsity::TWO_OF_FOUR, WeightSparsity { n: 4, m: 8 }];
         let found = sparsity_of(&module, main, &asked);
         let nodes = module.functions[main].nodes.keys();
         let sparse: Vec<_> = nodes.map(|n| &found[n]).filter(|s| !s.patterns.is_empty()).collect();

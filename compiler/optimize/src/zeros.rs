@@ -154,7 +154,12 @@ pub fn follows(constant: &Constant, axis: usize, pattern: WeightSparsity) -> boo
             return false;
         }
     }
-    if axis >= shape.rank() || shape.elements() == 0 || shape[axis] < 2 {
+    if axis >= shape.rank() || shape.elements() == 0 {
+        return false;
+    }
+    // A dimension that is hardly longer than what one group stores would follow the pattern without a zero.
+    let stored = shape[axis].div_ceil(u64::from(pattern.m)) * u64::from(pattern.n);
+    if stored >= shape[axis] {
         return false;
     }
     let zeros = Zeros { element, bytes };
