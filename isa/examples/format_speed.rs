@@ -10,8 +10,14 @@ use lacuna_isa::math;
 
 const ROW: usize = 4096;
 const N: usize = ROW * 64;
+/// Rows of a tensor of 100 MB, larger than any cache.
+const LARGE_ROWS: usize = 6104;
 
-fn measure(name: &str, mut work: impl FnMut()) {
+fn measure(name: &str, work: impl FnMut()) {
+    measure_of(name, N, work);
+}
+
+fn measure_of(name: &str, n: usize, mut work: impl FnMut()) {
     work();
     let start = Instant::now();
     let mut runs = 0;
@@ -20,8 +26,8 @@ fn measure(name: &str, mut work: impl FnMut()) {
         runs += 1;
     }
     let seconds = start.elapsed().as_secs_f64() / f64::from(runs);
-    let bytes = (4 * N) as f64;
-    println!("{name:24} {:7.2} GB/s {:6.3} ns/element", bytes / seconds / 1e9, seconds / N as f64 * 1e9);
+    let bytes = (4 * n) as f64;
+    println!("{name:24} {:7.2} GB/s {:6.3} ns/element", bytes / seconds / 1e9, seconds / n as f64 * 1e9);
 }
 
 fn main() {
@@ -30,12 +36,21 @@ fn main() {
     let mut wide = vec![0.0; N];
     for &fmt in GroupFormat::ALL {
         let mut codes = vec![0; 64 * group::row_code_bytes(fmt, ROW)];
-        let mut scales = vec![0; 64 * group::groups_per_row(fmt, ROW)];
+        let mut scales = vec![0; 64 * group::row_scale_bytes(fmt, ROW)];
         measure(&format!("quantize {fmt}"), || {
             group::quantize_rows(fmt, ScaleMode::Floor, black_box(&values), ROW, &mut codes, &mut scales);
         });
         measure(&format!("dequantize {fmt}"), || {
             group::dequantize_rows(fmt, black_box(&codes), black_box(&scales), ROW, &mut wide);
+        });
+    }
+    let large = values.repeat(LARGE_ROWS.div_ceil(64));
+    let large = &large[..LARGE_ROWS * ROW];
+    for fmt in [GroupFormat::MXFP4, GroupFormat::MX6] {
+        let mut codes = vec![0; LARGE_ROWS * group::row_code_bytes(fmt, ROW)];
+        let mut scales = vec![0; LARGE_ROWS * group::row_scale_bytes(fmt, ROW)];
+        measure_of(&format!("quantize {fmt}, 100 MB"), large.len(), || {
+            group::quantize_rows(fmt, ScaleMode::Floor, black_box(large), ROW, &mut codes, &mut scales);
         });
     }
     for &ty in ScalarType::ALL {

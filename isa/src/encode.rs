@@ -519,10 +519,7 @@ impl SeOp {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-    use crate::testing;
 
     #[test]
     fn every_mnemonic_has_a_row_of_its_own() {
@@ -594,29 +591,5 @@ mod tests {
             SeOp::decode(0x05 | 0xff << 16),
             Err(DecodeError::Value { mnemonic: "unary", field: "f", bits: 0xff })
         );
-    }
-
-    proptest! {
-        #[test]
-        fn instructions_round_trip(inst in testing::inst()) {
-            prop_assert_eq!(Inst::decode(inst.encode().unwrap()), Ok(inst));
-        }
-
-        #[test]
-        fn operations_round_trip(op in testing::se_op()) {
-            prop_assert_eq!(SeOp::decode(op.encode().unwrap()), Ok(op));
-        }
-
-        #[test]
-        fn random_words_decode_or_are_refused(word in any::<u128>(), sparse in any::<u128>(), row in 0..InstKind::ROWS.len()) {
-            for word in [word, word & sparse, word & !0xff | u128::from(InstKind::ROWS[row].opcode)] {
-                if let Ok(inst) = Inst::decode(word) {
-                    prop_assert_eq!(inst.encode(), Ok(word));
-                }
-                if let Ok(op) = SeOp::decode(word as u64) {
-                    prop_assert_eq!(op.encode(), Ok(word as u64));
-                }
-            }
-        }
     }
 }

@@ -12,6 +12,8 @@ pub mod energy;
 pub mod field;
 pub mod format;
 pub mod inst;
+#[cfg(test)]
+mod laws;
 pub mod math;
 pub mod object;
 pub mod program;

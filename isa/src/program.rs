@@ -37,6 +37,16 @@ pub enum Lane {
     I64 = 3,
 }
 
+impl Lane {
+    /// Whether lanes hold floating-point numbers.
+    pub const fn is_float(self) -> bool {
+        match self {
+            Lane::F32 | Lane::F64 => true,
+            Lane::I32 | Lane::I64 => false,
+        }
+    }
+}
+
 /// Functions of one register.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(u8)]
@@ -99,6 +109,49 @@ pub enum SeUnary {
     IsNan,
     /// Mask: infinite.
     IsInf,
+}
+
+impl SeUnary {
+    /// Whether the function is approximated by a polynomial: not exact in itself, and computed in binary32 on all float lanes.
+    pub const fn is_polynomial(self) -> bool {
+        match self {
+            SeUnary::Mov
+            | SeUnary::Neg
+            | SeUnary::Abs
+            | SeUnary::Sign
+            | SeUnary::Ceil
+            | SeUnary::Floor
+            | SeUnary::Round
+            | SeUnary::Not
+            | SeUnary::Inv
+            | SeUnary::Sqrt
+            | SeUnary::Recip
+            | SeUnary::IsNan
+            | SeUnary::IsInf => false,
+            SeUnary::Exp
+            | SeUnary::Log
+            | SeUnary::Sin
+            | SeUnary::Cos
+            | SeUnary::Tan
+            | SeUnary::Asin
+            | SeUnary::Acos
+            | SeUnary::Atan
+            | SeUnary::Sinh
+            | SeUnary::Cosh
+            | SeUnary::Tanh
+            | SeUnary::Asinh
+            | SeUnary::Acosh
+            | SeUnary::Atanh
+            | SeUnary::Erf
+            | SeUnary::Sigmoid => true,
+        }
+    }
+
+    /// Whether the function is defined on float lanes alone.
+    pub const fn is_float_only(self) -> bool {
+        self.is_polynomial()
+            || matches!(self, SeUnary::Sqrt | SeUnary::Recip | SeUnary::IsNan | SeUnary::IsInf)
+    }
 }
 
 /// Functions of two registers.

@@ -85,6 +85,26 @@ impl Target {
         found.map_or(1.0, |(.., factor)| *factor)
     }
 
+    /// Of the patterns that a constant operand follows, the one to store it in: the native pattern with which its product by
+    /// an operand of format `other` is fastest, of equally fast ones that which takes fewest bytes. None when the best
+    /// saves neither cycles nor bytes against dense storage.
+    pub fn best_pattern(&self, other: Format, constant: Format, followed: &[Pattern]) -> Option<Pattern> {
+        let rate = |pattern| self.product_rate(other, constant, pattern);
+        let element = constant.element();
+        // Bits of the same number of elements, whatever the pattern: 720,720 is divisible by every size up to 16.
+        let bits = |p: Pattern| 720_720 / u64::from(p.m.max(1)) * u64::from(p.group_bits(element));
+        let native = followed.iter().filter(|p| self.patterns.iter().any(|(have, _)| have == *p)).copied();
+        let straddles = |p: Pattern| match (other, constant) {
+            (Format::Grouped(a), Format::Grouped(b)) => a.size.min(b.size) % p.m.max(1) != 0,
+            (Format::Scalar(_), _) | (_, Format::Scalar(_)) => false,
+        };
+        let best = native.filter(|&p| !straddles(p)).min_by(|&x, &y| {
+            rate(Some(y)).total_cmp(&rate(Some(x))).then(bits(x).cmp(&bits(y))).then(x.cmp(&y))
+        })?;
+        let saves = rate(Some(best)) > rate(None) || bits(best) < 720_720 * u64::from(element.bits());
+        saves.then_some(best)
+    }
+
     /// Number of PEs.
     pub fn n_pes(&self) -> u32 {
         u32::from(self.rows) * u32::from(self.cols)

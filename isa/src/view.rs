@@ -8,8 +8,9 @@
 //! A **global** view addresses a tensor behind a base register: element number `offset + sum(c[d] * stride[d])`.
 //! A **local** view addresses a slot: element number `offset + sum(i[d] * stride[d])`; coordinates only clip.
 //!
-//! Grouped and N:M tensors and slots consist of planes: stored codes, then scales, then N:M indices. All strides count
-//! logical elements of the dense code plane; [`PlaneMap`] derives the position in the other planes.
+//! Grouped and N:M tensors and slots consist of planes: stored codes, then scales, then N:M indices. A group has one entry
+//! in the scale plane: its scale, and behind it the shifts of its pairs where the format has them. All strides count logical
+//! elements of the dense code plane; [`PlaneMap`] derives the position in the other planes.
 
 use crate::format::{Format, ScalarType};
 
@@ -68,6 +69,11 @@ impl Pattern {
     /// Type of a stored index: the narrowest unsigned type that counts to `m`.
     pub const fn index_type(self) -> ScalarType {
         if self.m <= 4 { ScalarType::U2 } else { ScalarType::U4 }
+    }
+
+    /// Bits that a pattern group of this element type takes, codes and indices.
+    pub const fn group_bits(self, element: ScalarType) -> u32 {
+        self.n as u32 * (element.bits() + self.index_type().bits())
     }
 }
 
@@ -156,8 +162,7 @@ impl View {
         let reach: u64 =
             self.dims.iter().map(|d| u64::from(d.size - 1) * u64::from(d.stride.max(0).unsigned_abs())).sum();
         let span = self.offset.max(0).unsigned_abs() + reach + 1;
-        let pattern = self.pattern.map_or(1, |p| u64::from(p.m));
-        let group = u64::from(self.format.group_size()).max(pattern);
+        let group = self.planes().unit();
         if group == 1 { span } else { span.next_multiple_of(self.planes().k_stride.max(1) * group) }
     }
 
@@ -218,7 +223,12 @@ pub struct PlaneMap {
 impl PlaneMap {
     /// Number of the scale of dense element `e`.
     pub fn scale_idx(&self, e: u64) -> u64 {
-        split(e, self.k_stride, u64::from(self.format.group_size())).0
+        self.group_place(e).0
+    }
+
+    /// Number of the scale of dense element `e`, and the element's place in its group.
+    pub fn group_place(&self, e: u64) -> (u64, u64) {
+        split(e, self.k_stride, u64::from(self.format.group_size()))
     }
 
     /// Number of the first stored element of the pattern group that holds dense element `e`; the group's others follow
@@ -234,6 +244,16 @@ impl PlaneMap {
         }
     }
 
+    /// Elements along the k dimension of the shortest run of whole groups and whole pattern groups; 1 where there are
+    /// neither.
+    pub fn unit(&self) -> u64 {
+        let (group, pattern) =
+            (self.format.group_size().max(1), self.pattern.map_or(1, |p| u32::from(p.m.max(1))));
+        let divisor =
+            (1..=group.min(pattern)).rev().find(|d| group.is_multiple_of(*d) && pattern.is_multiple_of(*d));
+        u64::from(group) * u64::from(pattern) / u64::from(divisor.unwrap_or(1))
+    }
+
     /// Bytes of each plane (codes, scales, indices) of a tensor of `elements` dense elements, in whole groups.
     pub fn plane_bytes(&self, elements: u64) -> [u64; 3] {
         let stored = match self.pattern {
@@ -243,7 +263,7 @@ impl PlaneMap {
         let codes = self.format.element().bytes_for(stored);
         let scales = match self.format {
             Format::Scalar(_) => 0,
-            Format::Grouped(g) => elements.div_ceil(u64::from(g.size)),
+            Format::Grouped(g) => g.scale_bytes(elements.div_ceil(u64::from(g.size))),
         };
         let indices = self.pattern.map_or(0, |p| p.index_type().bytes_for(stored));
         [codes, scales, indices]

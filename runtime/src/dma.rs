@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use lacuna_isa::format::{Format, GroupFormat, ScalarType, group, pack};
+use lacuna_isa::format::group::GroupScale;
+use lacuna_isa::format::{Format, GroupFormat, ScalarType, pack};
 use lacuna_isa::inst::{Fill, Operand};
 use lacuna_isa::object::Access;
 use lacuna_isa::view::{PlaneMap, Space, VIEW_DIMS, View};
@@ -175,7 +176,9 @@ pub(crate) fn fill_planes(bytes: &mut [u8], layout: &Layout, code: u64) {
     let ty = layout.map.format.element();
     fill_elements(codes, ty, codes.len() * 8 / ty.bits() as usize, code);
     if let Format::Grouped(format) = layout.map.format {
-        scales.fill(format.scale.encode_f32(1.0) as u8);
+        for number in 0..scales.len() / format.scale_bytes(1) as usize {
+            GroupScale::one(format).write(format, scales, number);
+        }
     }
     if let Some(pattern) = layout.map.pattern {
         let ty = pattern.index_type();
@@ -397,9 +400,9 @@ fn alias<'m>(
         tensor.bytes.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?)
     };
     let codes = part(&walks.codes, 0, format.element())?;
-    let scales = match &walks.scales {
-        None => &[][..],
-        Some(walk) => part(walk, 1, ScalarType::E8M0)?,
+    let scales = match (&walks.scales, format) {
+        (Some(walk), Format::Grouped(format)) => part(walk, 1, format.scale_entry())?,
+        (None, _) | (_, Format::Scalar(_)) => &[][..],
     };
     let indices = match (&walks.indices, layout.map.pattern) {
         (Some(walk), Some(pattern)) => part(walk, 2, pattern.index_type())?,
@@ -515,9 +518,11 @@ impl<'m> Pe<'m> {
                 let codes = bytemuck::cast_slice_mut(&mut tile);
                 let element = format.element;
                 source.plane_to_f32(&walks, element, codes)?;
-                let mut scales = vec![0u8; (layout.elements as usize).div_ceil(usize::from(format.size))];
+                let entry = format.scale_entry();
+                let n_groups = layout.elements.div_ceil(u64::from(format.size));
+                let mut scales = vec![0u8; format.scale_bytes(n_groups) as usize];
                 if let Some(walk) = &walks.scales {
-                    source.plane(walk, 1, ScalarType::E8M0, (&mut scales, ScalarType::E8M0))?;
+                    source.plane(walk, 1, entry, (&mut scales, entry))?;
                 }
                 apply_scales(&mut tile, &scales, format, &walks, dense[k_dim], ty, bytes.get_mut());
                 continue;
@@ -525,8 +530,8 @@ impl<'m> Pe<'m> {
             let (codes, rest) = bytes.get_mut().split_at_mut(plane_sizes[0] as usize);
             let (scales, indices) = rest.split_at_mut(plane_sizes[1] as usize);
             source.plane(&walks.codes, 0, view.format.element(), (codes, to.element()))?;
-            if let Some(walk) = &walks.scales {
-                source.plane(walk, 1, ScalarType::E8M0, (scales, ScalarType::E8M0))?;
+            if let (Some(walk), Format::Grouped(format)) = (&walks.scales, view.format) {
+                source.plane(walk, 1, format.scale_entry(), (scales, format.scale_entry()))?;
             }
             if let (Some(walk), Some(pattern)) = (&walks.indices, view.pattern) {
                 source.plane(walk, 2, pattern.index_type(), (indices, pattern.index_type()))?;
@@ -576,8 +581,8 @@ impl<'m> Pe<'m> {
             if let Some(walks) = plane_walks(piece.counts, usize::from(to.k_dim), source, target)? {
                 let planes = slot.planes();
                 self.store_plane(&walks.codes, to.format.element(), planes[0], &tensor, 0)?;
-                if let Some(walk) = &walks.scales {
-                    self.store_plane(walk, ScalarType::E8M0, planes[1], &tensor, 1)?;
+                if let (Some(walk), Format::Grouped(format)) = (&walks.scales, to.format) {
+                    self.store_plane(walk, format.scale_entry(), planes[1], &tensor, 1)?;
                 }
                 if let (Some(walk), Some(pattern)) = (&walks.indices, to.pattern) {
                     self.store_plane(walk, pattern.index_type(), planes[2], &tensor, 2)?;
@@ -642,8 +647,7 @@ impl<'m> Pe<'m> {
                     self.log.store_bytes(at, tensor.access, self.pc);
                     self.log.data_mut().extend_from_slice(&codes);
                 } else {
-                    // Four elements are whole bytes for every narrow type; narrower units where a byte holds whole codes.
-                    let unit = if bits == 6 { 4 } else { 8 / bits };
+                    let unit = ty.unit_elements();
                     let skip = t as usize % unit;
                     let from = (t as usize - skip) * bits / 8;
                     let at = ByteBox::run(space, origin + from as u64, (last.div_ceil(8) - from) as u64);
@@ -688,10 +692,11 @@ fn apply_scales(
         walk.rows(|_, t| {
             for i in 0..n as i64 {
                 let number = (t + i * ts) as usize;
-                let factor = group::scale_value(format, scales[number]) as f32 / unit;
+                let scale = GroupScale::read(format, scales, number);
+                let factor = scale.value(format) as f32 / unit;
                 let first = number / s * s * size + number % s;
                 for j in 0..size {
-                    tile[first + j * s] *= factor;
+                    tile[first + j * s] *= scale.shift(j) * factor;
                 }
             }
         });

@@ -54,7 +54,7 @@ pub(crate) fn quantize(
     }
     let mut staged = vec![0.0; size];
     let mut packed = vec![0; size];
-    for (number, scale) in scales.iter_mut().enumerate() {
+    for number in 0..(layout.elements as usize).div_ceil(size) {
         let first = number / s * s * size + number % s;
         let members = || (0..size).map(|j| first + j * s).filter(|&e| e < values.len());
         if touched.is_some_and(|touched| !members().any(|e| touched[e])) {
@@ -64,7 +64,7 @@ pub(crate) fn quantize(
         for (value, e) in staged.iter_mut().zip(members()) {
             *value = values[e];
         }
-        *scale = group::quantize_group(format, mode, &staged, &mut packed);
+        group::quantize_group(format, mode, &staged, &mut packed).write(format, scales, number);
         for (&code, e) in packed.iter().zip(members()) {
             pack::set(codes, format.element, e, u64::from(code));
         }

@@ -102,7 +102,7 @@ fn check_view(view: &View) -> Result<(), String> {
         return Err(format!("pattern {pattern}"));
     }
     if let Format::Grouped(group) = view.format
-        && (group.size == 0 || group.pair_shift || group.scale.bits() != 8)
+        && (group.size == 0 || group.scale.bits() != 8 || (group.pair_shift && group.size > 16))
     {
         return Err(format!("the machine has no arithmetic for {group}"));
     }
@@ -345,7 +345,7 @@ fn widening(src: &View, dst: &View) -> Result<(), String> {
         (Format::Scalar(from), Format::Scalar(to)) => widens(from, to),
         (Format::Grouped(from), Format::Grouped(to)) => {
             from.size == to.size
-                && from.scale == to.scale
+                && (from.scale, from.pair_shift) == (to.scale, to.pair_shift)
                 && from.element != ScalarType::I8
                 && widens(from.element, to.element)
         }

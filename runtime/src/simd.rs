@@ -12,9 +12,8 @@ use lacuna_isa::program::SeOp;
 
 use crate::se::{Lanes, Step, ops_run};
 
-/// The vector units of the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Level {
+enum Level {
     /// Nothing beyond what the compiler assumes.
     Portable,
     /// AVX2 and fused multiply-add.
@@ -23,36 +22,50 @@ pub(crate) enum Level {
     Avx512,
 }
 
-/// The best level of this host.
-pub(crate) fn level() -> Level {
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let wide = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return if wide { Level::Avx512 } else { Level::Avx2 };
-            }
-        }
-        Level::Portable
-    })
-}
+/// Vector units that this host has. Values come from [`Units::best`] and [`Units::all`] alone, so that whoever holds one may
+/// call what is compiled for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Units(Level);
 
-/// Runs an SE operation.
-pub(crate) fn run_op(op: &SeOp, constants: &[u64], lanes: &mut Lanes, step: Step) {
-    match level() {
-        Level::Portable => ops_run(op, constants, lanes, step),
-        // SAFETY: `level` has detected the features that the functions are compiled for.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { x86::run_op_avx2(op, constants, lanes, step) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { x86::run_op_avx512(op, constants, lanes, step) },
-        #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx2 | Level::Avx512 => ops_run(op, constants, lanes, step),
+impl Units {
+    /// All units of this host, the best last.
+    pub fn all() -> &'static [Units] {
+        static FOUND: OnceLock<Vec<Units>> = OnceLock::new();
+        FOUND.get_or_init(|| {
+            let mut found = vec![Units(Level::Portable)];
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                found.push(Units(Level::Avx2));
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                {
+                    found.push(Units(Level::Avx512));
+                }
+            }
+            found
+        })
+    }
+
+    /// The best units of this host.
+    pub fn best() -> Units {
+        Units::all().last().copied().unwrap_or(Units(Level::Portable))
+    }
+
+    /// Runs an SE operation.
+    pub fn run_op(self, op: &SeOp, constants: &[u64], lanes: &mut Lanes, step: Step) {
+        match self.0 {
+            Level::Portable => ops_run(op, constants, lanes, step),
+            // SAFETY: whoever made `self` has detected the features that the functions are compiled for.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { x86::run_op_avx2(op, constants, lanes, step) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { x86::run_op_avx512(op, constants, lanes, step) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 | Level::Avx512 => ops_run(op, constants, lanes, step),
+        }
     }
 }
 
@@ -84,6 +97,7 @@ impl Segment {
 /// # Panics
 /// When a segment leaves `a` or `b`.
 pub(crate) fn accumulate(
+    units: Units,
     acc: &mut [[f32; COLUMNS]],
     a: &[f32],
     rows: &[i64],
@@ -101,7 +115,7 @@ pub(crate) fn accumulate(
             && b_high + COLUMNS as i64 <= b.len() as i64;
         assert!(inside && segment.len > 0, "segments stay inside their operands");
     }
-    match level() {
+    match units.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the features were detected, and every address was checked above.
         Level::Avx512 => unsafe { x86::accumulate_avx512(acc, a, rows, b, segments) },
@@ -136,12 +150,13 @@ fn accumulate_plain(acc: &mut [[f32; COLUMNS]], a: &[f32], rows: &[i64], b: &[f3
 
 /// `acc[c] = fma(sums[c], scale * scales[c], acc[c])`; the products of scales are exact.
 pub(crate) fn scale_add(
+    units: Units,
     acc: &mut [f32; COLUMNS],
     sums: &[f32; COLUMNS],
     scale: f32,
     scales: &[f32; COLUMNS],
 ) {
-    match level() {
+    match units.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the features were detected.
         Level::Avx512 | Level::Avx2 => unsafe { x86::scale_add_avx2(acc, sums, scale, scales) },

@@ -110,7 +110,10 @@ pub fn lane(ty: ScalarType) -> Lane {
         | ScalarType::E3M2
         | ScalarType::E2M3
         | ScalarType::E2M1
-        | ScalarType::E8M0 => Lane::F32,
+        | ScalarType::E8M0
+        | ScalarType::Sm8
+        | ScalarType::Sm5
+        | ScalarType::Sm3 => Lane::F32,
     }
 }
 

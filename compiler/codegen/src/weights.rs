@@ -1,6 +1,7 @@
 //! Laying out constants in the object's weights.
 
 use lacuna_ir::{Constant, ConstantData, ElemType};
+use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{Format, ScalarType, pack};
 use lacuna_isa::view::Pattern;
 
@@ -8,8 +9,6 @@ use crate::place::{Packing, Storage};
 
 /// Columns of a panel.
 const PANEL: u64 = crate::kernels::problem::PANEL;
-/// E8M0 code of the scale 1, for groups that hold only padding.
-const UNIT_SCALE: u8 = 0x7F;
 
 /// The bytes of a constant in a packing, all planes.
 ///
@@ -138,17 +137,21 @@ fn panels(
         let first = elem.bytes_for(shape.elements());
         let column_at = positions(columns, &scale_shape, &scale_strides, None);
         let k_at = positions(summed, &scale_shape, &scale_strides, Some(k_inner / g));
-        let mut next = scale_plane as usize;
+        let scales = &mut bytes[scale_plane as usize..];
+        let mut next = 0;
         for p in 0..n_panels {
             for at in &k_at {
                 for lane in 0..PANEL {
                     let column = column_at.get((p * PANEL + lane) as usize).copied().flatten();
-                    bytes[next] = match (column, at, &constant.data) {
+                    let scale = match (column, at, &constant.data) {
                         (Some(column), Some(row), ConstantData::Dense(blob)) => {
-                            blob.bytes()[(first + column + row) as usize]
+                            let plane = &blob.bytes()[first as usize..];
+                            GroupScale::read(format, plane, (column + row) as usize)
                         }
-                        _ => UNIT_SCALE,
+                        // The group holds only padding.
+                        _ => GroupScale::one(format),
                     };
+                    scale.write(format, scales, next);
                     next += 1;
                 }
             }
@@ -284,7 +287,7 @@ mod tests {
             for col in 0..PANEL as usize {
                 let expect = if row < 40 && col < 3 { (row * 3 + col) as u8 + 1 } else { 0 };
                 assert_eq!(bytes[row * PANEL as usize + col], expect, "row {row}, column {col}");
-                let scale = if col < 3 { 100 + (row / 32 * 3 + col) as u8 } else { UNIT_SCALE };
+                let scale = if col < 3 { 100 + (row / 32 * 3 + col) as u8 } else { 0x7F };
                 assert_eq!(
                     bytes[scale_plane + row / 32 * PANEL as usize + col],
                     scale,

@@ -51,7 +51,7 @@ pub struct CompileOptions {
     /// Target; `lacuna targets` lists them.
     #[arg(long, default_value = "mtia-300", value_name = "NAME")]
     pub target: String,
-    /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, WEIGHTS:ACTIVATIONS, or auto.
+    /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, mx9, mx6, WEIGHTS:ACTIVATIONS, or auto.
     #[arg(long, default_value = "f32", value_name = "P")]
     pub precision: PrecisionArg,
     /// Size of a symbolic dimension; one without a name is INPUT.AXIS.

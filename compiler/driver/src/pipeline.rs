@@ -11,7 +11,7 @@ use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 use lacuna_onnx::{ExternalData, Literal};
-use lacuna_optimize::{Assignment, Precision, TargetFeatures};
+use lacuna_optimize::{Assignment, Precision, TargetFeatures, WeightSparsity};
 
 use crate::codes;
 use crate::diagnostics::{Diagnostic, Exit, Failed};
@@ -254,13 +254,21 @@ fn features(target: &Target) -> TargetFeatures {
     }
 }
 
-/// The products whose constant operand follows a pattern that the target has.
+/// The products whose constant operand follows patterns that the target has, each with the best of them.
 fn patterns(module: &Module, target: &Target) -> SecondaryMap<Node, Option<Pattern>> {
     let mut patterns = SecondaryMap::new();
     let [entry] = &module.entries[..] else { return patterns };
-    for (node, sparsity) in lacuna_optimize::sparsity_of(module, entry.func).iter() {
-        let pattern = sparsity.map(|s| Pattern { n: s.n, m: s.m });
-        patterns[node] = pattern.filter(|p| target.patterns.iter().any(|(have, _)| have == p));
+    let func = &module.functions[entry.func];
+    let native: Vec<_> = target.patterns.iter().map(|(p, _)| WeightSparsity { n: p.n, m: p.m }).collect();
+    for (node, sparse) in lacuna_optimize::sparsity_of(module, entry.func, &native).iter() {
+        let followed: Vec<Pattern> = sparse.patterns.iter().map(|s| Pattern { n: s.n, m: s.m }).collect();
+        if let [a, b] = func.nodes[node].args[..]
+            && !followed.is_empty()
+        {
+            let formats = [a, b].map(|arg| func.ty(arg).elem.format());
+            let (other, constant) = (formats[1 - sparse.operand.min(1)], formats[sparse.operand.min(1)]);
+            patterns[node] = target.best_pattern(other, constant, &followed);
+        }
     }
     patterns
 }

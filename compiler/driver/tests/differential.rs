@@ -157,7 +157,13 @@ fn contract(b: &mut FunctionBuilder<'_>, c: &mut Choices, x: Value) -> Option<Va
     let w = weights(b, c, sizes)?;
     let grouped = c.below(3) == 0;
     let (x, w) = if grouped {
-        let format = c.pick(&[GroupFormat::MXFP8, GroupFormat::MXFP4, GroupFormat::MXINT8]);
+        let format = c.pick(&[
+            GroupFormat::MXFP8,
+            GroupFormat::MXFP4,
+            GroupFormat::MXINT8,
+            GroupFormat::MX9,
+            GroupFormat::MX6,
+        ]);
         let at = b_labels.iter().position(|&l| l == summed)? as u8;
         let x = b.emit(Op::MxQuantize { format, axis: summed, mode: ScaleMode::Floor }, &[x]).ok()?;
         // Constants are quantised ahead of time by the optimiser; here a value stands for one.

@@ -169,11 +169,19 @@ impl TensorType {
         }
     }
 
-    /// Bytes of the dense row-major form: packed codes, then (grouped) one scale per group in row-major order of the
-    /// shape with the grouped dimension divided by the group size, rounded up.
+    /// Bytes of the dense row-major form: packed codes, then (grouped) one scale per group, with its pair shifts where the
+    /// format has them, in row-major order of the shape with the grouped dimension divided by the group size, rounded up.
     pub fn bytes(&self) -> u64 {
         let codes = self.elem.format().element().bytes_for(self.shape.elements());
-        codes + self.scales()
+        codes + self.scale_bytes()
+    }
+
+    /// Bytes of the scales in the dense form: 0 for scalars.
+    pub fn scale_bytes(&self) -> u64 {
+        match self.elem {
+            ElemType::Scalar(_) => 0,
+            ElemType::Grouped { format, .. } => format.scale_bytes(self.scales()),
+        }
     }
 
     /// Number of scales: 0 for scalars.

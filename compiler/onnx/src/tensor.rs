@@ -64,7 +64,7 @@ pub fn scalar_type(code: i32) -> Result<ScalarType, String> {
     }
 }
 
-/// The ONNX data type code of an element type.
+/// The ONNX data type code of an element type; 0, the undefined type, for those that ONNX lacks.
 pub fn data_type(ty: ScalarType) -> i32 {
     TYPES.iter().find(|(_, t)| *t == ty).map_or(0, |(code, _)| *code)
 }
@@ -139,7 +139,10 @@ pub fn decode_tensor(
         | ScalarType::E3M2
         | ScalarType::E2M3
         | ScalarType::E2M1
-        | ScalarType::E8M0 => {
+        | ScalarType::E8M0
+        | ScalarType::Sm8
+        | ScalarType::Sm5
+        | ScalarType::Sm3 => {
             // Types below a byte put one byte of their packed form into each entry.
             let width = (elem.bits() as usize / 8).max(1);
             count("entries of int32_data", tensor.int32_data.len() as u64, want / width as u64)?;

@@ -36,7 +36,7 @@ pub struct Zeros {
     /// Whether every element is zero, of either sign.
     pub all: bool,
     /// Bit `d`: at most two of each four consecutive elements along dimension `d` are non-zero.
-    pub two_of_four: u8,
+    pub sparse: u8,
 }
 
 /// Where a value stands among the kernels that a function needs.
@@ -57,7 +57,7 @@ impl Facts {
             splat: self.splat.or(other.splat),
             zeros: Zeros {
                 all: self.zeros.all || other.zeros.all,
-                two_of_four: self.zeros.two_of_four | other.zeros.two_of_four,
+                sparse: self.zeros.sparse | other.zeros.sparse,
             },
             epilogue: self.epilogue || other.epilogue,
             kernel: Kernel {
@@ -189,19 +189,19 @@ fn zeros_of(module: &Module, op: &Op, args: &[&Facts]) -> Zeros {
         // A finite factor keeps zeros.
         Op::Binary { op: lacuna_ir::op::BinaryOp::Mul } => Zeros {
             all: args.iter().any(|a| a.zeros.all),
-            two_of_four: args.iter().fold(0, |mask, a| mask | a.zeros.two_of_four),
+            sparse: args.iter().fold(0, |mask, a| mask | a.zeros.sparse),
         },
         Op::Permute { perm } => {
-            let bit = |d: u8| (args[0].zeros.two_of_four >> d) & 1;
-            let two_of_four = perm.iter().enumerate().fold(0, |mask, (i, &p)| mask | (bit(p) << i));
-            Zeros { all: args[0].zeros.all, two_of_four }
+            let bit = |d: u8| (args[0].zeros.sparse >> d) & 1;
+            let sparse = perm.iter().enumerate().fold(0, |mask, (i, &p)| mask | (bit(p) << i));
+            Zeros { all: args[0].zeros.all, sparse }
         }
         Op::Concat { axis } => Zeros {
             all: args.iter().all(|a| a.zeros.all),
-            two_of_four: args.iter().fold(!(1 << axis), |mask, a| mask & a.zeros.two_of_four),
+            sparse: args.iter().fold(!(1 << axis), |mask, a| mask & a.zeros.sparse),
         },
         Op::Reshape { .. } | Op::Broadcast { .. } | Op::Slice { .. } | Op::Window { .. } => {
-            Zeros { all: args[0].zeros.all, two_of_four: 0 }
+            Zeros { all: args[0].zeros.all, sparse: 0 }
         }
         Op::Iota { .. } | Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} => {
             Zeros::default()
@@ -216,14 +216,14 @@ fn zeros_of(module: &Module, op: &Op, args: &[&Facts]) -> Zeros {
 /// Both scans stop at the first element that refutes them, which dense weights have at once.
 fn zeros_of_constant(constant: &Constant) -> Zeros {
     let axes = 0..constant.ty.shape.rank().min(8);
-    let pattern = WeightSparsity::TWO_OF_FOUR;
-    let two_of_four = axes.filter(|&d| follows(constant, d, pattern)).fold(0, |mask: u8, d| mask | (1 << d));
-    Zeros { all: is_zero(constant), two_of_four }
+    let follows_any = |d: &usize| WeightSparsity::LOOSEST.iter().any(|&p| follows(constant, *d, p));
+    let sparse = axes.filter(follows_any).fold(0, |mask: u8, d| mask | (1 << d));
+    Zeros { all: is_zero(constant), sparse }
 }
 
-/// Dimensions along which a value is known to be 2:4.
+/// Dimensions along which a value is known to follow a pattern that halves the work.
 pub fn sparse_dims(zeros: Zeros) -> Dims {
-    (0..8).filter(|d| (zeros.two_of_four >> d) & 1 == 1).collect()
+    (0..8).filter(|d| (zeros.sparse >> d) & 1 == 1).collect()
 }
 
 fn splat_of(constant: &Constant) -> Option<Real> {
@@ -258,7 +258,13 @@ fn splat_of(constant: &Constant) -> Option<Real> {
         ScalarType::U2 | ScalarType::U4 | ScalarType::U8 | ScalarType::U16 => return None,
         ScalarType::U32 | ScalarType::U64 | ScalarType::F16 => return None,
         ScalarType::E4M3 | ScalarType::E5M2 | ScalarType::E4M3Fnuz | ScalarType::E5M2Fnuz => return None,
-        ScalarType::E3M2 | ScalarType::E2M3 | ScalarType::E2M1 | ScalarType::E8M0 => return None,
+        ScalarType::E3M2
+        | ScalarType::E2M3
+        | ScalarType::E2M1
+        | ScalarType::E8M0
+        | ScalarType::Sm8
+        | ScalarType::Sm5
+        | ScalarType::Sm3 => return None,
     };
     Some(Real(value))
 }
@@ -277,7 +283,13 @@ pub fn code_of(elem: ScalarType, value: f64) -> Option<u64> {
         ScalarType::U2 | ScalarType::U4 | ScalarType::U8 | ScalarType::U16 => return None,
         ScalarType::U32 | ScalarType::U64 | ScalarType::F16 => return None,
         ScalarType::E4M3 | ScalarType::E5M2 | ScalarType::E4M3Fnuz | ScalarType::E5M2Fnuz => return None,
-        ScalarType::E3M2 | ScalarType::E2M3 | ScalarType::E2M1 | ScalarType::E8M0 => return None,
+        ScalarType::E3M2
+        | ScalarType::E2M3
+        | ScalarType::E2M1
+        | ScalarType::E8M0
+        | ScalarType::Sm8
+        | ScalarType::Sm5
+        | ScalarType::Sm3 => return None,
     };
     Some(code)
 }

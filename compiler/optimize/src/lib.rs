@@ -34,4 +34,4 @@ pub use options::{Options, ParsePrecisionError, Precision, TargetFeatures};
 pub use report::{Application, Report, RuleCount};
 pub use rules::RuleClass;
 pub use select::{Assignment, Selected, select};
-pub use zeros::{WeightSparsity, density, follows, sparsity_of};
+pub use zeros::{Sparse, WeightSparsity, density, follows, sparsity_of};

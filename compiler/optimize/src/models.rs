@@ -6,7 +6,7 @@ use lacuna_ir::{Constant, ElemType, Module, Op, TensorType, Value};
 use lacuna_isa::format::{GroupFormat, ScalarType};
 
 use crate::testing::{Lab, assert_same, conv1d, count, module};
-use crate::{Options, Precision, WeightSparsity, optimize, select, sparsity_of};
+use crate::{Options, Precision, Sparse, WeightSparsity, optimize, select, sparsity_of};
 
 const TOKENS: u64 = 6;
 const WIDTH: u64 = 32;
@@ -209,9 +209,12 @@ fn two_of_four_survives_folding_and_quantisation() {
         let options = Options { precision: precision.parse().unwrap(), ..options.clone() };
         let module = select(optimized.clone(), &options).unwrap().module;
         let main = module.entries[0].func;
-        let found = sparsity_of(&module, main);
-        let sparse: Vec<_> = module.functions[main].nodes.keys().filter_map(|n| found[n]).collect();
-        assert_eq!(sparse, [WeightSparsity::TWO_OF_FOUR], "{precision}");
+        let asked =
+            [WeightSparsity { n: 1, m: 4 }, WeightSparsity::TWO_OF_FOUR, WeightSparsity { n: 4, m: 8 }];
+        let found = sparsity_of(&module, main, &asked);
+        let nodes = module.functions[main].nodes.keys();
+        let sparse: Vec<_> = nodes.map(|n| &found[n]).filter(|s| !s.patterns.is_empty()).collect();
+        assert_eq!(sparse, [&Sparse { operand: 1, patterns: asked[1..].to_vec() }], "{precision}");
     }
 }
 

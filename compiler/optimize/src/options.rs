@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn precisions_parse_and_print() {
-        for text in ["f32", "bf16", "mxfp8", "mxfp6", "mxfp4", "mxint8", "mxfp4:mxfp8", "nvfp4"] {
+        for text in ["f32", "bf16", "mxfp8", "mxfp6", "mxfp4", "mxint8", "mxfp4:mxfp8", "nvfp4", "mx9", "mx6"]
+        {
             assert_eq!(text.parse::<Precision>().map(|p| p.to_string()), Ok(text.to_string()));
         }
         for text in ["", "f16", "mxfp5", "mxfp4:", "mxfp4:f32", ":mxfp8"] {

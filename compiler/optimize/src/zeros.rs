@@ -3,6 +3,7 @@
 use cranelift_entity::SecondaryMap;
 use lacuna_ir::{Constant, ConstantData, ElemType, FuncId, Module, Node, Op};
 use lacuna_isa::format::ScalarType;
+use lacuna_isa::format::group::GroupScale;
 
 use crate::constants::dense_bytes;
 
@@ -19,20 +20,35 @@ pub struct WeightSparsity {
 impl WeightSparsity {
     /// Two of four.
     pub const TWO_OF_FOUR: WeightSparsity = WeightSparsity { n: 2, m: 4 };
+    /// Patterns that halve the work at least and that every such pattern of a target implies one of: 1:2, 1:4, 2:4, 2:8 and 4:16
+    /// are 4:8.
+    pub const LOOSEST: [WeightSparsity; 2] = [WeightSparsity { n: 4, m: 8 }, WeightSparsity { n: 4, m: 12 }];
 }
 
-/// Which contractions of a function have a constant operand whose zeros are 2:4 along the summed dimension (input
+/// A contraction's constant operand and the patterns that it follows along the summed dimension.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Sparse {
+    /// Number of the operand; 0 when there are no patterns.
+    pub operand: usize,
+    /// Patterns, in the order in which they were asked for.
+    pub patterns: Vec<WeightSparsity>,
+}
+
+/// Which of `patterns` the zeros of each contraction's constant operand follow along the summed dimension (input
 /// channels of a convolution). Grouped constants count: there, a zero is a zero code under a sound scale.
-pub fn sparsity_of(module: &Module, func: FuncId) -> SecondaryMap<Node, Option<WeightSparsity>> {
+pub fn sparsity_of(module: &Module, func: FuncId, patterns: &[WeightSparsity]) -> SecondaryMap<Node, Sparse> {
     let func = &module.functions[func];
-    let mut found = SecondaryMap::new();
+    let mut found: SecondaryMap<Node, Sparse> = SecondaryMap::new();
     for (id, node) in func.nodes.iter() {
-        let operands: Vec<(usize, usize)> = summed_dims(&node.op);
-        let pattern = WeightSparsity::TWO_OF_FOUR;
-        let fits = operands.into_iter().any(|(arg, axis)| {
-            func.as_const(node.args[arg]).is_some_and(|c| follows(&module.constants[c], axis, pattern))
-        });
-        found[id] = fits.then_some(pattern);
+        for (operand, axis) in summed_dims(&node.op) {
+            let Some(constant) = func.as_const(node.args[operand]) else { continue };
+            let fits = |p: &&WeightSparsity| follows(&module.constants[constant], axis, **p);
+            let followed: Vec<WeightSparsity> = patterns.iter().filter(fits).copied().collect();
+            if !followed.is_empty() {
+                found[id] = Sparse { operand, patterns: followed };
+                break;
+            }
+        }
     }
     found
 }
@@ -88,6 +104,7 @@ fn is_zero_code(element: ScalarType, code: u64) -> bool {
         // The code with only the sign bit is NaN.
         ScalarType::E4M3Fnuz | ScalarType::E5M2Fnuz => code == 0,
         ScalarType::E3M2 | ScalarType::E2M3 | ScalarType::E2M1 => code & !sign == 0,
+        ScalarType::Sm8 | ScalarType::Sm5 | ScalarType::Sm3 => code & !sign == 0,
         ScalarType::E8M0 => false,
     }
 }
@@ -131,13 +148,18 @@ pub fn follows(constant: &Constant, axis: usize, pattern: WeightSparsity) -> boo
     let Some(bytes) = dense_bytes(constant) else { return false };
     let shape = &constant.ty.shape;
     if let ElemType::Grouped { format, .. } = constant.ty.elem {
-        let scales = &bytes[bytes.len() - constant.ty.scales() as usize..];
-        let nan = if format.scale == ScalarType::E8M0 { 0xff } else { 0x7f };
-        if scales.contains(&nan) {
+        let plane = &bytes[bytes.len() - constant.ty.scale_bytes() as usize..];
+        let mut scales = (0..constant.ty.scales() as usize).map(|i| GroupScale::read(format, plane, i));
+        if scales.any(|scale| scale.value(format).is_nan()) {
             return false;
         }
     }
-    if axis >= shape.rank() || shape.elements() == 0 || shape[axis] < 2 {
+    if axis >= shape.rank() || shape.elements() == 0 {
+        return false;
+    }
+    // A dimension that is hardly longer than what one group stores would follow the pattern without a zero.
+    let stored = shape[axis].div_ceil(u64::from(pattern.m)) * u64::from(pattern.n);
+    if stored >= shape[axis] {
         return false;
     }
     let zeros = Zeros { element, bytes };

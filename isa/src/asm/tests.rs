@@ -94,14 +94,6 @@ fn megabytes_of_weights_are_quick() {
 
 proptest! {
     #[test]
-    fn assembling_inverts_disassembling(object in testing::object()) {
-        let text = disassemble(&object);
-        let again = assemble(&text).map_err(|e| TestCaseError::fail(format!("{}\n{text}", e[0])))?;
-        prop_assert_eq!(&again, &object);
-        prop_assert_eq!(again.write().unwrap(), object.write().unwrap());
-    }
-
-    #[test]
     fn damaged_texts_never_panic(
         object in prop_oneof![testing::object(), Just(testing::sample())],
         edits in proptest::collection::vec((any::<prop::sample::Index>(), "[ -~\n]{0,2}", 0..4usize), 1..6),

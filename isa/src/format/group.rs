@@ -14,24 +14,94 @@
 //! f32, rounded to nearest even and saturated; elements are the quotients by that scale. A scale that rounds to zero
 //! leaves signed zeros. The tensor's f32 scale of NVFP4 is the caller's.
 //!
+//! **Pair shifts** (MX9, MX6 and MX4 of arXiv 2302.08007). The scale mode gives an exponent for every pair of neighbours from
+//! the pair's own amax, as it gives one for the group. A pair whose exponent is below the group's has its shift set: its
+//! values are halved codes. So a shift costs no pair its largest value, whatever the mode. A pair of zeros, and every pair of
+//! a group with a NaN or an infinity, has shift 0. With mode `floor` this is the paper's rule. Pairs count from the group's
+//! first element; shift i is bit i of the byte behind the scale. Pair shifts go with E8M0 scales.
+//!
 //! Exponents come from the bits of amax; a float logarithm is wrong just below powers of two.
 //!
-//! Elements are the FP8, FP6 and FP4 types and `i8`. Other types of at most 8 bits have no group rule: groups of them
-//! quantise to the scale's NaN with element codes 0, and dequantise like any other. `pair_shift` is not read here: no
-//! format of [`GroupFormat::ALL`] has it.
+//! Elements are the FP8, FP6 and FP4 types, sign and magnitude, and `i8`. Other types of at most 8 bits have no group rule:
+//! groups of them quantise to the scale's NaN with element codes 0, and dequantise like any other.
 
 use super::pack;
-use super::scalar::{Mini, decode_e8m0, round_to_small_int};
+use super::scalar::{Mini, decode_e8m0, encode_sign_magnitude, round_to_small_int};
 use super::{GroupFormat, ScalarType, ScaleMode};
 
 const F32_INF: u32 = 0x7F80_0000;
 const HIDDEN_BIT: u32 = 1 << 23;
 
+/// A group's entry in the scale plane.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct GroupScale {
+    /// Code of the scale.
+    pub code: u8,
+    /// Shift of pair i in bit i; 0 in formats without pair shifts.
+    pub shifts: u8,
+}
+
+impl GroupScale {
+    /// The scale 1, no pair shifted.
+    pub fn one(fmt: GroupFormat) -> GroupScale {
+        GroupScale { code: fmt.scale.encode_f32(1.0) as u8, shifts: 0 }
+    }
+
+    fn nan(fmt: GroupFormat) -> GroupScale {
+        GroupScale { code: fmt.scale.encode_f32(f32::NAN) as u8, shifts: 0 }
+    }
+
+    /// Entry `number` of a scale plane.
+    ///
+    /// # Panics
+    /// If the entry lies outside `plane`.
+    #[inline]
+    pub fn read(fmt: GroupFormat, plane: &[u8], number: usize) -> GroupScale {
+        if fmt.pair_shift {
+            GroupScale { code: plane[2 * number], shifts: plane[2 * number + 1] }
+        } else {
+            GroupScale { code: plane[number], shifts: 0 }
+        }
+    }
+
+    /// Writes entry `number` of a scale plane.
+    ///
+    /// # Panics
+    /// If the entry lies outside `plane`.
+    #[inline]
+    pub fn write(self, fmt: GroupFormat, plane: &mut [u8], number: usize) {
+        if fmt.pair_shift {
+            plane[2 * number..2 * number + 2].copy_from_slice(&[self.code, self.shifts]);
+        } else {
+            plane[number] = self.code;
+        }
+    }
+
+    /// The value of the scale, exactly; NaN for E8M0's 0xFF.
+    pub fn value(self, fmt: GroupFormat) -> f64 {
+        scale_value(fmt, self.code)
+    }
+
+    /// What the shift makes of element `place`'s own value: a half, or all of it.
+    #[inline]
+    pub fn shift(self, place: usize) -> f32 {
+        if place < 16 && self.shifts >> (place / 2) & 1 == 1 { 0.5 } else { 1.0 }
+    }
+}
+
+/// How the codes of an element type lie around zero.
+#[derive(Clone, Copy)]
+enum Layout {
+    Float(Mini),
+    TwosComplement,
+    /// Of this many bits.
+    SignMagnitude(u32),
+}
+
 /// What the group rule must know about an element type.
 #[derive(Clone, Copy)]
 struct Element {
-    /// `None` for `i8`.
-    mini: Option<Mini>,
+    layout: Layout,
     /// Exponent of the largest magnitude.
     emax: i32,
     /// Mantissa of the largest magnitude with its leading one at bit 23.
@@ -44,8 +114,10 @@ struct Element {
 impl Element {
     const fn of(ty: ScalarType) -> Option<Element> {
         if let ScalarType::I8 = ty {
-            let max_significand = 127 << 17;
-            return Some(Element { mini: None, emax: 0, max_significand, man_bits: 6, max_is_even: false });
+            return Some(Element::fixed(Layout::TwosComplement, 7));
+        }
+        if let ScalarType::Sm8 | ScalarType::Sm5 | ScalarType::Sm3 = ty {
+            return Some(Element::fixed(Layout::SignMagnitude(ty.bits()), ty.bits() - 1));
         }
         if ty.bits() > 8 {
             return None;
@@ -53,12 +125,18 @@ impl Element {
         let Some(mini) = ty.mini() else { return None };
         let mantissa = mini.max_code & ((1 << mini.man_bits) - 1);
         Some(Element {
-            mini: Some(mini),
+            layout: Layout::Float(mini),
             emax: (mini.max_code >> mini.man_bits) as i32 - mini.bias as i32,
             max_significand: HIDDEN_BIT | mantissa << (23 - mini.man_bits),
             man_bits: mini.man_bits,
             max_is_even: mini.max_code & 1 == 0,
         })
+    }
+
+    /// Fixed point below 2 with so many magnitude bits.
+    const fn fixed(layout: Layout, magnitude_bits: u32) -> Element {
+        let max_significand = ((1 << magnitude_bits) - 1) << (24 - magnitude_bits);
+        Element { layout, emax: 0, max_significand, man_bits: magnitude_bits - 1, max_is_even: false }
     }
 
     /// The scale exponent is one more than `floor` gives exactly when amax's significand is above this.
@@ -75,37 +153,45 @@ impl Element {
         }
     }
 
-    /// The E8M0 code for a group whose largest magnitude has these bits; `amax` is finite and not zero.
+    /// The exponent of the scale for values whose largest magnitude has these bits; `amax` is finite and not zero.
     #[inline(always)]
-    fn scale_code(self, bump_above: u32, amax: u32) -> u8 {
+    fn scale_exponent(self, bump_above: u32, amax: u32) -> i32 {
         let (exponent, significand) = if amax >= HIDDEN_BIT {
             ((amax >> 23) as i32 - 127, (amax & (HIDDEN_BIT - 1)) | HIDDEN_BIT)
         } else {
             let shift = amax.leading_zeros() - 8;
             (-126 - shift as i32, amax << shift)
         };
-        let exponent = exponent - self.emax + i32::from(significand > bump_above);
-        (exponent.clamp(-127, 127) + 127) as u8
+        exponent - self.emax + i32::from(significand > bump_above)
+    }
+
+    /// The shift of a pair in a group of this scale code.
+    #[inline(always)]
+    fn shifts(self, bump_above: u32, pair: &[f32], scale: u8) -> bool {
+        let amax = magnitude(pair);
+        amax != 0 && self.scale_exponent(bump_above, amax) < i32::from(scale) - 127
     }
 
     /// The code of a scaled value: nearest even, saturated. `unit` is the code of 1.0 and is read for `i8` alone.
     #[inline(always)]
     fn encode(self, scaled: f32, unit: f32) -> u8 {
-        match self.mini {
-            Some(mini) => {
+        match self.layout {
+            Layout::Float(mini) => {
                 let code = mini.round_magnitude(scaled.to_bits() & 0x7FFF_FFFF) as i32;
                 let code = if code > mini.max_code as i32 { mini.max_code } else { code as u32 };
                 let sign = (scaled.to_bits() >> 31) << (mini.exp_bits + mini.man_bits);
                 (if mini.is_signless_zero(code) { code } else { sign | code }) as u8
             }
-            None => round_to_small_int(scaled * unit, -127.0, 127.0) as u8,
+            Layout::TwosComplement => round_to_small_int(scaled * unit, -127.0, 127.0) as u8,
+            Layout::SignMagnitude(bits) => encode_sign_magnitude(scaled, bits) as u8,
         }
     }
 
     fn largest(self, unit: f32) -> f32 {
-        match self.mini {
-            Some(mini) => mini.decode(mini.max_code),
-            None => 127.0 / unit,
+        match self.layout {
+            Layout::Float(mini) => mini.decode(mini.max_code),
+            Layout::TwosComplement => 127.0 / unit,
+            Layout::SignMagnitude(_) => f32::from_bits((self.max_significand & (HIDDEN_BIT - 1)) | 127 << 23),
         }
     }
 }
@@ -115,34 +201,61 @@ fn fixed_unit(fmt: GroupFormat) -> f32 {
     if fmt.scale == ScalarType::E8M0 { 64.0 } else { 1.0 }
 }
 
+/// The bits of the largest magnitude. As signed integers magnitudes order like the floats they are, infinities and NaNs on top.
+#[inline(always)]
+fn magnitude(values: &[f32]) -> u32 {
+    let mut amax = 0i32;
+    for value in values {
+        amax = amax.max((value.to_bits() & 0x7FFF_FFFF) as i32);
+    }
+    amax as u32
+}
+
 /// Quantises one group. `ELEMENT` is a [`ScalarType`] code, a constant so that each format gets its own vectorised
 /// loops; `codes` is as long as `values`.
 #[inline(always)]
-fn quantize<const ELEMENT: u8>(fmt: GroupFormat, bump_above: u32, values: &[f32], codes: &mut [u8]) -> u8 {
+fn quantize<const ELEMENT: u8>(
+    fmt: GroupFormat,
+    bump_above: u32,
+    values: &[f32],
+    codes: &mut [u8],
+) -> GroupScale {
     let element = const {
         let Some(ty) = ScalarType::from_code(ELEMENT) else { panic!("a scalar type's code") };
         let Some(element) = Element::of(ty) else { panic!("a group element") };
         element
     };
-    // As signed integers the magnitudes order like the floats they are, infinities and NaNs on top.
-    let mut amax = 0i32;
-    for value in values {
-        amax = amax.max((value.to_bits() & 0x7FFF_FFFF) as i32);
-    }
-    let amax = amax as u32;
+    let amax = magnitude(values);
     let unit = fixed_unit(fmt);
     if amax >= F32_INF {
         codes.fill(0);
-        return fmt.scale.encode_f32(f32::NAN) as u8;
+        return GroupScale::nan(fmt);
     }
     if fmt.scale == ScalarType::E8M0 {
-        let scale = if amax == 0 { 0 } else { element.scale_code(bump_above, amax) };
+        let scale = if amax == 0 {
+            0
+        } else {
+            (element.scale_exponent(bump_above, amax).clamp(-127, 127) + 127) as u8
+        };
         // The reciprocal of 2^(s - 127) is 2^(127 - s), a product by it is exact or far below every element's range.
         let inverse = decode_e8m0(254 - u32::from(scale));
+        if fmt.pair_shift {
+            let mut shifts = 0;
+            for (i, (codes, pair)) in codes.chunks_mut(2).zip(values.chunks(2)).enumerate() {
+                let shift = i < 8 && element.shifts(bump_above, pair, scale);
+                let double = if shift { 2.0 } else { 1.0 };
+                for (code, &value) in codes.iter_mut().zip(pair) {
+                    // Two products, because 2^128 is no f32.
+                    *code = element.encode(value * inverse * double, unit);
+                }
+                shifts |= u8::from(shift) << (i % 8);
+            }
+            return GroupScale { code: scale, shifts };
+        }
         for (code, &value) in codes.iter_mut().zip(values) {
             *code = element.encode(value * inverse, unit);
         }
-        return scale;
+        return GroupScale { code: scale, shifts: 0 };
     }
     let scale = fmt.scale.encode_saturating(f32::from_bits(amax) / element.largest(unit));
     let divisor = fmt.scale.decode_f32(u32::from(scale));
@@ -155,7 +268,7 @@ fn quantize<const ELEMENT: u8>(fmt: GroupFormat, bump_above: u32, values: &[f32]
             *code = element.encode(value / divisor, unit);
         }
     }
-    scale
+    GroupScale { code: scale, shifts: 0 }
 }
 
 /// Calls a function generic over the element's code with that code as a constant; other types take the last arm.
@@ -170,6 +283,9 @@ macro_rules! with_element {
             ScalarType::E2M3 => $function::<{ ScalarType::E2M3 as u8 }>($($arg),*),
             ScalarType::E2M1 => $function::<{ ScalarType::E2M1 as u8 }>($($arg),*),
             ScalarType::I8 => $function::<{ ScalarType::I8 as u8 }>($($arg),*),
+            ScalarType::Sm8 => $function::<{ ScalarType::Sm8 as u8 }>($($arg),*),
+            ScalarType::Sm5 => $function::<{ ScalarType::Sm5 as u8 }>($($arg),*),
+            ScalarType::Sm3 => $function::<{ ScalarType::Sm3 as u8 }>($($arg),*),
             ScalarType::Bool
             | ScalarType::I2
             | ScalarType::U2
@@ -195,18 +311,18 @@ fn bump_above(fmt: GroupFormat, mode: ScaleMode) -> u32 {
     Element::of(fmt.element).map_or(u32::MAX, |element| element.bump_above(mode))
 }
 
-/// Quantises one group of at most `fmt.size` values; returns the scale's code and writes one element code per byte,
+/// Quantises one group of at most `fmt.size` values; returns the group's scale and writes one element code per byte,
 /// right-aligned. Codes beyond `values` become 0.
 ///
 /// # Panics
 /// If `codes` is shorter than `values`.
-pub fn quantize_group(fmt: GroupFormat, mode: ScaleMode, values: &[f32], codes: &mut [u8]) -> u8 {
+pub fn quantize_group(fmt: GroupFormat, mode: ScaleMode, values: &[f32], codes: &mut [u8]) -> GroupScale {
     let bump = bump_above(fmt, mode);
     let (codes, rest) = codes.split_at_mut(values.len());
     rest.fill(0);
     with_element!(fmt.element, quantize(fmt, bump, values, codes), other => {
         codes.fill(0);
-        fmt.scale.encode_f32(f32::NAN) as u8
+        GroupScale::nan(fmt)
     })
 }
 
@@ -226,11 +342,24 @@ fn factor(fmt: GroupFormat, scale: u8) -> f32 {
 ///
 /// # Panics
 /// If `codes` is shorter than `out`.
-pub fn dequantize_group(fmt: GroupFormat, scale: u8, codes: &[u8], out: &mut [f32]) {
-    let factor = factor(fmt, scale);
+pub fn dequantize_group(fmt: GroupFormat, scale: GroupScale, codes: &[u8], out: &mut [f32]) {
     let codes = &codes[..out.len()];
     for (value, &code) in out.iter_mut().zip(codes) {
-        *value = fmt.element.decode_f32(u32::from(code)) * factor;
+        *value = fmt.element.decode_f32(u32::from(code));
+    }
+    apply_scale(fmt, scale, out);
+}
+
+/// Multiplies the elements of one group, decoded, by scale and shifts.
+#[inline(always)]
+fn apply_scale(fmt: GroupFormat, scale: GroupScale, values: &mut [f32]) {
+    let factor = factor(fmt, scale.code);
+    if scale.shifts == 0 {
+        values.iter_mut().for_each(|value| *value *= factor);
+    } else {
+        for (place, value) in values.iter_mut().enumerate() {
+            *value = *value * scale.shift(place) * factor;
+        }
     }
 }
 
@@ -258,10 +387,15 @@ pub fn row_code_bytes(fmt: GroupFormat, row_len: usize) -> usize {
     fmt.element.bytes_for(padded as u64) as usize
 }
 
+/// Bytes of the scale plane of a row of `row_len` elements.
+pub fn row_scale_bytes(fmt: GroupFormat, row_len: usize) -> usize {
+    fmt.scale_bytes(groups_per_row(fmt, row_len) as u64) as usize
+}
+
 /// Quantises a matrix row by row.
 ///
 /// `values` is whole rows of `row_len`; groups lie along rows and the last group of a row is padded with zeros. Each
-/// row takes [`row_code_bytes`] bytes of `codes`, packed densely, and [`groups_per_row`] bytes of `scales`.
+/// row takes [`row_code_bytes`] bytes of `codes`, packed densely, and [`row_scale_bytes`] bytes of `scales`.
 ///
 /// # Panics
 /// If `codes` or `scales` is too short, or `values` is not whole rows.
@@ -277,14 +411,14 @@ pub fn quantize_rows(
         return;
     }
     assert!(row_len > 0 && values.len().is_multiple_of(row_len), "values must be whole rows");
-    let n_groups = groups_per_row(fmt, row_len);
+    let scale_bytes = row_scale_bytes(fmt, row_len);
     let code_bytes = row_code_bytes(fmt, row_len);
     let n_rows = values.len() / row_len;
-    assert!(codes.len() >= n_rows * code_bytes && scales.len() >= n_rows * n_groups, "room for every row");
+    assert!(codes.len() >= n_rows * code_bytes && scales.len() >= n_rows * scale_bytes, "room for every row");
     let rows = values
         .chunks_exact(row_len)
         .zip(codes.chunks_exact_mut(code_bytes))
-        .zip(scales.chunks_exact_mut(n_groups));
+        .zip(scales.chunks_exact_mut(scale_bytes));
     let bump = bump_above(fmt, mode);
     for ((row, codes), scales) in rows {
         match fmt.size {
@@ -337,9 +471,9 @@ fn quantize_row_of<const ELEMENT: u8, const N: usize>(
     let mut last = [0.0; N];
     last[..tail.len()].copy_from_slice(tail);
     let groups = full.iter().chain((!tail.is_empty()).then_some(&last));
-    for ((group, packed), scale) in groups.zip(codes.chunks_exact_mut(group_bytes)).zip(scales) {
+    for (number, (group, packed)) in groups.zip(codes.chunks_exact_mut(group_bytes)).enumerate() {
         let mut staged = [0; N];
-        *scale = quantize::<ELEMENT>(fmt, bump, group, &mut staged);
+        quantize::<ELEMENT>(fmt, bump, group, &mut staged).write(fmt, scales, number);
         pack::pack_codes(ty, &staged, packed);
     }
 }
@@ -347,8 +481,8 @@ fn quantize_row_of<const ELEMENT: u8, const N: usize>(
 fn quantize_row(fmt: GroupFormat, mode: ScaleMode, row: &[f32], codes: &mut [u8], scales: &mut [u8]) {
     let size = usize::from(fmt.size.max(1));
     let mut staged = vec![0; size];
-    for (i, (group, scale)) in row.chunks(size).zip(scales).enumerate() {
-        *scale = quantize_group(fmt, mode, group, &mut staged);
+    for (i, group) in row.chunks(size).enumerate() {
+        quantize_group(fmt, mode, group, &mut staged).write(fmt, scales, i);
         for (j, &code) in staged.iter().enumerate() {
             pack::set(codes, fmt.element, i * size + j, u64::from(code));
         }
@@ -364,19 +498,16 @@ pub fn dequantize_rows(fmt: GroupFormat, codes: &[u8], scales: &[u8], row_len: u
         return;
     }
     assert!(row_len > 0 && out.len().is_multiple_of(row_len), "out must be whole rows");
-    let n_groups = groups_per_row(fmt, row_len);
+    let scale_bytes = row_scale_bytes(fmt, row_len);
     let code_bytes = row_code_bytes(fmt, row_len);
     let n_rows = out.len() / row_len;
     let size = usize::from(fmt.size.max(1));
     let codes = codes[..n_rows * code_bytes].chunks_exact(code_bytes);
-    let scales = scales[..n_rows * n_groups].chunks_exact(n_groups);
+    let scales = scales[..n_rows * scale_bytes].chunks_exact(scale_bytes);
     for ((row, codes), scales) in out.chunks_exact_mut(row_len).zip(codes).zip(scales) {
         pack::decode_slice(fmt.element, codes, 0, row);
-        for (group, &scale) in row.chunks_mut(size).zip(scales) {
-            let factor = factor(fmt, scale);
-            for value in group {
-                *value *= factor;
-            }
+        for (number, group) in row.chunks_mut(size).enumerate() {
+            apply_scale(fmt, GroupScale::read(fmt, scales, number), group);
         }
     }
 }

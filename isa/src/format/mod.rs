@@ -95,10 +95,16 @@ scalar_types! {
     E2M1 = 23, "e2m1", 4;
     /// An exponent: `2^(code - 127)`, 0xFF is NaN.
     E8M0 = 24, "e8m0", 8;
+    /// Sign and magnitude in sixty-fourths, the elements of MX9: below 2, with -0.
+    Sm8 = 25, "sm8", 8;
+    /// Sign and magnitude in eighths, the elements of MX6: below 2, with -0.
+    Sm5 = 26, "sm5", 5;
+    /// Sign and magnitude in halves, the elements of MX4: below 2, with -0.
+    Sm3 = 27, "sm3", 3;
 }
 
 impl ScalarType {
-    /// True for every floating-point type, [`ScalarType::E8M0`] included.
+    /// True for every type of fractions: floating-point types, [`ScalarType::E8M0`] and sign and magnitude included.
     pub const fn is_float(self) -> bool {
         self as u8 >= ScalarType::F16 as u8
     }
@@ -106,6 +112,12 @@ impl ScalarType {
     /// True for signed and unsigned integers; false for `bool`.
     pub const fn is_int(self) -> bool {
         self as u8 >= ScalarType::I2 as u8 && self as u8 <= ScalarType::U64 as u8
+    }
+
+    /// Elements of the shortest run that fills whole bytes.
+    pub const fn unit_elements(self) -> usize {
+        let twos = self.bits().trailing_zeros();
+        8 >> if twos < 3 { twos } else { 3 }
     }
 
     /// Bytes of `n` elements stored densely, the last byte padded.
@@ -131,8 +143,22 @@ pub struct GroupFormat {
     pub scale: ScalarType,
     /// Elements that share a scale.
     pub size: u8,
-    /// Whether each pair of elements also shares a one-bit shift (MX6 and MX9).
+    /// Whether each pair of elements also shares a one-bit shift (MX9, MX6 and MX4): a set bit halves both. Groups with
+    /// shifts have at most 16 elements.
     pub pair_shift: bool,
+}
+
+impl GroupFormat {
+    /// Type of a group's entry in the scale plane: the scale, or the scale with a byte of pair shifts behind it. It says how
+    /// entries are moved; [`group::GroupScale`] reads them.
+    pub const fn scale_entry(self) -> ScalarType {
+        if self.pair_shift { ScalarType::U16 } else { ScalarType::E8M0 }
+    }
+
+    /// Bytes of the scale plane of `n` groups.
+    pub const fn scale_bytes(self, n: u64) -> u64 {
+        self.scale_entry().bytes_for(n)
+    }
 }
 
 macro_rules! group_formats {
@@ -190,6 +216,12 @@ group_formats! {
     MXINT8_G16 = 73, "mxint8g16", I8, E8M0, 16, false;
     /// NVFP4: groups of 16 with an E4M3 scale; the tensor's f32 scale is a separate operand.
     NVFP4 = 74, "nvfp4", E2M1, E4M3, 16, false;
+    /// MX9 of arXiv 2302.08007: 7 magnitude bits, 9 bits an element with scale and shifts.
+    MX9 = 75, "mx9", Sm8, E8M0, 16, true;
+    /// MX6 of arXiv 2302.08007: 4 magnitude bits, 6 bits an element with scale and shifts.
+    MX6 = 76, "mx6", Sm5, E8M0, 16, true;
+    /// MX4 of arXiv 2302.08007, which is not MXFP4: 2 magnitude bits, 4 bits an element with scale and shifts.
+    MX4 = 77, "mx4", Sm3, E8M0, 16, true;
 }
 
 impl fmt::Display for GroupFormat {

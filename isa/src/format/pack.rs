@@ -5,7 +5,7 @@
 //! slice indexing does, when an element lies outside `bytes`.
 
 use super::ScalarType;
-use super::scalar::Mini;
+use super::scalar::{Mini, encode_sign_magnitude};
 use crate::math::round_half_even;
 
 /// The code of element `idx`, right-aligned.
@@ -77,6 +77,9 @@ static E5M2_FNUZ: [f32; 256] = table(ScalarType::E5M2Fnuz);
 static E8M0: [f32; 256] = table(ScalarType::E8M0);
 static E3M2: [f32; 64] = table(ScalarType::E3M2);
 static E2M3: [f32; 64] = table(ScalarType::E2M3);
+static SM8: [f32; 256] = table(ScalarType::Sm8);
+static SM5: [f32; 32] = table(ScalarType::Sm5);
+static SM3: [f32; 8] = table(ScalarType::Sm3);
 static E2M1_PAIRS: [[f32; 2]; 256] = pair_table(ScalarType::E2M1);
 static I4_PAIRS: [[f32; 2]; 256] = pair_table(ScalarType::I4);
 static U4_PAIRS: [[f32; 2]; 256] = pair_table(ScalarType::U4);
@@ -105,20 +108,30 @@ fn decode_pairs(ty: ScalarType, table: &[[f32; 2]; 256], bytes: &[u8], start: us
     }
 }
 
-fn decode_sixes(ty: ScalarType, table: &[f32; 64], bytes: &[u8], start: usize, out: &mut [f32]) {
-    let head = (start.next_multiple_of(4) - start).min(out.len());
+/// Decodes units of `N` elements that fill `BYTES` bytes, through a table of all `CODES`.
+fn decode_units<const N: usize, const BYTES: usize, const CODES: usize>(
+    ty: ScalarType,
+    table: &[f32; CODES],
+    bytes: &[u8],
+    start: usize,
+    out: &mut [f32],
+) {
+    let head = (start.next_multiple_of(N) - start).min(out.len());
     decode_each(ty, bytes, start, &mut out[..head]);
-    let first = (start + head) / 4 * 3;
-    let (quads, tail) = out[head..].as_chunks_mut::<4>();
-    let n_quads = quads.len();
-    let (triples, _) = bytes[first.min(bytes.len())..].as_chunks::<3>();
-    for (quad, &[a, b, c]) in quads.iter_mut().zip(&triples[..n_quads]) {
-        let word = u32::from_le_bytes([a, b, c, 0]);
-        for (i, value) in quad.iter_mut().enumerate() {
-            *value = table[(word >> (6 * i)) as usize & 63];
+    let first = (start + head) / N * BYTES;
+    let (units, tail) = out[head..].as_chunks_mut::<N>();
+    let n_units = units.len();
+    let (packed, _) = bytes[first.min(bytes.len())..].as_chunks::<BYTES>();
+    let bits = BYTES * 8 / N;
+    for (unit, packed) in units.iter_mut().zip(&packed[..n_units]) {
+        let mut word = [0; 8];
+        word[..BYTES].copy_from_slice(packed);
+        let word = u64::from_le_bytes(word);
+        for (i, value) in unit.iter_mut().enumerate() {
+            *value = table[(word >> (bits * i)) as usize & (CODES - 1)];
         }
     }
-    decode_each(ty, bytes, start + head + 4 * n_quads, tail);
+    decode_each(ty, bytes, start + head + N * n_units, tail);
 }
 
 fn decode_each(ty: ScalarType, bytes: &[u8], start: usize, out: &mut [f32]) {
@@ -173,10 +186,13 @@ pub fn decode_slice(ty: ScalarType, bytes: &[u8], start_elem: usize, out: &mut [
         ScalarType::E5M2 => decode_wide(bytes, start, out, |[c]: [u8; 1]| E5M2[c as usize]),
         ScalarType::E4M3Fnuz => decode_wide(bytes, start, out, |[c]: [u8; 1]| E4M3_FNUZ[c as usize]),
         ScalarType::E5M2Fnuz => decode_wide(bytes, start, out, |[c]: [u8; 1]| E5M2_FNUZ[c as usize]),
-        ScalarType::E3M2 => decode_sixes(ty, &E3M2, bytes, start, out),
-        ScalarType::E2M3 => decode_sixes(ty, &E2M3, bytes, start, out),
+        ScalarType::E3M2 => decode_units::<4, 3, 64>(ty, &E3M2, bytes, start, out),
+        ScalarType::E2M3 => decode_units::<4, 3, 64>(ty, &E2M3, bytes, start, out),
         ScalarType::E2M1 => decode_pairs(ty, &E2M1_PAIRS, bytes, start, out),
         ScalarType::E8M0 => decode_wide(bytes, start, out, |[c]: [u8; 1]| E8M0[c as usize]),
+        ScalarType::Sm8 => decode_wide(bytes, start, out, |[c]: [u8; 1]| SM8[c as usize]),
+        ScalarType::Sm5 => decode_units::<8, 5, 32>(ty, &SM5, bytes, start, out),
+        ScalarType::Sm3 => decode_units::<8, 3, 8>(ty, &SM3, bytes, start, out),
     }
 }
 
@@ -198,7 +214,7 @@ const STAGE: usize = 64;
 
 #[inline(always)]
 fn encode_narrow(ty: ScalarType, values: &[f32], bytes: &mut [u8], start: usize, encode: impl Fn(f32) -> u8) {
-    let per_unit = if ty.bits() == 6 { 4 } else { 8 / ty.bits() as usize };
+    let per_unit = ty.unit_elements();
     let head = (start.next_multiple_of(per_unit) - start).min(values.len());
     for (i, &value) in values[..head].iter().enumerate() {
         set(bytes, ty, start + i, u64::from(encode(value)));
@@ -220,8 +236,8 @@ fn encode_narrow(ty: ScalarType, values: &[f32], bytes: &mut [u8], start: usize,
     }
 }
 
-/// Packs one code per byte into `ty`'s dense form: whole bytes for 4-bit types, whole triples for 6-bit types. Bits
-/// of a code above the type's width must be clear.
+/// Packs one code per byte into `ty`'s dense form, whole units of [`ScalarType::unit_elements`]. Bits of a code above the
+/// type's width must be clear.
 #[inline(always)]
 pub(super) fn pack_codes(ty: ScalarType, codes: &[u8], bytes: &mut [u8]) {
     match ty.bits() {
@@ -243,6 +259,13 @@ pub(super) fn pack_codes(ty: ScalarType, codes: &[u8], bytes: &mut [u8]) {
             }
         }
         8 => bytes.copy_from_slice(codes),
+        bits @ (3 | 5) => {
+            let (eights, _) = codes.as_chunks::<8>();
+            for (packed, eight) in bytes.chunks_exact_mut(bits as usize).zip(eights) {
+                let word = eight.iter().rev().fold(0, |word, &code| word << bits | u64::from(code));
+                packed.copy_from_slice(&word.to_le_bytes()[..bits as usize]);
+            }
+        }
         _ => {
             for (i, &code) in codes.iter().enumerate() {
                 set(bytes, ty, i, u64::from(code));
@@ -272,6 +295,9 @@ pub fn encode_slice(ty: ScalarType, values: &[f32], bytes: &mut [u8], start_elem
         ScalarType::E3M2 => encode_narrow(ty, values, bytes, start, |v| Mini::E3M2.encode(v) as u8),
         ScalarType::E2M3 => encode_narrow(ty, values, bytes, start, |v| Mini::E2M3.encode(v) as u8),
         ScalarType::E2M1 => encode_narrow(ty, values, bytes, start, |v| Mini::E2M1.encode(v) as u8),
+        ScalarType::Sm5 => encode_narrow(ty, values, bytes, start, |v| encode_sign_magnitude(v, 5) as u8),
+        ScalarType::Sm3 => encode_narrow(ty, values, bytes, start, |v| encode_sign_magnitude(v, 3) as u8),
+        ScalarType::Sm8 => encode_wide(values, bytes, start, |v| [encode_sign_magnitude(v, 8) as u8]),
         ScalarType::Bool => encode_wide(values, bytes, start, |v| [u8::from(v != 0.0)]),
         ScalarType::I8 => encode_wide(values, bytes, start, |v| [ScalarType::I8.encode_f32(v) as u8]),
         ScalarType::U8 => encode_wide(values, bytes, start, |v| [ScalarType::U8.encode_f32(v) as u8]),

@@ -4,7 +4,8 @@
 //! straight from its argument: there is no detour through a narrower type, so nothing is rounded twice.
 //!
 //! What the formats leave open is settled here, once:
-//! - a NaN encodes to the format's one NaN, positive; formats without NaN (integers, FP6, FP4) take it to code 0;
+//! - a NaN encodes to the format's one NaN, positive; formats without NaN (integers, FP6, FP4, sign and magnitude)
+//!   take it to code 0;
 //! - types without infinities saturate; f16, bf16, f32, f64 and E5M2 overflow to infinity;
 //! - [`ScalarType::encode_saturating`] saturates E5M2 too, as the elements of a group must;
 //! - integers round to nearest even and saturate (a conversion that truncates does so before it encodes);
@@ -157,6 +158,24 @@ fn round_to_odd(value: f64) -> f32 {
     f32::from_bits(toward_zero | 1)
 }
 
+/// Steps in 1 of a sign-and-magnitude type of this width.
+const fn sign_magnitude_unit(bits: u32) -> f32 {
+    (1 << (bits - 2)) as f32
+}
+
+const fn decode_sign_magnitude(code: u32, bits: u32) -> f32 {
+    let magnitude = (code & ((1 << (bits - 1)) - 1)) as f32 / sign_magnitude_unit(bits);
+    if code >> (bits - 1) & 1 == 1 { -magnitude } else { magnitude }
+}
+
+#[inline(always)]
+pub(super) fn encode_sign_magnitude(value: f32, bits: u32) -> u32 {
+    let largest = ((1 << (bits - 1)) - 1) as f32;
+    let magnitude = round_to_small_int(value.abs() * sign_magnitude_unit(bits), 0.0, largest) as u32;
+    let sign = value.to_bits() >> 31 << (bits - 1);
+    if value.is_nan() { 0 } else { sign | magnitude }
+}
+
 const fn sign_extend(code: u64, bits: u32) -> i64 {
     ((code << (64 - bits)) as i64) >> (64 - bits)
 }
@@ -166,7 +185,7 @@ const fn low_bits(code: u64, bits: u32) -> u64 {
 }
 
 impl ScalarType {
-    /// The layout of a float type that embeds in f32; `None` for f32, f64, E8M0, integers and bool.
+    /// The layout of a float type that embeds in f32; `None` for f32, f64, E8M0, sign and magnitude, integers and bool.
     #[inline(always)]
     pub(super) const fn mini(self) -> Option<Mini> {
         match self {
@@ -194,7 +213,10 @@ impl ScalarType {
             | ScalarType::U64
             | ScalarType::F32
             | ScalarType::F64
-            | ScalarType::E8M0 => None,
+            | ScalarType::E8M0
+            | ScalarType::Sm8
+            | ScalarType::Sm5
+            | ScalarType::Sm3 => None,
         }
     }
 
@@ -227,7 +249,10 @@ impl ScalarType {
             | ScalarType::E3M2
             | ScalarType::E2M3
             | ScalarType::E2M1
-            | ScalarType::E8M0 => f64::from(self.decode_f32(code as u32)),
+            | ScalarType::E8M0
+            | ScalarType::Sm8
+            | ScalarType::Sm5
+            | ScalarType::Sm3 => f64::from(self.decode_f32(code as u32)),
         }
     }
 
@@ -264,7 +289,10 @@ impl ScalarType {
             | ScalarType::E3M2
             | ScalarType::E2M3
             | ScalarType::E2M1
-            | ScalarType::E8M0 => u64::from(self.encode_f32(round_to_odd(value))),
+            | ScalarType::E8M0
+            | ScalarType::Sm8
+            | ScalarType::Sm5
+            | ScalarType::Sm3 => u64::from(self.encode_f32(round_to_odd(value))),
         }
     }
 
@@ -305,6 +333,7 @@ impl ScalarType {
             ScalarType::E2M3 => Mini::E2M3.decode(code),
             ScalarType::E2M1 => Mini::E2M1.decode(code),
             ScalarType::E8M0 => decode_e8m0(code),
+            ScalarType::Sm8 | ScalarType::Sm5 | ScalarType::Sm3 => decode_sign_magnitude(code, self.bits()),
         }
     }
 
@@ -345,6 +374,7 @@ impl ScalarType {
             ScalarType::E2M3 => Mini::E2M3.encode(value),
             ScalarType::E2M1 => Mini::E2M1.encode(value),
             ScalarType::E8M0 => encode_e8m0(value),
+            ScalarType::Sm8 | ScalarType::Sm5 | ScalarType::Sm3 => encode_sign_magnitude(value, self.bits()),
         }
     }
 

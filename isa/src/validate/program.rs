@@ -5,7 +5,7 @@ use super::code::check_operand;
 use crate::format::ScalarType;
 use crate::inst::Action;
 use crate::object::Kernel;
-use crate::program::{ACCUMULATORS, Lane, MAX_STREAMS, Program, REGISTERS, Reg, SeOp, SeUnary};
+use crate::program::{ACCUMULATORS, MAX_STREAMS, Program, REGISTERS, Reg, SeOp};
 use crate::view::{Space, VIEW_DIMS};
 
 pub(super) fn validate_program(program: &Program, kernel: &Kernel, max_trip: u32, faults: &mut Faults) {
@@ -29,47 +29,6 @@ pub(super) fn validate_program(program: &Program, kernel: &Kernel, max_trip: u32
             let mut message = |text: String| faults.push(format!("{name} {i}: {text}"));
             check_op(op, program, &mut message);
         }
-    }
-}
-
-fn is_float(lane: Lane) -> bool {
-    match lane {
-        Lane::F32 | Lane::F64 => true,
-        Lane::I32 | Lane::I64 => false,
-    }
-}
-
-fn float_only(f: SeUnary) -> bool {
-    match f {
-        SeUnary::Mov
-        | SeUnary::Neg
-        | SeUnary::Abs
-        | SeUnary::Sign
-        | SeUnary::Ceil
-        | SeUnary::Floor
-        | SeUnary::Round
-        | SeUnary::Not
-        | SeUnary::Inv => false,
-        SeUnary::Exp
-        | SeUnary::Log
-        | SeUnary::Sqrt
-        | SeUnary::Recip
-        | SeUnary::Sin
-        | SeUnary::Cos
-        | SeUnary::Tan
-        | SeUnary::Asin
-        | SeUnary::Acos
-        | SeUnary::Atan
-        | SeUnary::Sinh
-        | SeUnary::Cosh
-        | SeUnary::Tanh
-        | SeUnary::Asinh
-        | SeUnary::Acosh
-        | SeUnary::Atanh
-        | SeUnary::Erf
-        | SeUnary::Sigmoid
-        | SeUnary::IsNan
-        | SeUnary::IsInf => true,
     }
 }
 
@@ -106,7 +65,7 @@ fn check_op(op: &SeOp, program: &Program, fault: &mut impl FnMut(String)) {
         }
         SeOp::Unary { f, lane, dst, a } => {
             regs.extend([dst, a]);
-            float_lane = float_only(f).then_some(lane);
+            float_lane = f.is_float_only().then_some(lane);
         }
         SeOp::Binary { f: _, lane: _, dst, a, b } => regs.extend([dst, a, b]),
         SeOp::Fma { lane, dst, a, b, c } => {
@@ -139,7 +98,7 @@ fn check_op(op: &SeOp, program: &Program, fault: &mut impl FnMut(String)) {
     if let Some(acc) = accumulator.filter(|&acc| usize::from(acc) >= ACCUMULATORS) {
         fault(format!("no accumulator a{acc}"));
     }
-    if float_lane.is_some_and(|lane| !is_float(lane)) {
+    if float_lane.is_some_and(|lane| !lane.is_float()) {
         fault("a float function works on an integer lane".to_owned());
     }
 }

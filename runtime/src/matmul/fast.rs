@@ -3,14 +3,15 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::rc::Rc;
 
+use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{Format, ScalarType, pack};
 use lacuna_isa::view::PlaneMap;
 
 use super::{Product, Side, scalar};
-use crate::simd::{self, COLUMNS, Segment};
+use crate::simd::{self, COLUMNS, Segment, Units};
 
 /// Rows of the largest tile.
 const ROWS: usize = 12;
@@ -93,7 +94,12 @@ struct Panel<'a> {
 }
 
 /// Adds the product to the accumulators, if a fast kernel takes it.
-pub(crate) fn multiply(product: &Product<'_>, bank: &mut [f32], cache: &mut PanelCache) -> bool {
+pub(crate) fn multiply(
+    units: Units,
+    product: &Product<'_>,
+    bank: &mut [f32],
+    cache: &mut PanelCache,
+) -> bool {
     let n_k = product.a.k_offsets.len();
     let ks: Vec<usize> = (0..n_k).filter(|&k| product.takes_part(k)).collect();
     let with_scales = product.group.is_none();
@@ -109,10 +115,10 @@ pub(crate) fn multiply(product: &Product<'_>, bank: &mut [f32], cache: &mut Pane
             None => {
                 let segments = segments(&a_k, &panel.k_offsets);
                 row_tiles(product, cols, bank, |rows, acc| {
-                    simd::accumulate(acc, &a, rows, &panel.values, &segments);
+                    simd::accumulate(units, acc, &a, rows, &panel.values, &segments);
                 });
             }
-            Some(size) => grouped(product, cols, bank, (&a, &a_k), &panel, &ks, size),
+            Some(size) => grouped(units, product, cols, bank, (&a, &a_k), &panel, (&ks, size)),
         }
     }
     true
@@ -138,19 +144,48 @@ fn decode_rows<'a>(product: &Product<'a>, ks: &[usize], with_scales: bool) -> (C
     (Cow::Owned(values), low)
 }
 
-/// Decodes dense elements `first..`, MXINT8 as sixty-fourths, without scales.
+/// Decodes dense elements `first..`, MXINT8 as sixty-fourths, with shifts and without scales.
 fn decode_run(side: &Side<'_>, first: usize, out: &mut [f32]) {
     pack::decode_slice(side.map.format.element(), side.planes[0], first, out);
+    if let Format::Grouped(format) = side.map.format
+        && format.pair_shift
+    {
+        for_groups(side, first, out.len(), |number, place, run| {
+            let scale = GroupScale::read(format, side.planes[1], number);
+            if scale.shifts != 0 {
+                for (place, value) in (place..).zip(&mut out[run]) {
+                    *value *= scale.shift(place);
+                }
+            }
+        });
+    }
     if crate::dma::fixed_point(side.map.format) {
         out.iter_mut().for_each(|value| *value /= 64.0);
     }
 }
 
 fn scale_run(side: &Side<'_>, first: usize, values: &mut [f32]) {
-    if let Format::Grouped(_) = side.map.format {
-        for (i, value) in values.iter_mut().enumerate() {
-            *value *= scalar::scale(side, first + i) as f32;
-        }
+    if let Format::Grouped(format) = side.map.format {
+        for_groups(side, first, values.len(), |number, _, run| {
+            let scale = GroupScale::read(format, side.planes[1], number).value(format) as f32;
+            values[run].iter_mut().for_each(|value| *value *= scale);
+        });
+    }
+}
+
+/// Calls `f` for the runs of `n` dense elements from `first` on that lie in one group each: the group's number, the place of
+/// the run's first element in it, and the run, counted from `first`.
+fn for_groups(side: &Side<'_>, first: usize, n: usize, mut f: impl FnMut(usize, usize, Range<usize>)) {
+    let size = side.map.format.group_size() as usize;
+    let along_k = side.map.k_stride <= 1;
+    let mut i = 0;
+    while i < n {
+        let (number, place) = side.map.group_place((first + i) as u64);
+        let (number, place) = (number as usize, place as usize);
+        // Across k, neighbours belong to different groups.
+        let run = if along_k { (size - place).min(n - i) } else { 1 };
+        f(number, place, i..i + run);
+        i += run;
     }
 }
 
@@ -195,10 +230,11 @@ fn decode_panel(
         ks.iter().enumerate().for_each(|(i, &k)| position[k] = i);
         for (j, col) in cols.iter().enumerate() {
             scalar::stored_terms(product, col.1, 0..side.k_offsets.len(), |k, stored| {
+                let dense = (col.1 + side.k_offsets[k]) as usize;
                 let value = if with_scales {
-                    scalar::widened(side, stored, (col.1 + side.k_offsets[k]) as usize)
+                    scalar::widened(side, stored, dense)
                 } else {
-                    scalar::element(side, stored)
+                    scalar::element(side, stored, dense)
                 };
                 values[position[k] * COLUMNS + j] = value;
             });
@@ -283,13 +319,13 @@ fn row_tiles(
 }
 
 fn grouped(
+    units: Units,
     product: &Product<'_>,
     cols: &[(usize, i64)],
     bank: &mut [f32],
     (a, a_k): (&[f32], &[i64]),
     panel: &Panel<'_>,
-    ks: &[usize],
-    size: usize,
+    (ks, size): (&[usize], usize),
 ) {
     // Per chunk of k: its segments, its first k, and the scales of the columns.
     struct Chunk {
@@ -329,7 +365,7 @@ fn grouped(
         for chunk in &chunks {
             let sums = &mut sums[..rows.len()];
             sums.fill([0.0; COLUMNS]);
-            simd::accumulate(sums, a, rows, &panel.values, &chunk.segments);
+            simd::accumulate(units, sums, a, rows, &panel.values, &chunk.segments);
             for ((line, sum), &row) in acc.iter_mut().zip(&*sums).zip(rows) {
                 let scale = scalar::scale(&product.a, (row + product.a.k_offsets[chunk.first]) as usize);
                 let in_range = scale.is_nan()
@@ -337,7 +373,7 @@ fn grouped(
                     || (scale * f64::from(chunk.least) >= floor
                         && scale * f64::from(chunk.greatest) <= f64::from(f32::MAX));
                 if in_range {
-                    simd::scale_add(line, sum, scale as f32, &chunk.scales);
+                    simd::scale_add(units, line, sum, scale as f32, &chunk.scales);
                 } else {
                     for ((value, &sum), &other) in line.iter_mut().zip(sum).zip(&chunk.scales) {
                         *value = scalar::scaled_add(sum, scale * f64::from(other), *value);

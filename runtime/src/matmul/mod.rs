@@ -8,6 +8,7 @@ use lacuna_isa::inst::{Operand, Order};
 use lacuna_isa::view::{PlaneMap, VIEW_DIMS, View};
 
 use crate::pe::Pe;
+use crate::simd::Units;
 use crate::slots::Layout;
 use crate::trap::{Fault, TrapKind};
 
@@ -112,14 +113,21 @@ impl Pe<'_> {
         if n_in == k {
             mask.clear();
         }
-        let unit = [a_view, b_view].map(|view| view.format.group_size().max(pattern_size(view)) as usize);
-        if mask.chunks(unit[0].max(unit[1])).any(|group| group.iter().any(|&inside| inside != group[0])) {
+        let units = [a_view, b_view].map(|view| view.planes().unit() as usize);
+        let cut = |unit: usize| mask.chunks(unit).any(|group| group.iter().any(|&inside| inside != group[0]));
+        if units.into_iter().any(cut) {
             return Err(Fault::new(TrapKind::PartialGroup, "clipping cuts through a group"));
         }
         let group = match (a_view.format, b_view.format) {
             (Format::Grouped(a), Format::Grouped(b)) => Some(usize::from(a.size.min(b.size))),
             (Format::Scalar(_), _) | (_, Format::Scalar(_)) => None,
         };
+        if let (Some(size), Some(pattern)) = (group, b_view.pattern)
+            && !size.is_multiple_of(usize::from(pattern.m))
+        {
+            let message = format!("groups of {size} do not hold whole groups of the pattern {pattern}");
+            return Err(Fault::new(TrapKind::PartialGroup, message));
+        }
         let product = Product {
             rows: numbered(a_view, &[0, 1], &a_ranges),
             cols: numbered(b_view, &n_dims, &b_ranges),
@@ -158,7 +166,7 @@ impl Pe<'_> {
             self.counts.macs_skipped += dense - macs;
             let values: &mut [f32] = bytemuck::cast_slice_mut(target.bytes.get_mut());
             let values = &mut values[first as usize..(first as u64 + m * n) as usize];
-            if !fast::multiply(&product, values, &mut self.panels) {
+            if !fast::multiply(Units::best(), &product, values, &mut self.panels) {
                 scalar::multiply(&product, values);
             }
         }
@@ -172,7 +180,7 @@ impl Pe<'_> {
 
 /// Groups and pattern groups must run along the innermost summed dimension that has more than one index, in whole groups.
 fn check_groups(view: &View, k_dims: &[usize]) -> Result<(), Fault> {
-    let unit = view.format.group_size().max(pattern_size(view));
+    let unit = view.planes().unit() as u32;
     if unit <= 1 {
         return Ok(());
     }
@@ -189,138 +197,5 @@ fn check_groups(view: &View, k_dims: &[usize]) -> Result<(), Fault> {
     }
 }
 
-fn pattern_size(view: &View) -> u32 {
-    view.pattern.map_or(1, |pattern| u32::from(pattern.m))
-}
-
 #[cfg(test)]
-mod tests {
-    use lacuna_isa::format::{GroupFormat, ScalarType, pack};
-    use lacuna_isa::view::Pattern;
-
-    use super::*;
-
-    /// A stream of random words.
-    struct Words(u64);
-
-    impl Words {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            self.0 >> 20
-        }
-    }
-
-    fn codes(format: Format, n: usize, wild: bool, words: &mut Words) -> Vec<u8> {
-        let ty = format.element();
-        let mut out = vec![0; ty.bytes_for(n as u64) as usize];
-        for i in 0..n {
-            let code = if wild || ty.bits() < 16 {
-                words.next()
-            } else {
-                ty.encode((words.next() % 4096) as f64 / 256.0 - 8.0)
-            };
-            pack::set(&mut out, ty, i, code);
-        }
-        out
-    }
-
-    /// The fast kernels give the bits of the definition: all formats, layouts, clips, infinities and subnormals.
-    #[test]
-    fn fast_is_scalar() {
-        let mut formats: Vec<Format> =
-            [ScalarType::F32, ScalarType::F16, ScalarType::Bf16, ScalarType::E4M3, ScalarType::E5M2]
-                .map(Format::Scalar)
-                .to_vec();
-        formats.extend(GroupFormat::ALL.iter().map(|&format| Format::Grouped(format)));
-        let mut words = Words(1);
-        for (case, (&fa, &fb)) in
-            formats.iter().flat_map(|a| formats.iter().map(move |b| (a, b))).cycle().take(1500).enumerate()
-        {
-            let (m, n, k) = (
-                1 + words.next() as usize % 15,
-                1 + words.next() as usize % 70,
-                32 * (1 + words.next() as usize % 3),
-            );
-            let nk = words.next().is_multiple_of(2);
-            let wild = case % 3 == 0;
-            let pattern = (case % 4 == 1).then_some(Pattern::P2_4);
-            let k_stride = if nk { 1 } else { n as u64 };
-            let a_map = PlaneMap { format: fa, pattern: None, k_stride: 1 };
-            let b_map = PlaneMap { format: fb, pattern, k_stride };
-            let scales = |n: usize, words: &mut Words| -> Vec<u8> {
-                (0..n)
-                    .map(|_| if wild { words.next() as u8 } else { 110 + (words.next() % 30) as u8 })
-                    .collect()
-            };
-            let a_codes = codes(fa, m * k, wild, &mut words);
-            let b_codes = codes(fb, n * k, wild, &mut words);
-            let (a_scales, b_scales) = (scales(m * k, &mut words), scales(n * k, &mut words));
-            let mut indices = vec![0; n * k];
-            for i in 0..n * k / 2 {
-                let s = k_stride as usize;
-                pack::set(&mut indices, ScalarType::U2, i, (i / s % 2 * 2) as u64 + words.next() % 2);
-            }
-            let clip = words.next() as usize % 2 * 32 * usize::from(k > 32);
-            let mask = if clip > 0 { (0..k).map(|i| i + clip < k).collect() } else { Vec::new() };
-            let group = match (fa, fb) {
-                (Format::Grouped(a), Format::Grouped(b)) => Some(usize::from(a.size.min(b.size))),
-                (Format::Scalar(_), _) | (_, Format::Scalar(_)) => None,
-            };
-            let (b_k, b_n) = if nk { (1, k) } else { (n, 1) };
-            let product = Product {
-                a: Side {
-                    planes: [&a_codes, &a_scales, &[]],
-                    map: a_map,
-                    k_offsets: (0..k as i64).collect(),
-                },
-                b: Side {
-                    planes: [&b_codes, &b_scales, &indices],
-                    map: b_map,
-                    k_offsets: (0..k).map(|i| (i * b_k) as i64).collect(),
-                },
-                rows: (0..m).filter(|i| i % 5 != 3).map(|i| (i, (i * k) as i64)).collect(),
-                cols: (0..n).map(|j| (j, (j * b_n) as i64)).collect(),
-                mask,
-                stride: n,
-                b_version: 0,
-                group,
-            };
-            let start: Vec<f32> = (0..m * n).map(|_| (words.next() % 1000) as f32 - 500.5).collect();
-            let (mut want, mut got) = (start.clone(), start.clone());
-            scalar::multiply(&product, &mut want);
-            let mut cache = fast::PanelCache::default();
-            if !fast::multiply(&product, &mut got, &mut cache) {
-                continue;
-            }
-            let mut again = start;
-            fast::multiply(&product, &mut again, &mut cache);
-            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
-            assert_eq!(bits(&again), bits(&got), "case {case}: decoded panels give other bits");
-            for (i, (want, got)) in want.iter().zip(&got).enumerate() {
-                // A drain makes one zero of both and one NaN of all.
-                let same = (want + 0.0).to_bits() == (got + 0.0).to_bits() || (want.is_nan() && got.is_nan());
-                assert!(
-                    same,
-                    "case {case}: {fa} x {fb} {pattern:?} nk {nk}, element {i}: {want:e} != {got:e}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn one_rounding_beyond_f32() {
-        // 2^-149 * 2^-1 is half the least subnormal: alone it rounds to zero, beside another half it does not.
-        let least = f32::from_bits(1);
-        assert_eq!(scalar::scaled_add(1.0, 2f64.powi(-150), 0.0), 0.0);
-        assert_eq!(scalar::scaled_add(3.0, 2f64.powi(-150), 0.0), f32::from_bits(2));
-        assert_eq!(scalar::scaled_add(1.0, 2f64.powi(-150), least), f32::from_bits(2));
-        assert_eq!(scalar::scaled_add(2f32.powi(-20), 2f64.powi(140), -2f32.powi(120)), 0.0);
-        // Just above a tie of f32: rounding twice would lose the last term.
-        let tie = 1.0 + 2f32.powi(-23);
-        assert_eq!(scalar::scaled_add(2f32.powi(100), 2f64.powi(-160), tie), tie);
-        assert_eq!(
-            scalar::scaled_add(2f32.powi(-24) + 2f32.powi(-40), 2f64.powi(254) * 2f64.powi(-254), 1.0),
-            tie
-        );
-    }
-}
+mod tests;

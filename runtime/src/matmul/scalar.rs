@@ -1,15 +1,29 @@
 //! The definition of the tile products, one multiply-add at a time. The fast kernels must give these bits.
 
-use lacuna_isa::format::{Format, ScalarType, group, pack};
+use lacuna_isa::format::group::GroupScale;
+use lacuna_isa::format::{Format, ScalarType, pack};
 use lacuna_isa::view::PlaneMap;
 
 use super::{Product, Side};
 
-/// The element's own value, without its group's scale; MXINT8 codes are sixty-fourths.
-pub(crate) fn element(side: &Side<'_>, stored: usize) -> f32 {
+/// The value of a stored element, the one at `dense`, with its pair's shift and without its group's scale; MXINT8 codes are
+/// sixty-fourths.
+pub(crate) fn element(side: &Side<'_>, stored: usize, dense: usize) -> f32 {
     let ty = side.map.format.element();
     let value = ty.decode_f32(pack::get(side.planes[0], ty, stored) as u32);
-    if crate::dma::fixed_point(side.map.format) { value / 64.0 } else { value }
+    match side.map.format {
+        Format::Grouped(format) if format.pair_shift => {
+            let (number, place) = side.map.group_place(dense as u64);
+            value * GroupScale::read(format, side.planes[1], number as usize).shift(place as usize)
+        }
+        Format::Scalar(_) | Format::Grouped(_) => {
+            if crate::dma::fixed_point(side.map.format) {
+                value / 64.0
+            } else {
+                value
+            }
+        }
+    }
 }
 
 /// The scale of the group that holds dense element `e`; 1 for scalars.
@@ -17,7 +31,7 @@ pub(crate) fn scale(side: &Side<'_>, e: usize) -> f64 {
     match side.map.format {
         Format::Scalar(_) => 1.0,
         Format::Grouped(format) => {
-            group::scale_value(format, side.planes[1][side.map.scale_idx(e as u64) as usize])
+            GroupScale::read(format, side.planes[1], side.map.scale_idx(e as u64) as usize).value(format)
         }
     }
 }
@@ -95,8 +109,9 @@ pub(crate) fn multiply(product: &Product<'_>, bank: &mut [f32]) {
                     for first in (0..n_k).step_by(size) {
                         let mut sum = 0.0f32;
                         stored_terms(product, b_col, first..(first + size).min(n_k), |k, stored| {
-                            let x = element(a, dense_of(&a.map, a_row, a.k_offsets[k]));
-                            sum = x.mul_add(element(b, stored), sum);
+                            let a_at = dense_of(&a.map, a_row, a.k_offsets[k]);
+                            let y = element(b, stored, dense_of(&b.map, b_col, b.k_offsets[k]));
+                            sum = element(a, a_at, a_at).mul_add(y, sum);
                         });
                         let scales = scale(a, dense_of(&a.map, a_row, a.k_offsets[first]))
                             * scale(b, dense_of(&b.map, b_col, b.k_offsets[first]));
@@ -119,7 +134,7 @@ pub(crate) fn multiply(product: &Product<'_>, bank: &mut [f32]) {
 /// The element times its scale, as widening to f32 gives it.
 pub(crate) fn widened(side: &Side<'_>, stored: usize, dense: usize) -> f32 {
     match side.map.format {
-        Format::Scalar(_) => element(side, stored),
-        Format::Grouped(_) => element(side, stored) * scale(side, dense) as f32,
+        Format::Scalar(_) => element(side, stored, dense),
+        Format::Grouped(_) => element(side, stored, dense) * scale(side, dense) as f32,
     }
 }

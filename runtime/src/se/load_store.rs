@@ -1,6 +1,7 @@
 //! Loads and stores of SE programs: elements of any format to lanes and back.
 
-use lacuna_isa::format::{Format, GroupFormat, ScalarType, group, pack};
+use lacuna_isa::format::group::GroupScale;
+use lacuna_isa::format::{Format, GroupFormat, ScalarType, pack};
 use lacuna_isa::program::{Lane, Reg};
 
 use super::STRIP;
@@ -53,7 +54,9 @@ pub(crate) struct StreamState<'a> {
 fn group_value(format: GroupFormat, codes: &[u8], scales: &[u8], layout: &Layout, e: usize) -> f64 {
     let unit = if fixed_point(layout.map.format) { 64.0 } else { 1.0 };
     let value = format.element.decode(pack::get(codes, format.element, e)) / unit;
-    value * group::scale_value(format, scales[layout.map.scale_idx(e as u64) as usize])
+    let (number, place) = layout.map.group_place(e as u64);
+    let scale = GroupScale::read(format, scales, number as usize);
+    value * f64::from(scale.shift(place as usize)) * scale.value(format)
 }
 
 /// Loads a strip into a register.

@@ -14,14 +14,13 @@ mod strips;
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::{Action, Use};
 use lacuna_isa::object::{BufferKind, Kernel};
-use lacuna_isa::program::{
-    ACCUMULATORS, Lane, MAX_STREAMS, Program, REGISTERS, Reg, SeOp, SeReduce, SeUnary,
-};
+use lacuna_isa::program::{ACCUMULATORS, Lane, MAX_STREAMS, Program, REGISTERS, Reg, SeOp, SeReduce};
 use lacuna_isa::view::{Space, VIEW_DIMS};
 
 use crate::local::quantize;
 use crate::pe::{Pe, Target};
 use crate::plan::check_operand;
+use crate::simd::Units;
 use crate::slots::{Layout, Slot};
 use crate::trap::{Fault, TrapKind};
 use load_store::{Data, StreamState};
@@ -151,13 +150,12 @@ fn check_op(kernel: &Kernel, program: &Program, op: &SeOp) -> Result<(), String>
         let operand = operand.ok_or_else(|| format!("there is no stream {stream}"))?;
         Ok::<_, String>((operand, kernel.views[usize::from(operand.view)].format))
     };
-    let float = |lane: Lane| matches!(lane, Lane::F32 | Lane::F64);
     match *op {
         SeOp::Load { lane, stream, .. } => match format(stream)?.1 {
-            Format::Scalar(ty) if ty.is_float() && !float(lane) => {
+            Format::Scalar(ty) if ty.is_float() && !lane.is_float() => {
                 Err(format!("stream {stream} of {ty} loads into {lane:?} lanes"))
             }
-            Format::Grouped(ty) if !float(lane) => {
+            Format::Grouped(ty) if !lane.is_float() => {
                 Err(format!("stream {stream} of {ty} loads into {lane:?} lanes"))
             }
             Format::Scalar(_) | Format::Grouped(_) => Ok(()),
@@ -176,12 +174,12 @@ fn check_op(kernel: &Kernel, program: &Program, op: &SeOp) -> Result<(), String>
         SeOp::Coord { dim, .. } if usize::from(dim) >= VIEW_DIMS => {
             Err(format!("there is no dimension {dim}"))
         }
-        SeOp::Unary { f, lane, .. } if !float(lane) && !has_integers(f) => {
+        SeOp::Unary { f, lane, .. } if !lane.is_float() && f.is_float_only() => {
             Err(format!("{f:?} has no {lane:?} lanes"))
         }
-        SeOp::Fma { lane, .. } if !float(lane) => Err("fma of integers".into()),
+        SeOp::Fma { lane, .. } if !lane.is_float() => Err("fma of integers".into()),
         SeOp::RoundTo { format, lane, .. } => match ScalarType::from_code(format) {
-            Some(_) if float(lane) => Ok(()),
+            Some(_) if lane.is_float() => Ok(()),
             Some(_) | None => Err(format!("rounding {lane:?} lanes to format {format}")),
         },
         SeOp::Accumulate { acc, .. } | SeOp::Tree { acc, .. } if usize::from(acc) >= ACCUMULATORS => {
@@ -196,40 +194,6 @@ fn check_op(kernel: &Kernel, program: &Program, op: &SeOp) -> Result<(), String>
         | SeOp::Convert { .. }
         | SeOp::Accumulate { .. }
         | SeOp::Tree { .. } => Ok(()),
-    }
-}
-
-fn has_integers(f: SeUnary) -> bool {
-    match f {
-        SeUnary::Mov
-        | SeUnary::Neg
-        | SeUnary::Abs
-        | SeUnary::Sign
-        | SeUnary::Ceil
-        | SeUnary::Floor
-        | SeUnary::Round
-        | SeUnary::Not
-        | SeUnary::Inv
-        | SeUnary::IsNan
-        | SeUnary::IsInf => true,
-        SeUnary::Exp
-        | SeUnary::Log
-        | SeUnary::Sqrt
-        | SeUnary::Recip
-        | SeUnary::Sin
-        | SeUnary::Cos
-        | SeUnary::Tan
-        | SeUnary::Asin
-        | SeUnary::Acos
-        | SeUnary::Atan
-        | SeUnary::Sinh
-        | SeUnary::Cosh
-        | SeUnary::Tanh
-        | SeUnary::Asinh
-        | SeUnary::Acosh
-        | SeUnary::Atanh
-        | SeUnary::Erf
-        | SeUnary::Sigmoid => false,
     }
 }
 
@@ -366,7 +330,7 @@ fn execute(
     });
     let steps = total(&domain.sequence);
     lanes.prepare(&plan.accumulators);
-    let mut engine = Engine { program, streams, lanes };
+    let mut engine = Engine { program, streams, lanes, units: Units::best() };
     if plan.sequence_strips && steps >= LONG_SEQUENCE && !contiguous {
         for_strips(&domain.parallel, &domain.base, 1, &mut |strip, _| {
             let one = Strip::single(strip.base);
@@ -404,6 +368,7 @@ struct Engine<'a, 'b> {
     program: &'a Program,
     streams: &'a mut [StreamState<'b>],
     lanes: &'a mut Lanes,
+    units: Units,
 }
 
 impl Engine<'_, '_> {
@@ -436,7 +401,7 @@ impl Engine<'_, '_> {
                 | SeOp::Accumulate { .. }
                 | SeOp::Tree { .. } => {
                     let step = Step { n: strip.n, index, along_sequence };
-                    crate::simd::run_op(op, &self.program.constants, self.lanes, step);
+                    self.units.run_op(op, &self.program.constants, self.lanes, step);
                 }
             }
         }

@@ -2,13 +2,13 @@
 #![allow(dead_code, reason = "every test file uses a part")]
 
 use lacuna_isa::Blob;
-use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, Inst, InstKind, Operand};
+use lacuna_isa::format::{Format, ScalarType, ScaleMode};
+use lacuna_isa::inst::{Action, Fill, Inst, InstKind, Multicast, Operand};
 use lacuna_isa::object::{
     Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, Object, ObjectOrigin, Port,
     TensorDecl, Trip,
 };
-use lacuna_isa::program::Program;
+use lacuna_isa::program::{Program, Stream};
 use lacuna_isa::view::{Advance, Dim, Space, View};
 use lacuna_runtime::{Machine, Outcome, RunOptions, Trap};
 
@@ -194,4 +194,16 @@ pub fn noise(n: usize, seed: u32) -> Vec<f32> {
             ((state >> 16) as f32 - 32768.0) / 8192.0
         })
         .collect()
+}
+
+/// A stream of a program.
+pub fn stream(operand: Operand) -> Stream {
+    Stream { operand, mode: ScaleMode::Floor }
+}
+
+pub const NONE: Multicast = Multicast::None;
+
+/// A load for one PE, filled with zeros.
+pub fn ld(dst: Operand, src: u16) -> InstKind {
+    InstKind::Ld { dst, src, cast: NONE, fill: Fill::Zero }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use lacuna_isa::format::Format;
 use lacuna_isa::inst::InstKind;
 use lacuna_isa::object::{Access, Kernel, TensorDecl};
 use lacuna_isa::view::{PE_COORDS, PlaneMap, Position, Space, VIEW_DIMS, View};
@@ -154,8 +155,8 @@ impl Transfer {
         if let Some(p) = map.pattern {
             inside &= push(2, codes, p.index_type().bits());
         }
-        if map.format.group_size() > 1 {
-            inside &= push(1, blocks(u64::from(map.format.group_size()), 1), 8);
+        if let Format::Grouped(format) = map.format {
+            inside &= push(1, blocks(u64::from(format.size), 1), format.scale_entry().bits());
         }
         inside.then_some(ranges)
     }

@@ -1,5 +1,6 @@
 //! Strided boxes of elements, plane by plane, as runs of bits.
 
+use lacuna_isa::format::Format;
 use lacuna_isa::view::{PlaneMap, VIEW_DIMS};
 
 use super::{Reason, Rule};
@@ -164,9 +165,10 @@ pub(super) fn plane_boxes(side: &Side, counts: &[u32; VIEW_DIMS], k_dim: usize) 
             planes.push(PlaneBox::new(2, p.index_type().bits(), first, &blocks, &strides));
         }
     }
-    if side.map.format.group_size() > 1 {
-        let (blocks, strides) = in_plane(u64::from(side.map.format.group_size()), 1);
-        planes.push(PlaneBox::new(1, 8, side.map.scale_idx(base) as i64, &blocks, &strides));
+    if let Format::Grouped(format) = side.map.format {
+        let (blocks, strides) = in_plane(u64::from(format.size), 1);
+        let bits = format.scale_entry().bits();
+        planes.push(PlaneBox::new(1, bits, side.map.scale_idx(base) as i64, &blocks, &strides));
     }
     planes
 }
@@ -184,7 +186,7 @@ pub(super) fn dense_strides(sizes: [u32; VIEW_DIMS]) -> [i64; VIEW_DIMS] {
 mod tests {
     use std::collections::BTreeSet;
 
-    use lacuna_isa::format::{Format, GroupFormat};
+    use lacuna_isa::format::GroupFormat;
     use lacuna_isa::view::Pattern;
     use proptest::prelude::*;
 
@@ -204,11 +206,12 @@ mod tests {
         #[test]
         fn planes_follow_their_map(
             rows in 1..4u32, groups in 1..3u32, lanes in 1..5u32, wide in 0..3i64, sparse: bool, down: bool,
+            format in prop::sample::select(vec![GroupFormat::MXFP8, GroupFormat::NVFP4, GroupFormat::MX6]),
         ) {
             let s = i64::from(lanes) + wide;
             let k = groups * 32;
             let map = PlaneMap {
-                format: Format::Grouped(GroupFormat::MXFP8),
+                format: Format::Grouped(format),
                 pattern: sparse.then_some(Pattern::P2_4),
                 k_stride: s as u64,
             };

@@ -158,7 +158,7 @@ fn product(bank: &View, a: &View, b: &View, order: Order) -> Result<(), Reason> 
     }
     for (view, dims) in [(a, &[2, 3, 4]), (b, &k_dims)] {
         match view.format {
-            Format::Grouped(group) if group.pair_shift || group.scale.bits() != 8 => {
+            Format::Grouped(group) if group.scale.bits() != 8 || (group.pair_shift && group.size > 16) => {
                 return form(format!("the DPE does not multiply {}", view.format));
             }
             Format::Grouped(_) => {}
@@ -168,7 +168,7 @@ fn product(bank: &View, a: &View, b: &View, order: Order) -> Result<(), Reason> 
                 }
             }
         }
-        let unit = view.format.group_size().max(view.pattern.map_or(1, |p| u32::from(p.m)));
+        let unit = view.planes().unit() as u32;
         let along = usize::from(view.k_dim);
         let innermost = dims.contains(&along) && dims.iter().all(|&d| d <= along || view.dims[d].size == 1);
         let dim = view.dims[along];
@@ -176,6 +176,12 @@ fn product(bank: &View, a: &View, b: &View, order: Order) -> Result<(), Reason> 
             let message = format!("dimension {along} does not sum over whole groups of {unit}");
             return Err((Rule::PartialGroup, message));
         }
+    }
+    if let (Format::Grouped(x), Format::Grouped(y), Some(pattern)) = (a.format, b.format, b.pattern)
+        && x.size.min(y.size) % pattern.m.max(1) != 0
+    {
+        let message = format!("groups of {} and {} straddle the pattern {pattern}", x.size, y.size);
+        return Err((Rule::PartialGroup, message));
     }
     Ok(())
 }
@@ -219,7 +225,7 @@ fn widening(src: &View, dst: &View) -> Result<(), Reason> {
         (from, to) if from == to => true,
         (Format::Scalar(from), Format::Scalar(to)) => is_wider(from, to),
         (Format::Grouped(from), Format::Grouped(to)) => {
-            (from.size, from.scale) == (to.size, to.scale)
+            (from.size, from.scale, from.pair_shift) == (to.size, to.scale, to.pair_shift)
                 && from.element != ScalarType::I8
                 && is_wider(from.element, to.element)
         }

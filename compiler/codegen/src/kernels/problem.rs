@@ -8,7 +8,7 @@ use lacuna_ir::op::{ContractMap, ConvAttrs};
 use lacuna_ir::{ElemType, Node, Value};
 use lacuna_isa::format::Format;
 use lacuna_isa::inst::Order;
-use lacuna_isa::view::Pattern;
+use lacuna_isa::view::{Pattern, PlaneMap};
 
 use super::space::{SpaceDim, Walk, coalesce};
 use crate::expr::Expr;
@@ -172,12 +172,8 @@ impl Lowering<'_> {
         let cols = by_role(&columns);
         let mut dims = roles(batch, rows, cols);
 
-        let grouped = |ty: &ElemType| match *ty {
-            ElemType::Grouped { format, .. } => u64::from(format.size),
-            ElemType::Scalar(_) => 1,
-        };
         let pattern = self.patterns[hero].filter(|_| constant.is_some() && !swap);
-        let group = grouped(&a_ty.elem).max(grouped(&b_ty.elem)).max(pattern.map_or(1, |p| u64::from(p.m)));
+        let group = whole_groups([&a_ty.elem, &b_ty.elem], pattern);
         if group > 1 && summed.len() > 1 {
             return Err("grouped or N:M operands with several summed dimensions are not implemented".into());
         }
@@ -281,11 +277,7 @@ impl Lowering<'_> {
         let xs = |i: usize| a_place.strides[attrs.x[i] as usize];
         let w_dim = |i: usize| w_ty.shape[attrs.w[i] as usize];
         let pattern = self.patterns[hero];
-        let grouped = |e: ElemType| match e {
-            ElemType::Grouped { format, .. } => u64::from(format.size),
-            ElemType::Scalar(_) => 1,
-        };
-        let group = grouped(x_ty.elem).max(grouped(w_ty.elem)).max(pattern.map_or(1, |p| u64::from(p.m)));
+        let group = whole_groups([&x_ty.elem, &w_ty.elem], pattern);
         let channels = w_dim(1);
         if attrs.groups > 1 && (group > 1 || out.strides.is_empty()) {
             return Err("grouped convolution in a grouped format is not implemented".into());
@@ -452,6 +444,15 @@ fn split_groups(dims: &mut Vec<ResultDim>, groups: u64, a_step: i64, b_step: i64
         walk.bound = per_group;
     }
     dims.insert(0, group);
+}
+
+/// Elements along the summed dimension of the shortest run that is whole groups of both operands and of the pattern.
+fn whole_groups(elems: [&ElemType; 2], pattern: Option<Pattern>) -> u64 {
+    let unit = |format: Format, pattern| PlaneMap { format, pattern, k_stride: 1 }.unit();
+    let [a, b] = elems.map(|elem| elem.format());
+    let (a, b) = (unit(a, None), unit(b, pattern));
+    let multiple = (1..=b).map(|i| i * a).find(|n| n.is_multiple_of(b));
+    multiple.unwrap_or(a * b)
 }
 
 /// Joins neighbouring summed dimensions that both operands walk alike.

@@ -8,7 +8,7 @@ use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 use lacuna_onnx::ExternalData;
-use lacuna_optimize::{Options, optimize, select, sparsity_of};
+use lacuna_optimize::{Options, WeightSparsity, optimize, select, sparsity_of};
 
 /// Files beside a model.
 struct Folder(PathBuf);
@@ -40,12 +40,11 @@ pub fn compile(folder: &Path, target: &Target, precision: &str) -> Object {
     let optimized = optimize(imported.module, &options).expect("a verified module");
     let module = select(optimized.module, &options).expect("a verified module").module;
     let func = module.entries[0].func;
-    let found = sparsity_of(&module, func);
+    let native: Vec<_> = target.patterns.iter().map(|(p, _)| WeightSparsity { n: p.n, m: p.m }).collect();
+    let found = sparsity_of(&module, func, &native);
     let mut patterns: cranelift_entity::SecondaryMap<Node, Option<Pattern>> = Default::default();
     for node in module.functions[func].nodes.keys() {
-        patterns[node] = found[node]
-            .map(|s| Pattern { n: s.n, m: s.m })
-            .filter(|p| target.patterns.iter().any(|(q, _)| q == p));
+        patterns[node] = found[node].patterns.first().map(|s| Pattern { n: s.n, m: s.m });
     }
     match generate(&module, target, &patterns) {
         Ok(generated) => generated.object,

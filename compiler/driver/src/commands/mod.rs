@@ -127,7 +127,7 @@ impl Settings {
             "--state: state that stays in device memory across calls",
             "pass the state as inputs and outputs of the model",
         );
-        let fixed = "choose one of f32, bf16, mxfp8, mxfp6, mxfp4, mxint8 or WEIGHTS:ACTIVATIONS";
+        let fixed = "choose one of f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, mx9, mx6 or WEIGHTS:ACTIVATIONS";
         unless(options.precision != PrecisionArg::Auto, "--precision auto", fixed);
         unless(options.min_sqnr.is_none(), "--min-sqnr", fixed);
         unless(options.max_drop.is_none(), "--max-drop", fixed);

@@ -48,6 +48,7 @@ fn digits() {
 fn sparse_digits_in_f32() {
     check_model("digits-cnn-24", "mtia-300", "f32");
     check_model("digits-cnn-24", "mtia-500", "f32");
+    check_model("digits-cnn-24", "trainium2", "f32");
 }
 
 #[test]
@@ -151,12 +152,58 @@ fn every_stage_of_every_model_is_shown() {
     }
 }
 
+/// The chip of the shared microexponents computes in them: nothing is widened, and nine bits lose nothing.
+#[test]
+fn digits_with_pair_shifts() {
+    for precision in ["mx9", "mx6", "mx6:mx9"] {
+        check_model("digits-cnn", "maia-100", precision);
+        let (_, value) = verified("digits-cnn", &["--target", "maia-100", "--precision", precision]);
+        assert!(value["warnings"].as_array().is_none_or(Vec::is_empty), "{precision}: {value}");
+    }
+}
+
+/// Each pattern of a target is found in weights that follow it, and multiplied by with their compressed form.
+#[test]
+fn weights_of_every_pattern_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let (k, n) = (48u32, 32u32);
+    for (kept, m) in [(1, 2), (1, 4), (2, 4), (2, 8), (4, 8), (4, 12), (4, 16)] {
+        let keeps = |row: u32, col: u32| (row + 5 * col) % m < kept;
+        let value = |i: u32| if keeps(i / n, i % n) { 0.5 + i as f32 / 1024.0 } else { 0.0 };
+        let weights: Vec<f32> = (0..k * n).map(value).collect();
+        let (input, output) = ([Dim::N(4), Dim::N(k.into())], [Dim::N(4), Dim::N(n.into())]);
+        let mut product = model(
+            vec![port("x", F32, &input)],
+            vec![node("MatMul", &["x", "w"], "y")],
+            vec![port("y", F32, &output)],
+        );
+        if let Some(graph) = &mut product.graph {
+            graph.initializer = vec![floats("w", &[k.into(), n.into()], &weights)];
+        }
+        save(&folder.path().join("m.onnx"), &product);
+        for (target, precision) in [("trainium2", "bf16"), ("trainium2", "f32"), ("tpu7x", "bf16")] {
+            let arguments =
+                ["inspect", "m.onnx", "--stage", "machine", "--target", target, "--precision", precision];
+            let output = lacuna_in(folder.path(), &arguments);
+            assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+            let text = String::from_utf8_lossy(&output.stdout);
+            let pattern = format!(" {kept}:{m} ");
+            let sparse = target == "trainium2";
+            assert_eq!(text.contains("mmnm"), sparse, "{pattern} on {target} in {precision}:\n{text}");
+            assert_eq!(text.contains(&pattern), sparse, "{pattern} on {target} in {precision}:\n{text}");
+        }
+    }
+}
+
 #[test]
 fn runs_do_not_depend_on_threads() {
     let folder = tempfile::tempdir().unwrap();
     let model = testdata("digits-cnn").join("model.onnx");
-    let output = lacuna_in(folder.path(), &["compile", model.to_str().unwrap(), "-o", "m.lac"]);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let compile = |precision: &str| {
+        let arguments = ["compile", model.to_str().unwrap(), "-o", "m.lac", "--precision", precision];
+        let output = lacuna_in(folder.path(), &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    };
     let run = |threads: &str, folder_name: &str| {
         let output = lacuna_in(
             folder.path(),
@@ -166,8 +213,11 @@ fn runs_do_not_depend_on_threads() {
         let at = folder.path().join(folder_name);
         crate::common::names(&at).iter().map(|name| fs::read(at.join(name)).unwrap()).collect::<Vec<_>>()
     };
-    let one = run("1", "one");
-    assert!(!one.is_empty() && one == run("3", "three"));
+    for precision in ["f32", "bf16", "mxfp4", "mx6"] {
+        compile(precision);
+        let one = run("1", "one");
+        assert!(!one.is_empty() && one == run("2", "two") && one == run("3", "three"), "{precision}");
+    }
 }
 
 /// Every maximum of an object becomes a minimum.

@@ -2,7 +2,8 @@
 //!
 //! This is all that the evaluator shares with the machine. A NaN has one code per type, so payloads do not survive.
 
-use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode, group, pack};
+use lacuna_isa::format::group::{self, GroupScale};
+use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode, pack};
 
 use crate::types::Shape;
 
@@ -180,9 +181,9 @@ pub(super) fn quantize(
     shape: &Shape,
     n_scales: usize,
     values: &[f64],
-) -> (Vec<u8>, Vec<u8>) {
+) -> (Vec<u8>, Vec<GroupScale>) {
     let size = usize::from(format.size);
-    let (mut codes, mut scales) = (vec![0; values.len()], vec![0; n_scales]);
+    let (mut codes, mut scales) = (vec![0; values.len()], vec![GroupScale::default(); n_scales]);
     let (mut lane, mut lane_codes) = (vec![0f32; size], vec![0u8; size]);
     for_each_group(shape, axis, size, |first, count, stride, scale| {
         for (j, v) in lane[..count].iter_mut().enumerate() {
@@ -202,15 +203,17 @@ pub(super) fn dequantize(
     axis: usize,
     shape: &Shape,
     codes: &[u8],
-    scales: &[u8],
+    scales: &[GroupScale],
 ) -> Vec<f64> {
     let unit = if format.element == ScalarType::I8 { 1.0 / 64.0 } else { 1.0 };
     let elements: Vec<f64> = (0..=255).map(|code| format.element.decode(code) * unit).collect();
     let mut values = vec![0.0; codes.len()];
     for_each_group(shape, axis, usize::from(format.size), |first, count, stride, scale| {
-        let scale = group::scale_value(format, scales[scale]);
+        let scale = scales[scale];
+        let factor = scale.value(format);
         for j in 0..count {
-            values[first + j * stride] = elements[usize::from(codes[first + j * stride])] * scale;
+            let element = elements[usize::from(codes[first + j * stride])];
+            values[first + j * stride] = element * f64::from(scale.shift(j)) * factor;
         }
     });
     values
@@ -219,6 +222,18 @@ pub(super) fn dequantize(
 /// Element codes of a dense packed array, one per byte.
 pub(super) fn unpack_codes(ty: ScalarType, bytes: &[u8], n: usize) -> Vec<u8> {
     (0..n).map(|i| pack::get(bytes, ty, i) as u8).collect()
+}
+
+/// The entries of a scale plane.
+pub(super) fn unpack_scales(format: GroupFormat, plane: &[u8], n: usize) -> Vec<GroupScale> {
+    (0..n).map(|i| GroupScale::read(format, plane, i)).collect()
+}
+
+/// The reverse of [`unpack_scales`].
+pub(super) fn pack_scales(format: GroupFormat, scales: &[GroupScale], plane: &mut [u8]) {
+    for (i, scale) in scales.iter().enumerate() {
+        scale.write(format, plane, i);
+    }
 }
 
 /// The reverse of [`unpack_codes`].

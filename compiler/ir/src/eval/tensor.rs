@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use lacuna_isa::format::ScalarType;
+use lacuna_isa::format::group::GroupScale;
+use lacuna_isa::format::{Format, ScalarType};
 
 use super::{EvalError, MAX_ELEMENTS, codec};
 use crate::module::{Constant, ConstantData};
@@ -13,8 +14,8 @@ use crate::types::{ElemType, Shape, TensorType};
 pub struct Groups {
     /// Element codes, one per byte, in row-major order.
     pub codes: Vec<u8>,
-    /// Scale codes, in row-major order of the shape with the grouped dimension divided by the group size.
-    pub scales: Vec<u8>,
+    /// Scales, in row-major order of the shape with the grouped dimension divided by the group size.
+    pub scales: Vec<GroupScale>,
 }
 
 /// Elements of a tensor in row-major order, shared.
@@ -101,10 +102,10 @@ impl Tensor {
             ElemType::Scalar(s) if s.is_float() => TensorData::F(Arc::new(codec::decode_floats(s, bytes, n))),
             ElemType::Scalar(s) => TensorData::I(Arc::new(codec::decode_ints(s, bytes, n))),
             ElemType::Grouped { format, .. } => {
-                let (codes, scales) = bytes.split_at(bytes.len() - ty.scales() as usize);
+                let (codes, plane) = bytes.split_at(bytes.len() - ty.scale_bytes() as usize);
                 TensorData::Grouped(Arc::new(Groups {
                     codes: codec::unpack_codes(format.element, codes, n),
-                    scales: scales.to_vec(),
+                    scales: codec::unpack_scales(format, plane, ty.scales() as usize),
                 }))
             }
         };
@@ -114,16 +115,18 @@ impl Tensor {
     /// The dense little-endian row-major form of [`TensorType::bytes`]; floats round to the type.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.ty.bytes() as usize];
-        let element = self.ty.elem.format().element();
-        match &self.data {
-            TensorData::F(values) => codec::encode_floats(element, values, &mut bytes),
-            TensorData::I(values) => codec::encode_ints(element, values, &mut bytes),
-            TensorData::Grouped(groups) => {
-                let n_code_bytes = bytes.len() - groups.scales.len();
-                let (codes, scales) = bytes.split_at_mut(n_code_bytes);
+        let format = self.ty.elem.format();
+        let element = format.element();
+        match (&self.data, format) {
+            (TensorData::F(values), _) => codec::encode_floats(element, values, &mut bytes),
+            (TensorData::I(values), _) => codec::encode_ints(element, values, &mut bytes),
+            (TensorData::Grouped(groups), Format::Grouped(format)) => {
+                let n_code_bytes = bytes.len() - self.ty.scale_bytes() as usize;
+                let (codes, plane) = bytes.split_at_mut(n_code_bytes);
                 codec::pack_codes(element, &groups.codes, codes);
-                scales.copy_from_slice(&groups.scales);
+                codec::pack_scales(format, &groups.scales, plane);
             }
+            (TensorData::Grouped(_), Format::Scalar(_)) => unreachable!("the data of a tensor fits its type"),
         }
         bytes
     }

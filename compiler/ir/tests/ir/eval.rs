@@ -393,17 +393,26 @@ fn softmax_and_norm() {
 
 #[test]
 fn groups_quantise_move_and_contract() {
+    for format in
+        [GroupFormat::MXFP8, GroupFormat::MXFP4_G16, GroupFormat::MX9, GroupFormat::MX6, GroupFormat::MX4]
+    {
+        check_groups(format);
+    }
+}
+
+/// Values that every group format holds exactly.
+fn check_groups(format: GroupFormat) {
     let values: Vec<f64> = (0..40).map(|i| f64::from(i % 5) - 2.0).collect();
     let x = t(F32, &[2, 40], &[values.clone(), values.clone()].concat());
-    let format = GroupFormat::MXFP8;
     let module = Module::default();
     let run = |op: Op, args: &[&Tensor]| eval_op(&module, &op, args, Mode::Typed).unwrap().remove(0);
     let q = run(Op::MxQuantize { format, axis: 1, mode: ScaleMode::Floor }, &[&x]);
     assert_eq!(q.ty, TensorType::grouped(format, 1, [2, 40].as_slice()));
-    assert_eq!(q.to_bytes().len(), 80 + 4);
+    let n_groups = 2 * 40u64.div_ceil(format.size.into());
+    assert_eq!(q.to_bytes().len() as u64, format.element.bytes_for(80) + format.scale_bytes(n_groups));
     assert_eq!(Tensor::from_bytes(q.ty.clone(), &q.to_bytes()).unwrap(), q);
     let decode = |x: &Tensor| run(Op::MxDecode { to: F32 }, &[x]);
-    assert_eq!(decode(&q), x, "small integers are exact in E4M3");
+    assert_eq!(decode(&q), x, "small integers are exact in {format}");
     let transposed = run(Op::Permute { perm: vec![1, 0] }, &[&q]);
     assert_eq!(transposed.ty, TensorType::grouped(format, 0, [40, 2].as_slice()));
     assert_eq!(decode(&transposed), run(Op::Permute { perm: vec![1, 0] }, &[&x]));
