@@ -93,7 +93,7 @@ fn check(ty: ScalarType, codes: &[u64], bound: u32, k: u16, descending: bool, ha
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn sorting_is_stable(
