@@ -1,13 +1,15 @@
 //! The energy of actions: what a target's table says of one piece of work, and what its peak would draw.
 //!
-//! Actions are the bytes that cross a memory, the multiply-accumulates performed, those that sparsity gates or skips, and
-//! vector operations. Issue, leakage and idle engines have no published figure and count nothing.
+//! Actions are the bytes that cross a memory, those of masks and indices (metadata) apart; the multiply-accumulates performed,
+//! those that a zero gates and those that sparsity skips; vector operations; and the cycles in which an engine is powered but
+//! not busy. The issue of instructions has no published figure and counts nothing.
 
 use std::fmt;
 
 use crate::format::Format;
+use crate::inst::Engine;
 use crate::target::Target;
-use crate::timing::{Cost, Work};
+use crate::timing::{Cost, DpeActions, Work};
 use crate::view::PlaneMap;
 
 /// Energies of one process node, in picojoules; the memory off the chip has its own technology.
@@ -17,16 +19,68 @@ pub struct Energy {
     pub node_nm: f64,
     /// A multiply-accumulate, for every native operand format.
     pub mac_pj: Vec<(Format, f64)>,
-    /// A multiply-accumulate that is gated or skipped.
+    /// A multiply-accumulate that a zero operand gates.
+    pub gated_pj: f64,
+    /// A multiply-accumulate that a mask or pattern skips.
     pub skipped_pj: f64,
     /// One f32 operation of the SE.
     pub simd_op_pj: f64,
     /// A byte read from or written to local memory.
     pub local_pj_per_byte: f64,
+    /// A byte of a mask or of N:M indices read in a product.
+    pub metadata_pj_per_byte: f64,
     /// A byte read from or written to shared SRAM.
     pub sram_pj_per_byte: f64,
     /// A byte over the HBM port.
     pub hbm_pj_per_byte: f64,
+    /// What an engine of one PE draws in a cycle in which it is powered but not busy, in the order of [`Engine::ALL`].
+    pub idle_pj_per_cycle: [f64; Engine::ALL.len()],
+}
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $field:ident = $name:literal,)*) => {
+        /// Picojoules by kind of action.
+        #[derive(Clone, Copy, PartialEq, Debug, Default)]
+        pub struct EnergyByAction { $($(#[$doc])* pub $field: f64,)* }
+
+        impl EnergyByAction {
+            /// Every kind with its name in text forms and its picojoules.
+            pub fn parts(&self) -> Vec<(&'static str, f64)> {
+                vec![$(($name, self.$field),)*]
+            }
+
+            /// Picojoules of all kinds.
+            pub fn total_pj(&self) -> f64 {
+                0.0 $(+ self.$field)*
+            }
+
+            /// Adds `times` what `other` is.
+            pub fn add(&mut self, other: &EnergyByAction, times: f64) {
+                $(self.$field += other.$field * times;)*
+            }
+        }
+    };
+}
+
+actions! {
+    /// Multiply-accumulates performed.
+    mac = "mac",
+    /// Multiply-accumulates gated.
+    gated = "gated",
+    /// Multiply-accumulates skipped.
+    skipped = "skipped",
+    /// Operations of the SE.
+    simd = "simd",
+    /// Data in local memory.
+    local = "local",
+    /// Masks and indices in local memory.
+    metadata = "metadata",
+    /// Data in shared SRAM.
+    sram = "sram",
+    /// Data over the HBM port.
+    hbm = "hbm",
+    /// Engines that are powered but not busy.
+    idle = "idle",
 }
 
 impl Energy {
@@ -40,33 +94,63 @@ impl Energy {
         }
     }
 
+    /// Picojoules that each engine draws in a cycle at its greatest rate on `target`, in the order of [`Engine::ALL`]. The
+    /// actions of the command processor and the message engines have no figure and count 0.
+    pub fn busy_pj_per_cycle(&self, target: &Target) -> [f64; Engine::ALL.len()] {
+        let macs = self.mac_pj.iter().filter_map(|(f, pj)| Some(target.mac_rate(*f, *f)? * pj));
+        let streaming = target.local_bytes_per_cycle * self.local_pj_per_byte;
+        Engine::ALL.map(|engine| match engine {
+            Engine::Cp | Engine::Me => 0.0,
+            Engine::FiLoad | Engine::FiStore | Engine::Mlu => streaming,
+            Engine::Dpe => macs.clone().fold(0.0, f64::max),
+            Engine::Re => 4.0 * target.bank_elements_per_cycle * self.local_pj_per_byte,
+            Engine::Se => target.simd_ops_per_cycle * self.simd_op_pj,
+        })
+    }
+
     /// Picojoules of a piece of work whose counts are in `cost`.
     ///
-    /// A product reads each operand from local memory once, an N:M one with its indices; its sums count as part of the
-    /// multiply-accumulates. Clearing or converting an accumulator counts as four bytes of local memory, an array of
-    /// about the same size.
-    pub(crate) fn of(&self, work: &Work, cost: &Cost) -> f64 {
+    /// A product reads each operand from local memory once, an N:M one with its indices, a masked one with its flags and
+    /// only what its mask admits; its sums count as part of the multiply-accumulates. Touching an accumulator counts as four
+    /// bytes of local memory, an array of about the same size.
+    pub(crate) fn of(&self, work: &Work, cost: &Cost) -> EnergyByAction {
         let local = |bytes: u64| bytes as f64 * self.local_pj_per_byte;
+        let none = EnergyByAction::default();
         match *work {
-            Work::Control => 0.0,
-            Work::Dma { bytes, .. } => {
-                local(bytes)
-                    + cost.hbm_bytes as f64 * self.hbm_pj_per_byte
-                    + cost.sram_bytes as f64 * self.sram_pj_per_byte
+            Work::Control => none,
+            Work::Dma { bytes, .. } => EnergyByAction {
+                local: local(bytes),
+                hbm: cost.hbm_bytes as f64 * self.hbm_pj_per_byte,
+                sram: cost.sram_bytes as f64 * self.sram_pj_per_byte,
+                ..none
+            },
+            Work::Fill { bytes } => EnergyByAction { local: local(bytes), ..none },
+            Work::Matmul { m, n, k, a, b, pattern, actions } => {
+                // Stored elements of a pattern stand for `m / n` dense ones, whose planes are known.
+                let dense =
+                    |stored: u64| pattern.map_or(stored, |p| stored * u64::from(p.m) / u64::from(p.n));
+                let DpeActions { a_reads, b_reads, b_gated, gated, flags, .. } =
+                    actions.unwrap_or_else(|| DpeActions { b_reads: 0, ..DpeActions::dense(m, n, k) });
+                let b_elements = actions.map_or(n * k, |_| dense(b_reads - b_gated));
+                let [a_codes, a_scales, _] =
+                    PlaneMap { format: a, pattern: None, k_stride: 1 }.plane_bytes(a_reads);
+                let [b_codes, b_scales, indices] =
+                    PlaneMap { format: b, pattern, k_stride: 1 }.plane_bytes(b_elements);
+                EnergyByAction {
+                    mac: (cost.macs - gated) as f64 * self.mac(a, b),
+                    gated: gated as f64 * self.gated_pj,
+                    skipped: cost.macs_skipped as f64 * self.skipped_pj,
+                    local: local(a_codes + a_scales + b_codes + b_scales),
+                    metadata: (indices + flags) as f64 * self.metadata_pj_per_byte,
+                    ..none
+                }
             }
-            Work::Fill { bytes } => local(bytes),
-            Work::Matmul { m, n, k, a, b, pattern } => {
-                let read = |format, pattern, elements| {
-                    let map = PlaneMap { format, pattern, k_stride: 1 };
-                    local(map.plane_bytes(elements).iter().sum())
-                };
-                read(a, None, m * k)
-                    + read(b, pattern, n * k)
-                    + cost.macs as f64 * self.mac(a, b)
-                    + cost.macs_skipped as f64 * self.skipped_pj
-            }
-            Work::Bank { elements } => local(4 * elements),
-            Work::Simd { elements, ops, bytes } => (elements * ops) as f64 * self.simd_op_pj + local(bytes),
+            Work::Bank { elements } => EnergyByAction { local: local(4 * elements), ..none },
+            Work::Simd { elements, ops, bytes } => EnergyByAction {
+                simd: (elements * ops) as f64 * self.simd_op_pj,
+                local: local(bytes),
+                ..none
+            },
         }
     }
 }
@@ -116,6 +200,45 @@ impl Target {
     }
 }
 
+/// A run, or one launch of it, that draws more on average than the target may.
+#[derive(Clone, PartialEq, Debug)]
+pub struct AveragePower {
+    /// Watts by the table of energies.
+    pub modelled_w: f64,
+    /// Watts of the target's design power.
+    pub tdp_w: f64,
+    /// Process node of the energy table in nanometres.
+    pub node_nm: f64,
+}
+
+impl AveragePower {
+    /// Whether it is more than the design power.
+    pub fn is_over(&self) -> bool {
+        self.modelled_w > self.tdp_w
+    }
+}
+
+impl fmt::Display for AveragePower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AveragePower { modelled_w, tdp_w, node_nm } = self;
+        write!(
+            f,
+            "the {node_nm} nm energy table gives {modelled_w:.0} W on average, over the design power of {tdp_w:.0} W: \
+             cycles that are not sustained, or a table of too old a node"
+        )
+    }
+}
+
+impl Target {
+    /// The average power of `energy_pj` spent in `cycles`; `None` without an energy table, or in no time.
+    pub fn average_power(&self, energy_pj: f64, cycles: u64) -> Option<AveragePower> {
+        let node_nm = self.energy.as_ref()?.node_nm;
+        // Picojoules per cycle times gigacycles per second are milliwatts.
+        let modelled_w = energy_pj / cycles as f64 * self.clock_ghz * 1e-3;
+        (cycles > 0).then_some(AveragePower { modelled_w, tdp_w: self.tdp_w, node_nm })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,11 +257,14 @@ mod tests {
         t.energy = Some(Energy {
             node_nm: 7.0,
             mac_pj: vec![(E4M3, 1.0), (BF16, 4.0)],
+            gated_pj: 0.5,
             skipped_pj: 0.25,
             simd_op_pj: 8.0,
             local_pj_per_byte: 2.0,
+            metadata_pj_per_byte: 1.0,
             sram_pj_per_byte: 16.0,
             hbm_pj_per_byte: 32.0,
+            idle_pj_per_cycle: [0.0; 8],
         });
         t
     }
@@ -147,7 +273,7 @@ mod tests {
     fn actions_add_up() {
         let check = |work: Work, expect: f64| assert_eq!(cost(&work, &round()).energy_pj, expect, "{work:?}");
         let dma = |space, receivers| Work::Dma { bytes: 100, runs: 50, space, receivers };
-        let product = |a, b, pattern| Work::Matmul { m: 2, n: 32, k: 8, a, b, pattern };
+        let product = |a, b, pattern| Work::Matmul { m: 2, n: 32, k: 8, a, b, pattern, actions: None };
         check(Work::Control, 0.0);
         check(dma(MemSpace::Hbm, 1), 100.0 * (2.0 + 32.0));
         check(dma(MemSpace::Weights, 4), 100.0 * 2.0 + 25.0 * 32.0);
@@ -160,8 +286,36 @@ mod tests {
         check(product(E4M3, BF16, None), 4.0 * 512.0 + (16.0 + 512.0) * 2.0);
         check(product(E4M3, Format::F32, None), 4.0 * 512.0 + (16.0 + 1024.0) * 2.0);
         // Half of the codes, and a two-bit index for each.
-        let sparse = 256.0 + 256.0 * 0.25 + (16.0 + 128.0 + 32.0) * 2.0;
+        let sparse = 256.0 + 256.0 * 0.25 + (16.0 + 128.0) * 2.0 + 32.0;
         check(product(E4M3, E4M3, Some(Pattern::P2_4)), sparse);
+        // A mask that leaves three of eight k, and a zero in one of the six first elements.
+        let actions = DpeActions {
+            steps: 6,
+            a_reads: 6,
+            b_reads: 96,
+            macs: 192,
+            skipped: 320,
+            gated: 32,
+            b_gated: 0,
+            flags: 8,
+        };
+        let masked =
+            Work::Matmul { m: 2, n: 32, k: 8, a: E4M3, b: E4M3, pattern: None, actions: Some(actions) };
+        check(masked, 160.0 + 32.0 * 0.5 + 320.0 * 0.25 + (6.0 + 96.0) * 2.0 + 8.0);
+        let parts = cost(&masked, &round()).energy;
+        assert_eq!((parts.mac, parts.gated, parts.skipped, parts.metadata), (160.0, 16.0, 80.0, 8.0));
+    }
+
+    /// An engine that does nothing draws a share of what it draws at its greatest rate.
+    #[test]
+    fn idle_engines_draw() {
+        let t = target("mtia-300").unwrap();
+        let energy = t.energy.as_ref().unwrap();
+        let busy = energy.busy_pj_per_cycle(&t);
+        for (engine, (idle, busy)) in Engine::ALL.into_iter().zip(energy.idle_pj_per_cycle.iter().zip(busy)) {
+            assert!((idle - busy / 10.0).abs() <= 1e-9 * busy, "{engine:?}: {idle} of {busy}");
+            assert_eq!(busy > 0.0, !matches!(engine, Engine::Cp | Engine::Me), "{engine:?}");
+        }
     }
 
     #[test]
@@ -169,7 +323,7 @@ mod tests {
         let mxfp8 = Format::from_name("mxfp8").unwrap();
         let mut t = round();
         t.energy.as_mut().unwrap().mac_pj.push((mxfp8, 1.0));
-        let work = Work::Matmul { m: 1, n: 32, k: 32, a: mxfp8, b: mxfp8, pattern: None };
+        let work = Work::Matmul { m: 1, n: 32, k: 32, a: mxfp8, b: mxfp8, pattern: None, actions: None };
         assert_eq!(cost(&work, &t).energy_pj, 1024.0 + (33.0 + 1024.0 + 32.0) * 2.0);
     }
 
@@ -180,16 +334,17 @@ mod tests {
         assert!(t.power_warnings().is_empty());
         let cost = cost(&Work::Fill { bytes: 1 << 20 }, &t);
         assert!(cost.cycles > 0);
-        assert_eq!(cost.energy_pj, 0.0);
+        assert_eq!((cost.energy_pj, cost.energy), (0.0, EnergyByAction::default()));
     }
 
     #[test]
     fn energy_changes_nothing_else() {
         let with = target("mtia-300").unwrap();
         let without = Target { energy: None, ..with.clone() };
-        let work = Work::Matmul { m: 64, n: 96, k: 128, a: E4M3, b: E4M3, pattern: Some(Pattern::P2_4) };
+        let pattern = Some(Pattern::P2_4);
+        let work = Work::Matmul { m: 64, n: 96, k: 128, a: E4M3, b: E4M3, pattern, actions: None };
         let (with, without) = (cost(&work, &with), cost(&work, &without));
         assert!(with.energy_pj > 0.0);
-        assert_eq!(Cost { energy_pj: 0.0, ..with }, without);
+        assert_eq!(Cost { energy_pj: 0.0, energy: EnergyByAction::default(), ..with }, without);
     }
 }

@@ -356,23 +356,33 @@ macro_rules! for_each_inst {
             /// Like `mm` where `b`'s view has an N:M pattern along k: only stored elements multiply, in ascending k; the others
             /// contribute nothing.
             Mmnm = 0x31, "mmnm", Dpe { bank: BankDest = 32, a: Source = 56, b: Source = 80, order: Order = 10 }
-            /// Like `mm` where only blocks of `b` whose flag is set multiply; the others contribute nothing and are not read.
-            /// `mask`'s view is `bool` with the dimensions of `b`; a size s of `b` and t of `mask` make blocks of s / t.
+            /// Like `mm` where only the blocks of `b` whose flag is set multiply; the terms of the others contribute nothing,
+            /// infinities and NaN included. `mask`'s view is `bool` (set: not 0) with the dimensions of `b`: a size s of `b` is a
+            /// whole multiple of its size t, and index i of `b` has the flag at index i / (s / t). Flags that clip are not set.
+            /// Where an operand is grouped, blocks consist of whole groups of both operands along k; a group that is off adds
+            /// nothing, whatever its scales. What is legal does not depend on the flags.
             Mmblk = 0x32, "mmblk", Dpe { bank: BankDest = 32, a: Source = 56, b: Source = 80, mask: Source = 104, order: Order = 10 }
-            /// Like `mm` where only the k whose flag is set multiply; the others contribute nothing and are not read.
-            /// `mask`'s view is `bool` with the k dimensions of `a` in the same places.
+            /// Like `mm` where only the k whose flag is set multiply, in ascending k; the terms of the others contribute nothing,
+            /// infinities and NaN included. `mask`'s view is `bool` (set: not 0): its dimensions 2 to 4 have the sizes of `a`'s, the
+            /// others size 1. Flags that clip are not set. Flags may cut groups: a group sums its set terms, and adds nothing
+            /// where it has none, whatever its scales. What is legal does not depend on the flags.
             Mmact = 0x33, "mmact", Dpe { bank: BankDest = 32, a: Source = 56, b: Source = 80, mask: Source = 104, order: Order = 10 }
 
             /// Writes +0 to every accumulator of the box of `bank`'s view.
             Zero = 0x40, "zero", Re { bank: BankDest = 32 }
             /// Converts a bank to the format of `dst`'s view: element i of `bank`'s view to element i of `dst`'s. -0 becomes +0.
             Drain = 0x41, "drain", Re { dst: Dest = 32, bank: BankSource = 56 }
-            /// Sets element i of `bank`'s view to element i of `src`'s, converted exactly to f32: a bias, or earlier sums.
+            /// Sets element i of `bank`'s view to element i of `src`'s, in boxes of equal sizes: a bias (stride 0 repeats it), or
+            /// earlier sums. The format of `src` is f32 or one that `ld` widens to f32, and is converted likewise. What either
+            /// view clips stays as it is, +0 in a pushed bank.
             Seed = 0x42, "seed", Re { bank: BankDest = 32, src: Source = 56 }
-            /// Multiplies element i of `bank`'s view by element i of `src`'s (f32, f16 or bf16; stride 0 repeats a factor).
+            /// Multiplies element i of `bank`'s view by element i of `src`'s, in boxes of equal sizes, with one rounding to f32.
+            /// `src` is f32, f16 or bf16; stride 0 repeats a factor. What either view clips stays as it is.
             Resc = 0x43, "resc", Re { bank: BankChange = 32, src: Source = 56 }
             /// Reduces a bank to `dst` (f32) by `f`, greatest or least, over the dimensions in which `dst`'s view has size 1 and
-            /// `bank`'s has more.
+            /// `bank`'s has more; in the others the sizes are equal. Like `max` and `min` of SE programs: NaN where any element
+            /// is. -0 counts as +0, what `bank` clips takes no part, and over nothing the result is -infinity or +infinity.
+            /// Elements of `dst` that clip are +0.
             Stat = 0x44, "stat", Re { f: Extreme = 10, dst: Fresh = 32, bank: BankSource = 56 }
             /// Sums the banks of the PEs of the `cast` group, in ascending order of the members, and converts like `drain`. With
             /// `share` part, a member gets its own part of dimension `dim`. Every member executes it.
@@ -380,12 +390,23 @@ macro_rules! for_each_inst {
 
             /// Runs SE program number `program` of the kernel's table.
             Run = 0x50, "run", Se { program: ProgramIdx = 16 }
-            /// Sorts each row (the last dimension) of `src` and keeps the first `k`: ascending, or descending; equal keys by
-            /// ascending index. A result is the i64 `key * 2^32 + index`: `key` the order-preserving 32-bit image of the element
-            /// (complemented when descending), `index` its logical coordinate. NaN is greatest. Clipped elements take no part;
-            /// missing results are the greatest i64.
+            /// Sorts each row (dimension 4) of `src` and keeps the first `k`, the size of `dst`'s view there; the other sizes are
+            /// equal. Ascending, or descending; equal keys always by ascending index. A result is the i64
+            /// `key * 2^32 + index`, and results ascend: `index` is the element's logical coordinate in dimension 4, `key` an i32
+            /// that orders as the elements do, complemented (`-1 - key`) when descending. The key of an integer is its value,
+            /// of a u32 its value minus 2^31. That of a float comes from the bits b of the same value in f32, read as an i32: b,
+            /// or b xor 0x7fffffff where b is negative. -0 counts as +0, and every NaN as 0x7fc00000, which is greatest. Types
+            /// of up to 32 bits that stand alone have keys. Clipped elements take no part; missing results are 2^63 - 1,
+            /// which no element gives. Elements of `dst` that clip are 0.
+            ///
+            /// An SE program recovers both from i64 lanes: the index is the low half (`convert.i64.i32`), the key the low half
+            /// of the value shifted right by 32 (`binary.shr.i64`), and a float the key, xor 0x7fffffff where it is negative, in an
+            /// f32 lane.
             Sort = 0x51, "sort", Se { dst: Fresh = 32, src: Source = 56, k: Count = 16, descending: Flag = 10 }
-            /// Merges each row of two sorted slots of `sort` and keeps the first `k`.
+            /// Merges each row (dimension 4) of two i64 slots that ascend, results of `sort`, and keeps the first `k`, the size of
+            /// `dst`'s view there; the sizes of the other dimensions are equal. Step by step the lesser of the two next values is
+            /// taken, that of `a` where they are equal, whether the rows ascend or not. Clipped values take no part; missing results
+            /// are 2^63 - 1. Elements of `dst` that clip are 0.
             Merge = 0x52, "merge", Se { dst: Fresh = 32, a: Source = 56, b: Source = 80, k: Count = 16 }
 
             /// All-reduce between ranks: every rank's `dst` becomes the combination of all ranks' `src`, in ascending order of

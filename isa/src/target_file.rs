@@ -295,6 +295,11 @@ impl TargetFile {
         all
     }
 
+    /// The declared peaks beside the derived ones of `target`, which the file resolves to.
+    pub fn peaks(&self, target: &Target) -> Vec<Peak<'_>> {
+        self.macs.iter().filter_map(|macs| macs.peak(target).ok()?).collect()
+    }
+
     /// Reads and checks a target file.
     ///
     /// # Errors
@@ -362,12 +367,9 @@ impl TargetFile {
                 }
                 target.macs_per_cycle.push((format, rate));
             }
-            if let Some(peak) = &macs.peak {
-                let declared = plain("peak", peak, Quantity::Peak)?;
-                let derived = 2.0 * rate * f64::from(target.n_pes()) * clock_ghz * 1e-3;
-                if (derived / declared - 1.0).abs() > PEAK_TOLERANCE && macs.waiver.is_none() {
-                    return Err(TargetError::Peak { formats: macs.formats.join(", "), derived, declared });
-                }
+            if let Some(peak) = macs.peak(&target)?.filter(|peak| !peak.holds()) {
+                let Peak { declared_tflops: declared, derived_tflops: derived, .. } = peak;
+                return Err(TargetError::Peak { formats: macs.formats.join(", "), derived, declared });
             }
         }
         for figures in &self.patterns {
@@ -375,6 +377,39 @@ impl TargetFile {
         }
         target.energy = self.energy.as_ref().map(|figures| figures.resolve(&target)).transpose()?;
         Ok(target)
+    }
+}
+
+/// A declared peak beside the one that PEs, rate and clock give.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Peak<'f> {
+    /// Names of the formats.
+    pub formats: &'f [String],
+    /// In the file.
+    pub declared_tflops: f64,
+    /// From PEs, rate and clock.
+    pub derived_tflops: f64,
+    /// Why the two may differ.
+    pub waiver: Option<&'f str>,
+}
+
+impl Peak<'_> {
+    /// Whether the two are within [`PEAK_TOLERANCE`], or may differ.
+    fn holds(&self) -> bool {
+        self.waiver.is_some() || (self.derived_tflops / self.declared_tflops - 1.0).abs() <= PEAK_TOLERANCE
+    }
+}
+
+impl MacFigures {
+    fn peak(&self, target: &Target) -> Result<Option<Peak<'_>>, TargetError> {
+        let Some(peak) = &self.peak else { return Ok(None) };
+        let rate = plain("rate", &self.rate, Quantity::Rate("MAC/cycle"))?;
+        Ok(Some(Peak {
+            formats: &self.formats,
+            declared_tflops: plain("peak", peak, Quantity::Peak)?,
+            derived_tflops: 2.0 * rate * f64::from(target.n_pes()) * target.clock_ghz * 1e-3,
+            waiver: self.waiver.as_deref(),
+        }))
     }
 }
 

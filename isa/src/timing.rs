@@ -1,5 +1,6 @@
 //! What one instruction costs on one target. The compiler's cost model and the machine model call the same function.
 
+use crate::energy::EnergyByAction;
 use crate::format::Format;
 use crate::object::MemSpace;
 use crate::program::{Lane, SeBinary, SeOp, SeUnary};
@@ -41,6 +42,8 @@ pub enum Work {
         b: Format,
         /// Pattern of the second operand.
         pattern: Option<Pattern>,
+        /// What a mask, or zeros that are known, leave of it; `None` for all of it.
+        actions: Option<DpeActions>,
     },
     /// Accumulators cleared or converted.
     Bank {
@@ -58,6 +61,78 @@ pub enum Work {
     },
 }
 
+/// What a DPE does in a product.
+///
+/// A mask *skips*: no reads, no cycles. `mmact` compacts the k that are set in front of the multipliers, so every unset k
+/// saves; `mmblk` drops a step where all flags of a tile of [`DPE_COLUMNS`] columns by [`DPE_SKIP_BYTES`] of k are off. That a
+/// DPE can do so at this grain is assumed: no text describes such a unit on these chips. A zero of the first operand *gates*:
+/// the multiplier rests and, where all rows are zero at a k, the second operand is not read, but the cycle passes. Results are
+/// those of all terms: a zero that meets an infinity or NaN is not gated.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct DpeActions {
+    /// Steps of one row, one tile of 32 columns and one k: the cycles of a DPE with 32 multipliers.
+    pub steps: u64,
+    /// Elements of the first operand that are read.
+    pub a_reads: u64,
+    /// Elements of the second operand that are read.
+    pub b_reads: u64,
+    /// Multiply-accumulates.
+    pub macs: u64,
+    /// Multiply-accumulates that a mask or pattern skips.
+    pub skipped: u64,
+    /// Multiply-accumulates, of `macs`, that zeros of the first operand gate.
+    pub gated: u64,
+    /// Elements, of `b_reads`, that zeros of the first operand save.
+    pub b_gated: u64,
+    /// Flags of the mask that are read, a byte each.
+    pub flags: u64,
+}
+
+impl DpeActions {
+    /// A product without mask, pattern or known zeros.
+    pub fn dense(m: u64, n: u64, k: u64) -> DpeActions {
+        let steps = m * n.div_ceil(DPE_COLUMNS) * k;
+        DpeActions { steps, a_reads: m * k, b_reads: n * k, macs: m * n * k, ..DpeActions::default() }
+    }
+
+    /// The same on a DPE that gates zeros of the first operand: fewer reads and multiply-accumulates, the same steps.
+    pub fn with_gate(self) -> DpeActions {
+        DpeActions { macs: self.macs - self.gated, b_reads: self.b_reads - self.b_gated, ..self }
+    }
+
+    /// Adds the actions of another product.
+    pub fn add(&mut self, other: &DpeActions) {
+        self.steps += other.steps;
+        self.a_reads += other.a_reads;
+        self.b_reads += other.b_reads;
+        self.macs += other.macs;
+        self.skipped += other.skipped;
+        self.gated += other.gated;
+        self.b_gated += other.b_gated;
+        self.flags += other.flags;
+    }
+
+    /// These actions of a product, scaled as `part` is to `whole` of other products.
+    pub fn scaled(self, part: &DpeActions, whole: &DpeActions) -> DpeActions {
+        let of = |n: u64, part: u64, whole: u64| match whole {
+            0 => 0,
+            _ => u64::try_from(u128::from(n) * u128::from(part) / u128::from(whole)).unwrap_or(u64::MAX),
+        };
+        let macs = of(self.macs, part.macs, whole.macs);
+        let b_reads = of(self.b_reads, part.b_reads, whole.b_reads);
+        DpeActions {
+            steps: of(self.steps, part.steps, whole.steps),
+            a_reads: of(self.a_reads, part.a_reads, whole.a_reads),
+            b_reads,
+            macs,
+            skipped: self.macs - macs,
+            gated: of(self.macs, part.gated, whole.macs).min(macs),
+            b_gated: of(self.b_reads, part.b_gated, whole.b_reads).min(b_reads),
+            flags: self.flags,
+        }
+    }
+}
+
 /// What a piece of work occupies.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Cost {
@@ -73,6 +148,8 @@ pub struct Cost {
     pub macs_skipped: u64,
     /// Energy of the actions, in picojoules; 0 on a target without a table of energies.
     pub energy_pj: f64,
+    /// The same by kind of action.
+    pub energy: EnergyByAction,
 }
 
 /// Issue slots of one SE operation on one element: transcendental functions are polynomials of several slots.
@@ -153,8 +230,8 @@ fn binary_slots(f: SeBinary) -> u64 {
 /// operand formats and the streaming of its operands; formats that are not native run at the rate of the slowest one.
 pub fn cost(work: &Work, target: &Target) -> Cost {
     let occupied = occupied(work, target);
-    let energy_pj = target.energy.as_ref().map_or(0.0, |energy| energy.of(work, &occupied));
-    Cost { energy_pj, ..occupied }
+    let energy = target.energy.as_ref().map(|energy| energy.of(work, &occupied)).unwrap_or_default();
+    Cost { energy_pj: energy.total_pj(), energy, ..occupied }
 }
 
 fn occupied(work: &Work, target: &Target) -> Cost {
@@ -175,13 +252,18 @@ fn occupied(work: &Work, target: &Target) -> Cost {
         Work::Fill { bytes } => {
             Cost { cycles: ceil(bytes as f64 / target.local_bytes_per_cycle), ..Cost::default() }
         }
-        Work::Matmul { m, n, k, a, b, pattern } => {
+        Work::Matmul { m, n, k, a, b, pattern, actions: None } => {
             let dense = m * n * k;
             let rate = target.product_rate(a, b, pattern);
             let macs = pattern.map_or(dense, |p| dense * u64::from(p.n) / u64::from(p.m));
             // Columns come in tiles of 32; a narrower tile leaves multipliers idle.
             let padded = m * n.next_multiple_of(DPE_COLUMNS) * k;
             Cost { cycles: ceil(padded as f64 / rate), macs, macs_skipped: dense - macs, ..Cost::default() }
+        }
+        Work::Matmul { a, b, pattern, actions: Some(actions), .. } => {
+            let DpeActions { steps, macs, skipped, .. } = actions;
+            let cycles = ceil((steps * DPE_COLUMNS) as f64 / target.product_rate(a, b, pattern));
+            Cost { cycles, macs, macs_skipped: skipped, ..Cost::default() }
         }
         Work::Bank { elements } => {
             Cost { cycles: ceil(elements as f64 / target.bank_elements_per_cycle), ..Cost::default() }
@@ -198,3 +280,17 @@ fn occupied(work: &Work, target: &Target) -> Cost {
 pub const DMA_BEAT_BYTES: u64 = 64;
 /// Columns of a DPE tile.
 pub const DPE_COLUMNS: u64 = 32;
+/// Bytes of the second operand's k that a DPE skips together in `mmblk`: half of the 64 that a tile holds. Assumed.
+pub const DPE_SKIP_BYTES: u64 = 32;
+
+/// The network that `sort` is timed as, in SE operations for each element of a row of `n`: a bitonic one of p(p + 1)/2
+/// stages, p = log2 n, with a lesser and a greater of two 64-bit values for each pair. Assumed.
+pub fn sort_ops(n: u64) -> u64 {
+    let p = u64::from(n.max(1).next_power_of_two().ilog2());
+    p * (p + 1)
+}
+
+/// The last p stages of such a network, which merge two sorted halves of a row of `n`.
+pub fn merge_ops(n: u64) -> u64 {
+    2 * u64::from(n.max(1).next_power_of_two().ilog2())
+}

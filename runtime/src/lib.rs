@@ -4,6 +4,7 @@
 //! nothing they do inside one launch is visible to another. Asynchrony exists only in [`profile()`], the machine model,
 //! which never looks at data. This crate knows the instruction set and never the compiler.
 
+mod bank;
 mod boxes;
 mod dma;
 mod local;
@@ -16,8 +17,10 @@ pub mod profile;
 mod se;
 mod simd;
 mod slots;
+mod sort;
 mod trap;
 
 pub use machine::{LaunchRecord, Machine, Outcome, RunOptions};
-pub use profile::profile;
+pub use matmul::actions::ProductRecord;
+pub use profile::{ProfileOptions, profile, profile_with};
 pub use trap::{InputError, LoadError, Trap, TrapKind};

@@ -3,6 +3,7 @@
 use lacuna_isa::object::{Address, EntryPoint, MemSpace, Object};
 use rayon::prelude::*;
 
+use crate::matmul::actions::{ActionLog, ProductRecord};
 use crate::memory::{self, Log, Memory, Tensor};
 use crate::pe::{Counts, Pe};
 use crate::plan::{self, KernelPlan};
@@ -46,6 +47,8 @@ pub struct LaunchRecord {
     pub macs: u64,
     /// Multiply-accumulates that sparsity skipped.
     pub macs_skipped: u64,
+    /// What the DPEs did, by instruction.
+    pub products: Vec<ProductRecord>,
 }
 
 /// The result of a run.
@@ -66,6 +69,7 @@ pub enum Outcome {
 struct Ended {
     log: Log,
     counts: Counts,
+    actions: ActionLog,
     fault: Option<(usize, Fault)>,
 }
 
@@ -162,8 +166,9 @@ impl<'o> Machine<'o> {
                     message: fault.message,
                 })
             };
-            let ended = run_pes(plan, &decls, memory);
+            let ended = run_pes(plan, &decls, memory, options.record);
             let mut counts = Counts::default();
+            let mut actions = ActionLog::default();
             let mut logs = Vec::with_capacity(ended.len());
             for (pe, ended) in ended.into_iter().enumerate() {
                 if let Some((pc, fault)) = ended.fault {
@@ -174,6 +179,7 @@ impl<'o> Machine<'o> {
                 counts.stored_bytes += ended.counts.stored_bytes;
                 counts.macs += ended.counts.macs;
                 counts.macs_skipped += ended.counts.macs_skipped;
+                actions.absorb(&ended.actions);
                 logs.push(ended.log);
             }
             memory::apply(memory, &decls, &logs).map_err(|(pe, pc, fault)| trap(pe, pc, fault))?;
@@ -186,6 +192,7 @@ impl<'o> Machine<'o> {
                     stored_bytes: counts.stored_bytes,
                     macs: counts.macs,
                     macs_skipped: counts.macs_skipped,
+                    products: actions.records(),
                 });
             }
         }
@@ -197,6 +204,7 @@ fn run_pes(
     plan: &KernelPlan<'_>,
     decls: &[(Address, u64, lacuna_isa::object::Access)],
     memory: &Memory<'_>,
+    record: bool,
 ) -> Vec<Ended> {
     let log_reads = memory::needs_read_log(decls);
     let tensors: Vec<Tensor<'_>> = decls
@@ -216,8 +224,9 @@ fn run_pes(
         .with_max_len(1)
         .map_init(Lanes::default, |lanes, idx| {
             let mut pe = Pe::new(plan, &tensors, memory, plan.coords(idx), lanes);
+            pe.actions.records = record;
             let fault = pe.run().err().map(|fault| (pe.pc, fault));
-            Ended { log: pe.log, counts: pe.counts, fault }
+            Ended { log: pe.log, counts: pe.counts, actions: pe.actions, fault }
         })
         .collect()
 }

@@ -3,7 +3,9 @@
 use lacuna_isa::inst::{Action, InstKind, Operand};
 use lacuna_isa::view::Position;
 
+use crate::matmul::actions::ActionLog;
 use crate::matmul::fast::PanelCache;
+use crate::matmul::mask::Grain;
 use crate::memory::{Log, Memory, Overlay, Tensor};
 use crate::plan::KernelPlan;
 use crate::se::Lanes;
@@ -34,6 +36,8 @@ pub(crate) struct Pe<'m> {
     /// Decoded weights.
     pub panels: PanelCache,
     pub counts: Counts,
+    /// Products by instruction, where the run is recorded.
+    pub actions: ActionLog,
     pub lanes: &'m mut Lanes,
 }
 
@@ -65,6 +69,7 @@ impl<'m> Pe<'m> {
             pool: Pool::default(),
             panels: PanelCache::default(),
             counts: Counts::default(),
+            actions: ActionLog::default(),
             lanes,
         }
     }
@@ -110,8 +115,19 @@ impl<'m> Pe<'m> {
             InstKind::Zero { bank } => self.zero(bank)?,
             InstKind::Drain { dst, bank } => self.drain(dst, bank)?,
             InstKind::Mm { bank, a, b, order } | InstKind::Mmnm { bank, a, b, order } => {
-                self.multiply(bank, a, b, order)?;
+                self.multiply(bank, a, b, order, None)?;
             }
+            InstKind::Mmblk { bank, a, b, mask, order } => {
+                self.multiply(bank, a, b, order, Some((Grain::Blocks, mask)))?;
+            }
+            InstKind::Mmact { bank, a, b, mask, order } => {
+                self.multiply(bank, a, b, order, Some((Grain::Active, mask)))?;
+            }
+            InstKind::Seed { bank, src } => self.seed(bank, src)?,
+            InstKind::Resc { bank, src } => self.rescale(bank, src)?,
+            InstKind::Stat { f, dst, bank } => self.statistic(f, dst, bank)?,
+            InstKind::Sort { dst, src, k, descending } => self.sort(dst, src, k, descending)?,
+            InstKind::Merge { dst, a, b, k } => self.merge(dst, a, b, k)?,
             InstKind::Run { program } => self.run_program(usize::from(program))?,
             // Refused when the object is loaded.
             InstKind::Ldp { .. } => {}
@@ -127,14 +143,7 @@ impl<'m> Pe<'m> {
             InstKind::Perm { .. } => {}
             InstKind::Mask { .. } => {}
             InstKind::Pack { .. } => {}
-            InstKind::Mmblk { .. } => {}
-            InstKind::Mmact { .. } => {}
-            InstKind::Seed { .. } => {}
-            InstKind::Resc { .. } => {}
-            InstKind::Stat { .. } => {}
             InstKind::Xred { .. } => {}
-            InstKind::Sort { .. } => {}
-            InstKind::Merge { .. } => {}
             InstKind::Allred { .. } => {}
             InstKind::Allgath { .. } => {}
             InstKind::Redscat { .. } => {}

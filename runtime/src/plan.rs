@@ -248,6 +248,22 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
             .ok_or_else(|| format!("there is no constant {value}")),
         InstKind::Mm { a, b, .. } => product(view(a), view(b), false),
         InstKind::Mmnm { a, b, .. } => product(view(a), view(b), true),
+        InstKind::Mmblk { a, b, mask, .. } | InstKind::Mmact { a, b, mask, .. } => {
+            product(view(a), view(b), false).and_then(|()| holds(view(mask), &[ScalarType::Bool]))
+        }
+        InstKind::Seed { bank, src } => widening(view(src), view(bank)),
+        InstKind::Resc { src, .. } => holds(view(src), &[ScalarType::F32, ScalarType::F16, ScalarType::Bf16]),
+        InstKind::Stat { dst, .. } => holds(view(dst), &[ScalarType::F32]),
+        InstKind::Sort { dst, src, .. } => {
+            let src = view(src);
+            if src.pattern.is_some() || src.format.group_size() > 1 || src.format.element().bits() > 32 {
+                return Err(format!("{} has no sort keys", src.format));
+            }
+            holds(view(dst), &[ScalarType::I64])
+        }
+        InstKind::Merge { dst, a, b, .. } => {
+            [dst, a, b].into_iter().try_for_each(|operand| holds(view(operand), &[ScalarType::I64]))
+        }
         InstKind::Zero { .. } | InstKind::Drain { .. } => Ok(()),
         InstKind::Run { program } => (usize::from(*program) < kernel.programs.len())
             .then_some(())
@@ -265,14 +281,7 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
         InstKind::Perm { .. } => unknown(),
         InstKind::Mask { .. } => unknown(),
         InstKind::Pack { .. } => unknown(),
-        InstKind::Mmblk { .. } => unknown(),
-        InstKind::Mmact { .. } => unknown(),
-        InstKind::Seed { .. } => unknown(),
-        InstKind::Resc { .. } => unknown(),
-        InstKind::Stat { .. } => unknown(),
         InstKind::Xred { .. } => unknown(),
-        InstKind::Sort { .. } => unknown(),
-        InstKind::Merge { .. } => unknown(),
         InstKind::Allred { .. } => unknown(),
         InstKind::Allgath { .. } => unknown(),
         InstKind::Redscat { .. } => unknown(),
@@ -295,6 +304,17 @@ fn product(a: &View, b: &View, wants_pattern: bool) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Checks that a view is of one of some scalar types, without a pattern.
+fn holds(view: &View, types: &[ScalarType]) -> Result<(), String> {
+    match view.format {
+        Format::Scalar(ty) if types.contains(&ty) && view.pattern.is_none() => Ok(()),
+        Format::Scalar(_) | Format::Grouped(_) => {
+            let names: Vec<&str> = types.iter().map(|ty| ty.name()).collect();
+            Err(format!("an operand is {}, not {}", view.format, names.join(" or ")))
+        }
+    }
 }
 
 fn multiplies(format: Format) -> bool {

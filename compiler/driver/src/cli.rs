@@ -225,6 +225,18 @@ pub struct Profile {
     /// Rows of the table.
     #[arg(long, value_enum, default_value_t = By::Layer)]
     pub by: By,
+    /// Share of set flags, 0 to 1, in the masks that the program computes while it runs.
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE", value_parser = parse_share)]
+    pub activity: f64,
+    /// Run the program once, and take its masks and zeros as they were then.
+    #[arg(long)]
+    pub run: bool,
+    /// With --run: an input (.npy or .pb); others are random.
+    #[arg(long = "input", value_name = "NAME=FILE", value_parser = parse_file, requires = "run")]
+    pub inputs: Vec<(String, PathBuf)>,
+    /// With --run: seed of random inputs.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
     /// Options of compilation.
     #[command(flatten)]
     pub options: CompileOptions,
@@ -282,6 +294,13 @@ fn parse_file(text: &str) -> Result<(String, PathBuf), String> {
 
 fn parse_tolerance(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0).ok_or("it must be 0 or more".to_owned())
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        Ok(_) | Err(_) => Err("a number from 0 to 1".to_owned()),
+    }
 }
 
 fn parse_percentage(text: &str) -> Result<f64, String> {

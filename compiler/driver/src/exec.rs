@@ -6,7 +6,7 @@ use lacuna_isa::Blob;
 use lacuna_isa::elf::ReadError;
 use lacuna_isa::object::{EntryPoint, Object, Port};
 use lacuna_isa::target::Target;
-use lacuna_runtime::{Machine, Outcome, RunOptions, Trap};
+use lacuna_runtime::{LaunchRecord, Machine, Outcome, RunOptions, Trap};
 
 use crate::codes;
 use crate::diagnostics::{Diagnostic, Failed};
@@ -100,10 +100,22 @@ impl<'o> Program<'o> {
     /// # Errors
     /// L0008, or L0015 when the program traps.
     pub fn run(&self, inputs: &[Blob]) -> Result<Vec<Vec<u8>>, Failed> {
+        Ok(self.execute(inputs, false)?.0)
+    }
+
+    /// Runs like [`Program::run`] for what each launch did.
+    ///
+    /// # Errors
+    /// L0008, or L0015 when the program traps.
+    pub fn record(&self, inputs: &[Blob]) -> Result<Vec<LaunchRecord>, Failed> {
+        Ok(self.execute(inputs, true)?.1)
+    }
+
+    fn execute(&self, inputs: &[Blob], record: bool) -> Result<(Vec<Vec<u8>>, Vec<LaunchRecord>), Failed> {
         let inputs: Vec<&[u8]> = inputs.iter().map(Blob::bytes).collect();
-        let options = RunOptions { threads: self.threads, ..RunOptions::default() };
+        let options = RunOptions { threads: self.threads, record, ..RunOptions::default() };
         match self.machine.run(&inputs, &options) {
-            Ok(Outcome::Done { outputs, .. }) => Ok(outputs),
+            Ok(Outcome::Done { outputs, records }) => Ok((outputs, records.unwrap_or_default())),
             Ok(Outcome::Trap(trap)) => Err(trapped(self.object, &trap).into()),
             Err(e) => Err(Diagnostic::new(codes::INPUT, e.to_string()).into()),
         }

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde_json::{Value, json};
 
 use crate::diagnostics::{Exit, Failed};
@@ -60,6 +60,28 @@ pub fn table<const N: usize>(
     rows: impl IntoIterator<Item = [String; N]>,
     right: &[usize],
 ) -> String {
+    arranged(header, rows, right).trim_fmt() + "\n"
+}
+
+/// Characters of a line that is broken for readers.
+pub const WIDTH: usize = 118;
+
+/// A [`table`] whose long cells are broken into lines, so that none is longer than [`WIDTH`].
+pub fn wrapped_table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+    right: &[usize],
+) -> String {
+    let mut table = arranged(header, rows, right);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH as u16);
+    table.trim_fmt() + "\n"
+}
+
+fn arranged<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+    right: &[usize],
+) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header);
@@ -74,7 +96,25 @@ pub fn table<const N: usize>(
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table.trim_fmt() + "\n"
+    table
+}
+
+/// A paragraph in lines of at most [`WIDTH`] characters, those after the first indented by two.
+pub fn wrapped(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last().map_or(0, |line| line.chars().count());
+        if line > 2 && line + 1 + word.chars().count() > WIDTH {
+            lines.push("  ".to_owned());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.trim().is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 /// A page of the manual's table.
@@ -112,6 +152,15 @@ mod tests {
         for (n, expect) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB")] {
             assert_eq!(bytes(n), expect);
         }
+    }
+
+    #[test]
+    fn long_texts_are_broken() {
+        let long = "word ".repeat(60);
+        let text = wrapped_table(["name", "text"], [["a".to_owned(), long.clone()]], &[]) + &wrapped(&long);
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert_eq!(text.split_whitespace().filter(|word| *word == "word").count(), 120);
+        assert!(text.lines().count() > 5, "{text}");
     }
 
     #[test]

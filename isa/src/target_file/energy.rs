@@ -29,10 +29,16 @@ pub struct EnergyFigures {
     pub shared_sram: Figure,
     /// A byte or bit of HBM (or the DRAM in its place).
     pub hbm: Figure,
-    /// A multiply-accumulate that is gated or skipped.
+    /// A byte of a mask or of N:M indices.
+    pub metadata: Figure,
+    /// A multiply-accumulate that a zero operand gates.
+    pub gated: Figure,
+    /// A multiply-accumulate that a mask or pattern skips.
     pub skipped: Figure,
     /// One f32 operation of the SE.
     pub simd_op: Figure,
+    /// What an engine draws when it is powered but not busy, as a share of what it draws at its greatest rate.
+    pub idle: Figure,
     /// Multiply-accumulates by operand format.
     pub macs: Vec<MacEnergy>,
 }
@@ -40,14 +46,18 @@ pub struct EnergyFigures {
 impl EnergyFigures {
     /// Every figure with a label for people.
     pub(super) fn figures(&self) -> Vec<(String, &Figure)> {
-        let EnergyFigures { node, local, shared_sram, hbm, skipped, simd_op, macs } = self;
+        let EnergyFigures { node, local, shared_sram, hbm, metadata, gated, skipped, simd_op, idle, macs } =
+            self;
         let named = [
             ("energy: node", node),
             ("energy: local memory", local),
             ("energy: shared SRAM", shared_sram),
             ("energy: HBM", hbm),
+            ("energy: metadata", metadata),
+            ("energy: MAC gated", gated),
             ("energy: MAC skipped", skipped),
             ("energy: SIMD operation", simd_op),
+            ("energy: idle engine", idle),
         ];
         let macs = macs.iter().map(|m| (format!("energy: MAC of {}", m.formats.join(", ")), &m.mac));
         named.into_iter().map(|(name, figure)| (name.to_owned(), figure)).chain(macs).collect()
@@ -72,14 +82,20 @@ impl EnergyFigures {
         if let Some((format, _)) = missing {
             return Err(TargetError::Energy(format.to_string()));
         }
-        Ok(Energy {
+        let mut energy = Energy {
             node_nm: plain("node", &self.node, Quantity::Node)?,
             mac_pj,
+            gated_pj: plain("gated", &self.gated, Quantity::Energy)?,
             skipped_pj: plain("skipped", &self.skipped, Quantity::Energy)?,
             simd_op_pj: plain("simd_op", &self.simd_op, Quantity::Energy)?,
             local_pj_per_byte: plain("local", &self.local, Quantity::EnergyPerByte)?,
+            metadata_pj_per_byte: plain("metadata", &self.metadata, Quantity::EnergyPerByte)?,
             sram_pj_per_byte: plain("shared_sram", &self.shared_sram, Quantity::EnergyPerByte)?,
             hbm_pj_per_byte: plain("hbm", &self.hbm, Quantity::EnergyPerByte)?,
-        })
+            idle_pj_per_cycle: Default::default(),
+        };
+        let idle = plain("idle", &self.idle, Quantity::Ratio)?;
+        energy.idle_pj_per_cycle = energy.busy_pj_per_cycle(target).map(|busy| idle * busy);
+        Ok(energy)
     }
 }

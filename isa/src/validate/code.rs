@@ -244,16 +244,16 @@ fn check_inst(pc: usize, kind: &InstKind, kernel: &Kernel, max_trip: u32, faults
         InstKind::Mmnm { bank, a, b, order } => c.product(&bank, &a, &b, order, true),
         InstKind::Zero { .. } => {}
         InstKind::Drain { dst, bank } => c.same_box(c.view(&bank), c.view(&dst)),
-        InstKind::Seed { .. } => {}
-        InstKind::Resc { .. } => {}
+        InstKind::Seed { bank, src } | InstKind::Resc { bank, src } => {
+            c.same_box(c.view(&bank), c.view(&src))
+        }
         InstKind::Stat { .. } => {}
         InstKind::Run { program } => {
             if usize::from(program) >= kernel.programs.len() {
                 c.push(&format!("no program p{program}"));
             }
         }
-        InstKind::Sort { .. } => {}
-        InstKind::Merge { .. } => {}
+        InstKind::Sort { .. } | InstKind::Merge { .. } => {}
         InstKind::Allred { .. }
         | InstKind::Allgath { .. }
         | InstKind::Redscat { .. }

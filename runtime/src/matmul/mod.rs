@@ -1,16 +1,21 @@
 //! The dot product engine: resolves the operands of a product, then runs the fast kernel or the definition.
 
+pub(crate) mod actions;
 pub(crate) mod fast;
+pub(crate) mod mask;
 pub(crate) mod scalar;
 
 use lacuna_isa::format::Format;
 use lacuna_isa::inst::{Operand, Order};
+use lacuna_isa::timing::DpeActions;
 use lacuna_isa::view::{PlaneMap, VIEW_DIMS, View};
 
+use crate::local::local_walk;
 use crate::pe::Pe;
 use crate::simd::Units;
 use crate::slots::Layout;
 use crate::trap::{Fault, TrapKind};
+use mask::{Chosen, Flags, Grain};
 
 /// An operand of a product.
 pub(crate) struct Side<'a> {
@@ -70,15 +75,19 @@ fn reach(items: impl Iterator<Item = i64>) -> (i64, i64) {
 }
 
 impl Pe<'_> {
-    /// `mm` and `mmnm`.
-    pub fn multiply(&mut self, bank: Operand, a: Operand, b: Operand, order: Order) -> Result<(), Fault> {
+    /// `mm` and `mmnm`; with a mask, `mmblk` and `mmact`.
+    pub fn multiply(
+        &mut self,
+        bank: Operand,
+        a: Operand,
+        b: Operand,
+        order: Order,
+        mask: Option<(Grain, Operand)>,
+    ) -> Result<(), Fault> {
         let kernel = self.plan.kernel;
         let view = |operand: Operand| &kernel.views[usize::from(operand.view)];
         let (bank_view, a_view, b_view) = (view(bank), view(a), view(b));
-        let (n_dims, k_dims): ([usize; 2], [usize; 3]) = match order {
-            Order::Kn => ([0, 4], [1, 2, 3]),
-            Order::Nk => ([0, 1], [2, 3, 4]),
-        };
+        let (n_dims, k_dims) = mask::second_dims(order);
         let size =
             |view: &View, dims: &[usize]| dims.iter().map(|&d| u64::from(view.dims[d].size)).product::<u64>();
         let (m, n, k) = (size(a_view, &[0, 1]), size(b_view, &n_dims), size(a_view, &[2, 3, 4]));
@@ -91,8 +100,19 @@ impl Pe<'_> {
         }
         check_groups(a_view, &[2, 3, 4])?;
         check_groups(b_view, &k_dims)?;
+        if let Some((grain, mask)) = mask {
+            mask::check(grain, a_view, b_view, view(mask), order)?;
+        }
         let mut target = self.target(bank, Layout::of(bank_view))?;
         let (a_slot, b_slot) = (self.source(a)?, self.source(b)?);
+        let chooser = match mask {
+            Some((grain, operand)) => Some((grain, view(operand), self.source(operand)?)),
+            None => None,
+        };
+        if let Some((_, view, slot)) = &chooser {
+            // The flags lie within their slot, whichever of them are set.
+            local_walk([view, view], [slot.layout.elements; 2], view.clip(&self.at))?;
+        }
         let first = bank_view.offset;
         if first < 0 || first as u64 + m * n > target.layout.elements {
             let message = format!(
@@ -108,13 +128,13 @@ impl Pe<'_> {
         };
         let a_k = offsets(a_view, &[2, 3, 4], &a_ranges);
         let b_k = offsets(b_view, &k_dims, &b_ranges);
-        let mut mask: Vec<bool> = a_k.iter().zip(&b_k).map(|(a, b)| a.1 && b.1).collect();
-        let n_in = mask.iter().filter(|&&inside| inside).count() as u64;
+        let mut inside_k: Vec<bool> = a_k.iter().zip(&b_k).map(|(a, b)| a.1 && b.1).collect();
+        let n_in = inside_k.iter().filter(|&&inside| inside).count() as u64;
         if n_in == k {
-            mask.clear();
+            inside_k.clear();
         }
         let units = [a_view, b_view].map(|view| view.planes().unit() as usize);
-        let cut = |unit: usize| mask.chunks(unit).any(|group| group.iter().any(|&inside| inside != group[0]));
+        let cut = |unit: usize| inside_k.chunks(unit).any(|group| group.iter().any(|&inside| inside != group[0]));
         if units.into_iter().any(cut) {
             return Err(Fault::new(TrapKind::PartialGroup, "clipping cuts through a group"));
         }
@@ -128,7 +148,7 @@ impl Pe<'_> {
             let message = format!("groups of {size} do not hold whole groups of the pattern {pattern}");
             return Err(Fault::new(TrapKind::PartialGroup, message));
         }
-        let product = Product {
+        let mut product = Product {
             rows: numbered(a_view, &[0, 1], &a_ranges),
             cols: numbered(b_view, &n_dims, &b_ranges),
             a: Side {
@@ -141,7 +161,7 @@ impl Pe<'_> {
                 map: b_slot.layout.map,
                 k_offsets: b_k.into_iter().map(|k| k.0).collect(),
             },
-            mask,
+            mask: inside_k,
             stride: n as usize,
             b_version: b_slot.version,
             group,
@@ -160,21 +180,61 @@ impl Pe<'_> {
             };
             inside(&product.a, &product.rows, a_slot.layout.elements)?;
             inside(&product.b, &product.cols, b_slot.layout.elements)?;
-            let dense = product.rows.len() as u64 * product.cols.len() as u64 * n_in;
-            let macs = b_view.pattern.map_or(dense, |p| dense * u64::from(p.n) / u64::from(p.m));
-            self.counts.macs += macs;
-            self.counts.macs_skipped += dense - macs;
+            let n_rows = product.rows.len() as u64;
+            let dense = DpeActions::dense(n_rows, product.cols.len() as u64, n_in);
             let values: &mut [f32] = bytemuck::cast_slice_mut(target.bytes.get_mut());
             let values = &mut values[first as usize..(first as u64 + m * n) as usize];
-            if !fast::multiply(Units::best(), &product, values, &mut self.panels) {
-                scalar::multiply(&product, values);
+            let mut actions = dense;
+            if let Some((grain, view, slot)) = &chooser {
+                let flags = Flags::new(view, &self.at, |e| slot.planes()[0][e as usize] != 0);
+                let columns: Vec<usize> = product.cols.iter().map(|col| col.0).collect();
+                let chosen = Chosen::new(*grain, b_view, order, &flags, &columns, &product.mask);
+                actions = chosen.actions(*grain, n_rows, b_view, &product.mask);
+                let all = std::mem::take(&mut product.cols);
+                for (number, set) in chosen.sets.iter().enumerate() {
+                    let of_set = all.iter().zip(&chosen.of).filter(|(_, of)| **of == number);
+                    product.cols = of_set.map(|(col, _)| *col).collect();
+                    product.mask = if set.contains(&false) { set.clone() } else { Vec::new() };
+                    // Nothing to add, and nothing that a kernel could read.
+                    if set.contains(&true) {
+                        self.accumulate(&product, values, &mut actions);
+                    }
+                }
+            } else {
+                if let Some(pattern) = b_view.pattern {
+                    let part = |all: u64| all * u64::from(pattern.n) / u64::from(pattern.m);
+                    actions.macs = part(dense.macs);
+                    actions.skipped = dense.macs - actions.macs;
+                    actions.b_reads = part(dense.b_reads);
+                }
+                self.accumulate(&product, values, &mut actions);
+            }
+            self.counts.macs += actions.macs;
+            self.counts.macs_skipped += actions.skipped;
+            if self.actions.records {
+                self.actions.add(self.pc, &actions, &dense);
             }
         }
         drop(product);
         self.publish(bank, target);
         self.pool.recycle(a_slot);
         self.pool.recycle(b_slot);
+        if let Some((.., slot)) = chooser {
+            self.pool.recycle(slot);
+        }
         Ok(())
+    }
+
+    /// Adds a product to the accumulators, and to `actions` what zeros gate where that is recorded.
+    fn accumulate(&mut self, product: &Product<'_>, values: &mut [f32], actions: &mut DpeActions) {
+        if self.actions.records {
+            let (macs, reads) = actions::gated(product);
+            actions.gated += macs;
+            actions.b_gated += reads;
+        }
+        if !fast::multiply(Units::best(), product, values, &mut self.panels) {
+            scalar::multiply(product, values);
+        }
     }
 }
 

@@ -122,12 +122,18 @@ fn check(case: &Case, words: &mut Words) -> bool {
     let b_map = PlaneMap { format: case.formats[1], pattern: case.pattern, k_stride: b_k as u64 };
     let a = Planes::new(a_map, m * k, case.contents[0], words);
     let b = Planes::new(b_map, n * k, case.contents[1], words);
+    // Clips cut whole groups, the flags of `mmact` any element.
+    let mask: Vec<bool> = match case.clipped {
+        _ if words.next().is_multiple_of(4) => (0..k).map(|i| i == 7 || words.next().is_multiple_of(3)).collect(),
+        0 => Vec::new(),
+        clipped => (0..k).map(|i| i + clipped < k).collect(),
+    };
     let product = Product {
         a: a.side((0..k as i64).collect()),
         b: b.side((0..k).map(|i| (i * b_k) as i64).collect()),
         rows: (0..m).filter(|i| i % 5 != 3).map(|i| (i, (i * k) as i64)).collect(),
         cols: (0..n).map(|j| (j, (j * b_n) as i64)).collect(),
-        mask: if case.clipped > 0 { (0..k).map(|i| i + case.clipped < k).collect() } else { Vec::new() },
+        mask,
         stride: n,
         b_version: 0,
         group: group_rule(case.formats),

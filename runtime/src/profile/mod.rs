@@ -10,19 +10,28 @@
 //! - Ports are shared evenly: each PE of the launch's grid has its fraction of the bandwidth, whatever the others need.
 //! - A multicast fetch is paid once and split evenly among its receivers, which are taken to run in step.
 //! - A launch ends when its slowest class ends; launches do not overlap.
+//! - The mask of a product is known where it was loaded from constants. Other masks take the counts of a recorded run of the
+//!   launch ([`ProfileOptions::records`]), spread evenly over the instruction's executions, or a declared share of set flags
+//!   ([`ProfileOptions::activity`]); without either, all flags count as set. Zeros that a DPE gates are known from records alone.
+//! - All engines of the target's PEs are powered from the first launch to the end of the last, and draw idle power when they
+//!   are not busy.
 
+mod masks;
 mod model;
 mod walk;
 
 use std::collections::HashMap;
 
+use lacuna_isa::energy::EnergyByAction;
 use lacuna_isa::inst::Engine;
 use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::cost;
 
+use crate::machine::LaunchRecord;
 use crate::plan::{plan_entry, plan_kernel};
 use crate::trap::LoadError;
+use masks::Known;
 use model::simulate;
 use walk::{Step, walk};
 
@@ -45,6 +54,21 @@ impl Bound {
             Bound::Sram => "SRAM",
             Bound::Engine(engine) => engine.name(),
         }
+    }
+}
+
+/// What the machine model may know of an entry's data.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct ProfileOptions<'a> {
+    /// The share of flags that is taken to be set, 0 to 1, in masks that are computed when the program runs.
+    pub activity: f64,
+    /// What a recorded run counted, launch by launch; empty without one. It goes before `activity`.
+    pub records: &'a [LaunchRecord],
+}
+
+impl Default for ProfileOptions<'_> {
+    fn default() -> Self {
+        ProfileOptions { activity: 1.0, records: &[] }
     }
 }
 
@@ -71,6 +95,10 @@ pub struct LaunchProfile {
     pub sram_bytes: u64,
     /// Energy of its actions in picojoules.
     pub energy_pj: f64,
+    /// The same by kind of action.
+    pub energy: EnergyByAction,
+    /// Cycles that each engine is powered and not busy, summed over the target's PEs, in the order of [`Engine::ALL`].
+    pub idle_cycles: [u64; Engine::ALL.len()],
     /// Multiply-accumulates performed.
     pub macs: u64,
     /// Multiply-accumulates that sparsity skipped.
@@ -109,6 +137,8 @@ pub struct Profile {
     pub sram_bytes: u64,
     /// Energy of all actions in picojoules.
     pub energy_pj: f64,
+    /// The same by kind of action.
+    pub energy: EnergyByAction,
     /// Multiply-accumulates performed.
     pub macs: u64,
     /// Multiply-accumulates that sparsity skipped.
@@ -122,11 +152,24 @@ pub struct Profile {
 /// Greatest number of trace events.
 pub const MAX_EVENTS: usize = 1 << 18;
 
-/// Replays entry number `entry` on `target`.
+/// Replays entry number `entry` on `target`, without knowledge of its data.
 ///
 /// # Errors
 /// When the object cannot be loaded, or has no such entry.
 pub fn profile(object: &Object, target: &Target, entry: usize) -> Result<Profile, LoadError> {
+    profile_with(object, target, entry, &ProfileOptions::default())
+}
+
+/// Replays entry number `entry` on `target`.
+///
+/// # Errors
+/// When the object cannot be loaded, or has no such entry.
+pub fn profile_with(
+    object: &Object,
+    target: &Target,
+    entry: usize,
+    options: &ProfileOptions<'_>,
+) -> Result<Profile, LoadError> {
     let no_entry = || LoadError::Entry { entry: entry.to_string(), reason: "there is no such entry".into() };
     let point = object.entries.get(entry).ok_or_else(no_entry)?;
     let kernels = object.kernels.iter().map(plan_kernel).collect::<Result<Vec<_>, _>>()?;
@@ -136,10 +179,16 @@ pub fn profile(object: &Object, target: &Target, entry: usize) -> Result<Profile
     for (position, number) in plan_entry(object, point)?.into_iter().enumerate() {
         let launch = &point.launches[number];
         let plan = &kernels[launch.kernel as usize];
-        let spaces: Vec<_> = launch.bases.iter().map(|base| base.space).collect();
+        let record = options.records.iter().find(|record| record.launch == position);
+        let known = Known {
+            bases: &launch.bases,
+            weights: object.weights.bytes(),
+            products: record.map_or(&[], |record| &record.products),
+            activity: options.activity,
+        };
         let mut classes: HashMap<Vec<Step>, (usize, u64)> = HashMap::new();
         for pe in 0..plan.n_pes() {
-            let steps = walk(plan, plan.coords(pe), &spaces);
+            let steps = walk(plan, plan.coords(pe), known);
             classes.entry(steps).or_insert((pe, 0)).1 += 1;
         }
         let mut classes: Vec<_> = classes.into_iter().collect();
@@ -156,6 +205,8 @@ pub fn profile(object: &Object, target: &Target, entry: usize) -> Result<Profile
             hbm_bytes: 0,
             sram_bytes: 0,
             energy_pj: 0.0,
+            energy: EnergyByAction::default(),
+            idle_cycles: [0; Engine::ALL.len()],
             macs: 0,
             macs_skipped: 0,
         };
@@ -180,16 +231,19 @@ pub fn profile(object: &Object, target: &Target, entry: usize) -> Result<Profile
                 report.busy_cycles[engine_idx(step.engine)] += cost.cycles * n;
                 report.hbm_bytes += cost.hbm_bytes * n;
                 report.sram_bytes += cost.sram_bytes * n;
-                report.energy_pj += cost.energy_pj * *n as f64;
+                report.energy.add(&cost.energy, *n as f64);
                 report.macs += cost.macs * n;
                 report.macs_skipped += cost.macs_skipped * n;
             }
         }
+        idle(&mut report, target, target.launch_cycles);
         (report.bound_cycles, report.bound) = bound(&report, target);
         now = report.end;
         launches.push(report);
     }
     let bound_cycles = launches.iter().map(|launch| launch.bound_cycles).sum();
+    let mut energy = EnergyByAction::default();
+    launches.iter().for_each(|launch: &LaunchProfile| energy.add(&launch.energy, 1.0));
     Ok(Profile {
         cycles: now,
         bound_cycles,
@@ -197,6 +251,7 @@ pub fn profile(object: &Object, target: &Target, entry: usize) -> Result<Profile
         hbm_bytes: launches.iter().map(|launch| launch.hbm_bytes).sum(),
         sram_bytes: launches.iter().map(|launch| launch.sram_bytes).sum(),
         energy_pj: launches.iter().map(|launch| launch.energy_pj).sum(),
+        energy,
         macs: launches.iter().map(|launch| launch.macs).sum(),
         macs_skipped: launches.iter().map(|launch| launch.macs_skipped).sum(),
         launches,
@@ -216,6 +271,19 @@ pub(crate) fn engine_idx(engine: Engine) -> usize {
         Engine::Se => 6,
         Engine::Me => 7,
     }
+}
+
+/// Counts the cycles in which engines wait, those before the launch included, and what they draw; closes the energy.
+fn idle(report: &mut LaunchProfile, target: &Target, before: u64) {
+    let present = (report.end - report.start + before) * u64::from(target.n_pes());
+    for (idle, busy) in report.idle_cycles.iter_mut().zip(report.busy_cycles) {
+        *idle = present.saturating_sub(busy);
+    }
+    if let Some(energy) = &target.energy {
+        let draws = report.idle_cycles.iter().zip(energy.idle_pj_per_cycle);
+        report.energy.idle += draws.map(|(&cycles, pj)| cycles as f64 * pj).sum::<f64>();
+    }
+    report.energy_pj = report.energy.total_pj();
 }
 
 fn bound(report: &LaunchProfile, target: &Target) -> (u64, Bound) {

@@ -4,9 +4,11 @@ use lacuna_isa::format::Format;
 use lacuna_isa::inst::{Action, Engine, InstKind, Multicast, Operand, Order};
 use lacuna_isa::object::MemSpace;
 use lacuna_isa::program::{Program, SeOp};
-use lacuna_isa::timing::{Work, op_slots};
+use lacuna_isa::timing::{DpeActions, Work, merge_ops, op_slots, sort_ops};
 use lacuna_isa::view::{Pattern, Position, Space, VIEW_DIMS, View};
 
+use super::masks::{Known, Masks};
+use crate::matmul::mask::Grain;
 use crate::plan::KernelPlan;
 
 /// A slot that a dynamic instruction uses.
@@ -21,11 +23,31 @@ pub(super) struct SlotUse {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Amount {
     Control,
-    Dma { bytes: u64, runs: u64, space: MemSpace, receivers: u32 },
-    Fill { bytes: u64 },
-    Matmul { m: u64, n: u64, k: u64, a: Format, b: Format, pattern: Option<Pattern> },
-    Bank { elements: u64 },
-    Simd { ops: u64, bytes: u64 },
+    Dma {
+        bytes: u64,
+        runs: u64,
+        space: MemSpace,
+        receivers: u32,
+    },
+    Fill {
+        bytes: u64,
+    },
+    Matmul {
+        m: u64,
+        n: u64,
+        k: u64,
+        a: Format,
+        b: Format,
+        pattern: Option<Pattern>,
+        actions: Option<DpeActions>,
+    },
+    Bank {
+        elements: u64,
+    },
+    Simd {
+        ops: u64,
+        bytes: u64,
+    },
 }
 
 /// A dynamic instruction.
@@ -44,7 +66,9 @@ impl Step {
             Amount::Control => Work::Control,
             Amount::Dma { bytes, runs, space, receivers } => Work::Dma { bytes, runs, space, receivers },
             Amount::Fill { bytes } => Work::Fill { bytes },
-            Amount::Matmul { m, n, k, a, b, pattern } => Work::Matmul { m, n, k, a, b, pattern },
+            Amount::Matmul { m, n, k, a, b, pattern, actions } => {
+                Work::Matmul { m, n, k, a, b, pattern, actions }
+            }
             Amount::Bank { elements } => Work::Bank { elements },
             Amount::Simd { ops, bytes } => Work::Simd { elements: 1, ops, bytes },
         }
@@ -53,15 +77,17 @@ impl Step {
 
 struct Walker<'a> {
     plan: &'a KernelPlan<'a>,
-    spaces: &'a [MemSpace],
+    known: Known<'a>,
+    masks: Masks<'a>,
     at: Position,
     steps: Vec<Step>,
 }
 
-/// The dynamic instructions of the PE at `coords`; `spaces` are the memories of the base registers.
-pub(super) fn walk(plan: &KernelPlan<'_>, coords: [u32; 4], spaces: &[MemSpace]) -> Vec<Step> {
+/// The dynamic instructions of the PE at `coords`; `known` is the launch.
+pub(super) fn walk(plan: &KernelPlan<'_>, coords: [u32; 4], known: Known<'_>) -> Vec<Step> {
     let at = Position { levels: [0; 4], coords };
-    let mut walker = Walker { plan, spaces, at, steps: Vec::new() };
+    let masks = Masks::new(plan.kernel, known);
+    let mut walker = Walker { plan, known, masks, at, steps: Vec::new() };
     let mut pc = 0;
     while pc < plan.kernel.code.len() {
         walker.item(pc);
@@ -149,7 +175,30 @@ impl Walker<'_> {
                 (vec![slot(dst), slot(bank)], amount)
             }
             InstKind::Mm { bank, a, b, order } | InstKind::Mmnm { bank, a, b, order } => {
-                (vec![slot(bank), slot(a), slot(b)], self.product(a, b, order))
+                (vec![slot(bank), slot(a), slot(b)], self.product(pc, a, b, order, None))
+            }
+            InstKind::Mmblk { bank, a, b, mask, order } => {
+                let slots = [bank, a, b, mask].map(slot).to_vec();
+                (slots, self.product(pc, a, b, order, Some((Grain::Blocks, mask))))
+            }
+            InstKind::Mmact { bank, a, b, mask, order } => {
+                let slots = [bank, a, b, mask].map(slot).to_vec();
+                (slots, self.product(pc, a, b, order, Some((Grain::Active, mask))))
+            }
+            InstKind::Seed { bank, src } | InstKind::Resc { bank, src } => {
+                let (to, from) = (self.view(bank.view).clip(&self.at), self.view(src.view).clip(&self.at));
+                let amount = Amount::Bank { elements: elements(&from).min(elements(&to)) };
+                (vec![slot(bank), slot(src)], amount)
+            }
+            InstKind::Stat { dst, bank, .. } => {
+                let amount = Amount::Bank { elements: elements(&self.view(bank.view).clip(&self.at)) };
+                (vec![slot(dst), slot(bank)], amount)
+            }
+            InstKind::Sort { dst, src, .. } => {
+                (vec![slot(dst), slot(src)], self.sorted(dst, &[src], sort_ops))
+            }
+            InstKind::Merge { dst, a, b, .. } => {
+                ([dst, a, b].map(slot).to_vec(), self.sorted(dst, &[a, b], merge_ops))
             }
             InstKind::Run { program } => {
                 let program = &kernel.programs[usize::from(program)];
@@ -170,14 +219,7 @@ impl Walker<'_> {
             InstKind::Perm { .. } => (Vec::new(), Amount::Control),
             InstKind::Mask { .. } => (Vec::new(), Amount::Control),
             InstKind::Pack { .. } => (Vec::new(), Amount::Control),
-            InstKind::Mmblk { .. } => (Vec::new(), Amount::Control),
-            InstKind::Mmact { .. } => (Vec::new(), Amount::Control),
-            InstKind::Seed { .. } => (Vec::new(), Amount::Control),
-            InstKind::Resc { .. } => (Vec::new(), Amount::Control),
-            InstKind::Stat { .. } => (Vec::new(), Amount::Control),
             InstKind::Xred { .. } => (Vec::new(), Amount::Control),
-            InstKind::Sort { .. } => (Vec::new(), Amount::Control),
-            InstKind::Merge { .. } => (Vec::new(), Amount::Control),
             InstKind::Allred { .. } => (Vec::new(), Amount::Control),
             InstKind::Allgath { .. } => (Vec::new(), Amount::Control),
             InstKind::Redscat { .. } => (Vec::new(), Amount::Control),
@@ -189,6 +231,7 @@ impl Walker<'_> {
     }
 
     fn push(&mut self, kind: InstKind, slots: Vec<SlotUse>, amount: Amount) {
+        self.masks.step(kind, &slots, &self.at);
         self.steps.push(Step { mnemonic: kind.mnemonic(), engine: kind.engine(), slots, amount });
     }
 
@@ -228,13 +271,21 @@ impl Walker<'_> {
         }
         let bytes = view.planes().plane_bytes(n).iter().sum();
         let space = match view.space {
-            Space::Global(register) => self.spaces[usize::from(register)],
+            Space::Global(register) => self.known.bases[usize::from(register)].space,
             Space::Local => MemSpace::Hbm,
         };
         Amount::Dma { bytes, runs: runs(view, ranges), space, receivers }
     }
 
-    fn product(&self, a: Operand, b: Operand, order: Order) -> Amount {
+    /// A product; recorded runs know its zeros, and constants or records what its mask leaves of it.
+    fn product(
+        &self,
+        pc: usize,
+        a: Operand,
+        b: Operand,
+        order: Order,
+        mask: Option<(Grain, Operand)>,
+    ) -> Amount {
         let (a_view, b_view) = (self.view(a.view), self.view(b.view));
         let (ra, rb) = (a_view.clip(&self.at), b_view.clip(&self.at));
         let count = |ranges: &[(u32, u32); VIEW_DIMS], dims: &[usize]| {
@@ -244,14 +295,32 @@ impl Walker<'_> {
             Order::Kn => [0, 4],
             Order::Nk => [0, 1],
         };
-        Amount::Matmul {
-            m: count(&ra, &[0, 1]),
-            n: count(&rb, &n_dims),
-            k: count(&ra, &[2, 3, 4]),
-            a: a_view.format,
-            b: b_view.format,
-            pattern: b_view.pattern,
-        }
+        let (m, n, k) = (count(&ra, &[0, 1]), count(&rb, &n_dims), count(&ra, &[2, 3, 4]));
+        let dense = DpeActions::dense(m, n, k);
+        let actions = match mask {
+            Some((grain, mask)) => {
+                Some(self.masks.actions(grain, [a, b, mask], order, pc, &self.at, m, dense))
+            }
+            None => self
+                .known
+                .products
+                .iter()
+                .find(|product| product.pc == pc)
+                .map(|product| dense.scaled(&product.actions, &product.dense)),
+        };
+        Amount::Matmul { m, n, k, a: a_view.format, b: b_view.format, pattern: b_view.pattern, actions }
+    }
+
+    /// A sort or merge: its rows as one network each.
+    fn sorted(&self, dst: Operand, sources: &[Operand], ops: fn(u64) -> u64) -> Amount {
+        let bytes = |operand: &Operand, n: u64| self.view(operand.view).format.element().bytes_for(n);
+        let counts = sources.iter().map(|source| elements(&self.view(source.view).clip(&self.at)));
+        let rows: u64 =
+            self.view(dst.view).clip(&self.at)[..VIEW_DIMS - 1].iter().map(|r| u64::from(r.1)).product();
+        let n: u64 = counts.clone().sum();
+        let read: u64 = sources.iter().zip(counts).map(|(source, n)| bytes(source, n)).sum();
+        let written = bytes(&dst, elements(&self.view(dst.view).clip(&self.at)));
+        Amount::Simd { ops: n * ops(n.div_ceil(rows.max(1))), bytes: read + written }
     }
 
     fn program(&self, program: &Program) -> Amount {

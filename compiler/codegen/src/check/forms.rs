@@ -6,7 +6,7 @@ use lacuna_isa::object::Kernel;
 use lacuna_isa::program::{Lane, Program, SeOp, SeReduce};
 use lacuna_isa::view::View;
 
-use super::{Fault, Reason, Rule, record};
+use super::{Fault, Reason, Rule, record, rows};
 
 /// Dimensions of a product's second operand: columns and sums.
 pub(super) fn product_dims(order: Order) -> ([usize; 2], [usize; 3]) {
@@ -94,6 +94,25 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
         InstKind::Mm { bank, a, b, order } | InstKind::Mmnm { bank, a, b, order } => {
             product(local(bank), local(a), local(b), *order)
         }
+        InstKind::Mmblk { bank, a, b, mask, order } => {
+            product(local(bank), local(a), local(b), *order)?;
+            rows::blocks(local(a), local(b), local(mask), *order)
+        }
+        InstKind::Mmact { bank, a, b, mask, order } => {
+            product(local(bank), local(a), local(b), *order)?;
+            rows::active(local(a), local(mask))
+        }
+        InstKind::Seed { bank, src } => {
+            widening(local(src), local(bank))?;
+            same_box(local(src), local(bank))
+        }
+        InstKind::Resc { bank, src } => {
+            rows::one_of(local(src), &[ScalarType::F32, ScalarType::F16, ScalarType::Bf16])?;
+            same_box(local(src), local(bank))
+        }
+        InstKind::Stat { dst, bank, .. } => rows::statistic(local(dst), local(bank)),
+        InstKind::Sort { dst, src, k, .. } => rows::sort(local(dst), local(src), *k),
+        InstKind::Merge { dst, a, b, k } => rows::merge(local(dst), [local(a), local(b)], *k),
         InstKind::Run { program } => {
             let program = &kernel.programs[usize::from(*program)];
             check_program(kernel, program)
@@ -111,14 +130,7 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
         InstKind::Perm { .. } => unknown(kind),
         InstKind::Mask { .. } => unknown(kind),
         InstKind::Pack { .. } => unknown(kind),
-        InstKind::Mmblk { .. } => unknown(kind),
-        InstKind::Mmact { .. } => unknown(kind),
-        InstKind::Seed { .. } => unknown(kind),
-        InstKind::Resc { .. } => unknown(kind),
-        InstKind::Stat { .. } => unknown(kind),
         InstKind::Xred { .. } => unknown(kind),
-        InstKind::Sort { .. } => unknown(kind),
-        InstKind::Merge { .. } => unknown(kind),
         InstKind::Allred { .. } => unknown(kind),
         InstKind::Allgath { .. } => unknown(kind),
         InstKind::Redscat { .. } => unknown(kind),

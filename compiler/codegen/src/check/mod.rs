@@ -19,6 +19,7 @@ mod control;
 mod entry;
 mod forms;
 mod marks;
+mod rows;
 mod slots;
 
 use std::fmt;

@@ -94,6 +94,11 @@ fn bounds(low: i64, high: i64, layout: &Layout) -> Result<(), Reason> {
     Err((Rule::SlotBounds, format!("elements {low} to {high} of a slot of {}", layout.elements)))
 }
 
+/// All that clipping leaves of a view.
+fn whole(view: &View, layout: &Layout, at: Option<&Position>) -> Result<(), Reason> {
+    within(strides(view), view.offset, ranges(view, at), layout)
+}
+
 fn strides(view: &View) -> [i64; VIEW_DIMS] {
     view.dims.map(|d| i64::from(d.stride))
 }
@@ -129,14 +134,7 @@ pub(super) fn check(
         InstKind::Perm { .. } => Ok(()),
         InstKind::Mask { .. } => Ok(()),
         InstKind::Pack { .. } => Ok(()),
-        InstKind::Mmblk { .. } => Ok(()),
-        InstKind::Mmact { .. } => Ok(()),
-        InstKind::Seed { .. } => Ok(()),
-        InstKind::Resc { .. } => Ok(()),
-        InstKind::Stat { .. } => Ok(()),
         InstKind::Xred { .. } => Ok(()),
-        InstKind::Sort { .. } => Ok(()),
-        InstKind::Merge { .. } => Ok(()),
         InstKind::Allred { .. } => Ok(()),
         InstKind::Allgath { .. } => Ok(()),
         InstKind::Redscat { .. } => Ok(()),
@@ -175,6 +173,37 @@ pub(super) fn check(
         }
         InstKind::Mm { bank, a, b, order } | InstKind::Mmnm { bank, a, b, order } => {
             product(control, pc, [view(bank), view(a), view(b)], *order, layouts, at)
+        }
+        InstKind::Mmblk { bank, a, b, mask, order } | InstKind::Mmact { bank, a, b, mask, order } => {
+            product(control, pc, [view(bank), view(a), view(b)], *order, layouts, at)?;
+            whole(view(mask), &layouts[3], at)
+        }
+        InstKind::Seed { bank, src } | InstKind::Resc { bank, src } => {
+            let (to, from) = (view(bank), view(src));
+            let part = intersect(ranges(from, at), ranges(to, at));
+            within(strides(from), from.offset, part, &layouts[1])?;
+            within(strides(to), to.offset, part, &layouts[0])
+        }
+        InstKind::Stat { dst, bank, .. } => {
+            let (to, from) = (view(dst), view(bank));
+            let (results, sums) = (ranges(to, at), ranges(from, at));
+            whole(to, &layouts[0], at)?;
+            // A dimension that is reduced is read as far as the bank's view goes, for results that take part.
+            let met = intersect(results, sums);
+            let read = |d: usize| if to.dims[d].size == from.dims[d].size { met[d] } else { sums[d] };
+            if results.iter().any(|r| r.1 == 0) {
+                return Ok(());
+            }
+            within(strides(from), from.offset, std::array::from_fn(read), &layouts[1])
+        }
+        InstKind::Sort { dst, src, .. } => {
+            whole(view(src), &layouts[1], at)?;
+            whole(view(dst), &layouts[0], at)
+        }
+        InstKind::Merge { dst, a, b, .. } => {
+            whole(view(a), &layouts[1], at)?;
+            whole(view(b), &layouts[2], at)?;
+            whole(view(dst), &layouts[0], at)
         }
         InstKind::Run { program } => {
             let program = &kernel.programs[usize::from(*program)];

@@ -172,7 +172,15 @@ fn evaluate(
 
     let (m, n) = (plan.rows(problem), plan.columns(problem));
     let k: u64 = (0..problem.summed.len()).map(|i| plan.chunk_of(problem, i)).product();
-    let work = Work::Matmul { m, n, k, a: problem.a_format, b: problem.b_format, pattern: problem.pattern };
+    let work = Work::Matmul {
+        m,
+        n,
+        k,
+        a: problem.a_format,
+        b: problem.b_format,
+        pattern: problem.pattern,
+        actions: None,
+    };
     let rounds = plan.nest.rounds() as f64;
     let outer = rounds / plan.nest.axes[plan.k_axis()].trip as f64;
     let dpe = rounds * cost(&work, target).cycles as f64;

@@ -3,6 +3,7 @@
 mod asm;
 mod compile;
 mod disasm;
+mod energy;
 mod explain;
 mod inspect;
 mod ops;

@@ -4,13 +4,15 @@ use lacuna_isa::inst::Engine;
 use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_runtime::profile::{LaunchProfile, MAX_EVENTS, Profile};
+use lacuna_runtime::{LaunchRecord, ProfileOptions};
 use serde_json::{Map, Value, json};
 
-use super::{Context, Model, Settings};
+use super::run::inputs;
+use super::{Context, Model, Settings, energy};
 use crate::cli::{self, By};
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
-use lacuna_driver::exec;
+use lacuna_driver::exec::{self, Program};
 use lacuna_driver::files;
 use lacuna_driver::report::{self, Report};
 use lacuna_driver::trace;
@@ -37,9 +39,12 @@ pub fn run(args: &cli::Profile, context: &Context) -> Result<Report, Failed> {
         warnings.extend(compiled.warnings);
         (compiled.object, settings.target)
     };
+    let records = if args.run { record(args, &object, context)? } else { Vec::new() };
     context.progress.step("replaying instructions");
-    let profile = lacuna_runtime::profile(&object, &target, 0)
+    let options = ProfileOptions { activity: args.activity, records: &records };
+    let profile = lacuna_runtime::profile_with(&object, &target, 0, &options)
         .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
+    let hot = energy::power_warnings(&profile, &target);
     if let Some(path) = &args.trace {
         if profile.events.len() >= MAX_EVENTS {
             warnings.push(format!("the trace has the first {MAX_EVENTS} instructions and no later ones"));
@@ -50,13 +55,23 @@ pub fn run(args: &cli::Profile, context: &Context) -> Result<Report, Failed> {
         By::Layer => layers(&profile, &object),
         By::Engine => engines(&profile, &target),
     };
-    let mut text = rows + "\n" + &totals(&profile, &object, &target);
+    let mut text = rows + "\n" + &totals(&profile, &object, &target) + &energy::text(&profile, &target);
     if let Some(path) = &args.trace {
         text += &format!("trace: {}\n", path.display());
     }
     let mut json = json(&profile, &object, &target);
     json["trace"] = json!(args.trace);
+    json["power_warnings"] = json!(hot);
+    warnings.extend(hot);
     Ok(Report { warnings, ..Report::new(text, json) })
+}
+
+/// What each launch did in one run of the program.
+fn record(args: &cli::Profile, object: &Object, context: &Context) -> Result<Vec<LaunchRecord>, Failed> {
+    let program = Program::load(object, context.threads)?;
+    let inputs = inputs(&args.inputs, args.seed, program.entry())?;
+    context.progress.step("running");
+    program.record(&inputs)
 }
 
 /// Names of the ONNX nodes that a launch implements.
@@ -136,13 +151,8 @@ fn launch_cycles(profile: &Profile) -> u64 {
     profile.cycles.saturating_sub(running)
 }
 
-/// `None` where the target has no table of energies.
-fn energy_pj(sum: f64, target: &Target) -> Option<f64> {
-    target.energy.is_some().then_some(sum)
-}
-
 fn totals(profile: &Profile, object: &Object, target: &Target) -> String {
-    let mut text = format!(
+    format!(
         "{} for {}: {} cycles, {:.1} us at {} GHz on {} PEs; {} of them between launches\n\
          roofline bound {} cycles, {} of the time\n\
          {} over HBM, {} over shared SRAM; {} MACs, {} skipped\n",
@@ -159,12 +169,7 @@ fn totals(profile: &Profile, object: &Object, target: &Target) -> String {
         report::bytes(profile.sram_bytes),
         profile.macs,
         profile.macs_skipped,
-    );
-    text += &match energy_pj(profile.energy_pj, target) {
-        Some(energy) => format!("energy {:.3} uJ\n", energy / 1e6),
-        None => format!("energy not known: {} has no table of energies\n", target.name),
-    };
-    text
+    )
 }
 
 fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
@@ -185,7 +190,9 @@ fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
             "busy_cycles": busy,
             "hbm_bytes": launch.hbm_bytes,
             "sram_bytes": launch.sram_bytes,
-            "energy_pj": energy_pj(launch.energy_pj, target),
+            "energy_pj": energy::known(launch.energy_pj, target),
+            "energy": energy::by_action(&launch.energy, target),
+            "average_power_w": energy::watts(launch.energy_pj, launch.end - launch.start, target),
             "macs": launch.macs,
             "macs_skipped": launch.macs_skipped,
         })
@@ -193,7 +200,10 @@ fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
     let engines = Engine::ALL.into_iter().enumerate().map(|(idx, engine)| {
         let busy = busy_cycles(profile, idx);
         let utilisation = share(busy, capacity(profile, target));
-        json!({ "name": engine.name(), "busy_cycles": busy, "utilisation": utilisation })
+        let idle: u64 = profile.launches.iter().map(|launch| launch.idle_cycles[idx]).sum();
+        json!({
+            "name": engine.name(), "busy_cycles": busy, "idle_cycles": idle, "utilisation": utilisation
+        })
     });
     json!({
         "ok": true,
@@ -207,7 +217,10 @@ fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
         "fraction": profile.fraction,
         "hbm_bytes": profile.hbm_bytes,
         "sram_bytes": profile.sram_bytes,
-        "energy_pj": energy_pj(profile.energy_pj, target),
+        "energy_pj": energy::known(profile.energy_pj, target),
+        "energy": energy::by_action(&profile.energy, target),
+        "average_power_w": energy::watts(profile.energy_pj, profile.cycles, target),
+        "tdp_w": target.tdp_w,
         "macs": profile.macs,
         "macs_skipped": profile.macs_skipped,
         "kernels": kernels.collect::<Vec<_>>(),

@@ -1,6 +1,7 @@
 //! `lacuna run`: an object file on given or random inputs.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use lacuna_ir::TensorType;
@@ -27,7 +28,7 @@ pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
     let object = exec::read(&args.object)?;
     let program = Program::load(&object, context.threads)?;
     let entry = program.entry();
-    let inputs = inputs(args, entry)?;
+    let inputs = inputs(&args.inputs, args.seed, entry)?;
     if let Some(folder) = &args.output {
         files::make_folder(folder)?;
     }
@@ -91,10 +92,17 @@ fn summary(port: &Port, bytes: &[u8]) -> Result<[f64; 3], Diagnostic> {
 }
 
 /// The bytes of every input: from its file, or random.
-fn inputs(args: &cli::Run, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
+///
+/// # Errors
+/// L0008, for every input at fault, and those of reading the files.
+pub(super) fn inputs(
+    files: &[(String, PathBuf)],
+    seed: u64,
+    entry: &EntryPoint,
+) -> Result<Vec<Blob>, Failed> {
     let mut found = Vec::new();
     let mut given = BTreeMap::new();
-    for (name, path) in &args.inputs {
+    for (name, path) in files {
         if !entry.inputs.iter().any(|port| port.name == *name) {
             let names: Vec<&str> = entry.inputs.iter().map(|p| p.name.as_str()).collect();
             let hint = format!("the inputs are {}", names.join(", "));
@@ -115,7 +123,7 @@ fn inputs(args: &cli::Run, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
                     format!("input `{}` is {want}, but {} is {}", port.name, path.display(), literal.ty);
                 Err(Diagnostic::new(codes::INPUT, reason))
             }),
-            None => random::input(port.elem, &port.shape, args.seed, idx)
+            None => random::input(port.elem, &port.shape, seed, idx)
                 .ok_or_else(|| Diagnostic::new(codes::INPUT, format!("input `{}` is too large", port.name))),
         };
         match made {

@@ -53,7 +53,7 @@ fn all() -> Report {
         ]
     });
     let header = ["target", "PEs", "clock", "local", "shared SRAM", "HBM", "summary"];
-    let text = report::table(header, rows, &[1, 2, 3, 4, 5]);
+    let text = report::wrapped_table(header, rows, &[1, 2, 3, 4, 5]);
     let json: Vec<Value> = known.iter().map(|(file, target)| summary(file, target)).collect();
     Report::new(text, json!({ "ok": true, "targets": json }))
 }
@@ -64,18 +64,29 @@ fn one(file: &TargetFile, target: &Target) -> Report {
         [name.clone(), f.value.to_string(), f.unit.clone(), f.status.name().to_owned(), f.source.clone()]
     });
     let header = ["figure", "value", "unit", "status", "source"];
-    let mut text = format!("{}: {}\n\n", file.name, file.summary) + &report::table(header, rows, &[1]);
-    for macs in &file.macs {
-        if let Some(waiver) = &macs.waiver {
-            text += &format!("waiver for {}: {waiver}\n", macs.formats.join(", "));
-        }
+    let mut text = report::wrapped(&format!("{}: {}", file.name, file.summary))
+        + "\n"
+        + &report::wrapped_table(header, rows, &[1]);
+    let peaks = file.peaks(target);
+    let rows = peaks.iter().map(|peak| {
+        [
+            peak.formats.join(", "),
+            format!("{:.1}", peak.declared_tflops),
+            format!("{:.1}", peak.derived_tflops),
+            format!("{:+.1}%", 100.0 * (peak.derived_tflops / peak.declared_tflops - 1.0)),
+            peak.waiver.unwrap_or("").to_owned(),
+        ]
+    });
+    if !peaks.is_empty() {
+        let header = ["peak in TFLOPS", "declared", "derived", "distance", "reason of a miss"];
+        text += &format!("\n{}", report::wrapped_table(header, rows, &[1, 2, 3]));
     }
     if file.energy.is_none() {
-        text += "no table of energies: none of a published node and memory fits\n";
+        text += "\nno table of energies: none of a published node and memory fits\n";
     }
     // What was asked for, not an accident of the command: part of the report.
     let power: Vec<String> = target.power_warnings().iter().map(ToString::to_string).collect();
-    text.extend(power.iter().map(|warning| format!("power: {warning}\n")));
+    text.extend(power.iter().map(|warning| format!("\n{}", report::wrapped(&format!("power: {warning}")))));
     let mut json = summary(file, target);
     json["ok"] = json!(true);
     json["figures"] = figures
@@ -83,6 +94,15 @@ fn one(file: &TargetFile, target: &Target) -> Report {
         .map(|(name, f)| {
             json!({
                 "figure": name, "value": f.value, "unit": f.unit, "status": f.status.name(), "source": f.source
+            })
+        })
+        .collect();
+    json["peaks"] = peaks
+        .iter()
+        .map(|peak| {
+            json!({
+                "formats": peak.formats, "declared_tflops": peak.declared_tflops,
+                "derived_tflops": peak.derived_tflops, "waiver": peak.waiver
             })
         })
         .collect();

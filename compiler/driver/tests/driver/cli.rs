@@ -48,7 +48,15 @@ fn targets_show_their_sources() {
         assert!(shown.contains("status"), "{name}");
         assert_ne!(shown.contains("no table of energies"), one["has_energy"].as_bool().unwrap(), "{name}");
         let power = one["power_warnings"].as_array().unwrap();
-        assert!(power.iter().all(|w| shown.contains(w.as_str().unwrap())), "{name}");
+        let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(power.iter().all(|w| words.contains(w.as_str().unwrap())), "{name}");
+        let width = shown.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(width <= 118, "{name}: a line of {width}");
+        for peak in one["peaks"].as_array().unwrap() {
+            let [declared, derived] =
+                ["declared_tflops", "derived_tflops"].map(|f| peak[f].as_f64().unwrap());
+            assert!((derived / declared - 1.0).abs() <= 0.05 || peak["waiver"].is_string(), "{name}: {peak}");
+        }
     }
 }
 

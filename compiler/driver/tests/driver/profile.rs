@@ -59,6 +59,14 @@ fn totals_are_sums_of_the_layers() {
         energy > 0.0 && (energy - parts).abs() <= 1e-9 * energy,
         "{energy} pJ, and {parts} pJ in the layers"
     );
+    let actions = value["energy"].as_object().expect("energy by action");
+    let parts: f64 = actions.values().filter_map(Value::as_f64).sum();
+    assert!((energy - parts).abs() <= 1e-9 * energy, "{energy} pJ, and {parts} pJ by action");
+    for action in ["mac", "local", "hbm", "simd", "idle"] {
+        assert!(actions[action].as_f64().unwrap() > 0.0, "{action}: {actions:?}");
+    }
+    let watts = energy / number(&value, "cycles") as f64 * value["clock_ghz"].as_f64().unwrap() / 1e3;
+    assert!((value["average_power_w"].as_f64().unwrap() - watts).abs() <= 1e-9 * watts);
     for kernel in kernels {
         assert!(number(kernel, "bound_cycles") <= number(kernel, "cycles"), "{kernel}");
         assert_eq!(kernel["busy_cycles"]["DPE"], kernel["dpe_cycles"]);
@@ -68,6 +76,27 @@ fn totals_are_sums_of_the_layers() {
     assert_eq!(number(dpe, "busy_cycles"), sum("dpe_cycles"));
     let expect = sum("dpe_cycles") as f64 / (number(&value, "cycles") * number(&value, "pes")) as f64;
     assert!((dpe["utilisation"].as_f64().unwrap() - expect).abs() < 1e-12);
+}
+
+/// A run knows the zeros that the activations have: they gate multiply-accumulates, and change no cycle.
+#[test]
+fn a_run_counts_zeros() {
+    let path = testdata("digits-cnn").join("model.onnx");
+    let profiled = |more: &[&str]| {
+        let mut args = vec!["profile", path.to_str().unwrap(), "--target", "mtia-500"];
+        args.extend(more);
+        json_in(Path::new("."), &args)
+    };
+    let ((_, blind), (exit, seen)) = (profiled(&[]), profiled(&["--run"]));
+    assert_eq!(exit, 0, "{seen}");
+    for field in ["cycles", "macs", "macs_skipped", "hbm_bytes"] {
+        assert_eq!(blind[field], seen[field], "{field}");
+    }
+    let part = |value: &Value, action: &str| value["energy"][action].as_f64().unwrap();
+    assert_eq!(part(&blind, "gated"), 0.0);
+    assert!(part(&seen, "gated") > 0.0 && part(&seen, "mac") < part(&blind, "mac"));
+    assert_eq!(profiled(&["--activity", "0.5"]), profiled(&[]));
+    assert_eq!(profiled(&["--activity", "1.5"]).0, 2);
 }
 
 #[test]

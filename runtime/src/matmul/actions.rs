@@ -1,0 +1,77 @@
+//! What the DPE of a PE does, counted by instruction when a run is recorded.
+
+use std::collections::BTreeMap;
+
+use lacuna_isa::timing::DpeActions;
+
+use super::{Product, scalar};
+
+/// The products of one instruction of a launch, summed over its PEs and iterations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ProductRecord {
+    /// Number of the instruction in the kernel's stream.
+    pub pc: usize,
+    /// What the DPEs did.
+    pub actions: DpeActions,
+    /// What they would do for the same products without mask, pattern or zeros.
+    pub dense: DpeActions,
+}
+
+/// The products of a PE by instruction; empty unless it records.
+#[derive(Default, Debug)]
+pub(crate) struct ActionLog {
+    pub records: bool,
+    products: BTreeMap<usize, (DpeActions, DpeActions)>,
+}
+
+impl ActionLog {
+    /// Adds one product.
+    pub fn add(&mut self, pc: usize, actions: &DpeActions, dense: &DpeActions) {
+        let (sum, whole) = self.products.entry(pc).or_default();
+        sum.add(actions);
+        whole.add(dense);
+    }
+
+    /// Adds what another PE did.
+    pub fn absorb(&mut self, other: &ActionLog) {
+        for (&pc, (actions, dense)) in &other.products {
+            self.add(pc, actions, dense);
+        }
+    }
+
+    /// The sums in ascending order of instructions.
+    pub fn records(&self) -> Vec<ProductRecord> {
+        let all = self.products.iter();
+        all.map(|(&pc, &(actions, dense))| ProductRecord { pc, actions, dense }).collect()
+    }
+}
+
+/// Multiply-accumulates of `product`, and reads of its second operand, that zeros of the first one gate.
+pub(super) fn gated(product: &Product<'_>) -> (u64, u64) {
+    let (a, b) = (&product.a, &product.b);
+    let n_k = a.k_offsets.len();
+    let zero_rows: Vec<u64> = (0..n_k)
+        .map(|k| {
+            let is_zero = |row: i64| {
+                let at = (row + a.k_offsets[k]) as usize;
+                scalar::widened(a, at, at) == 0.0
+            };
+            if !product.takes_part(k) {
+                return 0;
+            }
+            product.rows.iter().filter(|row| is_zero(row.1)).count() as u64
+        })
+        .collect();
+    let (mut macs, mut reads) = (0, 0);
+    for &(_, column) in &product.cols {
+        scalar::stored_terms(product, column, 0..n_k, |k, stored| {
+            // A zero times an infinity or NaN is not 0.
+            let dense = (column + b.k_offsets[k]) as usize;
+            if zero_rows[k] > 0 && scalar::widened(b, stored, dense).is_finite() {
+                macs += zero_rows[k];
+                reads += u64::from(zero_rows[k] == product.rows.len() as u64);
+            }
+        });
+    }
+    (macs, reads)
+}

@@ -1,0 +1,36 @@
+; A row of sums and a square of factors.
+; expect: shape-mismatch in launch 0 (kernel copy), instruction 2 `resc b2!:v2, b0-:v3` of RE: a box of [1, 1, 1, 8, 8] goes to one of [1, 1, 1, 1, 64] [/layer/Copy]
+object "resc-shape" target "mtia-300" hbm 512 sram 0
+
+origin o0 "/layer/Copy" "Identity"
+
+kernel k0 "copy" grid 1x1x1x1 {
+  tensor r0 in bytes 256 planes 0 256 256
+  tensor r1 out bytes 256 planes 0 256 256
+  buffer b0 "x" local 512 x 2
+  buffer b1 "y" local 512 x 2
+  buffer b2 "acc" bank 512 x 2
+  view v0 f32 global r0 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 64:1<64)
+  view v1 f32 global r1 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 64:1<64)
+  view v2 f32 local k4 offset 0 (1:64, 1:64, 1:64, 1:64, 64:1)
+  view v3 f32 local k4 offset 0 (1:64, 1:64, 1:64, 8:8, 8:1)
+  constant c0 0x0
+  code:
+    ld b0+:v2, v0
+    zero b2+:v2
+    resc b2!:v2, b0-:v3
+    pop b2, n=1
+    halt
+}
+
+entry e0 "main" {
+  input "x" f32 (64) hbm:0
+  output "y" f32 (64) hbm:256
+  launch #0 k0 (hbm:0, hbm:256) o0
+  code:
+    launch #0
+    halt
+}
+
+weights 0 {
+}
