@@ -1,12 +1,10 @@
 //! The reference interpreter: loads an object once, runs its entries as often as wanted.
 
-use lacuna_isa::object::{Address, EntryPoint, MemSpace, Object};
-use rayon::prelude::*;
+use lacuna_isa::object::{Address, EntryPoint, Object};
 
-use crate::memory::{self, Log, Memory, Tensor};
-use crate::pe::{Counts, Pe};
+use crate::launch::run_launch;
+use crate::memory::Memory;
 use crate::plan::{self, KernelPlan};
-use crate::se::Lanes;
 use crate::trap::{Fault, InputError, LoadError, Trap};
 
 /// An object ready to run.
@@ -18,8 +16,12 @@ pub struct Machine<'o> {
     orders: Vec<Vec<usize>>,
 }
 
+/// Instructions and loop rounds of one PE in one launch that a run allows where its options do not say: more than the
+/// longest stream that the checker lets pass has.
+pub const DEFAULT_STEP_LIMIT: u64 = 1 << 28;
+
 /// How to run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RunOptions {
     /// Number of the entry.
     pub entry: usize,
@@ -27,6 +29,14 @@ pub struct RunOptions {
     pub threads: usize,
     /// Whether to report what every launch did.
     pub record: bool,
+    /// Instructions and loop rounds of one PE in one launch, after which it traps.
+    pub step_limit: u64,
+}
+
+impl Default for RunOptions {
+    fn default() -> RunOptions {
+        RunOptions { entry: 0, threads: 0, record: false, step_limit: DEFAULT_STEP_LIMIT }
+    }
 }
 
 /// What one launch did, summed over its PEs.
@@ -60,13 +70,6 @@ pub enum Outcome {
     },
     /// The program trapped.
     Trap(Trap),
-}
-
-/// What a PE leaves behind.
-struct Ended {
-    log: Log,
-    counts: Counts,
-    fault: Option<(usize, Fault)>,
 }
 
 impl<'o> Machine<'o> {
@@ -162,21 +165,8 @@ impl<'o> Machine<'o> {
                     message: fault.message,
                 })
             };
-            let ended = run_pes(plan, &decls, memory);
-            let mut counts = Counts::default();
-            let mut logs = Vec::with_capacity(ended.len());
-            for (pe, ended) in ended.into_iter().enumerate() {
-                if let Some((pc, fault)) = ended.fault {
-                    return Err(trap(pe, pc, fault));
-                }
-                counts.instructions += ended.counts.instructions;
-                counts.loaded_bytes += ended.counts.loaded_bytes;
-                counts.stored_bytes += ended.counts.stored_bytes;
-                counts.macs += ended.counts.macs;
-                counts.macs_skipped += ended.counts.macs_skipped;
-                logs.push(ended.log);
-            }
-            memory::apply(memory, &decls, &logs).map_err(|(pe, pc, fault)| trap(pe, pc, fault))?;
+            let counts = run_launch(plan, &decls, memory, options.step_limit)
+                .map_err(|(pe, pc, fault)| trap(pe, pc, fault))?;
             if options.record {
                 records.push(LaunchRecord {
                     launch: position,
@@ -191,33 +181,4 @@ impl<'o> Machine<'o> {
         }
         Ok(records)
     }
-}
-
-fn run_pes(
-    plan: &KernelPlan<'_>,
-    decls: &[(Address, u64, lacuna_isa::object::Access)],
-    memory: &Memory<'_>,
-) -> Vec<Ended> {
-    let log_reads = memory::needs_read_log(decls);
-    let tensors: Vec<Tensor<'_>> = decls
-        .iter()
-        .zip(&plan.kernel.tensors)
-        .zip(log_reads)
-        .map(|((&(address, bytes, access), decl), log_reads)| {
-            let at = address.offset as usize;
-            let bytes = &memory.bytes(address.space)[at..at + bytes as usize];
-            // Weights are never written, whatever else the launch does.
-            let log_reads = log_reads && address.space != MemSpace::Weights;
-            Tensor { bytes, address, access, planes: decl.planes, log_reads }
-        })
-        .collect();
-    (0..plan.n_pes())
-        .into_par_iter()
-        .with_max_len(1)
-        .map_init(Lanes::default, |lanes, idx| {
-            let mut pe = Pe::new(plan, &tensors, memory, plan.coords(idx), lanes);
-            let fault = pe.run().err().map(|fault| (pe.pc, fault));
-            Ended { log: pe.log, counts: pe.counts, fault }
-        })
-        .collect()
 }

@@ -1,10 +1,11 @@
 //! What is resolved and checked once, when an object is loaded, so that running needs no look-ups that can fail.
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, GlobalField, InstKind, Operand, OperandField, Place, Use};
+use lacuna_isa::inst::{Action, Engine, GlobalField, InstKind, Operand, OperandField, Place, Use};
 use lacuna_isa::object::{Access, BufferKind, EntryPoint, Kernel, MemSpace, Object};
 use lacuna_isa::view::{LOOP_LEVELS, Space, VIEW_DIMS, View};
 
+use crate::launch::check_meeting;
 use crate::se::ProgramPlan;
 use crate::trap::LoadError;
 
@@ -61,6 +62,8 @@ pub(crate) fn plan_kernel(kernel: &Kernel) -> Result<KernelPlan<'_>, LoadError> 
             return Err(fail(None, format!("buffer {} has no slots", buffer.name)));
         }
     }
+    let n_pes = kernel.grid.iter().map(|&n| usize::from(n)).product();
+    check_meeting(n_pes, &kernel.code).map_err(|reason| fail(None, reason))?;
     let ends = match_loops(kernel).map_err(|(pc, reason)| fail(Some(pc), reason))?;
     for (pc, inst) in kernel.code.iter().enumerate() {
         check_inst(kernel, &inst.kind).map_err(|reason| fail(Some(pc), reason))?;
@@ -253,14 +256,15 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
             .then_some(())
             .ok_or_else(|| format!("there is no program {program}")),
         InstKind::Ldp { .. } => unknown(),
-        InstKind::Post { .. } => unknown(),
-        InstKind::Wait { .. } => unknown(),
-        InstKind::Bar { .. } => unknown(),
-        InstKind::Gate { .. } => unknown(),
+        InstKind::Post { queue, .. } | InstKind::Wait { queue, .. } => accesses(*queue),
+        InstKind::Bar { .. } => Ok(()),
+        InstKind::Gate { engine, .. } => (*engine != Engine::Cp)
+            .then_some(())
+            .ok_or_else(|| "the command processor cannot be without power".to_owned()),
         InstKind::Ldx { .. } => unknown(),
         InstKind::Ldmask { .. } => unknown(),
         InstKind::Scatter { .. } => unknown(),
-        InstKind::Xchg { .. } => unknown(),
+        InstKind::Xchg { dst, src, dim, .. } => exchanged(view(src), view(dst), *dim),
         InstKind::Move { .. } => unknown(),
         InstKind::Perm { .. } => unknown(),
         InstKind::Mask { .. } => unknown(),
@@ -270,7 +274,7 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
         InstKind::Seed { .. } => unknown(),
         InstKind::Resc { .. } => unknown(),
         InstKind::Stat { .. } => unknown(),
-        InstKind::Xred { .. } => unknown(),
+        InstKind::Xred { dst, dim, .. } => summed(view(dst), *dim),
         InstKind::Sort { .. } => unknown(),
         InstKind::Merge { .. } => unknown(),
         InstKind::Allred { .. } => unknown(),
@@ -280,6 +284,39 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
         InstKind::Send { .. } => unknown(),
         InstKind::Recv { .. } => unknown(),
     }
+}
+
+/// Whether `post` and `wait` may name a queue: one that accesses tensors.
+fn accesses(queue: Engine) -> Result<(), String> {
+    match queue {
+        Engine::FiLoad | Engine::FiStore => Ok(()),
+        Engine::Cp | Engine::Mlu | Engine::Dpe | Engine::Re | Engine::Se | Engine::Me => {
+            Err(format!("{} accesses no tensors", queue.name()))
+        }
+    }
+}
+
+fn exchanged(src: &View, dst: &View, dim: u8) -> Result<(), String> {
+    if usize::from(dim) >= VIEW_DIMS {
+        return Err(format!("there is no dimension {dim}"));
+    }
+    if src.format != dst.format {
+        return Err(format!("an exchange from {} to {}", src.format, dst.format));
+    }
+    if src.pattern.is_some() || dst.pattern.is_some() || src.format.group_size() > 1 {
+        return Err("an exchange of grouped elements".to_owned());
+    }
+    Ok(())
+}
+
+fn summed(dst: &View, dim: u8) -> Result<(), String> {
+    if usize::from(dim) >= VIEW_DIMS {
+        return Err(format!("there is no dimension {dim}"));
+    }
+    if dst.pattern.is_some() {
+        return Err("a bank does not drain into a pattern".to_owned());
+    }
+    Ok(())
 }
 
 fn product(a: &View, b: &View, wants_pattern: bool) -> Result<(), String> {
