@@ -65,7 +65,12 @@ impl Energy {
                     + cost.macs as f64 * self.mac(a, b)
                     + cost.macs_skipped as f64 * self.skipped_pj
             }
-            Work::Bank { elements } => local(4 * elements),
+            Work::Bank { elements } | Work::BankSum { elements } => local(4 * elements),
+            // The mesh between PEs and the links between chips have no published energy.
+            Work::Exchange { sent, received } => local(sent + received),
+            Work::Message { .. } => {
+                cost.hbm_bytes as f64 * self.hbm_pj_per_byte + cost.sram_bytes as f64 * self.sram_pj_per_byte
+            }
             Work::Simd { elements, ops, bytes } => (elements * ops) as f64 * self.simd_op_pj + local(bytes),
         }
     }
@@ -154,6 +159,9 @@ mod tests {
         check(dma(MemSpace::Sram, 1), 100.0 * (2.0 + 16.0));
         check(Work::Fill { bytes: 10 }, 20.0);
         check(Work::Bank { elements: 10 }, 80.0);
+        check(Work::BankSum { elements: 10 }, 80.0);
+        check(Work::Exchange { sent: 10, received: 30 }, 80.0);
+        check(Work::Message { bytes: 9, steps: 2, hbm_bytes: 4, sram_bytes: 2 }, 4.0 * 32.0 + 2.0 * 16.0);
         check(Work::Simd { elements: 4, ops: 3, bytes: 32 }, 12.0 * 8.0 + 64.0);
         check(product(E4M3, E4M3, None), 512.0 + (16.0 + 256.0) * 2.0);
         // The costlier operand counts, and an operand that is not native takes the costliest.

@@ -455,8 +455,9 @@ impl<'m> Pe<'m> {
                         *advance = None;
                     }
                 });
+                open.shift.take_if(|shift| usize::from(shift.dim) == dim);
                 let ranges = open.clip(&self.at);
-                let bound = i64::from(view.dims[dim].bound);
+                let bound = view.bounds(&self.at)[dim];
                 let inside = indices.iter().enumerate().filter(|(_, idx)| (0..bound).contains(*idx));
                 inside
                     .map(|(i, &idx)| {
@@ -534,6 +535,20 @@ impl<'m> Pe<'m> {
         }
         self.rings[usize::from(dst.buffer)].push(Slot::owned(bytes, layout));
         Ok(())
+    }
+
+    /// The element of an integer view of one index, logged as a load.
+    pub fn global_int(&mut self, view: &View) -> Result<i64, Fault> {
+        let tensor = self.tensor(view)?;
+        let piece = Piece { first: [0; VIEW_DIMS], counts: [1; VIEW_DIMS], coords: view.base_coords(&self.at) };
+        let at = piece.global_base(view)?;
+        let ty = view.format.element();
+        let Some(walk) = Walk::new(&[1], &[1], &[1], [at, 0]) else { return Ok(0) };
+        let mut code = [0; 8];
+        let mut source =
+            Source { tensor, overlay: &self.overlay, memory: self.memory, log: &mut self.log, pc: self.pc };
+        source.plane(&walk, 0, ty, (&mut code[..(ty.bits() / 8) as usize], ty))?;
+        Ok(int_value(ty, pack::get(&code, ty, 0)))
     }
 
     fn indices(&mut self, operand: Operand, dim: usize, n: u32) -> Result<Vec<i64>, Fault> {

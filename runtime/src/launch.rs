@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use lacuna_isa::inst::{InstKind, Multicast};
 use lacuna_isa::object::MemSpace;
+use lacuna_isa::view::Position;
 use rayon::prelude::*;
 
 use crate::exchange::{exchange, reduce};
@@ -59,17 +60,19 @@ impl<'m> Turn<'m> {
 /// The first fault in order of phases and PEs, with nothing applied.
 pub(crate) fn run_launch(
     plan: &KernelPlan<'_>,
+    params: &[i32],
     extents: &Extents,
     memory: &mut Memory<'_>,
     step_limit: u64,
 ) -> Result<Counts, Conflict> {
-    let (phases, counts) = phases(plan, extents, memory, step_limit)?;
+    let (phases, counts) = phases(plan, params, extents, memory, step_limit)?;
     phases.iter().flatten().for_each(|log| log.apply(memory));
     Ok(counts)
 }
 
 fn phases(
     plan: &KernelPlan<'_>,
+    params: &[i32],
     extents: &Extents,
     memory: &Memory<'_>,
     step_limit: u64,
@@ -98,7 +101,9 @@ fn phases(
         .into_par_iter()
         .with_max_len(1)
         .map_init(Option::default, |lanes, idx| {
-            let pe = Box::new(Pe::new(plan, &tensors, memory, plan.coords(idx), step_limit));
+            let mut at = Position { coords: plan.coords(idx), ..Position::default() };
+            at.params.iter_mut().zip(params).for_each(|(value, &first)| *value = first);
+            let pe = Box::new(Pe::new(plan, &tensors, memory, at, step_limit));
             Turn::take(pe, lanes)
         })
         .collect();

@@ -6,6 +6,7 @@
 
 mod boxes;
 mod dma;
+mod entry;
 mod exchange;
 mod launch;
 mod local;
@@ -16,6 +17,7 @@ mod pe;
 mod plan;
 pub mod profile;
 mod races;
+mod ranks;
 mod se;
 mod simd;
 mod slots;

@@ -2,6 +2,7 @@
 //! other PEs, and goes on when the meeting is over.
 
 use lacuna_isa::inst::{Action, Engine, InstKind, Operand};
+use lacuna_isa::object::Param;
 use lacuna_isa::view::Position;
 
 use crate::matmul::fast::PanelCache;
@@ -114,7 +115,7 @@ impl<'m> Pe<'m> {
         plan: &'m KernelPlan<'m>,
         tensors: &'m [Tensor<'m>],
         memory: &'m Memory<'m>,
-        coords: [u32; 4],
+        at: Position,
         step_limit: u64,
     ) -> Pe<'m> {
         Pe {
@@ -122,7 +123,7 @@ impl<'m> Pe<'m> {
             tensors,
             memory,
             rings: plan.kernel.buffers.iter().map(Ring::new).collect(),
-            at: Position { levels: [0; 4], coords },
+            at,
             pc: 0,
             overlay: Overlay::default(),
             log: Log::default(),
@@ -198,7 +199,7 @@ impl<'m> Pe<'m> {
     /// Opens a loop: trips and s stages make trips + s - 1 rounds.
     fn open(&mut self, pc: usize, trip: u16, level: usize, stages: u8) {
         let trips =
-            u64::from(self.plan.kernel.trips[usize::from(trip)].count(&self.at.levels, &self.at.coords));
+            u64::from(self.plan.kernel.trips[usize::from(trip)].count(&self.at));
         let rounds = if trips == 0 { 0 } else { trips + u64::from(stages.max(1)) - 1 };
         let before = self.at.levels[level];
         let end = self.plan.ends[pc];
@@ -243,8 +244,8 @@ impl<'m> Pe<'m> {
                 self.multiply(bank, a, b, order)?;
             }
             InstKind::Run { program } => self.run_program(usize::from(program))?,
+            InstKind::Ldp { param, src } => self.load_param(param, src)?,
             // Refused when the object is loaded.
-            InstKind::Ldp { .. } => {}
             InstKind::Post { event, queue } => {
                 self.posts.push(Posted { event, queue, segment: self.log.segment(), pc });
                 self.log.end_segment();
@@ -280,6 +281,16 @@ impl<'m> Pe<'m> {
             InstKind::Recv { .. } => {}
         }
         self.settle();
+        Ok(())
+    }
+
+    /// `ldp`.
+    fn load_param(&mut self, param: u8, src: u16) -> Result<(), Fault> {
+        let kernel = self.plan.kernel;
+        let value = self.global_int(&kernel.views[usize::from(src)])?;
+        let Param { lo, hi, .. } = kernel.params[usize::from(param)];
+        // The range is of i32.
+        self.at.params[usize::from(param)] = value.clamp(i64::from(lo), i64::from(hi)) as i32;
         Ok(())
     }
 

@@ -17,7 +17,7 @@ pub enum TrapKind {
     OutOfBounds,
     /// A push needs more bytes than a slot has.
     SlotTooSmall,
-    /// A buffer still holds a slot at `halt`.
+    /// A buffer still holds a slot at `halt`, or a message was not received.
     NotEmptyAtHalt,
     /// Two PEs access the same byte of a tensor and one writes it, or an `out` byte is written twice.
     Race,
@@ -162,6 +162,14 @@ pub enum InputError {
         entry: usize,
         /// How many there are.
         n_entries: usize,
+    },
+    /// The number of ranks is wrong.
+    #[error("the entry runs on {expected} ranks, there are inputs for {found}")]
+    Ranks {
+        /// Ranks of the entry.
+        expected: usize,
+        /// Ranks with inputs.
+        found: usize,
     },
     /// The number of inputs is wrong.
     #[error("the entry takes {expected} inputs, {found} were given")]

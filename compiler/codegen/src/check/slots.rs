@@ -124,7 +124,6 @@ pub(super) fn check(
         InstKind::Ldx { .. } => Ok(()),
         InstKind::Ldmask { .. } => Ok(()),
         InstKind::Scatter { .. } => Ok(()),
-        InstKind::Xchg { .. } => Ok(()),
         InstKind::Move { .. } => Ok(()),
         InstKind::Perm { .. } => Ok(()),
         InstKind::Mask { .. } => Ok(()),
@@ -134,7 +133,6 @@ pub(super) fn check(
         InstKind::Seed { .. } => Ok(()),
         InstKind::Resc { .. } => Ok(()),
         InstKind::Stat { .. } => Ok(()),
-        InstKind::Xred { .. } => Ok(()),
         InstKind::Sort { .. } => Ok(()),
         InstKind::Merge { .. } => Ok(()),
         InstKind::Allred { .. } => Ok(()),
@@ -143,6 +141,11 @@ pub(super) fn check(
         InstKind::Alltoall { .. } => Ok(()),
         InstKind::Send { .. } => Ok(()),
         InstKind::Recv { .. } => Ok(()),
+        InstKind::Xchg { dst, src: other, .. } | InstKind::Xred { dst, bank: other, .. } => {
+            let (to, from) = (view(dst), view(other));
+            within(strides(from), from.offset, ranges(from, at), &layouts[1])?;
+            within(strides(to), to.offset, ranges(to, at), &layouts[0])
+        }
         InstKind::Gather { idx, dim, .. } => {
             let idx = view(idx);
             let mut whole = [(0, 1); VIEW_DIMS];
