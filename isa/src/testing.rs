@@ -139,14 +139,16 @@ fn kernel() -> impl Strategy<Value = Kernel> {
     let buffer = (name(), kind, small(0..4096u32), any::<u8>())
         .prop_map(|(name, kind, slot_bytes, slots)| Buffer { name, kind, slot_bytes, slots });
     let factors = || proptest::array::uniform4(prop_oneof![3 => Just(0i32), 1 => any::<i32>()]);
-    let term = (any::<u8>(), any::<i32>(), any::<u32>())
-        .prop_map(|(param, factor, divisor)| ParamTerm { param, factor, divisor });
+    let term = (any::<u8>(), any::<i32>(), any::<u32>()).prop_map(|(param, factor, divisor)| ParamTerm {
+        param,
+        factor,
+        divisor,
+    });
     let param = (name(), any::<i32>(), any::<i32>()).prop_map(|(name, lo, hi)| Param { name, lo, hi });
     let trip = prop_oneof![
         any::<u32>().prop_map(Trip::constant),
-        (any::<i64>(), factors(), factors(), option::of(term), any::<u32>()).prop_map(
-            |(base, levels, coords, param, max)| Trip { base, levels, coords, param, max }
-        )
+        (any::<i64>(), factors(), factors(), option::of(term), any::<u32>())
+            .prop_map(|(base, levels, coords, param, max)| Trip { base, levels, coords, param, max })
     ];
     let tables = (vec(param, 0..3), vec(tensor, 0..3), vec(buffer, 0..3), vec(view(), 0..5), vec(trip, 0..3));
     (
@@ -157,17 +159,8 @@ fn kernel() -> impl Strategy<Value = Kernel> {
         vec(any::<u64>(), 0..3),
         vec(inst(), 0..12),
     )
-        .prop_map(|(name, grid, (params, tensors, buffers, views, trips), programs, constants, code)| Kernel {
-            name,
-            grid,
-            params,
-            tensors,
-            buffers,
-            views,
-            trips,
-            programs,
-            constants,
-            code,
+        .prop_map(|(name, grid, (params, tensors, buffers, views, trips), programs, constants, code)| {
+            Kernel { name, grid, params, tensors, buffers, views, trips, programs, constants, code }
         })
 }
 

@@ -190,8 +190,7 @@ fn validate_kernel(kernel: &Kernel, target: Option<&Target>, faults: &mut Faults
 
     let max_trip = kernel.trips.iter().map(|t| t.max).max().unwrap_or(0);
     for (i, trip) in kernel.trips.iter().enumerate() {
-        faults
-            .check(trip_reach(trip, max_trip, kernel) < REACH_LIMIT, || format!("trip t{i} overflows"));
+        faults.check(trip_reach(trip, max_trip, kernel) < REACH_LIMIT, || format!("trip t{i} overflows"));
     }
     faults.check(kernel.views.len() <= 4096, || format!("{} views", kernel.views.len()));
     for (i, view) in kernel.views.iter().enumerate() {
@@ -261,9 +260,8 @@ fn validate_view(i: usize, view: &View, kernel: &Kernel, max_trip: u32, faults: 
     }
     if let Some(shift) = view.shift {
         let known = usize::from(shift.dim) < VIEW_DIMS && usize::from(shift.param) < kernel.params.len();
-        faults.check(known, || {
-            format!("view v{i}: parameter q{} moves dimension {}", shift.param, shift.dim)
-        });
+        faults
+            .check(known, || format!("view v{i}: parameter q{} moves dimension {}", shift.param, shift.dim));
     }
     let elements: Option<u128> = view.dims.iter().try_fold(1u128, |n, d| n.checked_mul(u128::from(d.size)));
     faults.check(elements.is_some_and(|n| n <= MAX_VIEW_ELEMENTS), || {

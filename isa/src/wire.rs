@@ -8,8 +8,8 @@ use crate::field::{Field, Operand};
 use crate::format::{Format, ScalarType, ScaleMode};
 use crate::inst::{Combine, Inst};
 use crate::object::{
-    Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, ObjectOrigin, Param, ParamTerm,
-    Port, TensorDecl, Transfer, Trip,
+    Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, ObjectOrigin, Param,
+    ParamTerm, Port, TensorDecl, Transfer, Trip,
 };
 use crate::program::{Program, SeOp, Stream};
 use crate::view::{Advance, Dim, LOOP_LEVELS, PE_COORDS, Pattern, Shift, Space, VIEW_DIMS, View};
@@ -432,7 +432,8 @@ impl Tables {
         let mut t = Tables::default();
         put_len(kernels.len(), &mut t.kernels)?;
         for kernel in kernels {
-            let Kernel { name, grid, params, tensors, buffers, views, trips, programs, constants, code } = kernel;
+            let Kernel { name, grid, params, tensors, buffers, views, trips, programs, constants, code } =
+                kernel;
             let in_kernel = |e| format!("kernel `{name}`: {e}");
             let head = &mut t.kernels;
             name.put(head)?;

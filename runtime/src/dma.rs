@@ -540,7 +540,8 @@ impl<'m> Pe<'m> {
     /// The element of an integer view of one index, logged as a load.
     pub fn global_int(&mut self, view: &View) -> Result<i64, Fault> {
         let tensor = self.tensor(view)?;
-        let piece = Piece { first: [0; VIEW_DIMS], counts: [1; VIEW_DIMS], coords: view.base_coords(&self.at) };
+        let piece =
+            Piece { first: [0; VIEW_DIMS], counts: [1; VIEW_DIMS], coords: view.base_coords(&self.at) };
         let at = piece.global_base(view)?;
         let ty = view.format.element();
         let Some(walk) = Walk::new(&[1], &[1], &[1], [at, 0]) else { return Ok(0) };

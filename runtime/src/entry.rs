@@ -77,9 +77,7 @@ fn check_launch(object: &Object, entry: &EntryPoint, idx: usize) -> Result<(), S
         return Err(format!("launch {idx} sets {found} of {wanted} base registers of {}", kernel.name));
     }
     let in_range = |(value, param): (&i32, &lacuna_isa::object::Param)| (param.lo..=param.hi).contains(value);
-    if launch.params.len() != kernel.params.len()
-        || !launch.params.iter().zip(&kernel.params).all(in_range)
-    {
+    if launch.params.len() != kernel.params.len() || !launch.params.iter().zip(&kernel.params).all(in_range) {
         return Err(format!("launch {idx} gives {} {:?} as parameters", kernel.name, launch.params));
     }
     for (base, tensor) in launch.bases.iter().zip(&kernel.tensors) {

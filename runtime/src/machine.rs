@@ -91,7 +91,8 @@ impl<'o> Machine<'o> {
     /// When a table refers to what does not exist, or an entry reaches beyond memory.
     pub fn load(object: &'o Object) -> Result<Machine<'o>, LoadError> {
         let kernels = object.kernels.iter().map(plan::plan_kernel).collect::<Result<Vec<_>, _>>()?;
-        let streams = object.entries.iter().map(|entry| plan_entry(object, entry)).collect::<Result<_, _>>()?;
+        let streams =
+            object.entries.iter().map(|entry| plan_entry(object, entry)).collect::<Result<_, _>>()?;
         Ok(Machine { object, kernels, streams })
     }
 

@@ -198,8 +198,7 @@ impl<'m> Pe<'m> {
 
     /// Opens a loop: trips and s stages make trips + s - 1 rounds.
     fn open(&mut self, pc: usize, trip: u16, level: usize, stages: u8) {
-        let trips =
-            u64::from(self.plan.kernel.trips[usize::from(trip)].count(&self.at));
+        let trips = u64::from(self.plan.kernel.trips[usize::from(trip)].count(&self.at));
         let rounds = if trips == 0 { 0 } else { trips + u64::from(stages.max(1)) - 1 };
         let before = self.at.levels[level];
         let end = self.plan.ends[pc];

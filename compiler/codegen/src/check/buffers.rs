@@ -130,13 +130,12 @@ impl Proof<'_> {
         let mut serial = 0;
         let wanted = vec![true; self.kernel.code.len()];
         let mut pending: Vec<(usize, Vec<usize>, Position)> = Vec::new();
-        let result =
-            control.walk(coords, params, &wanted, &mut |pc, at| {
-                if let Err(reason) = self.power(pc, &mut dark) {
-                    record(faults, Fault::at(pc, Some(coords), reason));
-                    return false;
-                }
-                match self.step(pc, &mut rings, &mut serial) {
+        let result = control.walk(coords, params, &wanted, &mut |pc, at| {
+            if let Err(reason) = self.power(pc, &mut dark) {
+                record(faults, Fault::at(pc, Some(coords), reason));
+                return false;
+            }
+            match self.step(pc, &mut rings, &mut serial) {
                 Ok(used) => {
                     if self.exact && self.unproven[pc] || !self.exact && !self.seen[pc].contains(&used) {
                         pending.push((pc, used.clone(), *at));
@@ -150,8 +149,8 @@ impl Proof<'_> {
                     record(faults, Fault::at(pc, Some(coords), reason));
                     false
                 }
-                }
-            });
+            }
+        });
         for (pc, used, at) in pending {
             if let Err(reason) = self.accesses(control, pc, &used, &at) {
                 record(faults, Fault::at(pc, Some(coords), reason));

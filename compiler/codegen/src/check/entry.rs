@@ -8,7 +8,7 @@ use lacuna_isa::object::{Access, Address, EntryPoint, Kernel, MemSpace, Object, 
 use super::access::{Summary, first_undefined, summarize};
 use super::control::{Control, MAX_LENGTH};
 use super::marks::Intervals;
-use super::{Fault, Finding, MAX_FINDINGS, Reason, Rule, blank, buffers, forms, order, place, text};
+use super::{Fault, Finding, MAX_FINDINGS, Reason, Rule, blank, buffers, forms, place, text};
 
 /// Checks the entries of a valid object within the limits of its target.
 pub(super) fn check_entries(object: &Object, findings: &mut Vec<Finding>) {
@@ -40,8 +40,7 @@ impl<'o> Examined<'o> {
         // Instructions without a meaning make all that follows meaningless.
         if faults.iter().all(|f| f.rule == Rule::LoopBalance) {
             buffers::check(kernel, &mut control, faults);
-            let meetings = order::check(kernel, &mut control, faults);
-            summary = summarize(kernel, &mut control, &meetings, faults);
+            summary = summarize(kernel, &mut control, faults);
         }
         summary.written.resize_with(kernel.tensors.len(), Vec::new);
         summary.needed.resize_with(kernel.tensors.len(), Vec::new);

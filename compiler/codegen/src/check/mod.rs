@@ -20,6 +20,7 @@ mod boxes;
 mod buffers;
 mod control;
 mod entry;
+mod epochs;
 mod forms;
 mod marks;
 mod order;
