@@ -7,10 +7,12 @@
 use std::fmt::Write;
 
 use crate::field::Field;
-use crate::inst::{Inst, InstKind, Operand};
-use crate::object::{Access, Address, BufferKind, EntryPoint, Kernel, MemSpace, Object, Port, Trip};
+use crate::inst::{Combine, Inst, InstKind, Operand};
+use crate::object::{
+    Access, Address, BufferKind, EntryPoint, Kernel, MemSpace, Object, ParamTerm, Port, Transfer, Trip,
+};
 use crate::program::{Program, SeOp};
-use crate::view::{Advance, Dim, LOOP_LEVELS, PE_COORDS, Space, View};
+use crate::view::{Advance, Dim, LOOP_LEVELS, PE_COORDS, Shift, Space, View};
 
 /// Bytes of weights in one line.
 pub(crate) const WEIGHT_LINE_BYTES: usize = 64;
@@ -148,8 +150,11 @@ impl Printer {
     }
 
     fn kernel(&mut self, number: usize, kernel: &Kernel) {
-        let Kernel { name, grid, tensors, buffers, views, trips, programs, constants, code } = kernel;
+        let Kernel { name, grid, params, tensors, buffers, views, trips, programs, constants, code } = kernel;
         self.line(0, format_args!("kernel k{number} {} grid {} {{", quoted(name), numbers(grid, "x")));
+        for (i, p) in params.iter().enumerate() {
+            self.line(1, format_args!("param q{i} {} from {} to {}", quoted(&p.name), p.lo, p.hi));
+        }
         for (i, t) in tensors.iter().enumerate() {
             let (access, planes) = (access_name(t.access), numbers(&t.planes, " "));
             self.line(1, format_args!("tensor r{i} {access} bytes {} planes {planes}", t.bytes));
@@ -174,7 +179,7 @@ impl Printer {
     }
 
     fn view(&mut self, number: usize, view: &View) {
-        let View { format, pattern, k_dim, space, offset, dims, levels, coords } = view;
+        let View { format, pattern, k_dim, space, offset, dims, levels, coords, shift } = view;
         let mut text = format!("view v{number} {format}");
         if let Some(pattern) = pattern {
             let _ = write!(text, " {pattern}");
@@ -194,17 +199,23 @@ impl Printer {
                 }
             }
         }
+        if let Some(Shift { param, dim, origin, bound }) = shift {
+            let _ = write!(text, " q{param}:d{dim}{origin:+}<{bound:+}");
+        }
         self.line(1, format_args!("{text}"));
     }
 
     fn trip(&mut self, number: usize, trip: &Trip) {
-        let Trip { base, levels, coords, max } = trip;
+        let Trip { base, levels, coords, param, max } = trip;
         let mut text = format!("trip t{number} {base} max {max}");
         let factors = levels.iter().enumerate().map(|(i, f)| ("l", i, f));
         for (prefix, i, factor) in factors.chain(coords.iter().enumerate().map(|(i, f)| ("p", i, f))) {
             if *factor != 0 {
                 let _ = write!(text, " {prefix}{i}*{factor}");
             }
+        }
+        if let Some(ParamTerm { param, factor, divisor }) = param {
+            let _ = write!(text, " q{param}*{factor}/{divisor}");
         }
         self.line(1, format_args!("{text}"));
     }
@@ -265,8 +276,11 @@ impl Printer {
     }
 
     fn entry(&mut self, number: usize, entry: &EntryPoint, object: &Object) {
-        let EntryPoint { name, inputs, outputs, launches, code } = entry;
+        let EntryPoint { name, ranks, inputs, outputs, launches, transfers, code } = entry;
         self.line(0, format_args!("entry e{number} {} {{", quoted(name)));
+        if *ranks != 1 {
+            self.line(1, format_args!("ranks {ranks}"));
+        }
         for port in inputs {
             self.port("input", port);
         }
@@ -277,6 +291,9 @@ impl Printer {
             let mut text = format!("launch #{i} k{} (", launch.kernel);
             let bases: Vec<String> = launch.bases.iter().map(|&a| address(a)).collect();
             let _ = write!(text, "{})", bases.join(", "));
+            if !launch.params.is_empty() {
+                let _ = write!(text, " with ({})", numbers(&launch.params, ", "));
+            }
             for origin in &launch.origins {
                 let _ = write!(text, " o{origin}");
             }
@@ -289,6 +306,13 @@ impl Printer {
                 let _ = write!(text, "  ; {} {}", quoted(&origin.op), quoted(&origin.node));
             }
             self.line(1, format_args!("{text}"));
+        }
+        for (i, transfer) in transfers.iter().enumerate() {
+            let Transfer { src, dst, elem, elements, combine, peer } = transfer;
+            let (src, dst) = (address(*src), address(*dst));
+            let mut how = String::new();
+            <Combine as Field>::print(*combine, &mut how);
+            self.line(1, format_args!("transfer x{i} {src} {dst} {elem} x {elements} {how} peer {peer}"));
         }
         self.line(1, format_args!("code:"));
         self.code(code);

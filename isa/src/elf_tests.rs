@@ -159,11 +159,13 @@ fn exercise(object: &Object) {
         let last = kernel.trips.iter().map(|t| t.max).max().unwrap_or(0).saturating_sub(1);
         let coords = kernel.grid.map(|n| u32::from(n) - 1);
         for levels in [[0; 4], [last; 4]] {
+            let mut at = Position { levels, coords, ..Position::default() };
+            at.params.iter_mut().zip(&kernel.params).for_each(|(value, param)| *value = param.hi);
             for trip in &kernel.trips {
-                assert!(trip.count(&levels, &coords) <= trip.max);
+                assert!(trip.count(&at) <= trip.max);
             }
             for view in &kernel.views {
-                let clipped = view.clip(&Position { levels, coords });
+                let clipped = view.clip(&at);
                 assert!(clipped.iter().zip(view.sizes()).all(|((first, n), size)| first + n <= size));
                 let _ = view.planes().plane_bytes(view.elements());
             }

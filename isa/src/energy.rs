@@ -145,7 +145,16 @@ impl Energy {
                     ..none
                 }
             }
-            Work::Bank { elements } => EnergyByAction { local: local(4 * elements), ..none },
+            Work::Bank { elements } | Work::BankSum { elements } => {
+                EnergyByAction { local: local(4 * elements), ..none }
+            }
+            // The mesh between PEs and the links between chips have no published energy.
+            Work::Exchange { sent, received } => EnergyByAction { local: local(sent + received), ..none },
+            Work::Message { .. } => EnergyByAction {
+                hbm: cost.hbm_bytes as f64 * self.hbm_pj_per_byte,
+                sram: cost.sram_bytes as f64 * self.sram_pj_per_byte,
+                ..none
+            },
             Work::Simd { elements, ops, bytes } => EnergyByAction {
                 simd: (elements * ops) as f64 * self.simd_op_pj,
                 local: local(bytes),
@@ -280,6 +289,9 @@ mod tests {
         check(dma(MemSpace::Sram, 1), 100.0 * (2.0 + 16.0));
         check(Work::Fill { bytes: 10 }, 20.0);
         check(Work::Bank { elements: 10 }, 80.0);
+        check(Work::BankSum { elements: 10 }, 80.0);
+        check(Work::Exchange { sent: 10, received: 30 }, 80.0);
+        check(Work::Message { bytes: 9, steps: 2, hbm_bytes: 4, sram_bytes: 2 }, 4.0 * 32.0 + 2.0 * 16.0);
         check(Work::Simd { elements: 4, ops: 3, bytes: 32 }, 12.0 * 8.0 + 64.0);
         check(product(E4M3, E4M3, None), 512.0 + (16.0 + 256.0) * 2.0);
         // The costlier operand counts, and an operand that is not native takes the costliest.

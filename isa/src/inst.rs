@@ -280,8 +280,8 @@ pub type GlobalDest = u16;
 macro_rules! for_each_inst {
     ($m:ident) => {
         $m! {
-            /// Starts launch `launch` of the entry's launch table: its kernel on its grid, with its base registers and
-            /// parameters. Only in entry streams; the next launch begins when this one has ended.
+            /// Starts launch `launch` of the entry's launch table: its kernel on its grid, with its base registers and first
+            /// values of parameters. Only in entry streams; the next launch begins when this one has ended.
             Launch = 0x01, "launch", Cp { launch: LaunchIdx = 16 }
             /// Repeats the instructions up to the matching `end`: trip count number `trip` of the kernel's table, counter in
             /// `level`. With `stages` s > 1, an instruction of stage i executes iteration j - i at round j of trip + s - 1
@@ -293,19 +293,26 @@ macro_rules! for_each_inst {
             Pop = 0x04, "pop", Cp { n: SlotCount = 16, buffer: BufferIdx = 32 }
             /// Ends the stream. Every buffer must be empty.
             Halt = 0x05, "halt", Cp { }
-            /// Sets parameter `param` of the launch to the one element of the i32 or i64 global view `src`, clamped to the
-            /// parameter's declared range. The view is the same on every PE, so all PEs get the same value.
+            /// Sets parameter `param` to the one element of the i32 or i64 global view `src`, clamped to the parameter's
+            /// declared range. All PEs get the same value: the view is of an `in` tensor, has one element, which takes part,
+            /// and nothing advances or moves it; the instruction stands outside loops. No instruction before it depends on the
+            /// parameter: no trip count of a loop, and no view of an operand, tensor or program.
             Ldp = 0x06, "ldp", Cp { param: ParamIdx = 16, src: GlobalSource = 32 }
-            /// Adds 1 to event `event` for each PE that executes it, once the accesses of all earlier instructions of
-            /// `queue` are visible to the other PEs.
+            /// Adds 1 to event `event`, once the accesses of all earlier instructions of `queue` (FI.load or FI.store) are
+            /// visible to the other PEs. An event counts the posts of all PEs of a launch, from 0. When a `wait` has counted
+            /// n posts, every later post must come after all of these n: by a `bar`, or by a `wait` of the posting queue.
             Post = 0x07, "post", Cp { event: EventIdx = 32, queue: Engine = 40 }
-            /// Holds the later instructions of `queue` until event `event` has counted to `count`. Legal only where, in
-            /// program order over all PEs of the grid, it already has.
+            /// Holds the later instructions of `queue` (FI.load or FI.store) until event `event` has counted `count` posts
+            /// more than all earlier `wait`s of this PE, queue and event waited for. Illegal where it would hold forever. PEs
+            /// run up to their next `wait`, `bar`, `xchg` or `xred`, and go on together where they can: when the event has then
+            /// counted exactly the posts waited for, the accesses before them come before the later ones of `queue`.
             Wait = 0x08, "wait", Cp { count: Count = 16, event: EventIdx = 32, queue: Engine = 40 }
-            /// Holds every PE of the `cast` group until all of them are here and their earlier accesses are visible.
+            /// Holds every PE of the `cast` group until all of them are here, at the same counters of loops, and their earlier
+            /// accesses are visible to each other. Two PEs that access the same byte of an `inout` tensor, one of them writing,
+            /// need a `bar` or a `post` and `wait` between both accesses. `none` is a group of one.
             Bar = 0x09, "bar", Cp { cast: Multicast = 10 }
-            /// Switches the power of `engine` on or off. Until it is on again, an instruction of that engine is illegal and the
-            /// engine draws no idle power. All engines are on when a kernel starts.
+            /// Switches the power of `engine` (not the CP) on or off. Until it is on again, an instruction of that engine is
+            /// illegal and the engine draws no idle power. All engines are on when a kernel starts.
             Gate = 0x0a, "gate", Cp { engine: Engine = 40, on: Flag = 10 }
 
             /// Loads the box of the global view `src` into the next slot of `dst`, dense in row-major order of the box.
@@ -331,7 +338,10 @@ macro_rules! for_each_inst {
             /// vector `idx`. Out of bounds is dropped. Elements combine with the tensor by `combine`, in ascending source order.
             Scatter = 0x15, "scatter", FiStore { src: Source = 32, dst: GlobalDest = 56, idx: Source = 80, dim: DimIdx = 16, combine: Combine = 10 }
             /// All-gather between the PEs of the `cast` group: every member's `src` box, one after the other along dimension
-            /// `dim` of `dst` in ascending order of the members. Every member executes it.
+            /// `dim` of `dst` in ascending order of the members (row-major by logical coordinates). With n members, `dst`'s box
+            /// has n times the size of `src`'s in `dim`, and its size elsewhere. Formats are the same, not grouped. What the
+            /// sender's view clips is code 0. Every member executes it, at the same counters of loops. It orders no accesses to
+            /// tensors.
             Xchg = 0x16, "xchg", FiLoad { dst: Fresh = 32, src: Source = 56, dim: DimIdx = 16, cast: Multicast = 10 }
 
             /// Fills the whole box of `dst`'s view with constant number `value` of the kernel's constants (a code).
@@ -384,8 +394,10 @@ macro_rules! for_each_inst {
             /// is. -0 counts as +0, what `bank` clips takes no part, and over nothing the result is -infinity or +infinity.
             /// Elements of `dst` that clip are +0.
             Stat = 0x44, "stat", Re { f: Extreme = 10, dst: Fresh = 32, bank: BankSource = 56 }
-            /// Sums the banks of the PEs of the `cast` group, in ascending order of the members, and converts like `drain`. With
-            /// `share` part, a member gets its own part of dimension `dim`. Every member executes it.
+            /// Sums the banks of the PEs of the `cast` group in f32, from +0 in ascending order of the members, and converts
+            /// like `drain`. Accumulators that a member's view clips are left out of the sum. With `share` all, every member
+            /// gets the sum in the box of `bank`'s view; with part, the n members get n equal parts of it along dimension `dim`,
+            /// in order. Every member executes it, at the same counters of loops. It orders no accesses to tensors.
             Xred = 0x45, "xred", Re { dst: Fresh = 32, bank: BankSource = 56, dim: DimIdx = 16, cast: Multicast = 10, share: Share = 12 }
 
             /// Runs SE program number `program` of the kernel's table.
@@ -410,7 +422,9 @@ macro_rules! for_each_inst {
             Merge = 0x52, "merge", Se { dst: Fresh = 32, a: Source = 56, b: Source = 80, k: Count = 16 }
 
             /// All-reduce between ranks: every rank's `dst` becomes the combination of all ranks' `src`, in ascending order of
-            /// ranks. Collectives stand in entry streams and name a transfer of the entry; every rank executes them.
+            /// ranks. Floats of up to 32 bits combine in f32 and are rounded to nearest even once, f64 in f64; integers wrap.
+            /// The lesser and greater of NaN and anything are NaN, and -0 is below +0. Collectives stand in entry streams and
+            /// name a transfer of the entry; every rank executes them. `src` and `dst` are apart, or, here, the same.
             Allred = 0x60, "allred", Me { transfer: TransferIdx = 16 }
             /// All-gather: every rank's `dst` becomes the ranks' `src`, one after the other.
             Allgath = 0x61, "allgath", Me { transfer: TransferIdx = 16 }
@@ -418,9 +432,10 @@ macro_rules! for_each_inst {
             Redscat = 0x62, "redscat", Me { transfer: TransferIdx = 16 }
             /// All-to-all: part q of rank r's `dst` becomes part r of rank q's `src`.
             Alltoall = 0x63, "alltoall", Me { transfer: TransferIdx = 16 }
-            /// Sends `src` to the transfer's peer, behind what was sent there before.
+            /// Sends `src` to the transfer's peer, behind what was sent there before. Every message is received before `halt`.
             Send = 0x64, "send", Me { transfer: TransferIdx = 16 }
-            /// Receives into `dst` the oldest message of the transfer's peer. Legal only where it was sent before in program order.
+            /// Receives into `dst` the oldest message of the transfer's peer, which has as many bytes. Legal only where it was
+            /// sent before in program order: ranks run in lockstep, each instruction on every rank before the next.
             Recv = 0x65, "recv", Me { transfer: TransferIdx = 16 }
         }
     };

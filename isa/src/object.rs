@@ -2,9 +2,9 @@
 
 use crate::blob::Blob;
 use crate::format::ScalarType;
-use crate::inst::Inst;
+use crate::inst::{Combine, Inst, InstKind};
 use crate::program::Program;
-use crate::view::{LOOP_LEVELS, PE_COORDS, View};
+use crate::view::{LOOP_LEVELS, PE_COORDS, Position, View};
 
 /// A memory that base registers point into.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -73,7 +73,38 @@ pub struct Buffer {
     pub slots: u8,
 }
 
-/// A trip count: `clamp(base + sum(levels * counters) + sum(coords * PE coordinates), 0, max)`.
+/// A parameter of a kernel: an integer that trip counts and views may depend on. A launch gives its first value, `ldp`
+/// another one.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Param {
+    /// Name in text forms.
+    pub name: String,
+    /// Least value.
+    pub lo: i32,
+    /// Greatest value.
+    pub hi: i32,
+}
+
+/// What a parameter adds to a trip count: `floor(factor * value / divisor)`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ParamTerm {
+    /// Number of the parameter.
+    pub param: u8,
+    /// Factor of its value.
+    pub factor: i32,
+    /// Divisor, at least 1.
+    pub divisor: u32,
+}
+
+impl ParamTerm {
+    /// The term for these values of all parameters.
+    pub fn value(&self, at: &Position) -> i64 {
+        let value = at.params.get(usize::from(self.param)).copied().unwrap_or(0);
+        (i64::from(self.factor) * i64::from(value)).div_euclid(i64::from(self.divisor.max(1)))
+    }
+}
+
+/// A trip count: `clamp(base + sum(levels * counters) + sum(coords * PE coordinates) + param, 0, max)`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Trip {
     /// Constant part.
@@ -82,6 +113,8 @@ pub struct Trip {
     pub levels: [i32; LOOP_LEVELS],
     /// Factor of each PE coordinate.
     pub coords: [i32; PE_COORDS],
+    /// The part that follows a parameter.
+    pub param: Option<ParamTerm>,
     /// Greatest trip count.
     pub max: u32,
 }
@@ -92,11 +125,14 @@ impl Trip {
         Trip { base: i64::from(n), max: n, ..Trip::default() }
     }
 
-    /// The count at the given counters and coordinates.
-    pub fn count(&self, levels: &[u32; LOOP_LEVELS], coords: &[u32; PE_COORDS]) -> u32 {
+    /// The count at the given counters, coordinates and parameters.
+    pub fn count(&self, at: &Position) -> u32 {
         let mut n = self.base;
-        for (factor, &count) in self.levels.iter().zip(levels).chain(self.coords.iter().zip(coords)) {
+        for (factor, &count) in self.levels.iter().zip(&at.levels).chain(self.coords.iter().zip(&at.coords)) {
             n += i64::from(*factor) * i64::from(count);
+        }
+        if let Some(term) = self.param {
+            n += term.value(at);
         }
         n.clamp(0, i64::from(self.max)) as u32
     }
@@ -110,6 +146,8 @@ pub struct Kernel {
     /// Sizes of the four logical PE coordinates. The product of the first two is at most the physical rows, of the last two
     /// the physical columns.
     pub grid: [u16; PE_COORDS],
+    /// Parameters, at most 16.
+    pub params: Vec<Param>,
     /// One per base register.
     pub tensors: Vec<TensorDecl>,
     /// Circular buffers.
@@ -133,8 +171,31 @@ pub struct Launch {
     pub kernel: u32,
     /// Base registers.
     pub bases: Vec<Address>,
+    /// First value of every parameter.
+    pub params: Vec<i32>,
     /// Numbers of the origins that it implements.
     pub origins: Vec<u32>,
+}
+
+/// What a collective, `send` or `recv` of an entry moves.
+///
+/// `n` is [`Transfer::elements`], R the number of ranks. `allred` and `send` read n elements from `src`, `allgath` too and
+/// writes R parts of n; `redscat` reads R parts and writes n elements; `alltoall` reads and writes R parts; `allred` and
+/// `recv` write n elements to `dst`. Parts lie one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Transfer {
+    /// What is sent; the same address on every rank.
+    pub src: Address,
+    /// Where the result goes; the same address on every rank.
+    pub dst: Address,
+    /// Element type, of whole bytes.
+    pub elem: ScalarType,
+    /// Elements of one part.
+    pub elements: u64,
+    /// How `allred` and `redscat` combine; replace for what does not combine.
+    pub combine: Combine,
+    /// The partner of rank r in `send` and `recv` is rank (r + peer) mod R.
+    pub peer: i32,
 }
 
 /// An input or output of an entry.
@@ -150,19 +211,56 @@ pub struct Port {
     pub address: Address,
 }
 
+impl Transfer {
+    /// Bytes that the message engine reads from `src` and writes to `dst` for instruction `kind` among `ranks` ranks;
+    /// 0 where it does not. `None` for other instructions, or when the bytes exceed 2^56.
+    pub fn bytes(&self, kind: &InstKind, ranks: u16) -> Option<(u64, u64)> {
+        let part = self.elements.checked_mul(u64::from(self.elem.bits() / 8)).filter(|&n| n < 1 << 40)?;
+        let whole = part * u64::from(ranks);
+        match kind {
+            InstKind::Allred { .. } => Some((part, part)),
+            InstKind::Allgath { .. } => Some((part, whole)),
+            InstKind::Redscat { .. } => Some((whole, part)),
+            InstKind::Alltoall { .. } => Some((whole, whole)),
+            InstKind::Send { .. } => Some((part, 0)),
+            InstKind::Recv { .. } => Some((0, part)),
+            _ => None,
+        }
+    }
+}
+
 /// A function that can be run.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct EntryPoint {
     /// Name.
     pub name: String,
+    /// Number of ranks (chips) that run it together, each with its own inputs, outputs and memories.
+    pub ranks: u16,
     /// Inputs.
     pub inputs: Vec<Port>,
     /// Outputs.
     pub outputs: Vec<Port>,
     /// Launch table.
     pub launches: Vec<Launch>,
-    /// The entry stream: launches, then `halt`.
+    /// What the stream's collectives move.
+    pub transfers: Vec<Transfer>,
+    /// The entry stream: launches and collectives, then `halt`.
     pub code: Vec<Inst>,
+}
+
+impl Default for EntryPoint {
+    /// An empty entry of one rank.
+    fn default() -> EntryPoint {
+        EntryPoint {
+            name: String::new(),
+            ranks: 1,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            launches: Vec::new(),
+            transfers: Vec::new(),
+            code: Vec::new(),
+        }
+    }
 }
 
 /// Where a launch comes from in the model.

@@ -40,7 +40,7 @@ const KINDS: &str = "
 | GlobalSource, GlobalDest | 12 | `v0`: the view of a tensor that is read, written |
 | BufferIdx, TripIdx, ProgramIdx, ConstIdx, LaunchIdx | 6, 16, 16, 16, 16 | `b0`, `t0`, `p0`, `c0`, `#0` |
 | ParamIdx, EventIdx, TransferIdx | 4, 6, 16 | `q0`, `e0`, `x0` |
-| Level, Stages, SlotCount, DimIdx, Count | 2, 3, 16, 3, 16 | `l0`, `stages=2`, `n=1`, `dim=0`, `k=1` |
+| Level, Stages, SlotCount, DimIdx, Count | 2, 3, 16, 3, 16 | `l0`, `stages=2`, `n=1`, `dim=0`, `count=1` or `k=1` |
 | Engine | 3 | `cp`, `fi.load`, `fi.store`, `mlu`, `dpe`, `re`, `se`, `me` |
 | MaskCode | 2 | `bitmap` (default), `nibble`, `rows` |
 | Combine | 3 | `replace` (default), `add`, `mul`, `min`, `max` |

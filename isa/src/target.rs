@@ -47,6 +47,10 @@ pub struct Target {
     pub sram_latency_cycles: u64,
     /// Cycles between the end of one launch and the start of the next.
     pub launch_cycles: u64,
+    /// Bytes per cycle of the chip's links to other chips, in each direction.
+    pub link_bytes_per_cycle: f64,
+    /// Cycles before the first byte of a message arrives at another chip.
+    pub link_latency_cycles: u64,
     /// Thermal design power in watts.
     pub tdp_w: f64,
     /// Energies of actions; `None` where no published table fits.

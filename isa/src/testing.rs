@@ -11,11 +11,11 @@ use crate::field::Field;
 use crate::format::{Format, GroupFormat, ScalarType, ScaleMode};
 use crate::inst::{Action, Combine, Fill, Inst, InstKind, MaskCode, Multicast, Operand, Order};
 use crate::object::{
-    Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, Object, ObjectOrigin, Port,
-    TensorDecl, Trip,
+    Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, Object, ObjectOrigin, Param,
+    ParamTerm, Port, TensorDecl, Transfer, Trip,
 };
 use crate::program::{Lane, Program, Reg, SeBinary, SeOp, SeReduce, SeUnary, Stream};
-use crate::view::{Advance, Dim, Pattern, Space, View};
+use crate::view::{Advance, Dim, Pattern, Shift, Space, View};
 
 /// A word of a row with legal values in every field, made from random bits.
 fn word(row: &RowSpec, random: u128) -> u128 {
@@ -77,6 +77,8 @@ fn view() -> impl Strategy<Value = View> {
             .prop_map(|(size, stride, origin, bound)| Dim { size, stride, origin, bound }),
         1 => (small(0..99u32), small(-99..99i32)).prop_map(|(size, stride)| Dim::free(size, stride)),
     ];
+    let shift = (any::<u8>(), any::<u8>(), small(-9..9i32), small(-9..9i32))
+        .prop_map(|(param, dim, origin, bound)| Shift { param, dim, origin, bound });
     let advance = || option::of((0..5u8, small(-99..99i32)).prop_map(|(dim, step)| Advance { dim, step }));
     (
         format(),
@@ -85,10 +87,9 @@ fn view() -> impl Strategy<Value = View> {
         prop_oneof![Just(Space::Local), any::<u8>().prop_map(Space::Global)],
         small(-999..999i64),
         proptest::array::uniform5(dim),
-        proptest::array::uniform4(advance()),
-        proptest::array::uniform4(advance()),
+        (proptest::array::uniform4(advance()), proptest::array::uniform4(advance()), option::of(shift)),
     )
-        .prop_map(|(format, pattern, k_dim, space, offset, dims, levels, coords)| View {
+        .prop_map(|(format, pattern, k_dim, space, offset, dims, (levels, coords, shift))| View {
             format,
             pattern,
             k_dim,
@@ -97,6 +98,7 @@ fn view() -> impl Strategy<Value = View> {
             dims,
             levels,
             coords,
+            shift,
         })
 }
 
@@ -137,16 +139,18 @@ fn kernel() -> impl Strategy<Value = Kernel> {
     let buffer = (name(), kind, small(0..4096u32), any::<u8>())
         .prop_map(|(name, kind, slot_bytes, slots)| Buffer { name, kind, slot_bytes, slots });
     let factors = || proptest::array::uniform4(prop_oneof![3 => Just(0i32), 1 => any::<i32>()]);
+    let term = (any::<u8>(), any::<i32>(), any::<u32>()).prop_map(|(param, factor, divisor)| ParamTerm {
+        param,
+        factor,
+        divisor,
+    });
+    let param = (name(), any::<i32>(), any::<i32>()).prop_map(|(name, lo, hi)| Param { name, lo, hi });
     let trip = prop_oneof![
         any::<u32>().prop_map(Trip::constant),
-        (any::<i64>(), factors(), factors(), any::<u32>()).prop_map(|(base, levels, coords, max)| Trip {
-            base,
-            levels,
-            coords,
-            max
-        })
+        (any::<i64>(), factors(), factors(), option::of(term), any::<u32>())
+            .prop_map(|(base, levels, coords, param, max)| Trip { base, levels, coords, param, max })
     ];
-    let tables = (vec(tensor, 0..3), vec(buffer, 0..3), vec(view(), 0..5), vec(trip, 0..3));
+    let tables = (vec(param, 0..3), vec(tensor, 0..3), vec(buffer, 0..3), vec(view(), 0..5), vec(trip, 0..3));
     (
         name(),
         proptest::array::uniform4(small(1..12u16)),
@@ -155,16 +159,8 @@ fn kernel() -> impl Strategy<Value = Kernel> {
         vec(any::<u64>(), 0..3),
         vec(inst(), 0..12),
     )
-        .prop_map(|(name, grid, (tensors, buffers, views, trips), programs, constants, code)| Kernel {
-            name,
-            grid,
-            tensors,
-            buffers,
-            views,
-            trips,
-            programs,
-            constants,
-            code,
+        .prop_map(|(name, grid, (params, tensors, buffers, views, trips), programs, constants, code)| {
+            Kernel { name, grid, params, tensors, buffers, views, trips, programs, constants, code }
         })
 }
 
@@ -178,10 +174,24 @@ fn entry() -> impl Strategy<Value = EntryPoint> {
         (name(), select(ScalarType::ALL), vec(small(0..99u64), 0..4), address())
             .prop_map(|(name, elem, shape, address)| Port { name, elem, shape, address })
     };
-    let launch = (any::<u32>(), vec(address(), 0..3), vec(any::<u32>(), 0..3))
-        .prop_map(|(kernel, bases, origins)| Launch { kernel, bases, origins });
-    (name(), vec(port(), 0..3), vec(port(), 0..3), vec(launch, 0..3), vec(inst(), 0..4)).prop_map(
-        |(name, inputs, outputs, launches, code)| EntryPoint { name, inputs, outputs, launches, code },
+    let launch = (any::<u32>(), vec(address(), 0..3), vec(any::<i32>(), 0..3), vec(any::<u32>(), 0..3))
+        .prop_map(|(kernel, bases, params, origins)| Launch { kernel, bases, params, origins });
+    let combine = select(vec![Combine::Replace, Combine::Add, Combine::Mul, Combine::Min, Combine::Max]);
+    let transfer =
+        (address(), address(), select(ScalarType::ALL), any::<u64>(), combine, any::<i32>()).prop_map(
+            |(src, dst, elem, elements, combine, peer)| Transfer { src, dst, elem, elements, combine, peer },
+        );
+    let ports = (vec(port(), 0..3), vec(port(), 0..3));
+    (name(), any::<u16>(), ports, vec(launch, 0..3), vec(transfer, 0..3), vec(inst(), 0..4)).prop_map(
+        |(name, ranks, (inputs, outputs), launches, transfers, code)| EntryPoint {
+            name,
+            ranks,
+            inputs,
+            outputs,
+            launches,
+            transfers,
+            code,
+        },
     )
 }
 
@@ -266,6 +276,7 @@ pub fn sample() -> Object {
     let kernel = Kernel {
         name: "matmul_relu".into(),
         grid: [2, 1, 2, 1],
+        params: vec![],
         tensors: vec![tensor(Access::In), tensor(Access::In), tensor(Access::Out)],
         buffers: vec![
             local("a"),
@@ -313,13 +324,16 @@ pub fn sample() -> Object {
         kernels: vec![kernel],
         entries: vec![EntryPoint {
             name: "main".into(),
+            ranks: 1,
             inputs: vec![port("x", 0)],
             outputs: vec![port("y", 16384)],
             launches: vec![Launch {
                 kernel: 0,
                 bases: vec![hbm(0), Address { space: MemSpace::Weights, offset: 0 }, hbm(16384)],
+                params: vec![],
                 origins: vec![0],
             }],
+            transfers: vec![],
             code: vec![InstKind::Launch { launch: 0 }.into(), InstKind::Halt {}.into()],
         }],
         origins: vec![ObjectOrigin { node: "/fc/MatMul".into(), op: "MatMul".into() }],

@@ -2,7 +2,8 @@
 
 use crate::energy::EnergyByAction;
 use crate::format::Format;
-use crate::object::MemSpace;
+use crate::inst::InstKind;
+use crate::object::{MemSpace, Transfer};
 use crate::program::{Lane, SeBinary, SeOp, SeUnary};
 use crate::target::Target;
 use crate::view::Pattern;
@@ -49,6 +50,29 @@ pub enum Work {
     Bank {
         /// Accumulators.
         elements: u64,
+    },
+    /// Slots that cross PEs.
+    Exchange {
+        /// Bytes that the PE gives.
+        sent: u64,
+        /// Bytes that it gets, its own among them.
+        received: u64,
+    },
+    /// Banks summed across PEs.
+    BankSum {
+        /// Accumulators that the PE reads, its own and others', to make its part.
+        elements: u64,
+    },
+    /// A collective of one rank.
+    Message {
+        /// Bytes over the chip's links in the busier direction.
+        bytes: u64,
+        /// Steps, each of which waits for the one before.
+        steps: u64,
+        /// Bytes read from and written to HBM.
+        hbm_bytes: u64,
+        /// Bytes read from and written to shared SRAM.
+        sram_bytes: u64,
     },
     /// An SE program.
     Simd {
@@ -268,12 +292,46 @@ fn occupied(work: &Work, target: &Target) -> Cost {
         Work::Bank { elements } => {
             Cost { cycles: ceil(elements as f64 / target.bank_elements_per_cycle), ..Cost::default() }
         }
+        Work::Exchange { sent, received } => {
+            let bytes = sent.max(received);
+            Cost { cycles: ceil(bytes as f64 / target.local_bytes_per_cycle), ..Cost::default() }
+        }
+        Work::BankSum { elements } => {
+            Cost { cycles: ceil(elements as f64 / target.bank_elements_per_cycle), ..Cost::default() }
+        }
+        Work::Message { bytes, steps, hbm_bytes, sram_bytes } => {
+            let streaming = ceil(bytes as f64 / target.link_bytes_per_cycle);
+            let cycles = steps * target.link_latency_cycles + streaming;
+            Cost { cycles, hbm_bytes, sram_bytes, ..Cost::default() }
+        }
         Work::Simd { elements, ops, bytes } => {
             let compute = (elements * ops) as f64 / target.simd_ops_per_cycle;
             let memory = bytes as f64 / target.local_bytes_per_cycle;
             Cost { cycles: ceil(compute.max(memory)), ..Cost::default() }
         }
     }
+}
+
+/// What a collective occupies on one of `ranks` chips: bytes by the ring algorithm, in which every chip sends to its
+/// neighbour in each step. `recv` costs its `send` nothing more: the message was under way.
+pub fn message(kind: &InstKind, transfer: &Transfer, ranks: u16) -> Work {
+    let (read, written) = transfer.bytes(kind, ranks).unwrap_or((0, 0));
+    let n = u64::from(ranks.max(1));
+    let others = n - 1;
+    let (bytes, steps) = match kind {
+        InstKind::Allred { .. } => (2 * (read * others).div_ceil(n), 2 * others),
+        InstKind::Allgath { .. } => (read * others, others),
+        InstKind::Redscat { .. } => (written * others, others),
+        // Every part goes to its own rank; ranks are taken to be one step apart.
+        InstKind::Alltoall { .. } => (read / n * others, others.min(1)),
+        InstKind::Send { .. } => (read, 1),
+        _ => (0, 0),
+    };
+    let mut memory = [0, 0];
+    for (at, n) in [(transfer.src, read), (transfer.dst, written)] {
+        memory[usize::from(at.space == MemSpace::Sram)] += n;
+    }
+    Work::Message { bytes, steps, hbm_bytes: memory[0], sram_bytes: memory[1] }
 }
 
 /// Bytes of the shortest transfer of the fabric interface.

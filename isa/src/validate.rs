@@ -12,14 +12,19 @@
 //!    inside its slot, bank views f32. Loads read no `out` tensor, stores write no `in` tensor.
 //! 6. SE programs: registers, accumulators and streams in range; only pushed or updated streams are stored to; float
 //!    functions work on float lanes; registers are read only after they were written, in a lane of the same width.
-//! 7. Launches: one base for each tensor, tensors inside their memories, nothing written to the weights. Ports lie in HBM.
+//! 7. Parameters: at most 16, with a range; `ldp` stands outside loops, and what depends on its parameter comes after it.
+//! 8. Launches: one base for each tensor, one value in its range for each parameter, tensors inside their memories, nothing
+//!    written to the weights. Ports lie in HBM.
+//! 9. Transfers: whole-byte elements inside their memories, source and destination apart.
 //!
 //! Not structural, and left to codegen's checker and the interpreter's traps: balance of buffers, races, and accesses to
 //! tensors beyond their bytes.
 
 mod code;
+mod params;
 mod program;
 mod registers;
+mod transfers;
 
 use crate::format::ScalarType;
 use crate::object::{Access, Address, BufferKind, EntryPoint, Kernel, MemSpace, Object, Port, Trip};
@@ -123,6 +128,7 @@ impl Object {
                     kernel.name
                 ));
             }
+            params::validate_values(&launch.params, kernel, faults);
             for (r, (&base, tensor)) in launch.bases.iter().zip(&kernel.tensors).enumerate() {
                 faults.check(self.holds(base, tensor.bytes), || format!("tensor r{r} leaves its memory"));
                 let writes = match tensor.access {
@@ -135,6 +141,7 @@ impl Object {
             }
         }
         faults.place = place;
+        transfers::validate_transfers(self, entry, faults);
         code::validate_entry_code(entry, faults);
     }
 }
@@ -158,6 +165,7 @@ fn validate_kernel(kernel: &Kernel, target: Option<&Target>, faults: &mut Faults
             format!("grid {r0}x{r1}x{c0}x{c1} on {} rows and {} columns", target.rows, target.cols)
         });
     }
+    params::validate_params(kernel, faults);
     faults.check(kernel.tensors.len() <= 256, || format!("{} tensors", kernel.tensors.len()));
     for (r, tensor) in kernel.tensors.iter().enumerate() {
         faults.check(tensor.planes.iter().all(|&p| p <= tensor.bytes), || {
@@ -183,8 +191,7 @@ fn validate_kernel(kernel: &Kernel, target: Option<&Target>, faults: &mut Faults
 
     let max_trip = kernel.trips.iter().map(|t| t.max).max().unwrap_or(0);
     for (i, trip) in kernel.trips.iter().enumerate() {
-        faults
-            .check(trip_reach(trip, max_trip, kernel.grid) < REACH_LIMIT, || format!("trip t{i} overflows"));
+        faults.check(trip_reach(trip, max_trip, kernel) < REACH_LIMIT, || format!("trip t{i} overflows"));
     }
     faults.check(kernel.views.len() <= 4096, || format!("{} views", kernel.views.len()));
     for (i, view) in kernel.views.iter().enumerate() {
@@ -199,18 +206,22 @@ fn validate_kernel(kernel: &Kernel, target: Option<&Target>, faults: &mut Faults
     code::validate_kernel_code(kernel, max_trip, faults);
 }
 
-fn trip_reach(trip: &Trip, max_trip: u32, grid: [u16; 4]) -> i128 {
+fn trip_reach(trip: &Trip, max_trip: u32, kernel: &Kernel) -> i128 {
     let levels: i128 = trip.levels.iter().map(|f| i128::from(f.unsigned_abs()) * i128::from(max_trip)).sum();
     let coords: i128 =
-        trip.coords.iter().zip(grid).map(|(f, n)| i128::from(f.unsigned_abs()) * i128::from(n)).sum();
-    i128::from(trip.base.unsigned_abs()) + levels + coords
+        trip.coords.iter().zip(kernel.grid).map(|(f, n)| i128::from(f.unsigned_abs()) * i128::from(n)).sum();
+    let param = trip.param.map_or(0, |term| {
+        let (lo, hi) = params::reach(kernel, term.param, term.factor);
+        lo.abs().max(hi.abs())
+    });
+    i128::from(trip.base.unsigned_abs()) + levels + coords + param
 }
 
-/// Least and greatest coordinate of index 0 of each dimension, over all counters and PEs.
-fn base_range(view: &View, max_trip: u32, grid: [u16; 4]) -> [(i128, i128); VIEW_DIMS] {
+/// Least and greatest coordinate of index 0 of each dimension, over all counters, PEs and values of parameters.
+fn base_range(view: &View, max_trip: u32, kernel: &Kernel) -> [(i128, i128); VIEW_DIMS] {
     let mut range = view.dims.map(|d| (i128::from(d.origin), i128::from(d.origin)));
     let levels = view.levels.iter().map(|a| (a, max_trip));
-    let coords = view.coords.iter().zip(grid).map(|(a, n)| (a, u32::from(n)));
+    let coords = view.coords.iter().zip(kernel.grid).map(|(a, n)| (a, u32::from(n)));
     for (advance, n) in levels.chain(coords) {
         let Some(advance) = advance else { continue };
         let Some((low, high)) = range.get_mut(usize::from(advance.dim)) else { continue };
@@ -218,7 +229,21 @@ fn base_range(view: &View, max_trip: u32, grid: [u16; 4]) -> [(i128, i128); VIEW
         *low += reach.min(0);
         *high += reach.max(0);
     }
+    if let Some(shift) = view.shift
+        && let Some((low, high)) = range.get_mut(usize::from(shift.dim))
+    {
+        let (least, most) = params::reach(kernel, shift.param, shift.origin);
+        *low += least;
+        *high += most;
+    }
     range
+}
+
+/// The greatest bound of a dimension, over all values of parameters.
+fn greatest_bound(view: &View, d: usize, kernel: &Kernel) -> i128 {
+    let moved = view.shift.filter(|shift| usize::from(shift.dim) == d);
+    let most = moved.map_or(0, |shift| params::reach(kernel, shift.param, shift.bound).1);
+    i128::from(view.dims[d].bound) + most
 }
 
 fn validate_view(i: usize, view: &View, kernel: &Kernel, max_trip: u32, faults: &mut Faults) {
@@ -234,12 +259,17 @@ fn validate_view(i: usize, view: &View, kernel: &Kernel, max_trip: u32, faults: 
             format!("view v{i} advances dimension {}", advance.dim)
         });
     }
+    if let Some(shift) = view.shift {
+        let known = usize::from(shift.dim) < VIEW_DIMS && usize::from(shift.param) < kernel.params.len();
+        faults
+            .check(known, || format!("view v{i}: parameter q{} moves dimension {}", shift.param, shift.dim));
+    }
     let elements: Option<u128> = view.dims.iter().try_fold(1u128, |n, d| n.checked_mul(u128::from(d.size)));
     faults.check(elements.is_some_and(|n| n <= MAX_VIEW_ELEMENTS), || {
         format!("view v{i} has too many elements")
     });
     let mut reach = i128::from(view.offset.unsigned_abs());
-    for (dim, (low, high)) in view.dims.iter().zip(base_range(view, max_trip, kernel.grid)) {
+    for (dim, (low, high)) in view.dims.iter().zip(base_range(view, max_trip, kernel)) {
         let coords = low.abs().max(high.abs()) + i128::from(dim.size);
         reach += coords * i128::from(dim.stride.unsigned_abs()).max(1);
     }
@@ -254,8 +284,9 @@ fn validate_view(i: usize, view: &View, kernel: &Kernel, max_trip: u32, faults: 
 /// element lies before the slot. Clipping that holds for all counters and PEs is taken into account.
 fn local_reach(view: &View, kernel: &Kernel, max_trip: u32) -> Option<u64> {
     let (mut low, mut high) = (i128::from(view.offset), i128::from(view.offset));
-    for (dim, (base, _)) in view.dims.iter().zip(base_range(view, max_trip, kernel.grid)) {
-        let n = i128::from(dim.size).min(i128::from(dim.bound) - base);
+    let bases = base_range(view, max_trip, kernel);
+    for (d, (dim, (base, _))) in view.dims.iter().zip(bases).enumerate() {
+        let n = i128::from(dim.size).min(greatest_bound(view, d, kernel) - base);
         if n <= 0 {
             return Some(0);
         }

@@ -5,6 +5,9 @@
 //! part when `0 <= c[d] < bound` in every dimension: engines clip, so edge tiles shrink, and a view whose every element is
 //! clipped performs only its buffer actions.
 //!
+//! A launch parameter may move a view: its [`Shift`] adds multiples of the parameter's value to the origin and to the bound
+//! of one dimension.
+//!
 //! A **global** view addresses a tensor behind a base register: element number `offset + sum(c[d] * stride[d])`.
 //! A **local** view addresses a slot: element number `offset + sum(i[d] * stride[d])`; coordinates only clip.
 //!
@@ -51,6 +54,20 @@ pub struct Advance {
     pub dim: u8,
     /// Coordinates per step.
     pub step: i32,
+}
+
+/// How a launch parameter of value v moves one dimension of a view: its origin by `origin * v`, its bound by `bound * v` (not
+/// below 0).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Shift {
+    /// Number of the parameter.
+    pub param: u8,
+    /// Dimension number, below [`VIEW_DIMS`].
+    pub dim: u8,
+    /// Coordinates per unit.
+    pub origin: i32,
+    /// Bound per unit.
+    pub bound: i32,
 }
 
 /// Structured sparsity: in each `m` consecutive elements along a dimension, at most `n` are stored.
@@ -111,15 +128,22 @@ pub struct View {
     pub levels: [Option<Advance>; LOOP_LEVELS],
     /// Advance of each logical PE coordinate.
     pub coords: [Option<Advance>; PE_COORDS],
+    /// What a launch parameter does.
+    pub shift: Option<Shift>,
 }
 
-/// Loop counters and PE coordinates at one dynamic instruction.
+/// Most parameters of a kernel.
+pub const MAX_PARAMS: usize = 16;
+
+/// Loop counters, PE coordinates and parameters at one dynamic instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Position {
     /// Counter of each loop level.
     pub levels: [u32; LOOP_LEVELS],
     /// Logical coordinates of the PE.
     pub coords: [u32; PE_COORDS],
+    /// Values of the launch's parameters.
+    pub params: [i32; MAX_PARAMS],
 }
 
 impl View {
@@ -140,6 +164,7 @@ impl View {
             dims,
             levels: [None; LOOP_LEVELS],
             coords: [None; PE_COORDS],
+            shift: None,
         }
     }
 
@@ -175,18 +200,31 @@ impl View {
                 base[*dim as usize] += i64::from(*step) * i64::from(count);
             }
         }
+        if let Some(Shift { param, dim, origin, bound: _ }) = self.shift {
+            base[dim as usize] += i64::from(origin) * i64::from(at.params[param as usize]);
+        }
         base
+    }
+
+    /// Bound of each dimension at `at`.
+    pub fn bounds(&self, at: &Position) -> [i64; VIEW_DIMS] {
+        let mut bounds = self.dims.map(|d| i64::from(d.bound));
+        if let Some(Shift { param, dim, origin: _, bound }) = self.shift {
+            let moved = &mut bounds[dim as usize];
+            *moved = (*moved + i64::from(bound) * i64::from(at.params[param as usize])).max(0);
+        }
+        bounds
     }
 
     /// The part of the box that takes part at `at`: for each dimension the first index and the number of indices.
     /// All counts are 0 when any is.
     pub fn clip(&self, at: &Position) -> [(u32, u32); VIEW_DIMS] {
-        let base = self.base_coords(at);
+        let (base, bounds) = (self.base_coords(at), self.bounds(at));
         let mut ranges = [(0, 0); VIEW_DIMS];
         for d in 0..VIEW_DIMS {
             let dim = &self.dims[d];
             let first = (-base[d]).max(0);
-            let end = (i64::from(dim.bound) - base[d]).min(i64::from(dim.size));
+            let end = (bounds[d] - base[d]).min(i64::from(dim.size));
             if end <= first {
                 return [(0, 0); VIEW_DIMS];
             }

@@ -6,13 +6,13 @@
 
 use crate::field::{Field, Operand};
 use crate::format::{Format, ScalarType, ScaleMode};
-use crate::inst::Inst;
+use crate::inst::{Combine, Inst};
 use crate::object::{
-    Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, ObjectOrigin, Port,
-    TensorDecl, Trip,
+    Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, ObjectOrigin, Param,
+    ParamTerm, Port, TensorDecl, Transfer, Trip,
 };
 use crate::program::{Program, SeOp, Stream};
-use crate::view::{Advance, Dim, LOOP_LEVELS, PE_COORDS, Pattern, Space, VIEW_DIMS, View};
+use crate::view::{Advance, Dim, LOOP_LEVELS, PE_COORDS, Pattern, Shift, Space, VIEW_DIMS, View};
 
 /// Bytes of a view in the object file.
 pub const VIEW_BYTES: usize = 128;
@@ -176,6 +176,7 @@ wire_enums! {
     Access { In, Out, InOut }
     BufferKind { Local, Bank }
     ScaleMode { Floor, Rceil, Even, Ceil, Tosa }
+    Combine { Replace, Add, Mul, Min, Max }
 }
 
 macro_rules! wire_structs {
@@ -198,16 +199,66 @@ wire_structs! {
     Address { space: MemSpace, offset: u64 }
     TensorDecl { access: Access, bytes: u64, planes: [u64; 3] }
     Buffer { name: String, kind: BufferKind, slot_bytes: u32, slots: u8 }
-    Trip { base: i64, levels: [i32; LOOP_LEVELS], coords: [i32; PE_COORDS], max: u32 }
+    Param { name: String, lo: i32, hi: i32 }
+    ParamTerm { param: u8, factor: i32, divisor: u32 }
+    Trip { base: i64, levels: [i32; LOOP_LEVELS], coords: [i32; PE_COORDS], param: Option<ParamTerm>, max: u32 }
+    Shift { param: u8, dim: u8, origin: i32, bound: i32 }
+    ShiftEntry { view: u16, shift: Shift }
     Dim { size: u32, stride: i32, origin: i32, bound: u32 }
     Stream { operand: Operand, mode: ScaleMode }
     Program {
         name: String, domain: u16, parallel: u8, streams: Vec<Stream>, constants: Vec<u64>, init: Vec<SeOp>,
         body: Vec<SeOp>, finish: Vec<SeOp>
     }
-    Launch { kernel: u32, bases: Vec<Address>, origins: Vec<u32> }
+    Launch { kernel: u32, bases: Vec<Address>, params: Vec<i32>, origins: Vec<u32> }
+    Transfer { src: Address, dst: Address, elem: ScalarType, elements: u64, combine: Combine, peer: i32 }
     Port { name: String, elem: ScalarType, shape: Vec<u64>, address: Address }
     ObjectOrigin { node: String, op: String }
+}
+
+impl<T: Wire> Wire for Option<T> {
+    const MIN_BYTES: usize = 1;
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
+        u8::from(self.is_some()).put(out)?;
+        self.iter().try_for_each(|value| value.put(out))
+    }
+    fn get(input: &mut Input<'_>) -> Result<Option<T>, WireError> {
+        match u8::get(input)? {
+            0 => Ok(None),
+            1 => Ok(Some(T::get(input)?)),
+            code => input.error(format!("{code} is neither 0 nor 1")),
+        }
+    }
+}
+
+/// A view that a parameter moves: views have no room for more, and few are moved.
+struct ShiftEntry {
+    view: u16,
+    shift: Shift,
+}
+
+fn shift_entries(views: &[View]) -> Result<Vec<ShiftEntry>, String> {
+    let moved = views.iter().enumerate().filter_map(|(i, view)| Some((i, view.shift?)));
+    moved
+        .map(|(i, shift)| {
+            let view = u16::try_from(i).map_err(|_| format!("view {i} has no number of 16 bits"))?;
+            Ok(ShiftEntry { view, shift })
+        })
+        .collect()
+}
+
+/// Gives views their shifts, which come in ascending order of views.
+fn attach(shifts: Vec<ShiftEntry>, views: &mut [View], at: &Input<'_>) -> Result<(), WireError> {
+    let mut next = 0;
+    for ShiftEntry { view, shift } in shifts {
+        let number = usize::from(view);
+        if number < next || number >= views.len() {
+            return at.error(format!("the shift of view {view} is out of place"));
+        }
+        views[number].shift = Some(shift);
+        next = number + 1;
+    }
+    Ok(())
 }
 
 impl Wire for ScalarType {
@@ -273,7 +324,8 @@ impl Wire for View {
     const MIN_BYTES: usize = VIEW_BYTES;
 
     fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
-        let View { format, pattern, k_dim, space, offset, dims, levels, coords } = self;
+        // Shifts have a table of their own.
+        let View { format, pattern, k_dim, space, offset, dims, levels, coords, shift: _ } = self;
         let code = match format {
             Format::Scalar(s) => *s as u8,
             Format::Grouped(g) => g.code().ok_or_else(|| format!("{g:?} has no code"))?,
@@ -355,6 +407,7 @@ impl Wire for View {
             dims,
             levels: [l0, l1, l2, l3],
             coords: [c0, c1, c2, c3],
+            shift: None,
         })
     }
 }
@@ -379,15 +432,18 @@ impl Tables {
         let mut t = Tables::default();
         put_len(kernels.len(), &mut t.kernels)?;
         for kernel in kernels {
-            let Kernel { name, grid, tensors, buffers, views, trips, programs, constants, code } = kernel;
+            let Kernel { name, grid, params, tensors, buffers, views, trips, programs, constants, code } =
+                kernel;
             let in_kernel = |e| format!("kernel `{name}`: {e}");
             let head = &mut t.kernels;
             name.put(head)?;
             grid.put(head)?;
+            params.put(head)?;
             tensors.put(head)?;
             buffers.put(head)?;
             trips.put(head)?;
             constants.put(head)?;
+            shift_entries(views).map_err(in_kernel)?.put(head)?;
             put_len(views.len(), head)?;
             put_len(programs.len(), head)?;
             put_len(code.len(), head)?;
@@ -397,11 +453,13 @@ impl Tables {
         }
         put_len(entries.len(), &mut t.entries)?;
         for entry in entries {
-            let EntryPoint { name, inputs, outputs, launches, code } = entry;
+            let EntryPoint { name, ranks, inputs, outputs, launches, transfers, code } = entry;
             name.put(&mut t.entries)?;
+            ranks.put(&mut t.entries)?;
             inputs.put(&mut t.entries)?;
             outputs.put(&mut t.entries)?;
             launches.put(&mut t.entries)?;
+            transfers.put(&mut t.entries)?;
             put_len(code.len(), &mut t.entries)?;
             put_all(code, &mut t.streams).map_err(|e| format!("entry `{name}`: {e}"))?;
         }
@@ -447,10 +505,10 @@ impl<'a> Section<'a> {
     }
 }
 
-/// Fewest bytes of a kernel in the kernel section: name, grid, four lists, three counts.
-const KERNEL_MIN_BYTES: usize = 4 + 2 * PE_COORDS + 4 * 4 + 3 * 4;
-/// Fewest bytes of an entry in the entry section: name, three lists, a count.
-const ENTRY_MIN_BYTES: usize = 4 + 3 * 4 + 4;
+/// Fewest bytes of a kernel in the kernel section: name, grid, six lists, three counts.
+const KERNEL_MIN_BYTES: usize = 4 + 2 * PE_COORDS + 6 * 4 + 3 * 4;
+/// Fewest bytes of an entry in the entry section: name, ranks, four lists, a count.
+const ENTRY_MIN_BYTES: usize = 4 + 2 + 4 * 4 + 4;
 
 /// Reads a count of items that each take at least `min_bytes` of the section.
 fn get_count(section: &mut Section<'_>, min_bytes: usize) -> Result<u32, SectionError> {
@@ -482,14 +540,17 @@ impl TableSections<'_> {
             let mut kernel = Kernel {
                 name: head.get()?,
                 grid: head.get()?,
+                params: head.get()?,
                 tensors: head.get()?,
                 buffers: head.get()?,
                 trips: head.get()?,
                 constants: head.get()?,
                 ..Kernel::default()
             };
+            let shifts: Vec<ShiftEntry> = head.get()?;
             let (n_views, n_programs, n_code) = (head.get()?, head.get()?, head.get()?);
             kernel.views = self.views.list(n_views)?;
+            head.read(|input| attach(shifts, &mut kernel.views, input))?;
             kernel.programs = self.programs.list(n_programs)?;
             kernel.code = self.streams.list(n_code)?;
             kernels.push(kernel);
@@ -500,9 +561,11 @@ impl TableSections<'_> {
             let head = &mut self.entries;
             let mut entry = EntryPoint {
                 name: head.get()?,
+                ranks: head.get()?,
                 inputs: head.get()?,
                 outputs: head.get()?,
                 launches: head.get()?,
+                transfers: head.get()?,
                 code: Vec::new(),
             };
             let n_code = head.get()?;

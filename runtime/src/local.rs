@@ -7,7 +7,7 @@ use lacuna_isa::view::{VIEW_DIMS, View};
 use crate::boxes::Walk;
 use crate::dma::fill_planes;
 use crate::pe::Pe;
-use crate::slots::Layout;
+use crate::slots::{Layout, Slot};
 use crate::trap::{Fault, TrapKind};
 
 /// The walk over a box of two local views from the same first index; faults when a side leaves `elements`.
@@ -114,8 +114,14 @@ impl Pe<'_> {
 
     /// `drain`. Grouped formats are quantised with [`ScaleMode::Floor`].
     pub fn drain(&mut self, dst: Operand, bank: Operand) -> Result<(), Fault> {
+        let slot = self.source(bank)?;
         let kernel = self.plan.kernel;
-        let (from, to) = (&kernel.views[usize::from(bank.view)], &kernel.views[usize::from(dst.view)]);
+        self.drain_slot(dst, &kernel.views[usize::from(bank.view)], slot)
+    }
+
+    /// Converts the box `from` of a bank's slot into `dst`.
+    pub fn drain_slot(&mut self, dst: Operand, from: &View, slot: Slot<'_>) -> Result<(), Fault> {
+        let to = &self.plan.kernel.views[usize::from(dst.view)];
         if from.sizes() != to.sizes() {
             let message = format!("a bank's box of {:?} drains into {:?}", from.sizes(), to.sizes());
             return Err(Fault::new(TrapKind::ShapeMismatch, message));
@@ -124,7 +130,6 @@ impl Pe<'_> {
             return Err(Fault::new(TrapKind::FormatMismatch, "a bank does not drain into a pattern"));
         }
         let mut target = self.target(dst, Layout::of(to))?;
-        let slot = self.source(bank)?;
         let (a, b) = (from.clip(&self.at), to.clip(&self.at));
         let ranges = std::array::from_fn(|d| {
             let first = a[d].0.max(b[d].0);

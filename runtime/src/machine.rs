@@ -1,13 +1,13 @@
 //! The reference interpreter: loads an object once, runs its entries as often as wanted.
 
-use lacuna_isa::object::{Address, EntryPoint, MemSpace, Object};
-use rayon::prelude::*;
+use lacuna_isa::object::{Address, EntryPoint, Object};
 
-use crate::matmul::actions::{ActionLog, ProductRecord};
-use crate::memory::{self, Log, Memory, Tensor};
-use crate::pe::{Counts, Pe};
+use crate::entry::{EntryStep, plan_entry, port_bytes};
+use crate::launch::{Limits, run_launch};
+use crate::matmul::actions::ProductRecord;
+use crate::memory::Memory;
 use crate::plan::{self, KernelPlan};
-use crate::se::Lanes;
+use crate::ranks::{self, Mail};
 use crate::trap::{Fault, InputError, LoadError, Trap};
 
 /// An object ready to run.
@@ -15,12 +15,16 @@ use crate::trap::{Fault, InputError, LoadError, Trap};
 pub struct Machine<'o> {
     object: &'o Object,
     kernels: Vec<KernelPlan<'o>>,
-    /// For every entry, the launches of its stream in order.
-    orders: Vec<Vec<usize>>,
+    /// The stream of every entry.
+    streams: Vec<Vec<EntryStep>>,
 }
 
+/// Instructions and loop rounds of one PE in one launch that a run allows where its options do not say: more than the
+/// longest stream that the checker lets pass has.
+pub const DEFAULT_STEP_LIMIT: u64 = 1 << 28;
+
 /// How to run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RunOptions {
     /// Number of the entry.
     pub entry: usize,
@@ -28,6 +32,14 @@ pub struct RunOptions {
     pub threads: usize,
     /// Whether to report what every launch did.
     pub record: bool,
+    /// Instructions and loop rounds of one PE in one launch, after which it traps.
+    pub step_limit: u64,
+}
+
+impl Default for RunOptions {
+    fn default() -> RunOptions {
+        RunOptions { entry: 0, threads: 0, record: false, step_limit: DEFAULT_STEP_LIMIT }
+    }
 }
 
 /// What one launch did, summed over its PEs.
@@ -65,12 +77,14 @@ pub enum Outcome {
     Trap(Trap),
 }
 
-/// What a PE leaves behind.
-struct Ended {
-    log: Log,
-    counts: Counts,
-    actions: ActionLog,
-    fault: Option<(usize, Fault)>,
+/// What all ranks are doing, and where.
+struct Run<'r, 'o> {
+    machine: &'r Machine<'o>,
+    entry: &'r EntryPoint,
+    options: &'r RunOptions,
+    memories: Vec<Memory<'o>>,
+    /// Of every rank.
+    records: Vec<Vec<LaunchRecord>>,
 }
 
 impl<'o> Machine<'o> {
@@ -80,40 +94,55 @@ impl<'o> Machine<'o> {
     /// When a table refers to what does not exist, or an entry reaches beyond memory.
     pub fn load(object: &'o Object) -> Result<Machine<'o>, LoadError> {
         let kernels = object.kernels.iter().map(plan::plan_kernel).collect::<Result<Vec<_>, _>>()?;
-        let orders =
-            object.entries.iter().map(|entry| plan::plan_entry(object, entry)).collect::<Result<_, _>>()?;
-        Ok(Machine { object, kernels, orders })
+        let streams =
+            object.entries.iter().map(|entry| plan_entry(object, entry)).collect::<Result<_, _>>()?;
+        Ok(Machine { object, kernels, streams })
     }
 
-    /// Runs an entry. `inputs` are dense row-major little-endian bytes, one per input port.
+    /// Runs an entry of one rank. `inputs` are dense row-major little-endian bytes, one per input port.
     ///
     /// # Errors
     /// When the entry does not exist or the inputs do not fit its ports. A trap is an [`Outcome`].
     pub fn run(&self, inputs: &[&[u8]], options: &RunOptions) -> Result<Outcome, InputError> {
+        let mut outcomes = self.run_ranks(&[inputs], options)?;
+        // There are as many outcomes as ranks: one.
+        Ok(outcomes.swap_remove(0))
+    }
+
+    /// Runs an entry on all its ranks in lockstep, each with its own inputs and memories; returns the ranks' outcomes. A
+    /// trap on one rank is the outcome of all.
+    ///
+    /// # Errors
+    /// When the entry does not exist or the inputs do not fit its ranks and ports.
+    pub fn run_ranks(&self, inputs: &[&[&[u8]]], options: &RunOptions) -> Result<Vec<Outcome>, InputError> {
         let n_entries = self.object.entries.len();
         let no_entry = InputError::NoEntry { entry: options.entry, n_entries };
         let entry = self.object.entries.get(options.entry).ok_or(no_entry)?;
-        let mut memory = self.memory(entry, inputs)?;
+        let ranks = usize::from(entry.ranks);
+        if inputs.len() != ranks {
+            return Err(InputError::Ranks { expected: ranks, found: inputs.len() });
+        }
+        let memories = inputs.iter().map(|inputs| self.memory(entry, inputs)).collect::<Result<_, _>>()?;
+        let mut run = Run { machine: self, entry, options, memories, records: vec![Vec::new(); ranks] };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build();
         let result = match pool {
-            Ok(pool) => pool.install(|| self.launches(entry, options, &mut memory)),
+            Ok(pool) => pool.install(|| run.stream()),
             // Without threads of its own, the run still has the caller's.
-            Err(_) => self.launches(entry, options, &mut memory),
+            Err(_) => run.stream(),
         };
-        let records = match result {
-            Ok(records) => records,
-            Err(trap) => return Ok(Outcome::Trap(*trap)),
-        };
-        let outputs = entry
-            .outputs
-            .iter()
-            .map(|port| {
+        if let Err(trap) = result {
+            return Ok(vec![Outcome::Trap(*trap); ranks]);
+        }
+        let Run { memories, records, .. } = run;
+        let outcomes = memories.iter().zip(records).map(|(memory, records)| {
+            let outputs = entry.outputs.iter().map(|port| {
                 let at = port.address.offset as usize;
-                let n = plan::port_bytes(port).unwrap_or(0) as usize;
+                let n = port_bytes(port).unwrap_or(0) as usize;
                 memory.bytes(port.address.space)[at..at + n].to_vec()
-            })
-            .collect();
-        Ok(Outcome::Done { outputs, records: options.record.then_some(records) })
+            });
+            Outcome::Done { outputs: outputs.collect(), records: options.record.then_some(records) }
+        });
+        Ok(outcomes.collect())
     }
 
     fn memory(&self, entry: &EntryPoint, inputs: &[&[u8]]) -> Result<Memory<'o>, InputError> {
@@ -125,7 +154,7 @@ impl<'o> Machine<'o> {
             Memory::new(self.object.weights.bytes(), self.object.hbm_bytes, self.object.sram_bytes)
                 .ok_or(InputError::Memory { bytes })?;
         for (port, input) in entry.inputs.iter().zip(inputs) {
-            let expected = plan::port_bytes(port).unwrap_or(u64::MAX);
+            let expected = port_bytes(port).unwrap_or(u64::MAX);
             if input.len() as u64 != expected {
                 let name = port.name.clone();
                 return Err(InputError::Bytes { name, expected, found: input.len() as u64 });
@@ -135,98 +164,87 @@ impl<'o> Machine<'o> {
         }
         Ok(memory)
     }
-
-    fn launches(
-        &self,
-        entry: &EntryPoint,
-        options: &RunOptions,
-        memory: &mut Memory<'o>,
-    ) -> Result<Vec<LaunchRecord>, Box<Trap>> {
-        let mut records = Vec::new();
-        for (position, &number) in self.orders[options.entry].iter().enumerate() {
-            let launch = &entry.launches[number];
-            let plan = &self.kernels[launch.kernel as usize];
-            let decls: Vec<(Address, u64, _)> = launch
-                .bases
-                .iter()
-                .zip(&plan.kernel.tensors)
-                .map(|(base, decl)| (*base, decl.bytes, decl.access))
-                .collect();
-            let trap = |pe: usize, pc: usize, fault: Fault| {
-                let inst = plan.kernel.code[pc];
-                Box::new(Trap {
-                    kind: fault.kind,
-                    launch: position,
-                    kernel: plan.kernel.name.clone(),
-                    pc,
-                    instruction: format!("{:?}", inst.kind),
-                    engine: inst.kind.engine().name(),
-                    pe: plan.coords(pe),
-                    origins: launch.origins.clone(),
-                    message: fault.message,
-                })
-            };
-            let ended = run_pes(plan, &decls, memory, options.record);
-            let mut counts = Counts::default();
-            let mut actions = ActionLog::default();
-            let mut logs = Vec::with_capacity(ended.len());
-            for (pe, ended) in ended.into_iter().enumerate() {
-                if let Some((pc, fault)) = ended.fault {
-                    return Err(trap(pe, pc, fault));
-                }
-                counts.instructions += ended.counts.instructions;
-                counts.loaded_bytes += ended.counts.loaded_bytes;
-                counts.stored_bytes += ended.counts.stored_bytes;
-                counts.macs += ended.counts.macs;
-                counts.macs_skipped += ended.counts.macs_skipped;
-                actions.absorb(&ended.actions);
-                logs.push(ended.log);
-            }
-            memory::apply(memory, &decls, &logs).map_err(|(pe, pc, fault)| trap(pe, pc, fault))?;
-            if options.record {
-                records.push(LaunchRecord {
-                    launch: position,
-                    kernel: plan.kernel.name.clone(),
-                    instructions: counts.instructions,
-                    loaded_bytes: counts.loaded_bytes,
-                    stored_bytes: counts.stored_bytes,
-                    macs: counts.macs,
-                    macs_skipped: counts.macs_skipped,
-                    products: actions.records(),
-                });
-            }
-        }
-        Ok(records)
-    }
 }
 
-fn run_pes(
-    plan: &KernelPlan<'_>,
-    decls: &[(Address, u64, lacuna_isa::object::Access)],
-    memory: &Memory<'_>,
-    record: bool,
-) -> Vec<Ended> {
-    let log_reads = memory::needs_read_log(decls);
-    let tensors: Vec<Tensor<'_>> = decls
-        .iter()
-        .zip(&plan.kernel.tensors)
-        .zip(log_reads)
-        .map(|((&(address, bytes, access), decl), log_reads)| {
-            let at = address.offset as usize;
-            let bytes = &memory.bytes(address.space)[at..at + bytes as usize];
-            // Weights are never written, whatever else the launch does.
-            let log_reads = log_reads && address.space != MemSpace::Weights;
-            Tensor { bytes, address, access, planes: decl.planes, log_reads }
+impl Run<'_, '_> {
+    /// The entry stream, each instruction on every rank before the next.
+    fn stream(&mut self) -> Result<(), Box<Trap>> {
+        let mut mail = Mail::default();
+        let stream = &self.machine.streams[self.options.entry];
+        for (position, step) in stream.iter().enumerate() {
+            match step {
+                EntryStep::Launch(number) => {
+                    for rank in 0..self.memories.len() {
+                        self.launch(position, *number, rank)?;
+                    }
+                }
+                EntryStep::Message(kind, transfer) => {
+                    ranks::step(&mut self.memories, kind, transfer, &mut mail)
+                        .map_err(|(rank, fault)| self.message_trap(position, rank, fault))?;
+                }
+            }
+        }
+        mail.finish().map_err(|(rank, fault)| self.message_trap(stream.len(), rank, fault))
+    }
+
+    /// The trap of instruction `pc` of the entry stream.
+    fn message_trap(&self, pc: usize, rank: usize, fault: Fault) -> Box<Trap> {
+        let inst = self.entry.code[pc];
+        Box::new(Trap {
+            kind: fault.kind,
+            launch: pc,
+            kernel: self.entry.name.clone(),
+            pc,
+            instruction: format!("{:?}", inst.kind),
+            engine: inst.kind.engine().name(),
+            pe: [0; 4],
+            origins: Vec::new(),
+            message: self.on_rank(rank, fault.message),
         })
-        .collect();
-    (0..plan.n_pes())
-        .into_par_iter()
-        .with_max_len(1)
-        .map_init(Lanes::default, |lanes, idx| {
-            let mut pe = Pe::new(plan, &tensors, memory, plan.coords(idx), lanes);
-            pe.actions.records = record;
-            let fault = pe.run().err().map(|fault| (pe.pc, fault));
-            Ended { log: pe.log, counts: pe.counts, actions: pe.actions, fault }
-        })
-        .collect()
+    }
+
+    fn on_rank(&self, rank: usize, message: String) -> String {
+        if self.memories.len() == 1 { message } else { format!("rank {rank}: {message}") }
+    }
+
+    fn launch(&mut self, position: usize, number: usize, rank: usize) -> Result<(), Box<Trap>> {
+        let launch = &self.entry.launches[number];
+        let plan = &self.machine.kernels[launch.kernel as usize];
+        let extents: Vec<(Address, u64, _)> = launch
+            .bases
+            .iter()
+            .zip(&plan.kernel.tensors)
+            .map(|(base, decl)| (*base, decl.bytes, decl.access))
+            .collect();
+        let memory = &mut self.memories[rank];
+        let limits = Limits { steps: self.options.step_limit, records: self.options.record };
+        let result = run_launch(plan, &launch.params, &extents, memory, limits);
+        let (counts, actions) = result.map_err(|(pe, pc, fault)| {
+            let inst = plan.kernel.code[pc];
+            Box::new(Trap {
+                kind: fault.kind,
+                launch: position,
+                kernel: plan.kernel.name.clone(),
+                pc,
+                instruction: format!("{:?}", inst.kind),
+                engine: inst.kind.engine().name(),
+                pe: plan.coords(pe),
+                origins: launch.origins.clone(),
+                message: self.on_rank(rank, fault.message),
+            })
+        })?;
+        if self.options.record {
+            self.records[rank].push(LaunchRecord {
+                launch: position,
+                kernel: plan.kernel.name.clone(),
+                instructions: counts.instructions,
+                loaded_bytes: counts.loaded_bytes,
+                stored_bytes: counts.stored_bytes,
+                macs: counts.macs,
+                macs_skipped: counts.macs_skipped,
+                products: actions.records(),
+            });
+        }
+        Ok(())
+    }
 }

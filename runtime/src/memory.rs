@@ -1,17 +1,17 @@
 //! Device memory, and the stores of a launch: logged per PE while its PEs run, applied in PE order when all have ended.
 //!
 //! Memory does not change while a launch runs, so a slot may be a reference into it, and PEs may run on any thread. A PE
-//! sees its own stores through an [`Overlay`]. Conflicts between PEs are found when the logs are applied, exactly to the
-//! byte: every byte written sets a bit.
+//! sees its own stores, and those of all PEs before the last rendezvous, through an [`Overlay`].
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use lacuna_isa::format::{ScalarType, pack};
+use lacuna_isa::inst::Engine;
 use lacuna_isa::object::{Access, Address, MemSpace};
 
 use crate::boxes::WALK_DIMS;
-use crate::trap::{Fault, TrapKind};
 
 /// The memories of one run.
 pub(crate) struct Memory<'o> {
@@ -101,7 +101,7 @@ impl ByteBox {
     }
 
     /// Calls `f` with the address of each run, until it returns false.
-    fn all(&self, mut f: impl FnMut(u64) -> bool) -> bool {
+    pub fn all(&self, mut f: impl FnMut(u64) -> bool) -> bool {
         let mut idx = [0u32; WALK_DIMS];
         let mut at = self.start;
         loop {
@@ -125,7 +125,8 @@ impl ByteBox {
         }
     }
 
-    fn each(&self, mut f: impl FnMut(u64)) {
+    /// Calls `f` with the address of each run.
+    pub fn each(&self, mut f: impl FnMut(u64)) {
         self.all(|at| {
             f(at);
             true
@@ -142,37 +143,94 @@ enum Content {
     Codes { ty: ScalarType, skip: usize, n: usize },
 }
 
+/// When an access happened, as seen by one PE.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Moment {
+    /// Whether it went through the store queue, not the load queue.
+    pub stores: bool,
+    /// The PE's segment: how often it had posted or met others before.
+    pub segment: u32,
+}
+
+/// A store in a log.
 #[derive(Clone, Debug)]
-struct Store {
-    at: ByteBox,
+pub(crate) struct Store {
+    pub at: ByteBox,
     content: Content,
     data: usize,
     /// Every byte must be written once only, also by this PE.
-    once: bool,
-    pc: usize,
+    pub once: bool,
+    pub pc: usize,
+    pub when: Moment,
 }
 
+/// A load in a log.
 #[derive(Clone, Debug)]
-struct ReadRecord {
-    at: ByteBox,
+pub(crate) struct ReadRecord {
+    pub at: ByteBox,
     /// Whether the PE itself may write what it read here.
-    own_writes_legal: bool,
-    pc: usize,
+    pub own_writes_legal: bool,
+    pub pc: usize,
+    pub when: Moment,
 }
 
 /// What one PE stored and, where it matters, read.
 #[derive(Default, Debug)]
 pub(crate) struct Log {
-    stores: Vec<Store>,
+    pub stores: Vec<Store>,
     data: Vec<u8>,
-    reads: Vec<ReadRecord>,
+    pub reads: Vec<ReadRecord>,
+    now: Moment,
 }
 
 impl Log {
+    /// What follows is done by `engine`.
+    pub fn at(&mut self, engine: Engine) {
+        self.now.stores = engine == Engine::FiStore;
+    }
+
+    /// The current segment.
+    pub fn segment(&self) -> u32 {
+        self.now.segment
+    }
+
+    /// What follows is in the next segment.
+    pub fn end_segment(&mut self) {
+        self.now.segment += 1;
+    }
+
+    /// Takes the records out; the segment goes on.
+    pub fn split(&mut self) -> Log {
+        let now = self.now;
+        std::mem::replace(self, Log { now, ..Log::default() })
+    }
+
+    /// Writes all stores into memory.
+    pub fn apply(&self, memory: &mut Memory<'_>) {
+        for store in &self.stores {
+            let bytes = memory.bytes_mut(store.at.space);
+            let mut data = &self.data[store.data..];
+            store.at.each(|at| {
+                let run = &mut bytes[at as usize..(at + store.at.run) as usize];
+                data = put(store.content, run, data);
+            });
+        }
+    }
+
+    /// Copies all stores to `inout` tensors into pages that every PE will see.
+    pub fn show(&self, pages: &mut Pages, memory: &Memory<'_>) {
+        for store in self.stores.iter().filter(|store| !store.once) {
+            let bytes = memory.bytes(store.at.space);
+            let mut data = &self.data[store.data..];
+            store.at.each(|at| data = pages.write(store, at, data, bytes));
+        }
+    }
+
     /// Starts a store of whole bytes; its data, run after run, is appended to [`Log::data_mut`].
     pub fn store_bytes(&mut self, at: ByteBox, access: Access, pc: usize) {
         let once = access == Access::Out;
-        self.stores.push(Store { at, content: Content::Bytes, data: self.data.len(), once, pc });
+        let when = self.now;
+        self.stores.push(Store { at, content: Content::Bytes, data: self.data.len(), once, pc, when });
     }
 
     /// Stores `n` codes of less than a byte from bit-packed `codes`, `skip` codes into the run.
@@ -186,7 +244,8 @@ impl Log {
         pc: usize,
     ) {
         let content = Content::Codes { ty, skip, n };
-        self.stores.push(Store { at, content, data: self.data.len(), once: false, pc });
+        let when = self.now;
+        self.stores.push(Store { at, content, data: self.data.len(), once: false, pc, when });
         self.data.extend_from_slice(codes);
     }
 
@@ -197,7 +256,7 @@ impl Log {
 
     /// Notes a load.
     pub fn read(&mut self, at: ByteBox, own_writes_legal: bool, pc: usize) {
-        self.reads.push(ReadRecord { at, own_writes_legal, pc });
+        self.reads.push(ReadRecord { at, own_writes_legal, pc, when: self.now });
     }
 
     /// Copies the last store into `overlay`, so that the PE's own loads see it.
@@ -211,58 +270,98 @@ impl Log {
 
 const PAGE: usize = 4096;
 
-/// A PE's own stores to `inout` tensors, as pages over the memory that the launch started with.
-#[derive(Default, Debug)]
-pub(crate) struct Overlay {
-    pages: HashMap<(MemSpace, u64), Box<[u8; PAGE]>>,
-}
+/// Parts of the memories with stores laid over them.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Pages(HashMap<(MemSpace, u64), Box<[u8; PAGE]>>);
 
-impl Overlay {
-    /// Whether the PE has stored nothing here.
-    pub fn is_empty(&self) -> bool {
-        self.pages.is_empty()
-    }
-
+impl Pages {
     fn write<'d>(&mut self, store: &Store, at: u64, data: &'d [u8], memory: &[u8]) -> &'d [u8] {
         let run = store.at.run as usize;
-        let mut image = self.read(store.at.space, at, run, memory).into_owned();
+        let mut image = memory[at as usize..at as usize + run].to_vec();
+        self.read(store.at.space, at, &mut image);
         let rest = put(store.content, &mut image, data);
+        self.put(store.at.space, at, &image, |first, bytes| fill(first, bytes, memory));
+        rest
+    }
+
+    /// Writes `image` to `at`; `fill` gives a new page its content from its first address on.
+    fn put(&mut self, space: MemSpace, at: u64, image: &[u8], fill: impl Fn(usize, &mut [u8; PAGE])) {
         let mut done = 0;
-        while done < run {
+        while done < image.len() {
             let address = at + done as u64;
             let (page, offset) = (address / PAGE as u64, address as usize % PAGE);
-            let n = (PAGE - offset).min(run - done);
-            let entry = self.pages.entry((store.at.space, page)).or_insert_with(|| {
+            let n = (PAGE - offset).min(image.len() - done);
+            let entry = self.0.entry((space, page)).or_insert_with(|| {
                 let mut bytes = Box::new([0; PAGE]);
-                let first = (page as usize * PAGE).min(memory.len());
-                let last = (first + PAGE).min(memory.len());
-                bytes[..last - first].copy_from_slice(&memory[first..last]);
+                fill(page as usize * PAGE, &mut bytes);
                 bytes
             });
             entry[offset..offset + n].copy_from_slice(&image[done..done + n]);
             done += n;
         }
+    }
+
+    /// Copies what lies over the bytes from `at` on into `image`, which has the memory's content.
+    fn read(&self, space: MemSpace, at: u64, image: &mut [u8]) {
+        let end = at + image.len() as u64;
+        for page in at / PAGE as u64..end.div_ceil(PAGE as u64) {
+            if let Some(bytes) = self.0.get(&(space, page)) {
+                let start = page * PAGE as u64;
+                let (from, to) = (start.max(at), (start + PAGE as u64).min(end));
+                image[(from - at) as usize..(to - at) as usize]
+                    .copy_from_slice(&bytes[(from - start) as usize..(to - start) as usize]);
+            }
+        }
+    }
+}
+
+fn fill(first: usize, bytes: &mut [u8; PAGE], memory: &[u8]) {
+    let first = first.min(memory.len());
+    let last = (first + PAGE).min(memory.len());
+    bytes[..last - first].copy_from_slice(&memory[first..last]);
+}
+
+/// What a PE sees over the memory that the launch started with: stores to `inout` tensors by all PEs up to the last
+/// rendezvous, and its own since then.
+#[derive(Default, Debug)]
+pub(crate) struct Overlay {
+    shared: Arc<Pages>,
+    own: Pages,
+}
+
+impl Overlay {
+    /// What a PE sees after a rendezvous.
+    pub fn over(shared: Arc<Pages>) -> Overlay {
+        Overlay { shared, own: Pages::default() }
+    }
+
+    /// Whether nothing was stored.
+    pub fn is_empty(&self) -> bool {
+        self.shared.0.is_empty() && self.own.0.is_empty()
+    }
+
+    fn write<'d>(&mut self, store: &Store, at: u64, data: &'d [u8], memory: &[u8]) -> &'d [u8] {
+        let space = store.at.space;
+        let mut image = self.read(space, at, store.at.run as usize, memory).into_owned();
+        let rest = put(store.content, &mut image, data);
+        let shared = &self.shared;
+        self.own.put(space, at, &image, |first, bytes| {
+            fill(first, bytes, memory);
+            shared.read(space, first as u64, bytes);
+        });
         rest
     }
 
     /// Bytes `at..at + n` of `memory`, which is all of `space`, as the PE sees them.
     pub fn read<'a>(&self, space: MemSpace, at: u64, n: usize, memory: &'a [u8]) -> Cow<'a, [u8]> {
         let plain = &memory[at as usize..at as usize + n];
-        let (first, last) = (at / PAGE as u64, (at + n as u64).div_ceil(PAGE as u64));
-        let mut seen = Cow::Borrowed(plain);
         if self.is_empty() {
-            return seen;
+            return Cow::Borrowed(plain);
         }
-        for page in first..last {
-            if let Some(bytes) = self.pages.get(&(space, page)) {
-                let page_start = page * PAGE as u64;
-                let from = page_start.max(at);
-                let to = (page_start + PAGE as u64).min(at + n as u64);
-                seen.to_mut()[(from - at) as usize..(to - at) as usize]
-                    .copy_from_slice(&bytes[(from - page_start) as usize..(to - page_start) as usize]);
-            }
-        }
-        seen
+        let mut image = plain.to_vec();
+        self.shared.read(space, at, &mut image);
+        self.own.read(space, at, &mut image);
+        Cow::Owned(image)
     }
 }
 
@@ -281,174 +380,4 @@ fn put<'d>(content: Content, run: &mut [u8], data: &'d [u8]) -> &'d [u8] {
             data
         }
     }
-}
-
-/// One bit for each byte of a part of a memory.
-struct Bits {
-    space: MemSpace,
-    start: u64,
-    end: u64,
-    words: Vec<u64>,
-}
-
-impl Bits {
-    fn masks(&self, at: u64, run: u64, mut f: impl FnMut(usize, u64)) {
-        let (mut bit, end) = (at - self.start, at - self.start + run);
-        while bit < end {
-            let n = (64 - bit % 64).min(end - bit);
-            f((bit / 64) as usize, (u64::MAX >> (64 - n)) << (bit % 64));
-            bit += n;
-        }
-    }
-
-    fn any(&self, at: u64, run: u64) -> bool {
-        let mut hit = 0;
-        self.masks(at, run, |word, mask| hit |= self.words[word] & mask);
-        hit != 0
-    }
-
-    fn set(&mut self, at: u64, run: u64) -> bool {
-        let mut hit = 0;
-        let (mut bit, end) = (at - self.start, at - self.start + run);
-        while bit < end {
-            let n = (64 - bit % 64).min(end - bit);
-            let mask = (u64::MAX >> (64 - n)) << (bit % 64);
-            let word = &mut self.words[(bit / 64) as usize];
-            hit |= *word & mask;
-            *word |= mask;
-            bit += n;
-        }
-        hit != 0
-    }
-}
-
-/// The bytes that a launch may write, tensors that touch merged into one part.
-struct Written(Vec<Bits>);
-
-impl Written {
-    fn new(tensors: &[(Address, u64, Access)]) -> Written {
-        let mut parts: Vec<(MemSpace, u64, u64)> = tensors
-            .iter()
-            .filter(|(_, _, access)| *access != Access::In)
-            .map(|(address, bytes, _)| (address.space, address.offset, address.offset + bytes))
-            .collect();
-        parts.sort_unstable();
-        let mut merged: Vec<(MemSpace, u64, u64)> = Vec::new();
-        for part in parts {
-            match merged.last_mut() {
-                Some(last) if last.0 == part.0 && part.1 <= last.2 => last.2 = last.2.max(part.2),
-                _ => merged.push(part),
-            }
-        }
-        Written(
-            merged
-                .into_iter()
-                .map(|(space, start, end)| Bits {
-                    space,
-                    start,
-                    end,
-                    words: vec![0; (end - start).div_ceil(64) as usize],
-                })
-                .collect(),
-        )
-    }
-
-    fn part(&mut self, space: MemSpace, at: u64) -> Option<&mut Bits> {
-        self.0.iter_mut().find(|bits| bits.space == space && (bits.start..bits.end).contains(&at))
-    }
-
-    fn is_free(&mut self, at: &ByteBox) -> bool {
-        at.all(|start| self.part(at.space, start).is_none_or(|bits| !bits.any(start, at.run)))
-    }
-
-    /// Marks a box; true when none of it was marked.
-    fn mark(&mut self, at: &ByteBox) -> bool {
-        let mut free = true;
-        at.each(|start| {
-            if let Some(bits) = self.part(at.space, start) {
-                free &= !bits.set(start, at.run);
-            }
-        });
-        free
-    }
-}
-
-/// A conflict: PE number and instruction.
-pub(crate) type Conflict = (usize, usize, Fault);
-
-/// Applies the logs of all PEs in PE order.
-///
-/// # Errors
-/// The first conflict, with nothing applied.
-pub(crate) fn apply(
-    memory: &mut Memory<'_>,
-    tensors: &[(Address, u64, Access)],
-    logs: &[Log],
-) -> Result<(), Conflict> {
-    let mut written = Written::new(tensors);
-    let race = |pe: usize, pc: usize, at: &ByteBox, what: &str| {
-        let message = format!("bytes from {:?} {:#x} on {what}", at.space, at.start);
-        (pe, pc, Fault::new(TrapKind::Race, message))
-    };
-    for (pe, log) in logs.iter().enumerate() {
-        for store in log.stores.iter().filter(|store| !store.once) {
-            if !written.is_free(&store.at) {
-                return Err(race(pe, store.pc, &store.at, "are written by another PE too"));
-            }
-        }
-        for store in &log.stores {
-            if !written.mark(&store.at) && store.once {
-                return Err(race(pe, store.pc, &store.at, "are written twice"));
-            }
-        }
-    }
-    for (pe, log) in logs.iter().enumerate().filter(|(_, log)| !log.reads.is_empty()) {
-        let mut others: Option<Written> = None;
-        for read in &log.reads {
-            if written.is_free(&read.at) {
-                continue;
-            }
-            if !read.own_writes_legal {
-                return Err(race(pe, read.pc, &read.at, "are read as `in` and written by the same launch"));
-            }
-            let others = others.get_or_insert_with(|| {
-                let mut others = Written::new(tensors);
-                for (_, log) in logs.iter().enumerate().filter(|(q, _)| *q != pe) {
-                    for store in &log.stores {
-                        others.mark(&store.at);
-                    }
-                }
-                others
-            });
-            if !others.is_free(&read.at) {
-                return Err(race(pe, read.pc, &read.at, "are read here and written by another PE"));
-            }
-        }
-    }
-    for log in logs {
-        for store in &log.stores {
-            let bytes = memory.bytes_mut(store.at.space);
-            let mut data = &log.data[store.data..];
-            store.at.each(|at| {
-                let run = &mut bytes[at as usize..(at + store.at.run) as usize];
-                data = put(store.content, run, data);
-            });
-        }
-    }
-    Ok(())
-}
-
-/// For each tensor, whether its loads must be logged: some byte range that the launch writes overlaps it.
-pub(crate) fn needs_read_log(tensors: &[(Address, u64, Access)]) -> Vec<bool> {
-    let overlaps = |a: &(Address, u64, Access), b: &(Address, u64, Access)| {
-        a.0.space == b.0.space && a.0.offset < b.0.offset + b.1 && b.0.offset < a.0.offset + a.1
-    };
-    tensors
-        .iter()
-        .map(|tensor| match tensor.2 {
-            Access::InOut => true,
-            Access::Out => false,
-            Access::In => tensors.iter().any(|other| other.2 != Access::In && overlaps(tensor, other)),
-        })
-        .collect()
 }

@@ -1,6 +1,8 @@
-//! One PE: walks its kernel's stream in program order and executes every instruction to its end.
+//! One PE: walks its kernel's stream in program order and executes every instruction to its end. It pauses where it meets
+//! other PEs, and goes on when the meeting is over.
 
-use lacuna_isa::inst::{Action, InstKind, Operand};
+use lacuna_isa::inst::{Action, Engine, InstKind, Operand};
+use lacuna_isa::object::Param;
 use lacuna_isa::view::Position;
 
 use crate::matmul::actions::ActionLog;
@@ -22,6 +24,59 @@ pub(crate) struct Counts {
     pub macs_skipped: u64,
 }
 
+impl Counts {
+    /// Adds what another PE did.
+    pub fn add(&mut self, other: &Counts) {
+        self.instructions += other.instructions;
+        self.loaded_bytes += other.loaded_bytes;
+        self.stored_bytes += other.stored_bytes;
+        self.macs += other.macs;
+        self.macs_skipped += other.macs_skipped;
+    }
+}
+
+/// A loop that is open.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    start: usize,
+    end: usize,
+    /// The instruction to look at next.
+    next: usize,
+    level: usize,
+    /// The level's counter outside the loop.
+    before: u32,
+    trips: u64,
+    rounds: u64,
+    round: u64,
+}
+
+/// Why a PE stopped without a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// It is at an instruction that other PEs take part in.
+    Rendezvous,
+    /// The stream has ended.
+    Halt,
+}
+
+/// A `post` that a PE executed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Posted {
+    pub event: u8,
+    pub queue: Engine,
+    /// The segment that it ended.
+    pub segment: u32,
+    pub pc: usize,
+}
+
+/// Whether an instruction needs other PEs.
+pub(crate) fn meets(kind: &InstKind) -> bool {
+    matches!(
+        kind,
+        InstKind::Wait { .. } | InstKind::Bar { .. } | InstKind::Xchg { .. } | InstKind::Xred { .. }
+    )
+}
+
 /// The state of one PE in one launch.
 pub(crate) struct Pe<'m> {
     pub plan: &'m KernelPlan<'m>,
@@ -38,7 +93,17 @@ pub(crate) struct Pe<'m> {
     pub counts: Counts,
     /// Products by instruction, where the run is recorded.
     pub actions: ActionLog,
-    pub lanes: &'m mut Lanes,
+    /// Registers of the SE, lent by the thread that runs the PE.
+    pub lanes: Option<Lanes>,
+    /// What was posted since the last rendezvous.
+    pub posts: Vec<Posted>,
+    /// Bit e is set while the engine of code e has no power.
+    gated: u8,
+    loops: Vec<Frame>,
+    /// The next instruction outside all loops.
+    next: usize,
+    steps: u64,
+    step_limit: u64,
 }
 
 /// A slot being written: fresh, or taken out of its buffer.
@@ -54,15 +119,15 @@ impl<'m> Pe<'m> {
         plan: &'m KernelPlan<'m>,
         tensors: &'m [Tensor<'m>],
         memory: &'m Memory<'m>,
-        coords: [u32; 4],
-        lanes: &'m mut Lanes,
+        at: Position,
+        step_limit: u64,
     ) -> Pe<'m> {
         Pe {
             plan,
             tensors,
             memory,
             rings: plan.kernel.buffers.iter().map(Ring::new).collect(),
-            at: Position { levels: [0; 4], coords },
+            at,
             pc: 0,
             overlay: Overlay::default(),
             log: Log::default(),
@@ -70,31 +135,96 @@ impl<'m> Pe<'m> {
             panels: PanelCache::default(),
             counts: Counts::default(),
             actions: ActionLog::default(),
-            lanes,
+            lanes: None,
+            posts: Vec::new(),
+            gated: 0,
+            loops: Vec::new(),
+            next: 0,
+            steps: 0,
+            step_limit,
         }
     }
 
-    /// Runs the stream to its `halt`.
-    pub fn run(&mut self) -> Result<(), Fault> {
-        self.block(0, self.plan.kernel.code.len())
-    }
-
-    fn block(&mut self, start: usize, end: usize) -> Result<(), Fault> {
-        let mut pc = start;
-        while pc < end {
+    /// Runs the stream to the next rendezvous, whose instruction [`Pe::pc`] then names, or to its `halt`.
+    pub fn run(&mut self) -> Result<Stop, Fault> {
+        while let Some(pc) = self.advance()? {
+            self.pc = pc;
+            self.counts.instructions += 1;
+            if meets(&self.plan.kernel.code[pc].kind) {
+                self.check_power(pc)?;
+                return Ok(Stop::Rendezvous);
+            }
             self.item(pc)?;
-            pc = self.plan.ends[pc] + 1;
         }
-        Ok(())
+        Ok(Stop::Halt)
     }
 
-    /// One instruction, or a whole loop.
+    /// Ends an instruction: what it popped is free.
+    pub fn settle(&mut self) {
+        for ring in &mut self.rings {
+            ring.settle();
+        }
+    }
+
+    /// The next instruction in program order: at round j of a loop, those of stage i whose iteration j - i exists.
+    fn advance(&mut self) -> Result<Option<usize>, Fault> {
+        loop {
+            self.steps += 1;
+            if self.steps > self.step_limit {
+                let message = format!("more than {} instructions and loop rounds", self.step_limit);
+                return Err(Fault::new(TrapKind::StepLimit, message));
+            }
+            let Some(frame) = self.loops.last_mut() else {
+                let pc = self.next;
+                let Some(&end) = self.plan.ends.get(pc) else { return Ok(None) };
+                self.next = end + 1;
+                return Ok(Some(pc));
+            };
+            if frame.next == frame.end {
+                frame.round += 1;
+                frame.next = frame.start + 1;
+            }
+            if frame.round >= frame.rounds {
+                self.at.levels[frame.level] = frame.before;
+                self.loops.pop();
+                continue;
+            }
+            while frame.next < frame.end {
+                let pc = frame.next;
+                frame.next = self.plan.ends[pc] + 1;
+                let stage = u64::from(self.plan.kernel.code[pc].stage);
+                if let Some(iteration) = frame.round.checked_sub(stage).filter(|&i| i < frame.trips) {
+                    self.at.levels[frame.level] = iteration as u32;
+                    return Ok(Some(pc));
+                }
+            }
+        }
+    }
+
+    /// Opens a loop: trips and s stages make trips + s - 1 rounds.
+    fn open(&mut self, pc: usize, trip: u16, level: usize, stages: u8) {
+        let trips = u64::from(self.plan.kernel.trips[usize::from(trip)].count(&self.at));
+        let rounds = if trips == 0 { 0 } else { trips + u64::from(stages.max(1)) - 1 };
+        let before = self.at.levels[level];
+        let end = self.plan.ends[pc];
+        self.loops.push(Frame { start: pc, end, next: pc + 1, level, before, trips, rounds, round: 0 });
+    }
+
+    fn check_power(&self, pc: usize) -> Result<(), Fault> {
+        let engine = self.plan.kernel.code[pc].kind.engine();
+        if self.gated >> engine as u8 & 1 == 0 {
+            return Ok(());
+        }
+        Err(Fault::new(TrapKind::Gated, format!("{} has no power", engine.name())))
+    }
+
+    /// One instruction.
     fn item(&mut self, pc: usize) -> Result<(), Fault> {
-        self.pc = pc;
-        self.counts.instructions += 1;
+        self.check_power(pc)?;
         let kind = self.plan.kernel.code[pc].kind;
+        self.log.at(kind.engine());
         match kind {
-            InstKind::Loop { trip, level, stages } => self.repeat(pc, trip, usize::from(level), stages)?,
+            InstKind::Loop { trip, level, stages } => self.open(pc, trip, usize::from(level), stages),
             InstKind::Launch { .. } | InstKind::End {} => {}
             InstKind::Pop { n, buffer } => {
                 for _ in 0..n {
@@ -129,21 +259,28 @@ impl<'m> Pe<'m> {
             InstKind::Sort { dst, src, k, descending } => self.sort(dst, src, k, descending)?,
             InstKind::Merge { dst, a, b, k } => self.merge(dst, a, b, k)?,
             InstKind::Run { program } => self.run_program(usize::from(program))?,
+            InstKind::Ldp { param, src } => self.load_param(param, src)?,
             // Refused when the object is loaded.
-            InstKind::Ldp { .. } => {}
-            InstKind::Post { .. } => {}
+            InstKind::Post { event, queue } => {
+                self.posts.push(Posted { event, queue, segment: self.log.segment(), pc });
+                self.log.end_segment();
+            }
+            InstKind::Gate { engine, on } => {
+                let bit = 1u8 << engine as u8;
+                self.gated = if on { self.gated & !bit } else { self.gated | bit };
+            }
+            // Carried out by the launch, for all PEs that take part.
             InstKind::Wait { .. } => {}
             InstKind::Bar { .. } => {}
-            InstKind::Gate { .. } => {}
             InstKind::Ldx { .. } => {}
             InstKind::Ldmask { .. } => {}
             InstKind::Scatter { .. } => {}
-            InstKind::Xchg { .. } => {}
+            InstKind::Xchg { .. } => {} // Carried out by the launch.
             InstKind::Move { .. } => {}
             InstKind::Perm { .. } => {}
             InstKind::Mask { .. } => {}
             InstKind::Pack { .. } => {}
-            InstKind::Xred { .. } => {}
+            InstKind::Xred { .. } => {} // Carried out by the launch.
             InstKind::Allred { .. } => {}
             InstKind::Allgath { .. } => {}
             InstKind::Redscat { .. } => {}
@@ -151,30 +288,17 @@ impl<'m> Pe<'m> {
             InstKind::Send { .. } => {}
             InstKind::Recv { .. } => {}
         }
-        for ring in &mut self.rings {
-            ring.settle();
-        }
+        self.settle();
         Ok(())
     }
 
-    /// A loop: at round j, an instruction of stage i executes iteration j - i.
-    fn repeat(&mut self, pc: usize, trip: u16, level: usize, stages: u8) -> Result<(), Fault> {
-        let trips = self.plan.kernel.trips[usize::from(trip)].count(&self.at.levels, &self.at.coords);
-        let end = self.plan.ends[pc];
-        let before = self.at.levels[level];
-        let rounds = if trips == 0 { 0 } else { u64::from(trips) + u64::from(stages.max(1)) - 1 };
-        for round in 0..rounds {
-            let mut at = pc + 1;
-            while at < end {
-                let stage = u64::from(self.plan.kernel.code[at].stage);
-                if let Some(iteration) = round.checked_sub(stage).filter(|&i| i < u64::from(trips)) {
-                    self.at.levels[level] = iteration as u32;
-                    self.item(at)?;
-                }
-                at = self.plan.ends[at] + 1;
-            }
-        }
-        self.at.levels[level] = before;
+    /// `ldp`.
+    fn load_param(&mut self, param: u8, src: u16) -> Result<(), Fault> {
+        let kernel = self.plan.kernel;
+        let value = self.global_int(&kernel.views[usize::from(src)])?;
+        let Param { lo, hi, .. } = kernel.params[usize::from(param)];
+        // The range is of i32.
+        self.at.params[usize::from(param)] = value.clamp(i64::from(lo), i64::from(hi)) as i32;
         Ok(())
     }
 

@@ -1,10 +1,11 @@
 //! What is resolved and checked once, when an object is loaded, so that running needs no look-ups that can fail.
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, GlobalField, InstKind, Operand, OperandField, Place, Use};
-use lacuna_isa::object::{Access, BufferKind, EntryPoint, Kernel, MemSpace, Object};
-use lacuna_isa::view::{LOOP_LEVELS, Space, VIEW_DIMS, View};
+use lacuna_isa::inst::{Action, Engine, GlobalField, InstKind, Operand, OperandField, Place, Use};
+use lacuna_isa::object::{Access, BufferKind, Kernel};
+use lacuna_isa::view::{LOOP_LEVELS, MAX_PARAMS, Position, Space, VIEW_DIMS, View};
 
+use crate::launch::check_meeting;
 use crate::se::ProgramPlan;
 use crate::trap::LoadError;
 
@@ -61,6 +62,9 @@ pub(crate) fn plan_kernel(kernel: &Kernel) -> Result<KernelPlan<'_>, LoadError> 
             return Err(fail(None, format!("buffer {} has no slots", buffer.name)));
         }
     }
+    check_params(kernel).map_err(|(pc, reason)| fail(pc, reason))?;
+    let n_pes = kernel.grid.iter().map(|&n| usize::from(n)).product();
+    check_meeting(n_pes, &kernel.code).map_err(|reason| fail(None, reason))?;
     let ends = match_loops(kernel).map_err(|(pc, reason)| fail(Some(pc), reason))?;
     for (pc, inst) in kernel.code.iter().enumerate() {
         check_inst(kernel, &inst.kind).map_err(|reason| fail(Some(pc), reason))?;
@@ -268,20 +272,21 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
         InstKind::Run { program } => (usize::from(*program) < kernel.programs.len())
             .then_some(())
             .ok_or_else(|| format!("there is no program {program}")),
-        InstKind::Ldp { .. } => unknown(),
-        InstKind::Post { .. } => unknown(),
-        InstKind::Wait { .. } => unknown(),
-        InstKind::Bar { .. } => unknown(),
-        InstKind::Gate { .. } => unknown(),
+        InstKind::Ldp { param, src } => parameter(kernel, *param, global(*src)),
+        InstKind::Post { queue, .. } | InstKind::Wait { queue, .. } => accesses(*queue),
+        InstKind::Bar { .. } => Ok(()),
+        InstKind::Gate { engine, .. } => (*engine != Engine::Cp)
+            .then_some(())
+            .ok_or_else(|| "the command processor cannot be without power".to_owned()),
         InstKind::Ldx { .. } => unknown(),
         InstKind::Ldmask { .. } => unknown(),
         InstKind::Scatter { .. } => unknown(),
-        InstKind::Xchg { .. } => unknown(),
+        InstKind::Xchg { dst, src, dim, .. } => exchanged(view(src), view(dst), *dim),
         InstKind::Move { .. } => unknown(),
         InstKind::Perm { .. } => unknown(),
         InstKind::Mask { .. } => unknown(),
         InstKind::Pack { .. } => unknown(),
-        InstKind::Xred { .. } => unknown(),
+        InstKind::Xred { dst, dim, .. } => summed(view(dst), *dim),
         InstKind::Allred { .. } => unknown(),
         InstKind::Allgath { .. } => unknown(),
         InstKind::Redscat { .. } => unknown(),
@@ -289,6 +294,107 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
         InstKind::Send { .. } => unknown(),
         InstKind::Recv { .. } => unknown(),
     }
+}
+
+/// Whether every PE gets the same value from an `ldp`.
+fn parameter(kernel: &Kernel, param: u8, src: &View) -> Result<(), String> {
+    if usize::from(param) >= kernel.params.len() {
+        return Err(format!("there is no parameter {param}"));
+    }
+    if let Space::Global(register) = src.space
+        && kernel.tensors[usize::from(register)].access != Access::In
+    {
+        return Err(format!("base register {register} is not an `in` tensor"));
+    }
+    if !matches!(src.format, Format::Scalar(ScalarType::I32 | ScalarType::I64)) || src.pattern.is_some() {
+        return Err(format!("a parameter is i32 or i64, not {}", src.format));
+    }
+    let fixed = src.levels.iter().chain(&src.coords).all(Option::is_none) && src.shift.is_none();
+    if !fixed || src.clip(&Position::default()) != [(0, 1); VIEW_DIMS] {
+        return Err("the view is not one element in one place".to_owned());
+    }
+    Ok(())
+}
+
+/// Checks the parameters of a kernel: what depends on one comes after its last `ldp`.
+fn check_params(kernel: &Kernel) -> Result<(), (Option<usize>, String)> {
+    if kernel.params.len() > MAX_PARAMS || kernel.params.iter().any(|param| param.lo > param.hi) {
+        return Err((None, "too many parameters, or one without a range".to_owned()));
+    }
+    let known = |param: u8| usize::from(param) < kernel.params.len();
+    let terms = kernel.trips.iter().filter_map(|trip| trip.param);
+    let shifts = kernel.views.iter().filter_map(|view| view.shift);
+    if !terms.into_iter().all(|term| known(term.param) && term.divisor > 0)
+        || !shifts.into_iter().all(|shift| known(shift.param) && usize::from(shift.dim) < VIEW_DIMS)
+    {
+        return Err((None, "a trip or view follows a parameter that does not exist".to_owned()));
+    }
+    let mut depth = 0;
+    let mut touched = [false; MAX_PARAMS];
+    for (pc, inst) in kernel.code.iter().enumerate() {
+        let mut views: Vec<u16> = inst.kind.operands().map(|field| field.operand.view).collect();
+        views.extend(inst.kind.global().map(|field| field.view));
+        match inst.kind {
+            InstKind::Loop { trip, .. } => {
+                depth += 1;
+                if let Some(term) = kernel.trips.get(usize::from(trip)).and_then(|trip| trip.param) {
+                    touched[usize::from(term.param)] = true;
+                }
+            }
+            InstKind::End {} => depth -= 1,
+            InstKind::Ldp { param, .. } => {
+                if depth > 0 {
+                    return Err((Some(pc), "a parameter is loaded in a loop".to_owned()));
+                }
+                if touched.get(usize::from(param)) == Some(&true) {
+                    return Err((Some(pc), format!("parameter {param} is loaded after its use")));
+                }
+            }
+            InstKind::Run { program } => {
+                if let Some(program) = kernel.programs.get(usize::from(program)) {
+                    views.push(program.domain);
+                    views.extend(program.streams.iter().map(|stream| stream.operand.view));
+                }
+            }
+            _ => {}
+        }
+        let used = views.into_iter().filter_map(|view| kernel.views.get(usize::from(view))?.shift);
+        used.for_each(|shift| touched[usize::from(shift.param)] = true);
+    }
+    Ok(())
+}
+
+/// Whether `post` and `wait` may name a queue: one that accesses tensors.
+fn accesses(queue: Engine) -> Result<(), String> {
+    match queue {
+        Engine::FiLoad | Engine::FiStore => Ok(()),
+        Engine::Cp | Engine::Mlu | Engine::Dpe | Engine::Re | Engine::Se | Engine::Me => {
+            Err(format!("{} accesses no tensors", queue.name()))
+        }
+    }
+}
+
+fn exchanged(src: &View, dst: &View, dim: u8) -> Result<(), String> {
+    if usize::from(dim) >= VIEW_DIMS {
+        return Err(format!("there is no dimension {dim}"));
+    }
+    if src.format != dst.format {
+        return Err(format!("an exchange from {} to {}", src.format, dst.format));
+    }
+    if src.pattern.is_some() || dst.pattern.is_some() || src.format.group_size() > 1 {
+        return Err("an exchange of grouped elements".to_owned());
+    }
+    Ok(())
+}
+
+fn summed(dst: &View, dim: u8) -> Result<(), String> {
+    if usize::from(dim) >= VIEW_DIMS {
+        return Err(format!("there is no dimension {dim}"));
+    }
+    if dst.pattern.is_some() {
+        return Err("a bank does not drain into a pattern".to_owned());
+    }
+    Ok(())
 }
 
 fn product(a: &View, b: &View, wants_pattern: bool) -> Result<(), String> {
@@ -378,59 +484,4 @@ fn widening(src: &View, dst: &View) -> Result<(), String> {
         return Err("the slot's view and the tensor's have different patterns".into());
     }
     legal.then_some(()).ok_or_else(|| format!("{} does not widen to {}", src.format, dst.format))
-}
-
-/// Checks an entry: its launches and ports stay within memory. Returns the launch numbers in stream order.
-pub(crate) fn plan_entry(object: &Object, entry: &EntryPoint) -> Result<Vec<usize>, LoadError> {
-    let fail = |reason: String| LoadError::Entry { entry: entry.name.clone(), reason };
-    let size_of = |space: MemSpace| match space {
-        MemSpace::Weights => object.weights.bytes().len() as u64,
-        MemSpace::Hbm => object.hbm_bytes,
-        MemSpace::Sram => object.sram_bytes,
-    };
-    for port in entry.inputs.iter().chain(&entry.outputs) {
-        let end = port_bytes(port).and_then(|bytes| port.address.offset.checked_add(bytes));
-        if port.address.space == MemSpace::Weights || end.is_none_or(|end| end > size_of(port.address.space))
-        {
-            return Err(fail(format!("port {} lies outside memory", port.name)));
-        }
-    }
-    for (idx, launch) in entry.launches.iter().enumerate() {
-        let Some(kernel) = object.kernels.get(launch.kernel as usize) else {
-            return Err(fail(format!("launch {idx} names kernel {}, which does not exist", launch.kernel)));
-        };
-        if launch.bases.len() != kernel.tensors.len() {
-            let (found, wanted) = (launch.bases.len(), kernel.tensors.len());
-            return Err(fail(format!(
-                "launch {idx} sets {found} of {wanted} base registers of {}",
-                kernel.name
-            )));
-        }
-        for (base, tensor) in launch.bases.iter().zip(&kernel.tensors) {
-            let end = base.offset.checked_add(tensor.bytes);
-            if end.is_none_or(|end| end > size_of(base.space)) {
-                return Err(fail(format!("launch {idx} of {}: {base:?} lies outside memory", kernel.name)));
-            }
-            if base.space == MemSpace::Weights && tensor.access != Access::In {
-                return Err(fail(format!("launch {idx} of {} writes weights", kernel.name)));
-            }
-        }
-    }
-    let mut order = Vec::new();
-    for (pc, inst) in entry.code.iter().enumerate() {
-        match inst.kind {
-            InstKind::Launch { launch } if usize::from(launch) < entry.launches.len() => {
-                order.push(usize::from(launch));
-            }
-            InstKind::Halt {} if pc + 1 == entry.code.len() => return Ok(order),
-            other => return Err(fail(format!("instruction {pc} is {other:?}"))),
-        }
-    }
-    Err(fail("the stream does not end in halt".into()))
-}
-
-/// Bytes of a port's elements.
-pub(crate) fn port_bytes(port: &lacuna_isa::object::Port) -> Option<u64> {
-    let elements = port.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
-    elements.checked_mul(u64::from(port.elem.bits())).map(|bits| bits.div_ceil(8))
 }

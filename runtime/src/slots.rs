@@ -1,7 +1,7 @@
 //! Circular buffers of a PE and what their slots hold.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lacuna_isa::format::Format;
@@ -57,7 +57,7 @@ impl Layout {
 enum Data<'m> {
     /// References into memory that does not change while the launch runs, one per plane.
     Alias([&'m [u8]; 3]),
-    Owned(Rc<Bytes>),
+    Owned(Arc<Bytes>),
 }
 
 /// A published slot.
@@ -81,7 +81,7 @@ impl<'m> Slot<'m> {
     /// A slot of its own bytes.
     pub fn owned(bytes: Bytes, layout: Layout) -> Slot<'m> {
         let version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
-        Slot { data: Data::Owned(Rc::new(bytes)), layout, version }
+        Slot { data: Data::Owned(Arc::new(bytes)), layout, version }
     }
 
     /// The planes: codes, scales, indices.
@@ -111,7 +111,7 @@ impl<'m> Slot<'m> {
                 }
                 bytes
             }
-            Data::Owned(bytes) => Rc::try_unwrap(bytes).unwrap_or_else(|shared| (*shared).clone()),
+            Data::Owned(bytes) => Arc::try_unwrap(bytes).unwrap_or_else(|shared| (*shared).clone()),
         }
     }
 
@@ -270,7 +270,7 @@ impl Pool {
     pub fn recycle(&mut self, slot: Slot<'_>) {
         const MAX_FREE: usize = 32;
         if let Data::Owned(bytes) = slot.data
-            && let Ok(bytes) = Rc::try_unwrap(bytes)
+            && let Ok(bytes) = Arc::try_unwrap(bytes)
             && self.free.len() < MAX_FREE
         {
             self.free.push(bytes);

@@ -17,7 +17,7 @@ pub enum TrapKind {
     OutOfBounds,
     /// A push needs more bytes than a slot has.
     SlotTooSmall,
-    /// A buffer still holds a slot at `halt`.
+    /// A buffer still holds a slot at `halt`, or a message was not received.
     NotEmptyAtHalt,
     /// Two PEs access the same byte of a tensor and one writes it, or an `out` byte is written twice.
     Race,
@@ -27,11 +27,19 @@ pub enum TrapKind {
     ShapeMismatch,
     /// A box cuts through a group or an N:M pattern.
     PartialGroup,
+    /// A `wait` for posts, or a `recv` of a message, that never come.
+    WouldBlock,
+    /// A collective that a PE or rank of its group does not reach, or reaches elsewhere.
+    NotUniform,
+    /// An instruction of an engine whose power is off.
+    Gated,
+    /// More instructions than the run allows.
+    StepLimit,
 }
 
 impl TrapKind {
     /// Every kind.
-    pub const ALL: [TrapKind; 10] = [
+    pub const ALL: [TrapKind; 14] = [
         TrapKind::PopEmpty,
         TrapKind::PushFull,
         TrapKind::BadDelta,
@@ -42,6 +50,10 @@ impl TrapKind {
         TrapKind::FormatMismatch,
         TrapKind::ShapeMismatch,
         TrapKind::PartialGroup,
+        TrapKind::WouldBlock,
+        TrapKind::NotUniform,
+        TrapKind::Gated,
+        TrapKind::StepLimit,
     ];
 
     /// The name in text forms.
@@ -57,6 +69,10 @@ impl TrapKind {
             TrapKind::FormatMismatch => "format-mismatch",
             TrapKind::ShapeMismatch => "shape-mismatch",
             TrapKind::PartialGroup => "partial-group",
+            TrapKind::WouldBlock => "would-block",
+            TrapKind::NotUniform => "not-uniform",
+            TrapKind::Gated => "gated",
+            TrapKind::StepLimit => "step-limit",
         }
     }
 }
@@ -146,6 +162,14 @@ pub enum InputError {
         entry: usize,
         /// How many there are.
         n_entries: usize,
+    },
+    /// The number of ranks is wrong.
+    #[error("the entry runs on {expected} ranks, there are inputs for {found}")]
+    Ranks {
+        /// Ranks of the entry.
+        expected: usize,
+        /// Ranks with inputs.
+        found: usize,
     },
     /// The number of inputs is wrong.
     #[error("the entry takes {expected} inputs, {found} were given")]

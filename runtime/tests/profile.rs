@@ -33,6 +33,8 @@ fn target() -> Target {
         hbm_latency_cycles: 100,
         sram_latency_cycles: 10,
         launch_cycles: 50,
+        link_bytes_per_cycle: 32.0,
+        link_latency_cycles: 40,
         tdp_w: 1.0,
         energy: None,
     }

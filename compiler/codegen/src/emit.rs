@@ -174,6 +174,7 @@ impl<'a> KernelBuilder<'a> {
             dims,
             levels,
             coords,
+            shift: None,
         }))
     }
 
@@ -204,7 +205,8 @@ impl<'a> KernelBuilder<'a> {
         })?;
         let pad = VIEW_DIMS - clip.len();
         let k_dim = k_dim.map_or(VIEW_DIMS - 1, |d| pad + d) as u8;
-        Ok(self.view(View { format, pattern, k_dim, space: Space::Local, offset: 0, dims, levels, coords }))
+        let (space, offset, shift) = (Space::Local, 0, None);
+        Ok(self.view(View { format, pattern, k_dim, space, offset, dims, levels, coords, shift }))
     }
 
     /// Bytes of a slot that holds `elements` dense elements.

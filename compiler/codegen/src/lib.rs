@@ -169,6 +169,7 @@ pub fn generate(
                     Address { space: at.space, offset: at.offset + offset }
                 })
                 .collect(),
+            params: Vec::new(),
             origins: draft.origins.iter().map(|o| o.index() as u32).collect(),
         })
         .collect();
@@ -185,6 +186,7 @@ pub fn generate(
             outputs: ports(&entry.outputs, &func.results, true),
             launches,
             code,
+            ..EntryPoint::default()
         }],
         kernels: lowering.kernels.into_iter().collect(),
         origins: module

@@ -6,12 +6,14 @@ use super::lexer::Token;
 use super::{Fault, MAX_WEIGHT_BYTES, nearest};
 use crate::blob::Blob;
 use crate::disasm::{access_name, kind_name, space_name};
+use crate::field::Field;
 use crate::format::{Format, ScalarType};
+use crate::inst::Combine;
 use crate::object::{
-    Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, Object, ObjectOrigin, Port,
-    TensorDecl, Trip,
+    Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, Object, ObjectOrigin, Param,
+    ParamTerm, Port, TensorDecl, Transfer, Trip,
 };
-use crate::view::{Advance, Dim, Pattern, Space, VIEW_DIMS, View};
+use crate::view::{Advance, Dim, Pattern, Shift, Space, VIEW_DIMS, View};
 
 const ACCESSES: [(&str, Access); 3] = [
     (access_name(Access::In), Access::In),
@@ -109,6 +111,7 @@ fn kernel(c: &mut Cursor<'_>, number: usize) -> Parsed<Kernel> {
             return Ok(());
         }
         match c.peek_word() {
+            Some("param") => kernel.params.push(param(c, kernel.params.len())?),
             Some("tensor") => kernel.tensors.push(tensor(c, kernel.tensors.len())?),
             Some("buffer") => kernel.buffers.push(buffer(c, kernel.buffers.len())?),
             Some("view") => kernel.views.push(view(c, kernel.views.len())?),
@@ -123,13 +126,23 @@ fn kernel(c: &mut Cursor<'_>, number: usize) -> Parsed<Kernel> {
                 in_code = true;
             }
             _ => {
-                let keywords = ["tensor", "buffer", "view", "trip", "constant", "program", "code:"];
+                let keywords = ["param", "tensor", "buffer", "view", "trip", "constant", "program", "code:"];
                 return unknown(c, "a part of a kernel", &keywords);
             }
         }
         Ok(())
     })?;
     Ok(kernel)
+}
+
+fn param(c: &mut Cursor<'_>, number: usize) -> Parsed<Param> {
+    c.keyword("param")?;
+    c.entry_number("q", number)?;
+    let name = c.name()?;
+    c.keyword("from")?;
+    let lo = c.number()?;
+    c.keyword("to")?;
+    Ok(Param { name, lo, hi: c.number()? })
 }
 
 fn tensor(c: &mut Cursor<'_>, number: usize) -> Parsed<TensorDecl> {
@@ -177,7 +190,12 @@ fn trip(c: &mut Cursor<'_>, number: usize) -> Parsed<Trip> {
     c.keyword("max")?;
     let mut trip = Trip { base, max: c.number()?, ..Trip::default() };
     while c.in_line() {
-        let (is_level, i, factor) = c.parsed("a factor like l0*2 or p1*-3", |word| {
+        if let Some(term) = c.peek_word().and_then(param_term) {
+            c.word()?;
+            trip.param = Some(term);
+            continue;
+        }
+        let (is_level, i, factor) = c.parsed("a factor like l0*2, p1*-3 or q0*1/8", |word| {
             let (is_level, i, factor) = axis(word, '*')?;
             Some((is_level, i, factor.parse().ok()?))
         })?;
@@ -188,6 +206,21 @@ fn trip(c: &mut Cursor<'_>, number: usize) -> Parsed<Trip> {
         }
     }
     Ok(trip)
+}
+
+fn param_term(word: &str) -> Option<ParamTerm> {
+    let (param, rest) = word.strip_prefix('q')?.split_once('*')?;
+    let (factor, divisor) = rest.split_once('/')?;
+    let param = crate::field::number(param)?;
+    Some(ParamTerm { param, factor: factor.parse().ok()?, divisor: divisor.parse().ok()? })
+}
+
+fn shift(word: &str) -> Option<Shift> {
+    let (param, rest) = word.strip_prefix('q')?.split_once(":d")?;
+    let (rest, bound) = rest.split_once('<')?;
+    let (dim, origin) = rest.split_at(rest.find(['+', '-'])?);
+    let (param, dim) = (crate::field::number(param)?, crate::field::number(dim)?);
+    Some(Shift { param, dim, origin: origin.parse().ok()?, bound: bound.parse().ok()? })
 }
 
 fn dim(word: &str) -> Option<Dim> {
@@ -228,9 +261,15 @@ fn view(c: &mut Cursor<'_>, number: usize) -> Parsed<View> {
     let Ok(dims) = <[Dim; VIEW_DIMS]>::try_from(dims) else {
         return c.fault_at(span, format!("a view has {VIEW_DIMS} dimensions"));
     };
-    let mut view = View { format, pattern, k_dim, space, offset, dims, levels: [None; 4], coords: [None; 4] };
+    let (levels, coords) = ([None; 4], [None; 4]);
+    let mut view = View { format, pattern, k_dim, space, offset, dims, levels, coords, shift: None };
     while c.in_line() {
-        let (is_level, i, advance) = c.parsed("an advance like l0:d4+32", |word| {
+        if let Some(shift) = c.peek_word().and_then(shift) {
+            c.word()?;
+            view.shift = Some(shift);
+            continue;
+        }
+        let (is_level, i, advance) = c.parsed("an advance like l0:d4+32 or q0:d3+1<+0", |word| {
             let (is_level, i, advance) = axis(word, ':')?;
             let advance = advance.strip_prefix('d')?;
             let sign = advance.find(['+', '-'])?;
@@ -264,6 +303,18 @@ fn port(c: &mut Cursor<'_>) -> Parsed<Port> {
     })
 }
 
+fn transfer(c: &mut Cursor<'_>, number: usize) -> Parsed<Transfer> {
+    c.keyword("transfer")?;
+    c.entry_number("x", number)?;
+    let (src, dst) = (address(c)?, address(c)?);
+    let elem = c.parsed("an element type", ScalarType::from_name)?;
+    c.keyword("x")?;
+    let elements = c.number()?;
+    let combine = c.parsed("a combination: replace, add, mul, min, max", <Combine as Field>::parse)?;
+    c.keyword("peer")?;
+    Ok(Transfer { src, dst, elem, elements, combine, peer: c.number()? })
+}
+
 fn entry(c: &mut Cursor<'_>, number: usize) -> Parsed<EntryPoint> {
     c.keyword("entry")?;
     c.entry_number("e", number)?;
@@ -275,6 +326,11 @@ fn entry(c: &mut Cursor<'_>, number: usize) -> Parsed<EntryPoint> {
             return Ok(());
         }
         match c.peek_word() {
+            Some("ranks") => {
+                c.keyword("ranks")?;
+                entry.ranks = c.number()?;
+            }
+            Some("transfer") => entry.transfers.push(transfer(c, entry.transfers.len())?),
             Some("input") => entry.inputs.push(port(c)?),
             Some("output") => entry.outputs.push(port(c)?),
             Some("launch") => {
@@ -282,17 +338,25 @@ fn entry(c: &mut Cursor<'_>, number: usize) -> Parsed<EntryPoint> {
                 c.entry_number("#", entry.launches.len())?;
                 let kernel = c.indexed("k")?;
                 let bases = c.list(address)?;
+                let mut params = Vec::new();
+                if c.peek_word() == Some("with") {
+                    c.keyword("with")?;
+                    params = c.list(Cursor::number)?;
+                }
                 let mut origins = Vec::new();
                 while c.in_line() {
                     origins.push(c.indexed("o")?);
                 }
-                entry.launches.push(Launch { kernel, bases, origins });
+                entry.launches.push(Launch { kernel, bases, params, origins });
             }
             Some("code:") => {
                 c.keyword("code:")?;
                 in_code = true;
             }
-            _ => return unknown(c, "a part of an entry", &["input", "output", "launch", "code:"]),
+            _ => {
+                let keywords = ["ranks", "input", "output", "launch", "transfer", "code:"];
+                return unknown(c, "a part of an entry", &keywords);
+            }
         }
         Ok(())
     })?;

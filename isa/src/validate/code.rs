@@ -1,6 +1,6 @@
 //! Structural validity of streams: control flow and operands.
 
-use super::{Faults, local_reach};
+use super::{Faults, local_reach, params};
 use crate::format::Format;
 use crate::inst::{Action, Engine, GlobalField, Inst, InstKind, Operand, OperandField, Order, Place};
 use crate::object::{Access, Buffer, BufferKind, EntryPoint, Kernel};
@@ -17,6 +17,7 @@ pub(super) fn validate_entry_code(entry: &EntryPoint, faults: &mut Faults) {
                 });
             }
             InstKind::Halt {} => {}
+            // `transfers` has them.
             _ if inst.kind.engine() == Engine::Me => {}
             other => faults.push(format!("instruction {pc}: `{}` in an entry stream", other.mnemonic())),
         }
@@ -217,11 +218,23 @@ fn check_inst(pc: usize, kind: &InstKind, kernel: &Kernel, max_trip: u32, faults
             Some(b) if n > u16::from(b.slots) => c.push(&format!("{n} of {} slots", b.slots)),
             Some(_) => {}
         },
-        InstKind::Ldp { .. } => c.push("no meaning yet"),
-        InstKind::Post { .. } => c.push("no meaning yet"),
-        InstKind::Wait { .. } => c.push("no meaning yet"),
-        InstKind::Bar { .. } => c.push("no meaning yet"),
-        InstKind::Gate { .. } => c.push("no meaning yet"),
+        InstKind::Ldp { param, src } => {
+            if let Err(message) = params::validate_load(kernel, param, src) {
+                c.push(&message);
+            }
+        }
+        InstKind::Post { queue, .. } | InstKind::Wait { queue, .. } => match queue {
+            Engine::FiLoad | Engine::FiStore => {}
+            Engine::Cp | Engine::Mlu | Engine::Dpe | Engine::Re | Engine::Se | Engine::Me => {
+                c.push(&format!("{} accesses no tensors", queue.name()));
+            }
+        },
+        InstKind::Bar { .. } => {}
+        InstKind::Gate { engine, .. } => {
+            if engine == Engine::Cp {
+                c.push("the command processor has no gate");
+            }
+        }
         InstKind::Ld { .. } | InstKind::Ldx { .. } => {}
         InstKind::St { src, dst } => c.same_box(c.view(&src), kernel.views.get(usize::from(dst))),
         InstKind::Gather { dim, .. }

@@ -2,7 +2,7 @@
 //! result would be what its lanes held before.
 
 use super::Faults;
-use crate::program::{Lane, Program, REGISTERS};
+use crate::program::{Program, REGISTERS};
 
 /// Checks the order of writes and reads: `init`, then `body` (whose first round finds what `init` wrote), then `finish`.
 pub(super) fn check(program: &Program, faults: &mut Faults) {

@@ -32,6 +32,12 @@ impl ActionLog {
         whole.add(dense);
     }
 
+    /// Hands out what was counted so far, and goes on counting.
+    pub fn split(&mut self) -> ActionLog {
+        let products = std::mem::take(&mut self.products);
+        ActionLog { records: self.records, products }
+    }
+
     /// Adds what another PE did.
     pub fn absorb(&mut self, other: &ActionLog) {
         for (&pc, (actions, dense)) in &other.products {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{Format, ScalarType, pack};
@@ -19,7 +19,7 @@ const ROWS: usize = 12;
 /// Values of a panel: the operand's own bytes, or decoded ones.
 enum Values<'a> {
     Borrowed(&'a [f32]),
-    Decoded(Rc<[f32]>),
+    Decoded(Arc<[f32]>),
 }
 
 impl Deref for Values<'_> {
@@ -36,7 +36,7 @@ impl Deref for Values<'_> {
 /// Decoded panels of second operands, so that weights that stay in local memory over many products are decoded once.
 #[derive(Default)]
 pub(crate) struct PanelCache {
-    panels: HashMap<PanelKey, Rc<[f32]>>,
+    panels: HashMap<PanelKey, Arc<[f32]>>,
     bytes: usize,
 }
 
@@ -61,7 +61,7 @@ impl PanelCache {
         cols: &[(usize, i64)],
         with_scales: bool,
         decode: impl FnOnce() -> Vec<f32>,
-    ) -> Rc<[f32]> {
+    ) -> Arc<[f32]> {
         if !product.mask.is_empty() {
             return decode().into();
         }
@@ -78,11 +78,11 @@ impl PanelCache {
             with_scales,
         };
         let entry = self.panels.entry(key).or_insert_with(|| {
-            let values: Rc<[f32]> = decode().into();
+            let values: Arc<[f32]> = decode().into();
             self.bytes += size_of_val(&*values);
             values
         });
-        Rc::clone(entry)
+        Arc::clone(entry)
     }
 }
 

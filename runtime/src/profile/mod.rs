@@ -9,7 +9,8 @@
 //! - PEs whose dynamic instructions do equal work form a class; one PE per class is simulated.
 //! - Ports are shared evenly: each PE of the launch's grid has its fraction of the bandwidth, whatever the others need.
 //! - A multicast fetch is paid once and split evenly among its receivers, which are taken to run in step.
-//! - A launch ends when its slowest class ends; launches do not overlap.
+//! - A rendezvous holds nobody up: PEs of one launch are taken to run in step.
+//! - A launch ends when its slowest class ends; launches and collectives between chips do not overlap.
 //! - The mask of a product is known where it was loaded from constants. Other masks take the counts of a recorded run of the
 //!   launch ([`ProfileOptions::records`]), spread evenly over the instruction's executions, or a declared share of set flags
 //!   ([`ProfileOptions::activity`]); without either, all flags count as set. Zeros that a DPE gates are known from records alone.
@@ -21,19 +22,22 @@ mod model;
 mod walk;
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use lacuna_isa::energy::EnergyByAction;
 use lacuna_isa::inst::Engine;
-use lacuna_isa::object::Object;
+use lacuna_isa::object::{Launch, Object};
 use lacuna_isa::target::Target;
-use lacuna_isa::timing::cost;
+use lacuna_isa::timing::{Cost, cost, message};
+use lacuna_isa::view::Position;
 
+use crate::entry::{EntryStep, plan_entry};
 use crate::machine::LaunchRecord;
-use crate::plan::{plan_entry, plan_kernel};
+use crate::plan::{KernelPlan, plan_kernel};
 use crate::trap::LoadError;
 use masks::Known;
-use model::simulate;
-use walk::{Step, walk};
+use model::Simulation;
+use walk::{Step, TooLong, walk};
 
 /// What limits a launch from below.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -85,6 +89,8 @@ pub struct LaunchProfile {
     pub end: u64,
     /// Cycles that each engine is busy, summed over PEs, in the order of [`Engine::ALL`].
     pub busy_cycles: [u64; Engine::ALL.len()],
+    /// Cycles that each engine is without power, summed over PEs, in the order of [`Engine::ALL`].
+    pub gated_cycles: [u64; Engine::ALL.len()],
     /// The fewest cycles that its work needs on this target.
     pub bound_cycles: u64,
     /// What that bound is.
@@ -152,10 +158,13 @@ pub struct Profile {
 /// Greatest number of trace events.
 pub const MAX_EVENTS: usize = 1 << 18;
 
+/// Instructions and loop rounds of one PE in one launch after which a replay is given up.
+const WALK_LIMIT: u64 = 1 << 28;
+
 /// Replays entry number `entry` on `target`, without knowledge of its data.
 ///
 /// # Errors
-/// When the object cannot be loaded, or has no such entry.
+/// When the object cannot be loaded, has no such entry, or a stream is too long to replay.
 pub fn profile(object: &Object, target: &Target, entry: usize) -> Result<Profile, LoadError> {
     profile_with(object, target, entry, &ProfileOptions::default())
 }
@@ -174,70 +183,41 @@ pub fn profile_with(
     let point = object.entries.get(entry).ok_or_else(no_entry)?;
     let kernels = object.kernels.iter().map(plan_kernel).collect::<Result<Vec<_>, _>>()?;
     let mut events = Vec::new();
-    let mut launches = Vec::new();
+    let mut launches: Vec<LaunchProfile> = Vec::new();
     let mut now = 0;
-    for (position, number) in plan_entry(object, point)?.into_iter().enumerate() {
-        let launch = &point.launches[number];
-        let plan = &kernels[launch.kernel as usize];
-        let record = options.records.iter().find(|record| record.launch == position);
-        let known = Known {
-            bases: &launch.bases,
-            weights: object.weights.bytes(),
-            products: record.map_or(&[], |record| &record.products),
-            activity: options.activity,
-        };
-        let mut classes: HashMap<Vec<Step>, (usize, u64)> = HashMap::new();
-        for pe in 0..plan.n_pes() {
-            let steps = walk(plan, plan.coords(pe), known);
-            classes.entry(steps).or_insert((pe, 0)).1 += 1;
-        }
-        let mut classes: Vec<_> = classes.into_iter().collect();
-        classes.sort_by_key(|(_, (pe, _))| *pe);
-        now += target.launch_cycles;
-        let mut report = LaunchProfile {
-            kernel: plan.kernel.name.clone(),
-            origins: launch.origins.clone(),
-            start: now,
-            end: now,
-            busy_cycles: [0; Engine::ALL.len()],
-            bound_cycles: 0,
-            bound: Bound::Engine(Engine::Cp),
-            hbm_bytes: 0,
-            sram_bytes: 0,
-            energy_pj: 0.0,
-            energy: EnergyByAction::default(),
-            idle_cycles: [0; Engine::ALL.len()],
-            macs: 0,
-            macs_skipped: 0,
-        };
-        for (steps, (pe, n)) in &classes {
-            let n_pes = plan.n_pes() as f64;
-            let end = simulate(steps, &plan.kernel.buffers, target, n_pes, |step, start, cycles| {
-                if events.len() < MAX_EVENTS {
-                    let (name, engine) = (step.mnemonic, step.engine);
-                    events.push(TraceEvent {
-                        name,
-                        launch: position,
-                        pe: *pe,
-                        engine,
-                        start: now + start,
-                        cycles,
-                    });
-                }
-            });
-            report.end = report.end.max(now + end);
-            for step in steps {
-                let cost = cost(&step.work(), target);
-                report.busy_cycles[engine_idx(step.engine)] += cost.cycles * n;
-                report.hbm_bytes += cost.hbm_bytes * n;
-                report.sram_bytes += cost.sram_bytes * n;
-                report.energy.add(&cost.energy, *n as f64);
-                report.macs += cost.macs * n;
-                report.macs_skipped += cost.macs_skipped * n;
+    for (position, step) in plan_entry(object, point)?.into_iter().enumerate() {
+        let report = match step {
+            EntryStep::Launch(number) => {
+                now += target.launch_cycles;
+                let launch = &point.launches[number];
+                let record = options.records.iter().find(|record| record.launch == position);
+                let known = Known {
+                    bases: &launch.bases,
+                    weights: object.weights.bytes(),
+                    products: record.map_or(&[], |record| &record.products),
+                    activity: options.activity,
+                };
+                let plan = &kernels[launch.kernel as usize];
+                let replay = Replay { launch, plan, target, known, position, start: now };
+                let mut report = replay.run(&mut events)?;
+                idle(&mut report, target, target.launch_cycles);
+                report
             }
-        }
-        idle(&mut report, target, target.launch_cycles);
-        (report.bound_cycles, report.bound) = bound(&report, target);
+            EntryStep::Message(kind, transfer) => {
+                let mut report = blank(kind.mnemonic().to_owned(), now);
+                let cost = cost(&message(&kind, &transfer, point.ranks), target);
+                report.charge(Engine::Me, &cost, 1);
+                report.end += cost.cycles;
+                (report.bound_cycles, report.bound) = (cost.cycles, Bound::Engine(Engine::Me));
+                idle(&mut report, target, 0);
+                if events.len() < MAX_EVENTS {
+                    let (name, engine) = (kind.mnemonic(), Engine::Me);
+                    let cycles = cost.cycles;
+                    events.push(TraceEvent { name, launch: position, pe: 0, engine, start: now, cycles });
+                }
+                report
+            }
+        };
         now = report.end;
         launches.push(report);
     }
@@ -259,6 +239,101 @@ pub fn profile_with(
     })
 }
 
+fn blank(kernel: String, start: u64) -> LaunchProfile {
+    LaunchProfile {
+        kernel,
+        origins: Vec::new(),
+        start,
+        end: start,
+        busy_cycles: [0; Engine::ALL.len()],
+        gated_cycles: [0; Engine::ALL.len()],
+        bound_cycles: 0,
+        bound: Bound::Engine(Engine::Cp),
+        hbm_bytes: 0,
+        sram_bytes: 0,
+        energy_pj: 0.0,
+        energy: EnergyByAction::default(),
+        idle_cycles: [0; Engine::ALL.len()],
+        macs: 0,
+        macs_skipped: 0,
+    }
+}
+
+impl LaunchProfile {
+    /// Adds what `n` PEs do alike.
+    fn charge(&mut self, engine: Engine, cost: &Cost, n: u64) {
+        self.busy_cycles[engine_idx(engine)] += cost.cycles * n;
+        self.hbm_bytes += cost.hbm_bytes * n;
+        self.sram_bytes += cost.sram_bytes * n;
+        self.energy.add(&cost.energy, n as f64);
+        self.macs += cost.macs * n;
+        self.macs_skipped += cost.macs_skipped * n;
+    }
+}
+
+/// One launch to replay.
+struct Replay<'a> {
+    launch: &'a Launch,
+    plan: &'a KernelPlan<'a>,
+    target: &'a Target,
+    known: Known<'a>,
+    position: usize,
+    start: u64,
+}
+
+impl Replay<'_> {
+    /// The first PE of each class of equal dynamic instructions, told apart by 128 bits of their hash, with the size of
+    /// the class.
+    fn classes(&self) -> Result<Vec<(usize, u64)>, LoadError> {
+        let mut classes: HashMap<[u64; 2], (usize, u64)> = HashMap::new();
+        for pe in 0..self.plan.n_pes() {
+            let mut hashers = [DefaultHasher::new(), DefaultHasher::new()];
+            hashers[1].write_u8(1);
+            self.walk(pe, &mut |step| hashers.iter_mut().for_each(|hasher| step.hash(hasher)))?;
+            classes.entry(hashers.map(|hasher| hasher.finish())).or_insert((pe, 0)).1 += 1;
+        }
+        let mut classes: Vec<_> = classes.into_values().collect();
+        classes.sort_unstable();
+        Ok(classes)
+    }
+
+    fn walk(&self, pe: usize, visit: &mut dyn FnMut(&Step)) -> Result<(), LoadError> {
+        let mut start = Position { coords: self.plan.coords(pe), ..Position::default() };
+        start.params.iter_mut().zip(&self.launch.params).for_each(|(value, &first)| *value = first);
+        walk(self.plan, start, self.known, WALK_LIMIT, visit).map_err(|TooLong| LoadError::Kernel {
+            kernel: self.plan.kernel.name.clone(),
+            pc: None,
+            reason: format!("more than {WALK_LIMIT} instructions and loop rounds on a PE"),
+        })
+    }
+
+    fn run(&self, events: &mut Vec<TraceEvent>) -> Result<LaunchProfile, LoadError> {
+        let Replay { launch, plan, target, known: _, position, start: now } = *self;
+        let mut report = blank(plan.kernel.name.clone(), now);
+        report.origins.clone_from(&launch.origins);
+        for (pe, n) in self.classes()? {
+            let mut simulation = Simulation::new(&plan.kernel.buffers, target, plan.n_pes() as f64);
+            self.walk(pe, &mut |step| {
+                report.charge(step.engine, &cost(&step.work(), target), n);
+                if let Some((start, cycles)) = simulation.step(step)
+                    && events.len() < MAX_EVENTS
+                {
+                    let (name, engine) = (step.mnemonic, step.engine);
+                    let start = now + start;
+                    events.push(TraceEvent { name, launch: position, pe, engine, start, cycles });
+                }
+            })?;
+            let (end, gated) = simulation.finish();
+            report.end = report.end.max(now + end);
+            for (total, cycles) in report.gated_cycles.iter_mut().zip(gated) {
+                *total += cycles * n;
+            }
+        }
+        (report.bound_cycles, report.bound) = bound(&report, target);
+        Ok(report)
+    }
+}
+
 /// Position of an engine in [`Engine::ALL`].
 pub(crate) fn engine_idx(engine: Engine) -> usize {
     match engine {
@@ -276,8 +351,9 @@ pub(crate) fn engine_idx(engine: Engine) -> usize {
 /// Counts the cycles in which engines wait, those before the launch included, and what they draw; closes the energy.
 fn idle(report: &mut LaunchProfile, target: &Target, before: u64) {
     let present = (report.end - report.start + before) * u64::from(target.n_pes());
-    for (idle, busy) in report.idle_cycles.iter_mut().zip(report.busy_cycles) {
-        *idle = present.saturating_sub(busy);
+    let used = report.busy_cycles.iter().zip(&report.gated_cycles);
+    for (idle, (busy, gated)) in report.idle_cycles.iter_mut().zip(used) {
+        *idle = present.saturating_sub(busy + gated);
     }
     if let Some(energy) = &target.energy {
         let draws = report.idle_cycles.iter().zip(energy.idle_pj_per_cycle);

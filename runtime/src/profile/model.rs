@@ -35,33 +35,77 @@ impl Ring {
     }
 }
 
-/// Simulates one PE; returns the cycle at which its last instruction ends. `trace` gets every occupation of an engine.
-pub(super) fn simulate(
-    steps: &[Step],
-    buffers: &[Buffer],
-    target: &Target,
+/// The simulation of one PE, fed step by step.
+pub(super) struct Simulation<'t> {
+    target: &'t Target,
     n_pes: f64,
-    mut trace: impl FnMut(&Step, u64, u64),
-) -> u64 {
-    let mut rings: Vec<Ring> = buffers
-        .iter()
-        .map(|buffer| Ring {
-            slots: vec![SlotTimes::default(); usize::from(buffer.slots.max(1))],
-            head: 0,
-            used: 0,
-        })
-        .collect();
-    let mut queues = [0f64; Engine::ALL.len()];
-    let (mut hbm, mut sram) = (0f64, 0f64);
-    let mut issued = 0f64;
-    let mut end = 0f64;
-    for step in steps {
-        issued += target.issue_cycles as f64;
+    rings: Vec<Ring>,
+    queues: [f64; Engine::ALL.len()],
+    hbm: f64,
+    sram: f64,
+    issued: f64,
+    end: f64,
+    /// Since when each engine has had no power.
+    gated: [Option<f64>; Engine::ALL.len()],
+    gated_cycles: [f64; Engine::ALL.len()],
+    /// The slots of the current step.
+    slots: Vec<(usize, usize, Action)>,
+}
+
+impl<'t> Simulation<'t> {
+    /// A PE among `n_pes` that share the target's ports.
+    pub fn new(buffers: &[Buffer], target: &'t Target, n_pes: f64) -> Simulation<'t> {
+        let rings = buffers
+            .iter()
+            .map(|buffer| Ring {
+                slots: vec![SlotTimes::default(); usize::from(buffer.slots.max(1))],
+                head: 0,
+                used: 0,
+            })
+            .collect();
+        Simulation {
+            target,
+            n_pes,
+            rings,
+            queues: [0.0; Engine::ALL.len()],
+            hbm: 0.0,
+            sram: 0.0,
+            issued: 0.0,
+            end: 0.0,
+            gated: [None; Engine::ALL.len()],
+            gated_cycles: [0.0; Engine::ALL.len()],
+            slots: Vec::new(),
+        }
+    }
+
+    /// The cycle at which the last instruction ends, and for how many each engine had no power.
+    pub fn finish(mut self) -> (u64, [u64; Engine::ALL.len()]) {
+        let end = self.end.max(self.issued);
+        for (total, since) in self.gated_cycles.iter_mut().zip(self.gated) {
+            *total += since.map_or(0.0, |since| (end - since).max(0.0));
+        }
+        (end.ceil() as u64, self.gated_cycles.map(|cycles| cycles as u64))
+    }
+
+    /// The next instruction; returns the first cycle and the number of cycles that it occupies its engine.
+    pub fn step(&mut self, step: &Step) -> Option<(u64, u64)> {
+        let target = self.target;
+        self.issued += target.issue_cycles as f64;
+        if let Some((engine, on)) = step.gate {
+            let engine = engine_idx(engine);
+            // Power goes when the queue is empty, and is back when the instruction is issued.
+            if on {
+                let since = self.gated[engine].take();
+                self.gated_cycles[engine] += since.map_or(0.0, |since| (self.issued - since).max(0.0));
+            } else if self.gated[engine].is_none() {
+                self.gated[engine] = Some(self.issued.max(self.queues[engine]));
+            }
+        }
         let engine = engine_idx(step.engine);
-        let mut start = issued;
-        let mut slots = Vec::with_capacity(step.slots.len());
+        let mut start = self.issued;
+        self.slots.clear();
         for slot in &step.slots {
-            let ring = &mut rings[usize::from(slot.buffer)];
+            let ring = &mut self.rings[usize::from(slot.buffer)];
             let Some(at) = ring.locate(slot.action, slot.delta) else { continue };
             let times = ring.slots[at];
             start = start.max(match slot.action {
@@ -77,36 +121,39 @@ pub(super) fn simulate(
                 }
                 Action::Read | Action::Update => {}
             }
-            slots.push((usize::from(slot.buffer), at, slot.action));
+            self.slots.push((usize::from(slot.buffer), at, slot.action));
         }
         if step.engine == Engine::Cp {
-            continue;
+            // The command processor waits for a parameter before it goes on.
+            if let Work::Dma { .. } = step.work() {
+                self.issued += target.hbm_latency_cycles as f64;
+            }
+            return None;
         }
-        start = start.max(queues[engine]);
+        start = start.max(self.queues[engine]);
         let work = step.work();
         let need = cost(&work, target);
         let mut busy = need.cycles as f64;
         let mut latency = 0.0;
         if let Work::Dma { .. } = work {
             let (port, rate, bytes, delay) = if need.sram_bytes > 0 {
-                (&mut sram, target.sram_bytes_per_cycle, need.sram_bytes, target.sram_latency_cycles)
+                (&mut self.sram, target.sram_bytes_per_cycle, need.sram_bytes, target.sram_latency_cycles)
             } else {
-                (&mut hbm, target.hbm_bytes_per_cycle, need.hbm_bytes, target.hbm_latency_cycles)
+                (&mut self.hbm, target.hbm_bytes_per_cycle, need.hbm_bytes, target.hbm_latency_cycles)
             };
             if bytes > 0 {
-                let occupied = bytes as f64 * n_pes / rate;
+                let occupied = bytes as f64 * self.n_pes / rate;
                 start = start.max(*port);
                 *port = start + occupied;
                 busy = busy.max(occupied);
                 latency = delay as f64;
             }
         }
-        queues[engine] = start + busy;
+        self.queues[engine] = start + busy;
         let done = start + busy + latency;
-        end = end.max(done);
-        trace(step, start as u64, busy.ceil() as u64);
-        for (buffer, at, action) in slots {
-            let times = &mut rings[buffer].slots[at];
+        self.end = self.end.max(done);
+        for &(buffer, at, action) in &self.slots {
+            let times = &mut self.rings[buffer].slots[at];
             match action {
                 Action::Push => *times = SlotTimes { ready: done, released: done },
                 Action::Read | Action::Pop => times.released = times.released.max(done),
@@ -116,6 +163,6 @@ pub(super) fn simulate(
                 }
             }
         }
+        Some((start as u64, busy.ceil() as u64))
     }
-    end.max(issued).ceil() as u64
 }

@@ -1,7 +1,8 @@
-//! The control walk: the dynamic instructions of one PE with their work, without data.
+//! The control walk: the dynamic instructions of one PE with their work, one after the other, without data. A parameter
+//! that `ldp` loads counts as the greatest of its range.
 
 use lacuna_isa::format::Format;
-use lacuna_isa::inst::{Action, Engine, InstKind, Multicast, Operand, Order};
+use lacuna_isa::inst::{Action, Engine, InstKind, Multicast, Operand, Order, Share};
 use lacuna_isa::object::MemSpace;
 use lacuna_isa::program::{Program, SeOp};
 use lacuna_isa::timing::{DpeActions, Work, merge_ops, op_slots, sort_ops};
@@ -44,6 +45,13 @@ enum Amount {
     Bank {
         elements: u64,
     },
+    Exchange {
+        sent: u64,
+        received: u64,
+    },
+    BankSum {
+        elements: u64,
+    },
     Simd {
         ops: u64,
         bytes: u64,
@@ -56,6 +64,8 @@ pub(super) struct Step {
     pub mnemonic: &'static str,
     pub engine: Engine,
     pub slots: Vec<SlotUse>,
+    /// The engine that loses or gets back its power.
+    pub gate: Option<(Engine, bool)>,
     amount: Amount,
 }
 
@@ -70,30 +80,45 @@ impl Step {
                 Work::Matmul { m, n, k, a, b, pattern, actions }
             }
             Amount::Bank { elements } => Work::Bank { elements },
+            Amount::Exchange { sent, received } => Work::Exchange { sent, received },
+            Amount::BankSum { elements } => Work::BankSum { elements },
             Amount::Simd { ops, bytes } => Work::Simd { elements: 1, ops, bytes },
         }
     }
 }
 
-struct Walker<'a> {
+/// The walk was given up: more dynamic instructions and loop rounds than the limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct TooLong;
+
+struct Walker<'a, 'v> {
     plan: &'a KernelPlan<'a>,
     known: Known<'a>,
     masks: Masks<'a>,
     at: Position,
-    steps: Vec<Step>,
+    left: u64,
+    visit: &'v mut dyn FnMut(&Step),
 }
 
-/// The dynamic instructions of the PE at `coords`; `known` is the launch.
-pub(super) fn walk(plan: &KernelPlan<'_>, coords: [u32; 4], known: Known<'_>) -> Vec<Step> {
-    let at = Position { levels: [0; 4], coords };
+/// Calls `visit` for the dynamic instructions of the PE at `start`, in program order; `known` is the launch.
+///
+/// # Errors
+/// After `limit` instructions and loop rounds.
+pub(super) fn walk(
+    plan: &KernelPlan<'_>,
+    start: Position,
+    known: Known<'_>,
+    limit: u64,
+    visit: &mut dyn FnMut(&Step),
+) -> Result<(), TooLong> {
     let masks = Masks::new(plan.kernel, known);
-    let mut walker = Walker { plan, known, masks, at, steps: Vec::new() };
+    let mut walker = Walker { plan, known, masks, at: start, left: limit, visit };
     let mut pc = 0;
     while pc < plan.kernel.code.len() {
-        walker.item(pc);
+        walker.item(pc)?;
         pc = plan.ends[pc] + 1;
     }
-    walker.steps
+    Ok(())
 }
 
 fn slot(operand: Operand) -> SlotUse {
@@ -124,19 +149,19 @@ fn runs(view: &View, ranges: &[(u32, u32); VIEW_DIMS]) -> u64 {
     runs
 }
 
-impl Walker<'_> {
+impl Walker<'_, '_> {
     fn view(&self, number: u16) -> &View {
         &self.plan.kernel.views[usize::from(number)]
     }
 
-    fn item(&mut self, pc: usize) {
+    fn item(&mut self, pc: usize) -> Result<(), TooLong> {
+        self.step()?;
         let kernel = self.plan.kernel;
         let kind = kernel.code[pc].kind;
         let (slots, amount) = match kind {
             InstKind::Loop { trip, level, stages } => {
                 self.push(kind, Vec::new(), Amount::Control);
-                self.repeat(pc, trip, usize::from(level), stages);
-                return;
+                return self.repeat(pc, trip, usize::from(level), stages);
             }
             InstKind::Launch { .. } | InstKind::End {} | InstKind::Halt {} => (Vec::new(), Amount::Control),
             InstKind::Pop { n, buffer } => {
@@ -205,8 +230,29 @@ impl Walker<'_> {
                 let slots = program.streams.iter().map(|stream| slot(stream.operand)).collect();
                 (slots, self.program(program))
             }
+            InstKind::Ldp { param, src } => {
+                let ranges = self.view(src).clip(&self.at);
+                self.at.params[usize::from(param)] = kernel.params[usize::from(param)].hi;
+                (Vec::new(), self.transfer(src, &ranges, self.receivers(Multicast::All)))
+            }
+            InstKind::Xchg { dst, src, cast, .. } => {
+                let bytes = |view: &View, part| view.planes().plane_bytes(part).iter().sum();
+                let (from, to) = (self.view(src.view), self.view(dst.view));
+                let sent = elements(&from.clip(&self.at));
+                let received = elements(&to.clip(&self.at)).min(sent * u64::from(self.receivers(cast)));
+                let amount = Amount::Exchange { sent: bytes(from, sent), received: bytes(to, received) };
+                (vec![slot(dst), slot(src)], amount)
+            }
+            InstKind::Xred { dst, bank, cast, share, .. } => {
+                let members = u64::from(self.receivers(cast)).max(1);
+                let mine = elements(&self.view(bank.view).clip(&self.at));
+                let mine = match share {
+                    Share::All => mine * members,
+                    Share::Part => mine,
+                };
+                (vec![slot(dst), slot(bank)], Amount::BankSum { elements: mine })
+            }
             // Refused when the object is loaded.
-            InstKind::Ldp { .. } => (Vec::new(), Amount::Control),
             InstKind::Post { .. } => (Vec::new(), Amount::Control),
             InstKind::Wait { .. } => (Vec::new(), Amount::Control),
             InstKind::Bar { .. } => (Vec::new(), Amount::Control),
@@ -214,12 +260,10 @@ impl Walker<'_> {
             InstKind::Ldx { .. } => (Vec::new(), Amount::Control),
             InstKind::Ldmask { .. } => (Vec::new(), Amount::Control),
             InstKind::Scatter { .. } => (Vec::new(), Amount::Control),
-            InstKind::Xchg { .. } => (Vec::new(), Amount::Control),
             InstKind::Move { .. } => (Vec::new(), Amount::Control),
             InstKind::Perm { .. } => (Vec::new(), Amount::Control),
             InstKind::Mask { .. } => (Vec::new(), Amount::Control),
             InstKind::Pack { .. } => (Vec::new(), Amount::Control),
-            InstKind::Xred { .. } => (Vec::new(), Amount::Control),
             InstKind::Allred { .. } => (Vec::new(), Amount::Control),
             InstKind::Allgath { .. } => (Vec::new(), Amount::Control),
             InstKind::Redscat { .. } => (Vec::new(), Amount::Control),
@@ -228,29 +272,41 @@ impl Walker<'_> {
             InstKind::Recv { .. } => (Vec::new(), Amount::Control),
         };
         self.push(kind, slots, amount);
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), TooLong> {
+        self.left = self.left.checked_sub(1).ok_or(TooLong)?;
+        Ok(())
     }
 
     fn push(&mut self, kind: InstKind, slots: Vec<SlotUse>, amount: Amount) {
         self.masks.step(kind, &slots, &self.at);
-        self.steps.push(Step { mnemonic: kind.mnemonic(), engine: kind.engine(), slots, amount });
+        let gate = match kind {
+            InstKind::Gate { engine, on } => Some((engine, on)),
+            _ => None,
+        };
+        (self.visit)(&Step { mnemonic: kind.mnemonic(), engine: kind.engine(), slots, gate, amount });
     }
 
-    fn repeat(&mut self, pc: usize, trip: u16, level: usize, stages: u8) {
-        let trips = self.plan.kernel.trips[usize::from(trip)].count(&self.at.levels, &self.at.coords);
+    fn repeat(&mut self, pc: usize, trip: u16, level: usize, stages: u8) -> Result<(), TooLong> {
+        let trips = self.plan.kernel.trips[usize::from(trip)].count(&self.at);
         let before = self.at.levels[level];
         let rounds = if trips == 0 { 0 } else { u64::from(trips) + u64::from(stages.max(1)) - 1 };
         for round in 0..rounds {
+            self.step()?;
             let mut at = pc + 1;
             while at < self.plan.ends[pc] {
                 let stage = u64::from(self.plan.kernel.code[at].stage);
                 if let Some(iteration) = round.checked_sub(stage).filter(|&i| i < u64::from(trips)) {
                     self.at.levels[level] = iteration as u32;
-                    self.item(at);
+                    self.item(at)?;
                 }
                 at = self.plan.ends[at] + 1;
             }
         }
         self.at.levels[level] = before;
+        Ok(())
     }
 
     fn receivers(&self, cast: Multicast) -> u32 {

@@ -251,7 +251,7 @@ impl Pe<'_> {
                 };
                 streams.push(StreamState { layout, bank, data });
             }
-            let lanes = &mut *self.lanes;
+            let lanes = self.lanes.get_or_insert_default();
             execute(program, plan, &domain, &mut streams, lanes);
             for (stream, state) in program.streams.iter().zip(streams) {
                 if let (Data::Groups { values, touched, bytes }, Format::Grouped(format)) =

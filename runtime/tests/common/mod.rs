@@ -117,7 +117,7 @@ impl Builder {
 
     pub fn build(mut self) -> Object {
         self.kernel.code.push(InstKind::Halt {}.into());
-        self.entry.launches.push(Launch { kernel: 0, bases: self.bases, origins: vec![0] });
+        self.entry.launches.push(Launch { kernel: 0, bases: self.bases, params: vec![], origins: vec![0] });
         self.entry.code = vec![InstKind::Launch { launch: 0 }.into(), InstKind::Halt {}.into()];
         Object {
             name: "test".into(),
@@ -171,7 +171,7 @@ pub fn floats(bytes: &[u8]) -> Vec<f32> {
 
 pub fn run_with(object: &Object, inputs: &[&[u8]], threads: usize) -> Result<Vec<Vec<u8>>, Box<Trap>> {
     let machine = Machine::load(object).unwrap_or_else(|e| panic!("{e}"));
-    let options = RunOptions { entry: 0, threads, record: true };
+    let options = RunOptions { threads, record: true, ..RunOptions::default() };
     match machine.run(inputs, &options).unwrap_or_else(|e| panic!("{e}")) {
         Outcome::Done { outputs, .. } => Ok(outputs),
         Outcome::Trap(trap) => Err(Box::new(trap)),

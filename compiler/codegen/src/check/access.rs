@@ -11,9 +11,11 @@ use lacuna_isa::object::{Access, Kernel, TensorDecl};
 use lacuna_isa::view::{PE_COORDS, PlaneMap, Position, Space, VIEW_DIMS, View};
 
 use super::boxes::{PlaneBox, Side, dense_strides, plane_boxes, whole_groups};
-use super::control::{Control, Stop};
+use super::control::{Control, Stop, Values};
+use super::epochs::Epochs;
 use super::forms::grouped;
 use super::marks::{Intervals, Marks};
+use super::order::{self, Ordering, ends_interval, meet};
 use super::{Fault, Reason, Rule, pes, record};
 
 /// What a kernel does to its tensors, in bytes from their bases.
@@ -56,6 +58,13 @@ fn transfer(kernel: &Kernel, pc: usize) -> Option<Transfer> {
             let (register, mut global) = global(src)?;
             let d = usize::from(dim);
             global.dims[d].origin = 0;
+            if let Some(shift) = global.shift.take_if(|shift| usize::from(shift.dim) == d) {
+                // Indices may reach what the greatest bound admits.
+                let param = &kernel.params[usize::from(shift.param)];
+                let moves = [param.lo, param.hi].map(|v| i64::from(v) * i64::from(shift.bound));
+                let most = i64::from(global.dims[d].bound) + moves[0].max(moves[1]);
+                global.dims[d].bound = most.clamp(0, i64::from(u32::MAX)) as u32;
+            }
             global.dims[d].size = global.dims[d].bound;
             for advance in global.levels.iter_mut().chain(&mut global.coords) {
                 advance.take_if(|a| usize::from(a.dim) == d);
@@ -67,8 +76,11 @@ fn transfer(kernel: &Kernel, pc: usize) -> Option<Transfer> {
             let from = Some(kernel.views[usize::from(src.view)].clone());
             Some(Transfer { register, global, by_index: None, from })
         }
+        InstKind::Ldp { src, .. } => {
+            let (register, global) = global(src)?;
+            Some(Transfer { register, global, by_index: None, from: None })
+        }
         // Refused by the forms.
-        InstKind::Ldp { .. } => None,
         InstKind::Ldx { .. } => None,
         InstKind::Ldmask { .. } => None,
         InstKind::Scatter { .. } => None,
@@ -175,6 +187,7 @@ impl Transfer {
             let along = i64::from(dim.origin) % g == 0
                 && steps.filter(|a| usize::from(a.dim) == k_dim).all(|a| i64::from(a.step) % g == 0)
                 && dim.size.is_multiple_of(unit)
+                && view.shift.is_none_or(|shift| usize::from(shift.dim) != k_dim)
                 && (dim.bound.is_multiple_of(unit) || control.never_clips(pc, view, k_dim));
             // What is left of element numbers beside whole groups stays below the k stride.
             let mut rest = view.offset.rem_euclid(s * g);
@@ -227,6 +240,8 @@ struct Touched {
     read: Marks,
     my_reads: Marks,
     needed: Marks,
+    /// In place of all these, the accesses to an `inout` tensor of a kernel whose PEs order them.
+    epochs: Option<Epochs>,
 }
 
 impl Touched {
@@ -301,40 +316,141 @@ pub(super) fn summarize(kernel: &Kernel, control: &mut Control<'_>, faults: &mut
             }
         }
     }
-    let mut touched: Vec<Touched> = kernel
-        .tensors
-        .iter()
-        .map(|t| Touched { inout: t.access == Access::InOut, ..Touched::default() })
-        .collect();
-    for (pe, coords) in pes(kernel).into_iter().enumerate() {
-        let result = control.walk(coords, &wanted, &mut |pc, at| {
-            let Some(transfer) = &transfers[pc] else { return true };
-            let outcome = visit(kernel, transfer, at, pe, &mut touched[transfer.register]);
-            if let Err(reason) = outcome {
-                record(faults, Fault::at(pc, Some(coords), reason));
-            }
-            true
-        });
-        if result == Err(Stop::Length) {
-            let message = "more than 2^31 dynamic instructions".to_owned();
-            record(faults, Fault { rule: Rule::Length, pc: None, pe: Some(coords), message });
+    let in_order = kernel.code.iter().any(|inst| ends_interval(&inst.kind));
+    for (pc, inst) in kernel.code.iter().enumerate() {
+        wanted[pc] |= ends_interval(&inst.kind);
+    }
+    let mut all: Option<Summary> = None;
+    for params in control.values().unwrap_or_default().to_vec() {
+        let order = meet(kernel, control, &params, faults);
+        if in_order && order.is_none() {
             break;
         }
-        for t in touched.iter_mut().filter(|t| t.inout) {
-            t.written.absorb(&mut t.mine);
-            t.read.absorb(&mut t.my_reads);
+        let mut scan = Scan { kernel, transfers: &transfers, wanted: &wanted, params: &params };
+        let Some(found) = scan.run(control, order.as_ref(), faults) else { break };
+        match &mut all {
+            None => all = Some(found),
+            Some(all) => {
+                // Written is what every value writes, needed what any value needs.
+                for (all, found) in all.written.iter_mut().zip(&found.written) {
+                    *all = both(all, found);
+                }
+                for (all, found) in all.needed.iter_mut().zip(found.needed) {
+                    all.extend(found);
+                }
+            }
         }
     }
-    summary.written = touched.iter().map(|t| t.written.runs()).collect();
-    summary.needed = touched.iter().map(|t| t.needed.runs()).collect();
+    if let Some(Summary { written, needed, .. }) = all {
+        (summary.written, summary.needed) = (written, needed);
+    }
     summary
+}
+
+/// The bytes that are in both of two ascending lists of runs.
+fn both(a: &[(u64, u64)], b: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let (mut i, mut j) = (0, 0);
+    let mut shared = Vec::new();
+    while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
+        let (from, to) = (x.0.max(y.0), x.1.min(y.1));
+        if from < to {
+            shared.push((from, to));
+        }
+        if x.1 <= y.1 {
+            i += 1;
+        } else {
+            j += 1;
+        }
+    }
+    shared
+}
+
+/// The walk of all PEs with one set of parameter values.
+struct Scan<'a> {
+    kernel: &'a Kernel,
+    transfers: &'a [Option<Transfer>],
+    wanted: &'a [bool],
+    params: &'a Values,
+}
+
+impl Scan<'_> {
+    /// What is written and needed; `None` when the walk is too long.
+    fn run(
+        &mut self,
+        control: &mut Control<'_>,
+        order: Option<&Ordering>,
+        faults: &mut Vec<Fault>,
+    ) -> Option<Summary> {
+        let kernel = self.kernel;
+        let mut touched: Vec<Touched> = kernel
+            .tensors
+            .iter()
+            .map(|t| {
+                let inout = t.access == Access::InOut;
+                Touched {
+                    inout,
+                    epochs: (inout && order.is_some()).then(Epochs::default),
+                    ..Touched::default()
+                }
+            })
+            .collect();
+        let pes = pes(kernel);
+        for (pe, &coords) in pes.iter().enumerate() {
+            let mut interval = 0;
+            let result = control.walk(coords, self.params, self.wanted, &mut |pc, at| {
+                interval += usize::from(ends_interval(&kernel.code[pc].kind));
+                let Some(transfer) = &self.transfers[pc] else { return true };
+                let by = By { pe, pc, interval };
+                let outcome = visit(kernel, transfer, at, by, &mut touched[transfer.register]);
+                if let Err(reason) = outcome {
+                    record(faults, Fault::at(pc, Some(coords), reason));
+                }
+                true
+            });
+            if result == Err(Stop::Length) {
+                let message = "more than 2^31 dynamic instructions".to_owned();
+                record(faults, Fault { rule: Rule::Length, pc: None, pe: Some(coords), message });
+                return None;
+            }
+            for t in touched.iter_mut().filter(|t| t.inout) {
+                t.written.absorb(&mut t.mine);
+                t.read.absorb(&mut t.my_reads);
+                if let Some(epochs) = &mut t.epochs {
+                    epochs.end_pe();
+                }
+            }
+        }
+        let mut summary = Summary::default();
+        for (register, t) in touched.iter().enumerate() {
+            let Some((epochs, order)) = t.epochs.as_ref().zip(order) else {
+                summary.written.push(t.written.runs());
+                summary.needed.push(t.needed.runs());
+                continue;
+            };
+            if let Some((pc, pe, message)) = epochs.race(order) {
+                let message = format!("tensor r{register}: {message}");
+                record(faults, Fault::at(pc, Some(pes[pe]), (Rule::Race, message)));
+            }
+            summary.written.push(epochs.written());
+            summary.needed.push(epochs.needed(order));
+        }
+        Some(summary)
+    }
+}
+
+/// Which dynamic instruction makes an access.
+#[derive(Clone, Copy)]
+struct By {
+    pe: usize,
+    pc: usize,
+    interval: usize,
 }
 
 fn visit(
     kernel: &Kernel,
     transfer: &Transfer,
     at: &Position,
-    pe: usize,
+    by: By,
     touched: &mut Touched,
 ) -> Result<(), Reason> {
     let tensor = &kernel.tensors[transfer.register];
@@ -347,8 +463,14 @@ fn visit(
         let mut conflict = None;
         plane.runs(|from, to| {
             let (from, to) = (origin + from, origin + to);
+            if let Some(epochs) = &mut touched.epochs {
+                let stores = transfer.from.is_some();
+                let access = order::Access { pe: by.pe, stores, interval: by.interval };
+                epochs.add(access, by.pc, stores, from / 8, to.div_ceil(8));
+                return true;
+            }
             let outcome = match transfer.from {
-                Some(_) => touched.write(pe, from, to),
+                Some(_) => touched.write(by.pe, from, to),
                 None => touched.load(from, to),
             };
             conflict = outcome.err().map(|what| (from / 8, what));
@@ -376,8 +498,9 @@ pub(super) fn first_undefined(
     let mut wanted = vec![false; kernel.code.len()];
     wanted[pc] = true;
     let mut found = None;
-    for coords in pes(kernel) {
-        let result = control.walk(coords, &wanted, &mut |_, at| {
+    let values = control.values().unwrap_or_default().to_vec();
+    for (params, coords) in values.iter().flat_map(|v| pes(kernel).into_iter().map(move |pe| (v, pe))) {
+        let result = control.walk(coords, params, &wanted, &mut |_, at| {
             for plane in transfer.boxes(at).unwrap_or_default() {
                 if bounds(tensor, &transfer, &plane).is_err() {
                     continue;

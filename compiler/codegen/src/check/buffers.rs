@@ -6,7 +6,7 @@ use lacuna_isa::inst::{Action, InstKind, Operand};
 use lacuna_isa::object::Kernel;
 use lacuna_isa::view::{PE_COORDS, Position};
 
-use super::control::{Control, Stop};
+use super::control::{Control, Stop, Values};
 use super::forms::operands;
 use super::slots::{self, Layout};
 use super::{Fault, Reason, Rule, pes, record};
@@ -56,15 +56,26 @@ pub(super) fn check(kernel: &Kernel, control: &mut Control<'_>, faults: &mut Vec
         unproven: vec![false; kernel.code.len()],
         exact: false,
     };
-    for coords in classes {
-        if !proof.pe(control, coords, faults) {
-            return;
+    for params in control.values_of_trips() {
+        for &coords in &classes {
+            if !proof.pe(control, coords, &params, faults) {
+                return;
+            }
+        }
+    }
+    for (pc, seen) in proof.seen.iter().enumerate() {
+        if let InstKind::Xred { .. } = kernel.code[pc].kind
+            && seen.iter().any(|used| used[1] != seen[0][1])
+        {
+            let message = "the banks to sum are not of one layout".to_owned();
+            record(faults, Fault::at(pc, None, (Rule::ShapeMismatch, message)));
         }
     }
     if proof.unproven.contains(&true) {
         proof.exact = true;
-        for coords in pes(kernel) {
-            if !proof.pe(control, coords, faults) {
+        let values = control.values().unwrap_or_default().to_vec();
+        for (params, coords) in values.iter().flat_map(|v| pes(kernel).into_iter().map(move |pe| (v, pe))) {
+            if !proof.pe(control, coords, params, faults) {
                 return;
             }
         }
@@ -105,14 +116,26 @@ struct Proof<'a> {
 
 impl Proof<'_> {
     /// Walks one PE; false when the kernel is too long to go on.
-    fn pe(&mut self, control: &mut Control<'_>, coords: [u32; PE_COORDS], faults: &mut Vec<Fault>) -> bool {
+    fn pe(
+        &mut self,
+        control: &mut Control<'_>,
+        coords: [u32; PE_COORDS],
+        params: &Values,
+        faults: &mut Vec<Fault>,
+    ) -> bool {
+        // Bit e is set while the engine of code e has no power.
+        let mut dark = 0u8;
         let empty = || Ring { slots: VecDeque::new(), leaving: 0, coming: Vec::new() };
         let mut rings: Vec<Ring> = self.kernel.buffers.iter().map(|_| empty()).collect();
         let mut serial = 0;
         let wanted = vec![true; self.kernel.code.len()];
         let mut pending: Vec<(usize, Vec<usize>, Position)> = Vec::new();
-        let result =
-            control.walk(coords, &wanted, &mut |pc, at| match self.step(pc, &mut rings, &mut serial) {
+        let result = control.walk(coords, params, &wanted, &mut |pc, at| {
+            if let Err(reason) = self.power(pc, &mut dark) {
+                record(faults, Fault::at(pc, Some(coords), reason));
+                return false;
+            }
+            match self.step(pc, &mut rings, &mut serial) {
                 Ok(used) => {
                     if self.exact && self.unproven[pc] || !self.exact && !self.seen[pc].contains(&used) {
                         pending.push((pc, used.clone(), *at));
@@ -126,7 +149,8 @@ impl Proof<'_> {
                     record(faults, Fault::at(pc, Some(coords), reason));
                     false
                 }
-            });
+            }
+        });
         for (pc, used, at) in pending {
             if let Err(reason) = self.accesses(control, pc, &used, &at) {
                 record(faults, Fault::at(pc, Some(coords), reason));
@@ -138,6 +162,20 @@ impl Proof<'_> {
             return false;
         }
         true
+    }
+
+    /// Whether the engine of an instruction has power, and what `gate` changes.
+    fn power(&self, pc: usize, dark: &mut u8) -> Result<(), Reason> {
+        let kind = &self.kernel.code[pc].kind;
+        if *dark & 1 << kind.engine() as u8 != 0 {
+            return Err((Rule::Gated, format!("{} has no power", kind.engine().name())));
+        }
+        match *kind {
+            InstKind::Gate { engine, on: true } => *dark &= !(1 << engine as u8),
+            InstKind::Gate { engine, on: false } => *dark |= 1 << engine as u8,
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Formats, and accesses within slots.

@@ -2,12 +2,18 @@
 
 use lacuna_isa::inst::InstKind;
 use lacuna_isa::object::Kernel;
-use lacuna_isa::view::{LOOP_LEVELS, PE_COORDS, Position, VIEW_DIMS, View};
+use lacuna_isa::view::{LOOP_LEVELS, MAX_PARAMS, PE_COORDS, Position, VIEW_DIMS, View};
 
 /// Most dynamic instructions and loop rounds of all walks of one kernel.
 const MAX_STEPS: u64 = 1 << 31;
 /// Most dynamic instructions of one PE.
 pub(super) const MAX_LENGTH: u64 = 1 << 26;
+
+/// Most combinations of parameter values that are walked.
+const MAX_VALUES: u64 = 1 << 16;
+
+/// Values of all parameters.
+pub(super) type Values = [i32; MAX_PARAMS];
 
 /// The walk was given up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +31,37 @@ pub(super) struct Control<'k> {
     ends: Vec<usize>,
     /// For every instruction, the most trips of each level whose loop is open there; 1 for other levels.
     pub counts: Vec<[u32; LOOP_LEVELS]>,
+    /// Every combination of values of the parameters that something depends on; `None` when there are too many.
+    values: Option<Vec<Values>>,
     steps: u64,
+}
+
+/// Every combination of values of the parameters that trip counts or views depend on; others have their least value.
+fn values(kernel: &Kernel) -> Option<Vec<Values>> {
+    let mut first = [0; MAX_PARAMS];
+    first.iter_mut().zip(&kernel.params).for_each(|(value, param)| *value = param.lo);
+    let mut all = vec![first];
+    for (i, param) in kernel.params.iter().enumerate() {
+        let in_trips = kernel.trips.iter().filter_map(|t| t.param).any(|t| usize::from(t.param) == i);
+        let in_views = kernel.views.iter().filter_map(|v| v.shift).any(|s| usize::from(s.param) == i);
+        if !in_trips && !in_views {
+            continue;
+        }
+        let range = u64::from(param.hi.abs_diff(param.lo)) + 1;
+        if range.checked_mul(all.len() as u64).is_none_or(|n| n > MAX_VALUES) {
+            return None;
+        }
+        let with = |values: &Values| {
+            let values = *values;
+            (param.lo..=param.hi).map(move |value| {
+                let mut values = values;
+                values[i] = value;
+                values
+            })
+        };
+        all = all.iter().flat_map(with).collect();
+    }
+    Some(all)
 }
 
 impl<'k> Control<'k> {
@@ -35,21 +71,37 @@ impl<'k> Control<'k> {
         let mut counts = Vec::with_capacity(ends.len());
         let mut open: Vec<(usize, usize, u32)> = Vec::new();
         for (pc, inst) in kernel.code.iter().enumerate() {
-            if let InstKind::End {} = inst.kind
-                && let Some((start, ..)) = open.pop()
-            {
-                ends[start] = pc;
-            }
             let mut here = [1; LOOP_LEVELS];
             for &(_, level, max) in &open {
                 here[level] = max;
             }
             counts.push(here);
+            if let InstKind::End {} = inst.kind
+                && let Some((start, ..)) = open.pop()
+            {
+                ends[start] = pc;
+            }
             if let InstKind::Loop { trip, level, .. } = inst.kind {
                 open.push((pc, usize::from(level), kernel.trips[usize::from(trip)].max));
             }
         }
-        Control { kernel, ends, counts, steps: 0 }
+        Control { kernel, ends, counts, values: values(kernel), steps: 0 }
+    }
+
+    /// Every combination of parameter values that a launch may run with; `None` when there are too many to walk.
+    pub fn values(&self) -> Option<&[Values]> {
+        self.values.as_deref()
+    }
+
+    /// One of [`Control::values`] for every set of trip counts.
+    pub fn values_of_trips(&self) -> Vec<Values> {
+        let mut seen = std::collections::BTreeSet::new();
+        let terms = |params: &Values| -> Vec<i64> {
+            let at = Position { params: *params, ..Position::default() };
+            self.kernel.trips.iter().filter_map(|t| t.param).map(|term| term.value(&at)).collect()
+        };
+        let all = self.values.iter().flatten().copied();
+        all.filter(|params| seen.insert(terms(params))).collect()
     }
 
     /// The most dynamic instructions that a PE can execute.
@@ -60,13 +112,14 @@ impl<'k> Control<'k> {
         self.counts.iter().map(times).fold(0, u64::saturating_add)
     }
 
-    /// Calls `visit` for every dynamic instruction of the PE at `coords` whose entry in `wanted` is set, in program order.
+    /// Calls `visit` for every dynamic instruction of the PE at `coords`, with these parameters, whose entry in `wanted` is set, in program order.
     ///
     /// # Errors
     /// When the visitor returns false, or the walk is too long.
     pub fn walk(
         &mut self,
         coords: [u32; PE_COORDS],
+        params: &Values,
         wanted: &[bool],
         visit: &mut dyn FnMut(usize, &Position) -> bool,
     ) -> Result<(), Stop> {
@@ -75,7 +128,7 @@ impl<'k> Control<'k> {
         for (pc, &w) in wanted.iter().enumerate() {
             sums[pc + 1] = sums[pc] + usize::from(w);
         }
-        let mut at = Position { levels: [0; LOOP_LEVELS], coords };
+        let mut at = Position { levels: [0; LOOP_LEVELS], coords, params: *params };
         let mut pc = 0;
         while pc < self.ends.len() {
             self.item(pc, wanted, &sums, &mut at, visit)?;
@@ -100,7 +153,7 @@ impl<'k> Control<'k> {
         if sums[end] == sums[pc] {
             return Ok(());
         }
-        let trips = u64::from(self.kernel.trips[usize::from(trip)].count(&at.levels, &at.coords));
+        let trips = u64::from(self.kernel.trips[usize::from(trip)].count(at));
         let rounds = if trips == 0 { 0 } else { trips + u64::from(stages) - 1 };
         let level = usize::from(level);
         let before = at.levels[level];
@@ -138,15 +191,36 @@ impl<'k> Control<'k> {
                 *high += reach.max(0);
             }
         }
+        if let Some(shift) = view.shift {
+            let (least, most) = self.reach(shift.param, shift.origin);
+            let (low, high) = &mut range[usize::from(shift.dim)];
+            *low += least;
+            *high += most;
+        }
         range
+    }
+
+    /// Least and greatest `factor * value` of a parameter.
+    fn reach(&self, param: u8, factor: i32) -> (i64, i64) {
+        let param = &self.kernel.params[usize::from(param)];
+        let ends = [param.lo, param.hi].map(|value| i64::from(value) * i64::from(factor));
+        (ends[0].min(ends[1]), ends[0].max(ends[1]))
+    }
+
+    /// Least and greatest bound of dimension `d` of `view`, over all values of parameters.
+    fn bound_range(&self, view: &View, d: usize) -> (i64, i64) {
+        let bound = i64::from(view.dims[d].bound);
+        let moved = view.shift.filter(|shift| usize::from(shift.dim) == d);
+        let (least, most) = moved.map_or((0, 0), |shift| self.reach(shift.param, shift.bound));
+        ((bound + least).max(0), (bound + most).max(0))
     }
 
     /// Least and greatest coordinate that takes part in each dimension at `pc`, over all PEs; `None` when none does.
     pub fn coordinate_range(&self, pc: usize, view: &View) -> Option<[(i64, i64); VIEW_DIMS]> {
         let mut range = self.base_range(pc, view);
-        for (r, dim) in range.iter_mut().zip(&view.dims) {
+        for (d, (r, dim)) in range.iter_mut().zip(&view.dims).enumerate() {
             r.0 = r.0.max(0);
-            r.1 = (r.1 + i64::from(dim.size)).min(i64::from(dim.bound)) - 1;
+            r.1 = (r.1 + i64::from(dim.size)).min(self.bound_range(view, d).1) - 1;
             if r.1 < r.0 {
                 return None;
             }
@@ -157,6 +231,6 @@ impl<'k> Control<'k> {
     /// Whether dimension `d` of `view` is never clipped at `pc`.
     pub fn never_clips(&self, pc: usize, view: &View, d: usize) -> bool {
         let (low, high) = self.base_range(pc, view)[d];
-        low >= 0 && high + i64::from(view.dims[d].size) <= i64::from(view.dims[d].bound)
+        low >= 0 && high + i64::from(view.dims[d].size) <= self.bound_range(view, d).0
     }
 }

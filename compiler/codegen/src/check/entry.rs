@@ -1,12 +1,14 @@
 //! The launches of an entry in order: addresses, and which bytes of the memories hold something.
 
-use lacuna_isa::inst::InstKind;
+use std::collections::VecDeque;
+
+use lacuna_isa::inst::{Engine, Inst, InstKind};
 use lacuna_isa::object::{Access, Address, EntryPoint, Kernel, MemSpace, Object, Port};
 
 use super::access::{Summary, first_undefined, summarize};
 use super::control::{Control, MAX_LENGTH};
 use super::marks::Intervals;
-use super::{Fault, Finding, MAX_FINDINGS, Rule, blank, buffers, forms, place};
+use super::{Fault, Finding, MAX_FINDINGS, Reason, Rule, blank, buffers, forms, place, text};
 
 /// Checks the entries of a valid object within the limits of its target.
 pub(super) fn check_entries(object: &Object, findings: &mut Vec<Finding>) {
@@ -29,6 +31,10 @@ impl<'o> Examined<'o> {
         let mut summary = Summary::default();
         if control.longest() > MAX_LENGTH {
             let message = format!("up to {} dynamic instructions on a PE", control.longest());
+            faults.push(Fault { rule: Rule::Length, pc: None, pe: None, message });
+        }
+        if control.values().is_none() {
+            let message = "too many combinations of values of parameters".to_owned();
             faults.push(Fault { rule: Rule::Length, pc: None, pe: None, message });
         }
         // Instructions without a meaning make all that follows meaningless.
@@ -73,8 +79,13 @@ fn check_entry<'o>(
             bytes.add(port.address.offset, port.address.offset + port_bytes(port));
         }
     }
-    let mut position = 0;
-    for inst in &entry.code {
+    let mut mail = Mail::default();
+    for (position, inst) in entry.code.iter().enumerate() {
+        if inst.kind.engine() == Engine::Me {
+            let reason = check_message(entry, &inst.kind, &mut mail, &mut defined, &mut written);
+            findings.extend(reason.err().map(|reason| message_finding(entry, position, inst, reason)));
+            continue;
+        }
         let InstKind::Launch { launch: number } = inst.kind else { continue };
         let number = usize::from(number);
         let launch = &entry.launches[number];
@@ -98,12 +109,103 @@ fn check_entry<'o>(
         if findings.len() >= MAX_FINDINGS {
             return;
         }
-        position += 1;
+    }
+    if let Some(message) = mail.left(usize::from(entry.ranks)) {
+        findings.push(Finding { message, ..blank(Rule::NotEmptyAtHalt) });
     }
     if findings.is_empty() {
         for port in &entry.outputs {
             check_output(object, entry, port, &mut written, findings);
         }
+    }
+}
+
+/// Sizes in bytes of the messages under way, oldest first, by the distance from sender to receiver: every rank sends and
+/// receives alike.
+#[derive(Default)]
+struct Mail(Vec<(usize, VecDeque<u64>)>);
+
+impl Mail {
+    fn queue(&mut self, distance: usize) -> &mut VecDeque<u64> {
+        let at = self.0.iter().position(|(d, _)| *d == distance).unwrap_or_else(|| {
+            self.0.push((distance, VecDeque::new()));
+            self.0.len() - 1
+        });
+        &mut self.0[at].1
+    }
+
+    fn left(&self, ranks: usize) -> Option<String> {
+        let (distance, queue) = self.0.iter().find(|(_, queue)| !queue.is_empty())?;
+        Some(format!("{} messages from rank 0 to rank {} are never received", queue.len(), distance % ranks))
+    }
+}
+
+/// Checks what the message engines read and receive, and notes what they write. Structure has been checked.
+fn check_message(
+    entry: &EntryPoint,
+    kind: &InstKind,
+    mail: &mut Mail,
+    defined: &mut Defined,
+    written: &mut Defined,
+) -> Result<(), Reason> {
+    let number = match *kind {
+        InstKind::Allred { transfer }
+        | InstKind::Allgath { transfer }
+        | InstKind::Redscat { transfer }
+        | InstKind::Alltoall { transfer }
+        | InstKind::Send { transfer }
+        | InstKind::Recv { transfer } => usize::from(transfer),
+        _ => return Ok(()),
+    };
+    let transfer = &entry.transfers[number];
+    let Some((read, made)) = transfer.bytes(kind, entry.ranks) else { return Ok(()) };
+    let ranks = i64::from(entry.ranks);
+    if let Some(bytes) = defined.of(transfer.src.space) {
+        let from = transfer.src.offset;
+        if let Some(byte) = bytes.first_missing(from, from + read) {
+            let message = format!("byte {} of the source of x{number} was never written", byte - from);
+            return Err((Rule::ReadBeforeWrite, message));
+        }
+    }
+    match kind {
+        InstKind::Send { .. } => {
+            let distance = i64::from(transfer.peer).rem_euclid(ranks) as usize;
+            mail.queue(distance).push_back(read);
+        }
+        InstKind::Recv { .. } => {
+            // Rank r receives from r + peer, which sent over the distance -peer.
+            let distance = (-i64::from(transfer.peer)).rem_euclid(ranks) as usize;
+            match mail.queue(distance).pop_front() {
+                None => {
+                    let message = format!("no message from {distance} ranks before was sent");
+                    return Err((Rule::WouldBlock, message));
+                }
+                Some(bytes) if bytes != made => {
+                    let message = format!("a message of {bytes} bytes is received as {made}");
+                    return Err((Rule::ShapeMismatch, message));
+                }
+                Some(_) => {}
+            }
+        }
+        _ => {}
+    }
+    for memory in [defined, written] {
+        if let Some(bytes) = memory.of(transfer.dst.space) {
+            bytes.add(transfer.dst.offset, transfer.dst.offset + made);
+        }
+    }
+    Ok(())
+}
+
+fn message_finding(entry: &EntryPoint, position: usize, inst: &Inst, (rule, message): Reason) -> Finding {
+    Finding {
+        launch: Some(position),
+        kernel: entry.name.clone(),
+        pc: Some(position),
+        instruction: text(inst),
+        engine: inst.kind.engine().name(),
+        message,
+        ..blank(rule)
     }
 }
 
@@ -181,11 +283,11 @@ fn check_output(
     let Some(byte) = missing.filter(|_| !in_place) else { return };
     let message = format!("byte {} of {bytes} of output `{}` is never written", byte - at.offset, port.name);
     // The last launch that writes into the output is the likeliest to have left it incomplete.
-    let launched = entry.code.iter().filter_map(|inst| {
+    let launched = entry.code.iter().enumerate().filter_map(|(position, inst)| {
         let InstKind::Launch { launch } = inst.kind else { return None };
-        Some(usize::from(launch))
+        Some((position, usize::from(launch)))
     });
-    let writer = launched.enumerate().filter(|&(_, number)| {
+    let writer = launched.filter(|&(_, number)| {
         let launch = &entry.launches[number];
         let tensors = &object.kernels[launch.kernel as usize].tensors;
         let mut pairs = launch.bases.iter().zip(tensors);

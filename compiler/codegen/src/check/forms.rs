@@ -1,7 +1,7 @@
 //! What an instruction means on its own: actions, formats, shapes, lanes; and the balance of loop bodies.
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, InstKind, Operand, Order, Use};
+use lacuna_isa::inst::{Action, InstKind, Multicast, Operand, Order, Share, Use};
 use lacuna_isa::object::Kernel;
 use lacuna_isa::program::{Lane, Program, SeOp, SeReduce};
 use lacuna_isa::view::View;
@@ -117,20 +117,40 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
             let program = &kernel.programs[usize::from(*program)];
             check_program(kernel, program)
         }
-        InstKind::Ldp { .. } => unknown(kind),
-        InstKind::Post { .. } => unknown(kind),
-        InstKind::Wait { .. } => unknown(kind),
-        InstKind::Bar { .. } => unknown(kind),
-        InstKind::Gate { .. } => unknown(kind),
+        // `Object::validate` has all that can be said of one of them alone.
+        InstKind::Ldp { .. } => Ok(()),
+        InstKind::Post { .. } => Ok(()),
+        InstKind::Wait { .. } => Ok(()),
+        InstKind::Bar { .. } => Ok(()),
+        InstKind::Gate { .. } => Ok(()),
         InstKind::Ldx { .. } => unknown(kind),
         InstKind::Ldmask { .. } => unknown(kind),
         InstKind::Scatter { .. } => unknown(kind),
-        InstKind::Xchg { .. } => unknown(kind),
+        InstKind::Xchg { dst, src, dim, cast } => {
+            let (to, from) = (local(dst), local(src));
+            if from.format != to.format {
+                return form(format!("an exchange from {} to {}", from.format, to.format));
+            }
+            if grouped(from) || grouped(to) {
+                return form("an exchange of grouped elements".to_owned());
+            }
+            parts(from, to, usize::from(*dim), group_size(kernel, *cast))
+        }
         InstKind::Move { .. } => unknown(kind),
         InstKind::Perm { .. } => unknown(kind),
         InstKind::Mask { .. } => unknown(kind),
         InstKind::Pack { .. } => unknown(kind),
-        InstKind::Xred { .. } => unknown(kind),
+        InstKind::Xred { dst, bank, dim, cast, share } => {
+            let (to, from) = (local(dst), local(bank));
+            if to.pattern.is_some() {
+                return form("a bank does not drain into a pattern".to_owned());
+            }
+            let n_parts = match share {
+                Share::All => 1,
+                Share::Part => group_size(kernel, *cast),
+            };
+            parts(to, from, usize::from(*dim), n_parts)
+        }
         InstKind::Allred { .. } => unknown(kind),
         InstKind::Allgath { .. } => unknown(kind),
         InstKind::Redscat { .. } => unknown(kind),
@@ -138,6 +158,29 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
         InstKind::Send { .. } => unknown(kind),
         InstKind::Recv { .. } => unknown(kind),
     }
+}
+
+/// Number of PEs of a group.
+fn group_size(kernel: &Kernel, cast: Multicast) -> u64 {
+    let [r0, r1, c0, c1] = kernel.grid.map(u64::from);
+    match cast {
+        Multicast::None => 1,
+        Multicast::Row => c0 * c1,
+        Multicast::Col => r0 * r1,
+        Multicast::All => r0 * r1 * c0 * c1,
+    }
+}
+
+/// Whether `n` boxes of `part` along dimension `d` make one of `whole`.
+fn parts(part: &View, whole: &View, d: usize, n: u64) -> Result<(), Reason> {
+    let fits = (0..part.dims.len()).all(|i| {
+        let times = if i == d { n } else { 1 };
+        u64::from(part.dims[i].size) * times == u64::from(whole.dims[i].size)
+    });
+    if fits {
+        return Ok(());
+    }
+    shape(format!("{n} boxes of {:?} do not make one of {:?}", part.sizes(), whole.sizes()))
 }
 
 fn unknown(kind: &InstKind) -> Result<(), Reason> {

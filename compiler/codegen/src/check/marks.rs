@@ -127,6 +127,14 @@ impl Intervals {
         self.0.insert(start, end);
     }
 
+    /// The first byte of `start..end` that is in the set; `end` when none is.
+    pub fn first_present(&self, start: u64, end: u64) -> u64 {
+        match self.0.range(..=start).next_back() {
+            Some((_, &last)) if last > start => start,
+            Some(_) | None => self.0.range(start..end).next().map_or(end, |(&first, _)| first),
+        }
+    }
+
     /// The first byte of `start..end` that is not in the set.
     pub fn first_missing(&self, start: u64, end: u64) -> Option<u64> {
         if start >= end {
@@ -165,6 +173,8 @@ mod tests {
                 prop_assert!((start..end).all(|b| bytes.remove(&b)));
                 prop_assert_eq!(intervals.first_missing(start, end), None);
                 prop_assert_eq!(intervals.first_missing(start, end + 1), Some(end));
+                prop_assert_eq!(intervals.first_present(start, end), start);
+                prop_assert!(intervals.first_present(end, end + 100) > end);
                 twice.add(start, end - start);
             }
             prop_assert!(bytes.is_empty());

@@ -7,7 +7,10 @@
 //! 2. `buffers`: occupancy of the circular buffers and what their slots hold, along the walk of one PE for each set of
 //!    trip counts; slot accesses are proven for whole boxes, and position by position where clipping is needed.
 //! 3. `access`: the bytes of the tensors that each PE touches, box by box; stores mark bytes, so disjointness is exact.
-//! 4. `entry`: the launches of an entry in order: address overlaps, bytes read before they are written, outputs complete.
+//! 4. `order`: where PEs meet, that all members of a group come there, and what that puts in order.
+//! 5. `entry`: the launches of an entry in order: address overlaps, bytes read before they are written, outputs complete.
+//!
+//! What depends on parameters of a launch is walked for every value in their ranges.
 //!
 //! The rules are the variants of [`Rule`]. A kernel is examined once, for the first launch that uses it; only rules about
 //! addresses are examined for every launch. Work is linear in dynamic instructions and stored bytes.
@@ -17,8 +20,10 @@ mod boxes;
 mod buffers;
 mod control;
 mod entry;
+mod epochs;
 mod forms;
 mod marks;
+mod order;
 mod rows;
 mod slots;
 
@@ -83,12 +88,18 @@ rules! {
     PartialGroup = "partial-group",
     /// An access stays within the elements of its slot.
     SlotBounds = "slot-bounds",
-    /// Every buffer is empty at `halt`.
+    /// Every buffer is empty at `halt`, and every message received.
     NotEmptyAtHalt = "not-empty-at-halt",
     /// An access stays within the bytes of its tensor's plane.
     TensorBounds = "tensor-bounds",
-    /// No two PEs access the same byte of a written tensor, and no byte of an `out` tensor is written twice.
+    /// No two PEs access the same byte of a written tensor with nothing to order them, and no byte of an `out` tensor is written twice.
     Race = "race",
+    /// No `wait` holds forever, and no `recv` takes what was not sent.
+    WouldBlock = "would-block",
+    /// Every PE of a group executes its collectives, at the same counters of loops.
+    NotUniform = "not-uniform",
+    /// An instruction's engine has power.
+    Gated = "gated",
     /// A tensor that a launch writes shares no byte with another tensor of the launch.
     Overlap = "overlap",
     /// What is read was written before, or is an input.

@@ -129,18 +129,21 @@ pub(super) fn check(
         InstKind::Ldx { .. } => Ok(()),
         InstKind::Ldmask { .. } => Ok(()),
         InstKind::Scatter { .. } => Ok(()),
-        InstKind::Xchg { .. } => Ok(()),
         InstKind::Move { .. } => Ok(()),
         InstKind::Perm { .. } => Ok(()),
         InstKind::Mask { .. } => Ok(()),
         InstKind::Pack { .. } => Ok(()),
-        InstKind::Xred { .. } => Ok(()),
         InstKind::Allred { .. } => Ok(()),
         InstKind::Allgath { .. } => Ok(()),
         InstKind::Redscat { .. } => Ok(()),
         InstKind::Alltoall { .. } => Ok(()),
         InstKind::Send { .. } => Ok(()),
         InstKind::Recv { .. } => Ok(()),
+        InstKind::Xchg { dst, src: other, .. } | InstKind::Xred { dst, bank: other, .. } => {
+            let (to, from) = (view(dst), view(other));
+            within(strides(from), from.offset, ranges(from, at), &layouts[1])?;
+            within(strides(to), to.offset, ranges(to, at), &layouts[0])
+        }
         InstKind::Gather { idx, dim, .. } => {
             let idx = view(idx);
             let mut whole = [(0, 1); VIEW_DIMS];

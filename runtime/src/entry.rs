@@ -1,0 +1,132 @@
+//! Entries: what is resolved and checked of them when an object is loaded.
+
+use lacuna_isa::inst::{Combine, InstKind};
+use lacuna_isa::object::{Access, EntryPoint, MemSpace, Object, Transfer};
+
+use crate::trap::LoadError;
+
+/// Most ranks of an entry.
+const MAX_RANKS: u16 = 4096;
+
+/// An instruction of an entry stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum EntryStep {
+    /// The launch of this number.
+    Launch(usize),
+    /// What message engines do with a transfer.
+    Message(InstKind, Transfer),
+}
+
+/// Checks an entry: its launches, ports and transfers stay within memory. Returns the stream without its `halt`.
+pub(crate) fn plan_entry(object: &Object, entry: &EntryPoint) -> Result<Vec<EntryStep>, LoadError> {
+    let fail = |reason: String| LoadError::Entry { entry: entry.name.clone(), reason };
+    if !(1..=MAX_RANKS).contains(&entry.ranks) {
+        return Err(fail(format!("{} ranks", entry.ranks)));
+    }
+    for port in entry.inputs.iter().chain(&entry.outputs) {
+        let end = port_bytes(port).and_then(|bytes| port.address.offset.checked_add(bytes));
+        if port.address.space == MemSpace::Weights
+            || end.is_none_or(|end| end > size_of(object, port.address.space))
+        {
+            return Err(fail(format!("port {} lies outside memory", port.name)));
+        }
+    }
+    for idx in 0..entry.launches.len() {
+        check_launch(object, entry, idx).map_err(&fail)?;
+    }
+    let mut steps = Vec::new();
+    for (pc, inst) in entry.code.iter().enumerate() {
+        match inst.kind {
+            InstKind::Launch { launch } if usize::from(launch) < entry.launches.len() => {
+                steps.push(EntryStep::Launch(usize::from(launch)));
+            }
+            InstKind::Allred { transfer }
+            | InstKind::Allgath { transfer }
+            | InstKind::Redscat { transfer }
+            | InstKind::Alltoall { transfer }
+            | InstKind::Send { transfer }
+            | InstKind::Recv { transfer } => {
+                let known = entry.transfers.get(usize::from(transfer));
+                let known = known.ok_or_else(|| fail(format!("instruction {pc}: no transfer {transfer}")))?;
+                check_transfer(object, entry, &inst.kind, known)
+                    .map_err(|reason| fail(format!("instruction {pc}: {reason}")))?;
+                steps.push(EntryStep::Message(inst.kind, *known));
+            }
+            InstKind::Halt {} if pc + 1 == entry.code.len() => return Ok(steps),
+            other => return Err(fail(format!("instruction {pc} is {other:?}"))),
+        }
+    }
+    Err(fail("the stream does not end in halt".into()))
+}
+
+fn size_of(object: &Object, space: MemSpace) -> u64 {
+    match space {
+        MemSpace::Weights => object.weights.bytes().len() as u64,
+        MemSpace::Hbm => object.hbm_bytes,
+        MemSpace::Sram => object.sram_bytes,
+    }
+}
+
+fn check_launch(object: &Object, entry: &EntryPoint, idx: usize) -> Result<(), String> {
+    let launch = &entry.launches[idx];
+    let Some(kernel) = object.kernels.get(launch.kernel as usize) else {
+        return Err(format!("launch {idx} names kernel {}, which does not exist", launch.kernel));
+    };
+    if launch.bases.len() != kernel.tensors.len() {
+        let (found, wanted) = (launch.bases.len(), kernel.tensors.len());
+        return Err(format!("launch {idx} sets {found} of {wanted} base registers of {}", kernel.name));
+    }
+    let in_range = |(value, param): (&i32, &lacuna_isa::object::Param)| (param.lo..=param.hi).contains(value);
+    if launch.params.len() != kernel.params.len() || !launch.params.iter().zip(&kernel.params).all(in_range) {
+        return Err(format!("launch {idx} gives {} {:?} as parameters", kernel.name, launch.params));
+    }
+    for (base, tensor) in launch.bases.iter().zip(&kernel.tensors) {
+        let end = base.offset.checked_add(tensor.bytes);
+        if end.is_none_or(|end| end > size_of(object, base.space)) {
+            return Err(format!("launch {idx} of {}: {base:?} lies outside memory", kernel.name));
+        }
+        if base.space == MemSpace::Weights && tensor.access != Access::In {
+            return Err(format!("launch {idx} of {} writes weights", kernel.name));
+        }
+    }
+    Ok(())
+}
+
+fn check_transfer(
+    object: &Object,
+    entry: &EntryPoint,
+    kind: &InstKind,
+    transfer: &Transfer,
+) -> Result<(), String> {
+    let Transfer { src, dst, elem, elements, combine, peer: _ } = *transfer;
+    if elem.bits() < 8 {
+        return Err(format!("{elem} is not of whole bytes"));
+    }
+    let combines = matches!(kind, InstKind::Allred { .. } | InstKind::Redscat { .. });
+    if combines == (combine == Combine::Replace) {
+        return Err(format!("`{}` combines by {combine:?}", kind.mnemonic()));
+    }
+    let Some((read, written)) = transfer.bytes(kind, entry.ranks) else {
+        return Err(format!("{elements} elements"));
+    };
+    for (at, bytes) in [(src, read), (dst, written)] {
+        if at.offset.checked_add(bytes).is_none_or(|end| end > size_of(object, at.space)) {
+            return Err(format!("{at:?} lies outside memory"));
+        }
+    }
+    if written > 0 && dst.space == MemSpace::Weights {
+        return Err("it writes weights".to_owned());
+    }
+    let in_place = matches!(kind, InstKind::Allred { .. }) && src == dst;
+    let touch = src.space == dst.space && src.offset < dst.offset + written && dst.offset < src.offset + read;
+    if touch && !in_place {
+        return Err("source and destination share bytes".to_owned());
+    }
+    Ok(())
+}
+
+/// Bytes of a port's elements.
+pub(crate) fn port_bytes(port: &lacuna_isa::object::Port) -> Option<u64> {
+    let elements = port.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
+    elements.checked_mul(u64::from(port.elem.bits())).map(|bits| bits.div_ceil(8))
+}
