@@ -139,7 +139,8 @@ fn nvfp4_scales() {
     assert_eq!(scale_of(&[1.0, f32::INFINITY]).1, 0);
 }
 
-/// Signal to quantisation noise on normal deviates, in dB: anchors published for these formats and modes.
+/// Signal to quantisation noise on normal deviates, in dB: published for the OCP formats and modes, found here for those with
+/// pair shifts.
 #[test]
 fn quantisation_noise_on_normal_deviates() {
     let mut state = 20_261_120u64;
@@ -155,9 +156,9 @@ fn quantisation_noise_on_normal_deviates() {
         (GroupFormat::MXFP4, [18.78, 18.75, 19.02, 19.02]),
         (GroupFormat::MXFP6, [30.95, 30.96, 31.00, 31.00]),
         (GroupFormat::MXINT8, [41.67, 41.61, 41.64, 41.64]),
-        (GroupFormat::MX9, [0.0; 4]),
-        (GroupFormat::MX6, [0.0; 4]),
-        (GroupFormat::MX4, [0.0; 4]),
+        (GroupFormat::MX9, [46.51, 46.46, 46.51, 46.51]),
+        (GroupFormat::MX6, [28.29, 27.93, 28.31, 28.31]),
+        (GroupFormat::MX4, [15.71, 13.92, 15.77, 15.77]),
     ] {
         let modes = [ScaleMode::Floor, ScaleMode::Rceil, ScaleMode::Even, ScaleMode::Tosa];
         for (mode, want) in modes.into_iter().zip(decibels) {
@@ -166,11 +167,6 @@ fn quantisation_noise_on_normal_deviates() {
             let signal: f64 = values.iter().map(|&x| square(x)).sum();
             let noise: f64 = values.iter().zip(&out).map(|(&x, &y)| square(x - y)).sum();
             let got = 10.0 * (signal / noise).log10();
-            eprintln!("{fmt} {mode} {got:.2}");
-            if want > 0.0 {
-            } else {
-                continue;
-            }
             assert!((got - want).abs() < 0.1, "{fmt} {mode}: {got:.2} dB, not {want}");
         }
     }
