@@ -33,7 +33,8 @@ pub struct Energy {
     pub sram_pj_per_byte: f64,
     /// A byte over the HBM port.
     pub hbm_pj_per_byte: f64,
-    /// What an engine of one PE draws in a cycle in which it is powered but not busy, in the order of [`Engine::ALL`].
+    /// What an engine of one PE draws in a cycle in which it is powered but not busy, in the order of [`Engine::ALL`]; an
+    /// assumed share of [`Energy::busy_pj_per_cycle`].
     pub idle_pj_per_cycle: [f64; Engine::ALL.len()],
 }
 
@@ -316,6 +317,11 @@ mod tests {
             assert!((idle - busy / 10.0).abs() <= 1e-9 * busy, "{engine:?}: {idle} of {busy}");
             assert_eq!(busy > 0.0, !matches!(engine, Engine::Cp | Engine::Me), "{engine:?}");
         }
+        // All engines of this one at once would draw more than the design power.
+        let t = target("mtia-500").unwrap();
+        let idle: f64 = t.energy.as_ref().unwrap().idle_pj_per_cycle.iter().sum();
+        let watts = idle * f64::from(t.n_pes()) * t.clock_ghz * 1e-3;
+        assert!((watts - t.tdp_w / 10.0).abs() < 1e-6, "{watts} W");
     }
 
     #[test]

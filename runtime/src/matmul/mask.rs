@@ -56,7 +56,7 @@ pub(crate) fn check(grain: Grain, a: &View, b: &View, mask: &View, order: Order)
                 }
             }
             let unit = u64::from(a.format.group_size().max(b.format.group_size()));
-            if run % unit != 0 {
+            if !run.is_multiple_of(unit) {
                 let message = format!("blocks of {run} summed elements are no whole groups of {unit}");
                 return Err(Fault::new(TrapKind::PartialGroup, message));
             }
