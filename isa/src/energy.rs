@@ -132,13 +132,13 @@ impl Energy {
                     |stored: u64| pattern.map_or(stored, |p| stored * u64::from(p.m) / u64::from(p.n));
                 let DpeActions { a_reads, b_reads, b_gated, gated, flags, .. } =
                     actions.unwrap_or_else(|| DpeActions { b_reads: 0, ..DpeActions::dense(m, n, k) });
-                let b_elements = actions.map_or(n * k, |_| dense(b_reads - b_gated));
+                let b_elements = actions.map_or(n * k, |_| dense(b_reads.saturating_sub(b_gated)));
                 let [a_codes, a_scales, _] =
                     PlaneMap { format: a, pattern: None, k_stride: 1 }.plane_bytes(a_reads);
                 let [b_codes, b_scales, indices] =
                     PlaneMap { format: b, pattern, k_stride: 1 }.plane_bytes(b_elements);
                 EnergyByAction {
-                    mac: (cost.macs - gated) as f64 * self.mac(a, b),
+                    mac: cost.macs.saturating_sub(gated) as f64 * self.mac(a, b),
                     gated: gated as f64 * self.gated_pj,
                     skipped: cost.macs_skipped as f64 * self.skipped_pj,
                     local: local(a_codes + a_scales + b_codes + b_scales),

@@ -118,7 +118,7 @@ impl Chosen {
         match grain {
             Grain::Active => {
                 let [_, _, x, y, z] = flags.view.sizes();
-                let mut set = Vec::with_capacity((x * y * z) as usize);
+                let mut set = Vec::new();
                 for i in 0..x {
                     for j in 0..y {
                         for l in 0..z {
@@ -145,7 +145,7 @@ impl Chosen {
                     let number = *of_block.entry(blocks).or_insert_with(|| {
                         let mut idx = [0; VIEW_DIMS];
                         (idx[n_dims[0]], idx[n_dims[1]]) = (blocks[0], blocks[1]);
-                        let mut set = Vec::with_capacity((x * y * z) as usize);
+                        let mut set = Vec::new();
                         for i in 0..x {
                             for j in 0..y {
                                 for l in 0..z {
