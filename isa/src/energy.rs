@@ -33,7 +33,8 @@ pub struct Energy {
     pub sram_pj_per_byte: f64,
     /// A byte over the HBM port.
     pub hbm_pj_per_byte: f64,
-    /// What an engine of one PE draws in a cycle in which it is powered but not busy, in the order of [`Engine::ALL`].
+    /// What an engine of one PE draws in a cycle in which it is powered but not busy, in the order of [`Engine::ALL`]; an
+    /// assumed share of [`Energy::busy_pj_per_cycle`].
     pub idle_pj_per_cycle: [f64; Engine::ALL.len()],
 }
 
@@ -131,13 +132,13 @@ impl Energy {
                     |stored: u64| pattern.map_or(stored, |p| stored * u64::from(p.m) / u64::from(p.n));
                 let DpeActions { a_reads, b_reads, b_gated, gated, flags, .. } =
                     actions.unwrap_or_else(|| DpeActions { b_reads: 0, ..DpeActions::dense(m, n, k) });
-                let b_elements = actions.map_or(n * k, |_| dense(b_reads - b_gated));
+                let b_elements = actions.map_or(n * k, |_| dense(b_reads.saturating_sub(b_gated)));
                 let [a_codes, a_scales, _] =
                     PlaneMap { format: a, pattern: None, k_stride: 1 }.plane_bytes(a_reads);
                 let [b_codes, b_scales, indices] =
                     PlaneMap { format: b, pattern, k_stride: 1 }.plane_bytes(b_elements);
                 EnergyByAction {
-                    mac: (cost.macs - gated) as f64 * self.mac(a, b),
+                    mac: cost.macs.saturating_sub(gated) as f64 * self.mac(a, b),
                     gated: gated as f64 * self.gated_pj,
                     skipped: cost.macs_skipped as f64 * self.skipped_pj,
                     local: local(a_codes + a_scales + b_codes + b_scales),
@@ -328,6 +329,11 @@ mod tests {
             assert!((idle - busy / 10.0).abs() <= 1e-9 * busy, "{engine:?}: {idle} of {busy}");
             assert_eq!(busy > 0.0, !matches!(engine, Engine::Cp | Engine::Me), "{engine:?}");
         }
+        // All engines of this one at once would draw more than the design power.
+        let t = target("mtia-500").unwrap();
+        let idle: f64 = t.energy.as_ref().unwrap().idle_pj_per_cycle.iter().sum();
+        let watts = idle * f64::from(t.n_pes()) * t.clock_ghz * 1e-3;
+        assert!((watts - t.tdp_w / 10.0).abs() < 1e-6, "{watts} W");
     }
 
     #[test]

@@ -37,7 +37,8 @@ pub struct EnergyFigures {
     pub skipped: Figure,
     /// One f32 operation of the SE.
     pub simd_op: Figure,
-    /// What an engine draws when it is powered but not busy, as a share of what it draws at its greatest rate.
+    /// What an engine draws when it is powered but not busy, as a share of what it draws at its greatest rate; all together at
+    /// most this share of the design power.
     pub idle: Figure,
     /// Multiply-accumulates by operand format.
     pub macs: Vec<MacEnergy>,
@@ -95,7 +96,12 @@ impl EnergyFigures {
             idle_pj_per_cycle: Default::default(),
         };
         let idle = plain("idle", &self.idle, Quantity::Ratio)?;
-        energy.idle_pj_per_cycle = energy.busy_pj_per_cycle(target).map(|busy| idle * busy);
+        let busy = energy.busy_pj_per_cycle(target);
+        // Picojoules per cycle times gigacycles per second are milliwatts.
+        let all_w = busy.iter().sum::<f64>() * f64::from(target.n_pes()) * target.clock_ghz * 1e-3;
+        // Engines that cannot all be busy within the design power leak less than their rates suggest.
+        let within = if all_w > target.tdp_w { target.tdp_w / all_w } else { 1.0 };
+        energy.idle_pj_per_cycle = busy.map(|busy| idle * within * busy);
         Ok(energy)
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn check(grain: Grain, a: &View, b: &View, mask: &View, order: Order)
                 }
             }
             let unit = u64::from(a.format.group_size().max(b.format.group_size()));
-            if run % unit != 0 {
+            if !run.is_multiple_of(unit) {
                 let message = format!("blocks of {run} summed elements are no whole groups of {unit}");
                 return Err(Fault::new(TrapKind::PartialGroup, message));
             }
@@ -118,7 +118,7 @@ impl Chosen {
         match grain {
             Grain::Active => {
                 let [_, _, x, y, z] = flags.view.sizes();
-                let mut set = Vec::with_capacity((x * y * z) as usize);
+                let mut set = Vec::new();
                 for i in 0..x {
                     for j in 0..y {
                         for l in 0..z {
@@ -145,7 +145,7 @@ impl Chosen {
                     let number = *of_block.entry(blocks).or_insert_with(|| {
                         let mut idx = [0; VIEW_DIMS];
                         (idx[n_dims[0]], idx[n_dims[1]]) = (blocks[0], blocks[1]);
-                        let mut set = Vec::with_capacity((x * y * z) as usize);
+                        let mut set = Vec::new();
                         for i in 0..x {
                             for j in 0..y {
                                 for l in 0..z {

@@ -11,7 +11,7 @@ use lacuna_isa::view::{Position, Space, VIEW_DIMS};
 
 use super::walk::SlotUse;
 use crate::matmul::actions::ProductRecord;
-use crate::matmul::mask::{Chosen, Flags, Grain, second_dims};
+use crate::matmul::mask::{Chosen, Flags, Grain, check, second_dims};
 
 /// What is known of a launch besides its stream.
 #[derive(Clone, Copy)]
@@ -94,7 +94,8 @@ impl<'a> Masks<'a> {
         let view = |operand: Operand| &self.kernel.views[usize::from(operand.view)];
         let ring = &self.rings[usize::from(mask.buffer)];
         let origin = ring.get(usize::from(mask.delta)).copied().flatten();
-        if let Some(origin) = origin {
+        let fits = check(grain, view(a), view(b), view(mask), order).is_ok();
+        if let Some(origin) = origin.filter(|_| fits) {
             let (n_dims, k_dims) = second_dims(order);
             let (a_ranges, b_ranges) = (view(a).clip(at), view(b).clip(at));
             let b_view = view(b);
@@ -115,6 +116,9 @@ impl<'a> Masks<'a> {
             };
             let a_k = inside(&sizes(&[2, 3, 4], a), &[2, 3, 4], &a_ranges);
             let b_k = inside(&sizes(&k_dims, b), &k_dims, &b_ranges);
+            if a_k.len() != b_k.len() {
+                return dense;
+            }
             let k: Vec<bool> = a_k.iter().zip(&b_k).map(|(a, b)| *a && *b).collect();
             let columns = inside(&sizes(&n_dims, b), &n_dims, &b_ranges);
             let columns: Vec<usize> = (0..columns.len()).filter(|&column| columns[column]).collect();

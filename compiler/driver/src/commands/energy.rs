@@ -38,7 +38,8 @@ pub(super) fn power_warnings(profile: &Profile, target: &Target) -> Vec<String> 
         whole.iter().filter(|power| power.is_over()).map(|power| format!("power: {power}")).collect();
     let over = launches.clone().count();
     if let Some((launch, power)) = launches.max_by(|a, b| a.1.modelled_w.total_cmp(&b.1.modelled_w)) {
-        warnings.push(format!("power of {over} launches, most of `{}`: {power}", launch.kernel));
+        let others = if over > 1 { format!(", the most of {over} launches") } else { String::new() };
+        warnings.push(format!("power of launch `{}`{others}: {power}", launch.kernel));
     }
     warnings
 }
