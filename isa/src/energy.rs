@@ -49,12 +49,12 @@ impl Energy {
         let local = |bytes: u64| bytes as f64 * self.local_pj_per_byte;
         match *work {
             Work::Control => 0.0,
-            Work::Dma { bytes, .. } => {
-                local(bytes)
+            Work::Dma { bytes: local_bytes, .. } | Work::Uneven { local_bytes, .. } => {
+                local(local_bytes)
                     + cost.hbm_bytes as f64 * self.hbm_pj_per_byte
                     + cost.sram_bytes as f64 * self.sram_pj_per_byte
             }
-            Work::Fill { bytes } => local(bytes),
+            Work::Layout { bytes } | Work::Fill { bytes } => local(bytes),
             Work::Matmul { m, n, k, a, b, pattern } => {
                 let read = |format, pattern, elements| {
                     let map = PlaneMap { format, pattern, k_stride: 1 };
@@ -152,6 +152,10 @@ mod tests {
         check(dma(MemSpace::Hbm, 1), 100.0 * (2.0 + 32.0));
         check(dma(MemSpace::Weights, 4), 100.0 * 2.0 + 25.0 * 32.0);
         check(dma(MemSpace::Sram, 1), 100.0 * (2.0 + 16.0));
+        let (far_bytes, local_bytes) = (40, 100);
+        let space = MemSpace::Weights;
+        check(Work::Uneven { far_bytes, local_bytes, runs: 1, space, receivers: 4 }, 200.0 + 10.0 * 32.0);
+        check(Work::Layout { bytes: 10 }, 20.0);
         check(Work::Fill { bytes: 10 }, 20.0);
         check(Work::Bank { elements: 10 }, 80.0);
         check(Work::Simd { elements: 4, ops: 3, bytes: 32 }, 12.0 * 8.0 + 64.0);

@@ -9,10 +9,12 @@
 //! 4. Streams end in their one `halt`; loops nest, use different levels, end, and have 1 to 4 stages; an instruction's
 //!    stage is below the stages of its innermost loop. Kernel streams launch nothing, entry streams do nothing else.
 //! 5. Operands: buffers of the right kind, deltas below the slots (0 for push and pop), the whole box of a local view
-//!    inside its slot, bank views f32. Loads read no `out` tensor, stores write no `in` tensor.
+//!    inside its slot, bank views f32. Loads read no `out` tensor, stores write no `in` tensor; scattered tensors are
+//!    `inout`, compressed ones `in`.
 //! 6. SE programs: registers, accumulators and streams in range; only pushed or updated streams are stored to; float
 //!    functions work on float lanes.
-//! 7. Launches: one base for each tensor, tensors inside their memories, nothing written to the weights. Ports lie in HBM.
+//! 7. Launches: one base for each tensor, tensors inside their memories, nothing written to the weights,
+//!    compressed tensors in them. Ports lie in HBM.
 //!
 //! Not structural, and left to codegen's checker and the interpreter's traps: balance of buffers, races, and accesses to
 //! tensors beyond their bytes.
@@ -21,6 +23,7 @@ mod code;
 mod program;
 
 use crate::format::ScalarType;
+use crate::inst::InstKind;
 use crate::object::{Access, Address, BufferKind, EntryPoint, Kernel, MemSpace, Object, Port, Trip};
 use crate::target::Target;
 use crate::target_file;
@@ -122,7 +125,10 @@ impl Object {
                     kernel.name
                 ));
             }
+            let compressed = compressed_tensors(kernel);
             for (r, (&base, tensor)) in launch.bases.iter().zip(&kernel.tensors).enumerate() {
+                let constant = base.space == MemSpace::Weights || !compressed.contains(&r);
+                faults.check(constant, || format!("tensor r{r} is compressed, but not in the weights"));
                 faults.check(self.holds(base, tensor.bytes), || format!("tensor r{r} leaves its memory"));
                 let writes = match tensor.access {
                     Access::In => false,
@@ -136,6 +142,19 @@ impl Object {
         faults.place = place;
         code::validate_entry_code(entry, faults);
     }
+}
+
+/// Base registers that `ldx` reads.
+fn compressed_tensors(kernel: &Kernel) -> Vec<usize> {
+    let register = |view: u16| match kernel.views.get(usize::from(view))?.space {
+        Space::Global(register) => Some(usize::from(register)),
+        Space::Local => None,
+    };
+    let views = kernel.code.iter().filter_map(|inst| match inst.kind {
+        InstKind::Ldx { src, .. } => Some(src),
+        _ => None,
+    });
+    views.filter_map(register).collect()
 }
 
 /// Bytes of a port's elements; `None` on overflow.
