@@ -6,6 +6,7 @@
 
 mod boxes;
 mod dma;
+mod layout;
 mod local;
 mod machine;
 mod matmul;

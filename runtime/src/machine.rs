@@ -40,6 +40,8 @@ pub struct LaunchRecord {
     pub instructions: u64,
     /// Bytes that loads brought to PEs, all planes.
     pub loaded_bytes: u64,
+    /// Bytes of loaded boxes that masks and compression kept from crossing the port.
+    pub skipped_bytes: u64,
     /// Bytes stored.
     pub stored_bytes: u64,
     /// Multiply-accumulates performed.
@@ -172,6 +174,7 @@ impl<'o> Machine<'o> {
                 counts.instructions += ended.counts.instructions;
                 counts.loaded_bytes += ended.counts.loaded_bytes;
                 counts.stored_bytes += ended.counts.stored_bytes;
+                counts.skipped_bytes += ended.counts.skipped_bytes;
                 counts.macs += ended.counts.macs;
                 counts.macs_skipped += ended.counts.macs_skipped;
                 logs.push(ended.log);
@@ -183,6 +186,7 @@ impl<'o> Machine<'o> {
                     kernel: plan.kernel.name.clone(),
                     instructions: counts.instructions,
                     loaded_bytes: counts.loaded_bytes,
+                    skipped_bytes: counts.skipped_bytes,
                     stored_bytes: counts.stored_bytes,
                     macs: counts.macs,
                     macs_skipped: counts.macs_skipped,

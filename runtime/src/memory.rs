@@ -138,6 +138,8 @@ impl ByteBox {
 enum Content {
     /// The bytes themselves.
     Bytes,
+    /// None: the bytes stay, but count as written.
+    Claim,
     /// Codes of less than a byte that share the run's first or last byte with others: `skip` codes into the run.
     Codes { ty: ScalarType, skip: usize, n: usize },
 }
@@ -188,6 +190,11 @@ impl Log {
         let content = Content::Codes { ty, skip, n };
         self.stores.push(Store { at, content, data: self.data.len(), once: false, pc });
         self.data.extend_from_slice(codes);
+    }
+
+    /// Marks bytes as written without writing them.
+    pub fn claim(&mut self, at: ByteBox, pc: usize) {
+        self.stores.push(Store { at, content: Content::Claim, data: self.data.len(), once: false, pc });
     }
 
     /// Where the data of the last store goes.
@@ -274,6 +281,7 @@ fn put<'d>(content: Content, run: &mut [u8], data: &'d [u8]) -> &'d [u8] {
             run.copy_from_slice(now);
             rest
         }
+        Content::Claim => data,
         Content::Codes { ty, skip, n } => {
             for i in 0..n {
                 pack::set(run, ty, skip + i, pack::get(data, ty, i));

@@ -1,8 +1,9 @@
 //! One PE: walks its kernel's stream in program order and executes every instruction to its end.
 
-use lacuna_isa::inst::{Action, InstKind, Operand};
+use lacuna_isa::inst::{Action, Fill, InstKind, Operand};
 use lacuna_isa::view::Position;
 
+use crate::dma::{Load, Pick};
 use crate::matmul::fast::PanelCache;
 use crate::memory::{Log, Memory, Overlay, Tensor};
 use crate::plan::KernelPlan;
@@ -16,6 +17,7 @@ pub(crate) struct Counts {
     pub instructions: u64,
     pub loaded_bytes: u64,
     pub stored_bytes: u64,
+    pub skipped_bytes: u64,
     pub macs: u64,
     pub macs_skipped: u64,
 }
@@ -103,8 +105,27 @@ impl<'m> Pe<'m> {
                     return Err(Fault::new(TrapKind::NotEmptyAtHalt, message));
                 }
             }
-            InstKind::Ld { dst, src, fill, cast: _ } => self.load(dst, src, fill, None)?,
-            InstKind::Gather { dst, src, idx, dim, fill } => self.load(dst, src, fill, Some((dim, idx)))?,
+            InstKind::Ld { dst, src, fill, cast: _ } => {
+                self.load(&Load { dst, src, fill, pick: Pick::All, code: None })?;
+            }
+            InstKind::Gather { dst, src, idx, dim, fill } => {
+                self.load(&Load { dst, src, fill, pick: Pick::Indices(dim, idx), code: None })?;
+            }
+            InstKind::Ldx { dst, src, code, cast: _ } => {
+                self.load(&Load { dst, src, fill: Fill::Zero, pick: Pick::All, code: Some(code) })?;
+            }
+            InstKind::Ldmask { dst, src, mask, dim } => {
+                self.load(&Load { dst, src, fill: Fill::Zero, pick: Pick::Flags(dim, mask), code: None })?;
+            }
+            InstKind::Scatter { src, dst, idx, dim, combine } => {
+                self.scatter(src, dst, (dim, idx), combine)?
+            }
+            InstKind::Move { dst, src, fill } => self.rearrange(dst, src, fill, None)?,
+            InstKind::Perm { dst, src, idx, dim, fill } => {
+                self.rearrange(dst, src, fill, Some((dim, idx)))?
+            }
+            InstKind::Mask { dst, src } => self.mask(dst, src)?,
+            InstKind::Pack { dst, src } => self.pack(dst, src)?,
             InstKind::St { src, dst } => self.store(src, dst)?,
             InstKind::Fill { dst, value } => self.fill(dst, value)?,
             InstKind::Zero { bank } => self.zero(bank)?,
@@ -119,14 +140,7 @@ impl<'m> Pe<'m> {
             InstKind::Wait { .. } => {}
             InstKind::Bar { .. } => {}
             InstKind::Gate { .. } => {}
-            InstKind::Ldx { .. } => {}
-            InstKind::Ldmask { .. } => {}
-            InstKind::Scatter { .. } => {}
             InstKind::Xchg { .. } => {}
-            InstKind::Move { .. } => {}
-            InstKind::Perm { .. } => {}
-            InstKind::Mask { .. } => {}
-            InstKind::Pack { .. } => {}
             InstKind::Mmblk { .. } => {}
             InstKind::Mmact { .. } => {}
             InstKind::Seed { .. } => {}
@@ -185,11 +199,10 @@ impl<'m> Pe<'m> {
         let ring = &mut self.rings[usize::from(operand.buffer)];
         match operand.action {
             Action::Update => {
-                let idx = ring.locate(operand.delta)?;
-                let slot = ring.take(idx);
+                let (place, slot) = ring.take(operand.delta)?;
                 slot.check_format(&self.plan.kernel.views[usize::from(operand.view)])?;
                 let layout = slot.layout;
-                Ok(Target { bytes: slot.into_bytes(), layout, place: Some(idx) })
+                Ok(Target { bytes: slot.into_bytes(), layout, place: Some(place) })
             }
             Action::Push | Action::Read | Action::Pop => {
                 ring.check_push(layout.bytes())?;
@@ -204,7 +217,7 @@ impl<'m> Pe<'m> {
         let ring = &mut self.rings[usize::from(operand.buffer)];
         let slot = Slot::owned(target.bytes, target.layout);
         match target.place {
-            Some(idx) => ring.put_back(idx, slot),
+            Some(place) => ring.put_back(place, slot),
             None => ring.push(slot),
         }
     }

@@ -1,5 +1,7 @@
 //! What is resolved and checked once, when an object is loaded, so that running needs no look-ups that can fail.
 
+mod movement;
+
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::{Action, GlobalField, InstKind, Operand, OperandField, Place, Use};
 use lacuna_isa::object::{Access, BufferKind, EntryPoint, Kernel, MemSpace, Object};
@@ -227,15 +229,20 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
             .ok_or_else(|| format!("there is no buffer {buffer}")),
         InstKind::Ld { dst, src, .. } => widening(global(*src), view(dst)),
         InstKind::Gather { dst, src, idx, dim, .. } => {
-            if usize::from(*dim) >= VIEW_DIMS {
-                return Err(format!("there is no dimension {dim}"));
-            }
-            match view(idx).format {
-                Format::Scalar(ScalarType::I32 | ScalarType::I64) => {}
-                other => return Err(format!("indices are {other}, not i32 or i64")),
-            }
+            movement::vector(view(idx), *dim, &movement::INDICES)?;
             widening(global(*src), view(dst))
         }
+        InstKind::Ldx { dst, src, .. } => movement::ldx(kernel, view(dst), global(*src)),
+        InstKind::Ldmask { dst, src, mask, dim } => {
+            movement::ldmask(view(dst), global(*src), view(mask), *dim)
+        }
+        InstKind::Scatter { src, dst, idx, dim, combine } => {
+            movement::scatter(kernel, view(src), global(*dst), (view(idx), *dim), *combine)
+        }
+        InstKind::Move { dst, src, .. } => movement::moving(view(src), view(dst)),
+        InstKind::Perm { dst, src, idx, dim, .. } => movement::perm(view(dst), view(src), view(idx), *dim),
+        InstKind::Mask { dst, src } => movement::mask(view(dst), view(src)),
+        InstKind::Pack { dst, src } => movement::pack(view(dst), view(src)),
         InstKind::St { src, dst } => {
             let (from, to) = (view(src), global(*dst));
             if from.format != to.format || from.pattern != to.pattern {
@@ -257,14 +264,7 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
         InstKind::Wait { .. } => unknown(),
         InstKind::Bar { .. } => unknown(),
         InstKind::Gate { .. } => unknown(),
-        InstKind::Ldx { .. } => unknown(),
-        InstKind::Ldmask { .. } => unknown(),
-        InstKind::Scatter { .. } => unknown(),
         InstKind::Xchg { .. } => unknown(),
-        InstKind::Move { .. } => unknown(),
-        InstKind::Perm { .. } => unknown(),
-        InstKind::Mask { .. } => unknown(),
-        InstKind::Pack { .. } => unknown(),
         InstKind::Mmblk { .. } => unknown(),
         InstKind::Mmact { .. } => unknown(),
         InstKind::Seed { .. } => unknown(),
@@ -386,10 +386,13 @@ pub(crate) fn plan_entry(object: &Object, entry: &EntryPoint) -> Result<Vec<usiz
                 kernel.name
             )));
         }
-        for (base, tensor) in launch.bases.iter().zip(&kernel.tensors) {
+        for (number, (base, tensor)) in launch.bases.iter().zip(&kernel.tensors).enumerate() {
             let end = base.offset.checked_add(tensor.bytes);
             if end.is_none_or(|end| end > size_of(base.space)) {
                 return Err(fail(format!("launch {idx} of {}: {base:?} lies outside memory", kernel.name)));
+            }
+            if base.space != MemSpace::Weights && movement::is_compressed(kernel, number) {
+                return Err(fail(format!("launch {idx} of {}: {base:?} is not constant", kernel.name)));
             }
             if base.space == MemSpace::Weights && tensor.access != Access::In {
                 return Err(fail(format!("launch {idx} of {} writes weights", kernel.name)));

@@ -27,11 +27,15 @@ pub enum TrapKind {
     ShapeMismatch,
     /// A box cuts through a group or an N:M pattern.
     PartialGroup,
+    /// An operand updates a slot that another operand of the instruction names.
+    SlotConflict,
+    /// A record of a compressed tensor is not well formed.
+    BadRecord,
 }
 
 impl TrapKind {
     /// Every kind.
-    pub const ALL: [TrapKind; 10] = [
+    pub const ALL: [TrapKind; 12] = [
         TrapKind::PopEmpty,
         TrapKind::PushFull,
         TrapKind::BadDelta,
@@ -42,6 +46,8 @@ impl TrapKind {
         TrapKind::FormatMismatch,
         TrapKind::ShapeMismatch,
         TrapKind::PartialGroup,
+        TrapKind::SlotConflict,
+        TrapKind::BadRecord,
     ];
 
     /// The name in text forms.
@@ -57,6 +63,8 @@ impl TrapKind {
             TrapKind::FormatMismatch => "format-mismatch",
             TrapKind::ShapeMismatch => "shape-mismatch",
             TrapKind::PartialGroup => "partial-group",
+            TrapKind::SlotConflict => "slot-conflict",
+            TrapKind::BadRecord => "bad-record",
         }
     }
 }

@@ -9,6 +9,7 @@
 //! - PEs whose dynamic instructions do equal work form a class; one PE per class is simulated.
 //! - Ports are shared evenly: each PE of the launch's grid has its fraction of the bandwidth, whatever the others need.
 //! - A multicast fetch is paid once and split evenly among its receivers, which are taken to run in step.
+//! - An activity mask (`ldmask`) is data, so all of its flags count as set; compressed constants (`ldx`) are known.
 //! - A launch ends when its slowest class ends; launches do not overlap.
 
 mod model;
@@ -17,14 +18,14 @@ mod walk;
 use std::collections::HashMap;
 
 use lacuna_isa::inst::Engine;
-use lacuna_isa::object::Object;
+use lacuna_isa::object::{Address, MemSpace, Object, TensorDecl};
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::cost;
 
 use crate::plan::{plan_entry, plan_kernel};
 use crate::trap::LoadError;
 use model::simulate;
-use walk::{Step, walk};
+use walk::{Far, Step, walk};
 
 /// What limits a launch from below.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -136,10 +137,11 @@ pub fn profile(object: &Object, target: &Target, entry: usize) -> Result<Profile
     for (position, number) in plan_entry(object, point)?.into_iter().enumerate() {
         let launch = &point.launches[number];
         let plan = &kernels[launch.kernel as usize];
-        let spaces: Vec<_> = launch.bases.iter().map(|base| base.space).collect();
+        let far: Vec<Far<'_>> =
+            launch.bases.iter().zip(&plan.kernel.tensors).map(|(base, t)| far(object, base, t)).collect();
         let mut classes: HashMap<Vec<Step>, (usize, u64)> = HashMap::new();
         for pe in 0..plan.n_pes() {
-            let steps = walk(plan, plan.coords(pe), &spaces);
+            let steps = walk(plan, plan.coords(pe), &far);
             classes.entry(steps).or_insert((pe, 0)).1 += 1;
         }
         let mut classes: Vec<_> = classes.into_iter().collect();
@@ -202,6 +204,17 @@ pub fn profile(object: &Object, target: &Target, entry: usize) -> Result<Profile
         launches,
         events,
     })
+}
+
+/// Where a tensor of a launch lies.
+fn far<'o>(object: &'o Object, base: &Address, tensor: &TensorDecl) -> Far<'o> {
+    let constant = match base.space {
+        MemSpace::Weights => {
+            object.weights.bytes().get(base.offset as usize..(base.offset + tensor.bytes) as usize)
+        }
+        MemSpace::Hbm | MemSpace::Sram => None,
+    };
+    Far { space: base.space, bytes: constant.unwrap_or(&[]) }
 }
 
 /// Position of an engine in [`Engine::ALL`].

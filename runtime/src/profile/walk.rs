@@ -1,12 +1,14 @@
 //! The control walk: the dynamic instructions of one PE with their work, without data.
 
 use lacuna_isa::format::Format;
-use lacuna_isa::inst::{Action, Engine, InstKind, Multicast, Operand, Order};
+use lacuna_isa::inst::{Action, Combine, Engine, InstKind, Multicast, Operand, Order};
 use lacuna_isa::object::MemSpace;
 use lacuna_isa::program::{Program, SeOp};
 use lacuna_isa::timing::{Work, op_slots};
 use lacuna_isa::view::{Pattern, Position, Space, VIEW_DIMS, View};
 
+use crate::boxes::Walk;
+use crate::dma::{Piece, Records, open_dim, touched_blocks};
 use crate::plan::KernelPlan;
 
 /// A slot that a dynamic instruction uses.
@@ -22,6 +24,8 @@ pub(super) struct SlotUse {
 enum Amount {
     Control,
     Dma { bytes: u64, runs: u64, space: MemSpace, receivers: u32 },
+    Uneven { far_bytes: u64, local_bytes: u64, runs: u64, space: MemSpace, receivers: u32 },
+    Layout { bytes: u64 },
     Fill { bytes: u64 },
     Matmul { m: u64, n: u64, k: u64, a: Format, b: Format, pattern: Option<Pattern> },
     Bank { elements: u64 },
@@ -43,6 +47,10 @@ impl Step {
         match self.amount {
             Amount::Control => Work::Control,
             Amount::Dma { bytes, runs, space, receivers } => Work::Dma { bytes, runs, space, receivers },
+            Amount::Uneven { far_bytes, local_bytes, runs, space, receivers } => {
+                Work::Uneven { far_bytes, local_bytes, runs, space, receivers }
+            }
+            Amount::Layout { bytes } => Work::Layout { bytes },
             Amount::Fill { bytes } => Work::Fill { bytes },
             Amount::Matmul { m, n, k, a, b, pattern } => Work::Matmul { m, n, k, a, b, pattern },
             Amount::Bank { elements } => Work::Bank { elements },
@@ -53,15 +61,26 @@ impl Step {
 
 struct Walker<'a> {
     plan: &'a KernelPlan<'a>,
-    spaces: &'a [MemSpace],
+    far: &'a [Far<'a>],
     at: Position,
     steps: Vec<Step>,
 }
 
-/// The dynamic instructions of the PE at `coords`; `spaces` are the memories of the base registers.
-pub(super) fn walk(plan: &KernelPlan<'_>, coords: [u32; 4], spaces: &[MemSpace]) -> Vec<Step> {
+/// Where the tensor of a base register lies.
+#[derive(Clone, Copy)]
+pub(super) struct Far<'a> {
+    /// The memory.
+    pub space: MemSpace,
+    /// The bytes of a constant; none of other tensors.
+    pub bytes: &'a [u8],
+}
+
+/// The dynamic instructions of the PE at `coords`; `far` says where the tensors of the base registers lie.
+///
+/// Data is not looked at, constants apart: an activity mask counts as all set.
+pub(super) fn walk(plan: &KernelPlan<'_>, coords: [u32; 4], far: &[Far<'_>]) -> Vec<Step> {
     let at = Position { levels: [0; 4], coords };
-    let mut walker = Walker { plan, spaces, at, steps: Vec::new() };
+    let mut walker = Walker { plan, far, at, steps: Vec::new() };
     let mut pc = 0;
     while pc < plan.kernel.code.len() {
         walker.item(pc);
@@ -121,15 +140,38 @@ impl Walker<'_> {
                 (vec![slot(dst)], self.transfer(src, &ranges, self.receivers(cast)))
             }
             InstKind::Gather { dst, src, idx, dim, fill: _ } => {
-                let mut open = self.view(src).clone();
-                open.dims[usize::from(dim)].bound = u32::MAX;
-                open.dims[usize::from(dim)].origin = 0;
-                let ranges = open.clip(&self.at);
+                let ranges = open_dim(self.view(src), usize::from(dim)).clip(&self.at);
                 let mut amount = self.transfer(src, &ranges, 1);
                 if let Amount::Dma { runs, .. } = &mut amount {
                     *runs = (*runs).max(u64::from(ranges[usize::from(dim)].1));
                 }
                 (vec![slot(dst), slot(idx)], amount)
+            }
+            InstKind::Ldx { dst, src, cast, code: _ } => {
+                (vec![slot(dst)], self.expansion(src, self.receivers(cast)))
+            }
+            InstKind::Ldmask { dst, src, mask, dim: _ } => {
+                let ranges = self.view(src).clip(&self.at);
+                (vec![slot(dst), slot(mask)], self.transfer(src, &ranges, 1))
+            }
+            InstKind::Scatter { src, dst, idx, dim, combine } => {
+                let dim = usize::from(dim);
+                let mut ranges = open_dim(self.view(dst), dim).clip(&self.at);
+                ranges[dim] = self.view(src.view).clip(&self.at)[dim];
+                let mut amount = self.transfer(dst, &ranges, 1);
+                if let Amount::Dma { bytes, runs, space, receivers } = amount {
+                    let runs = runs.max(u64::from(ranges[dim].1));
+                    let far_bytes = if combine == Combine::Replace { bytes } else { 2 * bytes };
+                    amount = Amount::Uneven { far_bytes, local_bytes: bytes, runs, space, receivers };
+                }
+                (vec![slot(src), slot(idx)], amount)
+            }
+            InstKind::Move { dst, src, fill: _ } => (vec![slot(dst), slot(src)], self.layout(dst, src)),
+            InstKind::Perm { dst, src, idx, .. } => {
+                (vec![slot(dst), slot(src), slot(idx)], self.layout(dst, src))
+            }
+            InstKind::Mask { dst, src } | InstKind::Pack { dst, src } => {
+                (vec![slot(dst), slot(src)], self.layout(dst, src))
             }
             InstKind::St { src, dst } => {
                 let ranges = self.view(dst).clip(&self.at);
@@ -162,14 +204,7 @@ impl Walker<'_> {
             InstKind::Wait { .. } => (Vec::new(), Amount::Control),
             InstKind::Bar { .. } => (Vec::new(), Amount::Control),
             InstKind::Gate { .. } => (Vec::new(), Amount::Control),
-            InstKind::Ldx { .. } => (Vec::new(), Amount::Control),
-            InstKind::Ldmask { .. } => (Vec::new(), Amount::Control),
-            InstKind::Scatter { .. } => (Vec::new(), Amount::Control),
             InstKind::Xchg { .. } => (Vec::new(), Amount::Control),
-            InstKind::Move { .. } => (Vec::new(), Amount::Control),
-            InstKind::Perm { .. } => (Vec::new(), Amount::Control),
-            InstKind::Mask { .. } => (Vec::new(), Amount::Control),
-            InstKind::Pack { .. } => (Vec::new(), Amount::Control),
             InstKind::Mmblk { .. } => (Vec::new(), Amount::Control),
             InstKind::Mmact { .. } => (Vec::new(), Amount::Control),
             InstKind::Seed { .. } => (Vec::new(), Amount::Control),
@@ -228,10 +263,47 @@ impl Walker<'_> {
         }
         let bytes = view.planes().plane_bytes(n).iter().sum();
         let space = match view.space {
-            Space::Global(register) => self.spaces[usize::from(register)],
+            Space::Global(register) => self.far[usize::from(register)].space,
             Space::Local => MemSpace::Hbm,
         };
         Amount::Dma { bytes, runs: runs(view, ranges), space, receivers }
+    }
+
+    /// The transfer of a compressed box: records of the blocks that it touches, and scales.
+    fn expansion(&self, number: u16, receivers: u32) -> Amount {
+        let view = self.view(number);
+        let ranges = view.clip(&self.at);
+        let dense = self.transfer(number, &ranges, receivers);
+        let (Space::Global(register), Amount::Dma { bytes: local_bytes, runs, space, receivers }) =
+            (view.space, dense)
+        else {
+            return dense;
+        };
+        let register = usize::from(register);
+        let piece = Piece::of(view, &self.at, ranges);
+        let strides = view.dims.map(|d| i64::from(d.stride));
+        let base = piece.global_base(view).unwrap_or(0);
+        let blocks = Walk::new(&piece.counts, &strides, &strides, [base; 2])
+            .filter(|walk| walk.extent(0).0 >= 0)
+            .map_or(Vec::new(), |walk| touched_blocks(&walk));
+        let records = Records::new(self.far[register].bytes, self.plan.kernel.tensors[register].planes);
+        let [_, scales, _] = view.planes().plane_bytes(elements(&ranges));
+        Amount::Uneven {
+            far_bytes: records.port_bytes(&blocks) + scales,
+            local_bytes,
+            runs,
+            space,
+            receivers,
+        }
+    }
+
+    /// Bytes that the memory layout unit reads and writes.
+    fn layout(&self, dst: Operand, src: Operand) -> Amount {
+        let bytes = |operand: Operand| -> u64 {
+            let view = self.view(operand.view);
+            view.planes().plane_bytes(elements(&view.clip(&self.at))).iter().sum()
+        };
+        Amount::Layout { bytes: bytes(dst) + bytes(src) }
     }
 
     fn product(&self, a: Operand, b: Operand, order: Order) -> Amount {
