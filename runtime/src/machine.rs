@@ -3,6 +3,7 @@
 use lacuna_isa::object::{Address, EntryPoint, MemSpace, Object};
 use rayon::prelude::*;
 
+use crate::dma::{Image, Images};
 use crate::memory::{self, Log, Memory, Tensor};
 use crate::pe::{Counts, Pe};
 use crate::plan::{self, KernelPlan};
@@ -16,6 +17,7 @@ pub struct Machine<'o> {
     kernels: Vec<KernelPlan<'o>>,
     /// For every entry, the launches of its stream in order.
     orders: Vec<Vec<usize>>,
+    images: Images,
 }
 
 /// How to run.
@@ -80,7 +82,7 @@ impl<'o> Machine<'o> {
         let kernels = object.kernels.iter().map(plan::plan_kernel).collect::<Result<Vec<_>, _>>()?;
         let orders =
             object.entries.iter().map(|entry| plan::plan_entry(object, entry)).collect::<Result<_, _>>()?;
-        Ok(Machine { object, kernels, orders })
+        Ok(Machine { object, kernels, orders, images: Images::default() })
     }
 
     /// Runs an entry. `inputs` are dense row-major little-endian bytes, one per input port.
@@ -164,7 +166,8 @@ impl<'o> Machine<'o> {
                     message: fault.message,
                 })
             };
-            let ended = run_pes(plan, &decls, memory);
+            let images = self.images.of(plan.kernel, &decls, memory);
+            let ended = run_pes(plan, &decls, &images, memory);
             let mut counts = Counts::default();
             let mut logs = Vec::with_capacity(ended.len());
             for (pe, ended) in ended.into_iter().enumerate() {
@@ -200,6 +203,7 @@ impl<'o> Machine<'o> {
 fn run_pes(
     plan: &KernelPlan<'_>,
     decls: &[(Address, u64, lacuna_isa::object::Access)],
+    images: &[Option<Image>],
     memory: &Memory<'_>,
 ) -> Vec<Ended> {
     let log_reads = memory::needs_read_log(decls);
@@ -207,12 +211,13 @@ fn run_pes(
         .iter()
         .zip(&plan.kernel.tensors)
         .zip(log_reads)
-        .map(|((&(address, bytes, access), decl), log_reads)| {
+        .zip(images)
+        .map(|(((&(address, bytes, access), decl), log_reads), image)| {
             let at = address.offset as usize;
             let bytes = &memory.bytes(address.space)[at..at + bytes as usize];
             // Weights are never written, whatever else the launch does.
             let log_reads = log_reads && address.space != MemSpace::Weights;
-            Tensor { bytes, address, access, planes: decl.planes, log_reads }
+            Tensor { bytes, address, access, planes: decl.planes, log_reads, image: image.as_ref() }
         })
         .collect();
     (0..plan.n_pes())

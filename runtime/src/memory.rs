@@ -11,6 +11,7 @@ use lacuna_isa::format::{ScalarType, pack};
 use lacuna_isa::object::{Access, Address, MemSpace};
 
 use crate::boxes::WALK_DIMS;
+use crate::dma::Image;
 use crate::trap::{Fault, TrapKind};
 
 /// The memories of one run.
@@ -74,6 +75,8 @@ pub(crate) struct Tensor<'m> {
     pub planes: [u64; 3],
     /// Whether loads must be logged, because something else in the launch may write the same bytes.
     pub log_reads: bool,
+    /// The codes of a compressed tensor, expanded.
+    pub image: Option<&'m Image>,
 }
 
 /// Runs of bytes at strided addresses of one memory.

@@ -454,3 +454,34 @@ fn scatters_undo_gathers() {
     let out = run(&b.build(), &[&input, &ints(&rows)]).expect("no trap");
     assert_eq!(out[0], input);
 }
+
+/// A box that is all of a tensor, of ordinary density and nearly empty: what crosses the port is the same as in parts.
+#[test]
+fn whole_compressed_tensors() {
+    let ty = ScalarType::I8;
+    let format = Format::Scalar(ty);
+    let mut empty = vec![0; 4000];
+    empty[3999] = 5;
+    for (dense, code) in [sparse(ty, 4000, 17), empty].into_iter().flat_map(|d| CODES.map(|c| (d.clone(), c)))
+    {
+        let c = compress(&dense, ty, 4000, code).expect("small");
+        let mut b = Builder::new([1, 1, 1, 2]);
+        let w = b.weight(&[&c.records, &[], &c.offset_bytes()]);
+        let y = b.output(ty, &[2, 4000], Access::Out);
+        let flat = View::dense(format, [1, 1, 1, 1, 4000]);
+        let mut to = global(y, format, flat.dims);
+        to.coords[3] = step(4, 4000);
+        let (src, dst, l) = (b.view(global(w, format, flat.dims)), b.view(to), b.view(flat));
+        let buf = b.buffer("x", BufferKind::Local, 4000, 1);
+        b.emit(InstKind::Ldx { dst: push(buf, l), src, cast: Multicast::All, code });
+        b.emit(InstKind::St { src: pop(buf, l), dst });
+        let object = b.build();
+        assert_eq!(run(&object, &[]).expect("no trap")[0], [dense.clone(), dense].concat());
+        let counts = record(&object, &[]);
+        let port = c.records.len() as u64 + 4 * c.offsets.len() as u64;
+        assert_eq!(
+            (counts.loaded_bytes, counts.loaded_bytes + counts.skipped_bytes),
+            (2 * port, 8000.max(2 * port))
+        );
+    }
+}

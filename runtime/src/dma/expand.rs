@@ -45,7 +45,8 @@ impl<'m> Records<'m> {
         Records { bytes, planes }
     }
 
-    fn record(&self, block: u64) -> Result<&'m [u8], Fault> {
+    /// The bytes of a record.
+    pub fn record(&self, block: u64) -> Result<&'m [u8], Fault> {
         let from = |plane: u64| self.bytes.get(usize::try_from(plane).unwrap_or(usize::MAX)..).unwrap_or(&[]);
         let [records, _, offsets] = self.planes;
         match find_record(from(records), from(offsets), usize::try_from(block).unwrap_or(usize::MAX)) {

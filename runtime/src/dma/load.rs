@@ -5,6 +5,8 @@ use lacuna_isa::inst::{Fill, MaskCode, Operand};
 use lacuna_isa::view::{PlaneMap, View};
 
 use super::codes::{PlaneSource, apply_scales, copy_planes, fill_code, fill_planes, int_value, scale_type};
+use super::dense::Image;
+use super::expand::{Records, touched_blocks};
 use super::planes::{Piece, Side, element, open_dim, partial, plane_walks};
 use super::source::{Source, alias};
 use crate::boxes::{Walk, dense_strides};
@@ -81,16 +83,28 @@ impl Pe<'_> {
             plane_walks(piece.counts, k_dim, source_side(piece)?, target_side(piece)?)
         };
         let whole = matches!(pick, Pick::All);
+        let fits = |image: &&Image| Some(image.code) == code && image.ty == view.format.element();
+        let image = tensor.image.filter(fits).map(|image| &*image.codes);
         let bytes_of = |n: u64| view.planes().plane_bytes(n).iter().sum::<u64>();
         if complete
             && whole
-            && code.is_none()
+            && code.is_none() == image.is_none()
             && view.format == to
             && !tensor.log_reads
             && let Some(walks) = pieces.first().map(walks_of).transpose()?.flatten()
-            && let Some(planes) = alias(&tensor, &walks, view.format, &layout, view.planes().k_stride.max(1))
+            && let Some(planes) =
+                alias(&tensor, image, &walks, view.format, &layout, view.planes().k_stride.max(1))
         {
-            self.counts.loaded_bytes += bytes_of(moved);
+            let dense_bytes = bytes_of(moved);
+            let loaded = if code.is_some() {
+                let records = Records::new(tensor.bytes, tensor.planes);
+                let codes = records.port_bytes(&touched_blocks(&walks.codes));
+                dense_bytes - view.format.element().bytes_for(moved) + codes
+            } else {
+                dense_bytes
+            };
+            self.counts.loaded_bytes += loaded;
+            self.counts.skipped_bytes += dense_bytes.saturating_sub(loaded);
             self.rings[usize::from(dst.buffer)].push(Slot::alias(planes, layout));
             return Ok(());
         }
@@ -105,6 +119,7 @@ impl Pe<'_> {
             log: &mut self.log,
             pc: self.pc,
             code,
+            image,
             expanded_bytes: 0,
         };
         if let Some(walks) = touched.as_ref().map(walks_of).transpose()?.flatten() {

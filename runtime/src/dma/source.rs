@@ -8,7 +8,7 @@ use lacuna_isa::object::Access;
 use lacuna_isa::view::Pattern;
 
 use super::codes::{PlaneSource, copy_codes, scale_type, within};
-use super::expand::Records;
+use super::expand::{Records, touched_blocks};
 use super::planes::PlaneWalks;
 use crate::boxes::Walk;
 use crate::memory::{ByteBox, Log, Memory, Overlay, Tensor};
@@ -99,6 +99,8 @@ pub(crate) struct Source<'p, 'm> {
     pub pc: usize,
     /// How the masks of a compressed tensor are coded.
     pub code: Option<MaskCode>,
+    /// The codes of a compressed tensor, as far as they are expanded already.
+    pub image: Option<&'m [u8]>,
     /// Bytes that crossed the port for compressed codes.
     pub expanded_bytes: u64,
 }
@@ -136,6 +138,13 @@ impl PlaneSource for Source<'_, '_> {
         within(walk, 1, dst.0, dst.1)?;
         if let Some(code) = self.code.filter(|_| plane == 0) {
             let records = Records::new(self.tensor.bytes, self.tensor.planes);
+            if let Some(codes) = self.image
+                && within(walk, 0, codes, from).is_ok()
+            {
+                self.expanded_bytes += records.port_bytes(&touched_blocks(walk));
+                copy_codes(walk, (codes, 0, from), dst);
+                return Ok(());
+            }
             self.expanded_bytes += records.copy(walk, code, from, dst)?;
             return Ok(());
         }
@@ -152,9 +161,10 @@ impl PlaneSource for Source<'_, '_> {
     }
 }
 
-/// The planes of a slot as references into memory, when the box is one dense run there and the layouts agree.
+/// The planes of a slot, whose codes may come from the `image` of a compressed tensor, as references into memory, when the box is one dense run there and the layouts agree.
 pub(crate) fn alias<'m>(
     tensor: &Tensor<'m>,
+    image: Option<&'m [u8]>,
     walks: &PlaneWalks,
     format: Format,
     layout: &Layout,
@@ -170,9 +180,13 @@ pub(crate) fn alias<'m>(
         if !walk.source_is_contiguous() || bits % 8 != 0 {
             return None;
         }
-        let from = tensor.planes[plane].checked_add((bits / 8) as u64)?;
+        let (bytes, start) = match image.filter(|_| plane == 0) {
+            Some(codes) => (codes, 0),
+            None => (tensor.bytes, tensor.planes[plane]),
+        };
+        let from = start.checked_add((bits / 8) as u64)?;
         let to = from.checked_add(sizes[plane])?;
-        tensor.bytes.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?)
+        bytes.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?)
     };
     let codes = part(&walks.codes, 0, format.element())?;
     let scales = match &walks.scales {
