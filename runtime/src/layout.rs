@@ -228,7 +228,7 @@ impl Pe<'_> {
             let mut last = i;
             last[k] += m - 1;
             number(to, last, layout.elements)?;
-            if e / s % m as usize != 0 {
+            if !(e / s).is_multiple_of(m as usize) {
                 return Err(partial("pattern groups"));
             }
             let mut group = [(0u64, 0usize); 16];
@@ -262,7 +262,7 @@ impl Pe<'_> {
             let ranges = std::array::from_fn(|d| (part.first[d], part.counts[d]));
             each(ranges, k, size, |i| {
                 let (e, t) = (number(from, i, slot.layout.elements)?, number(to, i, layout.elements)?);
-                let starts = |e: usize, s: u64| e / s.max(1) as usize % size as usize == 0;
+                let starts = |e: usize, s: u64| (e / s.max(1) as usize).is_multiple_of(size as usize);
                 if !starts(e, slot.layout.map.k_stride) || !starts(t, s as u64) {
                     return Err(partial("groups"));
                 }
