@@ -119,13 +119,13 @@ impl Energy {
         let none = EnergyByAction::default();
         match *work {
             Work::Control => none,
-            Work::Dma { bytes, .. } => EnergyByAction {
-                local: local(bytes),
+            Work::Dma { bytes: local_bytes, .. } | Work::Uneven { local_bytes, .. } => EnergyByAction {
+                local: local(local_bytes),
                 hbm: cost.hbm_bytes as f64 * self.hbm_pj_per_byte,
                 sram: cost.sram_bytes as f64 * self.sram_pj_per_byte,
                 ..none
             },
-            Work::Fill { bytes } => EnergyByAction { local: local(bytes), ..none },
+            Work::Layout { bytes } | Work::Fill { bytes } => EnergyByAction { local: local(bytes), ..none },
             Work::Matmul { m, n, k, a, b, pattern, actions } => {
                 // Stored elements of a pattern stand for `m / n` dense ones, whose planes are known.
                 let dense =
@@ -288,6 +288,10 @@ mod tests {
         check(dma(MemSpace::Hbm, 1), 100.0 * (2.0 + 32.0));
         check(dma(MemSpace::Weights, 4), 100.0 * 2.0 + 25.0 * 32.0);
         check(dma(MemSpace::Sram, 1), 100.0 * (2.0 + 16.0));
+        let (far_bytes, local_bytes) = (40, 100);
+        let space = MemSpace::Weights;
+        check(Work::Uneven { far_bytes, local_bytes, runs: 1, space, receivers: 4 }, 200.0 + 10.0 * 32.0);
+        check(Work::Layout { bytes: 10 }, 20.0);
         check(Work::Fill { bytes: 10 }, 20.0);
         check(Work::Bank { elements: 10 }, 80.0);
         check(Work::BankSum { elements: 10 }, 80.0);

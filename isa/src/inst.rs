@@ -322,20 +322,35 @@ macro_rules! for_each_inst {
             /// Stores a slot: element i of the local view goes to element i of the global view `dst`, where that does not clip.
             St = 0x11, "st", FiStore { src: AnySource = 32, dst: GlobalDest = 56 }
             /// Loads like `ld`, but the coordinate of dimension `dim` of `src` at index i is the i-th element of the i32 or i64
-            /// vector `idx` (a local view whose dimension `dim` has the size of the box there). Out of bounds gives `fill`.
+            /// vector `idx`; origin and advance of that dimension are not used. The vector's view has in dimension `dim` the size of
+            /// the box there, and its i-th element is number `offset + i * stride` of the slot, whatever its view clips. Out of
+            /// bounds gives `fill`. Dimensions of groups and patterns cannot be gathered.
             Gather = 0x12, "gather", FiLoad { dst: Fresh = 32, src: GlobalSource = 56, idx: Source = 80, dim: DimIdx = 16, fill: Fill = 12 }
-            /// Loads like `ld` from a compressed tensor of constants and expands it; where the view clips, the slot gets code 0.
-            /// Element numbers are cut into blocks of 512. Plane 2 of the tensor holds, for each block and one past the last,
-            /// the byte (`u32`) at which its record starts in plane 0. A record is the mask of its block, coded by `code`,
-            /// then the codes of the stored elements, packed in ascending order, each part padded to a byte. Other elements
-            /// are code 0. Scales, where the format has them, are plane 1 and not compressed.
+            /// Loads like `ld` from a compressed tensor of constants and expands it; where the view clips, the slot gets code 0. The
+            /// tensor is `in` and lies in the weights; view and slot have no pattern. Element numbers are cut into blocks of 512.
+            /// Plane 2 of the tensor holds, for each block and one past the last, the byte (`u32`) at which its record starts in
+            /// plane 0; scales, where the format has them, are plane 1 and not compressed. A record is the mask of its block, coded
+            /// by `code`, then the codes of the stored elements, packed in ascending order, each part padded to a byte, and nothing
+            /// else. Elements that are not stored are code 0. Bits fill bytes from the least significant. `bitmap`: one bit for each
+            /// element, set when it is stored. `rows`: one bit for each 32 elements, which are all stored or none. `nibble`: a word
+            /// for each 4 elements, by the number q whose bit j says that element j of the four is stored: 0 is `00`; 1, 2, 4, 8 are
+            /// `010`, `011`, `100`, `101`; 3, 5, 6, 9, 10, 12 are `11000`, `11001`, `11010`, `11011`, `11100`, `11101`; 7, 11, 13, 14
+            /// are `1111000`, `1111001`, `1111010`, `1111011`; 15 is `1111100`, first bit first; other words trap. Only records of
+            /// blocks in which the box has elements cross the port, with their offsets.
             Ldx = 0x13, "ldx", FiLoad { dst: Fresh = 32, src: GlobalSource = 56, cast: Multicast = 10, code: MaskCode = 12 }
-            /// Loads like `ld`, but only the indices of dimension `dim` whose flag in `mask` is set: the i-th element of the
-            /// `bool` vector `mask` (a local view whose dimension `dim` has the size of the box there). What is not loaded
-            /// is code 0 and keeps its place in the slot; the scales of a group are loaded when any element of it is.
+            /// Loads like `ld`, but only the indices of dimension `dim` whose flag in `mask` is set (a byte that is not 0): the i-th
+            /// element of the `bool` vector `mask`, found like the indices of `gather`. What is not loaded is code 0, keeps its place
+            /// in the slot and does not cross the port; a scale is loaded when any element of its group is, and is one otherwise.
+            /// Dimension `dim` does not carry a pattern. For bounds and races the whole box counts as read.
             Ldmask = 0x14, "ldmask", FiLoad { dst: Fresh = 32, src: GlobalSource = 56, mask: Source = 80, dim: DimIdx = 16 }
             /// Stores like `st`, but the coordinate of dimension `dim` of `dst` at index i is the i-th element of the i32 or i64
-            /// vector `idx`. Out of bounds is dropped. Elements combine with the tensor by `combine`, in ascending source order.
+            /// vector `idx`, found like the indices of `gather`. Out of bounds is dropped. Elements combine with what the `inout`
+            /// tensor holds, in ascending order of the index in `dim`, then in row-major order of the others. `replace` admits every
+            /// format, where `dim` carries no groups or patterns; the others combine scalars: floats as f32 (f64 as f64) with one
+            /// rounding to the format, -0 below +0 and NaN wherever an operand is; integers exactly, modulo 2^width; bools by or
+            /// (`add`, `max`) and by and (`mul`, `min`). The region is the box of `dst` with dimension `dim` taken whole, from 0 to
+            /// its bound: it must lie in the tensor and hold something, and all of it counts as read and written, whatever the indices
+            /// are; so no other PE may touch it in this launch.
             Scatter = 0x15, "scatter", FiStore { src: Source = 32, dst: GlobalDest = 56, idx: Source = 80, dim: DimIdx = 16, combine: Combine = 10 }
             /// All-gather between the PEs of the `cast` group: every member's `src` box, one after the other along dimension
             /// `dim` of `dst` in ascending order of the members (row-major by logical coordinates). With n members, `dst`'s box
@@ -346,17 +361,25 @@ macro_rules! for_each_inst {
 
             /// Fills the whole box of `dst`'s view with constant number `value` of the kernel's constants (a code).
             Fill = 0x20, "fill", Mlu { dst: Dest = 32, value: ConstIdx = 16 }
-            /// Copies element i of `src`'s view to element i of `dst`'s: transposition, patches (overlapping strides),
-            /// concatenation (into part of an updated slot). Where `src` clips and `dst` does not, `dst` gets `fill`.
+            /// Copies element i of `src`'s view to element i of `dst`'s, in row-major order: transposition, patches (overlapping
+            /// strides), concatenation (into part of an updated slot). Where `src` clips and `dst` does not, `dst` gets `fill`, with
+            /// scale one, before anything is copied. What a push does not cover is code 0 with scale one. A wider format of `dst`
+            /// widens as in `ld`; from groups to scalars, any element. Otherwise grouped and N:M slots have one k dimension, and
+            /// boxes and clips are whole groups.
             Move = 0x21, "move", Mlu { dst: Dest = 32, src: Source = 56, fill: Fill = 12 }
-            /// Copies like `move`, but the coordinate of dimension `dim` of `src` at index i is the i-th element of the i32 or
-            /// i64 vector `idx`. Out of bounds gives `fill`.
+            /// Copies like `move`, but the coordinate of dimension `dim` of `src` at index i is the i-th element of the i32 or i64
+            /// vector `idx`, found like the indices of `gather`: its elements are those of coordinates 0 up to the bound of `src`'s
+            /// view, all of which lie in the slot. Out of bounds gives `fill`. Elements are copied in ascending order of the index
+            /// in `dim`, then in row-major order of the others. Dimension `dim` carries no groups or patterns.
             Perm = 0x22, "perm", Mlu { dst: Dest = 32, src: Source = 56, idx: Source = 80, dim: DimIdx = 16, fill: Fill = 12 }
-            /// Sets the `bool` elements of `dst` where `src` is not zero (NaN is not). A dimension in which `dst`'s view has size
-            /// 1 and `src`'s has more combines by or: which k are active in any row.
+            /// Sets the `bool` elements of `dst` where `src` is not zero (NaN is not; scales do not count). A dimension in which
+            /// `dst`'s view has size 1 and `src`'s has more combines by or: which k are active in any row. Clipped elements of `src`
+            /// count as zero, and what no element reaches is 0. `src` has no pattern.
             Mask = 0x23, "mask", Mlu { dst: Fresh = 32, src: Source = 56 }
-            /// Packs a dense slot into the N:M pattern of `dst`'s view: of each M elements along its k dimension the N of
-            /// greatest magnitude, the lower index at ties, in ascending order of indices.
+            /// Packs a dense slot into the N:M pattern of `dst`'s view, which has `src`'s format otherwise: of each M elements along
+            /// `dst`'s k dimension the N codes of greatest magnitude (NaN above all), the lower index at ties, in ascending order of
+            /// indices. Clipped elements of `src` are code 0. Scales stay as they are: M divides a group, formats with shifts of pairs
+            /// do not pack, and boxes and clips are whole groups of both kinds. What the view does not cover is code 0, with ascending indices and scale one.
             Pack = 0x24, "pack", Mlu { dst: Fresh = 32, src: Source = 56 }
 
             /// Adds the product of two tiles to an accumulator bank: `bank[m][n] += sum over k of a[m][k] * b[k][n]`, k ascending.

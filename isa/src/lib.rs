@@ -18,6 +18,7 @@ pub mod math;
 pub mod object;
 pub mod program;
 pub mod reference;
+pub mod sparse;
 pub mod target;
 pub mod target_file;
 #[cfg(test)]

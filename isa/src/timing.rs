@@ -24,6 +24,24 @@ pub enum Work {
         /// PEs that receive one fetch: 1 without multicast.
         receivers: u32,
     },
+    /// A transfer whose far and local bytes differ: a compressed tensor expands, a combining store also reads.
+    Uneven {
+        /// Bytes moved to or from the far memory.
+        far_bytes: u64,
+        /// Bytes written to or read from local memory.
+        local_bytes: u64,
+        /// Number of contiguous runs.
+        runs: u64,
+        /// Far memory.
+        space: MemSpace,
+        /// PEs that receive one fetch: 1 without multicast.
+        receivers: u32,
+    },
+    /// Elements of local memory put elsewhere in local memory.
+    Layout {
+        /// Bytes read and written.
+        bytes: u64,
+    },
     /// Writing local memory.
     Fill {
         /// Bytes written.
@@ -263,17 +281,21 @@ fn occupied(work: &Work, target: &Target) -> Cost {
     match *work {
         Work::Control => Cost { cycles: target.issue_cycles, ..Cost::default() },
         Work::Dma { bytes, runs, space, receivers } => {
-            let shared = bytes / u64::from(receivers.max(1));
+            let even = Work::Uneven { far_bytes: bytes, local_bytes: bytes, runs, space, receivers };
+            occupied(&even, target)
+        }
+        Work::Uneven { far_bytes, local_bytes, runs, space, receivers } => {
+            let shared = far_bytes / u64::from(receivers.max(1));
             let (hbm_bytes, sram_bytes) = match space {
                 MemSpace::Weights | MemSpace::Hbm => (shared, 0),
                 MemSpace::Sram => (0, shared),
             };
             // A run shorter than one 64-byte beat costs a beat.
-            let beats = bytes.max(runs * DMA_BEAT_BYTES);
+            let beats = local_bytes.max(runs * DMA_BEAT_BYTES);
             let cycles = ceil(beats as f64 / target.local_bytes_per_cycle);
             Cost { cycles, hbm_bytes, sram_bytes, ..Cost::default() }
         }
-        Work::Fill { bytes } => {
+        Work::Layout { bytes } | Work::Fill { bytes } => {
             Cost { cycles: ceil(bytes as f64 / target.local_bytes_per_cycle), ..Cost::default() }
         }
         Work::Matmul { m, n, k, a, b, pattern, actions: None } => {

@@ -9,12 +9,13 @@
 //! 4. Streams end in their one `halt`; loops nest, use different levels, end, and have 1 to 4 stages; an instruction's
 //!    stage is below the stages of its innermost loop. Kernel streams launch nothing, entry streams do nothing else.
 //! 5. Operands: buffers of the right kind, deltas below the slots (0 for push and pop), the whole box of a local view
-//!    inside its slot, bank views f32. Loads read no `out` tensor, stores write no `in` tensor.
+//!    inside its slot, bank views f32. Loads read no `out` tensor, stores write no `in` tensor; scattered tensors are
+//!    `inout`, compressed ones `in`.
 //! 6. SE programs: registers, accumulators and streams in range; only pushed or updated streams are stored to; float
 //!    functions work on float lanes; registers are read only after they were written, in a lane of the same width.
 //! 7. Parameters: at most 16, with a range; `ldp` stands outside loops, and what depends on its parameter comes after it.
 //! 8. Launches: one base for each tensor, one value in its range for each parameter, tensors inside their memories, nothing
-//!    written to the weights. Ports lie in HBM.
+//!    written to the weights, compressed tensors in them. Ports lie in HBM.
 //! 9. Transfers: whole-byte elements inside their memories, source and destination apart.
 //!
 //! Not structural, and left to codegen's checker and the interpreter's traps: balance of buffers, races, and accesses to
@@ -27,6 +28,7 @@ mod registers;
 mod transfers;
 
 use crate::format::ScalarType;
+use crate::inst::InstKind;
 use crate::object::{Access, Address, BufferKind, EntryPoint, Kernel, MemSpace, Object, Port, Trip};
 use crate::target::Target;
 use crate::target_file;
@@ -129,7 +131,10 @@ impl Object {
                 ));
             }
             params::validate_values(&launch.params, kernel, faults);
+            let compressed = compressed_tensors(kernel);
             for (r, (&base, tensor)) in launch.bases.iter().zip(&kernel.tensors).enumerate() {
+                let constant = base.space == MemSpace::Weights || !compressed.contains(&r);
+                faults.check(constant, || format!("tensor r{r} is compressed, but not in the weights"));
                 faults.check(self.holds(base, tensor.bytes), || format!("tensor r{r} leaves its memory"));
                 let writes = match tensor.access {
                     Access::In => false,
@@ -144,6 +149,19 @@ impl Object {
         transfers::validate_transfers(self, entry, faults);
         code::validate_entry_code(entry, faults);
     }
+}
+
+/// Base registers that `ldx` reads.
+fn compressed_tensors(kernel: &Kernel) -> Vec<usize> {
+    let register = |view: u16| match kernel.views.get(usize::from(view))?.space {
+        Space::Global(register) => Some(usize::from(register)),
+        Space::Local => None,
+    };
+    let views = kernel.code.iter().filter_map(|inst| match inst.kind {
+        InstKind::Ldx { src, .. } => Some(src),
+        _ => None,
+    });
+    views.filter_map(register).collect()
 }
 
 /// Bytes of a port's elements; `None` on overflow.

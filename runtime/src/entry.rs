@@ -3,6 +3,7 @@
 use lacuna_isa::inst::{Combine, InstKind};
 use lacuna_isa::object::{Access, EntryPoint, MemSpace, Object, Transfer};
 
+use crate::plan::is_compressed;
 use crate::trap::LoadError;
 
 /// Most ranks of an entry.
@@ -80,10 +81,13 @@ fn check_launch(object: &Object, entry: &EntryPoint, idx: usize) -> Result<(), S
     if launch.params.len() != kernel.params.len() || !launch.params.iter().zip(&kernel.params).all(in_range) {
         return Err(format!("launch {idx} gives {} {:?} as parameters", kernel.name, launch.params));
     }
-    for (base, tensor) in launch.bases.iter().zip(&kernel.tensors) {
+    for (number, (base, tensor)) in launch.bases.iter().zip(&kernel.tensors).enumerate() {
         let end = base.offset.checked_add(tensor.bytes);
         if end.is_none_or(|end| end > size_of(object, base.space)) {
             return Err(format!("launch {idx} of {}: {base:?} lies outside memory", kernel.name));
+        }
+        if base.space != MemSpace::Weights && is_compressed(kernel, number) {
+            return Err(format!("launch {idx} of {}: {base:?} is not constant", kernel.name));
         }
         if base.space == MemSpace::Weights && tensor.access != Access::In {
             return Err(format!("launch {idx} of {} writes weights", kernel.name));

@@ -12,6 +12,7 @@ use lacuna_isa::object::MemSpace;
 use lacuna_isa::view::Position;
 use rayon::prelude::*;
 
+use crate::dma::Image;
 use crate::exchange::{exchange, reduce};
 use crate::matmul::actions::ActionLog;
 use crate::memory::{Log, Memory, Overlay, Pages, Tensor};
@@ -81,10 +82,11 @@ pub(crate) fn run_launch(
     plan: &KernelPlan<'_>,
     params: &[i32],
     extents: &Extents,
+    images: &[Option<Image>],
     memory: &mut Memory<'_>,
     limits: Limits,
 ) -> Result<(Counts, ActionLog), Conflict> {
-    let (phases, counts, actions) = phases(plan, params, extents, memory, limits)?;
+    let (phases, counts, actions) = phases(plan, params, extents, images, memory, limits)?;
     phases.iter().flatten().for_each(|log| log.apply(memory));
     Ok((counts, actions))
 }
@@ -93,6 +95,7 @@ fn phases(
     plan: &KernelPlan<'_>,
     params: &[i32],
     extents: &Extents,
+    images: &[Option<Image>],
     memory: &Memory<'_>,
     limits: Limits,
 ) -> Result<(Vec<Vec<Log>>, Counts, ActionLog), Conflict> {
@@ -101,12 +104,13 @@ fn phases(
         .iter()
         .zip(&plan.kernel.tensors)
         .zip(log_reads)
-        .map(|((&(address, bytes, access), decl), log_reads)| {
+        .zip(images)
+        .map(|(((&(address, bytes, access), decl), log_reads), image)| {
             let at = address.offset as usize;
             let bytes = &memory.bytes(address.space)[at..at + bytes as usize];
             // Weights are never written, whatever else the launch does.
             let log_reads = log_reads && address.space != MemSpace::Weights;
-            Tensor { bytes, address, access, planes: decl.planes, log_reads }
+            Tensor { bytes, address, access, planes: decl.planes, log_reads, image: image.as_ref() }
         })
         .collect();
     let n_pes = plan.n_pes();

@@ -10,6 +10,7 @@ mod dma;
 mod entry;
 mod exchange;
 mod launch;
+mod layout;
 mod local;
 mod machine;
 mod matmul;

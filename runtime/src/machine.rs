@@ -2,6 +2,7 @@
 
 use lacuna_isa::object::{Address, EntryPoint, Object};
 
+use crate::dma::Images;
 use crate::entry::{EntryStep, plan_entry, port_bytes};
 use crate::launch::{Limits, run_launch};
 use crate::matmul::actions::ProductRecord;
@@ -17,6 +18,7 @@ pub struct Machine<'o> {
     kernels: Vec<KernelPlan<'o>>,
     /// The stream of every entry.
     streams: Vec<Vec<EntryStep>>,
+    images: Images,
 }
 
 /// Instructions and loop rounds of one PE in one launch that a run allows where its options do not say: more than the
@@ -53,6 +55,8 @@ pub struct LaunchRecord {
     pub instructions: u64,
     /// Bytes that loads brought to PEs, all planes.
     pub loaded_bytes: u64,
+    /// Bytes of loaded boxes that masks and compression kept from crossing the port.
+    pub skipped_bytes: u64,
     /// Bytes stored.
     pub stored_bytes: u64,
     /// Multiply-accumulates performed.
@@ -96,7 +100,7 @@ impl<'o> Machine<'o> {
         let kernels = object.kernels.iter().map(plan::plan_kernel).collect::<Result<Vec<_>, _>>()?;
         let streams =
             object.entries.iter().map(|entry| plan_entry(object, entry)).collect::<Result<_, _>>()?;
-        Ok(Machine { object, kernels, streams })
+        Ok(Machine { object, kernels, streams, images: Images::default() })
     }
 
     /// Runs an entry of one rank. `inputs` are dense row-major little-endian bytes, one per input port.
@@ -218,7 +222,8 @@ impl Run<'_, '_> {
             .collect();
         let memory = &mut self.memories[rank];
         let limits = Limits { steps: self.options.step_limit, records: self.options.record };
-        let result = run_launch(plan, &launch.params, &extents, memory, limits);
+        let images = self.machine.images.of(plan.kernel, &extents, memory);
+        let result = run_launch(plan, &launch.params, &extents, &images, memory, limits);
         let (counts, actions) = result.map_err(|(pe, pc, fault)| {
             let inst = plan.kernel.code[pc];
             Box::new(Trap {
@@ -239,6 +244,7 @@ impl Run<'_, '_> {
                 kernel: plan.kernel.name.clone(),
                 instructions: counts.instructions,
                 loaded_bytes: counts.loaded_bytes,
+                skipped_bytes: counts.skipped_bytes,
                 stored_bytes: counts.stored_bytes,
                 macs: counts.macs,
                 macs_skipped: counts.macs_skipped,

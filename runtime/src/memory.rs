@@ -12,6 +12,7 @@ use lacuna_isa::inst::Engine;
 use lacuna_isa::object::{Access, Address, MemSpace};
 
 use crate::boxes::WALK_DIMS;
+use crate::dma::Image;
 
 /// The memories of one run.
 pub(crate) struct Memory<'o> {
@@ -74,6 +75,8 @@ pub(crate) struct Tensor<'m> {
     pub planes: [u64; 3],
     /// Whether loads must be logged, because something else in the launch may write the same bytes.
     pub log_reads: bool,
+    /// The codes of a compressed tensor, expanded.
+    pub image: Option<&'m Image>,
 }
 
 /// Runs of bytes at strided addresses of one memory.
@@ -139,6 +142,8 @@ impl ByteBox {
 enum Content {
     /// The bytes themselves.
     Bytes,
+    /// None: the bytes stay, but count as written.
+    Claim,
     /// Codes of less than a byte that share the run's first or last byte with others: `skip` codes into the run.
     Codes { ty: ScalarType, skip: usize, n: usize },
 }
@@ -247,6 +252,12 @@ impl Log {
         let when = self.now;
         self.stores.push(Store { at, content, data: self.data.len(), once: false, pc, when });
         self.data.extend_from_slice(codes);
+    }
+
+    /// Marks bytes as written without writing them.
+    pub fn claim(&mut self, at: ByteBox, pc: usize) {
+        let (data, when) = (self.data.len(), self.now);
+        self.stores.push(Store { at, content: Content::Claim, data, once: false, pc, when });
     }
 
     /// Where the data of the last store goes.
@@ -373,6 +384,7 @@ fn put<'d>(content: Content, run: &mut [u8], data: &'d [u8]) -> &'d [u8] {
             run.copy_from_slice(now);
             rest
         }
+        Content::Claim => data,
         Content::Codes { ty, skip, n } => {
             for i in 0..n {
                 pack::set(run, ty, skip + i, pack::get(data, ty, i));

@@ -1,10 +1,11 @@
 //! One PE: walks its kernel's stream in program order and executes every instruction to its end. It pauses where it meets
 //! other PEs, and goes on when the meeting is over.
 
-use lacuna_isa::inst::{Action, Engine, InstKind, Operand};
+use lacuna_isa::inst::{Action, Engine, Fill, InstKind, Operand};
 use lacuna_isa::object::Param;
 use lacuna_isa::view::Position;
 
+use crate::dma::{Load, Pick};
 use crate::matmul::actions::ActionLog;
 use crate::matmul::fast::PanelCache;
 use crate::matmul::mask::Grain;
@@ -20,6 +21,7 @@ pub(crate) struct Counts {
     pub instructions: u64,
     pub loaded_bytes: u64,
     pub stored_bytes: u64,
+    pub skipped_bytes: u64,
     pub macs: u64,
     pub macs_skipped: u64,
 }
@@ -30,6 +32,7 @@ impl Counts {
         self.instructions += other.instructions;
         self.loaded_bytes += other.loaded_bytes;
         self.stored_bytes += other.stored_bytes;
+        self.skipped_bytes += other.skipped_bytes;
         self.macs += other.macs;
         self.macs_skipped += other.macs_skipped;
     }
@@ -238,8 +241,27 @@ impl<'m> Pe<'m> {
                     return Err(Fault::new(TrapKind::NotEmptyAtHalt, message));
                 }
             }
-            InstKind::Ld { dst, src, fill, cast: _ } => self.load(dst, src, fill, None)?,
-            InstKind::Gather { dst, src, idx, dim, fill } => self.load(dst, src, fill, Some((dim, idx)))?,
+            InstKind::Ld { dst, src, fill, cast: _ } => {
+                self.load(&Load { dst, src, fill, pick: Pick::All, code: None })?;
+            }
+            InstKind::Gather { dst, src, idx, dim, fill } => {
+                self.load(&Load { dst, src, fill, pick: Pick::Indices(dim, idx), code: None })?;
+            }
+            InstKind::Ldx { dst, src, code, cast: _ } => {
+                self.load(&Load { dst, src, fill: Fill::Zero, pick: Pick::All, code: Some(code) })?;
+            }
+            InstKind::Ldmask { dst, src, mask, dim } => {
+                self.load(&Load { dst, src, fill: Fill::Zero, pick: Pick::Flags(dim, mask), code: None })?;
+            }
+            InstKind::Scatter { src, dst, idx, dim, combine } => {
+                self.scatter(src, dst, (dim, idx), combine)?
+            }
+            InstKind::Move { dst, src, fill } => self.rearrange(dst, src, fill, None)?,
+            InstKind::Perm { dst, src, idx, dim, fill } => {
+                self.rearrange(dst, src, fill, Some((dim, idx)))?
+            }
+            InstKind::Mask { dst, src } => self.mask(dst, src)?,
+            InstKind::Pack { dst, src } => self.pack(dst, src)?,
             InstKind::St { src, dst } => self.store(src, dst)?,
             InstKind::Fill { dst, value } => self.fill(dst, value)?,
             InstKind::Zero { bank } => self.zero(bank)?,
@@ -272,14 +294,7 @@ impl<'m> Pe<'m> {
             // Carried out by the launch, for all PEs that take part.
             InstKind::Wait { .. } => {}
             InstKind::Bar { .. } => {}
-            InstKind::Ldx { .. } => {}
-            InstKind::Ldmask { .. } => {}
-            InstKind::Scatter { .. } => {}
             InstKind::Xchg { .. } => {} // Carried out by the launch.
-            InstKind::Move { .. } => {}
-            InstKind::Perm { .. } => {}
-            InstKind::Mask { .. } => {}
-            InstKind::Pack { .. } => {}
             InstKind::Xred { .. } => {} // Carried out by the launch.
             InstKind::Allred { .. } => {}
             InstKind::Allgath { .. } => {}
@@ -318,11 +333,10 @@ impl<'m> Pe<'m> {
         let ring = &mut self.rings[usize::from(operand.buffer)];
         match operand.action {
             Action::Update => {
-                let idx = ring.locate(operand.delta)?;
-                let slot = ring.take(idx);
+                let (place, slot) = ring.take(operand.delta)?;
                 slot.check_format(&self.plan.kernel.views[usize::from(operand.view)])?;
                 let layout = slot.layout;
-                Ok(Target { bytes: slot.into_bytes(), layout, place: Some(idx) })
+                Ok(Target { bytes: slot.into_bytes(), layout, place: Some(place) })
             }
             Action::Push | Action::Read | Action::Pop => {
                 ring.check_push(layout.bytes())?;
@@ -337,7 +351,7 @@ impl<'m> Pe<'m> {
         let ring = &mut self.rings[usize::from(operand.buffer)];
         let slot = Slot::owned(target.bytes, target.layout);
         match target.place {
-            Some(idx) => ring.put_back(idx, slot),
+            Some(place) => ring.put_back(place, slot),
             None => ring.push(slot),
         }
     }

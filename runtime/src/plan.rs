@@ -1,5 +1,7 @@
 //! What is resolved and checked once, when an object is loaded, so that running needs no look-ups that can fail.
 
+mod movement;
+
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::{Action, Engine, GlobalField, InstKind, Operand, OperandField, Place, Use};
 use lacuna_isa::object::{Access, BufferKind, Kernel};
@@ -8,6 +10,7 @@ use lacuna_isa::view::{LOOP_LEVELS, MAX_PARAMS, Position, Space, VIEW_DIMS, View
 use crate::launch::check_meeting;
 use crate::se::ProgramPlan;
 use crate::trap::LoadError;
+pub(crate) use movement::is_compressed;
 
 /// Greatest trip count: keeps coordinates within 62 bits.
 const MAX_TRIP: u32 = 1 << 28;
@@ -229,15 +232,20 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
             .ok_or_else(|| format!("there is no buffer {buffer}")),
         InstKind::Ld { dst, src, .. } => widening(global(*src), view(dst)),
         InstKind::Gather { dst, src, idx, dim, .. } => {
-            if usize::from(*dim) >= VIEW_DIMS {
-                return Err(format!("there is no dimension {dim}"));
-            }
-            match view(idx).format {
-                Format::Scalar(ScalarType::I32 | ScalarType::I64) => {}
-                other => return Err(format!("indices are {other}, not i32 or i64")),
-            }
+            movement::vector(view(idx), *dim, &movement::INDICES)?;
             widening(global(*src), view(dst))
         }
+        InstKind::Ldx { dst, src, .. } => movement::ldx(kernel, view(dst), global(*src)),
+        InstKind::Ldmask { dst, src, mask, dim } => {
+            movement::ldmask(view(dst), global(*src), view(mask), *dim)
+        }
+        InstKind::Scatter { src, dst, idx, dim, combine } => {
+            movement::scatter(kernel, view(src), global(*dst), (view(idx), *dim), *combine)
+        }
+        InstKind::Move { dst, src, .. } => movement::moving(view(src), view(dst)),
+        InstKind::Perm { dst, src, idx, dim, .. } => movement::perm(view(dst), view(src), view(idx), *dim),
+        InstKind::Mask { dst, src } => movement::mask(view(dst), view(src)),
+        InstKind::Pack { dst, src } => movement::pack(view(dst), view(src)),
         InstKind::St { src, dst } => {
             let (from, to) = (view(src), global(*dst));
             if from.format != to.format || from.pattern != to.pattern {
@@ -276,14 +284,7 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
         InstKind::Gate { engine, .. } => (*engine != Engine::Cp)
             .then_some(())
             .ok_or_else(|| "the command processor cannot be without power".to_owned()),
-        InstKind::Ldx { .. } => unknown(),
-        InstKind::Ldmask { .. } => unknown(),
-        InstKind::Scatter { .. } => unknown(),
         InstKind::Xchg { dst, src, dim, .. } => exchanged(view(src), view(dst), *dim),
-        InstKind::Move { .. } => unknown(),
-        InstKind::Perm { .. } => unknown(),
-        InstKind::Mask { .. } => unknown(),
-        InstKind::Pack { .. } => unknown(),
         InstKind::Xred { dst, dim, .. } => summed(view(dst), *dim),
         InstKind::Allred { .. } => unknown(),
         InstKind::Allgath { .. } => unknown(),

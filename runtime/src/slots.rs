@@ -58,6 +58,8 @@ enum Data<'m> {
     /// References into memory that does not change while the launch runs, one per plane.
     Alias([&'m [u8]; 3]),
     Owned(Arc<Bytes>),
+    /// Nothing, while an instruction updates the slot.
+    Taken,
 }
 
 /// A published slot.
@@ -84,10 +86,26 @@ impl<'m> Slot<'m> {
         Slot { data: Data::Owned(Arc::new(bytes)), layout, version }
     }
 
+    /// The hole that a slot leaves while an instruction updates it.
+    fn taken(layout: Layout) -> Slot<'m> {
+        Slot { data: Data::Taken, layout, version: 0 }
+    }
+
+    /// Faults when another operand of the instruction updates the slot.
+    fn check_present(self) -> Result<Slot<'m>, Fault> {
+        match self.data {
+            Data::Alias(_) | Data::Owned(_) => Ok(self),
+            Data::Taken => {
+                Err(Fault::new(TrapKind::SlotConflict, "an operand updates the slot that another one names"))
+            }
+        }
+    }
+
     /// The planes: codes, scales, indices.
     pub fn planes(&self) -> [&[u8]; 3] {
         match &self.data {
             Data::Alias(planes) => *planes,
+            Data::Taken => [&[]; 3],
             Data::Owned(bytes) => {
                 let [codes, scales, _] = self.layout.map.plane_bytes(self.layout.elements);
                 let bytes = bytes.get();
@@ -111,6 +129,7 @@ impl<'m> Slot<'m> {
                 }
                 bytes
             }
+            Data::Taken => Bytes::default(),
             Data::Owned(bytes) => Arc::try_unwrap(bytes).unwrap_or_else(|shared| (*shared).clone()),
         }
     }
@@ -142,7 +161,7 @@ impl<'m> Slot<'m> {
 #[derive(Debug)]
 pub(crate) struct Ring<'m> {
     decl: &'m Buffer,
-    /// Oldest first. A slot is absent only while an instruction updates it.
+    /// Oldest first.
     slots: VecDeque<Slot<'m>>,
     /// Slots taken by the current instruction, free only when it ends.
     leaving: u8,
@@ -184,7 +203,7 @@ impl<'m> Ring<'m> {
     /// The slot `delta` behind the head; the copy shares its bytes.
     pub fn read(&self, delta: u8) -> Result<Slot<'m>, Fault> {
         let idx = self.locate(delta)?;
-        Ok(self.slots[idx].clone())
+        self.slots[idx].clone().check_present()
     }
 
     /// Takes the head slot; its place is free when the instruction ends.
@@ -193,21 +212,26 @@ impl<'m> Ring<'m> {
         match self.slots.pop_front() {
             Some(slot) => {
                 self.leaving += 1;
-                Ok(slot)
+                slot.check_present()
             }
             None => Err(Fault::new(TrapKind::PopEmpty, format!("buffer {} is empty", self.decl.name))),
         }
     }
 
-    /// Takes the slot at `idx` out to be written; it must be put back with [`Ring::put_back`].
-    pub fn take(&mut self, idx: usize) -> Slot<'m> {
-        let hollow = Slot::alias([&[]; 3], self.slots[idx].layout);
-        std::mem::replace(&mut self.slots[idx], hollow)
+    /// Takes the slot `delta` behind the head out to be written, and its place, to which [`Ring::put_back`] returns it.
+    pub fn take(&mut self, delta: u8) -> Result<(usize, Slot<'m>), Fault> {
+        let idx = self.locate(delta)?;
+        let hole = Slot::taken(self.slots[idx].layout);
+        let slot = std::mem::replace(&mut self.slots[idx], hole).check_present()?;
+        Ok((idx + usize::from(self.leaving), slot))
     }
 
     /// Puts an updated slot back.
-    pub fn put_back(&mut self, idx: usize, slot: Slot<'m>) {
-        self.slots[idx] = slot;
+    pub fn put_back(&mut self, place: usize, slot: Slot<'m>) {
+        // What the instruction has popped since was in front of it: popping the hole itself is a conflict.
+        if let Some(hole) = self.slots.get_mut(place.wrapping_sub(usize::from(self.leaving))) {
+            *hole = slot;
+        }
     }
 
     /// Checks that a slot is free and holds `bytes`.

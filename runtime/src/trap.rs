@@ -27,6 +27,10 @@ pub enum TrapKind {
     ShapeMismatch,
     /// A box cuts through a group or an N:M pattern.
     PartialGroup,
+    /// An operand updates a slot that another operand of the instruction names.
+    SlotConflict,
+    /// A record of a compressed tensor is not well formed.
+    BadRecord,
     /// A `wait` for posts, or a `recv` of a message, that never come.
     WouldBlock,
     /// A collective that a PE or rank of its group does not reach, or reaches elsewhere.
@@ -39,7 +43,7 @@ pub enum TrapKind {
 
 impl TrapKind {
     /// Every kind.
-    pub const ALL: [TrapKind; 14] = [
+    pub const ALL: [TrapKind; 16] = [
         TrapKind::PopEmpty,
         TrapKind::PushFull,
         TrapKind::BadDelta,
@@ -50,6 +54,8 @@ impl TrapKind {
         TrapKind::FormatMismatch,
         TrapKind::ShapeMismatch,
         TrapKind::PartialGroup,
+        TrapKind::SlotConflict,
+        TrapKind::BadRecord,
         TrapKind::WouldBlock,
         TrapKind::NotUniform,
         TrapKind::Gated,
@@ -69,6 +75,8 @@ impl TrapKind {
             TrapKind::FormatMismatch => "format-mismatch",
             TrapKind::ShapeMismatch => "shape-mismatch",
             TrapKind::PartialGroup => "partial-group",
+            TrapKind::SlotConflict => "slot-conflict",
+            TrapKind::BadRecord => "bad-record",
             TrapKind::WouldBlock => "would-block",
             TrapKind::NotUniform => "not-uniform",
             TrapKind::Gated => "gated",

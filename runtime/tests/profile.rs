@@ -88,3 +88,21 @@ fn double_buffering_overlaps() {
     // One slot: each of eight rounds waits for its load (256 + 100) and its store (256 + 100).
     assert!(single >= 8 * 712, "{single}");
 }
+
+#[test]
+fn the_layout_unit_reads_and_writes() {
+    let mut b = Builder::new([1; 4]);
+    let x = b.input(ScalarType::F32, &[1024]);
+    let y = b.output(ScalarType::F32, &[1024], Access::Out);
+    let sizes = [1, 1, 1, 1, 1024];
+    let dense = View::dense(F32, sizes);
+    let (gx, gy) = (b.view(global(x, F32, dense.dims)), b.view(global(y, F32, dense.dims)));
+    let l = b.local(F32, sizes);
+    let (from, to) = (b.buffer("x", BufferKind::Local, 4096, 1), b.buffer("y", BufferKind::Local, 4096, 1));
+    b.emit(InstKind::Ld { dst: push(from, l), src: gx, cast: Multicast::None, fill: Fill::Zero })
+        .emit(InstKind::Move { dst: push(to, l), src: pop(from, l), fill: Fill::Zero })
+        .emit(InstKind::St { src: pop(to, l), dst: gy });
+    let report = profile(&b.build(), &target(), 0).expect("loads");
+    let mlu = Engine::ALL.iter().position(|&e| e == Engine::Mlu).expect("an engine");
+    assert_eq!(report.launches[0].busy_cycles[mlu], 2 * 4096 / 64);
+}

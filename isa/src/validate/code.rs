@@ -161,6 +161,16 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Checks that the tensor of a global view is used in the one way that the instruction admits.
+    fn access(&mut self, v: u16, only: Access) {
+        let Some(Space::Global(base)) = self.kernel.views.get(usize::from(v)).map(|view| view.space) else {
+            return;
+        };
+        if self.kernel.tensors.get(usize::from(base)).is_some_and(|t| t.access != only) {
+            self.push(&format!("r{base} is not `{}`", if only == Access::In { "in" } else { "inout" }));
+        }
+    }
+
     fn dimension(&mut self, dim: u8) {
         if usize::from(dim) >= VIEW_DIMS {
             self.push(&format!("no dimension {dim}"));
@@ -235,12 +245,20 @@ fn check_inst(pc: usize, kind: &InstKind, kernel: &Kernel, max_trip: u32, faults
                 c.push("the command processor has no gate");
             }
         }
-        InstKind::Ld { .. } | InstKind::Ldx { .. } => {}
+        InstKind::Ld { .. } => {}
+        InstKind::Ldx { src, .. } => c.access(src, Access::In),
         InstKind::St { src, dst } => c.same_box(c.view(&src), kernel.views.get(usize::from(dst))),
+        InstKind::Scatter { src, dst, dim, .. } => {
+            c.dimension(dim);
+            c.access(dst, Access::InOut);
+            c.same_box(c.view(&src), kernel.views.get(usize::from(dst)));
+        }
+        InstKind::Perm { dst, src, dim, .. } => {
+            c.dimension(dim);
+            c.same_box(c.view(&src), c.view(&dst));
+        }
         InstKind::Gather { dim, .. }
         | InstKind::Ldmask { dim, .. }
-        | InstKind::Scatter { dim, .. }
-        | InstKind::Perm { dim, .. }
         | InstKind::Xchg { dim, .. }
         | InstKind::Xred { dim, .. } => c.dimension(dim),
         InstKind::Fill { value, .. } => {
@@ -248,9 +266,9 @@ fn check_inst(pc: usize, kind: &InstKind, kernel: &Kernel, max_trip: u32, faults
                 c.push(&format!("no constant c{value}"));
             }
         }
-        InstKind::Move { .. } => {}
+        InstKind::Move { dst, src, .. } => c.same_box(c.view(&src), c.view(&dst)),
         InstKind::Mask { .. } => {}
-        InstKind::Pack { .. } => {}
+        InstKind::Pack { dst, src } => c.same_box(c.view(&src), c.view(&dst)),
         InstKind::Mm { bank, a, b, order }
         | InstKind::Mmblk { bank, a, b, order, .. }
         | InstKind::Mmact { bank, a, b, order, .. } => c.product(&bank, &a, &b, order, false),

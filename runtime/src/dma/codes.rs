@@ -3,11 +3,13 @@
 use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{Format, GroupFormat, ScalarType, pack};
 use lacuna_isa::inst::Fill;
+use lacuna_isa::view::View;
 
 use super::planes::PlaneWalks;
 use crate::boxes::Walk;
 use crate::plan::is_signed;
 use crate::slots::Layout;
+use crate::trap::{Fault, TrapKind};
 
 /// The fill of a slot: code of an element, and of a scale.
 pub(crate) fn fill_code(format: Format, fill: Fill) -> u64 {
@@ -66,6 +68,14 @@ pub(crate) fn fill_planes(bytes: &mut [u8], layout: &Layout, code: u64) {
         for i in 0..indices.len() * 8 / ty.bits() as usize {
             pack::set(indices, ty, i, (i / s % usize::from(pattern.n)) as u64);
         }
+    }
+}
+
+/// Type of the entries of a scale plane, as which they are copied.
+pub(crate) fn scale_type(format: Format) -> ScalarType {
+    match format {
+        Format::Scalar(_) => ScalarType::E8M0,
+        Format::Grouped(format) => format.scale_entry(),
     }
 }
 
@@ -140,6 +150,96 @@ fn strided<const N: usize>(src: &[u8], s: usize, ss: i64, dst: &mut [u8], t: usi
         s += ss * N as i64;
         t += ts * N as i64;
     }
+}
+
+/// Faults when a side of a walk leaves a plane of a slot.
+pub(crate) fn within(walk: &Walk, side: usize, plane: &[u8], ty: ScalarType) -> Result<(), Fault> {
+    let (low, high) = walk.extent(side);
+    if low < 0 || high >= 1 << 56 || ty.bytes_for(high as u64 + 1) > plane.len() as u64 {
+        return Err(Fault::new(TrapKind::OutOfBounds, format!("elements {low} to {high} of a slot")));
+    }
+    Ok(())
+}
+
+/// Something whose planes can be copied from: a tensor, or a slot.
+pub(crate) trait PlaneSource {
+    /// Copies one plane of a box into `dst`, converting where the types differ.
+    fn copy(
+        &mut self,
+        walk: &Walk,
+        plane: usize,
+        from: ScalarType,
+        dst: (&mut [u8], ScalarType),
+    ) -> Result<(), Fault>;
+}
+
+impl PlaneSource for [&[u8]; 3] {
+    fn copy(
+        &mut self,
+        walk: &Walk,
+        plane: usize,
+        from: ScalarType,
+        dst: (&mut [u8], ScalarType),
+    ) -> Result<(), Fault> {
+        within(walk, 0, self[plane], from)?;
+        within(walk, 1, dst.0, dst.1)?;
+        copy_codes(walk, (self[plane], 0, from), dst);
+        Ok(())
+    }
+}
+
+/// Copies all planes of a box that `view` describes into a slot of `layout`, whose element type may be wider.
+pub(crate) fn copy_planes(
+    source: &mut dyn PlaneSource,
+    view: &View,
+    walks: &PlaneWalks,
+    layout: &Layout,
+    bytes: &mut [u8],
+) -> Result<(), Fault> {
+    let sizes = layout.map.plane_bytes(layout.elements);
+    let (codes, rest) = bytes.split_at_mut(sizes[0] as usize);
+    let (scales, indices) = rest.split_at_mut(sizes[1] as usize);
+    source.copy(&walks.codes, 0, view.format.element(), (codes, layout.map.format.element()))?;
+    if let Some(walk) = &walks.scales {
+        let ty = scale_type(view.format);
+        source.copy(walk, 1, ty, (scales, ty))?;
+    }
+    if let (Some(walk), Some(pattern)) = (&walks.indices, view.pattern) {
+        source.copy(walk, 2, pattern.index_type(), (indices, pattern.index_type()))?;
+    }
+    Ok(())
+}
+
+/// Fills a box of a slot: codes with `code`, scales with one, indices ascending.
+pub(crate) fn fill_box(
+    walks: &PlaneWalks,
+    layout: &Layout,
+    code: u64,
+    bytes: &mut [u8],
+) -> Result<(), Fault> {
+    let sizes = layout.map.plane_bytes(layout.elements);
+    let (codes, rest) = bytes.split_at_mut(sizes[0] as usize);
+    let (scales, indices) = rest.split_at_mut(sizes[1] as usize);
+    let each = |walk: &Walk, ty: ScalarType, plane: &mut [u8], code: &dyn Fn(i64) -> u64| {
+        within(walk, 1, plane, ty)?;
+        let (n, [_, ts]) = walk.inner();
+        walk.rows(|_, t| {
+            (0..n as i64).map(|i| t + i * ts).for_each(|t| pack::set(plane, ty, t as usize, code(t)));
+        });
+        Ok(())
+    };
+    each(&walks.codes, layout.map.format.element(), codes, &|_| code)?;
+    if let (Some(walk), Format::Grouped(format)) = (&walks.scales, layout.map.format) {
+        let mut entry = [0; 2];
+        GroupScale::one(format).write(format, &mut entry, 0);
+        let one = u64::from(u16::from_le_bytes(entry));
+        each(walk, scale_type(layout.map.format), scales, &|_| one)?;
+    }
+    if let (Some(walk), Some(pattern)) = (&walks.indices, layout.map.pattern) {
+        let s = layout.map.k_stride.max(1) as i64;
+        each(walk, pattern.index_type(), indices, &|t| (t / s % i64::from(pattern.n)) as u64)?;
+    }
+    Ok(())
 }
 
 /// Multiplies the groups of a tile by their scales and encodes the tile's elements of this box.

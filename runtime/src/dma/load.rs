@@ -1,76 +1,70 @@
-//! Loads and gathers of strided boxes, plane by plane.
+//! Loads of strided boxes, plane by plane: whole, by indices, by flags, from compressed tensors.
 
-use lacuna_isa::format::{Format, pack};
-use lacuna_isa::inst::{Fill, Operand};
-use lacuna_isa::view::{PlaneMap, VIEW_DIMS};
+use lacuna_isa::format::{Format, ScalarType, pack};
+use lacuna_isa::inst::{Fill, MaskCode, Operand};
+use lacuna_isa::view::{PlaneMap, View};
 
-use super::codes::{apply_scales, fill_code, fill_planes, int_value};
-use super::planes::{Piece, Side, element, partial, plane_walks};
+use super::codes::{PlaneSource, apply_scales, copy_planes, fill_code, fill_planes, int_value, scale_type};
+use super::dense::Image;
+use super::expand::{Records, touched_blocks};
+use super::planes::{Piece, Side, element, open_dim, partial, plane_walks};
 use super::source::{Source, alias};
-use crate::boxes::dense_strides;
+use crate::boxes::{Walk, dense_strides};
 use crate::pe::Pe;
 use crate::slots::{Layout, Slot};
 use crate::trap::{Fault, TrapKind};
 
+/// Which indices of a view's box are loaded.
+#[derive(Clone, Copy)]
+pub(crate) enum Pick {
+    /// All.
+    All,
+    /// All, at the coordinates of a dimension that a vector gives.
+    Indices(u8, Operand),
+    /// Those of a dimension whose flags are set.
+    Flags(u8, Operand),
+}
+
+/// A load.
+pub(crate) struct Load {
+    pub dst: Operand,
+    pub src: u16,
+    pub fill: Fill,
+    pub pick: Pick,
+    /// How the masks of a compressed tensor are coded.
+    pub code: Option<MaskCode>,
+}
+
+/// The pieces that a load brings.
+struct Picked {
+    pieces: Vec<Piece>,
+    /// Parts of them that are not loaded and stay code 0.
+    holes: Vec<Piece>,
+    /// What counts as read where that does not depend on data.
+    touched: Option<Piece>,
+}
+
+/// Values and scales of a slot while groups are widened.
+struct Widened {
+    tile: Vec<f32>,
+    scales: Vec<u8>,
+}
+
 impl Pe<'_> {
-    /// `ld`, and `gather` where `gather` gives the dimension and the operand of indices.
-    pub fn load(
-        &mut self,
-        dst: Operand,
-        src: u16,
-        fill: Fill,
-        gather: Option<(u8, Operand)>,
-    ) -> Result<(), Fault> {
+    /// `ld`, `gather`, `ldmask` and `ldx`.
+    pub fn load(&mut self, load: &Load) -> Result<(), Fault> {
+        let Load { dst, src, fill, pick, code } = *load;
         let kernel = self.plan.kernel;
         let view = &kernel.views[usize::from(src)];
         let to = kernel.views[usize::from(dst.view)].format;
         let tensor = self.tensor(view)?;
-        let (sizes, k_dim) = (view.sizes(), usize::from(view.k_dim));
-        let dense = dense_strides(sizes);
+        let k_dim = usize::from(view.k_dim);
+        let dense = dense_strides(view.sizes());
         let layout = Layout::new(to, view.pattern, dense[k_dim].unsigned_abs(), view.elements());
         self.rings[usize::from(dst.buffer)].check_push(layout.bytes())?;
-        let base = view.base_coords(&self.at);
-        let ranges = view.clip(&self.at);
-        let whole_piece = |first: [u32; VIEW_DIMS], counts: [u32; VIEW_DIMS]| Piece {
-            first,
-            counts,
-            coords: std::array::from_fn(|d| base[d] + i64::from(first[d])),
-        };
-        let pieces = match gather {
-            None => vec![whole_piece(ranges.map(|r| r.0), ranges.map(|r| r.1))],
-            Some((dim, operand)) => {
-                let dim = usize::from(dim);
-                if dim == k_dim && (layout.map.format.group_size() > 1 || view.pattern.is_some()) {
-                    return Err(partial("groups"));
-                }
-                let indices = self.indices(operand, dim, sizes[dim])?;
-                let mut open = view.clone();
-                open.dims[dim].origin = 0;
-                open.dims[dim].bound = u32::MAX;
-                open.levels.iter_mut().chain(&mut open.coords).for_each(|advance| {
-                    if advance.is_some_and(|advance| usize::from(advance.dim) == dim) {
-                        *advance = None;
-                    }
-                });
-                open.shift.take_if(|shift| usize::from(shift.dim) == dim);
-                let ranges = open.clip(&self.at);
-                let bound = view.bounds(&self.at)[dim];
-                let inside = indices.iter().enumerate().filter(|(_, idx)| (0..bound).contains(*idx));
-                inside
-                    .map(|(i, &idx)| {
-                        let (mut first, mut counts) = (ranges.map(|r| r.0), ranges.map(|r| r.1));
-                        first[dim] = i as u32;
-                        counts[dim] = counts[dim].min(1);
-                        let mut piece = whole_piece(first, counts);
-                        piece.coords[dim] = idx;
-                        piece
-                    })
-                    .collect()
-            }
-        };
-        let moved: u64 = pieces.iter().map(|p| p.counts.iter().map(|&n| u64::from(n)).product::<u64>()).sum();
+        let Picked { pieces, holes, touched } = self.pick(view, pick)?;
+        let moved: u64 = pieces.iter().map(Piece::elements).sum();
         let complete = moved == layout.elements;
-        self.counts.loaded_bytes += view.planes().plane_bytes(moved).iter().sum::<u64>();
         let target_side = |piece: &Piece| -> Result<Side, Fault> {
             Ok(Side {
                 map: PlaneMap { format: view.format, ..layout.map },
@@ -82,61 +76,160 @@ impl Pe<'_> {
             let strides = view.dims.map(|d| i64::from(d.stride));
             Ok(Side { map: view.planes(), base: piece.global_base(view)?, strides })
         };
-        let may_alias = complete && gather.is_none() && view.format == to && !tensor.log_reads;
-        if may_alias && let Some(piece) = pieces.first().filter(|piece| !piece.is_empty()) {
-            let source = source_side(piece)?;
-            if let Some(walks) = plane_walks(piece.counts, k_dim, source, target_side(piece)?)?
-                && let Some(planes) = alias(&tensor, &walks, view.format, &layout, source.map.k_stride.max(1))
-            {
-                self.rings[usize::from(dst.buffer)].push(Slot::alias(planes, layout));
-                return Ok(());
+        let walks_of = |piece: &Piece| {
+            if piece.is_empty() {
+                return Ok(None);
             }
+            plane_walks(piece.counts, k_dim, source_side(piece)?, target_side(piece)?)
+        };
+        let whole = matches!(pick, Pick::All);
+        let fits = |image: &&Image| Some(image.code) == code && image.ty == view.format.element();
+        let image = tensor.image.filter(fits).map(|image| &*image.codes);
+        let bytes_of = |n: u64| view.planes().plane_bytes(n).iter().sum::<u64>();
+        if complete
+            && whole
+            && code.is_none() == image.is_none()
+            && view.format == to
+            && !tensor.log_reads
+            && let Some(walks) = pieces.first().map(walks_of).transpose()?.flatten()
+            && let Some(planes) =
+                alias(&tensor, image, &walks, view.format, &layout, view.planes().k_stride.max(1))
+        {
+            let dense_bytes = bytes_of(moved);
+            let loaded = if code.is_some() {
+                let records = Records::new(tensor.bytes, tensor.planes);
+                let codes = records.port_bytes(&touched_blocks(&walks.codes));
+                dense_bytes - view.format.element().bytes_for(moved) + codes
+            } else {
+                dense_bytes
+            };
+            self.counts.loaded_bytes += loaded;
+            self.counts.skipped_bytes += dense_bytes.saturating_sub(loaded);
+            self.rings[usize::from(dst.buffer)].push(Slot::alias(planes, layout));
+            return Ok(());
         }
         let mut bytes = self.pool.any(layout.bytes() as usize);
         if !complete {
             fill_planes(bytes.get_mut(), &layout, fill_code(to, fill));
         }
-        let mut source =
-            Source { tensor, overlay: &self.overlay, memory: self.memory, log: &mut self.log, pc: self.pc };
-        let widen_to_scalar = match (view.format, to) {
-            (Format::Grouped(format), Format::Scalar(ty)) => Some((format, ty)),
+        let mut source = Source {
+            tensor,
+            overlay: &self.overlay,
+            memory: self.memory,
+            log: &mut self.log,
+            pc: self.pc,
+            code,
+            image,
+            expanded_bytes: 0,
+        };
+        if let Some(walks) = touched.as_ref().map(walks_of).transpose()?.flatten() {
+            source.touch(&walks, view.format, view.pattern)?;
+        }
+        let mut widened = match (view.format, to) {
+            (Format::Grouped(format), Format::Scalar(_)) => {
+                let n = layout.elements as usize;
+                let n_groups = layout.elements.div_ceil(u64::from(format.size));
+                let scales = vec![0; format.scale_bytes(n_groups) as usize];
+                Some(Widened { tile: vec![0.0; n], scales })
+            }
             (Format::Scalar(_), _) | (Format::Grouped(_), Format::Grouped(_)) => None,
         };
-        let mut tile = vec![0f32; if widen_to_scalar.is_some() { layout.elements as usize } else { 0 }];
-        let plane_sizes = layout.map.plane_bytes(layout.elements);
-        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-            let Some(walks) = plane_walks(piece.counts, k_dim, source_side(piece)?, target_side(piece)?)?
-            else {
-                continue;
-            };
-            if let Some((format, ty)) = widen_to_scalar {
-                let codes = bytemuck::cast_slice_mut(&mut tile);
-                let element = format.element;
-                source.plane_to_f32(&walks, element, codes)?;
-                let entry = format.scale_entry();
-                let n_groups = layout.elements.div_ceil(u64::from(format.size));
-                let mut scales = vec![0u8; format.scale_bytes(n_groups) as usize];
-                if let Some(walk) = &walks.scales {
-                    source.plane(walk, 1, entry, (&mut scales, entry))?;
+        for piece in &pieces {
+            let Some(walks) = walks_of(piece)? else { continue };
+            if touched.is_none() {
+                source.touch(&walks, view.format, view.pattern)?;
+            }
+            match (&mut widened, view.format, to) {
+                (Some(Widened { tile, scales }), Format::Grouped(format), Format::Scalar(ty)) => {
+                    let codes = bytemuck::cast_slice_mut(tile);
+                    source.copy(&walks.codes, 0, format.element, (codes, ScalarType::F32))?;
+                    if let Some(walk) = &walks.scales {
+                        let entry = scale_type(view.format);
+                        source.copy(walk, 1, entry, (scales, entry))?;
+                    }
+                    apply_scales(tile, scales, format, &walks, dense[k_dim], ty, bytes.get_mut());
                 }
-                apply_scales(&mut tile, &scales, format, &walks, dense[k_dim], ty, bytes.get_mut());
-                continue;
-            }
-            let (codes, rest) = bytes.get_mut().split_at_mut(plane_sizes[0] as usize);
-            let (scales, indices) = rest.split_at_mut(plane_sizes[1] as usize);
-            source.plane(&walks.codes, 0, view.format.element(), (codes, to.element()))?;
-            if let (Some(walk), Format::Grouped(format)) = (&walks.scales, view.format) {
-                source.plane(walk, 1, format.scale_entry(), (scales, format.scale_entry()))?;
-            }
-            if let (Some(walk), Some(pattern)) = (&walks.indices, view.pattern) {
-                source.plane(walk, 2, pattern.index_type(), (indices, pattern.index_type()))?;
+                _ => copy_planes(&mut source, view, &walks, &layout, bytes.get_mut())?,
             }
         }
+        let mut not_loaded = 0;
+        for hole in holes.iter().filter(|hole| !hole.is_empty()) {
+            not_loaded += hole.elements();
+            let base = hole.local_base(0, &dense)?;
+            let Some(walk) = Walk::new(&hole.counts, &dense, &dense, [base; 2]) else { continue };
+            let (n, [_, ts]) = walk.inner();
+            let codes = bytes.get_mut();
+            walk.rows(|_, t| {
+                (0..n as i64).for_each(|i| pack::set(codes, to.element(), (t + i * ts) as usize, 0));
+            });
+        }
+        let element = view.format.element();
+        let mut loaded = bytes_of(moved) - element.bytes_for(not_loaded).min(element.bytes_for(moved));
+        if code.is_some() {
+            loaded = loaded - element.bytes_for(moved) + source.expanded_bytes;
+        }
+        let dense_bytes = touched.map_or(bytes_of(moved), |piece| bytes_of(piece.elements()));
+        self.counts.loaded_bytes += loaded;
+        self.counts.skipped_bytes += dense_bytes.saturating_sub(loaded);
         self.rings[usize::from(dst.buffer)].push(Slot::owned(bytes, layout));
         Ok(())
     }
 
-    fn indices(&mut self, operand: Operand, dim: usize, n: u32) -> Result<Vec<i64>, Fault> {
+    fn pick(&mut self, view: &View, pick: Pick) -> Result<Picked, Fault> {
+        let whole = Piece::of(view, &self.at, view.clip(&self.at));
+        match pick {
+            Pick::All => Ok(Picked { pieces: vec![whole], holes: Vec::new(), touched: None }),
+            Pick::Indices(dim, operand) => {
+                let dim = usize::from(dim);
+                if dim == usize::from(view.k_dim) && (view.format.group_size() > 1 || view.pattern.is_some())
+                {
+                    return Err(partial("groups"));
+                }
+                let indices = self.vector(operand, dim, view.dims[dim].size)?;
+                let open = open_dim(view, dim);
+                let row = Piece::of(&open, &self.at, open.clip(&self.at));
+                let bound = view.bounds(&self.at)[dim];
+                let inside = (0u32..).zip(&indices).filter(|(_, idx)| (0..bound).contains(*idx));
+                let pieces = if row.is_empty() {
+                    Vec::new()
+                } else {
+                    inside.map(|(i, &idx)| row.cut(dim, i, 1, idx)).collect()
+                };
+                Ok(Picked { pieces, holes: Vec::new(), touched: None })
+            }
+            Pick::Flags(dim, operand) => {
+                let dim = usize::from(dim);
+                let along = dim == usize::from(view.k_dim);
+                if along && view.pattern.is_some() {
+                    return Err(partial("pattern groups"));
+                }
+                let flags = self.vector(operand, dim, view.dims[dim].size)?;
+                let unit = if along { view.format.group_size() } else { 1 };
+                let (first, end) = (whole.first[dim], whole.first[dim] + whole.counts[dim]);
+                let part = |from: u32, n: u32| {
+                    whole.cut(dim, from, n, whole.coords[dim] + i64::from(from) - i64::from(first))
+                };
+                let (mut pieces, mut holes): (Vec<Piece>, Vec<Piece>) = (Vec::new(), Vec::new());
+                for from in (first..end).step_by(unit as usize) {
+                    let n = unit.min(end - from);
+                    let unset = (from..from + n).filter(|&i| flags[i as usize] == 0);
+                    let gaps: Vec<Piece> = unset.map(|i| part(i, 1)).collect();
+                    if gaps.len() as u32 == n {
+                        continue;
+                    }
+                    holes.extend(gaps);
+                    match pieces.last_mut() {
+                        Some(last) if last.first[dim] + last.counts[dim] == from => last.counts[dim] += n,
+                        Some(_) | None => pieces.push(part(from, n)),
+                    }
+                }
+                Ok(Picked { pieces, holes, touched: Some(whole) })
+            }
+        }
+    }
+
+    /// The `n` elements of a vector of indices or flags along dimension `dim` of the operand's view.
+    pub fn vector(&mut self, operand: Operand, dim: usize, n: u32) -> Result<Vec<i64>, Fault> {
         let view = &self.plan.kernel.views[usize::from(operand.view)];
         if view.dims[dim].size != n {
             let message = format!("{} indices for {n} coordinates", view.dims[dim].size);

@@ -1,15 +1,22 @@
-//! The fabric interface: loads, stores and gathers of strided boxes, plane by plane.
+//! The fabric interface: loads, stores, gathers and scatters of strided boxes, plane by plane.
 
 mod codes;
+mod dense;
+mod expand;
 mod load;
 mod param;
 mod planes;
+mod scatter;
 mod source;
 mod store;
 
 use lacuna_isa::view::{Space, View};
 
-pub(crate) use self::codes::{fill_planes, fixed_point, int_value};
+pub(crate) use self::codes::{copy_planes, fill_box, fill_code, fill_planes, fixed_point, int_value};
+pub(crate) use self::dense::{Image, Images};
+pub(crate) use self::expand::{Records, touched_blocks};
+pub(crate) use self::load::{Load, Pick};
+pub(crate) use self::planes::{Piece, Side, element, intersect, open_dim, partial, plane_walks};
 use crate::memory::Tensor;
 use crate::pe::Pe;
 use crate::trap::{Fault, TrapKind};

@@ -3,8 +3,8 @@
 use lacuna_isa::format::pack;
 use lacuna_isa::view::{VIEW_DIMS, View};
 
-use super::codes::int_value;
-use super::planes::Piece;
+use super::codes::{PlaneSource, int_value};
+use super::planes::{Piece, PlaneWalks};
 use super::source::Source;
 use crate::boxes::Walk;
 use crate::pe::Pe;
@@ -20,9 +20,19 @@ impl Pe<'_> {
         let ty = view.format.element();
         let Some(walk) = Walk::new(&[1], &[1], &[1], [at, 0]) else { return Ok(0) };
         let mut code = [0; 8];
-        let mut source =
-            Source { tensor, overlay: &self.overlay, memory: self.memory, log: &mut self.log, pc: self.pc };
-        source.plane(&walk, 0, ty, (&mut code[..(ty.bits() / 8) as usize], ty))?;
+        let mut source = Source {
+            tensor,
+            overlay: &self.overlay,
+            memory: self.memory,
+            log: &mut self.log,
+            pc: self.pc,
+            code: None,
+            image: None,
+            expanded_bytes: 0,
+        };
+        let walks = PlaneWalks { codes: walk, scales: None, indices: None };
+        source.touch(&walks, view.format, None)?;
+        source.copy(&walks.codes, 0, ty, (&mut code[..(ty.bits() / 8) as usize], ty))?;
         Ok(int_value(ty, pack::get(&code, ty, 0)))
     }
 }

@@ -19,6 +19,29 @@ impl Piece {
         self.counts.contains(&0)
     }
 
+    /// The part of `view`'s box with these ranges of indices.
+    pub fn of(view: &View, at: &Position, ranges: [(u32, u32); VIEW_DIMS]) -> Piece {
+        let base = view.base_coords(at);
+        Piece {
+            first: ranges.map(|r| r.0),
+            counts: ranges.map(|r| r.1),
+            coords: std::array::from_fn(|d| base[d] + i64::from(ranges[d].0)),
+        }
+    }
+
+    /// The indices `first..first + count` of dimension `dim`, at coordinate `coord`.
+    pub fn cut(mut self, dim: usize, first: u32, count: u32, coord: i64) -> Piece {
+        (self.first[dim], self.coords[dim]) = (first, coord);
+        // A piece that is empty in another dimension stays so.
+        self.counts[dim] = count;
+        self
+    }
+
+    /// Number of indices.
+    pub fn elements(&self) -> u64 {
+        self.counts.iter().map(|&n| u64::from(n)).product()
+    }
+
     /// Element number of the first coordinate in the tensor.
     pub fn global_base(&self, view: &View) -> Result<i64, Fault> {
         let mut at = i128::from(view.offset);
@@ -123,14 +146,23 @@ pub(crate) fn plane_walks(
 /// The indices of two boxes of the same sizes that take part on both sides; coordinates are those of `to`.
 pub(crate) fn intersect(from: &View, to: &View, at: &Position) -> Piece {
     let (a, b) = (from.clip(at), to.clip(at));
-    let base = to.base_coords(at);
-    let mut piece = Piece { first: [0; VIEW_DIMS], counts: [0; VIEW_DIMS], coords: [0; VIEW_DIMS] };
-    for d in 0..VIEW_DIMS {
-        let first = a[d].0.max(b[d].0);
-        let end = (a[d].0 + a[d].1).min(b[d].0 + b[d].1);
-        piece.first[d] = first;
-        piece.counts[d] = end.saturating_sub(first);
-        piece.coords[d] = base[d] + i64::from(first);
+    Piece::of(
+        to,
+        at,
+        std::array::from_fn(|d| {
+            let first = a[d].0.max(b[d].0);
+            (first, (a[d].0 + a[d].1).min(b[d].0 + b[d].1).saturating_sub(first))
+        }),
+    )
+}
+
+/// `view` where indices give the coordinates of dimension `dim`: of any size, from 0, never advanced.
+pub(crate) fn open_dim(view: &View, dim: usize) -> View {
+    let mut open = view.clone();
+    (open.dims[dim].origin, open.dims[dim].bound) = (0, u32::MAX);
+    for advance in open.levels.iter_mut().chain(&mut open.coords) {
+        advance.take_if(|a| usize::from(a.dim) == dim);
     }
-    piece
+    open.shift.take_if(|shift| usize::from(shift.dim) == dim);
+    open
 }

@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 
 use lacuna_isa::format::{Format, ScalarType};
+use lacuna_isa::inst::MaskCode;
 use lacuna_isa::object::Access;
+use lacuna_isa::view::Pattern;
 
-use super::codes::copy_codes;
+use super::codes::{PlaneSource, copy_codes, scale_type, within};
+use super::expand::{Records, touched_blocks};
 use super::planes::PlaneWalks;
 use crate::boxes::Walk;
 use crate::memory::{ByteBox, Log, Memory, Overlay, Tensor};
@@ -94,27 +97,58 @@ pub(crate) struct Source<'p, 'm> {
     pub memory: &'m Memory<'m>,
     pub log: &'p mut Log,
     pub pc: usize,
+    /// How the masks of a compressed tensor are coded.
+    pub code: Option<MaskCode>,
+    /// The codes of a compressed tensor, as far as they are expanded already.
+    pub image: Option<&'m [u8]>,
+    /// Bytes that crossed the port for compressed codes.
+    pub expanded_bytes: u64,
 }
 
 impl Source<'_, '_> {
-    /// Copies one plane of a box into `dst` and returns the bytes read.
-    pub fn plane(
+    /// Notes that all planes of a box are read; faults when one leaves the tensor.
+    pub fn touch(
+        &mut self,
+        walks: &PlaneWalks,
+        format: Format,
+        pattern: Option<Pattern>,
+    ) -> Result<(), Fault> {
+        let codes = self.code.is_none().then_some((&walks.codes, 0, format.element()));
+        let scales = walks.scales.as_ref().map(|walk| (walk, 1, scale_type(format)));
+        let indices = walks.indices.as_ref().zip(pattern).map(|(walk, p)| (walk, 2, p.index_type()));
+        for (walk, plane, ty) in [codes, scales, indices].into_iter().flatten() {
+            window(&self.tensor, plane, ty, walk.extent(0))?;
+            if self.tensor.log_reads {
+                let own = self.tensor.access == Access::InOut;
+                byte_boxes(walk, 0, ty, &self.tensor, plane, |at| self.log.read(at, own, self.pc));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PlaneSource for Source<'_, '_> {
+    fn copy(
         &mut self,
         walk: &Walk,
         plane: usize,
         from: ScalarType,
         dst: (&mut [u8], ScalarType),
     ) -> Result<(), Fault> {
+        within(walk, 1, dst.0, dst.1)?;
+        if let Some(code) = self.code.filter(|_| plane == 0) {
+            let records = Records::new(self.tensor.bytes, self.tensor.planes);
+            if let Some(codes) = self.image
+                && within(walk, 0, codes, from).is_ok()
+            {
+                self.expanded_bytes += records.port_bytes(&touched_blocks(walk));
+                copy_codes(walk, (codes, 0, from), dst);
+                return Ok(());
+            }
+            self.expanded_bytes += records.copy(walk, code, from, dst)?;
+            return Ok(());
+        }
         let window = window(&self.tensor, plane, from, walk.extent(0))?;
-        let slot_elements = (dst.0.len() * 8 / dst.1.bits() as usize) as i64;
-        let (low, high) = walk.extent(1);
-        if low < 0 || high >= slot_elements {
-            return Err(Fault::new(TrapKind::OutOfBounds, format!("elements {low} to {high} of a slot")));
-        }
-        if self.tensor.log_reads {
-            let own = self.tensor.access == Access::InOut;
-            byte_boxes(walk, 0, from, &self.tensor, plane, |at| self.log.read(at, own, self.pc));
-        }
         let bytes = if self.tensor.access == Access::InOut && !self.overlay.is_empty() {
             let space = self.tensor.address.space;
             let at = self.tensor.address.offset + window.start;
@@ -127,9 +161,10 @@ impl Source<'_, '_> {
     }
 }
 
-/// The planes of a slot as references into memory, when the box is one dense run there and the layouts agree.
+/// The planes of a slot, whose codes may come from the `image` of a compressed tensor, as references into memory, when the box is one dense run there and the layouts agree.
 pub(crate) fn alias<'m>(
     tensor: &Tensor<'m>,
+    image: Option<&'m [u8]>,
     walks: &PlaneWalks,
     format: Format,
     layout: &Layout,
@@ -145,29 +180,22 @@ pub(crate) fn alias<'m>(
         if !walk.source_is_contiguous() || bits % 8 != 0 {
             return None;
         }
-        let from = tensor.planes[plane].checked_add((bits / 8) as u64)?;
+        let (bytes, start) = match image.filter(|_| plane == 0) {
+            Some(codes) => (codes, 0),
+            None => (tensor.bytes, tensor.planes[plane]),
+        };
+        let from = start.checked_add((bits / 8) as u64)?;
         let to = from.checked_add(sizes[plane])?;
-        tensor.bytes.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?)
+        bytes.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?)
     };
     let codes = part(&walks.codes, 0, format.element())?;
-    let scales = match (&walks.scales, format) {
-        (Some(walk), Format::Grouped(format)) => part(walk, 1, format.scale_entry())?,
-        (None, _) | (_, Format::Scalar(_)) => &[][..],
+    let scales = match &walks.scales {
+        None => &[][..],
+        Some(walk) => part(walk, 1, scale_type(format))?,
     };
     let indices = match (&walks.indices, layout.map.pattern) {
         (Some(walk), Some(pattern)) => part(walk, 2, pattern.index_type())?,
         (None, _) | (_, None) => &[][..],
     };
     Some([codes, scales, indices])
-}
-
-impl Source<'_, '_> {
-    pub fn plane_to_f32(
-        &mut self,
-        walks: &PlaneWalks,
-        element: ScalarType,
-        tile: &mut [u8],
-    ) -> Result<(), Fault> {
-        self.plane(&walks.codes, 0, element, (tile, ScalarType::F32))
-    }
 }

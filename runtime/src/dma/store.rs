@@ -1,10 +1,12 @@
 //! Stores of slots into tensors, plane by plane.
 
-use lacuna_isa::format::{Format, ScalarType, pack};
+use lacuna_isa::format::{ScalarType, pack};
 use lacuna_isa::inst::Operand;
 use lacuna_isa::object::Access;
+use lacuna_isa::view::View;
 
-use super::planes::{Side, intersect, plane_walks};
+use super::codes::{scale_type, within};
+use super::planes::{PlaneWalks, Side, intersect, plane_walks};
 use super::source::{byte_boxes, window};
 use crate::boxes::Walk;
 use crate::memory::{ByteBox, Tensor};
@@ -29,17 +31,28 @@ impl<'m> Pe<'m> {
             let strides = to.dims.map(|d| i64::from(d.stride));
             let target = Side { map: to.planes(), base: piece.global_base(to)?, strides };
             if let Some(walks) = plane_walks(piece.counts, usize::from(to.k_dim), source, target)? {
-                let planes = slot.planes();
-                self.store_plane(&walks.codes, to.format.element(), planes[0], &tensor, 0)?;
-                if let (Some(walk), Format::Grouped(format)) = (&walks.scales, to.format) {
-                    self.store_plane(walk, format.scale_entry(), planes[1], &tensor, 1)?;
-                }
-                if let (Some(walk), Some(pattern)) = (&walks.indices, to.pattern) {
-                    self.store_plane(walk, pattern.index_type(), planes[2], &tensor, 2)?;
-                }
+                self.store_planes(&walks, to, slot.planes(), &tensor)?;
             }
         }
         self.pool.recycle(slot);
+        Ok(())
+    }
+
+    /// Stores all planes of a box.
+    pub fn store_planes(
+        &mut self,
+        walks: &PlaneWalks,
+        to: &View,
+        planes: [&[u8]; 3],
+        tensor: &Tensor<'m>,
+    ) -> Result<(), Fault> {
+        self.store_plane(&walks.codes, to.format.element(), planes[0], tensor, 0)?;
+        if let Some(walk) = &walks.scales {
+            self.store_plane(walk, scale_type(to.format), planes[1], tensor, 1)?;
+        }
+        if let (Some(walk), Some(pattern)) = (&walks.indices, to.pattern) {
+            self.store_plane(walk, pattern.index_type(), planes[2], tensor, 2)?;
+        }
         Ok(())
     }
 
@@ -52,12 +65,8 @@ impl<'m> Pe<'m> {
         plane: usize,
     ) -> Result<(), Fault> {
         window(tensor, plane, ty, walk.extent(1))?;
-        let (low, high) = walk.extent(0);
-        if low < 0 || ty.bytes_for(high as u64 + 1) > src.len() as u64 {
-            return Err(Fault::new(TrapKind::OutOfBounds, format!("elements {low} to {high} of a slot")));
-        }
+        within(walk, 0, src, ty)?;
         let shown = tensor.access == Access::InOut;
-        let memory = self.memory.bytes(tensor.address.space);
         let (n, [ss, ts]) = walk.inner();
         let bits = ty.bits() as usize;
         if bits >= 8 {
@@ -77,38 +86,52 @@ impl<'m> Pe<'m> {
             });
             self.counts.stored_bytes += (data.len() - before) as u64;
             if shown {
-                self.log.show_last(&mut self.overlay, memory);
+                self.log.show_last(&mut self.overlay, self.memory.bytes(tensor.address.space));
             }
             return Ok(());
         }
-        let origin = tensor.address.offset + tensor.planes[plane];
-        let space = tensor.address.space;
+        let (pieces, len) = if ts == 1 { (1, n) } else { (n, 1) };
+        let mut codes = vec![0; ty.bytes_for(len as u64) as usize];
         walk.rows(|s, t| {
-            let (pieces, len) = if ts == 1 { (1, n) } else { (n, 1) };
             for i in 0..pieces as i64 {
                 let (s, t) = (s + i * ss, t + i * ts);
-                let mut codes = vec![0; ty.bytes_for(len as u64) as usize];
                 for j in 0..len {
                     pack::set(&mut codes, ty, j, pack::get(src, ty, (s + j as i64 * ss) as usize));
                 }
-                let (first, last) = (t as usize * bits, (t as usize + len) * bits);
-                if first % 8 == 0 && last % 8 == 0 {
-                    let at = ByteBox::run(space, origin + first as u64 / 8, codes.len() as u64);
-                    self.log.store_bytes(at, tensor.access, self.pc);
-                    self.log.data_mut().extend_from_slice(&codes);
-                } else {
-                    let unit = ty.unit_elements();
-                    let skip = t as usize % unit;
-                    let from = (t as usize - skip) * bits / 8;
-                    let at = ByteBox::run(space, origin + from as u64, (last.div_ceil(8) - from) as u64);
-                    self.log.store_codes(at, ty, skip, len, &codes, self.pc);
-                }
-                self.counts.stored_bytes += codes.len() as u64;
-                if shown {
-                    self.log.show_last(&mut self.overlay, memory);
-                }
+                self.put_run(tensor, plane, ty, t as u64, len, &codes);
             }
         });
         Ok(())
+    }
+
+    /// Stores `len` neighbouring elements from element `t` of a plane on, inside the tensor.
+    pub fn put_run(
+        &mut self,
+        tensor: &Tensor<'m>,
+        plane: usize,
+        ty: ScalarType,
+        t: u64,
+        len: usize,
+        codes: &[u8],
+    ) {
+        let bits = ty.bits() as usize;
+        let space = tensor.address.space;
+        let origin = tensor.address.offset + tensor.planes[plane];
+        let (first, last) = (t as usize * bits, (t as usize + len) * bits);
+        if first % 8 == 0 && last % 8 == 0 {
+            let at = ByteBox::run(space, origin + first as u64 / 8, codes.len() as u64);
+            self.log.store_bytes(at, tensor.access, self.pc);
+            self.log.data_mut().extend_from_slice(codes);
+        } else {
+            let unit = ty.unit_elements();
+            let skip = t as usize % unit;
+            let from = (t as usize - skip) * bits / 8;
+            let at = ByteBox::run(space, origin + from as u64, (last.div_ceil(8) - from) as u64);
+            self.log.store_codes(at, ty, skip, len, codes, self.pc);
+        }
+        self.counts.stored_bytes += codes.len() as u64;
+        if tensor.access == Access::InOut {
+            self.log.show_last(&mut self.overlay, self.memory.bytes(space));
+        }
     }
 }

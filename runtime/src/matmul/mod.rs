@@ -134,7 +134,8 @@ impl Pe<'_> {
             inside_k.clear();
         }
         let units = [a_view, b_view].map(|view| view.planes().unit() as usize);
-        let cut = |unit: usize| inside_k.chunks(unit).any(|group| group.iter().any(|&inside| inside != group[0]));
+        let cut =
+            |unit: usize| inside_k.chunks(unit).any(|group| group.iter().any(|&inside| inside != group[0]));
         if units.into_iter().any(cut) {
             return Err(Fault::new(TrapKind::PartialGroup, "clipping cuts through a group"));
         }

@@ -26,6 +26,21 @@ pub(super) struct Known<'a> {
     pub activity: f64,
 }
 
+impl<'a> Known<'a> {
+    /// The bytes of the tensor behind a base register, if it is constant; none of others.
+    pub fn constant(&self, register: usize, kernel: &Kernel) -> &'a [u8] {
+        let Address { space, offset } = self.bases[register];
+        let bytes = match space {
+            MemSpace::Weights => {
+                let end = offset.saturating_add(kernel.tensors[register].bytes);
+                self.weights.get(offset as usize..end as usize)
+            }
+            MemSpace::Hbm | MemSpace::Sram => None,
+        };
+        bytes.unwrap_or(&[])
+    }
+}
+
 /// Where the content of a slot was loaded from, where it is of constant flags.
 #[derive(Clone, Copy)]
 struct Origin {

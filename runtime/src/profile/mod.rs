@@ -9,6 +9,7 @@
 //! - PEs whose dynamic instructions do equal work form a class; one PE per class is simulated.
 //! - Ports are shared evenly: each PE of the launch's grid has its fraction of the bandwidth, whatever the others need.
 //! - A multicast fetch is paid once and split evenly among its receivers, which are taken to run in step.
+//! - An activity mask of `ldmask` is data, so all of its flags count as set; compressed constants (`ldx`) are known.
 //! - A rendezvous holds nobody up: PEs of one launch are taken to run in step.
 //! - A launch ends when its slowest class ends; launches and collectives between chips do not overlap.
 //! - The mask of a product is known where it was loaded from constants. Other masks take the counts of a recorded run of the

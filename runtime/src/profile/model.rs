@@ -135,7 +135,7 @@ impl<'t> Simulation<'t> {
         let need = cost(&work, target);
         let mut busy = need.cycles as f64;
         let mut latency = 0.0;
-        if let Work::Dma { .. } = work {
+        if let Work::Dma { .. } | Work::Uneven { .. } = work {
             let (port, rate, bytes, delay) = if need.sram_bytes > 0 {
                 (&mut self.sram, target.sram_bytes_per_cycle, need.sram_bytes, target.sram_latency_cycles)
             } else {

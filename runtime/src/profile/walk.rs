@@ -2,13 +2,15 @@
 //! that `ldp` loads counts as the greatest of its range.
 
 use lacuna_isa::format::Format;
-use lacuna_isa::inst::{Action, Engine, InstKind, Multicast, Operand, Order, Share};
+use lacuna_isa::inst::{Action, Combine, Engine, InstKind, Multicast, Operand, Order, Share};
 use lacuna_isa::object::MemSpace;
 use lacuna_isa::program::{Program, SeOp};
 use lacuna_isa::timing::{DpeActions, Work, merge_ops, op_slots, sort_ops};
 use lacuna_isa::view::{Pattern, Position, Space, VIEW_DIMS, View};
 
 use super::masks::{Known, Masks};
+use crate::boxes::Walk;
+use crate::dma::{Piece, Records, open_dim, touched_blocks};
 use crate::matmul::mask::Grain;
 use crate::plan::KernelPlan;
 
@@ -29,6 +31,16 @@ enum Amount {
         runs: u64,
         space: MemSpace,
         receivers: u32,
+    },
+    Uneven {
+        far_bytes: u64,
+        local_bytes: u64,
+        runs: u64,
+        space: MemSpace,
+        receivers: u32,
+    },
+    Layout {
+        bytes: u64,
     },
     Fill {
         bytes: u64,
@@ -75,6 +87,10 @@ impl Step {
         match self.amount {
             Amount::Control => Work::Control,
             Amount::Dma { bytes, runs, space, receivers } => Work::Dma { bytes, runs, space, receivers },
+            Amount::Uneven { far_bytes, local_bytes, runs, space, receivers } => {
+                Work::Uneven { far_bytes, local_bytes, runs, space, receivers }
+            }
+            Amount::Layout { bytes } => Work::Layout { bytes },
             Amount::Fill { bytes } => Work::Fill { bytes },
             Amount::Matmul { m, n, k, a, b, pattern, actions } => {
                 Work::Matmul { m, n, k, a, b, pattern, actions }
@@ -172,15 +188,38 @@ impl Walker<'_, '_> {
                 (vec![slot(dst)], self.transfer(src, &ranges, self.receivers(cast)))
             }
             InstKind::Gather { dst, src, idx, dim, fill: _ } => {
-                let mut open = self.view(src).clone();
-                open.dims[usize::from(dim)].bound = u32::MAX;
-                open.dims[usize::from(dim)].origin = 0;
-                let ranges = open.clip(&self.at);
+                let ranges = open_dim(self.view(src), usize::from(dim)).clip(&self.at);
                 let mut amount = self.transfer(src, &ranges, 1);
                 if let Amount::Dma { runs, .. } = &mut amount {
                     *runs = (*runs).max(u64::from(ranges[usize::from(dim)].1));
                 }
                 (vec![slot(dst), slot(idx)], amount)
+            }
+            InstKind::Ldx { dst, src, cast, code: _ } => {
+                (vec![slot(dst)], self.expansion(src, self.receivers(cast)))
+            }
+            InstKind::Ldmask { dst, src, mask, dim: _ } => {
+                let ranges = self.view(src).clip(&self.at);
+                (vec![slot(dst), slot(mask)], self.transfer(src, &ranges, 1))
+            }
+            InstKind::Scatter { src, dst, idx, dim, combine } => {
+                let dim = usize::from(dim);
+                let mut ranges = open_dim(self.view(dst), dim).clip(&self.at);
+                ranges[dim] = self.view(src.view).clip(&self.at)[dim];
+                let mut amount = self.transfer(dst, &ranges, 1);
+                if let Amount::Dma { bytes, runs, space, receivers } = amount {
+                    let runs = runs.max(u64::from(ranges[dim].1));
+                    let far_bytes = if combine == Combine::Replace { bytes } else { 2 * bytes };
+                    amount = Amount::Uneven { far_bytes, local_bytes: bytes, runs, space, receivers };
+                }
+                (vec![slot(src), slot(idx)], amount)
+            }
+            InstKind::Move { dst, src, fill: _ } => (vec![slot(dst), slot(src)], self.layout(dst, src)),
+            InstKind::Perm { dst, src, idx, .. } => {
+                (vec![slot(dst), slot(src), slot(idx)], self.layout(dst, src))
+            }
+            InstKind::Mask { dst, src } | InstKind::Pack { dst, src } => {
+                (vec![slot(dst), slot(src)], self.layout(dst, src))
             }
             InstKind::St { src, dst } => {
                 let ranges = self.view(dst).clip(&self.at);
@@ -257,13 +296,6 @@ impl Walker<'_, '_> {
             InstKind::Wait { .. } => (Vec::new(), Amount::Control),
             InstKind::Bar { .. } => (Vec::new(), Amount::Control),
             InstKind::Gate { .. } => (Vec::new(), Amount::Control),
-            InstKind::Ldx { .. } => (Vec::new(), Amount::Control),
-            InstKind::Ldmask { .. } => (Vec::new(), Amount::Control),
-            InstKind::Scatter { .. } => (Vec::new(), Amount::Control),
-            InstKind::Move { .. } => (Vec::new(), Amount::Control),
-            InstKind::Perm { .. } => (Vec::new(), Amount::Control),
-            InstKind::Mask { .. } => (Vec::new(), Amount::Control),
-            InstKind::Pack { .. } => (Vec::new(), Amount::Control),
             InstKind::Allred { .. } => (Vec::new(), Amount::Control),
             InstKind::Allgath { .. } => (Vec::new(), Amount::Control),
             InstKind::Redscat { .. } => (Vec::new(), Amount::Control),
@@ -331,6 +363,46 @@ impl Walker<'_, '_> {
             Space::Local => MemSpace::Hbm,
         };
         Amount::Dma { bytes, runs: runs(view, ranges), space, receivers }
+    }
+
+    /// The transfer of a compressed box: records of the blocks that it touches, and scales.
+    fn expansion(&self, number: u16, receivers: u32) -> Amount {
+        let view = self.view(number);
+        let ranges = view.clip(&self.at);
+        let dense = self.transfer(number, &ranges, receivers);
+        let (Space::Global(register), Amount::Dma { bytes: local_bytes, runs, space, receivers }) =
+            (view.space, dense)
+        else {
+            return dense;
+        };
+        let register = usize::from(register);
+        let piece = Piece::of(view, &self.at, ranges);
+        let strides = view.dims.map(|d| i64::from(d.stride));
+        let base = piece.global_base(view).unwrap_or(0);
+        let blocks = Walk::new(&piece.counts, &strides, &strides, [base; 2])
+            .filter(|walk| walk.extent(0).0 >= 0)
+            .map_or(Vec::new(), |walk| touched_blocks(&walk));
+        let records = Records::new(
+            self.known.constant(register, self.plan.kernel),
+            self.plan.kernel.tensors[register].planes,
+        );
+        let [_, scales, _] = view.planes().plane_bytes(elements(&ranges));
+        Amount::Uneven {
+            far_bytes: records.port_bytes(&blocks) + scales,
+            local_bytes,
+            runs,
+            space,
+            receivers,
+        }
+    }
+
+    /// Bytes that the memory layout unit reads and writes.
+    fn layout(&self, dst: Operand, src: Operand) -> Amount {
+        let bytes = |operand: Operand| -> u64 {
+            let view = self.view(operand.view);
+            view.planes().plane_bytes(elements(&view.clip(&self.at))).iter().sum()
+        };
+        Amount::Layout { bytes: bytes(dst) + bytes(src) }
     }
 
     /// A product; recorded runs know its zeros, and constants or records what its mask leaves of it.

@@ -6,16 +6,19 @@
 use std::collections::HashMap;
 
 use lacuna_isa::format::Format;
-use lacuna_isa::inst::InstKind;
+use lacuna_isa::inst::{InstKind, MaskCode};
 use lacuna_isa::object::{Access, Kernel, TensorDecl};
+use lacuna_isa::sparse::BLOCK;
 use lacuna_isa::view::{PE_COORDS, PlaneMap, Position, Space, VIEW_DIMS, View};
 
 use super::boxes::{PlaneBox, Side, dense_strides, plane_boxes, whole_groups};
 use super::control::{Control, Stop, Values};
 use super::epochs::Epochs;
 use super::forms::grouped;
+use super::layout::taken_whole;
 use super::marks::{Intervals, Marks};
 use super::order::{self, Ordering, ends_interval, meet};
+use super::records::Reads;
 use super::{Fault, Reason, Rule, pes, record};
 
 /// What a kernel does to its tensors, in bytes from their bases.
@@ -23,6 +26,8 @@ use super::{Fault, Reason, Rule, pes, record};
 pub(super) struct Summary {
     /// Instruction, base register and a range of bytes that holds all that it reads from an `in` tensor.
     pub reads: Vec<(usize, usize, (u64, u64))>,
+    /// What is read of compressed tensors.
+    pub records: Vec<Reads>,
     /// For each base register, the runs of bytes that are written.
     pub written: Vec<Vec<(u64, u64)>>,
     /// For each base register of an `inout` tensor, the runs that a PE reads before it writes them.
@@ -39,6 +44,24 @@ struct Transfer {
     by_index: Option<usize>,
     /// The local view of a store.
     from: Option<View>,
+    /// How the masks of a compressed tensor are coded.
+    code: Option<MaskCode>,
+}
+
+/// Takes dimension `d` whole, from 0 to its bound: indices may name any part of it.
+fn take_whole(kernel: &Kernel, view: &mut View, d: usize) {
+    view.dims[d].origin = 0;
+    if let Some(shift) = view.shift.take_if(|shift| usize::from(shift.dim) == d) {
+        // Indices may reach what the greatest bound admits.
+        let param = &kernel.params[usize::from(shift.param)];
+        let moves = [param.lo, param.hi].map(|v| i64::from(v) * i64::from(shift.bound));
+        let most = i64::from(view.dims[d].bound) + moves[0].max(moves[1]);
+        view.dims[d].bound = most.clamp(0, i64::from(u32::MAX)) as u32;
+    }
+    view.dims[d].size = view.dims[d].bound;
+    for advance in view.levels.iter_mut().chain(&mut view.coords) {
+        advance.take_if(|a| usize::from(a.dim) == d);
+    }
 }
 
 fn transfer(kernel: &Kernel, pc: usize) -> Option<Transfer> {
@@ -50,40 +73,38 @@ fn transfer(kernel: &Kernel, pc: usize) -> Option<Transfer> {
         }
     };
     match kernel.code[pc].kind {
-        InstKind::Ld { src, .. } => {
+        // Flags only keep parts of a box from being read.
+        InstKind::Ld { src, .. } | InstKind::Ldmask { src, .. } => {
             let (register, global) = global(src)?;
-            Some(Transfer { register, global, by_index: None, from: None })
+            Some(Transfer { register, global, by_index: None, from: None, code: None })
+        }
+        InstKind::Ldx { src, code, .. } => {
+            let (register, global) = global(src)?;
+            Some(Transfer { register, global, by_index: None, from: None, code: Some(code) })
         }
         InstKind::Gather { src, dim, .. } => {
             let (register, mut global) = global(src)?;
             let d = usize::from(dim);
-            global.dims[d].origin = 0;
-            if let Some(shift) = global.shift.take_if(|shift| usize::from(shift.dim) == d) {
-                // Indices may reach what the greatest bound admits.
-                let param = &kernel.params[usize::from(shift.param)];
-                let moves = [param.lo, param.hi].map(|v| i64::from(v) * i64::from(shift.bound));
-                let most = i64::from(global.dims[d].bound) + moves[0].max(moves[1]);
-                global.dims[d].bound = most.clamp(0, i64::from(u32::MAX)) as u32;
-            }
-            global.dims[d].size = global.dims[d].bound;
-            for advance in global.levels.iter_mut().chain(&mut global.coords) {
-                advance.take_if(|a| usize::from(a.dim) == d);
-            }
-            Some(Transfer { register, global, by_index: Some(d), from: None })
+            take_whole(kernel, &mut global, d);
+            Some(Transfer { register, global, by_index: Some(d), from: None, code: None })
         }
         InstKind::St { src, dst } => {
             let (register, global) = global(dst)?;
             let from = Some(kernel.views[usize::from(src.view)].clone());
-            Some(Transfer { register, global, by_index: None, from })
+            Some(Transfer { register, global, by_index: None, from, code: None })
+        }
+        InstKind::Scatter { src, dst, dim, .. } => {
+            let (register, mut global) = global(dst)?;
+            let d = usize::from(dim);
+            take_whole(kernel, &mut global, d);
+            let from = Some(taken_whole(&kernel.views[usize::from(src.view)], d));
+            Some(Transfer { register, global, by_index: Some(d), from, code: None })
         }
         InstKind::Ldp { src, .. } => {
             let (register, global) = global(src)?;
-            Some(Transfer { register, global, by_index: None, from: None })
+            Some(Transfer { register, global, by_index: None, from: None, code: None })
         }
         // Refused by the forms.
-        InstKind::Ldx { .. } => None,
-        InstKind::Ldmask { .. } => None,
-        InstKind::Scatter { .. } => None,
         _ => None,
     }
 }
@@ -94,7 +115,11 @@ impl Transfer {
         let view = &self.global;
         let mut part = view.clip(at);
         if let Some(from) = &self.from {
-            for (mine, theirs) in part.iter_mut().zip(from.clip(at)) {
+            for (d, (mine, theirs)) in part.iter_mut().zip(from.clip(at)).enumerate() {
+                // The rows of a scatter are of any number and may go anywhere.
+                if self.by_index == Some(d) && theirs.1 > 0 {
+                    continue;
+                }
                 let end = (mine.0 + mine.1).min(theirs.0 + theirs.1);
                 mine.0 = mine.0.max(theirs.0);
                 mine.1 = end.saturating_sub(mine.0);
@@ -130,6 +155,18 @@ impl Transfer {
             whole_groups(&Side { map, base, strides }, &local_counts, k_dim, "in the slot")?;
         }
         Ok(plane_boxes(&side, &counts, k_dim))
+    }
+
+    /// What a load of a compressed tensor reads of its code plane, once `blocks` are known.
+    fn records(&self, pc: usize, tensor: &TensorDecl, blocks: &Marks) -> Option<Reads> {
+        let used = [true, self.global.format.group_size() > 1, true];
+        let end = |plane: usize| {
+            let starts = tensor.planes.iter().zip(used).filter(|(_, used)| *used).map(|(&start, _)| start);
+            starts.filter(|&start| start > tensor.planes[plane]).fold(tensor.bytes, u64::min)
+        };
+        let (register, ty) = (self.register, self.global.format.element());
+        let reads = |code| Reads { pc, register, code, ty, ends: [end(2), end(0)], blocks: blocks.runs() };
+        self.code.map(reads)
     }
 
     /// For every plane, a range of bytes that holds all that the transfer reads at `pc` at any position; `None` when groups
@@ -306,7 +343,7 @@ pub(super) fn summarize(kernel: &Kernel, control: &mut Control<'_>, faults: &mut
             Access::In => true,
             Access::Out | Access::InOut => false,
         };
-        match transfer.hull(control, pc, tensor).filter(|_| is_input) {
+        match transfer.hull(control, pc, tensor).filter(|_| is_input && transfer.code.is_none()) {
             Some(ranges) => summary.reads.extend(ranges.into_iter().map(|r| (pc, transfer.register, r))),
             None => {
                 wanted[pc] = true;
@@ -321,12 +358,14 @@ pub(super) fn summarize(kernel: &Kernel, control: &mut Control<'_>, faults: &mut
         wanted[pc] |= ends_interval(&inst.kind);
     }
     let mut all: Option<Summary> = None;
+    let mut blocks: Vec<Marks> = transfers.iter().map(|_| Marks::default()).collect();
     for params in control.values().unwrap_or_default().to_vec() {
         let order = meet(kernel, control, &params, faults);
         if in_order && order.is_none() {
             break;
         }
-        let mut scan = Scan { kernel, transfers: &transfers, wanted: &wanted, params: &params };
+        let mut scan =
+            Scan { kernel, transfers: &transfers, wanted: &wanted, params: &params, blocks: &mut blocks };
         let Some(found) = scan.run(control, order.as_ref(), faults) else { break };
         match &mut all {
             None => all = Some(found),
@@ -343,6 +382,10 @@ pub(super) fn summarize(kernel: &Kernel, control: &mut Control<'_>, faults: &mut
     }
     if let Some(Summary { written, needed, .. }) = all {
         (summary.written, summary.needed) = (written, needed);
+    }
+    for (pc, (transfer, blocks)) in transfers.iter().zip(&blocks).enumerate() {
+        let reads = transfer.as_ref().and_then(|t| t.records(pc, &kernel.tensors[t.register], blocks));
+        summary.records.extend(reads);
     }
     summary
 }
@@ -371,6 +414,8 @@ struct Scan<'a> {
     transfers: &'a [Option<Transfer>],
     wanted: &'a [bool],
     params: &'a Values,
+    /// For every instruction that reads a compressed tensor, the blocks.
+    blocks: &'a mut [Marks],
 }
 
 impl Scan<'_> {
@@ -401,7 +446,8 @@ impl Scan<'_> {
                 interval += usize::from(ends_interval(&kernel.code[pc].kind));
                 let Some(transfer) = &self.transfers[pc] else { return true };
                 let by = By { pe, pc, interval };
-                let outcome = visit(kernel, transfer, at, by, &mut touched[transfer.register]);
+                let outcome =
+                    visit(kernel, transfer, at, by, &mut touched[transfer.register], &mut self.blocks[pc]);
                 if let Err(reason) = outcome {
                     record(faults, Fault::at(pc, Some(coords), reason));
                 }
@@ -452,9 +498,14 @@ fn visit(
     at: &Position,
     by: By,
     touched: &mut Touched,
+    blocks: &mut Marks,
 ) -> Result<(), Reason> {
     let tensor = &kernel.tensors[transfer.register];
     for plane in transfer.boxes(at)? {
+        if transfer.code.is_some() && plane.plane == 0 {
+            mark_blocks(&plane, transfer.register, tensor.bytes, blocks)?;
+            continue;
+        }
         bounds(tensor, transfer, &plane)?;
         if transfer.from.is_none() && !touched.inout {
             continue;
@@ -469,9 +520,11 @@ fn visit(
                 epochs.add(access, by.pc, stores, from / 8, to.div_ceil(8));
                 return true;
             }
-            let outcome = match transfer.from {
-                Some(_) => touched.write(by.pe, from, to),
-                None => touched.load(from, to),
+            let outcome = match (&transfer.from, transfer.by_index) {
+                (None, _) => touched.load(from, to),
+                (Some(_), None) => touched.write(by.pe, from, to),
+                // What a scatter leaves as it is must be something, too.
+                (Some(_), Some(_)) => touched.load(from, to).and_then(|()| touched.write(by.pe, from, to)),
             };
             conflict = outcome.err().map(|what| (from / 8, what));
             conflict.is_none()
@@ -481,6 +534,23 @@ fn visit(
             return Err((Rule::Race, message));
         }
     }
+    Ok(())
+}
+
+/// Notes the blocks of a compressed tensor that a box touches.
+fn mark_blocks(plane: &PlaneBox, register: usize, bytes: u64, blocks: &mut Marks) -> Result<(), Reason> {
+    const LEN: u64 = BLOCK as u64;
+    let (low, high) = plane.extent();
+    // There are four bytes of offsets for each block.
+    if low < 0 || high as u64 / LEN >= bytes / 4 {
+        let message = format!("elements {low} to {high} of compressed tensor r{register} of {bytes} bytes");
+        return Err((Rule::TensorBounds, message));
+    }
+    plane.runs(|from, to| {
+        let (first, last) = (from / plane.bits / LEN, (to / plane.bits - 1) / LEN);
+        blocks.add(first, last + 1 - first);
+        true
+    });
     Ok(())
 }
 

@@ -93,7 +93,12 @@ fn bind(kernel: &Kernel, pc: usize, layouts: &mut Vec<Layout>) -> Vec<Bind> {
     let make = |operand: Operand| {
         let view = &kernel.views[usize::from(operand.view)];
         let made = match *kind {
-            InstKind::Ld { dst, src, .. } | InstKind::Gather { dst, src, .. } if dst == operand => {
+            InstKind::Ld { dst, src, .. }
+            | InstKind::Gather { dst, src, .. }
+            | InstKind::Ldx { dst, src, .. }
+            | InstKind::Ldmask { dst, src, .. }
+                if dst == operand =>
+            {
                 Layout::loaded(&kernel.views[usize::from(src)], view.format)
             }
             _ => Layout::pushed(view),

@@ -8,13 +8,15 @@ use lacuna_isa::object::{Access, Address, EntryPoint, Kernel, MemSpace, Object, 
 use super::access::{Summary, first_undefined, summarize};
 use super::control::{Control, MAX_LENGTH};
 use super::marks::Intervals;
+use super::records::{self, Known};
 use super::{Fault, Finding, MAX_FINDINGS, Reason, Rule, blank, buffers, forms, place, text};
 
 /// Checks the entries of a valid object within the limits of its target.
 pub(super) fn check_entries(object: &Object, findings: &mut Vec<Finding>) {
     let mut examined: Vec<Option<Examined<'_>>> = object.kernels.iter().map(|_| None).collect();
+    let mut known = Known::default();
     for entry in &object.entries {
-        check_entry(object, entry, &mut examined, findings);
+        check_entry(object, entry, (&mut examined, &mut known), findings);
     }
 }
 
@@ -69,7 +71,7 @@ impl Defined {
 fn check_entry<'o>(
     object: &'o Object,
     entry: &EntryPoint,
-    examined: &mut [Option<Examined<'o>>],
+    (examined, records_known): (&mut [Option<Examined<'o>>], &mut Known),
     findings: &mut Vec<Finding>,
 ) {
     let mut defined = Defined::default();
@@ -94,6 +96,7 @@ fn check_entry<'o>(
         let known =
             known.get_or_insert_with(|| Examined::new(&object.kernels[launch.kernel as usize], &mut faults));
         check_overlaps(known.kernel, &launch.bases, &mut faults);
+        records::check(object, known.kernel, launch, &known.summary.records, records_known, &mut faults);
         // After a fault, what is written is not known.
         if findings.is_empty() && faults.is_empty() {
             check_reads(known, &launch.bases, &mut defined, &mut faults);

@@ -1,7 +1,7 @@
 //! What an instruction means on its own: actions, formats, shapes, lanes; and the balance of loop bodies.
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, InstKind, Multicast, Operand, Order, Share, Use};
+use lacuna_isa::inst::{Action, Combine, InstKind, Multicast, Operand, Order, Share, Use};
 use lacuna_isa::object::Kernel;
 use lacuna_isa::program::{Lane, Program, SeOp, SeReduce};
 use lacuna_isa::view::View;
@@ -61,20 +61,81 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
         | InstKind::Halt {} => Ok(()),
         InstKind::Ld { dst, src, .. } => widening(global(*src), local(dst)),
         InstKind::Gather { dst, src, idx, dim, .. } => {
-            let (to, idx, src, d) = (local(dst), local(idx), global(*src), usize::from(*dim));
-            match idx.format {
-                Format::Scalar(ScalarType::I32 | ScalarType::I64) => {}
-                Format::Scalar(_) | Format::Grouped(_) => {
-                    return form(format!("indices are {}, not i32 or i64", idx.format));
+            let src = global(*src);
+            indices(local(idx), src, *dim)?;
+            not_along_groups(src, *dim, "a gather")?;
+            widening(src, local(dst))
+        }
+        InstKind::Ldx { dst, src, .. } => {
+            if global(*src).pattern.is_some() {
+                return form("a compressed tensor with a pattern".to_owned());
+            }
+            widening(global(*src), local(dst))
+        }
+        InstKind::Ldmask { dst, src, mask, dim } => {
+            let (mask, src) = (local(mask), global(*src));
+            if (mask.format, mask.pattern) != (Format::Scalar(ScalarType::Bool), None) {
+                return form(format!("flags are {}, not bool", mask.format));
+            }
+            one_for_each(mask, src, *dim)?;
+            if *dim == src.k_dim && src.pattern.is_some() {
+                return Err((Rule::PartialGroup, "flags along a pattern".to_owned()));
+            }
+            widening(src, local(dst))
+        }
+        InstKind::Scatter { src, dst, idx, dim, combine } => {
+            let (from, to) = (local(src), global(*dst));
+            indices(local(idx), to, *dim)?;
+            not_along_groups(to, *dim, "a scatter")?;
+            if (from.format, from.pattern) != (to.format, to.pattern) {
+                return form(format!("a scatter from {} to {}", from.format, to.format));
+            }
+            match combine {
+                Combine::Replace => one_k(from, to)?,
+                Combine::Add | Combine::Mul | Combine::Min | Combine::Max if grouped(to) => {
+                    return form(format!("elements of {} do not combine", to.format));
                 }
+                Combine::Add | Combine::Mul | Combine::Min | Combine::Max => {}
             }
-            if idx.dims[d].size != src.dims[d].size {
-                return shape(format!("{} indices for {}", idx.dims[d].size, src.dims[d].size));
+            same_box(from, to)
+        }
+        InstKind::Move { dst, src, .. } => moved(local(src), local(dst)),
+        InstKind::Perm { dst, src, idx, dim, .. } => {
+            indices(local(idx), local(src), *dim)?;
+            not_along_groups(local(src), *dim, "a gather")?;
+            moved(local(src), local(dst))
+        }
+        InstKind::Mask { dst, src } => {
+            let (from, to) = (local(src), local(dst));
+            if from.pattern.is_some() || (to.format, to.pattern) != (Format::Scalar(ScalarType::Bool), None) {
+                return form(format!("flags of {} in {}", from.format, to.format));
             }
-            if dim == &src.k_dim && grouped(src) {
-                return Err((Rule::PartialGroup, "a gather along groups".to_owned()));
+            if from.dims.iter().zip(&to.dims).any(|(a, b)| b.size != a.size && b.size != 1) {
+                return shape(format!("flags of {:?} for a box of {:?}", to.sizes(), from.sizes()));
             }
-            widening(src, to)
+            Ok(())
+        }
+        InstKind::Pack { dst, src } => {
+            let (from, to) = (local(src), local(dst));
+            let Some(pattern) = to.pattern else {
+                return form("a slot without a pattern is packed into".to_owned());
+            };
+            if from.pattern.is_some() || from.format != to.format {
+                return form(format!("{} does not pack into {}", from.format, to.format));
+            }
+            let group = to.format.group_size();
+            if let Format::Grouped(format) = to.format
+                && format.pair_shift
+            {
+                return form(format!("magnitudes of {} are not those of its codes", to.format));
+            }
+            if group > 1 && !group.is_multiple_of(u32::from(pattern.m)) {
+                return form(format!("a pattern {pattern} cuts groups of {group}"));
+            }
+            if group > 1 {
+                one_k(from, to)?;
+            }
+            same_box(from, to)
         }
         InstKind::St { src, dst } => {
             let (from, to) = (local(src), global(*dst));
@@ -123,9 +184,6 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
         InstKind::Wait { .. } => Ok(()),
         InstKind::Bar { .. } => Ok(()),
         InstKind::Gate { .. } => Ok(()),
-        InstKind::Ldx { .. } => unknown(kind),
-        InstKind::Ldmask { .. } => unknown(kind),
-        InstKind::Scatter { .. } => unknown(kind),
         InstKind::Xchg { dst, src, dim, cast } => {
             let (to, from) = (local(dst), local(src));
             if from.format != to.format {
@@ -136,10 +194,6 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
             }
             parts(from, to, usize::from(*dim), group_size(kernel, *cast))
         }
-        InstKind::Move { .. } => unknown(kind),
-        InstKind::Perm { .. } => unknown(kind),
-        InstKind::Mask { .. } => unknown(kind),
-        InstKind::Pack { .. } => unknown(kind),
         InstKind::Xred { dst, bank, dim, cast, share } => {
             let (to, from) = (local(dst), local(bank));
             if to.pattern.is_some() {
@@ -185,6 +239,46 @@ fn parts(part: &View, whole: &View, d: usize, n: u64) -> Result<(), Reason> {
 
 fn unknown(kind: &InstKind) -> Result<(), Reason> {
     form(format!("`{}` is not examined", kind.mnemonic()))
+}
+
+/// A vector has one element for each index of dimension `dim` of a view.
+fn one_for_each(vector: &View, view: &View, dim: u8) -> Result<(), Reason> {
+    let d = usize::from(dim);
+    let (n, of) = (vector.dims[d].size, view.dims[d].size);
+    if n == of { Ok(()) } else { shape(format!("{n} indices for {of}")) }
+}
+
+fn indices(vector: &View, view: &View, dim: u8) -> Result<(), Reason> {
+    if vector.pattern.is_some() {
+        return form("indices have a pattern".to_owned());
+    }
+    match vector.format {
+        Format::Scalar(ScalarType::I32 | ScalarType::I64) => one_for_each(vector, view, dim),
+        Format::Scalar(_) | Format::Grouped(_) => {
+            form(format!("indices are {}, not i32 or i64", vector.format))
+        }
+    }
+}
+
+fn not_along_groups(view: &View, dim: u8, what: &str) -> Result<(), Reason> {
+    if dim == view.k_dim && grouped(view) {
+        return Err((Rule::PartialGroup, format!("{what} along groups")));
+    }
+    Ok(())
+}
+
+/// Groups on both sides run along one dimension.
+fn one_k(from: &View, to: &View) -> Result<(), Reason> {
+    if from.k_dim == to.k_dim || !grouped(from) || !grouped(to) {
+        return Ok(());
+    }
+    form(format!("groups along dimension {} move to dimension {}", from.k_dim, to.k_dim))
+}
+
+fn moved(from: &View, to: &View) -> Result<(), Reason> {
+    widening(from, to)?;
+    one_k(from, to)?;
+    same_box(from, to)
 }
 
 fn same_box(from: &View, to: &View) -> Result<(), Reason> {

@@ -7,6 +7,7 @@
 //! 2. `buffers`: occupancy of the circular buffers and what their slots hold, along the walk of one PE for each set of
 //!    trip counts; slot accesses are proven for whole boxes, and position by position where clipping is needed.
 //! 3. `access`: the bytes of the tensors that each PE touches, box by box; stores mark bytes, so disjointness is exact.
+//!    What compressed tensors hold is examined where `ldx` reads it, record by record (`records`).
 //! 4. `order`: where PEs meet, that all members of a group come there, and what that puts in order.
 //! 5. `entry`: the launches of an entry in order: address overlaps, bytes read before they are written, outputs complete.
 //!
@@ -22,8 +23,10 @@ mod control;
 mod entry;
 mod epochs;
 mod forms;
+mod layout;
 mod marks;
 mod order;
+mod records;
 mod rows;
 mod slots;
 
@@ -86,6 +89,8 @@ rules! {
     ShapeMismatch = "shape-mismatch",
     /// Boxes and clips consist of whole groups and pattern groups.
     PartialGroup = "partial-group",
+    /// Records of compressed tensors are masks with the codes that they keep.
+    BadRecord = "bad-record",
     /// An access stays within the elements of its slot.
     SlotBounds = "slot-bounds",
     /// Every buffer is empty at `halt`, and every message received.

@@ -8,6 +8,7 @@ use lacuna_isa::view::{PlaneMap, Position, VIEW_DIMS, View};
 use super::boxes::dense_strides;
 use super::control::Control;
 use super::forms::product_dims;
+use super::layout::{self, Pair, taken_whole};
 use super::{Reason, Rule};
 
 /// The layout of a slot: how its planes relate, and the dense elements that they are made for.
@@ -57,24 +58,29 @@ impl Layout {
     }
 }
 
-type Ranges = [(u32, u32); VIEW_DIMS];
+pub(super) type Ranges = [(u32, u32); VIEW_DIMS];
 
 /// The indices that take part at a position; all of them where none is given.
-fn ranges(view: &View, at: Option<&Position>) -> Ranges {
+pub(super) fn ranges(view: &View, at: Option<&Position>) -> Ranges {
     match at {
         Some(at) => view.clip(at),
         None => view.sizes().map(|n| (0, n)),
     }
 }
 
-fn intersect(a: Ranges, b: Ranges) -> Ranges {
+pub(super) fn intersect(a: Ranges, b: Ranges) -> Ranges {
     std::array::from_fn(|d| {
         let first = a[d].0.max(b[d].0);
         (first, (a[d].0 + a[d].1).min(b[d].0 + b[d].1).saturating_sub(first))
     })
 }
 
-fn within(strides: [i64; VIEW_DIMS], offset: i64, ranges: Ranges, layout: &Layout) -> Result<(), Reason> {
+pub(super) fn within(
+    strides: [i64; VIEW_DIMS],
+    offset: i64,
+    ranges: Ranges,
+    layout: &Layout,
+) -> Result<(), Reason> {
     if ranges.iter().any(|r| r.1 == 0) {
         return Ok(());
     }
@@ -99,7 +105,7 @@ fn whole(view: &View, layout: &Layout, at: Option<&Position>) -> Result<(), Reas
     within(strides(view), view.offset, ranges(view, at), layout)
 }
 
-fn strides(view: &View) -> [i64; VIEW_DIMS] {
+pub(super) fn strides(view: &View) -> [i64; VIEW_DIMS] {
     view.dims.map(|d| i64::from(d.stride))
 }
 
@@ -119,20 +125,14 @@ pub(super) fn check(
         | InstKind::End {}
         | InstKind::Pop { .. }
         | InstKind::Halt {}
-        | InstKind::Ld { .. } => Ok(()),
+        | InstKind::Ld { .. }
+        | InstKind::Ldx { .. } => Ok(()),
         // Refused by the forms.
         InstKind::Ldp { .. } => Ok(()),
         InstKind::Post { .. } => Ok(()),
         InstKind::Wait { .. } => Ok(()),
         InstKind::Bar { .. } => Ok(()),
         InstKind::Gate { .. } => Ok(()),
-        InstKind::Ldx { .. } => Ok(()),
-        InstKind::Ldmask { .. } => Ok(()),
-        InstKind::Scatter { .. } => Ok(()),
-        InstKind::Move { .. } => Ok(()),
-        InstKind::Perm { .. } => Ok(()),
-        InstKind::Mask { .. } => Ok(()),
-        InstKind::Pack { .. } => Ok(()),
         InstKind::Allred { .. } => Ok(()),
         InstKind::Allgath { .. } => Ok(()),
         InstKind::Redscat { .. } => Ok(()),
@@ -144,11 +144,30 @@ pub(super) fn check(
             within(strides(from), from.offset, ranges(from, at), &layouts[1])?;
             within(strides(to), to.offset, ranges(to, at), &layouts[0])
         }
-        InstKind::Gather { idx, dim, .. } => {
-            let idx = view(idx);
-            let mut whole = [(0, 1); VIEW_DIMS];
-            whole[usize::from(*dim)].1 = idx.dims[usize::from(*dim)].size;
-            within(strides(idx), idx.offset, whole, &layouts[1])
+        InstKind::Gather { idx, dim, .. } => vector(view(idx), *dim, &layouts[1]),
+        InstKind::Ldmask { mask, dim, .. } => vector(view(mask), *dim, &layouts[1]),
+        InstKind::Scatter { src, dst, idx, dim, .. } => {
+            vector(view(idx), *dim, &layouts[1])?;
+            let (from, d) = (view(src), usize::from(*dim));
+            let mut part =
+                intersect(ranges(from, at), ranges(&taken_whole(&kernel.views[usize::from(*dst)], d), at));
+            part[d] = ranges(from, at)[d];
+            within(strides(from), from.offset, part, &layouts[0])
+        }
+        InstKind::Move { dst, src, .. } => {
+            let pair = Pair { control, pc, from: view(src), to: view(dst), by_index: None };
+            pair.check([&layouts[1], &layouts[0]], at)
+        }
+        InstKind::Perm { dst, src, idx, dim, .. } => {
+            vector(view(idx), *dim, &layouts[2])?;
+            let pair =
+                Pair { control, pc, from: view(src), to: view(dst), by_index: Some(usize::from(*dim)) };
+            pair.check([&layouts[1], &layouts[0]], at)
+        }
+        InstKind::Mask { dst, src } => layout::mask(view(src), view(dst), [&layouts[1], &layouts[0]], at),
+        InstKind::Pack { dst, src } => {
+            let pair = Pair { control, pc, from: view(src), to: view(dst), by_index: None };
+            pair.pack([&layouts[1], &layouts[0]], at)
         }
         InstKind::St { src, dst } => {
             let (from, to) = (view(src), &kernel.views[usize::from(*dst)]);
@@ -221,6 +240,13 @@ pub(super) fn check(
             Ok(())
         }
     }
+}
+
+/// The elements of a vector along dimension `dim` of its view, whatever that clips.
+fn vector(view: &View, dim: u8, layout: &Layout) -> Result<(), Reason> {
+    let mut whole = [(0, 1); VIEW_DIMS];
+    whole[usize::from(dim)].1 = view.dims[usize::from(dim)].size;
+    within(strides(view), view.offset, whole, layout)
 }
 
 /// Whether the box of a view is the slot's elements, each once.

@@ -1,0 +1,34 @@
+; Two flags for each eight elements.
+; expect: shape-mismatch in launch 0 (kernel copy), instruction 1 `mask b1+:v3, b0-:v0` of MLU: flags of [1, 1, 1, 8, 2] for a box of [1, 1, 1, 8, 8] [/layer/Copy]
+object "mask-shape" target "mtia-300" hbm 256 sram 0
+
+origin o0 "/layer/Copy" "Identity"
+
+kernel k0 "copy" grid 1x1x1x1 {
+  tensor r0 out bytes 256 planes 0 256 256
+  buffer b0 "x" local 256 x 2
+  buffer b1 "y" local 256 x 2
+  view v0 f32 local k4 offset 0 (1:64, 1:64, 1:64, 8:8, 8:1)
+  view v1 f32 global r0 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 64:1<64)
+  view v2 f32 local k4 offset 0 (1:64, 1:64, 1:64, 1:64, 64:1)
+  view v3 bool local k4 offset 0 (1:16, 1:16, 1:16, 8:2, 2:1)
+  constant c0 0x0
+  code:
+    fill b0+:v0, c0
+    mask b1+:v3, b0-:v0
+    pop b1, n=1
+    fill b1+:v2, c0
+    st b1-:v2, v1
+    halt
+}
+
+entry e0 "main" {
+  output "y" f32 (64) hbm:0
+  launch #0 k0 (hbm:0) o0
+  code:
+    launch #0
+    halt
+}
+
+weights 0 {
+}
