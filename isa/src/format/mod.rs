@@ -222,6 +222,10 @@ group_formats! {
     MX6 = 76, "mx6", Sm5, E8M0, 16, true;
     /// MX4 of arXiv 2302.08007, which is not MXFP4: 2 magnitude bits, 4 bits an element with scale and shifts.
     MX4 = 77, "mx4", Sm3, E8M0, 16, true;
+    /// MXFP8 with E5M2 elements in groups of 16.
+    MXFP8_E5M2_G16 = 78, "mxfp8e5m2g16", E5M2, E8M0, 16, false;
+    /// MXFP6 with E3M2 elements in groups of 16.
+    MXFP6_E3M2_G16 = 79, "mxfp6e3m2g16", E3M2, E8M0, 16, false;
 }
 
 impl fmt::Display for GroupFormat {
