@@ -22,6 +22,7 @@ mod masks;
 mod model;
 mod walk;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -69,11 +70,13 @@ pub struct ProfileOptions<'a> {
     pub activity: f64,
     /// What a recorded run counted, launch by launch; empty without one. It goes before `activity`.
     pub records: &'a [LaunchRecord],
+    /// Instructions and loop rounds of all PEs in one launch after which the replay is given up.
+    pub walk_limit: u64,
 }
 
 impl Default for ProfileOptions<'_> {
     fn default() -> Self {
-        ProfileOptions { activity: 1.0, records: &[] }
+        ProfileOptions { activity: 1.0, records: &[], walk_limit: DEFAULT_WALK_LIMIT }
     }
 }
 
@@ -159,8 +162,8 @@ pub struct Profile {
 /// Greatest number of trace events.
 pub const MAX_EVENTS: usize = 1 << 18;
 
-/// Instructions and loop rounds of one PE in one launch after which a replay is given up.
-const WALK_LIMIT: u64 = 1 << 28;
+/// Instructions and loop rounds of all PEs in one launch after which [`profile`] gives up.
+pub const DEFAULT_WALK_LIMIT: u64 = 1 << 28;
 
 /// Replays entry number `entry` on `target`, without knowledge of its data.
 ///
@@ -199,7 +202,17 @@ pub fn profile_with(
                     activity: options.activity,
                 };
                 let plan = &kernels[launch.kernel as usize];
-                let replay = Replay { launch, plan, target, known, position, start: now };
+                let left = Cell::new(options.walk_limit);
+                let replay = Replay {
+                    launch,
+                    plan,
+                    target,
+                    known,
+                    position,
+                    start: now,
+                    walk_limit: options.walk_limit,
+                    left,
+                };
                 let mut report = replay.run(&mut events)?;
                 idle(&mut report, target, target.launch_cycles);
                 report
@@ -280,6 +293,9 @@ struct Replay<'a> {
     known: Known<'a>,
     position: usize,
     start: u64,
+    walk_limit: u64,
+    /// What is left of it.
+    left: Cell<u64>,
 }
 
 impl Replay<'_> {
@@ -301,15 +317,17 @@ impl Replay<'_> {
     fn walk(&self, pe: usize, visit: &mut dyn FnMut(&Step)) -> Result<(), LoadError> {
         let mut start = Position { coords: self.plan.coords(pe), ..Position::default() };
         start.params.iter_mut().zip(&self.launch.params).for_each(|(value, &first)| *value = first);
-        walk(self.plan, start, self.known, WALK_LIMIT, visit).map_err(|TooLong| LoadError::Kernel {
-            kernel: self.plan.kernel.name.clone(),
-            pc: None,
-            reason: format!("more than {WALK_LIMIT} instructions and loop rounds on a PE"),
-        })
+        let left = walk(self.plan, start, self.known, self.left.get(), visit).map_err(|TooLong| {
+            let kernel = self.plan.kernel.name.clone();
+            let reason = format!("more than {} instructions and loop rounds", self.walk_limit);
+            LoadError::Kernel { kernel, pc: None, reason }
+        })?;
+        self.left.set(left);
+        Ok(())
     }
 
     fn run(&self, events: &mut Vec<TraceEvent>) -> Result<LaunchProfile, LoadError> {
-        let Replay { launch, plan, target, known: _, position, start: now } = *self;
+        let Replay { launch, plan, target, position, start: now, .. } = *self;
         let mut report = blank(plan.kernel.name.clone(), now);
         report.origins.clone_from(&launch.origins);
         for (pe, n) in self.classes()? {

@@ -117,6 +117,7 @@ struct Walker<'a, 'v> {
 }
 
 /// Calls `visit` for the dynamic instructions of the PE at `start`, in program order; `known` is the launch.
+/// Returns how much of `limit` is left.
 ///
 /// # Errors
 /// After `limit` instructions and loop rounds.
@@ -126,7 +127,7 @@ pub(super) fn walk(
     known: Known<'_>,
     limit: u64,
     visit: &mut dyn FnMut(&Step),
-) -> Result<(), TooLong> {
+) -> Result<u64, TooLong> {
     let masks = Masks::new(plan.kernel, known);
     let mut walker = Walker { plan, known, masks, at: start, left: limit, visit };
     let mut pc = 0;
@@ -134,7 +135,7 @@ pub(super) fn walk(
         walker.item(pc)?;
         pc = plan.ends[pc] + 1;
     }
-    Ok(())
+    Ok(walker.left)
 }
 
 fn slot(operand: Operand) -> SlotUse {
