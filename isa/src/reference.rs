@@ -19,6 +19,30 @@ have their default.
 
 An operand (24 bits: buffer 6, delta 4, action 2, view 12) is written `b0+:v3`: buffer 0, pushed, with view 3. Actions are `+` push, `-` pop, `!` update, and none for a
 read; `[2]` behind the action names the slot two behind the head.
+
+## Streams, views and parameters
+
+A kernel runs on a grid of PEs, one stream for all. Its meaning is program order, with the PEs in lockstep; a program that would
+block is illegal. A trip count is `base + sum(factor * counter) + sum(factor * PE coordinate) + floor(factor * parameter / divisor)`,
+clamped to 0 and its `max`: `trip t0 1 max 8 l0*1 p3*2 q0*1/8`. A view is a box of five dimensions `size:stride@origin<bound`, whose
+coordinates loop levels (`l0:d4+32`) and PE coordinates (`p1:d3+16`) advance, and which one parameter may move: `q0:d3+1<+1` adds
+its value to the origin and to the bound of dimension 3.
+
+A parameter is an integer in a declared range (`param q0 "position" from 0 to 2047`). A launch gives its first value
+(`launch #0 k0 (hbm:0) with (0)`), `ldp` loads another, clamped to the range. A program must be legal for every value in it.
+
+An entry runs on one or more ranks, chips with memories of their own, in lockstep: each instruction of the entry stream on every rank before
+the next. A transfer, `transfer x0 hbm:0 hbm:64 f32 x 16 add peer 1`, names source, destination, element type, elements n of a part, how parts
+combine, and the partner of rank r among R ranks: r + peer, modulo R.
+
+| instruction | reads at source | writes at destination |
+|---|---|---|
+| `allred` | n | n |
+| `allgath` | n | R n |
+| `redscat` | R n | n |
+| `alltoall` | R n | R n |
+| `send` | n | - |
+| `recv` | - | n |
 ";
 
 const KINDS: &str = "
@@ -32,7 +56,7 @@ const KINDS: &str = "
 | GlobalSource, GlobalDest | 12 | `v0`: the view of a tensor that is read, written |
 | BufferIdx, TripIdx, ProgramIdx, ConstIdx, LaunchIdx | 6, 16, 16, 16, 16 | `b0`, `t0`, `p0`, `c0`, `#0` |
 | ParamIdx, EventIdx, TransferIdx | 4, 6, 16 | `q0`, `e0`, `x0` |
-| Level, Stages, SlotCount, DimIdx, Count | 2, 3, 16, 3, 16 | `l0`, `stages=2`, `n=1`, `dim=0`, `k=1` |
+| Level, Stages, SlotCount, DimIdx, Count | 2, 3, 16, 3, 16 | `l0`, `stages=2`, `n=1`, `dim=0`, `count=1` or `k=1` |
 | Engine | 3 | `cp`, `fi.load`, `fi.store`, `mlu`, `dpe`, `re`, `se`, `me` |
 | MaskCode | 2 | `bitmap` (default), `nibble`, `rows` |
 | Combine | 3 | `replace` (default), `add`, `mul`, `min`, `max` |

@@ -57,11 +57,17 @@ fn transfer(kernel: &Kernel, pc: usize) -> Option<Transfer> {
             let (register, mut global) = global(src)?;
             let d = usize::from(dim);
             global.dims[d].origin = 0;
+            if let Some(shift) = global.shift.take_if(|shift| usize::from(shift.dim) == d) {
+                // Indices may reach what the greatest bound admits.
+                let param = &kernel.params[usize::from(shift.param)];
+                let moves = [param.lo, param.hi].map(|v| i64::from(v) * i64::from(shift.bound));
+                let most = i64::from(global.dims[d].bound) + moves[0].max(moves[1]);
+                global.dims[d].bound = most.clamp(0, i64::from(u32::MAX)) as u32;
+            }
             global.dims[d].size = global.dims[d].bound;
             for advance in global.levels.iter_mut().chain(&mut global.coords) {
                 advance.take_if(|a| usize::from(a.dim) == d);
             }
-            global.shift.take_if(|shift| usize::from(shift.dim) == d);
             Some(Transfer { register, global, by_index: Some(d), from: None })
         }
         InstKind::St { src, dst } => {

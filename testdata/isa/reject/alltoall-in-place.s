@@ -1,0 +1,15 @@
+; Parts do not change places in place.
+object "alltoall-in-place" target "mtia-300" hbm 1024 sram 0
+
+entry e0 "main" {
+  ranks 2
+  input "x" f32 (8) hbm:0
+  output "y" f32 (8) hbm:512
+  transfer x0 hbm:0 hbm:0 f32 x 4 replace peer 0
+  code:
+    alltoall x0
+    halt
+}
+
+weights 0 {
+}

@@ -1,0 +1,15 @@
+; Elements of half a byte cannot be addressed.
+object "alltoall-of-bits" target "mtia-300" hbm 1024 sram 0
+
+entry e0 "main" {
+  ranks 2
+  input "x" f32 (8) hbm:0
+  output "y" f32 (8) hbm:512
+  transfer x0 hbm:0 hbm:512 e2m1 x 4 replace peer 0
+  code:
+    alltoall x0
+    halt
+}
+
+weights 0 {
+}

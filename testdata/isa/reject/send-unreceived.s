@@ -1,0 +1,17 @@
+; One of two messages is never received.
+object "send-unreceived" target "mtia-300" hbm 1024 sram 0
+
+entry e0 "main" {
+  ranks 2
+  input "x" f32 (8) hbm:0
+  output "y" f32 (8) hbm:512
+  transfer x0 hbm:0 hbm:512 f32 x 8 replace peer 1
+  code:
+    send x0
+    send x0
+    recv x0
+    halt
+}
+
+weights 0 {
+}

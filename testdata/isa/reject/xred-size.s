@@ -1,0 +1,33 @@
+; Two parts of 32 do not make a bank of 32.
+object "xred-size" target "mtia-300" hbm 1024 sram 0
+
+origin o0 "/layer/Node" "Node"
+
+kernel k0 "k" grid 1x1x1x2 {
+  tensor r0 out bytes 256 planes 0 256 256
+  buffer b0 "x" local 128 x 2
+  buffer b1 "y" local 256 x 1
+  buffer b2 "acc" bank 128 x 1
+  view v0 f32 local k4 offset 0 (1:32, 1:32, 1:32, 1:32, 32:1)
+  view v1 f32 global r0 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 32:1<64) p3:d4+32
+  view v2 f32 local k4 offset 0 (1:64, 1:64, 1:64, 1:64, 64:1)
+  view v3 f32 local k4 offset 0 (1:16, 1:16, 1:16, 1:16, 16:1)
+  trip t0 1 max 2 p3*1
+  constant c0 0x0
+  code:
+    zero b2+:v0
+    xred b0+:v0, b2-:v0, dim=4, cast=all, share=part
+    st b0-:v0, v1
+    halt
+}
+
+entry e0 "main" {
+  output "y" f32 (64) hbm:0
+  launch #0 k0 (hbm:0) o0
+  code:
+    launch #0
+    halt
+}
+
+weights 0 {
+}
