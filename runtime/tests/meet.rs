@@ -182,7 +182,8 @@ fn events_and_barriers_order_accesses() {
             Some(kind) => assert_eq!(result.map_err(|t| t.kind).unwrap_err(), kind, "{after_store}"),
         }
     };
-    let (seen, free) = ("post e0, fi.store\nwait count=4, e0, fi.load", "post e1, fi.load\nwait count=4, e1, fi.store");
+    let (seen, free) =
+        ("post e0, fi.store\nwait count=4, e0, fi.load", "post e1, fi.load\nwait count=4, e1, fi.store");
     let race = Some(TrapKind::Race);
     check(seen, free, None);
     check("bar cast=all", "bar cast=all", None);

@@ -95,9 +95,8 @@ fn parts_change_places() {
         let whole: Vec<f32> = x.iter().flat_map(|x| x[..4].to_vec()).collect();
         assert_eq!(run(&gather, &x), Ok(vec![whole; ranks]));
         let exchange = object(ranks, 4 * ranks, 4 * ranks, transfer, "alltoall x0");
-        let expect = (0..ranks)
-            .map(|r| (0..ranks).flat_map(|q| x[q][4 * r..4 * r + 4].to_vec()).collect())
-            .collect();
+        let expect =
+            (0..ranks).map(|r| (0..ranks).flat_map(|q| x[q][4 * r..4 * r + 4].to_vec()).collect()).collect();
         assert_eq!(run(&exchange, &x), Ok(expect));
     }
 }
@@ -124,8 +123,5 @@ fn the_number_of_ranks_must_fit() {
     let object = object(2, 4, 4, "transfer x0 hbm:0 hbm:512 f32 x 4 add peer 0", "allred x0");
     let machine = Machine::load(&object).expect("a machine");
     let x = bytes(&noise(4, 1));
-    assert_eq!(
-        machine.run(&[&x], &RunOptions::default()),
-        Err(InputError::Ranks { expected: 2, found: 1 })
-    );
+    assert_eq!(machine.run(&[&x], &RunOptions::default()), Err(InputError::Ranks { expected: 2, found: 1 }));
 }

@@ -1,0 +1,179 @@
+//! Codes in planes: filling, copying and converting them.
+
+use lacuna_isa::format::{Format, GroupFormat, ScalarType, group, pack};
+use lacuna_isa::inst::Fill;
+
+use super::planes::PlaneWalks;
+use crate::boxes::Walk;
+use crate::plan::is_signed;
+use crate::slots::Layout;
+
+/// The fill of a slot: code of an element, and of a scale.
+pub(crate) fn fill_code(format: Format, fill: Fill) -> u64 {
+    let ty = format.element();
+    match (fill, ty) {
+        (Fill::Zero, ScalarType::E8M0) | (Fill::Zero, _) => 0,
+        (Fill::Least, ScalarType::Bool | ScalarType::E8M0) => 0,
+        (Fill::Greatest, ScalarType::Bool) => 1,
+        (Fill::Least, ScalarType::I64) => i64::MIN as u64,
+        (Fill::Greatest, ScalarType::I64) => i64::MAX as u64,
+        (Fill::Greatest, ScalarType::U64) => u64::MAX,
+        (Fill::Least, _) => ty.encode(f64::NEG_INFINITY),
+        (Fill::Greatest, _) => ty.encode(f64::INFINITY),
+        (Fill::One, ScalarType::I8) if fixed_point(format) => 64,
+        (Fill::One, _) => ty.encode(1.0),
+    }
+}
+
+/// Whether the elements of `format` are MXINT8's sixty-fourths.
+pub(crate) fn fixed_point(format: Format) -> bool {
+    matches!(format, Format::Grouped(GroupFormat { element: ScalarType::I8, scale: ScalarType::E8M0, .. }))
+}
+
+/// Fills `n` elements with one code.
+pub(crate) fn fill_elements(bytes: &mut [u8], ty: ScalarType, n: usize, code: u64) {
+    let bits = ty.bits() as usize;
+    // Eight elements are a whole number of bytes for every width.
+    let mut unit = [0; 64];
+    for i in 0..8 {
+        pack::set(&mut unit, ty, i, code);
+    }
+    let whole = n / 8;
+    for chunk in bytes[..whole * bits].chunks_exact_mut(bits) {
+        chunk.copy_from_slice(&unit[..bits]);
+    }
+    for i in whole * 8..n {
+        pack::set(bytes, ty, i, code);
+    }
+}
+
+/// Fills all planes of a slot: codes with `code`, scales with one, indices ascending.
+pub(crate) fn fill_planes(bytes: &mut [u8], layout: &Layout, code: u64) {
+    let sizes = layout.map.plane_bytes(layout.elements);
+    let (codes, rest) = bytes.split_at_mut(sizes[0] as usize);
+    let (scales, indices) = rest.split_at_mut(sizes[1] as usize);
+    let ty = layout.map.format.element();
+    fill_elements(codes, ty, codes.len() * 8 / ty.bits() as usize, code);
+    if let Format::Grouped(format) = layout.map.format {
+        scales.fill(format.scale.encode_f32(1.0) as u8);
+    }
+    if let Some(pattern) = layout.map.pattern {
+        let ty = pattern.index_type();
+        let s = layout.map.k_stride.max(1) as usize;
+        for i in 0..indices.len() * 8 / ty.bits() as usize {
+            pack::set(indices, ty, i, (i / s % usize::from(pattern.n)) as u64);
+        }
+    }
+}
+
+/// The integer that a code of an integer type or bool stands for.
+pub(crate) fn int_value(ty: ScalarType, code: u64) -> i64 {
+    let shift = 64 - ty.bits();
+    if is_signed(ty) { (code << shift) as i64 >> shift } else { code as i64 }
+}
+
+/// Copies codes, converting where the types differ.
+pub(crate) fn copy_codes(walk: &Walk, src: (&[u8], i64, ScalarType), dst: (&mut [u8], ScalarType)) {
+    let (src, origin, from) = src;
+    let (dst, to) = dst;
+    let (n, [ss, ts]) = walk.inner();
+    let bits = from.bits() as usize;
+    if from == to && bits >= 8 {
+        let size = bits / 8;
+        walk.rows(|s, t| {
+            let (s, t) = ((s - origin) as usize * size, t as usize * size);
+            if ss == 1 && ts == 1 {
+                dst[t..t + n * size].copy_from_slice(&src[s..s + n * size]);
+            } else {
+                match size {
+                    1 => strided::<1>(src, s, ss, dst, t, ts, n),
+                    2 => strided::<2>(src, s, ss, dst, t, ts, n),
+                    4 => strided::<4>(src, s, ss, dst, t, ts, n),
+                    _ => strided::<8>(src, s, ss, dst, t, ts, n),
+                }
+            }
+        });
+        return;
+    }
+    let via_f32 = from.is_float() && to.is_float() && from != ScalarType::F64 && to != ScalarType::F64;
+    let via_int = !from.is_float() && !to.is_float();
+    let mut values = vec![0f32; if via_f32 && from != to { n } else { 0 }];
+    walk.rows(|s, t| {
+        let (s, t) = ((s - origin) as usize, t as usize);
+        if from == to && ss == 1 && ts == 1 && (s * bits).is_multiple_of(8) && (t * bits).is_multiple_of(8) {
+            let whole = n * bits / 8;
+            let (sb, tb) = (s * bits / 8, t * bits / 8);
+            dst[tb..tb + whole].copy_from_slice(&src[sb..sb + whole]);
+            for i in whole * 8 / bits..n {
+                pack::set(dst, to, t + i, pack::get(src, from, s + i));
+            }
+            return;
+        }
+        if from != to && via_f32 && ss == 1 && ts == 1 {
+            pack::decode_slice(from, src, s, &mut values);
+            pack::encode_slice(to, &values, dst, t);
+            return;
+        }
+        for i in 0..n as i64 {
+            let code = pack::get(src, from, (s as i64 + i * ss) as usize);
+            let code = if from == to {
+                code
+            } else if via_int {
+                let value = int_value(from, code);
+                if to == ScalarType::Bool { u64::from(value != 0) } else { value as u64 }
+            } else {
+                to.encode(from.decode(code))
+            };
+            pack::set(dst, to, (t as i64 + i * ts) as usize, code);
+        }
+    });
+}
+
+fn strided<const N: usize>(src: &[u8], s: usize, ss: i64, dst: &mut [u8], t: usize, ts: i64, n: usize) {
+    let (mut s, mut t) = (s as i64, t as i64);
+    for _ in 0..n {
+        let code: [u8; N] = std::array::from_fn(|i| src[s as usize + i]);
+        dst[t as usize..t as usize + N].copy_from_slice(&code);
+        s += ss * N as i64;
+        t += ts * N as i64;
+    }
+}
+
+/// Multiplies the groups of a tile by their scales and encodes the tile's elements of this box.
+pub(crate) fn apply_scales(
+    tile: &mut [f32],
+    scales: &[u8],
+    format: GroupFormat,
+    walks: &PlaneWalks,
+    k_stride: i64,
+    ty: ScalarType,
+    out: &mut [u8],
+) {
+    let s = k_stride.max(1) as usize;
+    let size = usize::from(format.size);
+    let unit = if fixed_point(Format::Grouped(format)) { 64.0 } else { 1.0 };
+    if let Some(walk) = &walks.scales {
+        let (n, [_, ts]) = walk.inner();
+        walk.rows(|_, t| {
+            for i in 0..n as i64 {
+                let number = (t + i * ts) as usize;
+                let factor = group::scale_value(format, scales[number]) as f32 / unit;
+                let first = number / s * s * size + number % s;
+                for j in 0..size {
+                    tile[first + j * s] *= factor;
+                }
+            }
+        });
+    }
+    let (n, [_, ts]) = walks.codes.inner();
+    walks.codes.rows(|_, t| {
+        if ts == 1 {
+            pack::encode_slice(ty, &tile[t as usize..t as usize + n], out, t as usize);
+        } else {
+            for i in 0..n as i64 {
+                let at = (t + i * ts) as usize;
+                pack::set(out, ty, at, ty.encode(f64::from(tile[at])));
+            }
+        }
+    });
+}

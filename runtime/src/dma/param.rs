@@ -1,0 +1,28 @@
+//! Values of parameters: single integers of a tensor.
+
+use lacuna_isa::format::pack;
+use lacuna_isa::view::{VIEW_DIMS, View};
+
+use super::codes::int_value;
+use super::planes::Piece;
+use super::source::Source;
+use crate::boxes::Walk;
+use crate::pe::Pe;
+use crate::trap::Fault;
+
+impl Pe<'_> {
+    /// The element of an integer view of one index, logged as a load.
+    pub fn global_int(&mut self, view: &View) -> Result<i64, Fault> {
+        let tensor = self.tensor(view)?;
+        let piece =
+            Piece { first: [0; VIEW_DIMS], counts: [1; VIEW_DIMS], coords: view.base_coords(&self.at) };
+        let at = piece.global_base(view)?;
+        let ty = view.format.element();
+        let Some(walk) = Walk::new(&[1], &[1], &[1], [at, 0]) else { return Ok(0) };
+        let mut code = [0; 8];
+        let mut source =
+            Source { tensor, overlay: &self.overlay, memory: self.memory, log: &mut self.log, pc: self.pc };
+        source.plane(&walk, 0, ty, (&mut code[..(ty.bits() / 8) as usize], ty))?;
+        Ok(int_value(ty, pack::get(&code, ty, 0)))
+    }
+}
