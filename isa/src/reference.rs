@@ -28,7 +28,7 @@ clamped to 0 and its `max`: `trip t0 1 max 8 l0*1 p3*2 q0*1/8`. A view is a box 
 coordinates loop levels (`l0:d4+32`) and PE coordinates (`p1:d3+16`) advance, and which one parameter may move: `q0:d3+1<+1` adds
 its value to the origin and to the bound of dimension 3.
 
-A parameter is an integer in a declared range (`param q0 "position" from 0 to 2047`). A launch gives its first value
+A parameter is an integer in a declared range (`param q0 \"position\" from 0 to 2047`). A launch gives its first value
 (`launch #0 k0 (hbm:0) with (0)`), `ldp` loads another, clamped to the range. A program must be legal for every value in it.
 
 An entry runs on one or more ranks, chips with memories of their own, in lockstep: each instruction of the entry stream on every rank before

@@ -121,17 +121,17 @@ fn phases(
             paused.push(turn.paused);
         }
         races.phase(&logs, &clocks)?;
-        if paused.iter().all(Option::is_none) {
-            all_logs.push(logs);
-            races.inputs(&all_logs)?;
-            return Ok((all_logs, counts));
-        }
         if ordered {
             for (idx, posts) in posts.iter().enumerate() {
                 for posted in posts {
                     clocks.post(idx, posted).map_err(|fault| (idx, posted.pc, fault))?;
                 }
             }
+        }
+        if paused.iter().all(Option::is_none) {
+            all_logs.push(logs);
+            races.inputs(&all_logs)?;
+            return Ok((all_logs, counts));
         }
         let moved = meet(plan, &mut paused, &mut clocks)?;
         races.end_phase(&logs, &clocks);

@@ -115,10 +115,10 @@ fn check_view(view: &View) -> Result<(), String> {
 
 fn match_loops(kernel: &Kernel) -> Result<Vec<usize>, (usize, String)> {
     let mut ends: Vec<usize> = (0..kernel.code.len()).collect();
-    let mut open: Vec<(usize, u8)> = Vec::new();
+    let mut open: Vec<(usize, u8, u8)> = Vec::new();
     for (pc, inst) in kernel.code.iter().enumerate() {
         let ends_loop = matches!(inst.kind, InstKind::End {});
-        let stages = open.last().map_or(1, |&(_, stages)| stages.max(1));
+        let stages = open.last().map_or(1, |&(_, stages, _)| stages.max(1));
         if inst.stage >= stages && !ends_loop {
             return Err((pc, format!("stage {} of a loop with {stages}", inst.stage)));
         }
@@ -133,10 +133,13 @@ fn match_loops(kernel: &Kernel) -> Result<Vec<usize>, (usize, String)> {
                 if stages > 4 {
                     return Err((pc, format!("{stages} stages")));
                 }
-                open.push((pc, stages));
+                if open.iter().any(|&(.., outer)| outer == level) {
+                    return Err((pc, format!("a loop around this one has level {level}")));
+                }
+                open.push((pc, stages, level));
             }
             InstKind::End {} => match open.pop() {
-                Some((start, _)) => ends[start] = pc,
+                Some((start, ..)) => ends[start] = pc,
                 None => return Err((pc, "no loop is open".into())),
             },
             InstKind::Halt {} => {
@@ -315,8 +318,16 @@ fn check_params(kernel: &Kernel) -> Result<(), (Option<usize>, String)> {
     let known = |param: u8| usize::from(param) < kernel.params.len();
     let terms = kernel.trips.iter().filter_map(|trip| trip.param);
     let shifts = kernel.views.iter().filter_map(|view| view.shift);
-    if !terms.into_iter().all(|term| known(term.param) && term.divisor > 0)
-        || !shifts.into_iter().all(|shift| known(shift.param) && usize::from(shift.dim) < VIEW_DIMS)
+    // Keeps coordinates and counts within 62 bits.
+    let small = |param: u8, factor: i32| {
+        let ends = kernel.params.get(usize::from(param)).map_or([0, 0], |param| [param.lo, param.hi]);
+        ends.iter().all(|&value| (i64::from(value) * i64::from(factor)).abs() < 1 << 60)
+    };
+    if !terms.into_iter().all(|t| known(t.param) && t.divisor > 0 && small(t.param, t.factor))
+        || !shifts.into_iter().all(|s| {
+            let inside = known(s.param) && usize::from(s.dim) < VIEW_DIMS;
+            inside && small(s.param, s.origin) && small(s.param, s.bound)
+        })
     {
         return Err((None, "a trip or view follows a parameter that does not exist".to_owned()));
     }

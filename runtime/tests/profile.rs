@@ -9,7 +9,7 @@ use lacuna_isa::object::{Access, BufferKind, Object};
 use lacuna_isa::target::Target;
 use lacuna_isa::view::View;
 use lacuna_runtime::profile;
-use lacuna_runtime::profile::Bound;
+use lacuna_runtime::profile::{Bound, profile_within};
 
 fn target() -> Target {
     Target {
@@ -87,4 +87,55 @@ fn double_buffering_overlaps() {
     assert!(double < single, "{double} cycles with two slots, {single} with one");
     // One slot: each of eight rounds waits for its load (256 + 100) and its store (256 + 100).
     assert!(single >= 8 * 712, "{single}");
+}
+
+/// An engine without power for the whole of a kernel, and one for its first half.
+#[test]
+fn gated_cycles_are_counted() {
+    let mut object = copy(8, 2, 2, Multicast::None);
+    let gate = |engine: Engine, on: bool| InstKind::Gate { engine, on }.into();
+    let code = &mut object.kernels[0].code;
+    code.insert(0, gate(Engine::Dpe, false));
+    code.insert(1, gate(Engine::Se, false));
+    code.insert(2, gate(Engine::Se, true));
+    let report = profile(&object, &target(), 0).expect("loads");
+    let launch = &report.launches[0];
+    let [dpe, se] = [Engine::Dpe, Engine::Se].map(|engine| launch.gated_cycles[engine as usize]);
+    // Four PEs, dark from their first instruction on; the other engine from its second to its third.
+    assert_eq!(dpe, 4 * (launch.end - launch.start - 1));
+    assert_eq!(se, 4);
+    assert_eq!(launch.gated_cycles.iter().sum::<u64>(), dpe + se);
+}
+
+/// Sums of 64 numbers on four chips: a ring of six steps, each of a quarter.
+#[test]
+fn collectives_take_their_steps() {
+    let text = |code: &str| {
+        format!(
+            "object \"c\" target \"any\" hbm 4096 sram 0\nentry e0 \"main\" {{\nranks 4\n\
+             transfer x0 hbm:0 hbm:2048 f32 x 64 {code} x0\nhalt\n}}\nweights 0 {{\n}}\n"
+        )
+    };
+    let check = |code: &str, cycles: u64, hbm: u64| {
+        let object = lacuna_isa::asm::assemble(&text(code)).expect("a text");
+        let report = profile(&object, &target(), 0).expect("loads");
+        assert_eq!((report.cycles, report.hbm_bytes), (cycles, hbm), "{code}");
+        assert_eq!(report.launches[0].bound, Bound::Engine(Engine::Me));
+    };
+    check("add peer 0\ncode:\nallred", 6 * 40 + 2 * 3 * 64 / 32, 2 * 256);
+    check("replace peer 0\ncode:\nallgath", 3 * 40 + 3 * 256 / 32, 5 * 256);
+    check("add peer 0\ncode:\nredscat", 3 * 40 + 3 * 256 / 32, 5 * 256);
+    check("replace peer 0\ncode:\nalltoall", 40 + 3 * 256 / 32, 8 * 256);
+    check("replace peer 1\ncode:\nsend", 40 + 256 / 32, 256);
+}
+
+/// A stream of a million times a million rounds is refused, not listed.
+#[test]
+fn endless_streams_are_refused() {
+    let mut object = copy(1_000_000, 2, 2, Multicast::None);
+    let code = &mut object.kernels[0].code;
+    code.insert(0, InstKind::Loop { trip: 0, level: 1, stages: 1 }.into());
+    code.insert(code.len() - 1, InstKind::End {}.into());
+    let error = profile_within(&object, &target(), 0, 1 << 20).expect_err("too long");
+    assert!(error.to_string().contains("instructions and loop rounds"), "{error}");
 }

@@ -41,6 +41,20 @@ fn another_model_is_clean() {
     }
 }
 
+/// Legal programs written by hand.
+#[test]
+fn legal_programs_are_clean() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/isa/accept");
+    for file in std::fs::read_dir(&folder).expect("a folder") {
+        let file = file.expect("an entry").path();
+        let text = std::fs::read_to_string(&file).expect("a text");
+        let object = lacuna_isa::asm::assemble(&text).unwrap_or_else(|e| panic!("{}: {e:?}", file.display()));
+        let found: Vec<String> =
+            check(&object, &target("mtia-300")).iter().map(ToString::to_string).collect();
+        assert!(found.is_empty(), "{}:\n{}", file.display(), found.join("\n"));
+    }
+}
+
 /// Illegal programs, each with the findings that it must give in its `; expect:` lines.
 #[test]
 fn illegal_programs_are_refused() {

@@ -69,7 +69,8 @@ fn hostile_texts_are_refused() {
 fn distances() {
     let check = |a: &str, b: &str, expect: usize| assert_eq!(edits(a, b), expect, "{a} {b}");
     check("", "abc", 3);
-    check("zreo", "zero", 2);
+    check("zreo", "zero", 1);
+    check("mvoe", "move", 1);
     check("drain", "drain", 0);
     check("ld", "st", 2);
 }

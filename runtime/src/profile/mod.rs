@@ -15,6 +15,7 @@
 mod model;
 mod walk;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -128,14 +129,27 @@ pub struct Profile {
 /// Greatest number of trace events.
 pub const MAX_EVENTS: usize = 1 << 18;
 
-/// Instructions and loop rounds of one PE in one launch after which a replay is given up.
-const WALK_LIMIT: u64 = 1 << 28;
+/// Instructions and loop rounds of all PEs in one launch after which [`profile`] gives up.
+pub const DEFAULT_WALK_LIMIT: u64 = 1 << 28;
 
 /// Replays entry number `entry` on `target`.
 ///
 /// # Errors
 /// When the object cannot be loaded, has no such entry, or a stream is too long to replay.
 pub fn profile(object: &Object, target: &Target, entry: usize) -> Result<Profile, LoadError> {
+    profile_within(object, target, entry, DEFAULT_WALK_LIMIT)
+}
+
+/// Replays like [`profile`], up to `walk_limit` instructions and loop rounds of all PEs in one launch.
+///
+/// # Errors
+/// Those of [`profile`].
+pub fn profile_within(
+    object: &Object,
+    target: &Target,
+    entry: usize,
+    walk_limit: u64,
+) -> Result<Profile, LoadError> {
     let no_entry = || LoadError::Entry { entry: entry.to_string(), reason: "there is no such entry".into() };
     let point = object.entries.get(entry).ok_or_else(no_entry)?;
     let kernels = object.kernels.iter().map(plan_kernel).collect::<Result<Vec<_>, _>>()?;
@@ -147,8 +161,9 @@ pub fn profile(object: &Object, target: &Target, entry: usize) -> Result<Profile
             EntryStep::Launch(number) => {
                 now += target.launch_cycles;
                 let launch = &point.launches[number];
-                let replay =
-                    Replay { launch, plan: &kernels[launch.kernel as usize], target, position, start: now };
+                let plan = &kernels[launch.kernel as usize];
+                let left = Cell::new(walk_limit);
+                let replay = Replay { launch, plan, target, position, start: now, walk_limit, left };
                 replay.run(&mut events)?
             }
             EntryStep::Message(kind, transfer) => {
@@ -220,6 +235,9 @@ struct Replay<'a> {
     target: &'a Target,
     position: usize,
     start: u64,
+    walk_limit: u64,
+    /// What is left of it.
+    left: Cell<u64>,
 }
 
 impl Replay<'_> {
@@ -241,15 +259,17 @@ impl Replay<'_> {
     fn walk(&self, pe: usize, spaces: &[MemSpace], visit: &mut dyn FnMut(&Step)) -> Result<(), LoadError> {
         let mut start = Position { coords: self.plan.coords(pe), ..Position::default() };
         start.params.iter_mut().zip(&self.launch.params).for_each(|(value, &first)| *value = first);
-        walk(self.plan, start, spaces, WALK_LIMIT, visit).map_err(|TooLong| LoadError::Kernel {
-            kernel: self.plan.kernel.name.clone(),
-            pc: None,
-            reason: format!("more than {WALK_LIMIT} instructions and loop rounds on a PE"),
-        })
+        let left = walk(self.plan, start, spaces, self.left.get(), visit).map_err(|TooLong| {
+            let kernel = self.plan.kernel.name.clone();
+            let reason = format!("more than {} instructions and loop rounds", self.walk_limit);
+            LoadError::Kernel { kernel, pc: None, reason }
+        })?;
+        self.left.set(left);
+        Ok(())
     }
 
     fn run(&self, events: &mut Vec<TraceEvent>) -> Result<LaunchProfile, LoadError> {
-        let Replay { launch, plan, target, position, start: now } = *self;
+        let Replay { launch, plan, target, position, start: now, .. } = *self;
         let spaces: Vec<_> = launch.bases.iter().map(|base| base.space).collect();
         let mut report = blank(plan.kernel.name.clone(), now);
         report.origins.clone_from(&launch.origins);

@@ -71,7 +71,7 @@ struct Walker<'a, 'v> {
 }
 
 /// Calls `visit` for the dynamic instructions of the PE at `start`, in program order; `spaces` are the memories of the base
-/// registers.
+/// registers. Returns how much of `limit` is left.
 ///
 /// # Errors
 /// After `limit` instructions and loop rounds.
@@ -81,14 +81,14 @@ pub(super) fn walk(
     spaces: &[MemSpace],
     limit: u64,
     visit: &mut dyn FnMut(&Step),
-) -> Result<(), TooLong> {
+) -> Result<u64, TooLong> {
     let mut walker = Walker { plan, spaces, at: start, left: limit, visit };
     let mut pc = 0;
     while pc < plan.kernel.code.len() {
         walker.item(pc)?;
         pc = plan.ends[pc] + 1;
     }
-    Ok(())
+    Ok(walker.left)
 }
 
 fn slot(operand: Operand) -> SlotUse {

@@ -1,4 +1,5 @@
 ; A gathering does not combine.
+; expect: structure: entry 0 `main`: instruction 0 (`allgath`): it combines by Add
 object "allgath-combines" target "mtia-300" hbm 1024 sram 0
 
 entry e0 "main" {

@@ -1,4 +1,5 @@
 ; Two parts of 128 elements leave the memory.
+; expect: structure: entry 0 `main`: instruction 0 (`allgath`): the destination leaves its memory
 object "allgath-too-large" target "mtia-300" hbm 1024 sram 0
 
 entry e0 "main" {

@@ -1,4 +1,5 @@
 ; Source and destination share half their bytes.
+; expect: structure: entry 0 `main`: instruction 0 (`allred`): source and destination share bytes
 object "allred-overlap" target "mtia-300" hbm 1024 sram 0
 
 entry e0 "main" {

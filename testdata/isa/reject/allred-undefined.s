@@ -1,4 +1,5 @@
 ; The source was never written.
+; expect: read-before-write in launch 0 (kernel main), instruction 0 `allred x0` of ME: byte 0 of the source of x0 was never written
 object "allred-undefined" target "mtia-300" hbm 1024 sram 0
 
 entry e0 "main" {

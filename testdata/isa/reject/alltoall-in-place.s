@@ -1,4 +1,5 @@
 ; Parts do not change places in place.
+; expect: structure: entry 0 `main`: instruction 0 (`alltoall`): source and destination share bytes
 object "alltoall-in-place" target "mtia-300" hbm 1024 sram 0
 
 entry e0 "main" {

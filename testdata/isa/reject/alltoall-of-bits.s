@@ -1,4 +1,5 @@
 ; Elements of half a byte cannot be addressed.
+; expect: structure: entry 0 `main`: instruction 0 (`alltoall`): e2m1 is not of whole bytes
 object "alltoall-of-bits" target "mtia-300" hbm 1024 sram 0
 
 entry e0 "main" {

@@ -1,4 +1,5 @@
 ; One PE comes to the barrier once, the other twice.
+; expect: not-uniform in launch 0 (kernel k), instruction 1 `bar cast=all` of CP on PE [0, 0, 0, 1]: PE [0, 0, 0, 0] of the group ends without it [/layer/Node]
 object "bar-in-uneven-loop" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; PE columns of a row loop differently around their barrier.
+; expect: not-uniform in launch 0 (kernel k), instruction 1 `bar cast=row` of CP on PE [0, 0, 0, 1]: PE [0, 0, 0, 0] of the group ends without it [/layer/Node]
 object "bar-of-uneven-columns" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

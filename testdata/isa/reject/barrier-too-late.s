@@ -1,4 +1,5 @@
 ; The load comes before the barrier.
+; expect: race in launch 0 (kernel k), instruction 2 `ld b0+:v0, v2` of FI.load on PE [0, 0, 0, 0]: tensor r0: byte 128 is written by PE number 1, and nothing orders both [/layer/Node]
 object "barrier-too-late" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

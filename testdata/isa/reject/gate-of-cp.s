@@ -1,4 +1,5 @@
 ; The command processor loses its power.
+; expect: structure: kernel 0 `k`: instruction 0 (`gate`): the command processor has no gate
 object "gate-of-cp" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; An engine without power is used.
+; expect: gated in launch 0 (kernel k), instruction 1 `fill b0+:v0, c0` of MLU on PE [0, 0, 0, 0]: MLU has no power [/layer/Node]
 object "gated-engine" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

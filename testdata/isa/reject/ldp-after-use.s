@@ -1,4 +1,5 @@
 ; A loop depends on the parameter before it is loaded.
+; expect: structure: kernel 0 `k`: instruction 0 depends on q0, which a later `ldp` sets
 object "ldp-after-use" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; A parameter is loaded in a loop.
+; expect: structure: kernel 0 `k`: instruction 1: `ldp` in a loop
 object "ldp-in-loop" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; The parameter comes from a tensor that may be written.
+; expect: structure: kernel 0 `k`: instruction 0 (`ldp`): r0 is not an `in` tensor
 object "ldp-of-written-tensor" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,5 +1,5 @@
 ; More instructions than anybody waits for.
-; expect: length in launch 0 (kernel copy): up to 2000002000005 dynamic instructions on a PE [/layer/Copy]
+; expect: length in launch 0 (kernel copy): up to 3000002000004 dynamic instructions on a PE [/layer/Copy]
 object "length" target "mtia-300" hbm 512 sram 0
 
 origin o0 "/layer/Copy" "Identity"

@@ -1,4 +1,5 @@
 ; At the greatest position the store leaves the tensor.
+; expect: tensor-bounds in launch 0 (kernel k), instruction 2 `st b0-:v4, v3` of FI.store on PE [0, 0, 0, 0]: elements 8 to 71 of the codes of tensor r1, which has room for 64 [/layer/Node]
 object "parameter-bounds" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; With no rows nothing is written.
+; expect: output-incomplete in launch 0 (kernel k): byte 0 of 256 of output `y` is never written [/layer/Node]
 object "parameter-leaves-gap" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; From two rows on, the loop writes the same bytes again.
+; expect: race in launch 0 (kernel k), instruction 3 `st b0-:v1, v2` of FI.store on PE [0, 0, 0, 0]: byte 0 of tensor r1 is written twice [/layer/Node]
 object "parameter-written-twice" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; An engine without accesses to tensors is posted for.
+; expect: structure: kernel 0 `k`: instruction 2 (`post`): MLU accesses no tensors
 object "post-of-mlu" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; The post says that loads are over, and a store was before it.
+; expect: race in launch 0 (kernel k), instruction 4 `ld b0+:v0, v2` of FI.load on PE [0, 0, 0, 0]: tensor r0: byte 128 is written by PE number 1, and nothing orders both [/layer/Node]
 object "post-of-other-queue" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; The second post may be counted in place of the neighbour's first.
+; expect: race in launch 0 (kernel k), instruction 4 `post e0, fi.store` of CP on PE [0, 0, 0, 0]: nothing puts this post of event 0 behind the posts that a `wait` counts [/layer/Node]
 object "post-overtakes" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

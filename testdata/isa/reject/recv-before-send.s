@@ -1,4 +1,6 @@
 ; The message is received before it is sent.
+; expect: would-block in launch 0 (kernel main), instruction 0 `recv x0` of ME: no message from 1 ranks before was sent
+; expect: not-empty-at-halt: 1 messages from rank 0 to rank 1 are never received
 object "recv-before-send" target "mtia-300" hbm 1024 sram 0
 
 entry e0 "main" {

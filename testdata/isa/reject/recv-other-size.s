@@ -1,4 +1,5 @@
 ; The message has eight elements, four are received.
+; expect: shape-mismatch in launch 1 (kernel main), instruction 1 `recv x1` of ME: a message of 32 bytes is received as 16
 object "recv-other-size" target "mtia-300" hbm 1024 sram 0
 
 entry e0 "main" {

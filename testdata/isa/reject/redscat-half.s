@@ -1,4 +1,5 @@
 ; Each rank gets half of the output.
+; expect: output-incomplete: byte 16 of 32 of output `y` is never written
 object "redscat-half" target "mtia-300" hbm 1024 sram 0
 
 entry e0 "main" {

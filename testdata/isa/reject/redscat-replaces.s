@@ -1,4 +1,5 @@
 ; A reduction needs a way to combine.
+; expect: structure: entry 0 `main`: instruction 0 (`redscat`): it combines by Replace
 object "redscat-replaces" target "mtia-300" hbm 1024 sram 0
 
 entry e0 "main" {

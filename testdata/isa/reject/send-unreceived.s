@@ -1,4 +1,5 @@
 ; One of two messages is never received.
+; expect: not-empty-at-halt: 1 messages from rank 0 to rank 1 are never received
 object "send-unreceived" target "mtia-300" hbm 1024 sram 0
 
 entry e0 "main" {

@@ -1,4 +1,5 @@
 ; Every PE waits before it posts.
+; expect: would-block in launch 0 (kernel k), instruction 2 `wait e0, fi.load, count=1` of CP on PE [0, 0, 0, 0]: event 0 never has more than 0 posts [/layer/Node]
 object "wait-before-post" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

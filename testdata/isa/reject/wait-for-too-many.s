@@ -1,4 +1,5 @@
 ; Three posts never come from two PEs.
+; expect: would-block in launch 0 (kernel k), instruction 3 `wait e0, fi.load, count=3` of CP on PE [0, 0, 0, 0]: event 0 never has more than 2 posts [/layer/Node]
 object "wait-for-too-many" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

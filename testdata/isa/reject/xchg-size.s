@@ -1,4 +1,5 @@
 ; Two boxes of 32 do not make one of 32.
+; expect: shape-mismatch in launch 0 (kernel k), instruction 1 `xchg b0+:v0, b0-:v0, dim=4, cast=all` of FI.load: 2 boxes of [1, 1, 1, 1, 32] do not make one of [1, 1, 1, 1, 32] [/layer/Node]
 object "xchg-size" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; One PE exchanges once, the other twice.
+; expect: not-uniform in launch 0 (kernel k), instruction 2 `xchg b1+:v2, b0-:v0, dim=4, cast=all` of FI.load on PE [0, 0, 0, 1]: PE [0, 0, 0, 0] of the group ends without it [/layer/Node]
 object "xchg-uneven" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; Two parts of 32 do not make a bank of 32.
+; expect: shape-mismatch in launch 0 (kernel k), instruction 1 `xred b0+:v0, b2-:v0, dim=4, cast=all, share=part` of RE: 2 boxes of [1, 1, 1, 1, 32] do not make one of [1, 1, 1, 1, 32] [/layer/Node]
 object "xred-size" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

@@ -1,4 +1,5 @@
 ; One PE sums once, the other twice.
+; expect: not-uniform in launch 0 (kernel k), instruction 2 `xred b0+:v0, b2-:v0, dim=4, cast=all` of RE on PE [0, 0, 0, 1]: PE [0, 0, 0, 0] of the group ends without it [/layer/Node]
 object "xred-uneven" target "mtia-300" hbm 1024 sram 0
 
 origin o0 "/layer/Node" "Node"

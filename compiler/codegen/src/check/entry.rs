@@ -160,6 +160,10 @@ fn check_message(
     let transfer = &entry.transfers[number];
     let Some((read, made)) = transfer.bytes(kind, entry.ranks) else { return Ok(()) };
     let ranks = i64::from(entry.ranks);
+    if let InstKind::Send { .. } = kind {
+        let distance = i64::from(transfer.peer).rem_euclid(ranks) as usize;
+        mail.queue(distance).push_back(read);
+    }
     if let Some(bytes) = defined.of(transfer.src.space) {
         let from = transfer.src.offset;
         if let Some(byte) = bytes.first_missing(from, from + read) {
@@ -167,27 +171,20 @@ fn check_message(
             return Err((Rule::ReadBeforeWrite, message));
         }
     }
-    match kind {
-        InstKind::Send { .. } => {
-            let distance = i64::from(transfer.peer).rem_euclid(ranks) as usize;
-            mail.queue(distance).push_back(read);
-        }
-        InstKind::Recv { .. } => {
-            // Rank r receives from r + peer, which sent over the distance -peer.
-            let distance = (-i64::from(transfer.peer)).rem_euclid(ranks) as usize;
-            match mail.queue(distance).pop_front() {
-                None => {
-                    let message = format!("no message from {distance} ranks before was sent");
-                    return Err((Rule::WouldBlock, message));
-                }
-                Some(bytes) if bytes != made => {
-                    let message = format!("a message of {bytes} bytes is received as {made}");
-                    return Err((Rule::ShapeMismatch, message));
-                }
-                Some(_) => {}
+    if let InstKind::Recv { .. } = kind {
+        // Rank r receives from r + peer, which sent over the distance -peer.
+        let distance = (-i64::from(transfer.peer)).rem_euclid(ranks) as usize;
+        match mail.queue(distance).pop_front() {
+            None => {
+                let message = format!("no message from {distance} ranks before was sent");
+                return Err((Rule::WouldBlock, message));
             }
+            Some(bytes) if bytes != made => {
+                let message = format!("a message of {bytes} bytes is received as {made}");
+                return Err((Rule::ShapeMismatch, message));
+            }
+            Some(_) => {}
         }
-        _ => {}
     }
     for memory in [defined, written] {
         if let Some(bytes) = memory.of(transfer.dst.space) {
