@@ -13,7 +13,8 @@
 //! 6. SE programs: registers, accumulators and streams in range; only pushed or updated streams are stored to; float
 //!    functions work on float lanes.
 //! 7. Parameters: at most 16, with a range; `ldp` stands outside loops, and what depends on its parameter comes after it.
-//! 8. Launches: one base for each tensor, one value in its range for each parameter, tensors inside their memories, nothing written to the weights. Ports lie in HBM.
+//! 8. Launches: one base for each tensor, one value in its range for each parameter, tensors inside their memories, nothing
+//!    written to the weights. Ports lie in HBM.
 //!
 //! 9. Transfers: whole-byte elements inside their memories, source and destination apart.
 //!

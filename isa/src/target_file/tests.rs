@@ -214,7 +214,7 @@ fn reported_targets_differ_where_the_reports_do() {
     check("maia-100", "maia-100-reported", &["hbm_bandwidth", "energy: HBM"]);
     check("trainium2", "trainium2-reported", &["hbm_bandwidth"]);
     check("tpu-v5p", "tpu5-reported", &["hbm_bandwidth", "2:4 sparsity"]);
-    check("mtia-300", "mtia-v3-reported", &["hbm_bandwidth", "2:4 sparsity"]);
+    check("mtia-300", "mtia-v3-reported", &["hbm_bandwidth", "link_latency", "2:4 sparsity"]);
 }
 
 /// Effective TFLOPS of a product whose second operand follows a pattern, skipped products counted.

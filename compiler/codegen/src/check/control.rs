@@ -112,7 +112,8 @@ impl<'k> Control<'k> {
         self.counts.iter().map(times).fold(0, u64::saturating_add)
     }
 
-    /// Calls `visit` for every dynamic instruction of the PE at `coords`, with these parameters, whose entry in `wanted` is set, in program order.
+    /// Calls `visit` for every dynamic instruction of the PE at `coords`, with these parameters, whose entry in `wanted` is
+    /// set, in program order.
     ///
     /// # Errors
     /// When the visitor returns false, or the walk is too long.
