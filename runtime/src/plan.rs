@@ -142,10 +142,8 @@ fn match_loops(kernel: &Kernel) -> Result<Vec<usize>, (usize, String)> {
                 Some((start, ..)) => ends[start] = pc,
                 None => return Err((pc, "no loop is open".into())),
             },
-            InstKind::Halt {} => {
-                if pc + 1 != kernel.code.len() || !open.is_empty() {
-                    return Err((pc, "halt before the end of the stream".into()));
-                }
+            InstKind::Halt {} if pc + 1 != kernel.code.len() || !open.is_empty() => {
+                return Err((pc, "halt before the end of the stream".into()));
             }
             InstKind::Launch { .. } => return Err((pc, "launch in a kernel's stream".into())),
             _ => {}

@@ -182,7 +182,8 @@ impl<'t> Races<'t> {
                 }
             }
             for store in &log.stores {
-                if !written.mark(&store.at) && store.once || store.once && is_before(&store.at) {
+                let free = written.mark(&store.at);
+                if store.once && (!free || is_before(&store.at)) {
                     return Err(race(pe, store.pc, &store.at, "are written twice"));
                 }
             }
