@@ -202,6 +202,34 @@ fn events_and_barriers_order_accesses() {
     check("bar cast=none", free, race);
 }
 
+/// Whatever guards the accesses, a run traps or gives what lockstep gives: nothing wrong passes unseen.
+#[test]
+fn guards_are_enough_or_trap() {
+    let guards = [
+        "",
+        "bar cast=all",
+        "bar cast=col",
+        "post e0, fi.store\nwait e0, fi.load, count=4",
+        "post e0, fi.store\nwait e0, fi.store, count=4",
+        "post e0, fi.load\nwait e0, fi.store, count=4",
+        "post e1, fi.load\nwait e1, fi.store, count=4",
+        "post e0, fi.store\npost e0, fi.load\nwait e0, fi.load, count=8\nwait e0, fi.store, count=8",
+        "post e0, fi.store\nwait e0, fi.load, count=2\nwait e0, fi.load, count=2",
+    ];
+    let x = [1f32, 10.0, 100.0, 1000.0];
+    let right = run(&ring("bar cast=all", "bar cast=all"), &[&bytes(&x)]).expect("no trap");
+    let mut n_right = 0;
+    for after_store in guards {
+        for after_load in guards {
+            if let Ok(out) = run(&ring(after_store, after_load), &[&bytes(&x)]) {
+                assert_eq!(out, right, "{after_store:?} and {after_load:?}");
+                n_right += 1;
+            }
+        }
+    }
+    assert!((4..40).contains(&n_right), "{n_right} pairs of guards are enough");
+}
+
 #[test]
 fn collectives_need_every_member() {
     let kernel = |meet: &str| {

@@ -284,14 +284,14 @@ fn check_output(
         let InstKind::Launch { launch } = inst.kind else { return None };
         Some((position, usize::from(launch)))
     });
-    let writer = launched.filter(|&(_, number)| {
+    let writer = launched.rev().find(|&(_, number)| {
         let launch = &entry.launches[number];
         let tensors = &object.kernels[launch.kernel as usize].tensors;
         let mut pairs = launch.bases.iter().zip(tensors);
         pairs.any(|(&base, t)| writes(t.access) && overlap((base, t.bytes), (at, bytes)))
     });
     let rule = Rule::OutputIncomplete;
-    findings.push(match writer.last() {
+    findings.push(match writer {
         Some((position, number)) => {
             place(object, entry, position, number, Fault { rule, pc: None, pe: None, message })
         }
