@@ -350,6 +350,7 @@ impl<'a> Lowering<'a> {
             }
             Op::Softmax { axis, log } => self.softmax(result, data.args[0], *axis, *log),
             Op::Norm { axes, centre, eps } => self.norm(node, result, axes, *centre, eps.0),
+            Op::Attention { .. } => self.attention(node, result),
             Op::MxQuantize { mode, .. } => self.quantize(result, data.args[0], *mode),
             Op::MxDecode { .. } => {
                 Err("decoding a grouped value outside a product is not implemented".into())
