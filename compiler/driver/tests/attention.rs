@@ -226,6 +226,26 @@ fn cycles(a: &Attention, sizes: Sizes, inner: ScalarType, name: &str) -> (u64, u
     let target = target(name).expect("a target");
     let object = generate(name, &module, &target);
     let profile = lacuna_runtime::profile(&object, &target, 0).expect("a valid object");
+    if std::env::var("ATT_DEBUG").is_ok() {
+        for l in &profile.launches {
+            println!(
+                "{:?} bound {} {:?} cycles {}",
+                l.busy_cycles.map(|b| b / 72),
+                l.bound_cycles,
+                l.bound,
+                l.end - l.start
+            );
+        }
+        if std::env::var("ATT_DEBUG").is_ok_and(|v| v == "2") {
+            for e in profile.events.iter().filter(|e| e.pe == 0).take(260) {
+                println!("E {:8} {:6} {:?} {}", e.start, e.cycles, e.engine, e.name);
+            }
+        }
+        for b in &object.kernels[0].buffers {
+            print!("{} {}x{}; ", b.name, b.slot_bytes, b.slots);
+        }
+        println!("{:?} {:?}", object.kernels[0].grid, object.kernels[0].trips);
+    }
     (profile.cycles, profile.macs)
 }
 

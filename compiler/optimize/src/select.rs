@@ -117,6 +117,13 @@ impl<'a> Converter<'a> {
                     kept: kept.and_then(Refused::reason),
                 });
             }
+            if matches!(node.op, Op::Attention { .. }) && precision != Precision::F32 {
+                // Its weights stay in the PE, in the type of the values: groups along keys would have to be made there.
+                match this.narrow(node, &mut args[..3]) {
+                    Ok(()) | Err(Refused::Kept(_)) => {}
+                    Err(Refused::Type(error)) => return Err(error),
+                }
+            }
             let new = this.out.emit_all(module, node.op.clone(), &args, &node.origins)?;
             for (&old, &new) in node.results.iter().zip(&new) {
                 this.values[old] = Some(new);
@@ -135,7 +142,11 @@ impl<'a> Converter<'a> {
     }
 
     fn narrow(&mut self, node: &NodeData, args: &mut [Value]) -> Result<(), Refused> {
-        let f32s = node.args.iter().all(|&a| self.source.ty(a).elem == ElemType::Scalar(ScalarType::F32));
+        let f32s = node
+            .args
+            .iter()
+            .take(args.len())
+            .all(|&a| self.source.ty(a).elem == ElemType::Scalar(ScalarType::F32));
         if !f32s {
             return Err(Refused::Kept("an operand is not f32"));
         }

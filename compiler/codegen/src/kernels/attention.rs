@@ -7,8 +7,8 @@
 //! | stage | what | engine |
 //! |---|---|---|
 //! | 0 | load keys | FI |
-//! | 1 | load mask, scores | FI, DPE |
-//! | 2 | load values, softmax | FI, SE |
+//! | 1 | load mask and values, scores | FI, DPE |
+//! | 2 | softmax | SE |
 //! | 3 | rescale, weighted sum | SE, DPE |
 //!
 //! Causal attention ends the loop at the diagonal, a trip count affine in the tile of queries. Only tiles on the diagonal
@@ -23,7 +23,7 @@ use lacuna_isa::object::{Access, BufferKind, Trip};
 use lacuna_isa::program::{Program, Stream};
 use lacuna_isa::view::{Advance, Dim, LOOP_LEVELS, PE_COORDS, Space, VIEW_DIMS, View};
 
-use super::attention_plan::{BATCH, GROUP, KEYS, Plan, Rejection, TILE};
+use super::attention_plan::{BATCH, GROUP, KEY_SLOTS, KEYS, Plan, Rejection, TILE, VALUE_SLOTS};
 use super::attention_programs::{Compare, Parts, Streams, divide, exponentials, greatest, passes, rescale};
 use crate::emit::KernelBuilder;
 use crate::lower::{Lowered, Lowering};
@@ -49,8 +49,8 @@ impl Side {
 /// The tiles of queries that one pass over the keys belongs to.
 #[derive(Clone, Copy, Debug)]
 struct Pass {
-    /// First query of the tile of index 0, and distance of tiles.
-    first: i64,
+    /// First query of the block of index 0, and distance of blocks.
+    block: i64,
     step: i64,
     /// Queries from `low` to `high` are this pass's.
     low: u64,
@@ -152,14 +152,19 @@ impl Flash<'_, '_> {
         Side { size: 1, stride, origin: 0, bound, moves: vec![(axis, 1)] }
     }
 
-    fn queries(&self, pass: &Pass, stride: i64) -> Side {
+    /// The queries of tile number `tile` of a block.
+    fn queries(&self, pass: &Pass, tile: u64, stride: i64) -> Side {
         Side {
             size: self.plan.queries,
             stride,
-            origin: pass.first - pass.low as i64,
+            origin: pass.block + self.within(tile) - pass.low as i64,
             bound: pass.high - pass.low,
             moves: vec![(TILE, pass.step)],
         }
+    }
+
+    fn within(&self, tile: u64) -> i64 {
+        (tile * self.plan.queries) as i64
     }
 
     fn keys(&self, stride: i64) -> Side {
@@ -202,7 +207,7 @@ impl Flash<'_, '_> {
         }
     }
 
-    fn load_queries(&mut self, stage: u8, pass: &Pass) -> Lowered<()> {
+    fn load_queries(&mut self, stage: u8, pass: &Pass, tile: u64) -> Lowered<()> {
         let place = self.places[0].clone();
         let [b, g, r, l, d] = self.strides(&place, true);
         let (share, size) = (self.plan.sizes.share, self.plan.sizes.size);
@@ -210,7 +215,7 @@ impl Flash<'_, '_> {
             self.one(BATCH, b),
             self.one(GROUP, g),
             Side::free(share, r),
-            self.queries(pass, l),
+            self.queries(pass, tile, l),
             Side::free(size, d),
         ];
         let offset = place.offset + pass.low as i64 * l;
@@ -236,14 +241,14 @@ impl Flash<'_, '_> {
         [ty.shape[0] > 1, heads && s.groups > 1, heads && s.share > 1, ty.shape[2] > 1, true]
     }
 
-    fn load_mask(&mut self, stage: u8, pass: &Pass) -> Lowered<()> {
+    fn load_mask(&mut self, stage: u8, pass: &Pass, tile: u64) -> Lowered<()> {
         let (Some((place, ty)), Some(buffer)) = (self.mask.clone(), self.buffers.mask) else { return Ok(()) };
         let [b, g, r, l, k] = self.strides(&place, true);
         let all = [
             self.one(BATCH, b),
             self.one(GROUP, g),
             Side::free(self.plan.sizes.share, r),
-            self.queries(pass, l),
+            self.queries(pass, tile, l),
             self.keys(k),
         ];
         let varies = self.mask_dims(&ty);
@@ -271,25 +276,26 @@ impl Flash<'_, '_> {
     }
 
     /// The domain of a softmax program: heads, queries, keys.
-    fn domain(&mut self, pass: &Pass, compare: Option<Compare>) -> Lowered<u16> {
+    fn domain(&mut self, pass: &Pass, tile: u64, compare: Option<Compare>) -> Lowered<u16> {
         let plan = self.plan;
         let mut queries = Side::free(plan.queries, 0);
         let mut keys = self.keys(0);
-        // The key on the diagonal of the tile's first row.
-        let diagonal = pass.first + self.a.shift;
+        // The key on the diagonal of the block's first row.
+        let diagonal = pass.block + self.a.shift;
         match (compare, plan.rejection) {
             (Some(Compare::Absolute), _) => {
-                queries.origin = pass.first;
+                queries.origin = pass.block + self.within(tile);
                 queries.moves = vec![(TILE, pass.step)];
             }
             (Some(Compare::Diagonal), _) => {
+                queries.origin = self.within(tile);
                 keys.origin = -diagonal;
                 keys.bound = u64::from(u32::MAX);
                 keys.moves.push((TILE, -pass.step));
             }
             // Keys before the diagonal: below a bound that coordinates are moved to.
             (Some(Compare::Nothing), Rejection::Diagonal) => {
-                let bound = (plan.n_tiles + 1) * plan.queries + self.a.shift.unsigned_abs() + plan.keys;
+                let bound = (plan.n_blocks + 1) * plan.block() + self.a.shift.unsigned_abs() + plan.keys;
                 keys.origin = bound as i64 - diagonal;
                 keys.bound = bound;
                 keys.moves.push((TILE, -pass.step));
@@ -302,6 +308,19 @@ impl Flash<'_, '_> {
 
     fn stream(buffer: u8, action: Action, view: u16) -> Stream {
         Stream { operand: Operand::new(buffer, action, view), mode: ScaleMode::Floor }
+    }
+
+    /// A stream on the slot of tile number `tile`, where those of all tiles of the block are there.
+    fn stream_of(tile: u64, buffer: u8, action: Action, view: u16) -> Stream {
+        Stream { operand: Self::operand_of(tile, buffer, action, view), mode: ScaleMode::Floor }
+    }
+
+    fn operand_of(tile: u64, buffer: u8, action: Action, view: u16) -> Operand {
+        let delta = match action {
+            Action::Read | Action::Update => tile as u8,
+            Action::Push | Action::Pop => 0,
+        };
+        Operand { delta, ..Operand::new(buffer, action, view) }
     }
 
     fn run(&mut self, stage: u8, name: &str, domain: u16, parallel: u8, streams: Vec<Stream>, parts: Parts) {
@@ -322,13 +341,13 @@ impl Flash<'_, '_> {
     }
 
     /// The softmax of a tile of keys.
-    fn softmax(&mut self, stage: u8, pass: &Pass) -> Lowered<()> {
+    fn softmax(&mut self, stage: u8, pass: &Pass, tile: u64) -> Lowered<()> {
         let plan = self.plan;
         let b = &self.buffers;
         let (scores, weights, bent, greatest_at, sum, factor) =
             (b.scores, b.weights, b.bent, b.greatest, b.sum, b.factor);
         let mask_buffer = b.mask;
-        let tile = self.dense_rows(Format::F32, plan.keys)?;
+        let scores_view = self.dense_rows(Format::F32, plan.keys)?;
         let row = self.row_numbers()?;
         let mask_view = match self.mask.clone() {
             None => None,
@@ -361,20 +380,21 @@ impl Flash<'_, '_> {
             };
             // Bent scores replace the products.
             let done = if last && bent.is_some() { Action::Pop } else { Action::Read };
-            at.scores = add(Self::stream(scores, done, tile));
+            at.scores = add(Self::stream(scores, done, scores_view));
             if let (Some(buffer), Some(view)) = (mask_buffer, mask_view) {
                 let action = if last { Action::Pop } else { Action::Read };
                 at.mask = Some(add(Self::stream(buffer, action, view)));
             }
             if let Some(buffer) = bent {
-                at.bent = Some(add(Self::stream(buffer, make, tile)));
+                at.bent = Some(add(Self::stream(buffer, make, scores_view)));
             }
-            at.greatest = add(Self::stream(greatest_at, if carried { Action::Update } else { make }, row));
+            let update = if carried { Action::Update } else { make };
+            at.greatest = add(Self::stream_of(tile, greatest_at, update, row));
             if let Some(buffer) = factor {
-                at.factor = Some(add(Self::stream(buffer, make, row)));
+                at.factor = Some(add(Self::stream_of(tile, buffer, make, row)));
             }
             let parts = greatest(&self.a, plan, &at, compare)?;
-            let domain = self.domain(pass, Some(compare))?;
+            let domain = self.domain(pass, tile, Some(compare))?;
             self.run(stage, "greatest", domain, KEY_STEPS, streams, parts);
         }
         let value = Format::Scalar(plan.sizes.types[2]);
@@ -392,30 +412,31 @@ impl Flash<'_, '_> {
                 (streams.len() - 1) as u8
             };
             match bent {
-                Some(buffer) => at.bent = Some(add(Self::stream(buffer, leave, tile))),
-                None => at.scores = add(Self::stream(scores, leave, tile)),
+                Some(buffer) => at.bent = Some(add(Self::stream(buffer, leave, scores_view))),
+                None => at.scores = add(Self::stream(scores, leave, scores_view)),
             }
-            at.greatest = add(Self::stream(greatest_at, if carried { Action::Read } else { leave }, row));
-            at.sum = add(Self::stream(sum, if carried { Action::Update } else { make }, row));
+            let (read, update) = if carried { (Action::Read, Action::Update) } else { (leave, make) };
+            at.greatest = add(Self::stream_of(tile, greatest_at, read, row));
+            at.sum = add(Self::stream_of(tile, sum, update, row));
             if let Some(buffer) = factor {
-                at.factor = Some(add(Self::stream(buffer, Action::Read, row)));
+                at.factor = Some(add(Self::stream_of(tile, buffer, Action::Read, row)));
             }
-            at.weights = add(Self::stream(weights, make, weights_view));
+            at.weights = add(Self::stream_of(tile, weights, make, weights_view));
             let parts = exponentials(&self.a, &at, compare.unwrap_or(Compare::Nothing))?;
-            let domain = self.domain(pass, compare)?;
+            let domain = self.domain(pass, tile, compare)?;
             self.run(stage, "exponentials", domain, KEY_STEPS, streams, parts);
         }
         Ok(())
     }
 
     /// Scores: queries times keys.
-    fn score(&mut self, stage: u8, pass: &Pass, done: Action) -> Lowered<()> {
+    fn score(&mut self, stage: u8, pass: &Pass, tile: u64, done: Action) -> Lowered<()> {
         let s = self.plan.sizes;
         let [q, k, ..] = s.types.map(Format::Scalar);
         let (queries, size) = (self.plan.queries as i64, s.size as i64);
         let rows = [
             Side::free(s.share, queries * size),
-            self.queries(pass, size),
+            self.queries(pass, tile, size),
             Side::free(1, 0),
             Side::free(1, 0),
             Side::free(s.size, 1),
@@ -426,20 +447,20 @@ impl Flash<'_, '_> {
         let b = self.local(k, &columns)?;
         let bank = self.dense_rows(Format::F32, self.plan.keys)?;
         let bank = Operand::new(self.buffers.scores, Action::Push, bank);
-        let a = Operand::new(self.buffers.q, done, a);
-        let b = Operand::new(self.buffers.k, Action::Pop, b);
+        let a = Self::operand_of(tile, self.buffers.q, done, a);
+        let b = Operand::new(self.buffers.k, self.last(tile), b);
         self.push(stage, InstKind::Mm { bank, a, b, order: Order::Nk });
         Ok(())
     }
 
     /// Weights times values, added to the result.
-    fn gather_values(&mut self, stage: u8, pass: &Pass, action: Action) -> Lowered<()> {
+    fn gather_values(&mut self, stage: u8, pass: &Pass, tile: u64, action: Action) -> Lowered<()> {
         let s = self.plan.sizes;
         let value = Format::Scalar(s.types[2]);
         let (queries, keys) = (self.plan.queries as i64, self.plan.keys as i64);
         let rows = [
             Side::free(s.share, queries * keys),
-            self.queries(pass, keys),
+            self.queries(pass, tile, keys),
             Side::free(1, 0),
             Side::free(1, 0),
             Side::free(self.plan.keys, 1),
@@ -454,11 +475,16 @@ impl Flash<'_, '_> {
         ];
         let b = self.local(value, &columns)?;
         let bank = self.dense_rows(Format::F32, s.width)?;
-        let bank = Operand::new(self.buffers.result, action, bank);
+        let bank = Self::operand_of(tile, self.buffers.result, action, bank);
         let a = Operand::new(self.buffers.weights, Action::Pop, a);
-        let b = Operand::new(self.buffers.v, Action::Pop, b);
+        let b = Operand::new(self.buffers.v, self.last(tile), b);
         self.push(stage, InstKind::Mm { bank, a, b, order: Order::Kn });
         Ok(())
+    }
+
+    /// How tile number `tile` uses what the tiles of a block share.
+    fn last(&self, tile: u64) -> Action {
+        if tile + 1 == self.plan.cut { Action::Pop } else { Action::Read }
     }
 
     /// Domain over the result's tile.
@@ -466,12 +492,12 @@ impl Flash<'_, '_> {
         self.rows(Format::F32, self.plan.sizes.width, [0; 3])
     }
 
-    fn rescale(&mut self, stage: u8, factor: u8) -> Lowered<()> {
+    fn rescale(&mut self, stage: u8, tile: u64, factor: u8) -> Lowered<()> {
         let width = self.plan.sizes.width;
         let result = self.dense_rows(Format::F32, width)?;
         let row = self.rows(Format::F32, width, [self.plan.queries as i64, 1, 0])?;
         let streams = vec![
-            Self::stream(self.buffers.result, Action::Update, result),
+            Self::stream_of(tile, self.buffers.result, Action::Update, result),
             Self::stream(factor, Action::Pop, row),
         ];
         let domain = self.result_domain()?;
@@ -495,7 +521,7 @@ impl Flash<'_, '_> {
         Ok(())
     }
 
-    fn store(&mut self, stage: u8, pass: &Pass) -> Lowered<()> {
+    fn store(&mut self, stage: u8, pass: &Pass, tile: u64) -> Lowered<()> {
         let place = self.places[3].clone();
         let [b, g, r, l, d] = self.strides(&place, true);
         let (share, width) = (self.plan.sizes.share, self.plan.sizes.width);
@@ -503,7 +529,7 @@ impl Flash<'_, '_> {
             self.one(BATCH, b),
             self.one(GROUP, g),
             Side::free(share, r),
-            self.queries(pass, l),
+            self.queries(pass, tile, l),
             Side::free(width, d),
         ];
         let base = self.kb.base(place.storage, Access::Out);
@@ -536,7 +562,7 @@ impl Flash<'_, '_> {
         }
         let keys = plan.keys as i64;
         let shift = (self.a.shift + keys - 1) / keys;
-        let base = (pass.first + plan.queries as i64) / keys + shift;
+        let base = (pass.block + plan.block() as i64) / keys + shift;
         let mut trip = Trip { base, max: fit(all)?, ..Trip::default() };
         let tiles = &self.kb.nest.axes[TILE];
         let factor = |n: u64| fit(n as i64 * pass.step / keys);
@@ -551,38 +577,56 @@ impl Flash<'_, '_> {
         Ok(trip)
     }
 
-    /// A tile of queries whose keys come in several tiles.
-    fn streamed(&mut self, pass: &Pass) -> Lowered<()> {
+    /// A block of queries whose keys come in several tiles. The result of the block before is stored after this one's
+    /// loads: transfers share their port in program order.
+    fn streamed(&mut self, pass: &Pass, before: Option<(u8, &Pass)>) -> Lowered<()> {
         let (least, zero) = (u64::from(f32::MIN.to_bits()), 0);
-        self.load_queries(0, pass)?;
-        let numbers = self.slot(Format::F32, &[self.plan.rows()])?;
-        for (buffer, value) in [(self.buffers.greatest, least), (self.buffers.sum, zero)] {
-            let constants = &mut self.kb.kernel.constants;
-            let at = constants.iter().position(|&c| c == value).unwrap_or_else(|| {
-                constants.push(value);
-                constants.len() - 1
-            });
-            let dst = Operand::new(buffer, Action::Push, numbers);
-            self.push(0, InstKind::Fill { dst, value: at as u16 });
+        let tiles = 0..self.plan.cut;
+        for tile in tiles.clone() {
+            self.load_queries(0, pass, tile)?;
+            let numbers = self.slot(Format::F32, &[self.plan.rows()])?;
+            for (buffer, value) in [(self.buffers.greatest, least), (self.buffers.sum, zero)] {
+                let constants = &mut self.kb.kernel.constants;
+                let at = constants.iter().position(|&c| c == value).unwrap_or_else(|| {
+                    constants.push(value);
+                    constants.len() - 1
+                });
+                let dst = Operand::new(buffer, Action::Push, numbers);
+                self.push(0, InstKind::Fill { dst, value: at as u16 });
+            }
+            let result = self.dense_rows(Format::F32, self.plan.sizes.width)?;
+            let bank = Operand::new(self.buffers.result, Action::Push, result);
+            self.push(0, InstKind::Zero { bank });
         }
-        let result = self.dense_rows(Format::F32, self.plan.sizes.width)?;
-        let bank = Operand::new(self.buffers.result, Action::Push, result);
-        self.push(0, InstKind::Zero { bank });
         let trip = self.trip(pass)?;
         self.open(trip, KEYS, 4);
         self.load_keyed(0, 1)?;
-        self.load_mask(1, pass)?;
-        self.load_keyed(2, 2)?;
+        for tile in tiles.clone() {
+            self.load_mask(1, pass, tile)?;
+        }
+        self.load_keyed(1, 2)?;
         let factor = self.buffers.factor.ok_or("a loop over keys without a factor")?;
-        self.rescale(3, factor)?;
-        self.gather_values(3, pass, Action::Update)?;
-        self.softmax(2, pass)?;
-        self.score(1, pass, Action::Read)?;
+        for tile in tiles.clone() {
+            self.rescale(3, tile, factor)?;
+            self.gather_values(3, pass, tile, Action::Update)?;
+        }
+        for tile in tiles.clone() {
+            self.softmax(2, pass, tile)?;
+        }
+        for tile in tiles.clone() {
+            self.score(1, pass, tile, Action::Read)?;
+        }
         self.push(0, InstKind::End {});
-        self.finish(0)?;
-        self.store(0, pass)?;
+        if let Some((stage, before)) = before {
+            for tile in tiles.clone() {
+                self.store(stage, before, tile)?;
+            }
+        }
         for buffer in [self.buffers.q, self.buffers.greatest] {
-            self.push(0, InstKind::Pop { n: 1, buffer });
+            self.push(0, InstKind::Pop { n: self.plan.cut as u16, buffer });
+        }
+        for _ in tiles {
+            self.finish(0)?;
         }
         Ok(())
     }
@@ -590,21 +634,21 @@ impl Flash<'_, '_> {
     /// A tile of queries whose keys are one tile; `staged` when the loop around it is.
     fn single(&mut self, pass: &Pass, staged: bool) -> Lowered<()> {
         let stage = |s: u8| if staged { s } else { 0 };
-        self.load_queries(stage(0), pass)?;
+        self.load_queries(stage(0), pass, 0)?;
         self.load_keyed(stage(0), 1)?;
-        self.load_mask(stage(1), pass)?;
-        self.load_keyed(stage(2), 2)?;
+        self.load_mask(stage(1), pass, 0)?;
+        self.load_keyed(stage(1), 2)?;
         if staged {
-            self.gather_values(3, pass, Action::Push)?;
-            self.softmax(2, pass)?;
-            self.score(1, pass, Action::Pop)?;
+            self.gather_values(3, pass, 0, Action::Push)?;
+            self.softmax(2, pass, 0)?;
+            self.score(1, pass, 0, Action::Pop)?;
         } else {
-            self.score(0, pass, Action::Pop)?;
-            self.softmax(0, pass)?;
-            self.gather_values(0, pass, Action::Push)?;
+            self.score(0, pass, 0, Action::Pop)?;
+            self.softmax(0, pass, 0)?;
+            self.gather_values(0, pass, 0, Action::Push)?;
         }
         self.finish(stage(3))?;
-        self.store(stage(3), pass)
+        self.store(stage(3), pass, 0)
     }
 }
 
@@ -639,30 +683,40 @@ impl Lowering<'_> {
         }
         let mut flash = Flash { kb, plan: &plan, a, buffers, places: places.clone(), mask, formats };
 
-        let axes = [BATCH, GROUP, TILE];
-        let n_loops = axes.iter().filter(|&&x| flash.kb.nest.level(x).is_some()).count();
+        let (step, half, length) = (plan.block() as i64, plan.half(), plan.sizes.length);
+        let last = (plan.n_blocks as i64 - 1) * step;
+        let mut passes = vec![Pass { block: 0, step, low: 0, high: half.min(length) }];
+        if plan.triangular {
+            passes.push(Pass { block: last, step: -step, low: half, high: length });
+        }
+        let axes: Vec<usize> =
+            [BATCH, GROUP, TILE].into_iter().filter(|&x| flash.kb.nest.level(x).is_some()).collect();
         let single = plan.n_key_tiles() == 1;
-        let (mut opened, length) = (0, plan.sizes.length);
-        for axis in axes {
+        for (i, &axis) in axes.iter().enumerate() {
             let trip = Trip::constant(fit(flash.kb.nest.axes[axis].trip as i64)?);
-            let innermost = single && opened + 1 == n_loops;
-            opened += usize::from(flash.open(trip, axis, if innermost { 4 } else { 1 }));
+            let innermost = i + 1 == axes.len();
+            // One step, or a result that is stored in the next round.
+            let stages = if innermost && single { 4 } else { 1 + u8::from(innermost) };
+            flash.open(trip, axis, stages);
         }
-        let step = plan.queries as i64;
-        let half = plan.half();
-        let mut all = vec![Pass { first: 0, step, low: 0, high: half.min(length) }];
-        if plan.paired {
-            let first = (plan.n_tiles as i64 - 1) * step;
-            all.push(Pass { first, step: -step, low: half, high: length });
-        }
-        for pass in &all {
+        for (i, pass) in passes.iter().enumerate() {
+            let before = match i {
+                0 if axes.is_empty() => None,
+                0 => passes.last().map(|p| (1, p)),
+                _ => Some((0, &passes[i - 1])),
+            };
             if single {
-                flash.single(pass, n_loops > 0)?;
+                flash.single(pass, !axes.is_empty())?;
             } else {
-                flash.streamed(pass)?;
+                flash.streamed(pass, before)?;
             }
         }
-        for _ in 0..opened {
+        if let (Some(pass), true, false) = (passes.last(), axes.is_empty(), single) {
+            for tile in 0..plan.cut {
+                flash.store(0, pass, tile)?;
+            }
+        }
+        for _ in &axes {
             flash.push(0, InstKind::End {});
         }
         let (kernel, bases) = flash.kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
@@ -680,27 +734,31 @@ fn buffers(kb: &mut KernelBuilder<'_>, plan: &Plan, mask: Option<&TensorType>) -
         kb.buffer(name, BufferKind::Local, elem.bytes_for(elements), slots)
     };
     let single = plan.n_key_tiles() == 1;
-    let q = local("q", q, rows * s.size, 2)?;
-    let k = local("k", k, plan.keys * s.size, 2)?;
-    let v_buffer = local("v", v, plan.keys * s.width, 2)?;
+    // Those of the tiles of a block, and of the block before or after.
+    let two = 2 * plan.cut as u8;
+    // Those that are free again when the next ones are made.
+    let more = plan.cut as u8 + 1;
+    let q = local("q", q, rows * s.size, two)?;
+    let k = local("k", k, plan.keys * s.size, KEY_SLOTS)?;
+    let v_buffer = local("v", v, plan.keys * s.width, VALUE_SLOTS)?;
     let mask = match mask {
         None => None,
         Some(ty) => {
             let heads = if ty.shape[1] > 1 { s.share } else { 1 };
             let queries = if ty.shape[2] > 1 { plan.queries } else { 1 };
             let elem = ty.elem.scalar().ok_or("a grouped mask")?;
-            Some(local("mask", elem, heads * queries * plan.keys, 2)?)
+            Some(local("mask", elem, heads * queries * plan.keys, two)?)
         }
     };
     let bent =
         if plan.transformed { Some(local("bent", ScalarType::F32, rows * plan.keys, 1)?) } else { None };
-    let greatest = local("greatest", ScalarType::F32, rows, 2)?;
-    let sum = local("sum", ScalarType::F32, rows, 2)?;
-    let factor = if single { None } else { Some(local("factor", ScalarType::F32, rows, 2)?) };
-    let weights = local("weights", v, rows * plan.keys, 2)?;
-    let y = local("y", y, rows * s.width, 2)?;
+    let greatest = local("greatest", ScalarType::F32, rows, two)?;
+    let sum = local("sum", ScalarType::F32, rows, two)?;
+    let factor = if single { None } else { Some(local("factor", ScalarType::F32, rows, two)?) };
+    let weights = local("weights", v, rows * plan.keys, more)?;
+    let y = local("y", y, rows * s.width, more)?;
     let [score_bytes, result_bytes] = plan.bank_slots();
-    let scores = kb.buffer("scores", BufferKind::Bank, score_bytes, plan.banks[0])?;
-    let result = kb.buffer("result", BufferKind::Bank, result_bytes, plan.banks[1])?;
+    let scores = kb.buffer("scores", BufferKind::Bank, score_bytes, plan.banks[0].max(plan.cut as u8))?;
+    let result = kb.buffer("result", BufferKind::Bank, result_bytes, plan.banks[1] * plan.cut as u8)?;
     Ok(Buffers { q, k, v: v_buffer, mask, scores, bent, greatest, sum, factor, weights, result, y })
 }

@@ -1,8 +1,10 @@
 //! Tiles and grid of attention, by modelled time.
 //!
 //! A unit of work is a tile of queries, of all heads that share a group of keys. A causal unit ends at its last visible
-//! key, so units differ in length: tile i goes to the same PE as tile n - 1 - i, which together are always n + 1 steps long.
-//! The tiles of keys are the innermost loop; a few sizes of both are costed and the fastest that fits is taken.
+//! key, so units differ in length. There the unit is a pair of blocks: block i and block n - 1 - i, which together are always
+//! as long. A block is one tile of queries or several that share each fetch of keys, and whole tiles of keys long, so that
+//! the diagonal cuts none of them. The tiles of keys are the innermost loop; a few sizes are costed and the fastest that
+//! fits is taken.
 
 use lacuna_ir::expand::Attention;
 use lacuna_ir::op::EmptyRow;
@@ -68,11 +70,11 @@ pub struct Plan {
     pub queries: u64,
     /// Keys of a tile.
     pub keys: u64,
-    /// Tiles of queries; even where they go in pairs.
-    pub n_tiles: u64,
-    /// Whether a unit is tile i and tile `n_tiles - 1 - i`.
-    pub paired: bool,
-    /// Whether tiles of keys behind the diagonal are not computed.
+    /// Tiles of queries in a block.
+    pub cut: u64,
+    /// Blocks of queries; even where they go in pairs.
+    pub n_blocks: u64,
+    /// Whether a unit is block i and block `n_blocks - 1 - i`, and tiles of keys behind the diagonal are not computed.
     pub triangular: bool,
     /// How positions reject keys.
     pub rejection: Rejection,
@@ -93,9 +95,14 @@ impl Plan {
         self.sizes.keys.div_ceil(self.keys)
     }
 
-    /// Queries before the second tiles of pairs.
+    /// Queries of a block.
+    pub fn block(&self) -> u64 {
+        self.queries * self.cut
+    }
+
+    /// Queries before the second blocks of pairs.
     pub fn half(&self) -> u64 {
-        if self.paired { self.n_tiles / 2 * self.queries } else { self.sizes.length }
+        if self.triangular { self.n_blocks / 2 * self.block() } else { self.sizes.length }
     }
 
     /// The best plan; `None` where attention must be computed by parts.
@@ -104,19 +111,24 @@ impl Plan {
         let mut best: Option<(f64, Plan)> = None;
         for keys in key_tiles(sizes.keys) {
             for queries in query_tiles(sizes.length, keys) {
-                let Some(plan) = Plan::of(a, sizes, queries, keys, target) else { continue };
-                let time = plan.time(target);
-                if best.as_ref().is_none_or(|(least, _)| time < *least) {
-                    best = Some((time, plan));
+                for cut in [1, 2, 4] {
+                    let Some(plan) = Plan::of(a, sizes, [queries, cut, keys], target) else { continue };
+                    let time = plan.time(target);
+                    if best.as_ref().is_none_or(|(least, _)| time < *least) {
+                        best = Some((time, plan));
+                    }
                 }
             }
         }
         best.map(|(_, plan)| plan)
     }
 
-    fn of(a: &Attention, sizes: Sizes, queries: u64, keys: u64, target: &Target) -> Option<Plan> {
-        let whole = queries.is_multiple_of(keys);
-        let triangular = a.causal && whole && a.shift >= 0;
+    fn of(a: &Attention, sizes: Sizes, [queries, cut, keys]: [u64; 3], target: &Target) -> Option<Plan> {
+        let block = queries * cut;
+        let triangular = a.causal && block.is_multiple_of(keys) && a.shift >= 0 && sizes.length > block;
+        if cut > 1 && (keys >= sizes.keys || sizes.length < block) {
+            return None;
+        }
         let shift = u64::try_from(a.shift).unwrap_or(0);
         let aligned = triangular && shift.is_multiple_of(keys) && sizes.length + shift <= sizes.keys;
         let rejection = if aligned && a.window == 0 {
@@ -126,10 +138,9 @@ impl Plan {
         } else {
             Rejection::Never
         };
-        let n_tiles = sizes.length.div_ceil(queries);
-        let paired = triangular && n_tiles > 1;
-        let n_tiles = if paired { n_tiles.next_multiple_of(2) } else { n_tiles };
-        let units = if paired { n_tiles / 2 } else { n_tiles };
+        let n_blocks = sizes.length.div_ceil(queries * cut);
+        let n_blocks = if triangular { n_blocks.next_multiple_of(2) } else { n_blocks };
+        let units = if triangular { n_blocks / 2 } else { n_blocks };
         let axes = vec![
             Axis::new("batch", sizes.batch, 1),
             Axis::new("group", sizes.groups, 1),
@@ -143,8 +154,8 @@ impl Plan {
             nest,
             queries,
             keys,
-            n_tiles,
-            paired,
+            cut,
+            n_blocks,
             triangular,
             rejection,
             transformed,
@@ -163,7 +174,8 @@ impl Plan {
 
     fn bank_bytes(&self, slots: [u8; 2]) -> u64 {
         let bytes = self.bank_slots();
-        (0..2).map(|i| bytes[i].next_multiple_of(64) * u64::from(slots[i])).sum()
+        let n = [u64::from(slots[0]).max(self.cut), u64::from(slots[1]) * self.cut];
+        (0..2).map(|i| bytes[i].next_multiple_of(64) * n[i]).sum()
     }
 
     fn local_bytes(&self) -> u64 {
@@ -171,19 +183,16 @@ impl Plan {
         let [q, k, v, y] = s.types.map(|ty| ty.bytes_for(1));
         let rows = self.rows();
         let mask = s.mask.map_or(0, |ty| ty.bytes_for(rows * self.keys));
-        let tiles = rows * (s.size * q + s.width * y + self.keys * v + 16)
-            + self.keys * (s.size * k + s.width * v)
-            + mask;
+        let next = rows * (s.size * q + 16) + mask;
+        let more = rows * (s.width * y + self.keys * v);
+        let keyed = self.keys * (s.size * k * u64::from(KEY_SLOTS) + s.width * v * u64::from(VALUE_SLOTS));
         let scores = if self.transformed { rows * self.keys * 4 } else { 0 };
-        2 * tiles + scores + 4096
+        2 * self.cut * next + (self.cut + 1) * more + keyed + scores + 4096
     }
 
-    /// Tiles of keys that tile `i` of queries needs.
-    fn steps(&self, shift_tiles: u64, i: u64) -> u64 {
-        if !self.triangular {
-            return self.n_key_tiles();
-        }
-        ((i + 1) * self.queries / self.keys + shift_tiles).min(self.n_key_tiles())
+    /// Tiles of keys that block `i` of queries needs, where the first query stands at the first key.
+    fn steps(&self, i: u64) -> u64 {
+        if self.triangular { ((i + 1) * self.block()).div_ceil(self.keys) } else { self.n_key_tiles() }
     }
 
     /// Modelled cycles of the busiest PE: an upper bound of either engine's work and of the transfers.
@@ -192,28 +201,31 @@ impl Plan {
         let rows = self.rows() as f64;
         let [q, k, v, _] = s.types.map(Format::Scalar);
         let padded = |n: u64| n.next_multiple_of(DPE_COLUMNS) as f64;
-        let products = rows * padded(self.keys) * s.size as f64 / target.product_rate(q, k, None)
-            + rows * padded(s.width) * self.keys as f64 / target.product_rate(v, v, None);
+        let scores = rows * padded(self.keys) * s.size as f64 / target.product_rate(q, k, None);
+        let products = scores + rows * padded(s.width) * self.keys as f64 / target.product_rate(v, v, None);
         let test = if self.rejection == Rejection::Everywhere { 3.0 } else { 0.0 };
         let each = SOFTMAX_OPS + test + if self.transformed { TRANSFORM_OPS } else { 0.0 };
-        let softmax =
-            rows * (self.keys as f64 * each + s.width as f64 * RESCALE_OPS) / target.simd_ops_per_cycle;
+        let row = self.keys as f64 * each + s.width as f64 * RESCALE_OPS + ROW_OPS;
+        let softmax = rows * row / target.simd_ops_per_cycle;
         let [_, k_bytes, v_bytes, _] = s.types.map(|ty| ty.bytes_for(8) as f64 / 8.0);
         let bytes = self.keys as f64 * (s.size as f64 * k_bytes + s.width as f64 * v_bytes);
         let shared = if self.triangular { 1.0 } else { f64::from(self.sharers()) };
         let load = bytes * self.nest.n_pes() as f64 / shared / target.hbm_bytes_per_cycle;
         let issue = STEP_INSTRUCTIONS * target.issue_cycles as f64;
-        let step = products.max(softmax).max(load).max(issue);
+        // With one slot, the scores of the next tile wait for the softmax of this one.
+        let chain = if self.banks[0] == 1 && self.cut == 1 { scores + softmax } else { softmax };
+        let cut = self.cut as f64;
+        let step = (cut * products.max(chain).max(issue)).max(load);
         let units = self.nest.axes[..KEYS].iter().map(|a| a.trip).product::<u64>() as f64;
-        let (steps, tiles) = if self.paired {
-            (self.steps(0, 0) + self.steps(0, self.n_tiles - 1), 2.0)
+        let (steps, passes) = if self.triangular {
+            (self.steps(0) + self.steps(self.n_blocks - 1), 2.0)
         } else {
-            (self.steps(0, self.n_tiles - 1), 1.0)
+            (self.n_key_tiles(), 1.0)
         };
-        // The engines wait for one another where a unit begins and ends, but not between units of one step each.
-        let turn = if self.n_key_tiles() == 1 { 0.0 } else { products + softmax };
+        // The SE waits for the last product of a unit and the first of the next, but not between units of one step each.
+        let turn = if self.n_key_tiles() == 1 { 0.0 } else { products };
         let finish = rows * s.width as f64 * FINISH_OPS / target.simd_ops_per_cycle;
-        units * (steps as f64 * step + tiles * (turn + finish + issue))
+        units * (steps as f64 * step + passes * (turn + cut * finish + issue))
     }
 
     /// PEs that want the same keys and can share a fetch.
@@ -233,8 +245,14 @@ const SOFTMAX_OPS: f64 = 14.0;
 const TRANSFORM_OPS: f64 = 4.0;
 /// SE operations that rescale an element of the result.
 const RESCALE_OPS: f64 = 4.0;
+/// SE operations of a row of a tile: its maximum, sum and factor.
+const ROW_OPS: f64 = 30.0;
 /// SE operations that finish an element of the result.
 const FINISH_OPS: f64 = 7.0;
+/// Slots of tiles of keys: one in use, and fetches ahead that hide the latency of memory.
+pub const KEY_SLOTS: u8 = 3;
+/// Slots of tiles of values, which are used two steps later than they are loaded.
+pub const VALUE_SLOTS: u8 = 4;
 /// Instructions of a step.
 const STEP_INSTRUCTIONS: f64 = 10.0;
 /// Positions and extents are 32-bit coordinates with room to spare.
@@ -301,8 +319,10 @@ fn query_tiles(length: u64, keys: u64) -> Vec<u64> {
         }
         parts *= 2;
     }
-    let whole = [8, 4, 2, 1].map(|n| n * keys).into_iter().filter(|&n| n <= MAX_QUERIES && n < 2 * length);
-    for tile in whole {
+    let multiples = [8, 4, 2, 1].map(|n| n * keys);
+    let parts = [2, 4].map(|n| if keys.is_multiple_of(n) { keys / n } else { 0 });
+    let whole = multiples.into_iter().chain(parts);
+    for tile in whole.filter(|n| (1..=MAX_QUERIES).contains(n) && *n < 2 * length) {
         if !tiles.contains(&tile) {
             tiles.push(tile);
         }
