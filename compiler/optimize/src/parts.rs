@@ -468,9 +468,7 @@ impl Found {
         for &label in labels {
             perm.push(at(&|s| matches!(s, Side::Own(l, _) if *l == label))?);
         }
-        let x = g.reshape(x, sizes)?;
-        let x = g.permute(x, &perm)?;
-        g.reshape(x, shape.to_vec())
+        rearranged(g, x, sizes, &perm, shape.to_vec().into())
     }
 
     /// The result's dimensions in the order and shape of the product that it replaces.
@@ -499,9 +497,7 @@ impl Found {
             }
         }
         let shape = g.shape(root).clone();
-        let y = g.reshape(y, sizes)?;
-        let y = g.permute(y, &perm)?;
-        g.reshape(y, shape)
+        rearranged(g, y, sizes.into(), &perm, shape)
     }
 
     /// The masks as one operand `[batch, heads, length, keys]`, each dimension whole or 1.
@@ -581,6 +577,18 @@ impl Found {
         let core = g.broadcast(core, &places, &whole)?;
         g.reshape(core, four.to_vec())
     }
+}
+
+/// A value reshaped to `sizes`, permuted, and reshaped to `shape`; one reshape where nothing moves.
+fn rearranged(g: &mut Graph, x: Id, sizes: Shape, perm: &[u8], shape: Shape) -> Option<Id> {
+    let moves = perm.iter().enumerate().any(|(i, &p)| i != usize::from(p));
+    let x = if moves {
+        let x = g.reshape(x, sizes)?;
+        g.permute(x, perm)?
+    } else {
+        x
+    };
+    g.reshape(x, shape)
 }
 
 /// A number whose sum with a score is itself in f32.

@@ -191,7 +191,7 @@ pub fn cases() -> Vec<Case> {
                 let zero = l.splat(&[d[0], d[2]], 0.0);
                 l.emit(Op::Select {}, &[nan, zero, p])
             },
-            "softmax[1](contractmk,kn->mn)",
+            "softmax[1](contractmk,kn->mn(.., ..))",
         ),
         case(
             "attention",
@@ -199,7 +199,7 @@ pub fn cases() -> Vec<Case> {
                 let s = any_spelling(l);
                 attention(l, s)
             },
-            "attention(param0, param1, param2)",
+            "attention(param0, param1, param2, reshape(..))",
         ),
         Case {
             rule: "attention-of-band",

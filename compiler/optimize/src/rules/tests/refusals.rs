@@ -395,7 +395,7 @@ fn banded(l: &mut Lab, low: f32, dead: fn(usize, usize) -> bool) -> Value {
 }
 
 const ATTENTION: &[Refusal] = &[
-    ("softmax-by-quotient", "integers", Guard, |l| {
+    ("softmax-by-quotient", "integers", Shape, |l| {
         let x = int(l, &[2, 3]);
         let exp = l.un(UnaryOp::Exp, x);
         let sum = l.reduce(ReduceOp::Sum, &[1], exp);
