@@ -251,15 +251,24 @@ fn cycles(a: &Attention, sizes: Sizes, inner: ScalarType, name: &str) -> (u64, u
 
 #[test]
 fn causal_attention_over_4096_tokens_takes_half() {
-    for (sizes, inner) in [([1, 8, 1, 4096, 4096, 64, 64], F32), ([1, 8, 4, 4096, 4096, 128, 128], Bf16)] {
+    let heads = [
+        ([1, 8, 1, 4096, 4096, 64, 64], F32, 0.55),
+        ([1, 8, 1, 4096, 4096, 64, 64], Bf16, 0.55),
+        ([1, 8, 4, 4096, 4096, 128, 128], Bf16, 0.55),
+        ([1, 32, 1, 4096, 4096, 64, 64], F32, 0.55),
+    ];
+    let mut wrong = Vec::new();
+    for (sizes, inner, limit) in heads {
         for name in ["mtia-300", "mtia-500"] {
-            let (full, all) = cycles(&PLAIN, sizes, inner, name);
-            let (causal, some) = cycles(&CAUSAL, sizes, inner, name);
-            let (ratio, work) = (causal as f64 / full as f64, some as f64 / all as f64);
-            println!(
-                "{sizes:?} {inner} on {name}: {causal} of {full} cycles, {ratio:.4}; products {work:.4}"
-            );
-            assert!(ratio <= 0.55 && work <= 0.55, "{sizes:?} {inner} on {name}: {ratio}, {work}");
+            let (full, _) = cycles(&PLAIN, sizes, inner, name);
+            let (causal, _) = cycles(&CAUSAL, sizes, inner, name);
+            let ratio = causal as f64 / full as f64;
+            let text = format!("{sizes:?} {inner} on {name}: {causal} of {full} cycles, {ratio:.4}");
+            println!("{text}");
+            if ratio > limit {
+                wrong.push(text);
+            }
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

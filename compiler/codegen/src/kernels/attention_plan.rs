@@ -215,7 +215,9 @@ impl Plan {
         // With one slot, the scores of the next tile wait for the softmax of this one.
         let chain = if self.banks[0] == 1 && self.cut == 1 { scores + softmax } else { softmax };
         let cut = self.cut as f64;
-        let step = (cut * products.max(chain).max(issue)).max(load);
+        // A fetch has as many steps as there are slots.
+        let fetch = (target.hbm_latency_cycles as f64 + load) / f64::from(KEY_SLOTS);
+        let step = (cut * products.max(chain).max(issue)).max(load).max(fetch);
         let units = self.nest.axes[..KEYS].iter().map(|a| a.trip).product::<u64>() as f64;
         let (steps, passes) = if self.triangular {
             (self.steps(0) + self.steps(self.n_blocks - 1), 2.0)
