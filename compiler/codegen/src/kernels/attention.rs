@@ -52,6 +52,8 @@ struct Pass {
     /// First query of the block of index 0, and distance of blocks.
     block: i64,
     step: i64,
+    /// First query of the pass within its block.
+    within: u64,
     /// Queries from `low` to `high` are this pass's.
     low: u64,
     high: u64,
@@ -157,14 +159,14 @@ impl Flash<'_, '_> {
         Side {
             size: self.plan.queries,
             stride,
-            origin: pass.block + self.within(tile) - pass.low as i64,
+            origin: pass.block + self.within(pass, tile) - pass.low as i64,
             bound: pass.high - pass.low,
             moves: vec![(TILE, pass.step)],
         }
     }
 
-    fn within(&self, tile: u64) -> i64 {
-        (tile * self.plan.queries) as i64
+    fn within(&self, pass: &Pass, tile: u64) -> i64 {
+        (pass.within + tile * self.plan.queries) as i64
     }
 
     fn keys(&self, stride: i64) -> Side {
@@ -284,11 +286,11 @@ impl Flash<'_, '_> {
         let diagonal = pass.block + self.a.shift;
         match (compare, plan.rejection) {
             (Some(Compare::Absolute), _) => {
-                queries.origin = pass.block + self.within(tile);
+                queries.origin = pass.block + self.within(pass, tile);
                 queries.moves = vec![(TILE, pass.step)];
             }
             (Some(Compare::Diagonal), _) => {
-                queries.origin = self.within(tile);
+                queries.origin = self.within(pass, tile);
                 keys.origin = -diagonal;
                 keys.bound = u64::from(u32::MAX);
                 keys.moves.push((TILE, -pass.step));
@@ -685,9 +687,13 @@ impl Lowering<'_> {
 
         let (step, half, length) = (plan.block() as i64, plan.half(), plan.sizes.length);
         let last = (plan.n_blocks as i64 - 1) * step;
-        let mut passes = vec![Pass { block: 0, step, low: 0, high: half.min(length) }];
-        if plan.triangular {
-            passes.push(Pass { block: last, step: -step, low: half, high: length });
+        let mut passes = Vec::new();
+        for part in 0..plan.parts {
+            let within = part * plan.queries * plan.cut;
+            passes.push(Pass { block: 0, step, within, low: 0, high: half.min(length) });
+            if plan.triangular {
+                passes.push(Pass { block: last, step: -step, within, low: half, high: length });
+            }
         }
         let axes: Vec<usize> =
             [BATCH, GROUP, TILE].into_iter().filter(|&x| flash.kb.nest.level(x).is_some()).collect();

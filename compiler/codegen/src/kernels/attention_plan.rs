@@ -2,8 +2,8 @@
 //!
 //! A unit of work is a tile of queries, of all heads that share a group of keys. A causal unit ends at its last visible
 //! key, so units differ in length. There the unit is a pair of blocks: block i and block n - 1 - i, which together are always
-//! as long. A block is one tile of queries or several that share each fetch of keys, and whole tiles of keys long, so that
-//! the diagonal cuts none of them. The tiles of keys are the innermost loop; a few sizes are costed and the fastest that
+//! as long. A block is one tile of queries or several, which share each fetch of keys or pass over the keys in turn, and whole
+//! tiles of keys long, so that trip counts are affine. The tiles of keys are the innermost loop; a few sizes are costed and the fastest that
 //! fits is taken.
 
 use lacuna_ir::expand::Attention;
@@ -12,6 +12,7 @@ use lacuna_ir::{Shape, TensorType};
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::DPE_COLUMNS;
+use lacuna_isa::view::PE_COORDS;
 
 use super::map::LOCAL_FILL;
 use crate::nest::{Axis, Nest};
@@ -70,8 +71,10 @@ pub struct Plan {
     pub queries: u64,
     /// Keys of a tile.
     pub keys: u64,
-    /// Tiles of queries in a block.
+    /// Tiles of queries that share each fetch of keys.
     pub cut: u64,
+    /// Passes over the keys that a block takes, one after the other, where tiles of keys are longer than their queries.
+    pub parts: u64,
     /// Blocks of queries; even where they go in pairs.
     pub n_blocks: u64,
     /// Whether a unit is block i and block `n_blocks - 1 - i`, and tiles of keys behind the diagonal are not computed.
@@ -97,7 +100,7 @@ impl Plan {
 
     /// Queries of a block.
     pub fn block(&self) -> u64 {
-        self.queries * self.cut
+        self.queries * self.cut * self.parts
     }
 
     /// Queries before the second blocks of pairs.
@@ -124,9 +127,12 @@ impl Plan {
     }
 
     fn of(a: &Attention, sizes: Sizes, [queries, cut, keys]: [u64; 3], target: &Target) -> Option<Plan> {
-        let block = queries * cut;
+        let pass = queries * cut;
+        let parts = if a.causal && keys > pass && keys.is_multiple_of(pass) { keys / pass } else { 1 };
+        let block = pass * parts;
         let triangular = a.causal && block.is_multiple_of(keys) && a.shift >= 0 && sizes.length > block;
-        if cut > 1 && (keys >= sizes.keys || sizes.length < block) {
+        let parts = if triangular { parts } else { 1 };
+        if (cut > 1 && (keys >= sizes.keys || sizes.length < pass)) || parts > MAX_PARTS {
             return None;
         }
         let shift = u64::try_from(a.shift).unwrap_or(0);
@@ -138,7 +144,7 @@ impl Plan {
         } else {
             Rejection::Never
         };
-        let n_blocks = sizes.length.div_ceil(queries * cut);
+        let n_blocks = sizes.length.div_ceil(pass * parts);
         let n_blocks = if triangular { n_blocks.next_multiple_of(2) } else { n_blocks };
         let units = if triangular { n_blocks / 2 } else { n_blocks };
         let axes = vec![
@@ -147,14 +153,14 @@ impl Plan {
             Axis::new("tile", units, 1),
             Axis::new("keys", sizes.keys, keys),
         ];
-        let nest = Nest::distribute(axes, &[true, true, true, false], target.rows, target.cols);
         let transformed = a.softcap.0 > 0.0 || sizes.mask.is_some() || a.scale.0 <= 0.0;
         let mut plan = Plan {
             sizes,
-            nest,
+            nest: Nest { axes, grid: [1; PE_COORDS] },
             queries,
             keys,
             cut,
+            parts,
             n_blocks,
             triangular,
             rejection,
@@ -163,8 +169,12 @@ impl Plan {
         };
         let banks = [[2, 2], [2, 1], [1, 1]];
         plan.banks = banks.into_iter().find(|&b| plan.bank_bytes(b) <= target.bank_bytes)?;
-        let fits = plan.local_bytes() as f64 <= target.local_bytes as f64 * LOCAL_FILL;
-        (fits && plan.nest.fits()).then_some(plan)
+        if plan.local_bytes() as f64 > target.local_bytes as f64 * LOCAL_FILL {
+            return None;
+        }
+        let spread = [true, true, true, false];
+        plan.nest = Nest::distribute(plan.nest.axes, &spread, target.rows, target.cols);
+        plan.nest.fits().then_some(plan)
     }
 
     /// Bytes of a slot of scores, and of the result.
@@ -220,7 +230,7 @@ impl Plan {
         let step = (cut * products.max(chain).max(issue)).max(load).max(fetch);
         let units = self.nest.axes[..KEYS].iter().map(|a| a.trip).product::<u64>() as f64;
         let (steps, passes) = if self.triangular {
-            (self.steps(0) + self.steps(self.n_blocks - 1), 2.0)
+            (self.parts * (self.steps(0) + self.steps(self.n_blocks - 1)), 2.0 * self.parts as f64)
         } else {
             (self.n_key_tiles(), 1.0)
         };
@@ -332,5 +342,7 @@ fn query_tiles(length: u64, keys: u64) -> Vec<u64> {
     tiles
 }
 
+/// More passes are more code.
+const MAX_PARTS: u64 = 8;
 /// Larger tiles compute more of what lies behind the diagonal.
 const MAX_QUERIES: u64 = 256;
