@@ -458,6 +458,7 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
         | Op::Conv { .. }
         | Op::Softmax { .. }
         | Op::Norm { .. }
+        | Op::Attention { .. }
         | Op::MxQuantize { .. }
         | Op::MxDecode { .. }
         | Op::Call { .. } => Err(format!("`{}` is not element-wise", op.name())),

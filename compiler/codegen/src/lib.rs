@@ -1,7 +1,8 @@
 //! From a selected module to an object: kernels, tiles, PEs, buffers, streams.
 //!
 //! The input is a verified module whose formats and layouts are decided; see [`generate`]. The order of work, file by
-//! file: [`fuse`] decides which nodes share a kernel, [`sinks`] what of its result a kernel stores; [`lower`] walks the nodes and gives values places ([`place`]); [`kernels`]
+//! file: [`legal`] takes composite operators apart that no kernel takes whole; [`fuse`] decides which nodes share a kernel,
+//! [`sinks`] what of its result a kernel stores; [`lower`] walks the nodes and gives values places ([`place`]); [`kernels`]
 //! emits one kernel per fusion group, cutting its space into tiles ([`nest`]) and its expression into SE operations ([`expr`], [`ints`]);
 //! [`memory`] plans addresses; [`weights`] packs constants.
 
@@ -11,6 +12,7 @@ pub mod expr;
 pub mod fuse;
 pub mod ints;
 pub mod kernels;
+pub mod legal;
 pub mod lower;
 pub mod memory;
 pub mod nest;
@@ -103,6 +105,17 @@ pub fn generate(
             hint: "compile one entry at a time".into(),
         }]);
     };
+    let legalized = legal::legalize(module, entry.func, patterns, target).map_err(|error| {
+        vec![Failure {
+            code: "L0401",
+            op: String::new(),
+            nodes: Vec::new(),
+            reason: error.to_string(),
+            hint: String::new(),
+        }]
+    })?;
+    let (module, patterns) = legalized.as_ref().map_or((module, patterns), |(m, p)| (m, p));
+    let entry = &module.entries[0];
     let func = &module.functions[entry.func];
     let mut lowering = Lowering::new(module, func, target, patterns);
     lowering.run();

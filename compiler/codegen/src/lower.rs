@@ -359,6 +359,7 @@ impl<'a> Lowering<'a> {
             Op::Norm { axes, centre, eps } => self.norm(node, result, axes, *centre, eps.0),
             // The kernel of the operand may have quantised it already.
             Op::MxQuantize { .. } if self.places[result].is_some() => Ok(()),
+            Op::Attention { .. } => self.attention(node, result),
             Op::MxQuantize { mode, .. } => self.quantize(result, data.args[0], *mode),
             Op::MxDecode { .. } => {
                 Err("decoding a grouped value outside a product is not implemented".into())

@@ -32,7 +32,8 @@ impl Axis {
         self.size.div_ceil(self.tile.max(1)).max(1)
     }
 
-    fn coord_step(&self, coord: usize) -> u64 {
+    /// Elements between neighbours along a PE coordinate.
+    pub fn coord_step(&self, coord: usize) -> u64 {
         self.pes[coord + 1..].iter().map(|&n| u64::from(n)).product::<u64>() * self.trip * self.tile
     }
 }

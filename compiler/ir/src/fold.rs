@@ -69,6 +69,7 @@ fn fold_function(module: &mut Module, id: FuncId) {
             | Op::Conv { .. }
             | Op::Softmax { .. }
             | Op::Norm { .. }
+            | Op::Attention { .. }
             | Op::MxQuantize { .. } => false,
         };
         let tensors: Vec<&Tensor> = args.iter().map(|a| &a.tensor).collect();

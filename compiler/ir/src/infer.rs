@@ -141,6 +141,10 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
             }
             args[0].clone()
         }
+        Op::Attention { scale: _, softcap, causal: _, shift: _, window: _, empty_row: _, elem } => {
+            ensure!(softcap.0 >= 0.0, "the softcap of attention is {}", softcap.0);
+            attention(*elem, args)?
+        }
         Op::MxQuantize { format, axis, mode: _ } => {
             axes_of(args[0], &[*axis])?;
             float(args[0])?;
@@ -348,6 +352,32 @@ fn contract(
         );
     }
     Ok(TensorType::new(elem, shape))
+}
+
+fn attention(elem: ScalarType, args: &[&TensorType]) -> Result<TensorType, TypeError> {
+    let (q, k, v) = (args[0], args[1], args[2]);
+    ensure!(elem.is_float(), "attention gives floating-point types, not {elem}");
+    for (ty, what) in [(q, "query"), (k, "key"), (v, "value")] {
+        ensure!(ty.shape.rank() == 4, "the {what} of attention is {ty}, not of rank 4");
+        ensure!(scalar(ty)?.is_float(), "the {what} of attention is {ty}");
+    }
+    let ([batch, heads, length, size], [_, groups, keys, _]) = (&q.shape[..], &k.shape[..]) else {
+        return Err(TypeError("attention needs rank 4".into()));
+    };
+    ensure!(
+        k.shape[0] == *batch && k.shape[3] == *size && v.shape[..3] == k.shape[..3],
+        "attention of {q} over {k} and {v}"
+    );
+    let shared = if *groups == 0 { *heads == 0 } else { heads.is_multiple_of(*groups) };
+    ensure!(shared, "{heads} heads over {groups} groups of keys");
+    if let Some(mask) = args.get(3) {
+        let of = scalar(mask)?;
+        ensure!(of == ScalarType::Bool || of == elem, "the mask of attention is {mask}");
+        let full = [*batch, *heads, *length, *keys];
+        let fits = mask.shape.rank() == 4 && mask.shape.iter().zip(full).all(|(&n, all)| n == all || n == 1);
+        ensure!(fits, "the mask of attention is {mask}, which does not repeat to {}", Shape(full.to_vec()));
+    }
+    Ok(TensorType::new(elem, vec![*batch, *heads, *length, v.shape[3]]))
 }
 
 fn conv(

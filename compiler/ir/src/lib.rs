@@ -7,6 +7,7 @@
 pub mod build;
 pub mod dead;
 pub mod eval;
+pub mod expand;
 pub mod fold;
 pub mod infer;
 pub mod module;

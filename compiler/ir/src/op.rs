@@ -3,6 +3,21 @@
 //!
 //! Meaning, in real arithmetic and in the result's type, is defined by the evaluator; shapes and types by
 //! [`crate::infer`].
+//!
+//! # Attention
+//!
+//! `q` is `[batch, heads, length, size]`, `k` is `[batch, groups, keys, size]` and `v` is `[batch, groups, keys, width]`;
+//! heads are a multiple of groups, and head h attends to group `h / (heads / groups)`. The result is
+//! `[batch, heads, length, width]` of type `elem`.
+//!
+//! A score is the product of a query and a key times `scale`; a positive `softcap` c bends it to `c * tanh(score / c)`. The
+//! `mask` has these four dimensions (batch, heads, length, keys), each of which may be 1 and then repeats: a `bool` one
+//! rejects a key where it is false, a floating-point one is added to the scores. Query i stands at position `i + shift`
+//! among the keys: `causal` rejects keys behind it, a positive `window` w those before the last w up to it. Keys with a
+//! score of minus infinity are rejected too.
+//!
+//! The weights are the softmax of a row's scores, 0 for rejected keys. A row whose keys are all rejected is empty; its
+//! weights are what `empty_row` says.
 
 use std::fmt;
 
@@ -91,6 +106,11 @@ macro_rules! for_each_op {
             /// scale and bias have the shape of the axes. The mean is subtracted when `centre`.
             Norm "norm" (1, 3) { axes: Dims, centre: bool, eps: Real }
 
+            /// `attention(q, k, v, mask?)`: `softmax(q k^T * scale + mask) v`; see [the module](crate::op#attention).
+            Attention "attention" (3, 4) {
+                scale: Real, softcap: Real, causal: bool, shift: i64, window: u64, empty_row: EmptyRow, elem: ScalarType
+            }
+
             /// Groups along `axis` with shared scales. The result is a grouped value.
             MxQuantize "mx_quantize" (1, 1) { format: GroupFormat, axis: u8, mode: ScaleMode }
             /// The exact values of a grouped operand.
@@ -165,6 +185,7 @@ impl Op {
             Op::ArgReduce { .. } | Op::Cumulate { .. } | Op::Softmax { .. } | Op::Norm { .. } => {
                 Family::Other
             }
+            Op::Attention { .. } => Family::Other,
             Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Family::Other,
         }
     }
@@ -327,6 +348,18 @@ named_enum! {
         Max "max",
         /// Least; NaN if any is NaN.
         Min "min",
+    }
+}
+
+named_enum! {
+    /// Weights of a row of attention that has no key left.
+    EmptyRow {
+        /// The same for every key.
+        Uniform "uniform",
+        /// Zeros.
+        Zero "zero",
+        /// NaN, as the quotient of a softmax is.
+        Nan "nan",
     }
 }
 

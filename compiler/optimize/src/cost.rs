@@ -66,6 +66,13 @@ pub fn cost(g: &Graph, class: Id, term: &Term) -> u64 {
             let macs = g.shape(class).elements().saturating_mul(per_output);
             add(&[macs / rate(op, &args), kernel(streamed())])
         }
+        Op::Attention { causal, .. } => {
+            let (q, k) = (g.shape(term.children()[0]), g.shape(term.children()[1]));
+            let width = g.shape(class).last().copied().unwrap_or(0);
+            let products = q.elements().saturating_mul(k[2]).checked_div(q[3]).unwrap_or(0);
+            let macs = products.saturating_mul(q[3] + width);
+            add(&[if *causal { macs / 2 } else { macs }, kernel(behind(&args))])
+        }
         // Scale and bias are a row that stays in local memory.
         Op::Norm { .. } => kernel(args[0].memory),
         Op::Pad { .. }

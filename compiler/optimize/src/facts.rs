@@ -208,7 +208,7 @@ fn zeros_of(module: &Module, op: &Op, args: &[&Facts]) -> Zeros {
         }
         Op::Cast { .. } | Op::Pad { .. } | Op::Gather { .. } | Op::Reduce { .. } => Zeros::default(),
         Op::ArgReduce { .. } | Op::Cumulate { .. } | Op::Contract { .. } => Zeros::default(),
-        Op::Conv { .. } | Op::Softmax { .. } | Op::Norm { .. } => Zeros::default(),
+        Op::Conv { .. } | Op::Softmax { .. } | Op::Norm { .. } | Op::Attention { .. } => Zeros::default(),
         Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Zeros::default(),
     }
 }

@@ -12,6 +12,7 @@ use lacuna_isa::format::ScalarType;
 
 use crate::facts::{Facts, Tables, code_of};
 use crate::lang::{Kind, OpTable, Term};
+use crate::masks::Band;
 
 /// Where a term comes from.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +43,8 @@ pub struct Graph {
     pub sources: IndexMap<Term, Source>,
     /// Given to each term that is made.
     pub source: Source,
+    /// What constant masks of attention are, by class.
+    pub bands: IndexMap<Id, Option<Band>>,
     made: IndexSet<Term>,
     vanished: Vec<Vanished>,
 }
@@ -63,6 +66,7 @@ impl Graph {
             eg: EGraph::new(tables),
             sources: IndexMap::default(),
             source: Source::default(),
+            bands: IndexMap::default(),
             made: IndexSet::default(),
             vanished: Vec::new(),
         }

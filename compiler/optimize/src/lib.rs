@@ -16,9 +16,11 @@ mod extract;
 mod facts;
 mod graph;
 mod lang;
+mod masks;
 #[cfg(test)]
 mod models;
 mod options;
+mod parts;
 mod pattern;
 mod report;
 mod rules;

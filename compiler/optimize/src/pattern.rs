@@ -182,6 +182,7 @@ const OPERATORS: &[&str] = &[
     "conv",
     "softmax",
     "norm",
+    "attention",
 ];
 
 fn kinds_of(name: &str) -> Option<Vec<Kind>> {

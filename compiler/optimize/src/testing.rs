@@ -294,6 +294,9 @@ pub fn show(g: &Graph, term: &Term, depth: usize) -> String {
             Op::Norm { axes, centre, .. } => {
                 text = format!("norm{axes:?}{}", if *centre { "centred" } else { "" })
             }
+            Op::Attention { causal, .. } => {
+                text = if *causal { "causal attention" } else { "attention" }.into()
+            }
             Op::Const { .. } => text = "c".into(),
             Op::Iota { .. } | Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } => {}
             Op::Select {} | Op::Cast { .. } | Op::Reshape { .. } | Op::Slice { .. } | Op::Pad { .. } => {}

@@ -1,5 +1,8 @@
 //! Kernels by family: each turns one fusion group into a stream.
 
+pub mod attention;
+pub mod attention_plan;
+pub mod attention_programs;
 pub mod dots;
 pub mod fill;
 pub mod gather;

@@ -1,7 +1,7 @@
 //! The evaluator: what a function means. It is the float oracle of every test and the constant folder.
 //!
-//! Two modes ([`Mode`]). In *typed* mode each operator rounds its result to its type; contractions, reductions, softmax
-//! and norm accumulate in f64 and round once. In *real* mode floats stay f64 throughout; integers and quantised codes
+//! Two modes ([`Mode`]). In *typed* mode each operator rounds its result to its type; contractions, reductions, softmax,
+//! norm and attention accumulate in f64 and round once. In *real* mode floats stay f64 throughout; integers and quantised codes
 //! are exact in both. The only code shared with the machine are the number formats, in one module of this folder;
 //! transcendental functions are those of the `libm` crate, the same on every host.
 //!
@@ -17,6 +17,7 @@
 //!
 //! A verified function never panics here. What cannot be evaluated is an [`EvalError`].
 
+mod attention;
 mod codec;
 mod contract;
 mod elementwise;
@@ -224,6 +225,17 @@ fn apply(
         Op::Conv { attrs, elem } => contract::conv(attrs, *elem, args[0], args[1], &ty.shape, mode),
         Op::Softmax { axis, log } => reduce::softmax(usize::from(*axis), *log, args[0], mode),
         Op::Norm { axes, centre, eps } => reduce::norm(axes, *centre, eps.0, args, mode),
+        Op::Attention { scale, softcap, causal, shift, window, empty_row, elem } => {
+            let rule = attention::Rule {
+                scale: scale.0,
+                softcap: softcap.0,
+                causal: *causal,
+                shift: *shift,
+                window: *window,
+                empty_row: *empty_row,
+            };
+            floats(*elem, attention::attention(&rule, args), mode)
+        }
         Op::MxQuantize { format, axis, mode } => {
             let (codes, scales) = codec::quantize(
                 *format,

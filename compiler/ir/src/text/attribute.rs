@@ -9,7 +9,7 @@ use super::lexer::{Token, quote};
 use super::parse::Parser;
 use crate::for_each_op;
 use crate::module::{ConstId, FuncId};
-use crate::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, Dims, Op, Real, ReduceOp, UnaryOp};
+use crate::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, Dims, EmptyRow, Op, Real, ReduceOp, UnaryOp};
 use crate::types::Shape;
 
 /// A type that attributes have.
@@ -133,6 +133,7 @@ named_attributes! {
     BinaryOp, "a function of two operands", BinaryOp::ALL;
     CompareOp, "a relation", CompareOp::ALL;
     ReduceOp, "a reduction", ReduceOp::ALL;
+    EmptyRow, "weights of an empty row", EmptyRow::ALL;
 }
 
 impl Attribute for ContractMap {

@@ -1,6 +1,7 @@
 //! Modules that several tests share.
 
-use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, Real, ReduceOp, UnaryOp};
+use lacuna_ir::expand::Attention;
+use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, EmptyRow, Real, ReduceOp, UnaryOp};
 use lacuna_ir::{
     Constant, ConstantData, Entry, FunctionBuilder, Module, Op, Origin, OriginId, Shape, TensorType, Value,
 };
@@ -73,6 +74,17 @@ pub fn every_operator() -> Module {
     let soft = b.emit(Op::Softmax { axis: 1, log: false }, &[conv]).unwrap();
     let norm = b.emit(Op::Norm { axes: vec![2], centre: true, eps: Real(1e-5) }, &[soft]).unwrap();
     let rms = b.emit(Op::Norm { axes: vec![0], centre: false, eps: Real(f64::INFINITY) }, &[norm]).unwrap();
+    let heads = b.emit(Op::Reshape { shape: Shape(vec![1, 2, 2, 4]) }, &[x]).unwrap();
+    let attention = Attention {
+        scale: Real(0.5),
+        softcap: Real(30.0),
+        causal: true,
+        shift: -1,
+        window: 7,
+        empty_row: EmptyRow::Zero,
+        elem: F32,
+    };
+    b.emit(attention.op(), &[heads, heads, heads]).unwrap();
     let run = Op::Cumulate { op: ReduceOp::Sum, axis: 1, exclusive: true, reverse: false };
     let run = b.emit(run, &[rms]).unwrap();
     let best = b.emit(Op::ArgReduce { max: true, axis: 2, last: false }, &[run]).unwrap();

@@ -1,5 +1,6 @@
 //! Tests of the tensor IR through its public interface.
 
+mod attention;
 mod common;
 mod eval;
 mod simplify;

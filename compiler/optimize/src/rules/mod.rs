@@ -8,10 +8,12 @@
 //! | [`absorb`] | contractions take over the movement around them |
 //! | [`epilogue`] | scales and reshapes move behind contractions |
 //! | [`fusion`] | normalisations from their parts |
+//! | [`attention`] | softmax and attention from their parts |
 //! | [`merging`] | contractions of one value by several constants become one (a hook, run once) |
 
 pub mod absorb;
 pub mod algebra;
+pub mod attention;
 pub mod epilogue;
 pub mod folding;
 pub mod fusion;
@@ -67,7 +69,16 @@ pub struct Rule {
 
 /// Every rule, in the order in which they run.
 pub fn all() -> Vec<Rule> {
-    [algebra::RULES, layout::RULES, absorb::RULES, folding::RULES, epilogue::RULES, fusion::RULES].concat()
+    [
+        algebra::RULES,
+        layout::RULES,
+        absorb::RULES,
+        folding::RULES,
+        epilogue::RULES,
+        fusion::RULES,
+        attention::RULES,
+    ]
+    .concat()
 }
 
 /// A guard that always holds.

@@ -92,6 +92,8 @@ pub struct Converter<'a> {
     module: &'a mut Module,
     source: &'a Function,
     weights: WeightOptions,
+    /// Whether attention gets operands in bf16.
+    pub narrows_attention: bool,
     constant: SecondaryMap<Value, bool>,
     /// The new function.
     pub out: Emitter,
@@ -106,6 +108,7 @@ impl<'a> Converter<'a> {
             module,
             source,
             weights,
+            narrows_attention: false,
             constant: constant_values(source),
             out: Emitter::new(source),
             values: SecondaryMap::new(),
@@ -140,9 +143,26 @@ impl<'a> Converter<'a> {
                     dense: forms.dense,
                 });
             }
+            if self.narrows_attention && matches!(node.op, Op::Attention { .. }) {
+                // Its weights stay in the PE, in the type of the values: groups along keys would have to be made there.
+                self.narrow(node, &mut args[..3])?;
+            }
             self.copy(node, &args)?;
         }
         self.results()
+    }
+
+    /// Converts operands to bf16 where all of them are f32.
+    fn narrow(&mut self, node: &NodeData, args: &mut [Value]) -> Result<(), String> {
+        let olds = &node.args[..args.len()];
+        if olds.iter().any(|&a| self.source.ty(a).elem != ElemType::Scalar(ScalarType::F32)) {
+            return Ok(());
+        }
+        for (arg, &old) in args.iter_mut().zip(olds) {
+            let to = Conversion::Cast(ScalarType::Bf16);
+            *arg = self.convert(*arg, to, self.constant[old], &node.origins)?;
+        }
+        Ok(())
     }
 
     /// Which operands of a contraction are constant.

@@ -88,6 +88,11 @@ fn convert(mut module: Module, options: &Options, plan: Plan<'_>) -> Result<Sele
     for func in functions(&module) {
         let source = module.functions[func].clone();
         let mut converter = Converter::new(&mut module, &source, options.weights);
+        // A budget is spent on contractions alone: what attention loses was not measured.
+        converter.narrows_attention = match options.precision {
+            Precision::Bf16 | Precision::Mx { .. } => true,
+            Precision::F32 | Precision::Auto { .. } => false,
+        };
         let converted = converter.all(|node, constant| plan(func, &source, node, constant), &mut assignments);
         let broken = |message| Error::Contradiction { function: source.name.clone(), message };
         let converted = converted.map_err(broken)?;

@@ -2,6 +2,7 @@
 
 mod absorb;
 mod algebra;
+mod attention;
 mod epilogue;
 mod folding;
 mod fusion;
@@ -49,6 +50,7 @@ fn cases() -> Vec<Case> {
         folding::cases(),
         epilogue::cases(),
         fusion::cases(),
+        attention::cases(),
     ];
     themes.into_iter().flatten().collect()
 }

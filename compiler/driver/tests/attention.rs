@@ -1,0 +1,274 @@
+//! Attention from the IR to cycles: the streams are legal, compute what the evaluator computes, and leave out what a causal
+//! mask hides.
+
+use cranelift_entity::SecondaryMap;
+use lacuna_ir::eval::{Mode, Tensor, eval};
+use lacuna_ir::expand::Attention;
+use lacuna_ir::op::{EmptyRow, Real};
+use lacuna_ir::{Entry, FunctionBuilder, Module, TensorType};
+use lacuna_isa::format::ScalarType;
+use lacuna_isa::object::Object;
+use lacuna_isa::target::Target;
+use lacuna_isa::target_file::target;
+use lacuna_runtime::{Machine, Outcome, RunOptions};
+
+use ScalarType::{Bf16, Bool, F16, F32, F64};
+
+const PLAIN: Attention = Attention {
+    scale: Real(0.25),
+    softcap: Real(0.0),
+    causal: false,
+    shift: 0,
+    window: 0,
+    empty_row: EmptyRow::Nan,
+    elem: F32,
+};
+const CAUSAL: Attention = Attention { causal: true, ..PLAIN };
+
+/// Batch, groups, heads of a group, queries, keys, size, width.
+type Sizes = [u64; 7];
+
+/// A mask's type and which of batch, heads, queries and keys it varies along.
+type Mask = (ScalarType, [bool; 4]);
+
+fn module(a: &Attention, sizes: Sizes, inner: ScalarType, mask: Option<Mask>) -> (Module, Vec<TensorType>) {
+    let [batch, groups, share, length, keys, size, width] = sizes;
+    let full = [batch, groups * share, length, keys];
+    let mut types = vec![
+        TensorType::new(inner, vec![batch, groups * share, length, size]),
+        TensorType::new(inner, vec![batch, groups, keys, size]),
+        TensorType::new(inner, vec![batch, groups, keys, width]),
+    ];
+    if let Some((elem, varies)) = mask {
+        let shape: Vec<u64> = full.iter().zip(varies).map(|(&n, v)| if v { n } else { 1 }).collect();
+        types.push(TensorType::new(elem, shape));
+    }
+    let mut module = Module { name: "attention".into(), ..Module::default() };
+    let mut b = FunctionBuilder::new(&mut module, "main");
+    let params: Vec<_> = types.iter().map(|ty| b.param(ty.clone(), "")).collect();
+    let y = b.emit(a.op(), &params).expect("typed");
+    b.results(&[y]);
+    let func = b.id();
+    let inputs = (0..types.len()).map(|i| format!("in{i}")).collect();
+    module.entries.push(Entry { name: "main".into(), func, inputs, outputs: vec!["out".into()] });
+    (module, types)
+}
+
+fn generate(name: &str, module: &Module, target: &Target) -> Object {
+    let generated = match lacuna_codegen::generate(module, target, &SecondaryMap::new()) {
+        Ok(generated) => generated,
+        Err(failures) => panic!("{name}: {failures:?}"),
+    };
+    let findings = lacuna_codegen::check::check(&generated.object, target);
+    assert!(findings.is_empty(), "{name}: {}\n{}", findings[0], generated.tiled);
+    generated.object
+}
+
+/// Numbers between -2 and 2.
+fn numbers(seed: u64, n: u64) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f64 / 4_194_304.0 - 2.0
+    };
+    (0..n).map(next).collect()
+}
+
+fn inputs(types: &[TensorType], seed: u64) -> Vec<Tensor> {
+    let of = |(i, ty): (usize, &TensorType)| {
+        let elem = ty.elem.scalar().expect("scalars");
+        let mut values = numbers(seed + i as u64, ty.shape.elements());
+        match (i, elem) {
+            (3, Bool) => values.iter_mut().for_each(|v| *v = f64::from(*v > -1.0)),
+            (3, _) => values.iter_mut().for_each(|v| {
+                if *v > 1.0 {
+                    *v = f64::from(f32::MIN);
+                }
+            }),
+            _ => {}
+        }
+        Tensor::from_f64(elem, ty.shape.clone(), &values).expect("a sound tensor")
+    };
+    types.iter().enumerate().map(of).collect()
+}
+
+/// Compiles and runs attention, and compares it with the evaluator within `tolerance`; the kernels must be these.
+#[track_caller]
+fn check(a: Attention, sizes: Sizes, inner: ScalarType, mask: Option<Mask>, tolerance: f64, whole: bool) {
+    let name = format!("{sizes:?} {inner} {mask:?} {a:?}");
+    let (module, types) = module(&a, sizes, inner, mask);
+    let target = target("mtia-300").expect("a target");
+    let object = generate(&name, &module, &target);
+    let kernels: Vec<&str> = object.kernels.iter().map(|k| k.name.as_str()).collect();
+    assert_eq!(kernels == ["attention"], whole, "{name}: {kernels:?}");
+    let tensors = inputs(&types, sizes.iter().sum());
+    let func = module.entries[0].func;
+    let want = eval(&module, func, &tensors, Mode::Typed).expect("evaluates").remove(0);
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(Tensor::to_bytes).collect();
+    let bytes: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+    let machine = Machine::load(&object).expect("a valid object loads");
+    let outputs = match machine.run(&bytes, &RunOptions::default()).expect("inputs of the right size") {
+        Outcome::Trap(trap) => panic!("{name}: {trap:?}"),
+        Outcome::Done { outputs, .. } => outputs,
+    };
+    let got = Tensor::from_bytes(want.ty.clone(), &outputs[0]).expect("a result of the right size");
+    let (want, got) = (want.to_f64(), got.to_f64());
+    let near = |w: f64, g: f64| (w - g).abs() <= tolerance || (w.is_nan() && g.is_nan());
+    let wrong = want.iter().zip(got.iter()).position(|(&w, &g)| !near(w, g));
+    if let Some(i) = wrong {
+        panic!("{name}: element {i} is {}, not {}", got[i], want[i]);
+    }
+}
+
+/// Rounding of f32 sums of values up to 2.
+const EXACT: f64 = 4e-6;
+
+#[test]
+fn sizes_of_every_kind() {
+    for sizes in [
+        [1, 1, 1, 1, 1, 1, 1],
+        [2, 3, 1, 5, 7, 4, 3],
+        [1, 2, 4, 12, 12, 32, 32],
+        [3, 2, 2, 40, 70, 16, 24],
+        [1, 2, 1, 300, 600, 16, 16],
+        [1, 1, 3, 130, 1030, 8, 40],
+        [1, 2, 8, 1, 700, 64, 64],
+        [1, 8, 1, 128, 128, 64, 64],
+    ] {
+        check(PLAIN, sizes, F32, None, EXACT, true);
+    }
+}
+
+#[test]
+fn causal_tiles_and_their_pairs() {
+    for sizes in [
+        [1, 1, 1, 1, 1, 1, 1],
+        [1, 2, 2, 12, 12, 32, 32],
+        [1, 1, 1, 256, 256, 8, 8],
+        [1, 2, 1, 640, 640, 16, 16],
+        [1, 1, 2, 1000, 1000, 8, 16],
+        [2, 1, 1, 1024, 1200, 8, 8],
+        [1, 2, 1, 300, 800, 16, 16],
+    ] {
+        check(CAUSAL, sizes, F32, None, EXACT, true);
+        check(Attention { softcap: Real(1.5), ..CAUSAL }, sizes, F32, None, EXACT, true);
+        for mask in [Some((Bool, [true, false, false, true])), Some((F32, [false, true, true, true]))] {
+            check(CAUSAL, sizes, F32, mask, EXACT, true);
+        }
+    }
+}
+
+#[test]
+fn positions_that_do_not_align() {
+    for shift in [1, 64, 100, 700, -3] {
+        let a = Attention { shift, ..CAUSAL };
+        check(a, [1, 2, 1, 300, 1000, 8, 8], F32, None, EXACT, true);
+        check(
+            Attention { empty_row: EmptyRow::Zero, ..a },
+            [1, 1, 2, 700, 900, 8, 8],
+            F32,
+            None,
+            EXACT,
+            true,
+        );
+        check(Attention { window: 50, ..a }, [1, 2, 1, 300, 1000, 8, 8], F32, None, EXACT, true);
+    }
+    check(Attention { window: 7, ..PLAIN }, [1, 2, 1, 40, 40, 8, 8], F32, None, EXACT, true);
+}
+
+#[test]
+fn masks_of_every_form() {
+    for (sizes, wide) in [([2, 2, 2, 20, 30, 8, 8], false), ([1, 1, 3, 90, 1100, 8, 8], true)] {
+        for elem in [Bool, F32] {
+            for bits in 0..8u8 {
+                let varies = [bits & 1 > 0, bits & 2 > 0, bits & 4 > 0, true];
+                if wide && bits % 3 > 0 {
+                    continue;
+                }
+                for empty_row in [EmptyRow::Zero, EmptyRow::Nan] {
+                    let a = Attention { empty_row, ..PLAIN };
+                    check(a, sizes, F32, Some((elem, varies)), EXACT, true);
+                }
+            }
+        }
+    }
+    let all_but_keys = Some((F32, [true, true, true, false]));
+    check(PLAIN, [2, 2, 1, 8, 9, 8, 8], F32, all_but_keys, EXACT, false);
+}
+
+#[test]
+fn narrow_and_wide_types() {
+    for inner in [Bf16, F16] {
+        // Weights are rounded to the type of the values.
+        check(PLAIN, [1, 2, 2, 64, 64, 32, 32], inner, None, 0.01, true);
+        check(CAUSAL, [1, 2, 1, 600, 600, 32, 32], inner, None, 0.01, true);
+    }
+    check(Attention { elem: F64, ..CAUSAL }, [1, 2, 2, 9, 9, 4, 4], F64, None, EXACT, false);
+}
+
+#[test]
+fn what_no_tile_fits_is_computed_by_parts() {
+    let uniform = Attention { empty_row: EmptyRow::Uniform, shift: -2, ..CAUSAL };
+    check(uniform, [1, 2, 2, 9, 9, 8, 8], F32, None, EXACT, false);
+    check(
+        Attention { empty_row: EmptyRow::Uniform, ..CAUSAL },
+        [1, 2, 2, 9, 9, 8, 8],
+        F32,
+        None,
+        EXACT,
+        true,
+    );
+}
+
+/// Modelled cycles, products and bytes of attention over as many keys as queries.
+fn cycles(a: &Attention, sizes: Sizes, inner: ScalarType, name: &str) -> (u64, u64) {
+    let (module, _) = module(a, sizes, inner, None);
+    let target = target(name).expect("a target");
+    let object = generate(name, &module, &target);
+    let profile = lacuna_runtime::profile(&object, &target, 0).expect("a valid object");
+    if std::env::var("ATT_DEBUG").is_ok() {
+        for l in &profile.launches {
+            println!(
+                "{:?} bound {} {:?} cycles {}",
+                l.busy_cycles.map(|b| b / 72),
+                l.bound_cycles,
+                l.bound,
+                l.end - l.start
+            );
+        }
+        if std::env::var("ATT_DEBUG").is_ok_and(|v| v == "2") {
+            for e in profile.events.iter().filter(|e| e.pe == 0).take(260) {
+                println!("E {:8} {:6} {:?} {}", e.start, e.cycles, e.engine, e.name);
+            }
+        }
+        for b in &object.kernels[0].buffers {
+            print!("{} {}x{}; ", b.name, b.slot_bytes, b.slots);
+        }
+        println!("{:?} {:?}", object.kernels[0].grid, object.kernels[0].trips);
+    }
+    (profile.cycles, profile.macs)
+}
+
+#[test]
+fn causal_attention_over_4096_tokens_takes_half() {
+    let heads = [
+        ([1, 8, 1, 4096, 4096, 64, 64], F32, 0.55),
+        ([1, 8, 1, 4096, 4096, 64, 64], Bf16, 0.55),
+        ([1, 8, 4, 4096, 4096, 128, 128], Bf16, 0.55),
+        ([1, 32, 1, 4096, 4096, 64, 64], F32, 0.55),
+    ];
+    let mut wrong = Vec::new();
+    for (sizes, inner, limit) in heads {
+        for name in ["mtia-300", "mtia-500"] {
+            let (full, _) = cycles(&PLAIN, sizes, inner, name);
+            let (causal, _) = cycles(&CAUSAL, sizes, inner, name);
+            let ratio = causal as f64 / full as f64;
+            let text = format!("{sizes:?} {inner} on {name}: {causal} of {full} cycles, {ratio:.4}");
+            println!("{text}");
+            if ratio > limit {
+                wrong.push(text);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
