@@ -24,7 +24,7 @@ use lacuna_isa::format::Format;
 
 use crate::constants::fold;
 use crate::exact::{Error, functions};
-use crate::options::Options;
+use crate::options::{Options, Precision};
 use crate::zeros::{Sparse, WeightSparsity};
 
 pub use candidates::{Candidate, Site};
@@ -91,7 +91,7 @@ fn convert(mut module: Module, options: &Options, plan: Plan<'_>) -> Result<Sele
         // A budget is spent on contractions alone: what attention loses was not measured.
         converter.narrows_attention = match options.precision {
             Precision::Bf16 | Precision::Mx { .. } => true,
-            Precision::F32 | Precision::Auto { .. } => false,
+            Precision::F32 | Precision::Auto => false,
         };
         let converted = converter.all(|node, constant| plan(func, &source, node, constant), &mut assignments);
         let broken = |message| Error::Contradiction { function: source.name.clone(), message };
