@@ -80,3 +80,32 @@ fn illegal_programs_are_refused() {
     let unseen: Vec<_> = Rule::ALL.iter().filter(|r| !seen.contains(r)).collect();
     assert!(unseen.is_empty(), "no program breaks {unseen:?}");
 }
+
+/// The guards of `testdata/isa/guards.txt`, and which pairs of them are legal there, one string of each row.
+fn guards() -> (Vec<String>, Vec<String>) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/isa/guards.txt");
+    let text = std::fs::read_to_string(path).expect("a text");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with(';')).collect();
+    let (verdicts, guards): (Vec<&str>, Vec<&str>) =
+        lines.into_iter().partition(|line| line.chars().all(|c| c == '.' || c == 'x'));
+    let guard = |line: &&str| if *line == "none" { String::new() } else { line.replace("; ", "\n") };
+    (guards.iter().map(guard).collect(), verdicts.into_iter().map(str::to_owned).collect())
+}
+
+/// The verdicts are those of the interpreter, which runs the same pairs of guards.
+#[test]
+fn order_is_judged_as_the_interpreter_does() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/isa/accept/events.s");
+    let text = std::fs::read_to_string(path).expect("a text");
+    let (guards, verdicts) = guards();
+    let verdict = |after_store: &String, after_load: &String| {
+        let text = text
+            .replace("post e0, fi.store\n      wait e0, fi.load, count=4", after_store)
+            .replace("post e1, fi.load\n      wait e1, fi.store, count=4", after_load);
+        let object = lacuna_isa::asm::assemble(&text).unwrap_or_else(|e| panic!("{e:?}"));
+        if check(&object, &target("mtia-300")).is_empty() { '.' } else { 'x' }
+    };
+    let found: Vec<String> =
+        guards.iter().map(|after_store| guards.iter().map(|g| verdict(after_store, g)).collect()).collect();
+    assert_eq!(found, verdicts, "\n{}", found.join("\n"));
+}
