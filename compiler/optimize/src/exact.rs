@@ -9,7 +9,7 @@ use crate::emit::Emitter;
 use crate::extract::Choice;
 use crate::graph::{Graph, Source};
 use crate::lang::{Kind, Term};
-use crate::options::{Options, Precision};
+use crate::options::{Extraction, Options, Precision};
 use crate::report::{Application, Report};
 use crate::rules::{Rule, RuleClass, merging};
 use crate::saturate::{Compiled, Limits, Made, compile, saturate};
@@ -65,16 +65,21 @@ pub fn optimize(module: Module, options: &Options) -> Result<Optimized, Error> {
         rules.retain(|r| r.name != "norm-scale");
     }
     // Merging moves no rounding: each element of the result is the same sum.
-    optimize_with(module, &rules, true)
+    optimize_with(module, &rules, true, options.extraction)
 }
 
 /// The exact phase with the given rules, and the merging hook if `merge`.
-pub(crate) fn optimize_with(mut module: Module, rules: &[Rule], merge: bool) -> Result<Optimized, Error> {
+pub(crate) fn optimize_with(
+    mut module: Module,
+    rules: &[Rule],
+    merge: bool,
+    how: Extraction,
+) -> Result<Optimized, Error> {
     let rules = compile(rules).map_err(Error::Pattern)?;
     let mut report = Report::default();
     for func in module.functions.keys().collect::<Vec<_>>() {
         let source = module.functions[func].clone();
-        let (returned, function) = optimize_function(module, &source, &rules, merge, &mut report)?;
+        let (returned, function) = optimize_function(module, &source, &rules, merge, how, &mut report)?;
         module = returned;
         report.n_nodes.0 += source.nodes.len();
         report.n_nodes.1 += function.nodes.len();
@@ -89,13 +94,14 @@ fn optimize_function(
     source: &Function,
     rules: &[Compiled],
     merge: bool,
+    how: Extraction,
     report: &mut Report,
 ) -> Result<(Module, Function), Error> {
     let mut input = Input::read(module, source)?;
     let g = &mut input.graph;
     let extraction = || Error::Extraction(source.name.clone());
     g.rebuild();
-    let before = Choice::new(g, &input.roots).ok_or_else(extraction)?;
+    let before = Choice::new(g, &input.roots, how).ok_or_else(extraction)?;
     report.cost.0 += before.total(g, &input.roots).cost;
 
     let mut made = Vec::new();
@@ -103,7 +109,7 @@ fn optimize_function(
     if !saturate(g, rules, limits, &mut made, report) {
         report.limited.push(source.name.clone());
     }
-    let mut choice = Choice::new(g, &input.roots).ok_or_else(extraction)?;
+    let mut choice = Choice::new(g, &input.roots, how).ok_or_else(extraction)?;
     let mut order = choice.order(g, &input.roots).ok_or_else(extraction)?;
     if merge {
         let bundles = merging::merge(g, &choice, &order, &input.roots, made.len());
@@ -113,12 +119,12 @@ fn optimize_function(
                 made.push(Made {
                     rule: merging::NAME,
                     before: bundle.before.clone(),
-                    after: "(slice (contract ?x (concat $w ..)))".into(),
+                    after: "(slice (contract ?x (concat $w ..)))",
                     source: bundle.source.clone(),
                 });
             }
             g.rebuild();
-            choice = Choice::new(g, &input.roots).ok_or_else(extraction)?;
+            choice = Choice::new(g, &input.roots, how).ok_or_else(extraction)?;
             choice.take_bundles(g, &input.roots, &bundles);
             order = choice.order(g, &input.roots).ok_or_else(extraction)?;
         }
@@ -166,7 +172,7 @@ fn record_used(
         report.applied.push(Application {
             rule: application.rule,
             before: application.before.clone(),
-            after: application.after.clone(),
+            after: application.after.to_owned(),
             origins: application.source.origins.clone(),
         });
     }

@@ -30,7 +30,7 @@ mod views;
 mod zeros;
 
 pub use exact::{Error, Optimized, optimize};
-pub use options::{Options, ParsePrecisionError, Precision, TargetFeatures};
+pub use options::{Extraction, Options, ParsePrecisionError, Precision, TargetFeatures};
 pub use report::{Application, Report, RuleCount};
 pub use rules::RuleClass;
 pub use select::{Assignment, Selected, select};

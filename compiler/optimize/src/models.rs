@@ -6,7 +6,7 @@ use lacuna_ir::{Constant, ElemType, Module, Op, TensorType, Value};
 use lacuna_isa::format::{GroupFormat, ScalarType};
 
 use crate::testing::{Lab, assert_same, conv1d, count, module};
-use crate::{Options, Precision, WeightSparsity, optimize, select, sparsity_of};
+use crate::{Extraction, Options, Precision, WeightSparsity, optimize, select, sparsity_of};
 
 const TOKENS: u64 = 6;
 const WIDTH: u64 = 32;
@@ -204,7 +204,7 @@ fn two_of_four_survives_folding_and_quantisation() {
     });
     let options = Options { strict_float: false, ..Options::default() };
     let rules = crate::rules::all();
-    let optimized = crate::exact::optimize_with(before, &rules, false).unwrap().module;
+    let optimized = crate::exact::optimize_with(before, &rules, false, Extraction::Best).unwrap().module;
     for precision in ["f32", "bf16", "mxfp8", "mxfp6", "mxfp4", "mxint8"] {
         let options = Options { precision: precision.parse().unwrap(), ..options.clone() };
         let module = select(optimized.clone(), &options).unwrap().module;

@@ -14,6 +14,18 @@ pub struct Options {
     pub strict_float: bool,
     /// What the target multiplies natively.
     pub features: TargetFeatures,
+    /// How terms are chosen from the e-graph.
+    pub extraction: Extraction,
+}
+
+/// How one term for each value is chosen from all equal ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Extraction {
+    /// By the cost of the set of values that the result needs, exactly where that is feasible.
+    #[default]
+    Best,
+    /// By the cost of each value's tree, as if nothing were shared: what measurements compare with.
+    Greedy,
 }
 
 /// Number formats of the operands of contractions.
