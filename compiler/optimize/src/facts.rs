@@ -1,8 +1,10 @@
 //! Facts about e-classes, joined whenever classes are: types, constancy, zero structure, and what the cost model needs
 //! to know about kernels and memory.
 
+use std::cell::RefCell;
+
 use egg::{Analysis, DidMerge, EGraph, Id};
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use lacuna_ir::infer::infer;
 use lacuna_ir::op::{Dims, Real};
 use lacuna_ir::{ConstId, Constant, ConstantData, Module, Op, TensorType};
@@ -31,7 +33,7 @@ pub struct Facts {
 }
 
 /// Zero structure; the default knows nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Zeros {
     /// Whether every element is zero, of either sign.
     pub all: bool,
@@ -83,6 +85,15 @@ impl Facts {
     }
 }
 
+/// What is known of a parameter apart from its type: how its value is computed outside, for decisions about cost only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hint {
+    /// As [`Kernel::open`].
+    pub open: bool,
+    /// As [`Facts::epilogue`].
+    pub epilogue: bool,
+}
+
 /// Tables behind the terms, and what went wrong.
 #[derive(Debug)]
 pub struct Tables {
@@ -92,6 +103,10 @@ pub struct Tables {
     pub ops: OpTable,
     /// Types of the function's parameters.
     pub params: Vec<TensorType>,
+    /// What else is known of the parameters; may be shorter than the list of their types.
+    pub hints: Vec<Hint>,
+    /// Constants whose elements rules have looked at.
+    pub read: RefCell<IndexSet<ConstId>>,
     /// The first contradiction that a union or a term brought, if any.
     pub error: Option<String>,
     /// Constants made that repeat one element, by type and code.
@@ -129,7 +144,9 @@ fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, String> {
     match term {
         Term::Param(n) => {
             let ty = tables.params.get(*n as usize).ok_or("a parameter that the function lacks")?;
-            Ok(Facts::of_types(vec![ty.clone()]))
+            let hint = tables.hints.get(*n as usize).copied().unwrap_or_default();
+            let kernel = Kernel { stage: 0, open: hint.open };
+            Ok(Facts { kernel, epilogue: hint.epilogue, ..Facts::of_types(vec![ty.clone()]) })
         }
         Term::Result(n, [call]) => {
             let ty = of(*call).types.get(*n as usize).ok_or("a result that the call lacks")?;
@@ -211,6 +228,11 @@ fn zeros_of(module: &Module, op: &Op, args: &[&Facts]) -> Zeros {
         Op::Conv { .. } | Op::Softmax { .. } | Op::Norm { .. } => Zeros::default(),
         Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Zeros::default(),
     }
+}
+
+/// Everything that rules know of a constant apart from its type.
+pub fn of_constant(constant: &Constant) -> (Option<Real>, Zeros) {
+    (splat_of(constant), zeros_of_constant(constant))
 }
 
 /// Both scans stop at the first element that refutes them, which dense weights have at once.

@@ -3,14 +3,16 @@
 //! Canonical form: the constant operand of a commutative operator is the second; movement that moves nothing is
 //! never built; arithmetic on constants that repeat one element is done at once.
 
+use std::cell::RefCell;
+
 use egg::{EGraph, Id};
 use indexmap::{IndexMap, IndexSet};
 use lacuna_ir::infer::infer;
 use lacuna_ir::op::{BinaryOp, Dims, UnaryOp};
-use lacuna_ir::{Constant, ConstantData, Module, Op, OriginId, Shape, TensorType};
+use lacuna_ir::{ConstId, Constant, ConstantData, Module, Op, OriginId, Shape, TensorType};
 use lacuna_isa::format::ScalarType;
 
-use crate::facts::{Facts, Tables, code_of};
+use crate::facts::{Facts, Hint, Tables, code_of};
 use crate::lang::{Kind, OpTable, Term};
 
 /// Where a term comes from.
@@ -56,9 +58,16 @@ struct Vanished {
 
 impl Graph {
     /// An empty graph for a function with the given parameters.
-    pub fn new(module: Module, params: Vec<TensorType>) -> Graph {
-        let tables =
-            Tables { module, ops: OpTable::default(), params, error: None, splats: IndexMap::default() };
+    pub fn new(module: Module, params: Vec<TensorType>, hints: Vec<Hint>) -> Graph {
+        let tables = Tables {
+            module,
+            ops: OpTable::default(),
+            params,
+            hints,
+            read: RefCell::default(),
+            error: None,
+            splats: IndexMap::default(),
+        };
         Graph {
             eg: EGraph::new(tables),
             sources: IndexMap::default(),
@@ -133,6 +142,18 @@ impl Graph {
     /// Whether every element is known to be zero, of either sign.
     pub fn is_zero(&self, id: Id) -> bool {
         self.facts(id).zeros.all
+    }
+
+    /// A constant with its elements. Rules must not look at elements in any other way: what they see here decides
+    /// which repetitions of a block are equal.
+    pub fn constant(&self, id: ConstId) -> &Constant {
+        self.eg.analysis.read.borrow_mut().insert(id);
+        &self.eg.analysis.module.constants[id]
+    }
+
+    /// Whether a rule has looked at the elements of a constant.
+    pub fn was_read(&self, id: ConstId) -> bool {
+        self.eg.analysis.read.borrow().contains(&id)
     }
 
     /// The number that a class repeats, if known.

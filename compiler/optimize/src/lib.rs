@@ -20,6 +20,7 @@ mod lang;
 mod models;
 mod options;
 mod pattern;
+mod repeats;
 mod report;
 mod rules;
 mod saturate;

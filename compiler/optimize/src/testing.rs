@@ -196,7 +196,7 @@ pub fn module(
 /// How often the rule fired among `rules`, and the contradiction that it brought, if any.
 pub fn fired(module: Module, rules: &[Rule], name: &'static str) -> (usize, Option<String>) {
     let func = module.functions[module.entries[0].func].clone();
-    let mut graph = Input::read(module, &func).unwrap().graph;
+    let mut graph = Input::read(module, &func, Vec::new()).unwrap().graph;
     let (mut made, mut report) = (Vec::new(), Report::default());
     let limits = Limits { iterations: 4, terms: 400 };
     saturate(&mut graph, &compile(rules).unwrap(), limits, &mut made, &mut report);
@@ -206,7 +206,7 @@ pub fn fired(module: Module, rules: &[Rule], name: &'static str) -> (usize, Opti
 /// What saturation with `rules` made of the entry of a module.
 pub fn saturated(module: Module, rules: &[Rule]) -> (Graph, Vec<Id>, Vec<Made>, Report) {
     let func = module.functions[module.entries[0].func].clone();
-    let Input { mut graph, roots, .. } = Input::read(module, &func).unwrap();
+    let Input { mut graph, roots, .. } = Input::read(module, &func, Vec::new()).unwrap();
     let (mut made, mut report) = (Vec::new(), Report::default());
     let limits = Limits { iterations: 12, terms: 1_500 };
     saturate(&mut graph, &compile(rules).unwrap(), limits, &mut made, &mut report);
