@@ -3,7 +3,7 @@
 //! Prints the least of several runs for modules of 1, 2, 4, 12 and 48 equal layers. Given paths of text-form modules,
 //! it measures those instead.
 
-#[path = "../tests/layers.rs"]
+#[path = "../tests/exact/layers.rs"]
 mod layers;
 
 use std::time::{Duration, Instant};

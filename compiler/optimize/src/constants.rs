@@ -146,10 +146,17 @@ impl Folder<'_> {
         if bytes > SMALL_BYTES && bytes / 2 > from_bytes {
             return Ok(None);
         }
-        let Some(tensor) = self.tensor(result, &mut tensors) else { return Ok(None) };
+        let bytes = match crate::folding::bytes(self.module, self.source, result) {
+            Some(bytes) => bytes,
+            None => match self.tensor(result, &mut tensors) {
+                Some(tensor) => tensor.to_bytes(),
+                None => return Ok(None),
+            },
+        };
         let largest = from.iter().max_by_key(|&&c| self.module.constants[c].ty.bytes());
         let name = largest.map_or_else(String::new, |&c| self.module.constants[c].name.clone());
-        Ok(Some(self.module.constants.push(Constant::dense(tensor.ty.clone(), tensor.to_bytes(), name))))
+        let ty = self.source.ty(result).clone();
+        Ok(Some(self.module.constants.push(Constant::dense(ty, bytes, name))))
     }
 
     /// Constants of the pool that a recipe reads.

@@ -144,7 +144,8 @@ fn optimize_repeats(
             group: g,
         })
         .collect();
-    Ok((module, repeats::inline(&done.function, source, &called)))
+    let function = repeats::inline(&module, &done.function, source, &called);
+    Ok((module, function))
 }
 
 /// A function that was rewritten, and the graph that it was taken from.

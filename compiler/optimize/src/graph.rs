@@ -67,6 +67,7 @@ impl Graph {
             read: RefCell::default(),
             error: None,
             splats: IndexMap::default(),
+            made: IndexMap::default(),
         };
         Graph {
             eg: EGraph::new(tables),
@@ -205,6 +206,14 @@ impl Graph {
                 id
             }
         };
+        self.add(Op::Const { value: id }, &[])
+    }
+
+    /// A constant made by a rule; one of equal elements that a rule made before is taken instead.
+    pub fn shared_const(&mut self, constant: Constant) -> Option<Id> {
+        let tables = &mut self.eg.analysis;
+        let key = *constant.hash();
+        let id = *tables.made.entry(key).or_insert_with(|| tables.module.constants.push(constant));
         self.add(Op::Const { value: id }, &[])
     }
 

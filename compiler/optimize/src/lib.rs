@@ -14,6 +14,7 @@ mod emit;
 mod exact;
 mod extract;
 mod facts;
+mod folding;
 mod graph;
 mod lang;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod report;
 mod rules;
 mod saturate;
 mod select;
+mod structure;
 #[cfg(test)]
 mod testing;
 mod views;
@@ -33,6 +35,6 @@ mod zeros;
 pub use exact::{Error, Optimized, optimize};
 pub use options::{Extraction, Options, ParsePrecisionError, Precision, TargetFeatures};
 pub use report::{Application, Report, RuleCount};
-pub use rules::RuleClass;
+pub use rules::{RuleClass, rule_names};
 pub use select::{Assignment, Selected, select};
-pub use zeros::{WeightSparsity, density, follows, sparsity_of};
+pub use zeros::{Activity, WeightSparsity, activity_of, density, follows, sparsity_of};

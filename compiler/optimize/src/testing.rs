@@ -113,6 +113,22 @@ impl<'m> Lab<'m> {
         self.b.const_f32(shape, &values).unwrap()
     }
 
+    /// A constant that is zero at some indices along `d`, and nowhere else.
+    pub fn with_dead(&mut self, shape: &[u64], d: usize, dead: &[u64]) -> Value {
+        let after: u64 = shape[d + 1..].iter().product();
+        let numbers = self.numbers(shape.iter().product(), false);
+        let at = |i: usize| i as u64 / after % shape[d];
+        let values = numbers.iter().enumerate().map(|(i, &v)| if dead.contains(&at(i)) { 0.0 } else { v as f32 });
+        let values: Vec<f32> = values.collect();
+        self.b.const_f32(shape, &values).unwrap()
+    }
+
+    /// Some indices below `n`, but not all, and none where `n` is 1.
+    pub fn some_of(&mut self, n: u64) -> Vec<u64> {
+        let kept = self.random(n);
+        (0..n).filter(|&i| i != kept && self.random(2) == 0).collect()
+    }
+
     pub fn emit(&mut self, op: Op, args: &[Value]) -> Value {
         self.b.emit(op, args).unwrap()
     }

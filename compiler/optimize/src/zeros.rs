@@ -1,10 +1,11 @@
 //! Zero structure of constants: how many elements are zero, and whether zeros follow an N:M pattern.
 
 use cranelift_entity::SecondaryMap;
-use lacuna_ir::{Constant, ConstantData, ElemType, FuncId, Module, Node, Op};
+use lacuna_ir::{Constant, ConstantData, ElemType, FuncId, Module, Node, Op, Value};
 use lacuna_isa::format::ScalarType;
 
 use crate::constants::dense_bytes;
+use crate::structure::{Indices, Likely, likely_zero};
 
 /// At most `n` of each `m` consecutive elements along the summed dimension are non-zero; a short last group counts as
 /// filled up with zeros.
@@ -122,6 +123,58 @@ pub fn is_zero(constant: &Constant) -> bool {
             (0..constant.ty.shape.elements() as usize).all(|i| zeros.is_zero(i))
         }
     }
+}
+
+/// Indices along `axis` at which every element is zero, if there are any. For each index the scan stops at the first
+/// element that is not.
+pub fn zero_slices(constant: &Constant, axis: usize) -> Option<Indices> {
+    let element = constant.ty.elem.scalar()?;
+    let zeros = Zeros { element, bytes: dense_bytes(constant)? };
+    let shape = &constant.ty.shape;
+    if shape.elements() == 0 {
+        return None;
+    }
+    let (extent, stride) = (shape[axis], shape.strides()[axis]);
+    let outer = shape.elements() / (extent * stride);
+    let dead = |i: u64| {
+        (0..outer).all(|o| {
+            let first = (o * extent + i) * stride;
+            (first..first + stride).all(|at| zeros.is_zero(at as usize))
+        })
+    };
+    let found = Indices::of(extent, dead);
+    (!found.is_empty()).then_some(found)
+}
+
+/// An operand that is probably zero in many places when the program runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Activity {
+    /// Which operand of the contraction: 0 or 1.
+    pub operand: u8,
+}
+
+/// Which contractions of a function have a computed operand that is probably zero in many places at run time: it comes
+/// out of a ReLU or of gating with one. For these a kernel pays off that looks at the operand and skips.
+pub fn activity_of(module: &Module, func: FuncId) -> SecondaryMap<Node, Option<Activity>> {
+    let func = &module.functions[func];
+    let mut known: SecondaryMap<Value, Likely> = SecondaryMap::new();
+    let mut found = SecondaryMap::new();
+    for (id, node) in func.nodes.iter() {
+        let args: Vec<Likely> = node.args.iter().map(|&a| known[a]).collect();
+        if node.op.is_product() {
+            let operand = args.iter().position(|a| a.likely && !a.constant);
+            found[id] = operand.map(|i| Activity { operand: i as u8 });
+        }
+        let call = matches!(node.op, Op::Call { .. });
+        let zero = match node.op {
+            Op::Const { value } => is_zero(&module.constants[value]),
+            _ => node.op.is_movement() && args.iter().all(|a| a.zero),
+        };
+        let result =
+            Likely { likely: likely_zero(&node.op, &args), zero, constant: !call && args.iter().all(|a| a.constant) };
+        node.results.iter().for_each(|&r| known[r] = result);
+    }
+    found
 }
 
 /// Whether at most `n` of each `m` consecutive elements along `axis` are non-zero. A constant without any zero never

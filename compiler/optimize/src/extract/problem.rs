@@ -202,6 +202,10 @@ pub struct Reduced<'p> {
     sizes: Vec<u32>,
     /// A bound from above for what computing a class adds to any solution.
     pub at_most: Vec<Weight>,
+    /// A bound from below for what a class adds that a solution has, with what nothing but it needs.
+    pub at_least: Vec<Weight>,
+    /// For classes that one class alone can need, which; else [`NONE`].
+    sole: Vec<usize>,
     users: Vec<Vec<u32>>,
 }
 
@@ -215,6 +219,8 @@ pub struct Trees {
 
 /// Rounds of reduction; each is sound, so the bound costs only speed later.
 const ROUNDS: usize = 16;
+/// Most classes on top of each other that a bound from below adds up.
+const LOWER_DEPTH: usize = 64;
 /// Most classes that a term is known to need through classes without a choice.
 const CLOSURE: usize = 64;
 
@@ -245,6 +251,8 @@ impl<'p> Reduced<'p> {
             component,
             sizes,
             at_most: Vec::new(),
+            at_least: Vec::new(),
+            sole: Vec::new(),
             users,
         };
         let trees = reduced.trees(false);
@@ -303,8 +311,7 @@ impl<'p> Reduced<'p> {
     /// Removes terms that no best solution misses, until nothing changes.
     pub fn reduce(&mut self) {
         for _ in 0..ROUNDS {
-            self.need();
-            self.at_most = self.trees(true).keys.into_iter().map(|k| k.0).collect();
+            self.bound();
             let mut changed = false;
             for i in 0..self.reachable.len() {
                 let class = self.reachable[i];
@@ -314,8 +321,51 @@ impl<'p> Reduced<'p> {
                 return;
             }
         }
+        self.bound();
+    }
+
+    /// Brings what is known of classes up to date with the terms that are left.
+    fn bound(&mut self) {
         self.need();
         self.at_most = self.trees(true).keys.into_iter().map(|k| k.0).collect();
+        let n = self.problem.classes.len();
+        let mut users: Vec<Option<usize>> = vec![None; n];
+        for &class in &self.reachable {
+            for &t in &self.alive[class] {
+                for &c in &self.problem.classes[class].terms[t].children {
+                    let user = users[c as usize].get_or_insert(class);
+                    if *user != class {
+                        *user = NONE;
+                    }
+                }
+            }
+        }
+        self.sole = (0..n).map(|c| if self.needed[c] { NONE } else { users[c].unwrap_or(NONE) }).collect();
+        let mut known = vec![None; n];
+        for i in 0..self.reachable.len() {
+            self.lower(self.reachable[i], &mut known, LOWER_DEPTH);
+        }
+        self.at_least = known.into_iter().map(Option::unwrap_or_default).collect();
+    }
+
+    fn lower(&self, class: usize, known: &mut [Option<Weight>], depth: usize) -> Weight {
+        if let Some(weight) = known[class] {
+            return weight;
+        }
+        let terms = &self.problem.classes[class].terms;
+        let of = |&t: &usize| {
+            let own = self.problem.weight(class, t);
+            if depth == 0 {
+                return own;
+            }
+            let exclusive = terms[t].children.iter().map(|&c| c as usize).filter(|&c| self.sole[c] == class);
+            exclusive.fold(own, |sum, c| sum.plus(self.lower(c, known, depth - 1)))
+        };
+        let weight = self.alive[class].iter().map(of).min().unwrap_or_default();
+        if depth > 0 {
+            known[class] = Some(weight);
+        }
+        weight
     }
 
     /// Marks what every solution has.
@@ -389,6 +439,11 @@ impl<'p> Reduced<'p> {
                 weight = weight.plus(self.at_most[c as usize]);
             }
         }
-        weight <= Weight { cost: data.terms[t].cost, bytes: 0 }
+        let own = Weight { cost: data.terms[t].cost, bytes: 0 };
+        // What nothing but the term that goes can need goes with it.
+        let gone = data.terms[t].children.iter().map(|&c| c as usize).filter(|&c| {
+            self.sole[c] == class && data.terms[u].children.binary_search(&(c as u32)).is_err()
+        });
+        weight <= gone.fold(own, |sum, c| sum.plus(self.at_least[c]))
     }
 }

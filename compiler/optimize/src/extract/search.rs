@@ -240,8 +240,7 @@ impl<'r, 'p> Search<'r, 'p> {
 
     /// What computing a class adds at least.
     fn least(&self, class: usize) -> Weight {
-        let of = |&t: &usize| self.reduced.problem.weight(class, t);
-        self.reduced.alive[class].iter().map(of).min().unwrap_or_default()
+        self.reduced.at_least[class]
     }
 
     /// Decides the last class of `open`; `paid` is the weight of what is decided, `least` what the rest adds at least.
@@ -261,7 +260,8 @@ impl<'r, 'p> Search<'r, 'p> {
             return true;
         };
         let own = self.least(class);
-        let rest = Weight { cost: least.cost - own.cost, bytes: least.bytes.saturating_sub(own.bytes) };
+        let rest =
+            Weight { cost: least.cost.saturating_sub(own.cost), bytes: least.bytes.saturating_sub(own.bytes) };
         let mut complete = true;
         for t in self.by_promise(class, wanted) {
             self.chosen[class] = t;

@@ -8,7 +8,8 @@ use lacuna_ir::{ConstId, ConstantData, Function, Module, Node, Op, TensorType, V
 
 use super::{Group, Instance, leaves};
 use crate::constants::constant_values;
-use crate::facts::{Zeros, of_constant};
+use crate::facts::of_constant;
+use crate::structure::Zeros;
 
 /// Fewest nodes of a block.
 const MIN_NODES: usize = 4;

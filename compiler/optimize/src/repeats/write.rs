@@ -3,8 +3,10 @@
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
 use lacuna_ir::{
-    ConstId, FuncId, Function, Module, Node, NodeData, Op, OriginId, TensorType, Value, ValueData, ValueDef,
+    ConstId, ConstantData, FuncId, Function, Module, Node, NodeData, Op, OriginId, TensorType, Value, ValueData, ValueDef,
 };
+
+use crate::exact::SMALL_BYTES;
 
 use super::{Called, Group, Instance, Origins, places};
 
@@ -115,9 +117,9 @@ fn stub(source: &Function, instance: &Instance) -> Function {
 
 /// `rest` with the solved bodies in place of the calls. What depends on no value or constant that differs between the
 /// instances of a group appears once.
-pub fn inline(rest: &Function, source: &Function, called: &[Called]) -> Function {
+pub fn inline(module: &Module, rest: &Function, source: &Function, called: &[Called]) -> Function {
     let by_func: IndexMap<FuncId, usize> = called.iter().enumerate().map(|(i, c)| (c.func, i)).collect();
-    let plans: IndexMap<usize, Plan> = called.iter().map(|c| (c.group, Plan::new(called, c, source))).collect();
+    let plans: IndexMap<usize, Plan> = called.iter().map(|c| (c.group, Plan::new(module, called, c, source))).collect();
     let mut writer = Writer { out: Function { name: rest.name.clone(), ..Function::default() }, constants: IndexMap::new() };
     let mut values: SecondaryMap<Value, Option<Value>> = SecondaryMap::new();
     for &p in &rest.params {
@@ -151,7 +153,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(called: &[Called], of: &Called, source: &Function) -> Plan {
+    fn new(module: &Module, called: &[Called], of: &Called, source: &Function) -> Plan {
         let same = |get: &dyn Fn(&Instance) -> Value| {
             called.iter().filter(|c| c.group == of.group).all(|c| get(c.instance) == get(of.instance))
         };
@@ -160,12 +162,20 @@ impl Plan {
         for (i, &p) in body.params.iter().enumerate() {
             shared[p] = same(&|instance| instance.inputs[i]);
         }
+        // Small constants of equal labels have equal elements.
+        let small = |id: ConstId| match &module.constants[id].data {
+            ConstantData::Dense(blob) => blob.bytes().len() <= SMALL_BYTES,
+            ConstantData::Splat(_) => true,
+        };
         let differs: Vec<ConstId> = of
             .solved
             .constants
             .iter()
             .enumerate()
-            .filter(|&(i, c)| called.iter().any(|o| o.group == of.group && o.instance.constants[i].0 != c.0))
+            .filter(|&(i, c)| {
+                let other = |o: &Called| o.group == of.group && o.instance.constants[i].0 != c.0;
+                !small(c.0) && called.iter().any(other)
+            })
             .map(|(_, c)| c.0)
             .collect();
         for data in body.nodes.values() {

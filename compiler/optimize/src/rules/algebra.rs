@@ -134,7 +134,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0f,
         before: "(contract ?x ?y)",
         after: "0",
-        guard: |g, m| g.is_zero(m.vars[0]) || g.is_zero(m.vars[1]),
+        guard: |g, m| g.is_zero(m.root),
         apply: |g, m| zero(g, m.root),
     },
     Rule {
@@ -142,7 +142,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0f,
         before: "(conv ?x ?w)",
         after: "0",
-        guard: |g, m| g.is_zero(m.vars[0]) || g.is_zero(m.vars[1]),
+        guard: |g, m| g.is_zero(m.root),
         apply: |g, m| zero(g, m.root),
     },
     Rule {

@@ -8,6 +8,7 @@
 //! | [`absorb`] | contractions take over the movement around them |
 //! | [`epilogue`] | scales and reshapes move behind contractions |
 //! | [`fusion`] | normalisations from their parts |
+//! | [`zeros`] | terms and channels of zeros are not computed |
 //! | [`merging`] | contractions of one value by several constants become one (a hook, run once) |
 
 pub mod absorb;
@@ -17,6 +18,7 @@ pub mod folding;
 pub mod fusion;
 pub mod layout;
 pub mod merging;
+pub mod zeros;
 #[cfg(test)]
 mod tests;
 
@@ -67,7 +69,22 @@ pub struct Rule {
 
 /// Every rule, in the order in which they run.
 pub fn all() -> Vec<Rule> {
-    [algebra::RULES, layout::RULES, absorb::RULES, folding::RULES, epilogue::RULES, fusion::RULES].concat()
+    [
+        algebra::RULES,
+        layout::RULES,
+        absorb::RULES,
+        folding::RULES,
+        epilogue::RULES,
+        fusion::RULES,
+        zeros::RULES,
+    ]
+    .concat()
+}
+
+/// Name and class of every rule, in the order in which they run, and of the hook that merges contractions.
+pub fn rule_names() -> Vec<(&'static str, RuleClass)> {
+    let hook = (merging::NAME, RuleClass::E0);
+    all().into_iter().map(|r| (r.name, r.class)).chain([hook]).collect()
 }
 
 /// A guard that always holds.

@@ -7,6 +7,7 @@ mod folding;
 mod fusion;
 mod layout;
 mod refusals;
+mod zeros;
 
 use lacuna_ir::{Op, Value};
 use proptest::prelude::*;
@@ -49,6 +50,7 @@ fn cases() -> Vec<Case> {
         folding::cases(),
         epilogue::cases(),
         fusion::cases(),
+        zeros::cases(),
     ];
     themes.into_iter().flatten().collect()
 }
