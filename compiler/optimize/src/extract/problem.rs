@@ -109,8 +109,8 @@ impl Problem {
         Some(order)
     }
 
-    /// Strongly connected components of the graph of all terms, by class, and their sizes.
-    fn components(&self, reachable: &[usize]) -> (Vec<u32>, Vec<u32>) {
+    /// Strongly connected components of the graph of all terms, by class, and their members.
+    fn components(&self, reachable: &[usize]) -> (Vec<u32>, Vec<Vec<usize>>) {
         let n = self.classes.len();
         let children: Vec<Vec<u32>> = (0..n).map(|_| Vec::new()).collect();
         let mut tarjan = Tarjan {
@@ -127,9 +127,9 @@ impl Problem {
                 tarjan.visit(class);
             }
         }
-        let mut sizes = vec![0; tarjan.next.1 as usize];
-        reachable.iter().for_each(|&c| sizes[tarjan.component[c] as usize] += 1);
-        (tarjan.component, sizes)
+        let mut members = vec![Vec::new(); tarjan.next.1 as usize];
+        reachable.iter().for_each(|&c| members[tarjan.component[c] as usize].push(c));
+        (tarjan.component, members)
     }
 }
 
@@ -199,14 +199,24 @@ pub struct Reduced<'p> {
     pub needed: Vec<bool>,
     /// Strongly connected component, by class.
     pub component: Vec<u32>,
-    sizes: Vec<u32>,
+    /// Classes of each component.
+    members: Vec<Vec<usize>>,
     /// A bound from above for what computing a class adds to any solution.
     pub at_most: Vec<Weight>,
     /// A bound from below for what a class adds that a solution has, with what nothing but it needs.
     pub at_least: Vec<Weight>,
     /// For classes that one class alone can need, which; else [`NONE`].
     sole: Vec<usize>,
+    /// For each reachable class, by its place in `reachable`, the places of classes that it cannot do without.
+    must: Vec<Bits>,
+    place: Vec<usize>,
     users: Vec<Vec<u32>>,
+}
+
+type Bits = Box<[u64]>;
+
+fn has(bits: &[u64], place: usize) -> bool {
+    (bits[place / 64] >> (place % 64)) & 1 == 1
 }
 
 /// Terms of least tree weight, by class, with that weight.
@@ -221,8 +231,8 @@ pub struct Trees {
 const ROUNDS: usize = 16;
 /// Most classes on top of each other that a bound from below adds up.
 const LOWER_DEPTH: usize = 64;
-/// Most classes that a term is known to need through classes without a choice.
-const CLOSURE: usize = 64;
+/// Most classes for which it is computed what each cannot do without.
+const MUST_CLASSES: usize = 8192;
 
 impl<'p> Reduced<'p> {
     /// A problem before any reduction; `None` if no acyclic choice computes a root.
@@ -241,7 +251,7 @@ impl<'p> Reduced<'p> {
             list.dedup();
         }
         let n = problem.classes.len();
-        let (component, sizes) = problem.components(&reachable);
+        let (component, members) = problem.components(&reachable);
         let mut reduced = Reduced {
             problem,
             roots: roots.to_vec(),
@@ -249,25 +259,70 @@ impl<'p> Reduced<'p> {
             alive,
             needed: vec![false; n],
             component,
-            sizes,
+            members,
             at_most: Vec::new(),
             at_least: Vec::new(),
             sole: Vec::new(),
+            must: Vec::new(),
+            place: vec![0; n],
             users,
         };
+        for (i, &class) in reduced.reachable.iter().enumerate() {
+            reduced.place[class] = i;
+        }
         let trees = reduced.trees(false);
         for &class in &reduced.reachable {
             let terms = &problem.classes[class].terms;
             let computable = |t: &usize| terms[*t].children.iter().all(|&c| trees.picks[c as usize] != NONE);
             reduced.alive[class].retain(computable);
         }
+        for i in 0..reduced.reachable.len() {
+            reduced.drop_cyclic(reduced.reachable[i]);
+        }
         let computable = roots.iter().all(|&r| !reduced.alive[r as usize].is_empty());
         computable.then_some(reduced)
     }
 
+    /// Removes the terms of a class for which an operand cannot be computed without the class.
+    fn drop_cyclic(&mut self, class: usize) {
+        if !self.is_cyclic(class) || self.alive[class].len() < 2 {
+            return;
+        }
+        let inside = |c: usize| self.component[c] == self.component[class];
+        let members: Vec<usize> = self.members[self.component[class] as usize].clone();
+        let mut computed: Vec<usize> = Vec::new();
+        let mut known = |c: u32, computed: &[usize]| {
+            let c = c as usize;
+            c != class && (!inside(c) || computed.contains(&c))
+        };
+        loop {
+            let before = computed.len();
+            for &c in &members {
+                let terms = &self.problem.classes[c].terms;
+                let mut alive = self.alive[c].iter();
+                if c != class
+                    && !computed.contains(&c)
+                    && alive.any(|&t| terms[t].children.iter().all(|&k| known(k, &computed)))
+                {
+                    computed.push(c);
+                }
+            }
+            if computed.len() == before {
+                break;
+            }
+        }
+        let terms = &self.problem.classes[class].terms;
+        let left: Vec<usize> = self.alive[class]
+            .iter()
+            .copied()
+            .filter(|&t| terms[t].children.iter().all(|&k| known(k, &computed)))
+            .collect();
+        self.alive[class] = left;
+    }
+
     /// Whether a class could need itself; terms that name their own class are gone.
     pub fn is_cyclic(&self, class: usize) -> bool {
-        self.sizes[self.component[class] as usize] > 1
+        self.members[self.component[class] as usize].len() > 1
     }
 
     /// Terms of least tree weight among those left; needed classes weigh nothing where `free`.
@@ -368,21 +423,54 @@ impl<'p> Reduced<'p> {
         weight
     }
 
-    /// Marks what every solution has.
+    /// Finds what each class cannot do without, whatever is chosen, and marks what no solution can.
     fn need(&mut self) {
-        let mut todo: Vec<usize> = self.roots.iter().map(|&r| r as usize).collect();
-        self.needed.fill(false);
-        todo.iter().for_each(|&c| self.needed[c] = true);
-        while let Some(class) = todo.pop() {
-            let terms = &self.problem.classes[class].terms;
-            let Some((&first, others)) = self.alive[class].split_first() else { continue };
-            for &c in &terms[first].children {
-                let common = others.iter().all(|&t| terms[t].children.binary_search(&c).is_ok());
-                if common && !std::mem::replace(&mut self.needed[c as usize], true) {
-                    todo.push(c as usize);
+        let n = self.reachable.len();
+        let words = if n <= MUST_CLASSES { n.div_ceil(64) } else { 0 };
+        // From above: what only cycles lead to keeps everything, and is not needed by anything that matters.
+        self.must = vec![vec![u64::MAX; words].into(); n];
+        let mut changed = words > 0;
+        while changed {
+            changed = false;
+            for i in (0..n).rev() {
+                let class = self.reachable[i];
+                let mut common: Option<Vec<u64>> = None;
+                for &t in &self.alive[class] {
+                    let own = self.union(class, t);
+                    match &mut common {
+                        None => common = Some(own),
+                        Some(common) => common.iter_mut().zip(&own).for_each(|(c, o)| *c &= o),
+                    }
+                }
+                let Some(mut common) = common else { continue };
+                common[i / 64] |= 1 << (i % 64);
+                if *common != *self.must[i] {
+                    self.must[i] = common.into();
+                    changed = true;
                 }
             }
         }
+        self.needed.fill(false);
+        for r in 0..self.roots.len() {
+            let root = self.roots[r] as usize;
+            self.needed[root] = true;
+            for (i, &class) in self.reachable.iter().enumerate().filter(|_| words > 0) {
+                self.needed[class] |= has(&self.must[self.place[root]], i);
+            }
+        }
+    }
+
+    /// What a term cannot do without.
+    fn union(&self, class: usize, term: usize) -> Vec<u64> {
+        let mut all = vec![0; self.must[0].len()];
+        for &c in &self.problem.classes[class].terms[term].children {
+            let own = &self.must[self.place[c as usize]];
+            all.iter_mut().zip(own).for_each(|(a, o)| *a |= o);
+            if let Some(word) = all.get_mut(self.place[c as usize] / 64) {
+                *word |= 1 << (self.place[c as usize] % 64);
+            }
+        }
+        all
     }
 
     /// Removes the terms of a class that another one is never worse than.
@@ -395,7 +483,7 @@ impl<'p> Reduced<'p> {
         let mut at = left.len();
         while at > 0 {
             at -= 1;
-            let needs = self.closure(class, left[at]);
+            let needs = self.union(class, left[at]);
             if left.iter().enumerate().any(|(i, &u)| i != at && self.replaces(class, u, left[at], &needs)) {
                 left.remove(at);
             }
@@ -404,32 +492,14 @@ impl<'p> Reduced<'p> {
         self.alive[class].len() < before
     }
 
-    /// Classes that every solution with a term has, apart from needed ones: its operands, and what those without a
-    /// choice need.
-    fn closure(&self, class: usize, term: usize) -> Vec<u32> {
-        let mut found: Vec<u32> = self.problem.classes[class].terms[term].children.clone();
-        let mut next = 0;
-        while next < found.len() && found.len() < CLOSURE {
-            let child = found[next] as usize;
-            next += 1;
-            if let &[only] = &self.alive[child][..] {
-                for &c in &self.problem.classes[child].terms[only].children {
-                    if !found.contains(&c) {
-                        found.push(c);
-                    }
-                }
-            }
-        }
-        found
-    }
-
     /// Whether term `u` of a class is never worse than term `t`, with which a solution has `needs`.
-    fn replaces(&self, class: usize, u: usize, t: usize, needs: &[u32]) -> bool {
+    fn replaces(&self, class: usize, u: usize, t: usize, needs: &[u64]) -> bool {
         let data = &self.problem.classes[class];
         let mut weight = Weight { cost: data.terms[u].cost, bytes: 0 };
         for &c in &data.terms[u].children {
-            let known = needs.contains(&c);
-            if !known || !data.terms[t].children.contains(&c) {
+            let operand = data.terms[t].children.binary_search(&c).is_ok();
+            let known = operand || (!needs.is_empty() && has(needs, self.place[c as usize]));
+            if !operand {
                 // What the operand leads to must not lead back here.
                 if self.component[c as usize] == self.component[class] {
                     return false;

@@ -6,6 +6,7 @@ use lacuna_ir::{
     ConstId, ConstantData, FuncId, Function, Module, Node, NodeData, Op, OriginId, TensorType, Value, ValueData, ValueDef,
 };
 
+use crate::constants::constant_values;
 use crate::exact::SMALL_BYTES;
 
 use super::{Called, Group, Instance, Origins, places};
@@ -73,12 +74,16 @@ pub fn outline(module: &mut Module, source: &Function, groups: &[Group]) -> (Fun
         .map(|g| g.instances.iter().map(|i| module.functions.push(stub(source, i))).collect())
         .collect();
     let mut out = Function { name: source.name.clone(), ..Function::default() };
-    let mut values: SecondaryMap<Value, Option<Value>> = SecondaryMap::new();
+    let fixed = constant_values(source);
+    let mut values: IndexMap<Value, Value> = IndexMap::new();
     for &p in &source.params {
-        values[p] = Some(param(&mut out, source.ty(p).clone(), source.values[p].name.clone()));
+        let new = param(&mut out, source.ty(p).clone(), source.values[p].name.clone());
+        values.insert(p, new);
     }
     for (node, data) in source.nodes.iter() {
         let (op, args, results, origins) = match places[node] {
+            // Recipes of constants appear where something needs them: those of instances alone stay away.
+            None if data.results.iter().all(|&r| fixed[r]) && !matches!(data.op, Op::Call { .. }) => continue,
             None => (data.op.clone(), &data.args, &data.results, data.origins.clone()),
             Some((g, i)) => {
                 let instance = &groups[g as usize].instances[i as usize];
@@ -89,15 +94,25 @@ pub fn outline(module: &mut Module, source: &Function, groups: &[Group]) -> (Fun
                 (op, &instance.inputs, &instance.outputs, Vec::new())
             }
         };
-        let args = args.iter().filter_map(|&a| values[a]).collect();
+        for &arg in args {
+            if let Some(def) = source.def(arg).filter(|_| !values.contains_key(&arg)) {
+                copy(source, def, &mut out, &mut values);
+            }
+        }
+        let args = args.iter().map(|a| values[a]).collect();
         let types: Vec<TensorType> = results.iter().map(|&r| source.ty(r).clone()).collect();
         let new = push(&mut out, op, args, origins, &types);
         for (&old, new) in results.iter().zip(new) {
             out.values[new].name.clone_from(&source.values[old].name);
-            values[old] = Some(new);
+            values.insert(old, new);
         }
     }
-    out.results = source.results.iter().filter_map(|&r| values[r]).collect();
+    for &result in &source.results {
+        if let Some(def) = source.def(result).filter(|_| !values.contains_key(&result)) {
+            copy(source, def, &mut out, &mut values);
+        }
+    }
+    out.results = source.results.iter().map(|r| values[r]).collect();
     (out, stubs)
 }
 

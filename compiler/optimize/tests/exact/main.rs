@@ -65,7 +65,7 @@ fn one_layer_is_solved_for_all() {
         let terms = |depth: usize| exact(&layers::module(kind, depth)).1.n_terms;
         let (few, many) = (terms(4), terms(40));
         // The calls of the other instances are all that comes on top.
-        assert!(many <= few + 40 * 4, "{kind:?}: {few} terms, then {many}");
+        assert!(many <= few + 40 * 3, "{kind:?}: {few} terms, then {many}");
     }
 }
 
@@ -78,10 +78,11 @@ fn each_layer_gets_the_result_of_one() {
             let computed = func.nodes.values().filter(|n| !n.args.is_empty() && n.op.name() != "broadcast");
             (computed.count(), report.cost.1)
         };
-        let (one, two, three, many) = (count(1), count(2), count(3), count(9));
-        assert_eq!(many.0 - three.0, 6 * (three.0 - two.0), "{kind:?}: nodes of a layer");
-        assert_eq!(many.1 - three.1, 6 * (three.1 - two.1), "{kind:?}: cost of a layer");
-        assert!(two.0 - one.0 <= one.0, "{kind:?}: a second layer has no more nodes than the first");
+        // The first and the last layer have other neighbours than those between them.
+        let (one, four, five, many) = (count(1), count(4), count(5), count(10));
+        assert_eq!(many.0 - five.0, 5 * (five.0 - four.0), "{kind:?}: nodes of a layer");
+        assert_eq!(many.1 - five.1, 5 * (five.1 - four.1), "{kind:?}: cost of a layer");
+        assert!(five.0 - four.0 <= one.0, "{kind:?}: a layer has no more nodes than one alone");
     }
 }
 
@@ -125,9 +126,44 @@ fn greedy_extraction_is_never_better() {
     }
 }
 
-/// Rules that no trained model of the repository needs, with what they are for. Each has a graph of its own among the
-/// rules' tests.
-const SPELLINGS: &[(&str, &str)] = &[];
+/// Rules that the trained models of the repository need not need, under what exporters write that they are for. Each
+/// has graphs of its own among the rules' tests.
+const SPELLINGS: &[(&str, &[&str])] = &[
+    ("attributes and factors of 0 and 1 that exporters write out: alpha, temperature, dropout, masks", &[
+        "add-nothing", "add-zero", "sub-zero", "mul-one", "div-one", "cast-to-itself",
+    ]),
+    ("a bias and then the shift of a batch normalisation", &["add-constants"]),
+    ("batch normalisation before a convolution or a product: DenseNet, pre-activation ResNet", &[
+        "input-scale-into-conv",
+    ]),
+    ("products with the weight on the left: token mixing, 1x1 convolutions as matrix products", &[
+        "scale-into-contract-left", "input-scale-into-contract-left",
+    ]),
+    ("layers that pruning or zero initialisation emptied", &[
+        "mul-zero", "contract-of-zeros", "conv-of-zeros", "contract-drops-dead-terms", "conv-drops-dead-channels",
+        "contract-of-live-results", "conv-of-live-channels",
+    ]),
+    ("masks and positions expanded before they are computed with", &[
+        "unary-before-broadcast", "cast-before-broadcast", "binary-before-broadcast", "broadcast-broadcast",
+        "broadcast-of-unit-dims",
+    ]),
+    ("movement to where the value is already: Expand, Reshape, Slice, Transpose, Concat of one, Pad by 0", &[
+        "reshape-to-itself", "broadcast-to-itself", "slice-of-all", "permute-of-nothing", "concat-of-one",
+        "pad-by-nothing", "permute-of-unit-dims",
+    ]),
+    ("channels-last models in a channels-first format: transposes around every operator", &[
+        "permute-through-cast", "permute-through-compare", "permute-through-select", "permute-through-pad",
+        "permute-through-softmax", "permute-through-norm", "permute-through-reduce", "reduce-before-permute",
+        "conv-absorbs-permute", "permute-into-conv", "permute-through-slice", "permute-through-concat",
+        "permute-through-unary", "permute-through-binary",
+    ]),
+    ("tokens flattened before a function of each and unflattened after it", &["reshape-through-unary"]),
+    ("one Slice for each dimension; parts taken of what was just put together", &["slice-slice", "slice-of-concat"]),
+    ("attention scores with the keys on the left", &["contract-absorbs-left-broadcast", "contract-splits-left-label"]),
+    ("norms by their parts, before the format had operators for them", &[
+        "rms-norm-by-quotient", "layer-norm", "layer-norm-by-sum", "norm-scale-first", "norm-bias",
+    ]),
+];
 
 #[test]
 fn every_rule_fires_on_a_model_or_stands_for_a_spelling() {
@@ -138,8 +174,7 @@ fn every_rule_fires_on_a_model_or_stands_for_a_spelling() {
     assert!(reports.iter().all(|r| r.limited.is_empty()));
     let fires = |rule| reports.iter().any(|r| r.count(rule).fired > 0);
     let idle: Vec<&str> = rule_names().into_iter().map(|r| r.0).filter(|r| !fires(r)).collect();
-    let listed: Vec<&str> = SPELLINGS.iter().map(|s| s.0).collect();
-    let unlisted: Vec<&&str> = idle.iter().filter(|r| !listed.contains(r)).collect();
-    let stale: Vec<&&str> = listed.iter().filter(|r| !idle.contains(r)).collect();
-    assert!(unlisted.is_empty() && stale.is_empty(), "idle: {unlisted:?}; listed, but not idle: {stale:?}");
+    let listed: Vec<&str> = SPELLINGS.iter().flat_map(|s| s.1.iter().copied()).collect();
+    let unlisted: Vec<&str> = idle.into_iter().filter(|r| !listed.contains(r)).collect();
+    assert_eq!(unlisted, Vec::<&str>::new(), "delete them, or say what they are for");
 }
