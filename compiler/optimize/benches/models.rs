@@ -3,11 +3,12 @@
 //! Prints time and size for each model, then for each rule how often it fired and how often the result uses it, over
 //! all models. Without arguments it takes the trained models of the repository.
 
+#[path = "../tests/exact/clock.rs"]
+mod clock;
 #[path = "../tests/exact/onnx_file.rs"]
 mod onnx_file;
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use lacuna_optimize::{Extraction, Options, Report, optimize, rule_names};
 
@@ -29,9 +30,9 @@ fn main() {
         };
         let greedy = Options { extraction: Extraction::Greedy, ..Options::default() };
         let greedy = optimize(module.clone(), &greedy).expect("a rule is defective").report;
-        let started = Instant::now();
+        let started = clock::Clock::start();
         let report = optimize(module, &Options::default()).expect("a rule is defective").report;
-        let ms = started.elapsed().as_secs_f64() * 1e3;
+        let ms = started.ms();
         let worse = greedy.cost.1 as f64 / report.cost.1.max(1) as f64;
         let costs = format!("{:.3e} -> {:.3e}", report.cost.0 as f64, report.cost.1 as f64);
         println!(

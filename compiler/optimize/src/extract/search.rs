@@ -6,7 +6,7 @@ use super::problem::{NONE, Problem, Reduced, Weight};
 /// Most classes of a part that is searched exhaustively.
 const EXACT_CLASSES: usize = 160;
 /// Most steps of such a search.
-const EXACT_STEPS: usize = 40_000;
+const EXACT_STEPS: usize = 10_000;
 /// Passes of improvement over a part.
 const PASSES: usize = 8;
 /// Most classes visited while a part is improved.

@@ -134,7 +134,10 @@ fn stub(source: &Function, instance: &Instance) -> Function {
 /// instances of a group appears once.
 pub fn inline(module: &Module, rest: &Function, source: &Function, called: &[Called]) -> Function {
     let by_func: IndexMap<FuncId, usize> = called.iter().enumerate().map(|(i, c)| (c.func, i)).collect();
-    let plans: IndexMap<usize, Plan> = called.iter().map(|c| (c.group, Plan::new(module, called, c, source))).collect();
+    let mut plans: IndexMap<usize, Plan> = IndexMap::new();
+    for call in called {
+        plans.entry(call.group).or_insert_with(|| Plan::new(module, called, call, source));
+    }
     let mut writer = Writer { out: Function { name: rest.name.clone(), ..Function::default() }, constants: IndexMap::new() };
     let mut values: SecondaryMap<Value, Option<Value>> = SecondaryMap::new();
     for &p in &rest.params {
