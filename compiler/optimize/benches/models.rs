@@ -14,13 +14,21 @@ use lacuna_optimize::{Extraction, Options, Report, optimize, rule_names};
 
 fn main() {
     // Cargo passes `--bench`.
-    let given: Vec<PathBuf> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).map(PathBuf::from).collect();
+    let given: Vec<PathBuf> =
+        std::env::args().skip(1).filter(|a| !a.starts_with('-')).map(PathBuf::from).collect();
     let paths = if given.is_empty() { onnx_file::trained() } else { given };
-    println!("{:<20}{:>10}{:>9}{:>9}{:>8}{:>8}{:>22}{:>9}", "model", "ms", "terms", "rounds", "nodes", "after", "cost", "greedy");
+    println!(
+        "{:<20}{:>10}{:>9}{:>9}{:>8}{:>8}{:>22}{:>9}",
+        "model", "ms", "terms", "rounds", "nodes", "after", "cost", "greedy"
+    );
     let mut reports: Vec<Report> = Vec::new();
     for path in paths {
         let file = if path.is_dir() { path.join("model.onnx") } else { path };
-        let name = file.parent().and_then(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = file
+            .parent()
+            .and_then(|p| p.file_name())
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let module = match onnx_file::import(&file) {
             Ok(module) => module,
             Err(reason) => {
@@ -41,13 +49,19 @@ fn main() {
             report.n_iterations,
             report.n_nodes.0,
             report.n_nodes.1,
-            if report.limited.is_empty() && report.unproven.is_empty() { "" } else { "  limited or unproven" },
+            if report.limited.is_empty() && report.unproven.is_empty() {
+                ""
+            } else {
+                "  limited or unproven"
+            },
         );
         reports.push(report);
     }
     println!("\n{:<36}{:>6}{:>9}{:>9}", "rule", "class", "fired", "used");
     for (rule, class) in rule_names() {
-        let sum = |get: fn(lacuna_optimize::RuleCount) -> usize| reports.iter().map(|r| get(r.count(rule))).sum::<usize>();
+        let sum = |get: fn(lacuna_optimize::RuleCount) -> usize| {
+            reports.iter().map(|r| get(r.count(rule))).sum::<usize>()
+        };
         println!("{rule:<36}{:>6}{:>9}{:>9}", class.to_string(), sum(|c| c.fired), sum(|c| c.used));
     }
 }

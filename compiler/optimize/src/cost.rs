@@ -104,7 +104,8 @@ fn is_polynomial(op: &Op) -> bool {
 
 /// How many times faster the products go for the zeros of a constant operand.
 fn rate(op: &Op, args: &[&Facts]) -> u64 {
-    let sparse = |(i, d): (usize, usize)| args[i].constant && sparse_dims(&args[i].zeros).contains(&(d as u8));
+    let sparse =
+        |(i, d): (usize, usize)| args[i].constant && sparse_dims(&args[i].zeros).contains(&(d as u8));
     if summed_dims(op).into_iter().any(sparse) { 2 } else { 1 }
 }
 

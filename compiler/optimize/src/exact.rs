@@ -105,12 +105,12 @@ fn optimize_repeats(
     how: &How,
     report: &mut Report,
 ) -> Result<(Module, Function), Error> {
-    let mut groups = repeats::find(&module, source);
+    let groups = repeats::find(&module, source);
     let mut bodies = Vec::new();
-    for group in &mut groups {
+    for group in &groups {
         let mut own = Report::default();
-        let mut done = optimize_function(module, &group.function(source), group.hints(source), how, &mut own)?;
-        group.keep_equal(&done.graph);
+        let mut done =
+            optimize_function(module, &group.function(source), group.hints(source), how, &mut own)?;
         module = std::mem::take(&mut done.graph.eg.analysis.module);
         for instance in &group.instances {
             let origins = Origins::new(source, group.solved(), instance);
@@ -135,7 +135,9 @@ fn optimize_repeats(
     let called: Vec<Called> = groups
         .iter()
         .enumerate()
-        .flat_map(|(g, group)| group.instances.iter().enumerate().map(move |(i, instance)| (g, group, i, instance)))
+        .flat_map(|(g, group)| {
+            group.instances.iter().enumerate().map(move |(i, instance)| (g, group, i, instance))
+        })
         .map(|(g, group, i, instance)| Called {
             func: stubs[g][i],
             instance,

@@ -1,10 +1,8 @@
 //! Facts about e-classes, joined whenever classes are: types, constancy, zero structure, and what the cost model needs
 //! to know about kernels and memory.
 
-use std::cell::RefCell;
-
 use egg::{Analysis, DidMerge, EGraph, Id};
-use indexmap::{IndexMap, IndexSet};
+use indexmap::IndexMap;
 use lacuna_ir::infer::infer;
 use lacuna_ir::op::{Dims, Real};
 use lacuna_ir::{ConstId, Constant, ConstantData, Module, Op, TensorType};
@@ -93,8 +91,6 @@ pub struct Tables {
     pub params: Vec<TensorType>,
     /// What else is known of the parameters; may be shorter than the list of their types.
     pub hints: Vec<Hint>,
-    /// Constants whose elements rules have looked at.
-    pub read: RefCell<IndexSet<ConstId>>,
     /// The first contradiction that a union or a term brought, if any.
     pub error: Option<String>,
     /// Constants made that repeat one element, by type and code.

@@ -32,11 +32,7 @@ fn view(module: &Module, func: &Function, value: Value, known: &mut IndexMap<Val
     }
     let data = &func.nodes[func.def(value)?];
     let ty = func.ty(value);
-    let args = data
-        .args
-        .iter()
-        .map(|&a| view(module, func, a, known))
-        .collect::<Option<Vec<View>>>()?;
+    let args = data.args.iter().map(|&a| view(module, func, a, known)).collect::<Option<Vec<View>>>()?;
     let found = computed(module, &data.op, &args, ty)?;
     known.insert(value, found.clone());
     Some(found)
@@ -81,7 +77,10 @@ fn computed(module: &Module, op: &Op, args: &[View], ty: &TensorType) -> Option<
             for (&start, &stride) in starts.iter().zip(&x.strides) {
                 offset += isize::try_from(start).ok()? * stride;
             }
-            let strides = steps.iter().zip(&x.strides).map(|(&step, &stride)| Some(isize::try_from(step).ok()? * stride));
+            let strides = steps
+                .iter()
+                .zip(&x.strides)
+                .map(|(&step, &stride)| Some(isize::try_from(step).ok()? * stride));
             Some(View { offset, strides: strides.collect::<Option<_>>()?, shape, ..x.clone() })
         }
         Op::Concat { axis } => {
@@ -126,6 +125,13 @@ fn arithmetic(x: &View, y: &View, shape: Vec<usize>, f: impl Fn(f32, f32) -> f32
         f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
     };
     rows(&shape, [x, y], |n, [i, j], [s, t]| {
+        if let (1, 0) = (s, t) {
+            // A scale of channels: most of what folding does.
+            let scale = number(b, j);
+            let row = &a[i as usize * 4..(i as usize + n) * 4];
+            let words = row.chunks_exact(4).map(|w| f(number(w, 0), scale).to_le_bytes());
+            return out.extend(words.flatten());
+        }
         for k in 0..n as isize {
             out.extend_from_slice(&f(number(a, i + k * s), number(b, j + k * t)).to_le_bytes());
         }

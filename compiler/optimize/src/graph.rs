@@ -3,13 +3,11 @@
 //! Canonical form: the constant operand of a commutative operator is the second; movement that moves nothing is
 //! never built; arithmetic on constants that repeat one element is done at once.
 
-use std::cell::RefCell;
-
 use egg::{EGraph, Id};
 use indexmap::{IndexMap, IndexSet};
 use lacuna_ir::infer::infer;
 use lacuna_ir::op::{BinaryOp, Dims, UnaryOp};
-use lacuna_ir::{ConstId, Constant, ConstantData, Module, Op, OriginId, Shape, TensorType};
+use lacuna_ir::{Constant, ConstantData, Module, Op, OriginId, Shape, TensorType};
 use lacuna_isa::format::ScalarType;
 
 use crate::facts::{Facts, Hint, Tables, code_of};
@@ -64,7 +62,6 @@ impl Graph {
             ops: OpTable::default(),
             params,
             hints,
-            read: RefCell::default(),
             error: None,
             splats: IndexMap::default(),
             made: IndexMap::default(),
@@ -143,18 +140,6 @@ impl Graph {
     /// Whether every element is known to be zero, of either sign.
     pub fn is_zero(&self, id: Id) -> bool {
         self.facts(id).zeros.all
-    }
-
-    /// A constant with its elements. Rules must not look at elements in any other way: what they see here decides
-    /// which repetitions of a block are equal.
-    pub fn constant(&self, id: ConstId) -> &Constant {
-        self.eg.analysis.read.borrow_mut().insert(id);
-        &self.eg.analysis.module.constants[id]
-    }
-
-    /// Whether a rule has looked at the elements of a constant.
-    pub fn was_read(&self, id: ConstId) -> bool {
-        self.eg.analysis.read.borrow().contains(&id)
     }
 
     /// The number that a class repeats, if known.

@@ -63,9 +63,8 @@ impl Report {
         for count in &part.rules {
             self.count_mut(count.rule).used += count.used;
         }
-        self.applied.extend(
-            part.applied.iter().map(|a| Application { origins: origins(&a.origins), ..a.clone() }),
-        );
+        self.applied
+            .extend(part.applied.iter().map(|a| Application { origins: origins(&a.origins), ..a.clone() }));
         self.cost = (self.cost.0 + part.cost.0, self.cost.1 + part.cost.1);
     }
 

@@ -118,7 +118,8 @@ impl<'m> Lab<'m> {
         let after: u64 = shape[d + 1..].iter().product();
         let numbers = self.numbers(shape.iter().product(), false);
         let at = |i: usize| i as u64 / after % shape[d];
-        let values = numbers.iter().enumerate().map(|(i, &v)| if dead.contains(&at(i)) { 0.0 } else { v as f32 });
+        let values =
+            numbers.iter().enumerate().map(|(i, &v)| if dead.contains(&at(i)) { 0.0 } else { v as f32 });
         let values: Vec<f32> = values.collect();
         self.b.const_f32(shape, &values).unwrap()
     }

@@ -170,8 +170,11 @@ pub fn activity_of(module: &Module, func: FuncId) -> SecondaryMap<Node, Option<A
             Op::Const { value } => is_zero(&module.constants[value]),
             _ => node.op.is_movement() && args.iter().all(|a| a.zero),
         };
-        let result =
-            Likely { likely: likely_zero(&node.op, &args), zero, constant: !call && args.iter().all(|a| a.constant) };
+        let result = Likely {
+            likely: likely_zero(&node.op, &args),
+            zero,
+            constant: !call && args.iter().all(|a| a.constant),
+        };
         node.results.iter().for_each(|&r| known[r] = result);
     }
     found

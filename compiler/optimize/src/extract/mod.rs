@@ -59,9 +59,9 @@ impl Choice {
     /// Cost of everything that `roots` need.
     pub fn total(&self, g: &Graph, roots: &[Id]) -> Weight {
         match self.problem.order(&self.picks, &self.numbers(g, roots)) {
-            Some(order) => {
-                order.iter().fold(Weight::default(), |sum, &c| sum.plus(self.problem.weight(c, self.picks[c])))
-            }
+            Some(order) => order
+                .iter()
+                .fold(Weight::default(), |sum, &c| sum.plus(self.problem.weight(c, self.picks[c]))),
             None => Weight::MAX,
         }
     }

@@ -26,10 +26,7 @@ impl Weight {
 
     /// The sum.
     pub fn plus(self, other: Weight) -> Weight {
-        Weight {
-            cost: self.cost.saturating_add(other.cost),
-            bytes: self.bytes.saturating_add(other.bytes),
-        }
+        Weight { cost: self.cost.saturating_add(other.cost), bytes: self.bytes.saturating_add(other.bytes) }
     }
 }
 
@@ -242,7 +239,8 @@ impl<'p> Reduced<'p> {
         let mut alive = vec![Vec::new(); problem.classes.len()];
         for &class in &reachable {
             let terms = &problem.classes[class].terms;
-            alive[class] = (0..terms.len()).filter(|&t| !terms[t].children.contains(&(class as u32))).collect();
+            alive[class] =
+                (0..terms.len()).filter(|&t| !terms[t].children.contains(&(class as u32))).collect();
             for &t in &alive[class] {
                 terms[t].children.iter().for_each(|&c| users[c as usize].push(class as u32));
             }
@@ -291,7 +289,7 @@ impl<'p> Reduced<'p> {
         let inside = |c: usize| self.component[c] == self.component[class];
         let members: Vec<usize> = self.members[self.component[class] as usize].clone();
         let mut computed: Vec<usize> = Vec::new();
-        let mut known = |c: u32, computed: &[usize]| {
+        let known = |c: u32, computed: &[usize]| {
             let c = c as usize;
             c != class && (!inside(c) || computed.contains(&c))
         };
@@ -511,9 +509,10 @@ impl<'p> Reduced<'p> {
         }
         let own = Weight { cost: data.terms[t].cost, bytes: 0 };
         // What nothing but the term that goes can need goes with it.
-        let gone = data.terms[t].children.iter().map(|&c| c as usize).filter(|&c| {
-            self.sole[c] == class && data.terms[u].children.binary_search(&(c as u32)).is_err()
-        });
+        let gone =
+            data.terms[t].children.iter().map(|&c| c as usize).filter(|&c| {
+                self.sole[c] == class && data.terms[u].children.binary_search(&(c as u32)).is_err()
+            });
         weight <= gone.fold(own, |sum, c| sum.plus(self.at_least[c]))
     }
 }

@@ -260,8 +260,10 @@ impl<'r, 'p> Search<'r, 'p> {
             return true;
         };
         let own = self.least(class);
-        let rest =
-            Weight { cost: least.cost.saturating_sub(own.cost), bytes: least.bytes.saturating_sub(own.bytes) };
+        let rest = Weight {
+            cost: least.cost.saturating_sub(own.cost),
+            bytes: least.bytes.saturating_sub(own.bytes),
+        };
         let mut complete = true;
         for t in self.by_promise(class, wanted) {
             self.chosen[class] = t;

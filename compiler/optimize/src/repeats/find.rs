@@ -4,10 +4,12 @@
 use cranelift_entity::SecondaryMap;
 use indexmap::{IndexMap, IndexSet};
 use lacuna_ir::op::Real;
-use lacuna_ir::{ConstId, ConstantData, Function, Module, Node, Op, TensorType, Value};
+use lacuna_ir::{ConstId, Constant, ConstantData, Function, Module, Node, Op, TensorType, Value};
+use lacuna_isa::format::ScalarType;
 
 use super::{Group, Instance, leaves};
 use crate::constants::constant_values;
+use crate::exact::SMALL_BYTES;
 use crate::facts::of_constant;
 use crate::structure::Zeros;
 
@@ -17,6 +19,10 @@ const MIN_NODES: usize = 4;
 const MIN_SAVED: usize = 16;
 /// Most distances between equal nodes that are tried as periods.
 const PERIODS: usize = 6;
+/// Constants of other types than f32 and bool are compared by content up to this size.
+const MASK_BYTES: usize = 1 << 16;
+/// What masks add where they reject is no more than this.
+const MASK_LOW: f32 = -1e3;
 /// Most different periods in one function.
 const ROUNDS: usize = 4;
 
@@ -83,9 +89,9 @@ impl<'f> Sequence<'f> {
         let mut at: SecondaryMap<Node, u32> = SecondaryMap::with_default(u32::MAX);
         for (node, data) in func.nodes.iter() {
             if let Op::Const { value } = data.op {
-                of_fixed[node] = *of_constant_id.entry(value).or_insert_with(|| {
-                    known.insert_full(constant_label(module, value)).0 as u32
-                });
+                of_fixed[node] = *of_constant_id
+                    .entry(value)
+                    .or_insert_with(|| known.insert_full(constant_label(module, value)).0 as u32);
                 continue;
             }
             let operands = data.args.iter().map(|&a| match func.def(a) {
@@ -149,7 +155,8 @@ impl<'f> Sequence<'f> {
         let mut periods: Vec<(usize, usize)> = counts.into_iter().collect();
         periods.sort_by_key(|&(period, count)| (std::cmp::Reverse(count), period));
         periods.truncate(PERIODS);
-        let saved = |runs: &[Run]| runs.iter().map(|r| (r.end - r.start) / r.period * r.period - r.period).sum();
+        let saved =
+            |runs: &[Run]| runs.iter().map(|r| (r.end - r.start) / r.period * r.period - r.period).sum();
         let mut best: (usize, Vec<Run>) = (0, Vec::new());
         for (period, _) in periods {
             let runs = self.runs(period, free);
@@ -196,8 +203,7 @@ impl<'f> Sequence<'f> {
         // The first has other neighbours than those in the middle.
         let typical = (0..stretches.len()).rev().max_by_key(|&i| (votes(i), std::cmp::Reverse(i)))?;
         let code = stretches[typical].1.clone();
-        let instances: Vec<Instance> =
-            stretches.into_iter().filter(|s| s.1 == code).map(|s| s.0).collect();
+        let instances: Vec<Instance> = stretches.into_iter().filter(|s| s.1 == code).map(|s| s.0).collect();
         let saved = instances.len().saturating_sub(1) * run.period;
         let template = usize::from(instances.len() > 2);
         (saved >= MIN_SAVED).then_some(Group { instances, template })
@@ -269,14 +275,30 @@ impl<'f> Sequence<'f> {
     }
 }
 
-/// What rules know of a constant; small ones are known by their elements.
+/// What rules know of a constant: facts, and the elements where it is small or could be part of a mask.
 fn constant_label(module: &Module, id: ConstId) -> Label<'_> {
     let constant = &module.constants[id];
-    let bytes = match &constant.data {
-        ConstantData::Dense(blob) if blob.bytes().len() <= crate::exact::SMALL_BYTES => blob.bytes().to_vec(),
+    let elements = match &constant.data {
+        ConstantData::Dense(blob) if blob.bytes().len() <= SMALL_BYTES => blob.bytes().to_vec(),
+        ConstantData::Dense(blob) if is_masklike(constant, blob.bytes()) => constant.hash().to_vec(),
         ConstantData::Dense(_) => Vec::new(),
         ConstantData::Splat(code) => [&b"splat"[..], &code.to_le_bytes()].concat(),
     };
     let (splat, zeros) = of_constant(constant);
-    Label::Const(&constant.ty, splat, zeros, bytes)
+    Label::Const(&constant.ty, splat, zeros, elements)
+}
+
+/// Whether a constant could be a mask, or what one is computed from: a rule that recognises masks looks at their
+/// elements. Weights are told apart at once.
+fn is_masklike(constant: &Constant, bytes: &[u8]) -> bool {
+    let Some(elem) = constant.ty.elem.scalar() else { return false };
+    if elem != ScalarType::F32 {
+        return elem == ScalarType::Bool || bytes.len() <= MASK_BYTES;
+    }
+    let plain = |word: &[u8]| {
+        let value = word.try_into().map_or(f32::NAN, f32::from_le_bytes);
+        value == 0.0 || value == 1.0 || value <= MASK_LOW
+    };
+    let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) else { return false };
+    plain(first) && plain(last)
 }

@@ -12,10 +12,9 @@ mod find;
 mod write;
 
 use cranelift_entity::SecondaryMap;
-use lacuna_ir::{ConstId, ConstantData, FuncId, Function, Module, Node, Op, OriginId, Value};
+use lacuna_ir::{ConstId, FuncId, Function, Module, Node, Op, OriginId, Value};
 
 use crate::facts::Hint;
-use crate::graph::Graph;
 
 pub use find::find;
 pub use write::{inline, outline};
@@ -56,26 +55,6 @@ impl Group {
     pub fn hints(&self, source: &Function) -> Vec<Hint> {
         self.solved().inputs.iter().map(|&v| hint(source, v, 8)).collect()
     }
-
-    /// Drops instances that differ in the elements of a constant that a rule has looked at.
-    pub fn keep_equal(&mut self, g: &Graph) {
-        let module = &g.eg.analysis.module;
-        let solved = self.solved().clone();
-        let same = |a: ConstId, b: ConstId| {
-            a == b
-                || match (&module.constants[a].data, &module.constants[b].data) {
-                    (ConstantData::Dense(a), ConstantData::Dense(b)) => a == b,
-                    (ConstantData::Splat(a), ConstantData::Splat(b)) => a == b,
-                    (ConstantData::Dense(_), ConstantData::Splat(_))
-                    | (ConstantData::Splat(_), ConstantData::Dense(_)) => false,
-                }
-        };
-        self.instances.retain(|i| {
-            let pairs = solved.constants.iter().zip(&i.constants);
-            pairs.into_iter().all(|(a, b)| !g.was_read(a.0) || same(a.0, b.0))
-        });
-        self.template = self.instances.iter().position(|i| *i == solved).unwrap_or(0);
-    }
 }
 
 /// What is known of a computed value from the few nodes before it.
@@ -98,7 +77,8 @@ impl Origins {
         };
         let mut pairs: Vec<(OriginId, OriginId)> = Vec::new();
         for (a, b) in nodes(from).into_iter().zip(nodes(to)) {
-            pairs.extend(source.nodes[a].origins.iter().copied().zip(source.nodes[b].origins.iter().copied()));
+            pairs
+                .extend(source.nodes[a].origins.iter().copied().zip(source.nodes[b].origins.iter().copied()));
         }
         pairs.sort_by_key(|p| p.0);
         pairs.dedup_by_key(|p| p.0);
@@ -156,4 +136,68 @@ fn places(groups: &[Group]) -> SecondaryMap<Node, Option<(u32, u32)>> {
         }
     }
     places
+}
+
+#[cfg(test)]
+mod tests {
+    use lacuna_ir::op::{BinaryOp, UnaryOp};
+
+    use super::*;
+    use crate::testing::{Lab, module};
+
+    /// Layers of a product, a bias, a mask and a residual; `mask` makes each layer's mask.
+    fn layers(l: &mut Lab, n: usize, mask: fn(&mut Lab, usize) -> Value) -> Vec<Value> {
+        let mut x = l.param(&[4, 32]);
+        for i in 0..n {
+            let w = l.konst(&[32, 32]);
+            let y = l.contract("ij,jk->ik", x, w);
+            let b = l.channel(&[4, 32], 1);
+            let mut y = l.bin(BinaryOp::Add, y, b);
+            for op in [UnaryOp::Exp, UnaryOp::Abs, UnaryOp::Sqrt, UnaryOp::Tanh] {
+                y = l.un(op, y);
+            }
+            let m = mask(l, i);
+            let y = l.bin(BinaryOp::Add, y, m);
+            x = l.bin(BinaryOp::Add, x, y);
+        }
+        vec![x]
+    }
+
+    fn found(n: usize, mask: fn(&mut Lab, usize) -> Value) -> Vec<usize> {
+        let (m, _) = module(1, false, |l| layers(l, n, mask));
+        let groups = find(&m, &m.functions[m.entries[0].func]);
+        groups.iter().map(|g| g.instances.len()).collect()
+    }
+
+    fn rejecting(l: &mut Lab, place: usize) -> Value {
+        let values: Vec<f32> = (0..128).map(|i| if i % 32 == place { -1e9 } else { 0.0 }).collect();
+        l.b.const_f32(vec![4, 32], &values).unwrap()
+    }
+
+    #[test]
+    fn layers_that_differ_in_weights_are_equal() {
+        assert_eq!(found(6, |l, _| l.konst(&[4, 32])), [6]);
+        assert_eq!(found(1, |l, _| l.konst(&[4, 32])), []);
+    }
+
+    #[test]
+    fn layers_that_rules_could_tell_apart_are_not() {
+        let none: [usize; 0] = [];
+        assert_eq!(found(6, |l, _| rejecting(l, 3)), [6], "equal masks");
+        assert_eq!(found(6, |l, i| rejecting(l, 1 + i)), none, "masks of other keys");
+        assert_eq!(found(6, |l, i| l.splat(&[4, 32], i as f32)), none, "other numbers");
+        assert_eq!(found(6, |l, i| l.with_dead(&[4, 32], 1, &[i as u64])), none, "zeros in other places");
+    }
+
+    #[test]
+    fn one_value_crosses_a_cut() {
+        let (m, _) = module(1, false, |l| layers(l, 5, |l, _| l.konst(&[4, 32])));
+        let func = &m.functions[m.entries[0].func];
+        for group in find(&m, func) {
+            for instance in &group.instances {
+                assert_eq!((instance.inputs.len(), instance.outputs.len()), (1, 1));
+            }
+            assert!(group.hints(func)[0].open, "the residual sum can take more element-wise work");
+        }
+    }
 }

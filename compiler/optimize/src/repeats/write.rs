@@ -3,7 +3,8 @@
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
 use lacuna_ir::{
-    ConstId, ConstantData, FuncId, Function, Module, Node, NodeData, Op, OriginId, TensorType, Value, ValueData, ValueDef,
+    ConstId, ConstantData, FuncId, Function, Module, Node, NodeData, Op, OriginId, TensorType, Value,
+    ValueData, ValueDef,
 };
 
 use crate::constants::constant_values;
@@ -12,7 +13,13 @@ use crate::exact::SMALL_BYTES;
 use super::{Called, Group, Instance, Origins, places};
 
 /// Appends a node whose result types are known.
-fn push(func: &mut Function, op: Op, args: Vec<Value>, origins: Vec<OriginId>, types: &[TensorType]) -> Vec<Value> {
+fn push(
+    func: &mut Function,
+    op: Op,
+    args: Vec<Value>,
+    origins: Vec<OriginId>,
+    types: &[TensorType],
+) -> Vec<Value> {
     let node = func.nodes.push(NodeData { op, args, results: Vec::new(), origins });
     let results: Vec<Value> = types
         .iter()
@@ -138,7 +145,10 @@ pub fn inline(module: &Module, rest: &Function, source: &Function, called: &[Cal
     for call in called {
         plans.entry(call.group).or_insert_with(|| Plan::new(module, called, call, source));
     }
-    let mut writer = Writer { out: Function { name: rest.name.clone(), ..Function::default() }, constants: IndexMap::new() };
+    let mut writer = Writer {
+        out: Function { name: rest.name.clone(), ..Function::default() },
+        constants: IndexMap::new(),
+    };
     let mut values: SecondaryMap<Value, Option<Value>> = SecondaryMap::new();
     for &p in &rest.params {
         values[p] = Some(param(&mut writer.out, rest.ty(p).clone(), rest.values[p].name.clone()));

@@ -18,9 +18,9 @@ pub mod folding;
 pub mod fusion;
 pub mod layout;
 pub mod merging;
-pub mod zeros;
 #[cfg(test)]
 mod tests;
+pub mod zeros;
 
 use std::fmt;
 

@@ -94,9 +94,8 @@ fn dead(g: &Graph, id: Id, d: u8, extent: u64) -> Indices {
 fn dead_channels(g: &Graph, m: &Match) -> Option<Indices> {
     let Op::Conv { attrs, .. } = m.op(g, 0)? else { return None };
     let extent = g.shape(m.vars[0])[attrs.x[1] as usize];
-    (attrs.groups == 1).then(|| {
-        dead(g, m.vars[0], attrs.x[1], extent).or(&dead(g, m.vars[1], attrs.w[1], extent))
-    })
+    (attrs.groups == 1)
+        .then(|| dead(g, m.vars[0], attrs.x[1], extent).or(&dead(g, m.vars[1], attrs.w[1], extent)))
 }
 
 /// A dimension of the result with indices at which it is zero, some but not all, in few stretches.
@@ -180,7 +179,8 @@ impl Restriction<'_> {
         }
         if self.depth > 0 {
             self.depth -= 1;
-            let terms: Vec<(Op, Vec<Id>)> = g.terms(id).map(|(op, args)| (op.clone(), args.to_vec())).collect();
+            let terms: Vec<(Op, Vec<Id>)> =
+                g.terms(id).map(|(op, args)| (op.clone(), args.to_vec())).collect();
             let found = terms.iter().find_map(|(op, args)| self.through(g, op, args, id, d, live));
             self.depth += 1;
             if found.is_some() {
@@ -313,7 +313,8 @@ fn with_size(shape: &Shape, d: u8, n: u64) -> Shape {
 
 /// A constant at live indices.
 fn gathered(g: &mut Graph, id: Id, d: u8, live: &Indices) -> Option<Id> {
-    let bytes = (0..live.extent()).filter(|&i| live.contains(i)).flat_map(|i| (i as i64).to_le_bytes()).collect();
+    let bytes =
+        (0..live.extent()).filter(|&i| live.contains(i)).flat_map(|i| (i as i64).to_le_bytes()).collect();
     let ty = TensorType::new(ScalarType::I64, vec![live.len()]);
     let indices = g.shared_const(Constant::dense(ty, bytes, ""))?;
     g.add(Op::Gather { axis: d, batch: 0 }, &[id, indices])

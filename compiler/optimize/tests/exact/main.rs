@@ -129,40 +129,85 @@ fn greedy_extraction_is_never_better() {
 /// Rules that the trained models of the repository need not need, under what exporters write that they are for. Each
 /// has graphs of its own among the rules' tests.
 const SPELLINGS: &[(&str, &[&str])] = &[
-    ("attributes and factors of 0 and 1 that exporters write out: alpha, temperature, dropout, masks", &[
-        "add-nothing", "add-zero", "sub-zero", "mul-one", "div-one", "cast-to-itself",
-    ]),
+    (
+        "attributes and factors of 0 and 1 that exporters write out: alpha, temperature, dropout, masks",
+        &["add-nothing", "add-zero", "sub-zero", "mul-one", "div-one", "cast-to-itself"],
+    ),
     ("a bias and then the shift of a batch normalisation", &["add-constants"]),
-    ("batch normalisation before a convolution or a product: DenseNet, pre-activation ResNet", &[
-        "input-scale-into-conv",
-    ]),
-    ("products with the weight on the left: token mixing, 1x1 convolutions as matrix products", &[
-        "scale-into-contract-left", "input-scale-into-contract-left",
-    ]),
-    ("layers that pruning or zero initialisation emptied", &[
-        "mul-zero", "contract-of-zeros", "conv-of-zeros", "contract-drops-dead-terms", "conv-drops-dead-channels",
-        "contract-of-live-results", "conv-of-live-channels",
-    ]),
-    ("masks and positions expanded before they are computed with", &[
-        "unary-before-broadcast", "cast-before-broadcast", "binary-before-broadcast", "broadcast-broadcast",
-        "broadcast-of-unit-dims",
-    ]),
-    ("movement to where the value is already: Expand, Reshape, Slice, Transpose, Concat of one, Pad by 0", &[
-        "reshape-to-itself", "broadcast-to-itself", "slice-of-all", "permute-of-nothing", "concat-of-one",
-        "pad-by-nothing", "permute-of-unit-dims",
-    ]),
-    ("channels-last models in a channels-first format: transposes around every operator", &[
-        "permute-through-cast", "permute-through-compare", "permute-through-select", "permute-through-pad",
-        "permute-through-softmax", "permute-through-norm", "permute-through-reduce", "reduce-before-permute",
-        "conv-absorbs-permute", "permute-into-conv", "permute-through-slice", "permute-through-concat",
-        "permute-through-unary", "permute-through-binary",
-    ]),
+    (
+        "batch normalisation before a convolution or a product: DenseNet, pre-activation ResNet",
+        &["input-scale-into-conv"],
+    ),
+    (
+        "products with the weight on the left: token mixing, 1x1 convolutions as matrix products",
+        &["scale-into-contract-left", "input-scale-into-contract-left"],
+    ),
+    (
+        "layers that pruning or zero initialisation emptied",
+        &[
+            "mul-zero",
+            "contract-of-zeros",
+            "conv-of-zeros",
+            "contract-drops-dead-terms",
+            "conv-drops-dead-channels",
+            "contract-of-live-results",
+            "conv-of-live-channels",
+        ],
+    ),
+    (
+        "masks and positions expanded before they are computed with",
+        &[
+            "unary-before-broadcast",
+            "cast-before-broadcast",
+            "binary-before-broadcast",
+            "broadcast-broadcast",
+            "broadcast-of-unit-dims",
+        ],
+    ),
+    (
+        "movement to where the value is already: Expand, Reshape, Slice, Transpose, Concat of one, Pad by 0",
+        &[
+            "reshape-to-itself",
+            "broadcast-to-itself",
+            "slice-of-all",
+            "permute-of-nothing",
+            "concat-of-one",
+            "pad-by-nothing",
+            "permute-of-unit-dims",
+        ],
+    ),
+    (
+        "channels-last models in a channels-first format: transposes around every operator",
+        &[
+            "permute-through-cast",
+            "permute-through-compare",
+            "permute-through-select",
+            "permute-through-pad",
+            "permute-through-softmax",
+            "permute-through-norm",
+            "permute-through-reduce",
+            "reduce-before-permute",
+            "conv-absorbs-permute",
+            "permute-into-conv",
+            "permute-through-slice",
+            "permute-through-concat",
+            "permute-through-unary",
+            "permute-through-binary",
+        ],
+    ),
     ("tokens flattened before a function of each and unflattened after it", &["reshape-through-unary"]),
-    ("one Slice for each dimension; parts taken of what was just put together", &["slice-slice", "slice-of-concat"]),
-    ("attention scores with the keys on the left", &["contract-absorbs-left-broadcast", "contract-splits-left-label"]),
-    ("norms by their parts, before the format had operators for them", &[
-        "rms-norm-by-quotient", "layer-norm", "layer-norm-by-sum", "norm-scale-first", "norm-bias",
-    ]),
+    (
+        "one Slice for each dimension; parts taken of what was just put together",
+        &["slice-slice", "slice-of-concat"],
+    ),
+    (
+        "attention scores with the keys on the left",
+        &["contract-absorbs-left-broadcast", "contract-splits-left-label"],
+    ),
+    (
+        "norms by their parts, before the format had operators for them",
+        &["rms-norm-by-quotient", "layer-norm", "layer-norm-by-sum", "norm-scale-first", "norm-bias"],
+    ),
 ];
 
 #[test]

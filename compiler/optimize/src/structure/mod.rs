@@ -3,6 +3,8 @@
 //!
 //! All of it holds on finite inputs, where a product with zero is zero.
 
+mod indices;
+
 use std::sync::Arc;
 
 use lacuna_ir::op::{BinaryOp, Dims, UnaryOp};
@@ -12,85 +14,7 @@ use crate::facts::Facts;
 use crate::views::parts;
 use crate::zeros::{WeightSparsity, follows, is_zero, zero_slices};
 
-/// A set of indices of a dimension.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Indices {
-    extent: u64,
-    words: Vec<u64>,
-}
-
-impl Indices {
-    /// The empty set for a dimension of `extent`.
-    pub fn none(extent: u64) -> Indices {
-        Indices { extent, words: vec![0; extent.div_ceil(64) as usize] }
-    }
-
-    /// Indices of a dimension that satisfy a condition.
-    pub fn of(extent: u64, holds: impl Fn(u64) -> bool) -> Indices {
-        let mut set = Indices::none(extent);
-        (0..extent).filter(|&i| holds(i)).for_each(|i| set.insert(i));
-        set
-    }
-
-    /// Adds an index.
-    pub fn insert(&mut self, i: u64) {
-        self.words[(i / 64) as usize] |= 1 << (i % 64);
-    }
-
-    /// Whether an index is in the set.
-    pub fn contains(&self, i: u64) -> bool {
-        (self.words[(i / 64) as usize] >> (i % 64)) & 1 == 1
-    }
-
-    /// Number of indices in the set.
-    pub fn len(&self) -> u64 {
-        self.words.iter().map(|w| u64::from(w.count_ones())).sum()
-    }
-
-    /// Size of the dimension.
-    pub fn extent(&self) -> u64 {
-        self.extent
-    }
-
-    /// Whether there is no index in the set.
-    pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|&w| w == 0)
-    }
-
-    /// Whether every index of the dimension is in the set.
-    pub fn is_full(&self) -> bool {
-        self.len() == self.extent
-    }
-
-    /// Indices in either set.
-    pub fn or(&self, other: &Indices) -> Indices {
-        let words = self.words.iter().zip(&other.words).map(|(a, b)| a | b).collect();
-        Indices { extent: self.extent, words }
-    }
-
-    /// Indices in both sets.
-    pub fn and(&self, other: &Indices) -> Indices {
-        let words = self.words.iter().zip(&other.words).map(|(a, b)| a & b).collect();
-        Indices { extent: self.extent, words }
-    }
-
-    /// Indices of the dimension that are not in the set.
-    pub fn not(&self) -> Indices {
-        Indices::of(self.extent, |i| !self.contains(i))
-    }
-
-    /// Stretches of neighbouring indices in the set: first index and length.
-    pub fn runs(&self) -> Vec<(u64, u64)> {
-        let mut runs: Vec<(u64, u64)> = Vec::new();
-        for i in (0..self.extent).filter(|&i| self.contains(i)) {
-            match runs.last_mut() {
-                Some((start, len)) if *start + *len == i => *len += 1,
-                _ => runs.push((i, 1)),
-            }
-        }
-        runs
-    }
-}
+pub use indices::Indices;
 
 /// Zero structure; the default knows nothing.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -237,7 +161,8 @@ pub fn likely_zero(op: &Op, args: &[Likely]) -> bool {
     if let Op::Select {} = op {
         return !args[0].constant && (args[1].zero || args[2].zero);
     }
-    let keeps = matches!(op, Op::Cast { .. } | Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Concat { .. });
+    let keeps =
+        matches!(op, Op::Cast { .. } | Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Concat { .. });
     (keeps || op.is_movement()) && !args.is_empty() && args.iter().all(|a| a.likely)
 }
 
@@ -245,7 +170,11 @@ pub fn likely_zero(op: &Op, args: &[Likely]) -> bool {
 pub fn of_op(module: &Module, op: &Op, args: &[&Facts], shape: &Shape) -> Zeros {
     let likely: Vec<Likely> = args
         .iter()
-        .map(|a| Likely { likely: a.zeros.at_run_time, zero: a.zeros.all && a.constant, constant: a.constant })
+        .map(|a| Likely {
+            likely: a.zeros.at_run_time,
+            zero: a.zeros.all && a.constant,
+            constant: a.constant,
+        })
         .collect();
     let mut zeros = structure(module, op, args, shape);
     zeros.at_run_time = likely_zero(op, &likely);
@@ -265,11 +194,13 @@ fn structure(module: &Module, op: &Op, args: &[&Facts], shape: &Shape) -> Zeros 
             args[0].zeros.common(&args[1].zeros)
         }
         Op::Binary { op: BinaryOp::Div } => {
-            if args[1].splat.is_some_and(|v| v.0 != 0.0) { args[0].zeros.clone() } else { Zeros::default() }
+            if args[1].splat.is_some_and(|v| v.0 != 0.0) {
+                args[0].zeros.clone()
+            } else {
+                Zeros::default()
+            }
         }
-        Op::Select {} => {
-            args[1].zeros.common(&args[2].zeros)
-        }
+        Op::Select {} => args[1].zeros.common(&args[2].zeros),
         Op::Permute { perm } => {
             let from = &args[0].zeros;
             let place = |d: u8| perm.iter().position(|&p| p == d).map(|i| i as u8);
@@ -393,9 +324,8 @@ fn padded(args: &[&Facts], low: &[u64], high: &[u64], shape: &Shape) -> Zeros {
 
 fn concatenated(args: &[&Facts], axis: u8, shape: &Shape) -> Zeros {
     let mut zeros = Zeros { all: args.iter().all(|a| a.zeros.all), ..Zeros::default() };
-    zeros.two_of_four = args.iter().fold(!(1 << axis), |mask, a| {
-        mask & if a.zeros.all { !0 } else { a.zeros.two_of_four }
-    });
+    zeros.two_of_four =
+        args.iter().fold(!(1 << axis), |mask, a| mask & if a.zeros.all { !0 } else { a.zeros.two_of_four });
     if zeros.all {
         return Zeros::zero();
     }
@@ -423,197 +353,4 @@ fn concatenated(args: &[&Facts], axis: u8, shape: &Shape) -> Zeros {
 }
 
 #[cfg(test)]
-mod tests {
-    use lacuna_ir::Value;
-    use lacuna_ir::op::ReduceOp;
-
-    use super::*;
-    use crate::testing::{Lab, conv1d, module, saturated};
-
-    fn zeros(build: impl FnOnce(&mut Lab) -> Value) -> Zeros {
-        let (m, _) = module(1, false, |l| vec![build(l)]);
-        let (g, roots, ..) = saturated(m, &[]);
-        g.facts(roots[0]).zeros.clone()
-    }
-
-    fn dead(zeros: &Zeros) -> Vec<(u8, Vec<u64>)> {
-        let list = |set: &Indices| (0..set.extent()).filter(|&i| set.contains(i)).collect();
-        zeros.dead.iter().map(|(d, set)| (*d, list(set))).collect()
-    }
-
-    /// A product of shape [2, 6] whose columns 1 and 4 are zero.
-    fn product(l: &mut Lab) -> Value {
-        let (x, w) = (l.param(&[2, 3]), l.with_dead(&[3, 6], 1, &[1, 4]));
-        l.contract("ij,jk->ik", x, w)
-    }
-
-    type Case = (&'static str, fn(&mut Lab) -> Value, &'static [(u8, &'static [u64])]);
-
-    #[test]
-    fn dead_slices_move_with_values() {
-        let cases: &[Case] = &[
-            ("a constant", |l| l.with_dead(&[4, 5], 0, &[3]), &[(0, &[3])]),
-            ("a product", product, &[(1, &[1, 4])]),
-            (
-                "relu",
-                |l| {
-                    let (x, zero) = (product(l), l.splat(&[2, 6], 0.0));
-                    l.bin(BinaryOp::Max, x, zero)
-                },
-                &[(1, &[1, 4])],
-            ),
-            (
-                "a sum with what is zero in one of the places",
-                |l| {
-                    let (x, c) = (product(l), l.with_dead(&[2, 6], 1, &[4, 5]));
-                    l.bin(BinaryOp::Add, x, c)
-                },
-                &[(1, &[4])],
-            ),
-            (
-                "a product with what is zero elsewhere",
-                |l| {
-                    let (x, c) = (product(l), l.with_dead(&[2, 6], 1, &[0]));
-                    l.bin(BinaryOp::Mul, x, c)
-                },
-                &[(1, &[0, 1, 4])],
-            ),
-            (
-                "a function that is 1 at zero",
-                |l| {
-                    let x = product(l);
-                    l.un(UnaryOp::Exp, x)
-                },
-                &[],
-            ),
-            (
-                "a permutation",
-                |l| {
-                    let x = product(l);
-                    l.permute(x, &[1, 0])
-                },
-                &[(0, &[1, 4])],
-            ),
-            (
-                "a repetition",
-                |l| {
-                    let x = product(l);
-                    l.broadcast(x, &[0, 2], &[2, 3, 6])
-                },
-                &[(2, &[1, 4])],
-            ),
-            (
-                "dimensions that merge",
-                |l| {
-                    let x = product(l);
-                    l.reshape(x, &[12])
-                },
-                &[(0, &[1, 4, 7, 10])],
-            ),
-            (
-                "a dimension that splits",
-                |l| {
-                    let x = product(l);
-                    l.reshape(x, &[2, 2, 3])
-                },
-                &[(2, &[1])],
-            ),
-            (
-                "a slice backwards",
-                |l| {
-                    let x = product(l);
-                    let (starts, steps) = (vec![0, 5], vec![1, -1]);
-                    l.emit(Op::Slice { starts, shape: vec![2, 3].into(), steps }, &[x])
-                },
-                &[(1, &[1])],
-            ),
-            (
-                "padding with zeros",
-                |l| {
-                    let (x, zero) = (product(l), l.splat(&[], 0.0));
-                    l.emit(Op::Pad { low: vec![0, 1], high: vec![1, 0] }, &[x, zero])
-                },
-                &[(0, &[2]), (1, &[0, 2, 5])],
-            ),
-            (
-                "padding with ones",
-                |l| {
-                    let (x, one) = (product(l), l.splat(&[], 1.0));
-                    l.emit(Op::Pad { low: vec![0, 1], high: vec![0, 0] }, &[x, one])
-                },
-                &[(1, &[2, 5])],
-            ),
-            (
-                "a row of values",
-                |l| {
-                    let (x, y) = (product(l), l.splat(&[2, 2], 0.0));
-                    l.emit(Op::Concat { axis: 1 }, &[y, x])
-                },
-                &[(1, &[0, 1, 3, 6])],
-            ),
-            (
-                "a reduction",
-                |l| {
-                    let x = product(l);
-                    l.reduce(ReduceOp::Max, &[0], x)
-                },
-                &[(0, &[1, 4])],
-            ),
-            (
-                "output channels",
-                |l| {
-                    let (x, w) = (l.param(&[1, 2, 5]), l.with_dead(&[3, 2, 2], 0, &[2]));
-                    l.emit(conv1d(1, 0, 1), &[x, w])
-                },
-                &[(1, &[2])],
-            ),
-        ];
-        for (name, build, expect) in cases {
-            let expect: Vec<(u8, Vec<u64>)> = expect.iter().map(|(d, i)| (*d, i.to_vec())).collect();
-            assert_eq!(dead(&zeros(build)), expect, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_sum_without_a_term_is_zero() {
-        let zeros = zeros(|l| {
-            let x = product(l);
-            let w = l.with_dead(&[6, 2], 0, &[0, 2, 3, 5]);
-            l.contract("ij,jk->ik", x, w)
-        });
-        assert!(zeros.all);
-    }
-
-    #[test]
-    fn what_a_relu_leaves_is_likely_zero() {
-        let cases: &[(&str, fn(&mut Lab, Value) -> Value, bool)] = &[
-            ("relu", |_, y| y, true),
-            (
-                "gated",
-                |l, y| {
-                    let up = l.param(&[2, 3]);
-                    l.bin(BinaryOp::Mul, up, y)
-                },
-                true,
-            ),
-            (
-                "a residual",
-                |l, y| {
-                    let x = l.param(&[2, 3]);
-                    l.bin(BinaryOp::Add, y, x)
-                },
-                false,
-            ),
-            ("moved", |l, y| l.permute(y, &[1, 0]), true),
-            ("shifted", |l, y| l.un(UnaryOp::Cos, y), false),
-        ];
-        for (name, build, expect) in cases {
-            let found = zeros(|l| {
-                let (x, zero) = (l.param(&[2, 3]), l.splat(&[2, 3], 0.0));
-                let y = l.bin(BinaryOp::Max, x, zero);
-                build(l, y)
-            });
-            assert_eq!(found.at_run_time, *expect, "{name}");
-        }
-    }
-}
+mod tests;
