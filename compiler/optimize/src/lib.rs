@@ -2,11 +2,13 @@
 //!
 //! [`optimize`] rewrites each function with rules that are equalities: of bits (class E0) or over the reals (E1).
 //! [`select`] then converts operands of contractions to the precision that the user asked for: an approximation, so
-//! never a rule. [`sparsity_of`] reads sparsity patterns off the constants that result.
+//! never a rule. [`sparsity_of`] reads sparsity patterns off the constants that result, [`activity_of`] finds the
+//! products whose activations are sparse at run time.
 //!
-//! Where to look: `lang` is the e-graph's language, `facts` what is known of its classes, `graph` its constructors, `pattern` the rules' left
-//! sides, `rules` the rules, `saturate` the loop, `cost` and `extract` the way back. Nothing here looks at a clock or
-//! at the order of a hash table: the same module gives the same result on every machine.
+//! Where to look: `lang` is the e-graph's language, `facts` what is known of its classes, `structure` what is known of
+//! their zeros, `graph` its constructors, `pattern` the rules' left sides, `rules` the rules, `saturate` the loop, `cost`
+//! and `extract` the way back, `repeats` how equal layers are solved once. Nothing here looks at a clock or at the order
+//! of a hash table: the same module gives the same result on every machine.
 
 mod constants;
 mod cost;
@@ -37,4 +39,6 @@ pub use options::{Extraction, Options, ParsePrecisionError, Precision, TargetFea
 pub use report::{Application, Report, RuleCount};
 pub use rules::{RuleClass, rule_names};
 pub use select::{Assignment, Selected, select};
-pub use zeros::{Activity, WeightSparsity, activity_of, density, follows, sparsity_of};
+pub use zeros::{
+    Activity, BlockZeros, WeightSparsity, activity_of, density, follows, sparsity_of, zero_blocks,
+};

@@ -335,7 +335,8 @@ fn contractions_of_sparse_activations_are_found() {
     });
     for precision in ["f32", "bf16", "mxfp8"] {
         let options = Options { precision: precision.parse().unwrap(), ..Options::default() };
-        let after = select(exact(&before), &options).unwrap().module;
+        let optimized = optimize(before.clone(), &options).unwrap().module;
+        let after = select(optimized, &options).unwrap().module;
         let main = after.entries[0].func;
         let activity = activity_of(&after, main);
         let products = after.functions[main].nodes.iter().filter(|(_, n)| n.op.is_product());

@@ -146,6 +146,57 @@ pub fn zero_slices(constant: &Constant, axis: usize) -> Option<Indices> {
     (!found.is_empty()).then_some(found)
 }
 
+/// How many blocks of a constant are zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlockZeros {
+    /// Blocks without a non-zero element.
+    pub n_zero: u64,
+    /// All blocks; those at an edge may be smaller.
+    pub n_blocks: u64,
+}
+
+/// Zero blocks of `block` elements along two dimensions of a constant of scalars, for kernels with a block mask. The scan
+/// of a block stops at its first non-zero element. `None` where the dimensions are not two of the constant's.
+pub fn zero_blocks(constant: &Constant, axes: [usize; 2], block: [u64; 2]) -> Option<BlockZeros> {
+    let element = constant.ty.elem.scalar()?;
+    let shape = &constant.ty.shape;
+    if axes[0] == axes[1] || axes.iter().any(|&a| a >= shape.rank()) || block.contains(&0) {
+        return None;
+    }
+    let (sizes, strides) = (axes.map(|a| shape[a]), shape.strides());
+    let per_slice = sizes[0].div_ceil(block[0]) * sizes[1].div_ceil(block[1]);
+    let others: Vec<usize> = (0..shape.rank()).filter(|d| !axes.contains(d)).collect();
+    let n_slices: u64 = others.iter().map(|&d| shape[d]).product();
+    let n_blocks = per_slice * n_slices;
+    let zeros = match &constant.data {
+        ConstantData::Splat(code) => {
+            let n_zero = if is_zero_code(element, *code) { n_blocks } else { 0 };
+            return Some(BlockZeros { n_zero, n_blocks });
+        }
+        ConstantData::Dense(blob) => Zeros { element, bytes: blob.bytes() },
+    };
+    let starts = |d: usize| (0..sizes[d]).step_by(usize::try_from(block[d]).unwrap_or(usize::MAX));
+    let within = |d: usize, start: u64| start..sizes[d].min(start.saturating_add(block[d]));
+    let mut n_zero = 0;
+    for slice in 0..n_slices {
+        let (mut rest, mut base) = (slice, 0);
+        for &d in others.iter().rev() {
+            base += rest % shape[d] * strides[d];
+            rest /= shape[d];
+        }
+        for first in starts(0) {
+            for second in starts(1) {
+                let zero = within(0, first).all(|i| {
+                    within(1, second)
+                        .all(|j| zeros.is_zero((base + i * strides[axes[0]] + j * strides[axes[1]]) as usize))
+                });
+                n_zero += u64::from(zero);
+            }
+        }
+    }
+    Some(BlockZeros { n_zero, n_blocks })
+}
+
 /// An operand that is probably zero in many places when the program runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Activity {
@@ -206,4 +257,37 @@ pub fn follows(constant: &Constant, axis: usize, pattern: WeightSparsity) -> boo
             group.filter(|&k| !zeros.is_zero(base + k * stride)).count() <= usize::from(pattern.n)
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use lacuna_ir::TensorType;
+
+    use super::*;
+
+    /// Dimensions, block, and how many of how many blocks are zero.
+    type Case = ([usize; 2], [u64; 2], Option<(u64, u64)>);
+
+    #[test]
+    fn zero_blocks_are_counted_along_any_two_dimensions() {
+        // Of [2, 3, 5], all but the elements 0 (at 0, 0, 0) and 22 (at 1, 1, 2) are zero.
+        let values = (0..30).map(|i| if i == 0 || i == 22 { 1.0f32 } else { 0.0 });
+        let bytes = values.flat_map(f32::to_le_bytes).collect();
+        let ty = TensorType::new(ScalarType::F32, &[2u64, 3, 5][..]);
+        let constant = Constant::dense(ty.clone(), bytes, "");
+        let cases: [Case; 6] = [
+            ([1, 2], [3, 5], Some((0, 2))),
+            ([1, 2], [2, 2], Some((10, 12))),
+            ([0, 1], [2, 3], Some((3, 5))),
+            ([2, 0], [1, 1], Some((28, 30))),
+            ([1, 1], [2, 2], None),
+            ([1, 3], [2, 2], None),
+        ];
+        for (axes, block, expect) in cases {
+            let found = zero_blocks(&constant, axes, block).map(|b| (b.n_zero, b.n_blocks));
+            assert_eq!(found, expect, "{axes:?} {block:?}");
+        }
+        let splat = Constant::new(ty, ConstantData::Splat(0), "");
+        assert_eq!(zero_blocks(&splat, [1, 2], [2, 2]), Some(BlockZeros { n_zero: 12, n_blocks: 12 }));
+    }
 }
