@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from onnxscript.rewriter.rules.common import remove_optional_bias_from_conv_rule
 
 OPSET = 18
+WEIGHTS = "weights.bin"
 DEFAULT_OUT = Path(__file__).resolve().parent.parent / "models"
 
 # The exporter records Python stack traces, which hold absolute paths of the machine.
@@ -37,8 +38,12 @@ def seed_everything(seed):
     np.random.seed(seed)
 
 
-def export(model, args, path, input_names, output_names, fold_batch_norm=True):
-    """Exports `model` in evaluation mode with static shapes and embedded weights.
+def export(
+    model, args, path, input_names, output_names, fold_batch_norm=True, external=False
+):
+    """Exports `model` in evaluation mode with static shapes.
+
+    Weights are embedded, or with `external` in the file `weights.bin` beside the model.
 
     The exporter's own optimiser folds batch normalisation into convolutions; without
     `fold_batch_norm` only constants are folded, and BatchNormalization remains.
@@ -59,7 +64,9 @@ def export(model, args, path, input_names, output_names, fold_batch_norm=True):
     proto = program.model_proto
     strip_metadata(proto)
     onnx.checker.check_model(proto, full_check=True)
-    onnx.save(proto, path)
+    # An existing file would be appended to.
+    (path.parent / WEIGHTS).unlink(missing_ok=True)
+    onnx.save(proto, path, save_as_external_data=external, location=WEIGHTS)
     return proto
 
 

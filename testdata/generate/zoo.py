@@ -1,7 +1,10 @@
-"""Exports well-known architectures with random weights: resnet18, resnet50, bert-4l.
+"""Exports well-known architectures with random weights.
 
 They test import, compilation and numerics at real sizes, and have no accuracy.
 """
+
+import argparse
+from pathlib import Path
 
 import torch
 import torchvision
@@ -9,6 +12,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 import common
+import zoo_transformers
 
 N_CALIBRATION = 4
 
@@ -70,18 +74,22 @@ class Bert(nn.Module):
         return self.bert(input_ids, attention_mask, token_type_ids, return_dict=False)
 
 
-def export_bert(out):
-    """Exports a small BERT for one padded sequence of two segments."""
+SMALL_BERT = {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    # Above BERT's 0.02, so that attention is far from uniform.
+    "initializer_range": 0.08,
+}
+# The defaults have the sizes of BERT-base.
+BASE_BERT = {"initializer_range": 0.04}
+
+
+def export_bert(name, sizes, out):
+    """Exports a BERT for one padded sequence of two segments."""
     common.seed_everything(0)
-    config = BertConfig(
-        hidden_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=1024,
-        max_position_embeddings=128,
-        # Above BERT's 0.02, so that attention is far from uniform.
-        initializer_range=0.08,
-    )
+    config = BertConfig(max_position_embeddings=128, **sizes)
     length, first_segment, n_live = 128, 40, 100
     position = torch.arange(length)[None]
     attention_mask = (position < n_live).long()
@@ -94,7 +102,7 @@ def export_bert(out):
     }
     model = Bert(config)
     randomise_vectors(model)
-    path = out / "bert-4l" / "model.onnx"
+    path = out / name / "model.onnx"
     outputs = ["last_hidden_state", "pooler_output"]
     common.export(model, tuple(inputs.values()), path, list(inputs), outputs)
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
@@ -108,13 +116,31 @@ def report(name, outputs):
         print(f"{name}: {output} {shape}, deviation {array.std():.3f}", flush=True)
 
 
+def builders():
+    """What makes each model, by name."""
+    resnets = {
+        build.__name__: lambda out, build=build: export_resnet(build, build.__name__, out)
+        for build in (torchvision.models.resnet18, torchvision.models.resnet50)
+    }
+    return resnets | {
+        "bert-4l": lambda out: export_bert("bert-4l", SMALL_BERT, out),
+        "bert-12l": lambda out: export_bert("bert-12l", BASE_BERT, out),
+        "llama-8b-prefill": lambda out: zoo_transformers.export_llama(out, decode=False),
+        "llama-8b-decode": lambda out: zoo_transformers.export_llama(out, decode=True),
+        "relu-ffn": zoo_transformers.export_relu,
+    }
+
+
 def main():
     # These files are too large for the repository.
-    out = common.out_dir(__doc__, default=None)
+    known = builders()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", nargs="+", choices=list(known), metavar="MODEL")
+    args = parser.parse_args()
     torch.set_num_threads(2)
-    for build in (torchvision.models.resnet18, torchvision.models.resnet50):
-        report(build.__name__, export_resnet(build, build.__name__, out))
-    report("bert-4l", export_bert(out))
+    for name in args.only or known:
+        report(name, known[name](args.out))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
-use lacuna_ir::{ConstId, Constant, ConstantData, Function, Module, Node, Op, OriginId, Value};
+use lacuna_ir::{Blob, ConstId, Constant, ConstantData, Function, Module, Node, Op, OriginId, Value};
 
 use crate::emit::Emitter;
 use crate::exact::{Error, functions};
@@ -146,10 +146,17 @@ impl Folder<'_> {
         if bytes > SMALL_BYTES && bytes / 2 > from_bytes {
             return Ok(None);
         }
-        let Some(tensor) = self.tensor(result, &mut tensors) else { return Ok(None) };
+        let bytes = match crate::folding::bytes(self.module, self.source, result) {
+            Some(bytes) => bytes,
+            None => match self.tensor(result, &mut tensors) {
+                Some(tensor) => Blob::new(tensor.to_bytes()),
+                None => return Ok(None),
+            },
+        };
         let largest = from.iter().max_by_key(|&&c| self.module.constants[c].ty.bytes());
         let name = largest.map_or_else(String::new, |&c| self.module.constants[c].name.clone());
-        Ok(Some(self.module.constants.push(Constant::dense(tensor.ty.clone(), tensor.to_bytes(), name))))
+        let ty = self.source.ty(result).clone();
+        Ok(Some(self.module.constants.push(Constant::new(ty, ConstantData::Dense(bytes), name))))
     }
 
     /// Constants of the pool that a recipe reads.

@@ -83,8 +83,9 @@ pub fn cost(g: &Graph, class: Id, term: &Term) -> u64 {
         | Op::Cumulate { .. }
         | Op::Softmax { .. }
         | Op::MxDecode { .. }
-        | Op::MxQuantize { .. }
-        | Op::Call { .. } => kernel(behind(&args)),
+        | Op::MxQuantize { .. } => kernel(behind(&args)),
+        // What it calls is rewritten on its own; there is no other way to compute it.
+        Op::Call { .. } => 1,
     }
 }
 
@@ -110,7 +111,8 @@ fn is_polynomial(op: &Op) -> bool {
 
 /// How many times faster the products go for the zeros of a constant operand.
 fn rate(op: &Op, args: &[&Facts]) -> u64 {
-    let sparse = |(i, d): (usize, usize)| args[i].constant && sparse_dims(args[i].zeros).contains(&(d as u8));
+    let sparse =
+        |(i, d): (usize, usize)| args[i].constant && sparse_dims(&args[i].zeros).contains(&(d as u8));
     if summed_dims(op).into_iter().any(sparse) { 2 } else { 1 }
 }
 

@@ -7,9 +7,11 @@ use lacuna_ir::{ConstantData, FuncId, Function, Module, Op, Value};
 
 use crate::emit::Emitter;
 use crate::extract::Choice;
+use crate::facts::Hint;
 use crate::graph::{Graph, Source};
 use crate::lang::{Kind, Term};
-use crate::options::{Options, Precision};
+use crate::options::{Extraction, Options, Precision};
+use crate::repeats::{self, Called, Origins};
 use crate::report::{Application, Report};
 use crate::rules::{Rule, RuleClass, merging};
 use crate::saturate::{Compiled, Limits, Made, compile, saturate};
@@ -65,16 +67,21 @@ pub fn optimize(module: Module, options: &Options) -> Result<Optimized, Error> {
         rules.retain(|r| r.name != "norm-scale");
     }
     // Merging moves no rounding: each element of the result is the same sum.
-    optimize_with(module, &rules, true)
+    optimize_with(module, &rules, true, options.extraction)
 }
 
 /// The exact phase with the given rules, and the merging hook if `merge`.
-pub(crate) fn optimize_with(mut module: Module, rules: &[Rule], merge: bool) -> Result<Optimized, Error> {
-    let rules = compile(rules).map_err(Error::Pattern)?;
+pub(crate) fn optimize_with(
+    mut module: Module,
+    rules: &[Rule],
+    merge: bool,
+    how: Extraction,
+) -> Result<Optimized, Error> {
+    let how = How { rules: compile(rules).map_err(Error::Pattern)?, merge, extraction: how };
     let mut report = Report::default();
     for func in module.functions.keys().collect::<Vec<_>>() {
         let source = module.functions[func].clone();
-        let (returned, function) = optimize_function(module, &source, &rules, merge, &mut report)?;
+        let (returned, function) = optimize_repeats(module, &source, &how, &mut report)?;
         module = returned;
         report.n_nodes.0 += source.nodes.len();
         report.n_nodes.1 += function.nodes.len();
@@ -84,28 +91,93 @@ pub(crate) fn optimize_with(mut module: Module, rules: &[Rule], merge: bool) -> 
     Ok(Optimized { module, report })
 }
 
+/// How functions are rewritten.
+struct How {
+    rules: Vec<Compiled>,
+    merge: bool,
+    extraction: Extraction,
+}
+
+/// Rewrites a function: each of its repeated blocks once, then the rest.
+fn optimize_repeats(
+    mut module: Module,
+    source: &Function,
+    how: &How,
+    report: &mut Report,
+) -> Result<(Module, Function), Error> {
+    let groups = repeats::find(&module, source);
+    let mut bodies = Vec::new();
+    for group in &groups {
+        let mut own = Report::default();
+        let mut done =
+            optimize_function(module, &group.function(source), group.hints(source), how, &mut own)?;
+        module = std::mem::take(&mut done.graph.eg.analysis.module);
+        for instance in &group.instances {
+            let origins = Origins::new(source, group.solved(), instance);
+            report.add(&own, |o| origins.map(o));
+        }
+        own.rules.iter().for_each(|r| report.count_mut(r.rule).fired += r.fired);
+        report.add_effort(&own);
+        bodies.push(done.function);
+    }
+    let n_functions = module.functions.len();
+    let (rest, stubs) = repeats::outline(&mut module, source, &groups);
+    let mut own = Report::default();
+    let mut done = optimize_function(module, &rest, Vec::new(), how, &mut own)?;
+    module = std::mem::take(&mut done.graph.eg.analysis.module);
+    report.add(&own, <[_]>::to_vec);
+    own.rules.iter().for_each(|r| report.count_mut(r.rule).fired += r.fired);
+    report.add_effort(&own);
+    if groups.is_empty() {
+        return Ok((module, done.function));
+    }
+    repeats::forget(&mut module, n_functions);
+    let called: Vec<Called> = groups
+        .iter()
+        .enumerate()
+        .flat_map(|(g, group)| {
+            group.instances.iter().enumerate().map(move |(i, instance)| (g, group, i, instance))
+        })
+        .map(|(g, group, i, instance)| Called {
+            func: stubs[g][i],
+            instance,
+            solved: group.solved(),
+            body: &bodies[g],
+            group: g,
+        })
+        .collect();
+    let function = repeats::inline(&module, &done.function, source, &called);
+    Ok((module, function))
+}
+
+/// A function that was rewritten, and the graph that it was taken from.
+struct Done {
+    function: Function,
+    graph: Graph,
+}
+
 fn optimize_function(
     module: Module,
     source: &Function,
-    rules: &[Compiled],
-    merge: bool,
+    hints: Vec<Hint>,
+    how: &How,
     report: &mut Report,
-) -> Result<(Module, Function), Error> {
-    let mut input = Input::read(module, source)?;
+) -> Result<Done, Error> {
+    let mut input = Input::read(module, source, hints)?;
     let g = &mut input.graph;
     let extraction = || Error::Extraction(source.name.clone());
     g.rebuild();
-    let before = Choice::new(g, &input.roots).ok_or_else(extraction)?;
+    let before = Choice::new(g, &input.roots, how.extraction).ok_or_else(extraction)?;
     report.cost.0 += before.total(g, &input.roots).cost;
 
     let mut made = Vec::new();
     let limits = Limits::for_nodes(source.nodes.len());
-    if !saturate(g, rules, limits, &mut made, report) {
+    if !saturate(g, &how.rules, limits, &mut made, report) {
         report.limited.push(source.name.clone());
     }
-    let mut choice = Choice::new(g, &input.roots).ok_or_else(extraction)?;
+    let mut choice = Choice::new(g, &input.roots, how.extraction).ok_or_else(extraction)?;
     let mut order = choice.order(g, &input.roots).ok_or_else(extraction)?;
-    if merge {
+    if how.merge {
         let bundles = merging::merge(g, &choice, &order, &input.roots, made.len());
         if !bundles.is_empty() {
             for bundle in &bundles {
@@ -113,12 +185,12 @@ fn optimize_function(
                 made.push(Made {
                     rule: merging::NAME,
                     before: bundle.before.clone(),
-                    after: "(slice (contract ?x (concat $w ..)))".into(),
+                    after: "(slice (contract ?x (concat $w ..)))",
                     source: bundle.source.clone(),
                 });
             }
             g.rebuild();
-            choice = Choice::new(g, &input.roots).ok_or_else(extraction)?;
+            choice = Choice::new(g, &input.roots, how.extraction).ok_or_else(extraction)?;
             choice.take_bundles(g, &input.roots, &bundles);
             order = choice.order(g, &input.roots).ok_or_else(extraction)?;
         }
@@ -127,12 +199,15 @@ fn optimize_function(
         return Err(Error::Contradiction { function: source.name.clone(), message });
     }
     report.cost.1 += choice.total(g, &input.roots).cost;
+    if !choice.is_optimal() && how.extraction == Extraction::Best {
+        report.unproven.push(source.name.clone());
+    }
     report.n_terms += g.eg.total_number_of_nodes();
     report.n_classes += g.eg.number_of_classes();
     let vanished = g.vanished(|class| choice.term(g, class).cloned());
     record_used(g, &choice, &order, &vanished, &made, report);
     let function = input.write(source, &choice, &order, &vanished)?;
-    Ok((input.graph.eg.analysis.module, function))
+    Ok(Done { function, graph: input.graph })
 }
 
 /// Adds the applications that built the chosen terms, and those that built what these replaced, to the report.
@@ -166,7 +241,7 @@ fn record_used(
         report.applied.push(Application {
             rule: application.rule,
             before: application.before.clone(),
-            after: application.after.clone(),
+            after: application.after.to_owned(),
             origins: application.source.origins.clone(),
         });
     }
@@ -181,9 +256,9 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    pub(crate) fn read(module: Module, source: &Function) -> Result<Input, Error> {
+    pub(crate) fn read(module: Module, source: &Function, hints: Vec<Hint>) -> Result<Input, Error> {
         let types = source.params.iter().map(|&p| source.ty(p).clone()).collect();
-        let mut g = Graph::new(module, types);
+        let mut g = Graph::new(module, types, hints);
         let mut classes: SecondaryMap<Value, Option<Id>> = SecondaryMap::new();
         let mut params = Vec::new();
         for (number, &param) in source.params.iter().enumerate() {
@@ -274,12 +349,15 @@ impl Input {
     }
 }
 
+/// Constants of at most this many bytes are shared by content.
+pub(crate) const SMALL_BYTES: usize = 64;
+
 /// Small constants of equal content become one, so that equal terms meet.
 fn share_small(g: &Graph, small: &mut IndexMap<(String, Vec<u8>), lacuna_ir::ConstId>, op: Op) -> Op {
     let Op::Const { value } = op else { return op };
     let constant = &g.eg.analysis.module.constants[value];
     let bytes = match &constant.data {
-        ConstantData::Dense(blob) if blob.bytes().len() <= 64 => blob.bytes().to_vec(),
+        ConstantData::Dense(blob) if blob.bytes().len() <= SMALL_BYTES => blob.bytes().to_vec(),
         ConstantData::Dense(_) => return op,
         ConstantData::Splat(code) => [&b"splat"[..], &code.to_le_bytes()].concat(),
     };

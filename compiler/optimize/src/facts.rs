@@ -9,7 +9,7 @@ use lacuna_ir::{ConstId, Constant, ConstantData, Module, Op, TensorType};
 use lacuna_isa::format::ScalarType;
 
 use crate::lang::{OpTable, Term};
-use crate::zeros::{WeightSparsity, follows, is_zero};
+use crate::structure::Zeros;
 
 /// Facts about an e-class.
 #[derive(Clone, PartialEq, Debug)]
@@ -30,15 +30,6 @@ pub struct Facts {
     pub memory: u64,
 }
 
-/// Zero structure; the default knows nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Zeros {
-    /// Whether every element is zero, of either sign.
-    pub all: bool,
-    /// Bit `d`: at most two of each four consecutive elements along dimension `d` are non-zero.
-    pub sparse: u8,
-}
-
 /// Where a value stands among the kernels that a function needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Kernel {
@@ -55,10 +46,7 @@ impl Facts {
             types: self.types.clone(),
             constant: self.constant || other.constant,
             splat: self.splat.or(other.splat),
-            zeros: Zeros {
-                all: self.zeros.all || other.zeros.all,
-                sparse: self.zeros.sparse | other.zeros.sparse,
-            },
+            zeros: self.zeros.join(&other.zeros),
             epilogue: self.epilogue || other.epilogue,
             kernel: Kernel {
                 stage: self.kernel.stage.min(other.kernel.stage),
@@ -83,6 +71,15 @@ impl Facts {
     }
 }
 
+/// What is known of a parameter apart from its type: how its value is computed outside, for decisions about cost only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hint {
+    /// As [`Kernel::open`].
+    pub open: bool,
+    /// As [`Facts::epilogue`].
+    pub epilogue: bool,
+}
+
 /// Tables behind the terms, and what went wrong.
 #[derive(Debug)]
 pub struct Tables {
@@ -92,10 +89,14 @@ pub struct Tables {
     pub ops: OpTable,
     /// Types of the function's parameters.
     pub params: Vec<TensorType>,
+    /// What else is known of the parameters; may be shorter than the list of their types.
+    pub hints: Vec<Hint>,
     /// The first contradiction that a union or a term brought, if any.
     pub error: Option<String>,
     /// Constants made that repeat one element, by type and code.
     pub splats: IndexMap<(TensorType, u64), ConstId>,
+    /// Other constants made, by the hash of type and elements.
+    pub made: IndexMap<[u8; 32], ConstId>,
 }
 
 impl Analysis<Term> for Tables {
@@ -129,7 +130,9 @@ fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, String> {
     match term {
         Term::Param(n) => {
             let ty = tables.params.get(*n as usize).ok_or("a parameter that the function lacks")?;
-            Ok(Facts::of_types(vec![ty.clone()]))
+            let hint = tables.hints.get(*n as usize).copied().unwrap_or_default();
+            let kernel = Kernel { stage: 0, open: hint.open };
+            Ok(Facts { kernel, epilogue: hint.epilogue, ..Facts::of_types(vec![ty.clone()]) })
         }
         Term::Result(n, [call]) => {
             let ty = of(*call).types.get(*n as usize).ok_or("a result that the call lacks")?;
@@ -149,7 +152,9 @@ fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, String> {
 fn of_op(module: &Module, op: &Op, args: &[&Facts], types: Vec<TensorType>) -> Facts {
     let mut facts = Facts::of_types(types);
     facts.constant = !matches!(op, Op::Call { .. }) && args.iter().all(|a| a.constant);
-    facts.zeros = zeros_of(module, op, args);
+    if let [ty] = &facts.types[..] {
+        facts.zeros = crate::structure::of_op(module, op, args, &ty.shape);
+    }
     facts.epilogue = op.is_product() || (op.is_elementwise() && args.iter().any(|a| a.epilogue));
     if let Op::Const { value } = op {
         facts.splat = splat_of(&module.constants[*value]);
@@ -182,48 +187,14 @@ pub fn joins(args: &[&Facts]) -> bool {
     args.iter().any(|a| a.kernel.open && a.kernel.stage == stage)
 }
 
-fn zeros_of(module: &Module, op: &Op, args: &[&Facts]) -> Zeros {
-    match op {
-        Op::Const { value } => zeros_of_constant(&module.constants[*value]),
-        Op::Unary { op: lacuna_ir::op::UnaryOp::Neg } => args[0].zeros,
-        // A finite factor keeps zeros.
-        Op::Binary { op: lacuna_ir::op::BinaryOp::Mul } => Zeros {
-            all: args.iter().any(|a| a.zeros.all),
-            sparse: args.iter().fold(0, |mask, a| mask | a.zeros.sparse),
-        },
-        Op::Permute { perm } => {
-            let bit = |d: u8| (args[0].zeros.sparse >> d) & 1;
-            let sparse = perm.iter().enumerate().fold(0, |mask, (i, &p)| mask | (bit(p) << i));
-            Zeros { all: args[0].zeros.all, sparse }
-        }
-        Op::Concat { axis } => Zeros {
-            all: args.iter().all(|a| a.zeros.all),
-            sparse: args.iter().fold(!(1 << axis), |mask, a| mask & a.zeros.sparse),
-        },
-        Op::Reshape { .. } | Op::Broadcast { .. } | Op::Slice { .. } | Op::Window { .. } => {
-            Zeros { all: args[0].zeros.all, sparse: 0 }
-        }
-        Op::Iota { .. } | Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} => {
-            Zeros::default()
-        }
-        Op::Cast { .. } | Op::Pad { .. } | Op::Gather { .. } | Op::Reduce { .. } => Zeros::default(),
-        Op::ArgReduce { .. } | Op::Cumulate { .. } | Op::Contract { .. } => Zeros::default(),
-        Op::Conv { .. } | Op::Softmax { .. } | Op::Norm { .. } | Op::Attention { .. } => Zeros::default(),
-        Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Zeros::default(),
-    }
-}
-
-/// Both scans stop at the first element that refutes them, which dense weights have at once.
-fn zeros_of_constant(constant: &Constant) -> Zeros {
-    let axes = 0..constant.ty.shape.rank().min(8);
-    let follows_any = |d: &usize| WeightSparsity::LOOSEST.iter().any(|&p| follows(constant, *d, p));
-    let sparse = axes.filter(follows_any).fold(0, |mask: u8, d| mask | (1 << d));
-    Zeros { all: is_zero(constant), sparse }
+/// Everything that rules know of a constant apart from its type.
+pub fn of_constant(constant: &Constant) -> (Option<Real>, Zeros) {
+    (splat_of(constant), crate::structure::of_constant(constant))
 }
 
 /// Dimensions along which a value is known to follow a pattern that halves the work.
-pub fn sparse_dims(zeros: Zeros) -> Dims {
-    (0..8).filter(|d| (zeros.sparse >> d) & 1 == 1).collect()
+pub fn sparse_dims(zeros: &Zeros) -> Dims {
+    (0..8).filter(|d| (zeros.halved >> d) & 1 == 1).collect()
 }
 
 fn splat_of(constant: &Constant) -> Option<Real> {
@@ -357,7 +328,7 @@ mod tests {
         ];
         for (name, build, expect) in cases {
             let zeros = of_result(build).zeros;
-            assert_eq!((sparse_dims(zeros), zeros.all), (expect.to_vec(), false), "{name}");
+            assert_eq!((sparse_dims(&zeros), zeros.all), (expect.to_vec(), false), "{name}");
         }
         assert!(of_result(|l| l.splat(&[8, 4], -0.0)).zeros.all);
         assert!(

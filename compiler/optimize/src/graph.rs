@@ -10,7 +10,7 @@ use lacuna_ir::op::{BinaryOp, Dims, UnaryOp};
 use lacuna_ir::{Constant, ConstantData, Module, Op, OriginId, Shape, TensorType};
 use lacuna_isa::format::ScalarType;
 
-use crate::facts::{Facts, Tables, code_of};
+use crate::facts::{Facts, Hint, Tables, code_of};
 use crate::lang::{Kind, OpTable, Term};
 use crate::masks::Band;
 
@@ -59,9 +59,16 @@ struct Vanished {
 
 impl Graph {
     /// An empty graph for a function with the given parameters.
-    pub fn new(module: Module, params: Vec<TensorType>) -> Graph {
-        let tables =
-            Tables { module, ops: OpTable::default(), params, error: None, splats: IndexMap::default() };
+    pub fn new(module: Module, params: Vec<TensorType>, hints: Vec<Hint>) -> Graph {
+        let tables = Tables {
+            module,
+            ops: OpTable::default(),
+            params,
+            hints,
+            error: None,
+            splats: IndexMap::default(),
+            made: IndexMap::default(),
+        };
         Graph {
             eg: EGraph::new(tables),
             sources: IndexMap::default(),
@@ -188,6 +195,14 @@ impl Graph {
                 id
             }
         };
+        self.add(Op::Const { value: id }, &[])
+    }
+
+    /// A constant made by a rule; one of equal elements that a rule made before is taken instead.
+    pub fn shared_const(&mut self, constant: Constant) -> Option<Id> {
+        let tables = &mut self.eg.analysis;
+        let key = *constant.hash();
+        let id = *tables.made.entry(key).or_insert_with(|| tables.module.constants.push(constant));
         self.add(Op::Const { value: id }, &[])
     }
 

@@ -10,14 +10,58 @@ use lacuna_ir::Op;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct OpId(u32);
 
-/// The operators that occur, in the order of their first use.
+impl OpId {
+    /// Its place in the table.
+    pub fn number(self) -> u64 {
+        u64::from(self.0)
+    }
+}
+
+/// The operators that occur, in the order of their first use, with hashes that break ties.
 #[derive(Clone, Debug, Default)]
-pub struct OpTable(IndexSet<Op>);
+pub struct OpTable {
+    ops: IndexSet<Op>,
+    hashes: Vec<u64>,
+}
 
 impl OpTable {
     /// The entry of an operator, made if there is none.
     pub fn intern(&mut self, op: Op) -> OpId {
-        OpId(self.0.insert_full(op).0 as u32)
+        if let Some(known) = self.ops.get_index_of(&op) {
+            return OpId(known as u32);
+        }
+        let mut hasher = Fnv::default();
+        hasher.bytes(format!("{op:?}").as_bytes());
+        self.hashes.push(hasher.0);
+        OpId(self.ops.insert_full(op).0 as u32)
+    }
+
+    /// A hash of what the entry says.
+    pub fn hash(&self, id: OpId) -> u64 {
+        self.hashes[id.0 as usize]
+    }
+}
+
+/// A 64-bit FNV-1a hash: the standard library does not promise its own from one version to the next.
+pub struct Fnv(pub u64);
+
+impl Default for Fnv {
+    fn default() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    /// Adds bytes.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.0 = (self.0 ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// Adds a number.
+    pub fn number(&mut self, n: u64) {
+        self.bytes(&n.to_le_bytes());
     }
 }
 
@@ -25,7 +69,7 @@ impl std::ops::Index<OpId> for OpTable {
     type Output = Op;
 
     fn index(&self, id: OpId) -> &Op {
-        &self.0[id.0 as usize]
+        &self.ops[id.0 as usize]
     }
 }
 

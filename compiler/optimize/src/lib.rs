@@ -2,11 +2,13 @@
 //!
 //! [`optimize`] rewrites each function with rules that are equalities: of bits (class E0) or over the reals (E1).
 //! [`select`] then converts operands of contractions to the precision that the user asked for: an approximation, so
-//! never a rule. [`sparsity_of`] reads sparsity patterns off the constants that result.
+//! never a rule. [`sparsity_of`] reads sparsity patterns off the constants that result, [`activity_of`] finds the
+//! products whose activations are sparse at run time.
 //!
-//! Where to look: `lang` is the e-graph's language, `facts` what is known of its classes, `graph` its constructors, `pattern` the rules' left
-//! sides, `rules` the rules, `saturate` the loop, `cost` and `extract` the way back. Nothing here looks at a clock or
-//! at the order of a hash table: the same module gives the same result on every machine.
+//! Where to look: `lang` is the e-graph's language, `facts` what is known of its classes, `structure` what is known of
+//! their zeros, `graph` its constructors, `pattern` the rules' left sides, `rules` the rules, `saturate` the loop, `cost`
+//! and `extract` the way back, `repeats` how equal layers are solved once. Nothing here looks at a clock or at the order
+//! of a hash table: the same module gives the same result on every machine.
 
 mod constants;
 mod cost;
@@ -14,6 +16,7 @@ mod emit;
 mod exact;
 mod extract;
 mod facts;
+mod folding;
 mod graph;
 mod lang;
 mod masks;
@@ -22,21 +25,25 @@ mod models;
 mod options;
 mod parts;
 mod pattern;
+mod repeats;
 mod report;
 mod rules;
 mod saturate;
 mod select;
+mod structure;
 #[cfg(test)]
 mod testing;
 mod views;
 mod zeros;
 
 pub use exact::{Error, Optimized, optimize};
-pub use options::{Options, ParsePrecisionError, Precision, TargetFeatures, WeightOptions};
+pub use options::{Extraction, Options, ParsePrecisionError, Precision, TargetFeatures, WeightOptions};
 pub use report::{Application, Report, RuleCount};
-pub use rules::RuleClass;
+pub use rules::{RuleClass, rule_names};
 pub use select::{
     Assignment, Budget, Candidate, Chosen, Drop, MachineCost, Measure, Outputs, ParetoPoint, SelectError,
     Selected, Site, Survey, Verdict, WeightShare, compressed, select, sqnr_db, weight_shares,
 };
-pub use zeros::{Sparse, WeightSparsity, density, follows, sparsity_of};
+pub use zeros::{
+    Activity, BlockZeros, Sparse, WeightSparsity, activity_of, density, follows, sparsity_of, zero_blocks,
+};

@@ -6,7 +6,9 @@ use lacuna_ir::{Constant, ElemType, Module, Op, TensorType, Value};
 use lacuna_isa::format::{GroupFormat, ScalarType};
 
 use crate::testing::{Lab, assert_same, conv1d, count, module};
-use crate::{Options, Precision, Sparse, WeightSparsity, optimize, select, sparsity_of};
+use crate::{
+    Extraction, Options, Precision, Sparse, WeightSparsity, activity_of, optimize, select, sparsity_of,
+};
 
 const TOKENS: u64 = 6;
 const WIDTH: u64 = 32;
@@ -205,7 +207,7 @@ fn two_of_four_survives_folding_and_quantisation() {
     });
     let options = Options { strict_float: false, ..Options::default() };
     let rules = crate::rules::all();
-    let optimized = crate::exact::optimize_with(before, &rules, false).unwrap().module;
+    let optimized = crate::exact::optimize_with(before, &rules, false, Extraction::Best).unwrap().module;
     for precision in ["f32", "bf16", "mxfp8", "mxfp6", "mxfp4", "mxint8"] {
         let options = Options { precision: precision.parse().unwrap(), ..options.clone() };
         let module = select(optimized.clone(), &options).unwrap().module;
@@ -326,4 +328,50 @@ fn zeros_propagate_through_a_network() {
     let strict = optimize(before, &options).unwrap().module;
     // The input may hold infinities. The two products of it are merged.
     assert_eq!(count(&strict, main, "contract"), 2);
+}
+
+/// A contraction behind a ReLU is found, also after selection; others are not.
+#[test]
+fn contractions_of_sparse_activations_are_found() {
+    let (before, _) = module(3, false, |l| {
+        let (x, zero) = (l.param(&[4, 32]), l.splat(&[4, 64], 0.0));
+        let (up, down) = (l.konst(&[32, 64]), l.konst(&[64, 32]));
+        let y = l.contract("ij,jk->ik", x, up);
+        let y = l.bin(Max, y, zero);
+        vec![l.contract("ij,jk->ik", y, down)]
+    });
+    for precision in ["f32", "bf16", "mxfp8"] {
+        let options = Options { precision: precision.parse().unwrap(), ..Options::default() };
+        let optimized = optimize(before.clone(), &options).unwrap().module;
+        let after = select(optimized, &options).unwrap().module;
+        let main = after.entries[0].func;
+        let activity = activity_of(&after, main);
+        let products = after.functions[main].nodes.iter().filter(|(_, n)| n.op.is_product());
+        let found: Vec<_> = products.map(|(id, _)| activity[id].map(|a| a.operand)).collect();
+        assert_eq!(found, [None, Some(0)], "{precision}");
+    }
+}
+
+/// Channels that pruning emptied are computed nowhere: not by their producer, in no epilogue, not by the consumer.
+#[test]
+fn dead_channels_leave_the_network() {
+    let (before, inputs) = module(3, false, |l| {
+        let dead: Vec<u64> = (0..32).filter(|i| i % 4 != 1).collect();
+        let (x, w) = (l.param(&[1, 8, 9]), l.with_dead(&[32, 8, 3], 0, &dead));
+        let y = l.emit(conv1d(1, 1, 1), &[x, w]);
+        let shape = l.shape(y);
+        let b = l.with_dead(&[32], 0, &dead);
+        let b = l.broadcast(b, &[1], &shape);
+        let y = l.bin(Add, y, b);
+        let zero = l.splat(&shape, 0.0);
+        let y = l.bin(Max, y, zero);
+        let v = l.konst(&[8, 32, 3]);
+        vec![l.emit(conv1d(1, 1, 1), &[y, v])]
+    });
+    let after = exact(&before);
+    assert_same(&before, &after, &inputs, Mode::Real);
+    let func = &after.functions[after.entries[0].func];
+    let weights =
+        func.nodes.values().filter(|n| n.op.name() == "conv").map(|n| func.ty(n.args[1]).shape.0.clone());
+    assert_eq!(weights.collect::<Vec<_>>(), [vec![8, 8, 3], vec![8, 8, 3]]);
 }

@@ -16,6 +16,8 @@ pub struct Options {
     pub features: TargetFeatures,
     /// How weights become grouped.
     pub weights: WeightOptions,
+    /// How terms are chosen from the e-graph.
+    pub extraction: Extraction,
 }
 
 /// How a constant operand is quantised ahead of time: what every technique that changes weights is told.
@@ -29,6 +31,16 @@ impl Default for WeightOptions {
     fn default() -> WeightOptions {
         WeightOptions { scale_mode: ScaleMode::Tosa }
     }
+}
+
+/// How one term for each value is chosen from all equal ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Extraction {
+    /// By the cost of the set of values that the result needs, exactly where that is feasible.
+    #[default]
+    Best,
+    /// By the cost of each value's tree, as if nothing were shared: what measurements compare with.
+    Greedy,
 }
 
 /// Number formats of the operands of contractions.
@@ -129,7 +141,17 @@ mod tests {
     #[test]
     fn precisions_parse_and_print() {
         let names = [
-            "f32", "bf16", "auto", "mxfp8", "mxfp6", "mxfp4", "mxint8", "mxfp4:mxfp8", "nvfp4", "mx9", "mx6",
+            "f32",
+            "bf16",
+            "auto",
+            "mxfp8",
+            "mxfp6",
+            "mxfp4",
+            "mxint8",
+            "mxfp4:mxfp8",
+            "nvfp4",
+            "mx9",
+            "mx6",
         ];
         for text in names {
             assert_eq!(text.parse::<Precision>().map(|p| p.to_string()), Ok(text.to_string()));

@@ -32,13 +32,33 @@ pub struct Match {
     pub root: Id,
     /// The terms that the pattern's operators matched, outermost first, left to right.
     pub terms: Vec<Term>,
-    /// Where those terms come from.
-    pub source: Source,
     /// Classes of the variables, in order of their first occurrence.
     pub vars: Vec<Id>,
 }
 
 impl Match {
+    /// Where the matched terms come from; before anything is applied to the graph, all of it.
+    pub fn source(&self, g: &Graph) -> Source {
+        let mut source = Source::default();
+        for term in &self.terms {
+            if let Some(s) = g.sources.get(term) {
+                source.join(s);
+            }
+        }
+        source
+    }
+
+    /// A hash of what was matched.
+    pub fn key(&self) -> u64 {
+        let mut key = usize::from(self.root) as u64;
+        let mut mix = |n: u64| key = (key.rotate_left(5) ^ n).wrapping_mul(0x517c_c1b7_2722_0a95);
+        for term in &self.terms {
+            mix(term.op().map_or(u64::MAX, |op| op.number()));
+            term.children().iter().for_each(|&c| mix(usize::from(c) as u64));
+        }
+        key
+    }
+
     /// The operator that the pattern's operator number `i` matched.
     pub fn op<'g>(&self, g: &'g Graph, i: usize) -> Option<&'g Op> {
         g.op(self.terms.get(i)?)
@@ -112,15 +132,9 @@ impl Pattern {
 
     fn step(&self, g: &Graph, todo: &mut Vec<(usize, Id)>, state: &mut State, found: &mut Vec<Match>) {
         let Some((pat, class)) = todo.pop() else {
-            let mut source = Source::default();
-            for term in &state.terms {
-                if let Some(s) = g.sources.get(term) {
-                    source.join(s);
-                }
-            }
             let vars: Option<Vec<Id>> = state.vars.iter().copied().collect();
             if let Some(vars) = vars {
-                found.push(Match { root: state.root, terms: state.terms.clone(), source, vars });
+                found.push(Match { root: state.root, terms: state.terms.clone(), vars });
             }
             return;
         };

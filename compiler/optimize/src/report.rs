@@ -47,12 +47,36 @@ pub struct Report {
     pub cost: (u64, u64),
     /// Names of functions whose e-graph reached a limit before it was saturated.
     pub limited: Vec<String>,
+    /// Names of functions for which the choice of terms is not proven to be the best: large ones.
+    pub unproven: Vec<String>,
 }
 
 impl Report {
     /// The counts of a rule: zero where it never fired.
     pub fn count(&self, rule: &'static str) -> RuleCount {
         self.rules.iter().find(|r| r.rule == rule).cloned().unwrap_or(RuleCount { rule, fired: 0, used: 0 })
+    }
+
+    /// Adds what was done to a part of a function, once for each occurrence of the part; `origins` maps where things
+    /// come from.
+    pub(crate) fn add(&mut self, part: &Report, origins: impl Fn(&[OriginId]) -> Vec<OriginId>) {
+        for count in &part.rules {
+            self.count_mut(count.rule).used += count.used;
+        }
+        self.applied
+            .extend(part.applied.iter().map(|a| Application { origins: origins(&a.origins), ..a.clone() }));
+        self.cost = (self.cost.0 + part.cost.0, self.cost.1 + part.cost.1);
+    }
+
+    /// Adds what rewriting a part took, which happens once.
+    pub(crate) fn add_effort(&mut self, part: &Report) {
+        self.n_terms += part.n_terms;
+        self.n_classes += part.n_classes;
+        self.n_iterations += part.n_iterations;
+        for (all, own) in [(&mut self.limited, &part.limited), (&mut self.unproven, &part.unproven)] {
+            all.extend(own.iter().cloned());
+            all.dedup();
+        }
     }
 
     /// The counts of a rule, to add to.
@@ -73,6 +97,9 @@ impl fmt::Display for Report {
         writeln!(f, "iterations {}", self.n_iterations)?;
         for name in &self.limited {
             writeln!(f, "limited    {name}")?;
+        }
+        for name in &self.unproven {
+            writeln!(f, "unproven   {name}")?;
         }
         if !self.rules.is_empty() {
             writeln!(f, "{:<36}{:>8}{:>8}", "rule", "fired", "used")?;

@@ -4,6 +4,8 @@
 //! after each application, and knows which terms a match consists of, so that provenance is recorded where a rule is
 //! applied and not joined over a class.
 
+use std::collections::HashSet;
+
 use crate::graph::{Graph, Source};
 use crate::pattern::Pattern;
 use crate::report::Report;
@@ -33,7 +35,7 @@ pub struct Made {
     /// What was replaced.
     pub before: String,
     /// What replaced it.
-    pub after: String,
+    pub after: &'static str,
     /// Where the replaced terms came from; its applications built them.
     pub source: Source,
 }
@@ -64,30 +66,38 @@ pub fn saturate(
     report: &mut Report,
 ) -> bool {
     g.rebuild();
+    // What a rule was applied to. The same match can give more once other classes have grown, so nothing counts as
+    // saturated before a round in which every match had its turn again.
+    let mut done: HashSet<(usize, u64)> = HashSet::new();
+    let mut thorough = false;
     for _ in 0..limits.iterations {
         report.n_iterations += 1;
         let size = (g.eg.total_size(), g.eg.number_of_classes());
         let matches: Vec<_> = rules
             .iter()
-            .map(|c| {
+            .enumerate()
+            .map(|(i, c)| {
                 let mut found = c.pattern.search(g);
-                found.retain(|m| (c.rule.guard)(g, m));
+                found.retain(|m| (thorough || !done.contains(&(i, m.key()))) && (c.rule.guard)(g, m));
                 // More matches than terms are allowed would run into the limit anyway: memory stays bounded.
                 found.truncate(limits.terms);
                 found
             })
             .collect();
-        for (Compiled { rule, .. }, matches) in rules.iter().zip(matches) {
+        for (i, (Compiled { rule, .. }, matches)) in rules.iter().zip(matches).enumerate() {
             for m in matches {
-                let mut source = m.source.clone();
-                source.applications.push(made.len() as u32);
-                g.source = source;
+                let from = m.source(g);
+                g.source = from.clone();
+                g.source.applications.push(made.len() as u32);
                 let terms = g.eg.total_size();
                 let united = (rule.apply)(g, &m).map(|result| g.eg.union(m.root, result));
+                if united.is_some() {
+                    done.insert((i, m.key()));
+                }
                 // A rule that gave up may have made terms on the way: its number stays taken.
                 if united == Some(true) || g.eg.total_size() > terms {
                     let before = format!("{} : {}", rule.before, g.ty(m.root));
-                    made.push(Made { rule: rule.name, before, after: rule.after.into(), source: m.source });
+                    made.push(Made { rule: rule.name, before, after: rule.after, source: from });
                     report.count_mut(rule.name).fired += usize::from(united.is_some());
                 }
                 if united == Some(true)
@@ -104,9 +114,11 @@ pub fn saturate(
             }
         }
         g.rebuild();
-        if size == (g.eg.total_size(), g.eg.number_of_classes()) {
+        let settled = size == (g.eg.total_size(), g.eg.number_of_classes());
+        if settled && thorough {
             return true;
         }
+        thorough = settled;
     }
     false
 }

@@ -113,6 +113,23 @@ impl<'m> Lab<'m> {
         self.b.const_f32(shape, &values).unwrap()
     }
 
+    /// A constant that is zero at some indices along `d`, and nowhere else.
+    pub fn with_dead(&mut self, shape: &[u64], d: usize, dead: &[u64]) -> Value {
+        let after: u64 = shape[d + 1..].iter().product();
+        let numbers = self.numbers(shape.iter().product(), false);
+        let at = |i: usize| i as u64 / after % shape[d];
+        let values =
+            numbers.iter().enumerate().map(|(i, &v)| if dead.contains(&at(i)) { 0.0 } else { v as f32 });
+        let values: Vec<f32> = values.collect();
+        self.b.const_f32(shape, &values).unwrap()
+    }
+
+    /// Some indices below `n`, but not all, and none where `n` is 1.
+    pub fn some_of(&mut self, n: u64) -> Vec<u64> {
+        let kept = self.random(n);
+        (0..n).filter(|&i| i != kept && self.random(2) == 0).collect()
+    }
+
     pub fn emit(&mut self, op: Op, args: &[Value]) -> Value {
         self.b.emit(op, args).unwrap()
     }
@@ -196,7 +213,7 @@ pub fn module(
 /// How often the rule fired among `rules`, and the contradiction that it brought, if any.
 pub fn fired(module: Module, rules: &[Rule], name: &'static str) -> (usize, Option<String>) {
     let func = module.functions[module.entries[0].func].clone();
-    let mut graph = Input::read(module, &func).unwrap().graph;
+    let mut graph = Input::read(module, &func, Vec::new()).unwrap().graph;
     let (mut made, mut report) = (Vec::new(), Report::default());
     let limits = Limits { iterations: 4, terms: 400 };
     saturate(&mut graph, &compile(rules).unwrap(), limits, &mut made, &mut report);
@@ -206,7 +223,7 @@ pub fn fired(module: Module, rules: &[Rule], name: &'static str) -> (usize, Opti
 /// What saturation with `rules` made of the entry of a module.
 pub fn saturated(module: Module, rules: &[Rule]) -> (Graph, Vec<Id>, Vec<Made>, Report) {
     let func = module.functions[module.entries[0].func].clone();
-    let Input { mut graph, roots, .. } = Input::read(module, &func).unwrap();
+    let Input { mut graph, roots, .. } = Input::read(module, &func, Vec::new()).unwrap();
     let (mut made, mut report) = (Vec::new(), Report::default());
     let limits = Limits { iterations: 12, terms: 1_500 };
     saturate(&mut graph, &compile(rules).unwrap(), limits, &mut made, &mut report);

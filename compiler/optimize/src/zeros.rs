@@ -1,11 +1,12 @@
 //! Zero structure of constants: how many elements are zero, and whether zeros follow an N:M pattern.
 
 use cranelift_entity::SecondaryMap;
-use lacuna_ir::{Constant, ConstantData, ElemType, FuncId, Module, Node, Op};
+use lacuna_ir::{Constant, ConstantData, ElemType, FuncId, Module, Node, Op, Value};
 use lacuna_isa::format::ScalarType;
 use lacuna_isa::format::group::GroupScale;
 
 use crate::constants::dense_bytes;
+use crate::structure::{Indices, Likely, likely_zero};
 
 /// At most `n` of each `m` consecutive elements along the summed dimension are non-zero; a short last group counts as
 /// filled up with zeros.
@@ -141,6 +142,112 @@ pub fn is_zero(constant: &Constant) -> bool {
     }
 }
 
+/// Indices along `axis` at which every element is zero, if there are any. For each index the scan stops at the first
+/// element that is not.
+pub fn zero_slices(constant: &Constant, axis: usize) -> Option<Indices> {
+    let element = constant.ty.elem.scalar()?;
+    let zeros = Zeros { element, bytes: dense_bytes(constant)? };
+    let shape = &constant.ty.shape;
+    if shape.elements() == 0 {
+        return None;
+    }
+    let (extent, stride) = (shape[axis], shape.strides()[axis]);
+    let outer = shape.elements() / (extent * stride);
+    let dead = |i: u64| {
+        (0..outer).all(|o| {
+            let first = (o * extent + i) * stride;
+            (first..first + stride).all(|at| zeros.is_zero(at as usize))
+        })
+    };
+    let found = Indices::of(extent, dead);
+    (!found.is_empty()).then_some(found)
+}
+
+/// How many blocks of a constant are zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlockZeros {
+    /// Blocks without a non-zero element.
+    pub n_zero: u64,
+    /// All blocks; those at an edge may be smaller.
+    pub n_blocks: u64,
+}
+
+/// Zero blocks of `block` elements along two dimensions of a constant of scalars, for kernels with a block mask. The scan
+/// of a block stops at its first non-zero element. `None` where the dimensions are not two of the constant's.
+pub fn zero_blocks(constant: &Constant, axes: [usize; 2], block: [u64; 2]) -> Option<BlockZeros> {
+    let element = constant.ty.elem.scalar()?;
+    let shape = &constant.ty.shape;
+    if axes[0] == axes[1] || axes.iter().any(|&a| a >= shape.rank()) || block.contains(&0) {
+        return None;
+    }
+    let (sizes, strides) = (axes.map(|a| shape[a]), shape.strides());
+    let per_slice = sizes[0].div_ceil(block[0]) * sizes[1].div_ceil(block[1]);
+    let others: Vec<usize> = (0..shape.rank()).filter(|d| !axes.contains(d)).collect();
+    let n_slices: u64 = others.iter().map(|&d| shape[d]).product();
+    let n_blocks = per_slice * n_slices;
+    let zeros = match &constant.data {
+        ConstantData::Splat(code) => {
+            let n_zero = if is_zero_code(element, *code) { n_blocks } else { 0 };
+            return Some(BlockZeros { n_zero, n_blocks });
+        }
+        ConstantData::Dense(blob) => Zeros { element, bytes: blob.bytes() },
+    };
+    let starts = |d: usize| (0..sizes[d]).step_by(usize::try_from(block[d]).unwrap_or(usize::MAX));
+    let within = |d: usize, start: u64| start..sizes[d].min(start.saturating_add(block[d]));
+    let mut n_zero = 0;
+    for slice in 0..n_slices {
+        let (mut rest, mut base) = (slice, 0);
+        for &d in others.iter().rev() {
+            base += rest % shape[d] * strides[d];
+            rest /= shape[d];
+        }
+        for first in starts(0) {
+            for second in starts(1) {
+                let zero = within(0, first).all(|i| {
+                    within(1, second)
+                        .all(|j| zeros.is_zero((base + i * strides[axes[0]] + j * strides[axes[1]]) as usize))
+                });
+                n_zero += u64::from(zero);
+            }
+        }
+    }
+    Some(BlockZeros { n_zero, n_blocks })
+}
+
+/// An operand that is probably zero in many places when the program runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Activity {
+    /// Which operand of the contraction: 0 or 1.
+    pub operand: u8,
+}
+
+/// Which contractions of a function have a computed operand that is probably zero in many places at run time: it comes
+/// out of a ReLU or of gating with one. For these a kernel pays off that looks at the operand and skips.
+pub fn activity_of(module: &Module, func: FuncId) -> SecondaryMap<Node, Option<Activity>> {
+    let func = &module.functions[func];
+    let mut known: SecondaryMap<Value, Likely> = SecondaryMap::new();
+    let mut found = SecondaryMap::new();
+    for (id, node) in func.nodes.iter() {
+        let args: Vec<Likely> = node.args.iter().map(|&a| known[a]).collect();
+        if node.op.is_product() {
+            let operand = args.iter().position(|a| a.likely && !a.constant);
+            found[id] = operand.map(|i| Activity { operand: i as u8 });
+        }
+        let call = matches!(node.op, Op::Call { .. });
+        let zero = match node.op {
+            Op::Const { value } => is_zero(&module.constants[value]),
+            _ => node.op.is_movement() && args.iter().all(|a| a.zero),
+        };
+        let result = Likely {
+            likely: likely_zero(&node.op, &args),
+            zero,
+            constant: !call && args.iter().all(|a| a.constant),
+        };
+        node.results.iter().for_each(|&r| known[r] = result);
+    }
+    found
+}
+
 /// Whether at most `n` of each `m` consecutive elements along `axis` are non-zero. A constant without any zero never
 /// follows a pattern, and one with a NaN scale neither.
 pub fn follows(constant: &Constant, axis: usize, pattern: WeightSparsity) -> bool {
@@ -172,4 +279,37 @@ pub fn follows(constant: &Constant, axis: usize, pattern: WeightSparsity) -> boo
             group.filter(|&k| !zeros.is_zero(base + k * stride)).count() <= usize::from(pattern.n)
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use lacuna_ir::TensorType;
+
+    use super::*;
+
+    /// Dimensions, block, and how many of how many blocks are zero.
+    type Case = ([usize; 2], [u64; 2], Option<(u64, u64)>);
+
+    #[test]
+    fn zero_blocks_are_counted_along_any_two_dimensions() {
+        // Of [2, 3, 5], all but the elements 0 (at 0, 0, 0) and 22 (at 1, 1, 2) are zero.
+        let values = (0..30).map(|i| if i == 0 || i == 22 { 1.0f32 } else { 0.0 });
+        let bytes = values.flat_map(f32::to_le_bytes).collect();
+        let ty = TensorType::new(ScalarType::F32, &[2u64, 3, 5][..]);
+        let constant = Constant::dense(ty.clone(), bytes, "");
+        let cases: [Case; 6] = [
+            ([1, 2], [3, 5], Some((0, 2))),
+            ([1, 2], [2, 2], Some((10, 12))),
+            ([0, 1], [2, 3], Some((3, 5))),
+            ([2, 0], [1, 1], Some((28, 30))),
+            ([1, 1], [2, 2], None),
+            ([1, 3], [2, 2], None),
+        ];
+        for (axes, block, expect) in cases {
+            let found = zero_blocks(&constant, axes, block).map(|b| (b.n_zero, b.n_blocks));
+            assert_eq!(found, expect, "{axes:?} {block:?}");
+        }
+        let splat = Constant::new(ty, ConstantData::Splat(0), "");
+        assert_eq!(zero_blocks(&splat, [1, 2], [2, 2]), Some(BlockZeros { n_zero: 12, n_blocks: 12 }));
+    }
 }

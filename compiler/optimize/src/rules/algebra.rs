@@ -5,7 +5,7 @@ use lacuna_ir::Op;
 use lacuna_ir::op::{BinaryOp, Dims, UnaryOp};
 use lacuna_isa::format::ScalarType;
 
-use super::{Rule, RuleClass, always, float};
+use super::{Rule, RuleClass, float};
 use crate::graph::Graph;
 use crate::pattern::Match;
 use crate::views::{compact, views};
@@ -63,14 +63,6 @@ pub const RULES: &[Rule] = &[
             let scaled = g.binary(BinaryOp::Mul, x, b)?;
             g.binary(BinaryOp::Add, scaled, bias)
         },
-    },
-    Rule {
-        name: "neg-neg",
-        class: RuleClass::E0,
-        before: "(neg (neg ?x))",
-        after: "?x",
-        guard: always,
-        apply: |_, m| Some(m.vars[0]),
     },
     Rule {
         name: "square-by-product",
@@ -134,7 +126,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0f,
         before: "(contract ?x ?y)",
         after: "0",
-        guard: |g, m| g.is_zero(m.vars[0]) || g.is_zero(m.vars[1]),
+        guard: |g, m| g.is_zero(m.root),
         apply: |g, m| zero(g, m.root),
     },
     Rule {
@@ -142,7 +134,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0f,
         before: "(conv ?x ?w)",
         after: "0",
-        guard: |g, m| g.is_zero(m.vars[0]) || g.is_zero(m.vars[1]),
+        guard: |g, m| g.is_zero(m.root),
         apply: |g, m| zero(g, m.root),
     },
     Rule {

@@ -9,6 +9,7 @@
 //! | [`epilogue`] | scales and reshapes move behind contractions |
 //! | [`fusion`] | normalisations from their parts |
 //! | [`attention`] | softmax and attention from their parts |
+//! | [`zeros`] | terms and channels of zeros are not computed |
 //! | [`merging`] | contractions of one value by several constants become one (a hook, run once) |
 
 pub mod absorb;
@@ -21,6 +22,7 @@ pub mod layout;
 pub mod merging;
 #[cfg(test)]
 mod tests;
+pub mod zeros;
 
 use std::fmt;
 
@@ -77,8 +79,15 @@ pub fn all() -> Vec<Rule> {
         epilogue::RULES,
         fusion::RULES,
         attention::RULES,
+        zeros::RULES,
     ]
     .concat()
+}
+
+/// Name and class of every rule, in the order in which they run, and of the hook that merges contractions.
+pub fn rule_names() -> Vec<(&'static str, RuleClass)> {
+    let hook = (merging::NAME, RuleClass::E0);
+    all().into_iter().map(|r| (r.name, r.class)).chain([hook]).collect()
 }
 
 /// A guard that always holds.

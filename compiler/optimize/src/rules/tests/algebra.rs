@@ -65,16 +65,6 @@ pub fn cases() -> Vec<Case> {
             "add(mul(.., ..), broadcast[1](..))",
         ),
         case(
-            "neg-neg",
-            |l| {
-                let d = l.dims(2);
-                let x = l.param(&d);
-                let y = l.un(UnaryOp::Neg, x);
-                l.un(UnaryOp::Neg, y)
-            },
-            "param0",
-        ),
-        case(
             "square-by-product",
             |l| {
                 let d = l.dims(2);

@@ -8,6 +8,7 @@ mod folding;
 mod fusion;
 mod layout;
 mod refusals;
+mod zeros;
 
 use lacuna_ir::{Op, Value};
 use proptest::prelude::*;
@@ -51,6 +52,7 @@ fn cases() -> Vec<Case> {
         epilogue::cases(),
         fusion::cases(),
         attention::cases(),
+        zeros::cases(),
     ];
     themes.into_iter().flatten().collect()
 }

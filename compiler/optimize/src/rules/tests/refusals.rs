@@ -514,12 +514,57 @@ const ATTENTION: &[Refusal] = &[
     }),
 ];
 
+fn padded(l: &mut Lab, low: u64) -> Value {
+    let (x, zero) = (l.param(&[2, 3]), l.splat(&[], 0.0));
+    l.emit(Op::Pad { low: vec![0, low], high: vec![0, 1] }, &[x, zero])
+}
+
+const ZEROS: &[Refusal] = &[
+    ("contract-drops-dead-terms", "nothing is dead", Shape, |l| {
+        let (x, w) = (l.param(&[2, 3]), l.nearly_zero(&[3, 1]));
+        let w = l.broadcast(w, &[0, 1], &[3, 4]);
+        let c = l.konst(&[3, 4]);
+        let w = l.bin(Add, w, c);
+        l.contract("ij,jk->ik", x, w)
+    }),
+    ("contract-drops-dead-terms", "the live part of a parameter is in pieces", Shape, |l| {
+        let (x, w) = (l.param(&[2, 5]), l.with_dead(&[5, 2], 0, &[1, 3]));
+        l.contract("ij,jk->ik", x, w)
+    }),
+    ("contract-drops-dead-terms", "a function that is 1 at zero", Shape, |l| {
+        let (x, w) = (padded(l, 1), l.konst(&[5, 2]));
+        let x = l.un(UnaryOp::Exp, x);
+        l.contract("ij,jk->ik", x, w)
+    }),
+    ("conv-drops-dead-channels", "channels in groups", Shape, |l| {
+        let (x, w) = (l.param(&[1, 4, 5]), l.with_dead(&[4, 2, 2], 1, &[0]));
+        l.emit(conv1d(0, 0, 2), &[x, w])
+    }),
+    ("conv-drops-dead-channels", "every channel is dead in one of the operands", Shape, |l| {
+        let (x, zero) = (l.param(&[1, 1, 5]), l.splat(&[], 0.0));
+        let x = l.emit(Op::Pad { low: vec![0, 1, 0], high: vec![0, 0, 0] }, &[x, zero]);
+        let w = l.with_dead(&[4, 2, 2], 1, &[1]);
+        l.emit(conv1d(0, 0, 1), &[x, w])
+    }),
+    ("contract-of-live-results", "live results in too many pieces", Shape, |l| {
+        let (x, w) = (l.param(&[2, 3]), l.with_dead(&[3, 10], 1, &[1, 3, 5, 7, 9]));
+        l.contract("ij,jk->ik", x, w)
+    }),
+    ("conv-of-live-channels", "nothing is dead", Shape, |l| {
+        let (x, w) = (l.param(&[1, 2, 5]), l.konst(&[4, 2, 2]));
+        l.emit(conv1d(0, 0, 1), &[x, w])
+    }),
+];
+
+/// All of them.
+fn refusals() -> impl Iterator<Item = &'static Refusal> {
+    [ALGEBRA, LAYOUT, ABSORB, FOLDING, EPILOGUE, FUSION, ATTENTION, ZEROS].into_iter().flatten()
+}
+
 #[test]
 fn rules_refuse() {
     let mut wrong = Vec::new();
-    for &(rule, why, by, build) in
-        [ALGEBRA, LAYOUT, ABSORB, FOLDING, EPILOGUE, FUSION, ATTENTION].into_iter().flatten()
-    {
+    for &(rule, why, by, build) in refusals() {
         let mut rules = rules_of(&[rule]);
         assert_eq!(rules.len(), 1, "{rule}");
         let run = |rules: &[super::Rule]| {
@@ -547,11 +592,7 @@ const ITSELF: &str = "slice-slice";
 #[test]
 fn every_guard_is_tested() {
     let always = super::super::always as fn(_, _) -> _;
-    let tested: Vec<&str> = [ALGEBRA, LAYOUT, ABSORB, FOLDING, EPILOGUE, FUSION, ATTENTION]
-        .into_iter()
-        .flatten()
-        .map(|r| r.0)
-        .collect();
+    let tested: Vec<&str> = refusals().map(|r| r.0).collect();
     let untested: Vec<&str> = all()
         .into_iter()
         .filter(|r| r.name != ITSELF)

@@ -1,0 +1,292 @@
+//! Constant recipes on bytes: movement as strided views, and the arithmetic that folding of scales leaves. The general
+//! evaluator computes in double precision, with eight bytes for every element; weights of models are too large for that.
+//!
+//! The results have the bits of the evaluator's: one f32 operation rounds as the same operation in f64, rounded again.
+
+use indexmap::IndexMap;
+use lacuna_ir::op::{BinaryOp, UnaryOp};
+use lacuna_ir::{Blob, ConstantData, Function, Module, Op, Shape, TensorType, Value};
+use lacuna_isa::format::ScalarType;
+
+/// Elements of a row-major buffer, one after the other in the order of a shape.
+#[derive(Clone)]
+struct View {
+    data: Blob,
+    /// Bytes of an element.
+    width: usize,
+    shape: Vec<usize>,
+    strides: Vec<isize>,
+    offset: isize,
+}
+
+/// The dense bytes of a constant recipe; `None` where something else is in it than this file knows.
+pub fn bytes(module: &Module, func: &Function, value: Value) -> Option<Blob> {
+    let mut known = IndexMap::new();
+    let view = view(module, func, value, &mut known)?;
+    Some(if view.is_dense() { view.data } else { Blob::new(view.to_bytes()) })
+}
+
+fn view(module: &Module, func: &Function, value: Value, known: &mut IndexMap<Value, View>) -> Option<View> {
+    if let Some(view) = known.get(&value) {
+        return Some(view.clone());
+    }
+    let data = &func.nodes[func.def(value)?];
+    let ty = func.ty(value);
+    let args = data.args.iter().map(|&a| view(module, func, a, known)).collect::<Option<Vec<View>>>()?;
+    let found = computed(module, &data.op, &args, ty)?;
+    known.insert(value, found.clone());
+    Some(found)
+}
+
+fn computed(module: &Module, op: &Op, args: &[View], ty: &TensorType) -> Option<View> {
+    let elem = ty.elem.scalar()?;
+    let shape = sizes(&ty.shape)?;
+    match op {
+        Op::Const { value } => {
+            let width = (elem.bits() / 8) as usize;
+            match &module.constants[*value].data {
+                ConstantData::Dense(blob) if width > 0 => Some(View::dense(blob.clone(), width, shape)),
+                ConstantData::Splat(code) if width > 0 => {
+                    let data = Blob::new(code.to_le_bytes()[..width].to_vec());
+                    Some(View { data, width, strides: vec![0; shape.len()], shape, offset: 0 })
+                }
+                ConstantData::Dense(_) | ConstantData::Splat(_) => None,
+            }
+        }
+        Op::Reshape { .. } => {
+            let x = &args[0];
+            let data = if x.is_dense() { x.data.clone() } else { Blob::new(x.to_bytes()) };
+            Some(View::dense(data, x.width, shape))
+        }
+        Op::Permute { perm } => {
+            let strides = perm.iter().map(|&p| args[0].strides[p as usize]).collect();
+            Some(View { shape, strides, ..args[0].clone() })
+        }
+        Op::Broadcast { dims, .. } => {
+            let mut strides = vec![0; shape.len()];
+            for (i, &d) in dims.iter().enumerate() {
+                if args[0].shape[i] == shape[d as usize] {
+                    strides[d as usize] = args[0].strides[i];
+                }
+            }
+            Some(View { shape, strides, ..args[0].clone() })
+        }
+        Op::Slice { starts, steps, .. } => {
+            let x = &args[0];
+            let mut offset = x.offset;
+            for (&start, &stride) in starts.iter().zip(&x.strides) {
+                offset += isize::try_from(start).ok()? * stride;
+            }
+            let strides = steps
+                .iter()
+                .zip(&x.strides)
+                .map(|(&step, &stride)| Some(isize::try_from(step).ok()? * stride));
+            Some(View { offset, strides: strides.collect::<Option<_>>()?, shape, ..x.clone() })
+        }
+        Op::Concat { axis } => {
+            let (axis, width) = (*axis as usize, args[0].width);
+            let outer: usize = shape[..axis].iter().product();
+            let mut out = Vec::with_capacity(shape.iter().product::<usize>() * width);
+            let parts: Vec<std::borrow::Cow<[u8]>> = args.iter().map(View::contiguous).collect();
+            for o in 0..outer {
+                for part in &parts {
+                    let n = part.len() / outer;
+                    out.extend_from_slice(&part[o * n..(o + 1) * n]);
+                }
+            }
+            Some(View::dense(Blob::new(out), width, shape))
+        }
+        Op::Unary { op: UnaryOp::Neg } if elem == ScalarType::F32 => {
+            Some(arithmetic(&args[0], &args[0], shape, |x, _| -x))
+        }
+        Op::Binary { op: BinaryOp::Mul } if elem == ScalarType::F32 => {
+            Some(arithmetic(&args[0], &args[1], shape, |x, y| x * y))
+        }
+        Op::Binary { op: BinaryOp::Add } if elem == ScalarType::F32 => {
+            Some(arithmetic(&args[0], &args[1], shape, |x, y| x + y))
+        }
+        Op::Binary { op: BinaryOp::Sub } if elem == ScalarType::F32 => {
+            Some(arithmetic(&args[0], &args[1], shape, |x, y| x - y))
+        }
+        // The evaluator knows the rest.
+        _ => None,
+    }
+}
+
+fn sizes(shape: &Shape) -> Option<Vec<usize>> {
+    shape.iter().map(|&n| usize::try_from(n).ok()).collect()
+}
+
+fn arithmetic(x: &View, y: &View, shape: Vec<usize>, f: impl Fn(f32, f32) -> f32) -> View {
+    let mut out = Vec::with_capacity(shape.iter().product::<usize>() * 4);
+    let (a, b) = (x.data.bytes(), y.data.bytes());
+    let number = |bytes: &[u8], at: isize| {
+        let at = at as usize * 4;
+        f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    };
+    rows(&shape, [x, y], |n, [i, j], [s, t]| {
+        if let (1, 0) = (s, t) {
+            // A scale of channels: most of what folding does.
+            let scale = number(b, j);
+            let row = &a[i as usize * 4..(i as usize + n) * 4];
+            let words = row.chunks_exact(4).map(|w| f(number(w, 0), scale).to_le_bytes());
+            return out.extend(words.flatten());
+        }
+        for k in 0..n as isize {
+            out.extend_from_slice(&f(number(a, i + k * s), number(b, j + k * t)).to_le_bytes());
+        }
+    });
+    View::dense(Blob::new(out), 4, shape)
+}
+
+/// Calls `each` for every row of two views of one shape: its length, where it begins in both, and the steps.
+fn rows(shape: &[usize], views: [&View; 2], mut each: impl FnMut(usize, [isize; 2], [isize; 2])) {
+    if shape.contains(&0) {
+        return;
+    }
+    let Some((&n, outer)) = shape.split_last() else {
+        return each(1, views.map(|v| v.offset), [0, 0]);
+    };
+    let steps = views.map(|v| v.strides[outer.len()]);
+    let mut index = vec![0; outer.len()];
+    let mut at = views.map(|v| v.offset);
+    loop {
+        each(n, at, steps);
+        let mut d = outer.len();
+        loop {
+            if d == 0 {
+                return;
+            }
+            d -= 1;
+            index[d] += 1;
+            for (at, v) in at.iter_mut().zip(views) {
+                *at += v.strides[d];
+            }
+            if index[d] < outer[d] {
+                break;
+            }
+            for (at, v) in at.iter_mut().zip(views) {
+                *at -= v.strides[d] * outer[d] as isize;
+            }
+            index[d] = 0;
+        }
+    }
+}
+
+impl View {
+    fn dense(data: Blob, width: usize, shape: Vec<usize>) -> View {
+        let strides = row_major(&shape);
+        View { data, width, shape, strides, offset: 0 }
+    }
+
+    fn is_dense(&self) -> bool {
+        let n: usize = self.shape.iter().product();
+        let aligned = self.shape.iter().zip(&self.strides).zip(row_major(&self.shape));
+        self.offset == 0
+            && self.data.bytes().len() == n * self.width
+            && aligned.into_iter().all(|((&n, &stride), expect)| n <= 1 || stride == expect)
+    }
+
+    fn contiguous(&self) -> std::borrow::Cow<'_, [u8]> {
+        if self.is_dense() { self.data.bytes().into() } else { self.to_bytes().into() }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        if self.is_dense() {
+            return self.data.bytes().to_vec();
+        }
+        let mut out = Vec::with_capacity(self.shape.iter().product::<usize>() * self.width);
+        let (data, width) = (self.data.bytes(), self.width);
+        rows(&self.shape, [self, self], |n, [at, _], [step, _]| {
+            if step == 1 {
+                out.extend_from_slice(&data[at as usize * width..(at as usize + n) * width]);
+            } else {
+                for k in 0..n as isize {
+                    let at = (at + k * step) as usize * width;
+                    out.extend_from_slice(&data[at..at + width]);
+                }
+            }
+        });
+        out
+    }
+}
+
+fn row_major(shape: &[usize]) -> Vec<isize> {
+    let mut strides = vec![1; shape.len()];
+    for d in (0..shape.len().saturating_sub(1)).rev() {
+        strides[d] = strides[d + 1] * shape[d + 1].max(1) as isize;
+    }
+    strides
+}
+
+#[cfg(test)]
+mod tests {
+    use lacuna_ir::eval::{Mode, eval};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{Lab, module};
+
+    /// A recipe of random operators.
+    fn recipe(l: &mut Lab) -> Value {
+        let dims = [1 + l.random(3), 1 + l.random(3), 1 + l.random(4)];
+        let mut x = l.konst(&dims);
+        for _ in 0..1 + l.random(5) {
+            let shape = l.shape(x);
+            x = match l.random(9) {
+                0 => {
+                    let perm = l.perm(shape.len());
+                    l.permute(x, &perm)
+                }
+                1 => {
+                    let n = shape.iter().product();
+                    l.reshape(x, &[n, 1, 1])
+                }
+                2 => {
+                    let y = l.konst(&shape);
+                    l.bin(BinaryOp::Mul, x, y)
+                }
+                3 => {
+                    let y = l.channel(&shape, shape.len() - 1);
+                    l.bin(BinaryOp::Add, x, y)
+                }
+                4 => {
+                    let y = l.splat(&shape, 0.1);
+                    l.bin(BinaryOp::Sub, y, x)
+                }
+                5 => {
+                    let y = l.konst(&shape);
+                    l.emit(Op::Concat { axis: l.b.ty(x).shape.rank() as u8 - 1 }, &[x, y, x])
+                }
+                6 => {
+                    let starts = shape.iter().map(|&n| n as i64 - 1).collect();
+                    let steps = vec![-1; shape.len()];
+                    l.emit(Op::Slice { starts, shape: shape.into(), steps }, &[x])
+                }
+                7 if shape.len() < 5 => {
+                    let dims: Vec<u8> = (1..=shape.len() as u8).collect();
+                    let wide = [&[2], &shape[..]].concat();
+                    l.broadcast(x, &dims, &wide)
+                }
+                _ => l.un(UnaryOp::Neg, x),
+            };
+            let n: u64 = l.shape(x).iter().product();
+            if l.shape(x).len() != 3 {
+                x = l.reshape(x, &[1, n, 1]);
+            }
+        }
+        x
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn recipes_have_the_bits_of_the_evaluator(seed: u64) {
+            let (m, _) = module(seed, false, |l| vec![recipe(l)]);
+            let func = &m.functions[m.entries[0].func];
+            let found = bytes(&m, func, func.results[0]).expect("only known operators");
+            let expect = eval(&m, m.entries[0].func, &[], Mode::Typed).unwrap();
+            prop_assert_eq!(found.bytes(), &expect[0].to_bytes()[..]);
+        }
+    }
+}
