@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lacuna_optimize::Precision;
+use lacuna_optimize::weights::{Prune, PruneBy, Rounding, ScaleModes};
+use lacuna_optimize::{Precision, WeightOptions, WeightSparsity};
 
 /// Compiles ONNX models to accelerator instruction streams, runs them bit-exactly, and shows what they cost.
 #[derive(Parser, Debug)]
@@ -69,9 +70,59 @@ pub struct CompileOptions {
     /// With --precision auto: greatest loss of accuracy (not supported yet).
     #[arg(long, value_name = "PCT")]
     pub max_drop: Option<f64>,
-    /// With --precision auto: inputs to measure sensitivities with (not supported yet).
+    /// Folder with test_data_set_* whose inputs techniques may measure on. `verify` of that same folder measures on each
+    /// half of the samples in turn and scores the other.
     #[arg(long, value_name = "DIR")]
     pub calibrate: Option<PathBuf>,
+    /// How weights become narrow or sparse.
+    #[command(flatten)]
+    pub weights: WeightArgs,
+}
+
+/// Options of how weights become narrow or sparse.
+#[derive(Args, Clone, Debug)]
+pub struct WeightArgs {
+    /// Keep N of each M weights along the summed dimension, and set the others to zero before quantising, such as 2:4.
+    #[arg(long, value_name = "N:M")]
+    pub prune: Option<WeightSparsity>,
+    /// With --prune: which weights stay, by magnitude, or by calibration: magnitude times the size of the input that each
+    /// meets.
+    #[arg(long, default_value = "magnitude", value_name = "BY", requires = "prune")]
+    pub prune_by: PruneBy,
+    /// Rounding of weights: nearest, or compensated: the weights that follow make up for each error, as calibration says.
+    #[arg(long, default_value = "nearest", value_name = "HOW")]
+    pub rounding: Rounding,
+    /// Scales of groups from their largest magnitude: floor, rceil, even, ceil or tosa, or WEIGHTS:ACTIVATIONS.
+    #[arg(long, default_value = "tosa:floor", value_name = "MODE")]
+    pub scale_mode: ScaleModes,
+    /// Try the scales beside it for each group of weights, and take the one with the least error.
+    #[arg(long)]
+    pub scale_search: bool,
+    /// Rotate both operands by 32 x 32 Hadamard blocks along the summed dimension before quantising.
+    #[arg(long)]
+    pub hadamard: bool,
+}
+
+impl WeightArgs {
+    /// The options, with the name on the command line of each that is not the default.
+    pub fn options(&self) -> (WeightOptions, Vec<&'static str>) {
+        let options = WeightOptions {
+            rounding: self.rounding,
+            scale_modes: self.scale_mode,
+            scale_search: self.scale_search,
+            prune: self.prune.map(|pattern| Prune { pattern, by: self.prune_by }),
+            hadamard: self.hadamard,
+        };
+        let plain = WeightOptions::default();
+        let given = [
+            (options.prune != plain.prune, "--prune"),
+            (options.rounding != plain.rounding, "--rounding"),
+            (options.scale_modes != plain.scale_modes, "--scale-mode"),
+            (options.scale_search, "--scale-search"),
+            (options.hadamard, "--hadamard"),
+        ];
+        (options, given.into_iter().filter_map(|(given, name)| given.then_some(name)).collect())
+    }
 }
 
 /// Value of `--precision`.

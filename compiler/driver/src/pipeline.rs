@@ -11,8 +11,9 @@ use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 use lacuna_onnx::{ExternalData, Literal};
-use lacuna_optimize::{Assignment, Precision, TargetFeatures};
+use lacuna_optimize::{Assignment, Precision, TargetFeatures, WeightOptions, WeightReport};
 
+use crate::calibration::Calibration;
 use crate::codes;
 use crate::diagnostics::{Diagnostic, Exit, Failed};
 use crate::progress::Progress;
@@ -65,6 +66,10 @@ pub struct Request<'a> {
     pub target: &'a Target,
     /// Number formats of contractions.
     pub precision: Precision,
+    /// How weights become narrow or sparse.
+    pub weights: WeightOptions,
+    /// Inputs for techniques that measure.
+    pub calibration: Option<&'a Calibration>,
 }
 
 /// What is told while passes run.
@@ -93,6 +98,8 @@ pub struct Compiled {
     pub report: lacuna_optimize::Report,
     /// What the selection phase chose.
     pub assignments: Vec<Assignment>,
+    /// What became of weights that more was done to than plain rounding.
+    pub weights: Vec<WeightReport>,
     /// What deserves attention.
     pub warnings: Vec<String>,
     /// Seconds that compilation took.
@@ -111,6 +118,8 @@ pub struct Front {
     pub report: lacuna_optimize::Report,
     /// What the selection phase chose.
     pub assignments: Vec<Assignment>,
+    /// What became of weights that more was done to than plain rounding.
+    pub weights: Vec<WeightReport>,
     /// What deserves attention.
     pub warnings: Vec<String>,
 }
@@ -128,6 +137,7 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
         imported: front.imported,
         report: front.report,
         assignments: front.assignments,
+        weights: front.weights,
         warnings: front.warnings,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -138,12 +148,16 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
 /// # Errors
 /// Every finding of the pass that failed.
 pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Failed> {
-    let options = lacuna_optimize::Options {
+    let (imported, mut warnings) = import(request, watch)?;
+    let mut options = lacuna_optimize::Options {
         precision: request.precision,
         features: features(request.target),
+        weights: request.weights,
         ..lacuna_optimize::Options::default()
     };
-    let (imported, mut warnings) = import(request, watch)?;
+    if let Some(calibration) = request.calibration {
+        options.calibration = calibration.batches(&imported)?;
+    }
     verify(&imported, "import")?;
     fits(&imported, request.target).map_err(|f| f.in_file(request.path))?;
     watch.dump(Stage::Imported, || imported.to_string());
@@ -155,13 +169,19 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
     watch.dump(Stage::Optimized, || optimized.to_string());
 
     watch.progress.step("selecting formats");
-    let selected =
-        lacuna_optimize::select(optimized.clone(), &options).map_err(|e| contradiction("select", e))?;
+    let selected = lacuna_optimize::select(optimized.clone(), &options).map_err(|e| match e {
+        lacuna_optimize::Error::Calibration { .. } => Diagnostic::new(codes::INPUT, e.to_string()).into(),
+        other => contradiction("select", other),
+    })?;
     verify(&selected.module, "select")?;
     watch.dump(Stage::Selected, || selected.module.to_string());
-    warnings.extend(selected.warnings);
-    let (selected, assignments) = (selected.module, selected.assignments);
-    Ok(Front { imported, optimized, selected, report, assignments, warnings })
+    warnings.extend(selected.warnings.iter().cloned());
+    warnings.extend(selected.weights.iter().filter_map(|w| {
+        let nodes: Vec<&str> = w.origins.iter().map(|&o| imported.origins[o].node.as_str()).collect();
+        w.note.map(|note| format!("the weights of {} are {note}", nodes.join(", ")))
+    }));
+    let lacuna_optimize::Selected { module: selected, assignments, weights, .. } = selected;
+    Ok(Front { imported, optimized, selected, report, assignments, weights, warnings })
 }
 
 /// The last passes: the object of a module with formats, and the independent check of its streams.

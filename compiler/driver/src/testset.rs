@@ -16,7 +16,7 @@ use crate::diagnostics::Diagnostic;
 use crate::tensors;
 
 /// One `test_data_set_*` folder.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DataSet {
     /// Name of the folder.
     pub name: String,
@@ -62,6 +62,23 @@ impl TestSet {
         Ok(TestSet { model, folders })
     }
 
+    /// The data sets of a folder, which need neither outputs nor a model beside them.
+    ///
+    /// # Errors
+    /// L0012 when there are none, or the code of a file that cannot be read.
+    pub fn inputs(folder: &Path) -> Result<Vec<DataSet>, Diagnostic> {
+        let folders = numbered(folder, "test_data_set_", "")?;
+        if folders.is_empty() {
+            return Err(bad(folder, "the folder has no test_data_set_*"));
+        }
+        let read = |folder: &PathBuf| {
+            let inputs = DataSet::tensors(folder, "input_")?;
+            let name = DataSet::name(folder);
+            Ok(DataSet { name, inputs, outputs: Vec::new(), labels: None })
+        };
+        folders.iter().map(read).collect()
+    }
+
     /// Whether there is data.
     pub fn has_data(&self) -> bool {
         !self.folders.is_empty()
@@ -94,17 +111,21 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>, D
 
 impl DataSet {
     fn load(folder: &Path) -> Result<DataSet, Diagnostic> {
-        let read = |prefix: &str| -> Result<Vec<(String, Literal)>, Diagnostic> {
-            numbered(folder, prefix, ".pb")?.iter().map(|path| tensors::read(path)).collect()
-        };
-        let (inputs, outputs) = (read("input_")?, read("output_")?);
+        let (inputs, outputs) = (DataSet::tensors(folder, "input_")?, DataSet::tensors(folder, "output_")?);
         if outputs.is_empty() {
             return Err(bad(folder, "there is no output_*.pb"));
         }
         let labels = folder.join("labels_0.pb");
         let labels = if labels.is_file() { Some(tensors::read(&labels)?.1) } else { None };
-        let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(DataSet { name, inputs, outputs, labels })
+        Ok(DataSet { name: DataSet::name(folder), inputs, outputs, labels })
+    }
+
+    fn name(folder: &Path) -> String {
+        folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    fn tensors(folder: &Path, prefix: &str) -> Result<Vec<(String, Literal)>, Diagnostic> {
+        numbered(folder, prefix, ".pb")?.iter().map(|path| tensors::read(path)).collect()
     }
 
     /// The number of the tensor for each of `names`: by the name in the file, or by order where no name fits.

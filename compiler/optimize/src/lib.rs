@@ -2,7 +2,7 @@
 //!
 //! [`optimize`] rewrites each function with rules that are equalities: of bits (class E0) or over the reals (E1).
 //! [`select`] then converts operands of contractions to the precision that the user asked for: an approximation, so
-//! never a rule. [`sparsity_of`] reads sparsity patterns off the constants that result.
+//! never a rule; [`weights`] is how weights are pruned and rounded. [`sparsity_of`] reads sparsity patterns off the constants that result.
 //!
 //! Where to look: `lang` is the e-graph's language, `facts` what is known of its classes, `graph` its constructors, `pattern` the rules' left
 //! sides, `rules` the rules, `saturate` the loop, `cost` and `extract` the way back. Nothing here looks at a clock or
@@ -27,6 +27,7 @@ mod select;
 #[cfg(test)]
 mod testing;
 mod views;
+pub mod weights;
 mod zeros;
 
 pub use exact::{Error, Optimized, optimize};
@@ -34,4 +35,5 @@ pub use options::{Options, ParsePrecisionError, Precision, TargetFeatures};
 pub use report::{Application, Report, RuleCount};
 pub use rules::RuleClass;
 pub use select::{Assignment, Selected, select};
+pub use weights::{WeightOptions, WeightReport};
 pub use zeros::{WeightSparsity, density, follows, sparsity_of};

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use lacuna_ir::eval::Tensor;
 use lacuna_isa::format::{Format, GroupFormat, ScalarType};
+
+use crate::weights::WeightOptions;
 
 /// What the optimiser may do and for which machine.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +17,10 @@ pub struct Options {
     pub strict_float: bool,
     /// What the target multiplies natively.
     pub features: TargetFeatures,
+    /// How weights become narrow or sparse.
+    pub weights: WeightOptions,
+    /// Inputs of the entry, batch by batch, for what is decided by measurement.
+    pub calibration: Vec<Vec<Tensor>>,
 }
 
 /// Number formats of the operands of contractions.

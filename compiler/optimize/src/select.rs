@@ -13,6 +13,7 @@ use crate::constants::{constant_values, fold};
 use crate::emit::Emitter;
 use crate::exact::{Error, functions};
 use crate::options::{Options, Precision};
+use crate::weights::{ScaleModes, WeightReport, refine};
 use crate::zeros::summed_dims;
 
 /// The least number of input channels of a convolution that is grouped.
@@ -40,6 +41,8 @@ pub struct Selected {
     pub module: Module,
     /// What each contraction got, in order.
     pub assignments: Vec<Assignment>,
+    /// What became of weights that more was done to than plain rounding, in order.
+    pub weights: Vec<WeightReport>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -52,14 +55,15 @@ pub fn select(mut module: Module, options: &Options) -> Result<Selected, Error> 
     let mut assignments = Vec::new();
     for func in functions(&module) {
         let source = module.functions[func].clone();
-        let converted = Converter::run(&module, &source, options.precision, &mut assignments)
+        let converted = Converter::run(&module, &source, options, &mut assignments)
             .map_err(|e| Error::Contradiction { function: source.name.clone(), message: e.to_string() })?;
         module.functions[func] = converted;
     }
+    let (mut module, weights) = refine(module, options)?;
     if options.precision != Precision::F32 {
         fold(&mut module)?;
     }
-    Ok(Selected { module, assignments, warnings: options.warnings() })
+    Ok(Selected { module, assignments, weights, warnings: options.warnings() })
 }
 
 /// A conversion that several contractions may share.
@@ -72,6 +76,7 @@ enum Conversion {
 struct Converter<'a> {
     module: &'a Module,
     source: &'a Function,
+    scale_modes: ScaleModes,
     constant: SecondaryMap<Value, bool>,
     out: Emitter,
     values: SecondaryMap<Value, Option<Value>>,
@@ -82,10 +87,12 @@ impl<'a> Converter<'a> {
     fn run(
         module: &'a Module,
         source: &'a Function,
-        precision: Precision,
+        options: &Options,
         assignments: &mut Vec<Assignment>,
     ) -> Result<Function, TypeError> {
+        let precision = options.precision;
         let mut this = Converter {
+            scale_modes: options.weights.scale_modes,
             module,
             source,
             constant: constant_values(source),
@@ -155,9 +162,9 @@ impl<'a> Converter<'a> {
         let axes = grouped_axes(self.source, node).map_err(Refused::Kept)?;
         for (i, axis) in axes.into_iter().enumerate() {
             let (format, mode) = if self.constant[node.args[i]] {
-                (weights, ScaleMode::Tosa)
+                (weights, self.scale_modes.weights)
             } else {
-                (activations, ScaleMode::Floor)
+                (activations, self.scale_modes.activations)
             };
             args[i] = self.convert(args[i], Conversion::Group(format, axis, mode), node)?;
         }

@@ -115,15 +115,24 @@ fn fixed_unit(fmt: GroupFormat) -> f32 {
     if fmt.scale == ScalarType::E8M0 { 64.0 } else { 1.0 }
 }
 
+/// The element type with this code.
+const fn element_of(code: u8) -> Element {
+    let Some(ty) = ScalarType::from_code(code) else { panic!("a scalar type's code") };
+    let Some(element) = Element::of(ty) else { panic!("a group element") };
+    element
+}
+
+/// The reciprocal of 2^(s - 127) is 2^(127 - s); a product by it is exact or far below every element's range.
+#[inline(always)]
+fn inverse_e8m0(scale: u8) -> f32 {
+    decode_e8m0(254 - u32::from(scale))
+}
+
 /// Quantises one group. `ELEMENT` is a [`ScalarType`] code, a constant so that each format gets its own vectorised
 /// loops; `codes` is as long as `values`.
 #[inline(always)]
 fn quantize<const ELEMENT: u8>(fmt: GroupFormat, bump_above: u32, values: &[f32], codes: &mut [u8]) -> u8 {
-    let element = const {
-        let Some(ty) = ScalarType::from_code(ELEMENT) else { panic!("a scalar type's code") };
-        let Some(element) = Element::of(ty) else { panic!("a group element") };
-        element
-    };
+    let element = const { element_of(ELEMENT) };
     // As signed integers the magnitudes order like the floats they are, infinities and NaNs on top.
     let mut amax = 0i32;
     for value in values {
@@ -137,8 +146,7 @@ fn quantize<const ELEMENT: u8>(fmt: GroupFormat, bump_above: u32, values: &[f32]
     }
     if fmt.scale == ScalarType::E8M0 {
         let scale = if amax == 0 { 0 } else { element.scale_code(bump_above, amax) };
-        // The reciprocal of 2^(s - 127) is 2^(127 - s), a product by it is exact or far below every element's range.
-        let inverse = decode_e8m0(254 - u32::from(scale));
+        let inverse = inverse_e8m0(scale);
         for (code, &value) in codes.iter_mut().zip(values) {
             *code = element.encode(value * inverse, unit);
         }
@@ -208,6 +216,36 @@ pub fn quantize_group(fmt: GroupFormat, mode: ScaleMode, values: &[f32], codes: 
         codes.fill(0);
         fmt.scale.encode_f32(f32::NAN) as u8
     })
+}
+
+/// Encodes `values` under a given scale, each to its nearest code, ties to even, saturated: what
+/// [`quantize_group`] does once it has chosen the scale. A scale that is zero or NaN, and an element type without a
+/// group rule, give codes 0.
+///
+/// # Panics
+/// If `codes` is shorter than `values`.
+pub fn encode_group(fmt: GroupFormat, scale: u8, values: &[f32], codes: &mut [u8]) {
+    let codes = &mut codes[..values.len()];
+    with_element!(fmt.element, encode_under(fmt, scale, values, codes), other => codes.fill(0));
+}
+
+#[inline(always)]
+fn encode_under<const ELEMENT: u8>(fmt: GroupFormat, scale: u8, values: &[f32], codes: &mut [u8]) {
+    let element = const { element_of(ELEMENT) };
+    let unit = fixed_unit(fmt);
+    let divisor = fmt.scale.decode_f32(u32::from(scale));
+    if divisor == 0.0 || divisor.is_nan() {
+        codes.fill(0);
+    } else if fmt.scale == ScalarType::E8M0 {
+        let inverse = inverse_e8m0(scale);
+        for (code, &value) in codes.iter_mut().zip(values) {
+            *code = element.encode(value * inverse, unit);
+        }
+    } else {
+        for (code, &value) in codes.iter_mut().zip(values) {
+            *code = element.encode(value / divisor, unit);
+        }
+    }
 }
 
 /// The value of a scale code, exactly; NaN for E8M0's 0xFF.

@@ -75,6 +75,24 @@ fn rewrites(compiled: &Compiled) -> Report {
         text += &format!("  {x} x {y}  [{}]{kept}\n", nodes.join(", "));
         formats.push(json!({ "nodes": nodes, "formats": [x, y], "kept": a.kept }));
     }
+    if !compiled.weights.is_empty() {
+        text += "\nweights\n";
+    }
+    let mut weights = Vec::new();
+    for w in &compiled.weights {
+        let nodes: Vec<String> = w.origins.iter().map(node).collect();
+        let rotated = if w.rotated { ", rotated" } else { "" };
+        let note = w.note.map_or_else(String::new, |note| format!(", {note}"));
+        let (density, sqnr) = (w.density_percent, w.sqnr_db);
+        text += &format!("  {sqnr:.2} dB, {density:.1}% non-zero{rotated}  [{}]{note}\n", nodes.join(", "));
+        weights.push(json!({
+            "nodes": nodes,
+            "sqnr_db": sqnr,
+            "density_percent": density,
+            "rotated": w.rotated,
+            "note": w.note,
+        }));
+    }
     let report = &compiled.report;
     let json = json!({
         "ok": true,
@@ -84,6 +102,7 @@ fn rewrites(compiled: &Compiled) -> Report {
         "cost_after": report.cost.1,
         "rewrites": applied,
         "formats": formats,
+        "weights": weights,
     });
     Report::new(text, json)
 }

@@ -19,9 +19,11 @@ use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::target_file::DEFAULT_TARGET;
 use lacuna_onnx::Literal;
-use lacuna_optimize::Precision;
+use lacuna_optimize::weights::Rounding;
+use lacuna_optimize::{Precision, WeightOptions};
 
 use crate::cli::{Cli, Command, CompileOptions, PrecisionArg};
+use lacuna_driver::calibration::Calibration;
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec;
@@ -97,7 +99,7 @@ fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Dia
         named(options.max_drop.is_some(), "--max-drop"),
         named(options.calibrate.is_some(), "--calibrate"),
     ];
-    let given: Vec<&str> = given.into_iter().flatten().collect();
+    let given: Vec<&str> = given.into_iter().flatten().chain(options.weights.options().1).collect();
     if given.is_empty() {
         return Ok(());
     }
@@ -112,6 +114,8 @@ struct Settings {
     precision: Precision,
     dims: BTreeMap<String, u64>,
     bindings: BTreeMap<String, Literal>,
+    weights: WeightOptions,
+    calibration: Option<Calibration>,
 }
 
 impl Settings {
@@ -131,13 +135,39 @@ impl Settings {
         unless(options.precision != PrecisionArg::Auto, "--precision auto", fixed);
         unless(options.min_sqnr.is_none(), "--min-sqnr", fixed);
         unless(options.max_drop.is_none(), "--max-drop", fixed);
-        unless(options.calibrate.is_none(), "--calibrate", fixed);
         if !missing.is_empty() {
             return Err(Failed(missing));
         }
         let PrecisionArg::Fixed(precision) = options.precision else {
             unreachable!("`auto` was refused above")
         };
+        let (weights, given) = options.weights.options();
+        let scales = precision == Precision::F32 || precision == Precision::Bf16;
+        if let Some(name) = given
+            .iter()
+            .find(|&&name| scales && ["--scale-mode", "--scale-search", "--hadamard"].contains(&name))
+        {
+            let reason = format!("{name} has no effect with --precision {precision}");
+            return Err(Diagnostic::new(codes::USAGE, reason)
+                .hint("choose a format with scales, such as mxfp8")
+                .into());
+        }
+        if precision == Precision::F32 && weights.rounding == Rounding::Compensated && weights.prune.is_none()
+        {
+            let reason = "--rounding compensated has no effect with --precision f32 and without --prune";
+            return Err(Diagnostic::new(codes::USAGE, reason).into());
+        }
+        if weights.needs_calibration() && options.calibrate.is_none() {
+            let reason = "--rounding compensated and --prune-by calibration measure on inputs";
+            return Err(Diagnostic::new(codes::USAGE, reason)
+                .hint("name a folder with test_data_set_* by --calibrate DIR")
+                .into());
+        }
+        if !weights.needs_calibration() && options.calibrate.is_some() {
+            let reason = "--calibrate has no effect: nothing that was asked for measures on inputs";
+            return Err(Diagnostic::new(codes::USAGE, reason).hint("try --rounding compensated").into());
+        }
+        let calibration = options.calibrate.as_deref().map(Calibration::read).transpose()?;
         let mut bindings = BTreeMap::new();
         for (name, path) in &options.bindings {
             bindings.insert(name.clone(), tensors::read(path)?.1);
@@ -147,6 +177,8 @@ impl Settings {
             precision,
             dims: options.dims.iter().cloned().collect(),
             bindings,
+            weights,
+            calibration,
         })
     }
 
@@ -159,6 +191,8 @@ impl Settings {
             bindings: self.bindings.clone(),
             target: &self.target,
             precision: self.precision,
+            weights: self.weights,
+            calibration: self.calibration.as_ref(),
         }
     }
 
