@@ -89,7 +89,8 @@ pub struct WeightArgs {
     /// meets.
     #[arg(long, default_value = "magnitude", value_name = "BY", requires = "prune")]
     pub prune_by: PruneBy,
-    /// Rounding of weights: nearest, or compensated: the weights that follow make up for each error, as calibration says.
+    /// Rounding of weights: nearest; compensated: the weights that follow make up for each error, as calibration says;
+    /// or corrected: they also make up for what the inputs lost.
     #[arg(long, default_value = "nearest", value_name = "HOW")]
     pub rounding: Rounding,
     /// Scales of groups from their largest magnitude: floor, rceil, even, ceil or tosa, or WEIGHTS:ACTIVATIONS.

@@ -99,7 +99,7 @@ pub struct Compiled {
     /// What the selection phase chose.
     pub assignments: Vec<Assignment>,
     /// What became of weights that more was done to than plain rounding.
-    pub weights: Vec<WeightReport>,
+    pub refined: Vec<WeightReport>,
     /// What deserves attention.
     pub warnings: Vec<String>,
     /// Seconds that compilation took.
@@ -119,7 +119,7 @@ pub struct Front {
     /// What the selection phase chose.
     pub assignments: Vec<Assignment>,
     /// What became of weights that more was done to than plain rounding.
-    pub weights: Vec<WeightReport>,
+    pub refined: Vec<WeightReport>,
     /// What deserves attention.
     pub warnings: Vec<String>,
 }
@@ -137,7 +137,7 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
         imported: front.imported,
         report: front.report,
         assignments: front.assignments,
-        weights: front.weights,
+        refined: front.refined,
         warnings: front.warnings,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -176,12 +176,12 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
     verify(&selected.module, "select")?;
     watch.dump(Stage::Selected, || selected.module.to_string());
     warnings.extend(selected.warnings.iter().cloned());
-    warnings.extend(selected.weights.iter().filter_map(|w| {
+    warnings.extend(selected.refined.iter().filter_map(|w| {
         let nodes: Vec<&str> = w.origins.iter().map(|&o| imported.origins[o].node.as_str()).collect();
         w.note.map(|note| format!("the weights of {} are {note}", nodes.join(", ")))
     }));
-    let lacuna_optimize::Selected { module: selected, assignments, weights, .. } = selected;
-    Ok(Front { imported, optimized, selected, report, assignments, weights, warnings })
+    let lacuna_optimize::Selected { module: selected, assignments, refined, .. } = selected;
+    Ok(Front { imported, optimized, selected, report, assignments, refined, warnings })
 }
 
 /// The last passes: the object of a module with formats, and the independent check of its streams.

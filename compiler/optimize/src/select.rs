@@ -42,7 +42,7 @@ pub struct Selected {
     /// What each contraction got, in order.
     pub assignments: Vec<Assignment>,
     /// What became of weights that more was done to than plain rounding, in order.
-    pub weights: Vec<WeightReport>,
+    pub refined: Vec<WeightReport>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -59,11 +59,11 @@ pub fn select(mut module: Module, options: &Options) -> Result<Selected, Error> 
             .map_err(|e| Error::Contradiction { function: source.name.clone(), message: e.to_string() })?;
         module.functions[func] = converted;
     }
-    let (mut module, weights) = refine(module, options)?;
+    let (mut module, refined) = refine(module, options)?;
     if options.precision != Precision::F32 {
         fold(&mut module)?;
     }
-    Ok(Selected { module, assignments, weights, warnings: options.warnings() })
+    Ok(Selected { module, assignments, refined, warnings: options.warnings() })
 }
 
 /// A conversion that several contractions may share.

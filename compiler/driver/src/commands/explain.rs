@@ -75,11 +75,11 @@ fn rewrites(compiled: &Compiled) -> Report {
         text += &format!("  {x} x {y}  [{}]{kept}\n", nodes.join(", "));
         formats.push(json!({ "nodes": nodes, "formats": [x, y], "kept": a.kept }));
     }
-    if !compiled.weights.is_empty() {
+    if !compiled.refined.is_empty() {
         text += "\nweights\n";
     }
     let mut weights = Vec::new();
-    for w in &compiled.weights {
+    for w in &compiled.refined {
         let nodes: Vec<String> = w.origins.iter().map(node).collect();
         let rotated = if w.rotated { ", rotated" } else { "" };
         let note = w.note.map_or_else(String::new, |note| format!(", {note}"));

@@ -152,8 +152,7 @@ impl Settings {
                 .hint("choose a format with scales, such as mxfp8")
                 .into());
         }
-        if precision == Precision::F32 && weights.rounding == Rounding::Compensated && weights.prune.is_none()
-        {
+        if precision == Precision::F32 && weights.rounding != Rounding::Nearest && weights.prune.is_none() {
             let reason = "--rounding compensated has no effect with --precision f32 and without --prune";
             return Err(Diagnostic::new(codes::USAGE, reason).into());
         }
@@ -163,7 +162,7 @@ impl Settings {
                 .hint("name a folder with test_data_set_* by --calibrate DIR")
                 .into());
         }
-        if !weights.needs_calibration() && options.calibrate.is_some() {
+        if weights.is_plain() && options.calibrate.is_some() {
             let reason = "--calibrate has no effect: nothing that was asked for measures on inputs";
             return Err(Diagnostic::new(codes::USAGE, reason).hint("try --rounding compensated").into());
         }

@@ -45,6 +45,19 @@ impl Factor {
         upper.iter().all(|v| v.is_finite()).then_some(Factor { k, upper })
     }
 
+    /// Multiplies rows by `(G + damping)^-1`, in place.
+    pub fn solve(&self, rows: &mut [f64]) {
+        rows.par_chunks_mut(self.k).for_each(|row| {
+            let half: Vec<f64> = (0..self.k).map(|j| dot(self.row(j), &row[j..])).collect();
+            row.fill(0.0);
+            for (j, &factor) in half.iter().enumerate() {
+                for (out, &u) in row[j..].iter_mut().zip(self.row(j)) {
+                    *out += factor * u;
+                }
+            }
+        });
+    }
+
     /// Row `i` from the diagonal on.
     pub fn row(&self, i: usize) -> &[f64] {
         &self.upper[i * self.k + i..(i + 1) * self.k]

@@ -4,12 +4,13 @@ use lacuna_ir::eval::Tensor;
 use lacuna_ir::{Op, Shape};
 use rayon::prelude::*;
 
+use super::factor::Factor;
 use super::matrix::offsets;
 
 /// The longest sum whose moments are taken: they are this many squared f64.
 pub const MAX_K: usize = 8192;
 /// Rows of the operand that are looked at in each batch, at most; more are skipped evenly.
-const MAX_ROWS: usize = 8192;
+const MAX_ROWS: usize = 4096;
 /// Rows that are added at a time.
 const CHUNK_ROWS: usize = 128;
 
@@ -56,8 +57,7 @@ impl Gram {
 
     /// Adds the rows of an operand.
     pub fn add(&mut self, operand: &Operand<'_>) {
-        let step = operand.n_rows.div_ceil(MAX_ROWS.max(4 * self.k)).max(1);
-        let rows: Vec<usize> = (0..operand.n_rows).step_by(step).collect();
+        let rows = sampled(operand.n_rows(), self.k);
         let mut x = vec![0.0; CHUNK_ROWS * self.k];
         for chunk in rows.chunks(CHUNK_ROWS) {
             let x = &mut x[..chunk.len() * self.k];
@@ -70,23 +70,82 @@ impl Gram {
     pub fn add_rows(&mut self, x: &[f64]) {
         let k = self.k;
         self.sums.par_chunks_mut(k).enumerate().with_min_len(8).for_each(|(i, sums)| {
-            let sums = &mut sums[i..];
-            let (fours, rest) = x.split_at(x.len() / (4 * k) * (4 * k));
-            for four in fours.chunks_exact(4 * k) {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|r| &four[r * k + i..(r + 1) * k]);
-                let (fa, fb, fc, fd) = (a[0], b[0], c[0], d[0]);
-                for ((((sum, &a), &b), &c), &d) in sums.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-                    *sum = (((*sum + fa * a) + fb * b) + fc * c) + fd * d;
-                }
-            }
-            for row in rest.chunks_exact(k) {
-                let factor = row[i];
-                for (sum, &v) in sums.iter_mut().zip(&row[i..]) {
-                    *sum += factor * v;
-                }
-            }
+            add_scaled(&mut sums[i..], k, x, |row| x[row * k + i]);
         });
     }
+}
+
+/// Adds to `sums` the ends of the rows of `k` elements, each times a factor, in order.
+fn add_scaled(sums: &mut [f64], k: usize, rows: &[f64], factor: impl Fn(usize) -> f64) {
+    let (fours, rest) = rows.split_at(rows.len() / (4 * k) * (4 * k));
+    let from = k - sums.len();
+    for (n, four) in fours.chunks_exact(4 * k).enumerate() {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|r| &four[r * k + from..(r + 1) * k]);
+        let [fa, fb, fc, fd] = [0, 1, 2, 3].map(|r| factor(4 * n + r));
+        for ((((sum, &a), &b), &c), &d) in sums.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            *sum = (((*sum + fa * a) + fb * b) + fc * c) + fd * d;
+        }
+    }
+    for (n, row) in rest.chunks_exact(k).enumerate() {
+        let factor = factor(4 * (fours.len() / (4 * k)) + n);
+        sums.iter_mut().zip(&row[from..]).for_each(|(sum, &v)| *sum += factor * v);
+    }
+}
+
+/// `(X - Y)^T Y` over the rows of an operand X and of what is left of it, Y: what the product loses through its inputs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Loss {
+    k: usize,
+    /// Row-major.
+    sums: Vec<f64>,
+}
+
+impl Loss {
+    /// Of no rows; `None` if the sums are longer than [`MAX_K`].
+    pub fn new(k: usize) -> Option<Loss> {
+        (k <= MAX_K).then(|| Loss { k, sums: vec![0.0; k * k] })
+    }
+
+    /// Adds the rows of an operand before and after.
+    pub fn add(&mut self, before: &Operand<'_>, after: &Operand<'_>) {
+        let k = self.k;
+        let (mut x, mut y) = (vec![0.0; CHUNK_ROWS * k], vec![0.0; CHUNK_ROWS * k]);
+        for chunk in sampled(after.n_rows(), k).chunks(CHUNK_ROWS) {
+            let (x, y) = (&mut x[..chunk.len() * k], &mut y[..chunk.len() * k]);
+            x.par_chunks_mut(k).zip(y.par_chunks_mut(k)).zip(chunk).for_each(|((x, y), &row)| {
+                before.row(row, x);
+                after.row(row, y);
+                x.iter_mut().zip(&*y).for_each(|(x, y)| *x -= y);
+            });
+            let (x, y) = (&*x, &*y);
+            self.sums.par_chunks_mut(k).enumerate().with_min_len(8).for_each(|(i, sums)| {
+                add_scaled(sums, k, y, |row| x[row * k + i]);
+            });
+        }
+    }
+
+    /// Weights that make up for the loss as well as their sums allow, given the factor of `Y^T Y`.
+    pub fn corrected(&self, weights: &[f32], factor: &Factor) -> Vec<f32> {
+        let mut moved = vec![0.0; weights.len()];
+        moved.par_chunks_mut(self.k).zip(weights.par_chunks(self.k)).for_each(|(moved, weights)| {
+            for (&w, sums) in weights.iter().zip(self.sums.chunks_exact(self.k)) {
+                moved.iter_mut().zip(sums).for_each(|(out, &s)| *out += f64::from(w) * s);
+            }
+        });
+        factor.solve(&mut moved);
+        weights.iter().zip(&moved).map(|(&w, &m)| (f64::from(w) + m) as f32).collect()
+    }
+
+    /// Whether every element is finite.
+    pub fn is_sound(&self) -> bool {
+        self.sums.iter().all(|v| v.is_finite())
+    }
+}
+
+/// The rows that are looked at.
+fn sampled(n_rows: usize, k: usize) -> Vec<usize> {
+    let step = n_rows.div_ceil(MAX_ROWS.max(4 * k)).max(1);
+    (0..n_rows).step_by(step).collect()
 }
 
 /// The computed operand of a product as a matrix.
@@ -169,8 +228,13 @@ impl<'a> Operand<'a> {
         Some(Operand { values, kind: Kind::Plain { rows, columns }, n_rows, k })
     }
 
+    /// Rows.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
     /// Writes one row.
-    fn row(&self, row: usize, out: &mut [f64]) {
+    pub fn row(&self, row: usize, out: &mut [f64]) {
         match &self.kind {
             Kind::Plain { rows, columns } => {
                 for (out, &c) in out.iter_mut().zip(columns) {

@@ -25,7 +25,7 @@ pub struct WeightOptions {
 impl WeightOptions {
     /// Whether inputs are needed to decide.
     pub fn needs_calibration(&self) -> bool {
-        self.rounding == Rounding::Compensated || self.prune.is_some_and(|p| p.by == PruneBy::Calibration)
+        self.rounding != Rounding::Nearest || self.prune.is_some_and(|p| p.by == PruneBy::Calibration)
     }
 
     /// Whether anything but plain rounding is asked for.
@@ -44,6 +44,9 @@ pub enum Rounding {
     /// In order, each error made up for by the weights that follow, as the inputs' second moments say (GPTQ,
     /// arXiv 2210.17323; with pruning SparseGPT, arXiv 2301.00774).
     Compensated,
+    /// Compensated, after the weights have moved to make up for what the product's inputs lost: by their own rounding
+    /// and by all that was rounded before them (as GPTAQ, arXiv 2504.02692, in closed form).
+    Corrected,
 }
 
 /// How scales of groups follow from their largest magnitude.
@@ -99,7 +102,8 @@ impl FromStr for Rounding {
         match text {
             "nearest" => Ok(Rounding::Nearest),
             "compensated" => Ok(Rounding::Compensated),
-            _ => Err(no(text, "rounding: nearest or compensated")),
+            "corrected" => Ok(Rounding::Corrected),
+            _ => Err(no(text, "rounding: nearest, compensated or corrected")),
         }
     }
 }
@@ -109,6 +113,7 @@ impl fmt::Display for Rounding {
         f.write_str(match self {
             Rounding::Nearest => "nearest",
             Rounding::Compensated => "compensated",
+            Rounding::Corrected => "corrected",
         })
     }
 }

@@ -14,7 +14,7 @@ use lacuna_ir::{
 use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
 
 use super::factor::Factor;
-use super::gram::{Gram, MAX_K, Operand};
+use super::gram::{Gram, Loss, MAX_K, Operand};
 use super::hadamard;
 use super::matrix::{Layout, Matrix};
 use super::narrow::{Narrowed, Plan, Storage, narrow};
@@ -58,8 +58,7 @@ pub fn refine(mut module: Module, options: &Options) -> Result<(Module, Vec<Weig
     for func in functions(&module) {
         let source = module.functions[func].clone();
         let entry = <[FuncId; 1]>::try_from(module.entries.iter().map(|e| e.func).collect::<Vec<_>>());
-        let calibrated = entry == Ok([func]) && options.weights.needs_calibration();
-        let batches: &[Vec<Tensor>] = if calibrated { &options.calibration } else { &[] };
+        let batches: &[Vec<Tensor>] = if entry == Ok([func]) { &options.calibration } else { &[] };
         let mut refiner = Refiner::new(&mut module, &source, options, batches)
             .map_err(|message| Error::Calibration { function: source.name.clone(), message })?;
         let refined = refiner
@@ -86,6 +85,8 @@ struct Refiner<'a> {
     n_batches: usize,
     /// Computed values of the source, as the refined function gives them, until their last use.
     live: SecondaryMap<Value, Option<Batches>>,
+    /// The same values in the function without any rounding, where the difference is asked for.
+    exact: SecondaryMap<Value, Option<Batches>>,
     /// New weights by old ones and the dimension that is summed.
     weights: IndexMap<(Value, usize, bool), (Value, ConstId)>,
     /// Rotated and quantised values by quantised ones.
@@ -120,6 +121,7 @@ impl<'a> Refiner<'a> {
             values: SecondaryMap::new(),
             n_batches: batches.len(),
             live: SecondaryMap::with_capacity(source.values.len()),
+            exact: SecondaryMap::new(),
             weights: IndexMap::new(),
             rotated: IndexMap::new(),
             hadamard: None,
@@ -143,6 +145,9 @@ impl<'a> Refiner<'a> {
                 }
                 given.push(tensor.clone());
             }
+            if this.corrects() {
+                this.exact[old] = Some(given.clone());
+            }
             this.live[old] = Some(given);
         }
         Ok(this)
@@ -164,7 +169,23 @@ impl<'a> Refiner<'a> {
                 self.values[old] = Some(new);
                 self.out.name(new, &self.source.values[old].name);
             }
-            self.evaluate(node, &inputs)?;
+            let mut exact = Vec::new();
+            if self.corrects() && !inputs.is_empty() {
+                exact = node.args.iter().map(|&a| self.exact(a)).collect::<Result<Vec<_>, _>>()?;
+            }
+            self.forget(node);
+            if !inputs.is_empty() {
+                let results = self.evaluate(&node.op, &inputs)?;
+                self.keep(node, results, |this| &mut this.live);
+            }
+            if !exact.is_empty() {
+                let results = if let Op::MxQuantize { .. } = node.op {
+                    exact
+                } else {
+                    self.evaluate(&node.op, &exact)?
+                };
+                self.keep(node, results, |this| &mut this.exact);
+            }
         }
         self.out.results = self.known(&self.source.results)?;
         Ok(std::mem::replace(&mut self.out, Emitter::new(self.source)).finish())
@@ -182,6 +203,23 @@ impl<'a> Refiner<'a> {
         self.live[value].clone().ok_or(EvalError::Undefined(value))
     }
 
+    /// Whether values without any rounding are wanted too.
+    fn corrects(&self) -> bool {
+        self.n_batches > 0 && self.options.weights.rounding == Rounding::Corrected
+    }
+
+    /// A value of the source without any rounding on every batch; a constant is there once.
+    fn exact(&self, value: Value) -> Result<Batches, EvalError> {
+        let def = self.source.def(value).map(|node| &self.source.nodes[node]);
+        match def {
+            Some(NodeData { op: Op::MxQuantize { .. }, args, .. }) if self.constant[value] => {
+                self.exact(args[0])
+            }
+            _ if self.constant[value] => Ok(vec![self.recipe(value)?]),
+            _ => self.exact[value].clone().ok_or(EvalError::Undefined(value)),
+        }
+    }
+
     /// What a constant recipe of the source computes.
     fn recipe(&self, value: Value) -> Result<Tensor, EvalError> {
         let node = self.source.def(value).ok_or(EvalError::Undefined(value))?;
@@ -191,30 +229,42 @@ impl<'a> Refiner<'a> {
         all.pop().ok_or(EvalError::Undefined(value))
     }
 
-    /// Evaluates a node on the batches, given its operands, and forgets values that nothing else uses.
-    fn evaluate(&mut self, node: &NodeData, inputs: &[Batches]) -> Result<(), EvalError> {
+    /// Drops batches of values that nothing after this node uses.
+    fn forget(&mut self, node: &NodeData) {
         for arg in self.reads(node) {
             self.uses[arg] -= 1;
             if self.uses[arg] == 0 {
                 self.live[arg] = None;
+                self.exact[arg] = None;
                 self.rotated.shift_remove(&arg);
             }
         }
-        if self.n_batches == 0 || node.results.iter().all(|&r| self.constant[r]) {
-            return Ok(());
-        }
-        let mut results: Vec<Batches> = node.results.iter().map(|_| Vec::new()).collect();
+    }
+
+    /// Results of an operator on every batch.
+    fn evaluate(&self, op: &Op, inputs: &[Batches]) -> Result<Vec<Batches>, EvalError> {
+        let mut results: Vec<Batches> = Vec::new();
         for batch in 0..self.n_batches {
             let args: Vec<&Tensor> = inputs.iter().map(|b| &b[batch.min(b.len() - 1)]).collect();
-            let tensors = eval_op(self.module, &node.op, &args, Mode::Typed)?;
+            let tensors = eval_op(self.module, op, &args, Mode::Typed)?;
+            results.resize_with(tensors.len(), Vec::new);
             results.iter_mut().zip(tensors).for_each(|(result, tensor)| result.push(tensor));
         }
+        Ok(results)
+    }
+
+    /// Remembers the results of a node that something uses.
+    fn keep(
+        &mut self,
+        node: &NodeData,
+        results: Vec<Batches>,
+        of: impl Fn(&mut Self) -> &mut SecondaryMap<Value, Option<Batches>>,
+    ) {
         for (&result, tensors) in node.results.iter().zip(results) {
             if self.uses[result] > 0 {
-                self.live[result] = Some(tensors);
+                of(self)[result] = Some(tensors);
             }
         }
-        Ok(())
     }
 
     /// The values that a node of the source needs: its operands, and what a rotation takes instead of one.
@@ -272,7 +322,7 @@ impl<'a> Refiner<'a> {
         let (value, constant) = match self.weights.get(&key) {
             Some(&known) => known,
             None => {
-                let made = self.narrowed(product, rotation.is_some(), inputs.get(other))?;
+                let made = self.narrowed(product, rotation.as_ref(), inputs.get(other))?;
                 self.weights.insert(key, made);
                 made
             }
@@ -288,9 +338,10 @@ impl<'a> Refiner<'a> {
     fn narrowed(
         &mut self,
         product: &Product<'_>,
-        rotated: bool,
+        rotation: Option<&Rotation>,
         inputs: Option<&Batches>,
     ) -> Result<(Value, ConstId), EvalError> {
+        let rotated = rotation.is_some();
         let weights = self.options.weights;
         let source = self.recipe(product.inner)?;
         let mut matrix = Matrix::new(&product.layout, &source.to_f64());
@@ -300,8 +351,15 @@ impl<'a> Refiner<'a> {
         // A segment too short for the pattern would be pruned to less than the pattern says.
         let prune = weights.prune.filter(|p| matrix.segment >= usize::from(p.pattern.m));
         let gram = inputs.and_then(|inputs| self.gram(product, inputs, matrix.k));
-        let compensated = weights.rounding == Rounding::Compensated;
+        let compensated = weights.rounding != Rounding::Nearest;
         let factor = gram.as_ref().filter(|_| compensated).and_then(Factor::new);
+        let mut wanted = matrix.clone();
+        if let (Some(inputs), Some(factor), true) = (inputs, &factor, self.corrects()) {
+            let exact = self.exact_operand(product, rotation)?;
+            if let Some(loss) = self.loss(product, &exact, inputs, matrix.k) {
+                wanted.values = loss.corrected(&matrix.values, factor);
+            }
+        }
         let by_calibration = prune.is_some_and(|p| p.by == PruneBy::Calibration);
         let note = if weights.prune.is_some() && prune.is_none() {
             Some("not pruned: the summed dimension is shorter than the pattern")
@@ -319,7 +377,7 @@ impl<'a> Refiner<'a> {
             gram: gram.as_ref(),
             factor: factor.as_ref(),
         };
-        let narrowed = narrow(&matrix, &plan);
+        let narrowed = narrow(&wanted, &plan);
         let n = narrowed.values.len().max(1) as f64;
         self.reports.push(WeightReport {
             function: self.source.name.clone(),
@@ -357,6 +415,47 @@ impl<'a> Refiner<'a> {
             gram.add(&x);
         }
         gram.is_sound().then_some(gram)
+    }
+
+    /// The computed operand of a product without any rounding, rotated as the product takes it.
+    fn exact_operand(
+        &self,
+        product: &Product<'_>,
+        rotation: Option<&Rotation>,
+    ) -> Result<Batches, EvalError> {
+        let exact = self.exact(product.node.args[1 - product.operand])?;
+        match rotation {
+            Some(rotation) => exact.into_iter().map(|x| self.rotated_exact(x, rotation)).collect(),
+            None => Ok(exact),
+        }
+    }
+
+    fn rotated_exact(&self, x: Tensor, rotation: &Rotation) -> Result<Tensor, EvalError> {
+        let (split, map) = blocks(&x.ty.shape, usize::from(rotation.axis));
+        let shape = x.ty.shape.clone();
+        let matrix =
+            self.hadamard.as_ref().map(|(_, matrix)| matrix).ok_or(EvalError::Undefined(rotation.inner))?;
+        let one = |op: &Op, args: &[&Tensor]| -> Result<Tensor, EvalError> {
+            eval_op(self.module, op, args, Mode::Typed)?.pop().ok_or(EvalError::Undefined(rotation.inner))
+        };
+        let x = one(&Op::Reshape { shape: split }, &[&x])?;
+        let x = one(&Op::Contract { map, elem: ScalarType::F32 }, &[&x, matrix])?;
+        one(&Op::Reshape { shape }, &[&x])
+    }
+
+    /// What the product loses through its computed operand, on all batches.
+    fn loss(&self, product: &Product<'_>, before: &Batches, after: &Batches, k: usize) -> Option<Loss> {
+        let Product { node, operand, .. } = product;
+        let weights = &self.source.ty(node.args[*operand]).shape;
+        let result = &self.source.ty(node.results[0]).shape;
+        let mut loss = Loss::new(k)?;
+        for (before, after) in before.iter().zip(after) {
+            let (x, y) = (before.to_f64(), after.to_f64());
+            let x = Operand::of(&node.op, 1 - operand, before, &x, weights, result)?;
+            let y = Operand::of(&node.op, 1 - operand, after, &y, weights, result)?;
+            loss.add(&x, &y);
+        }
+        loss.is_sound().then_some(loss)
     }
 
     /// How the computed operand of a product can be rotated: it is quantised in groups of a dimension that is whole
