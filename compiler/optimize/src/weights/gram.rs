@@ -24,9 +24,9 @@ pub struct Gram {
 }
 
 impl Gram {
-    /// Of no rows; `None` if the sums are longer than [`MAX_K`].
+    /// Of no rows; `None` if there are no columns, or more than [`MAX_K`].
     pub fn new(k: usize) -> Option<Gram> {
-        (k <= MAX_K).then(|| Gram { k, sums: vec![0.0; k * k] })
+        (1..=MAX_K).contains(&k).then(|| Gram { k, sums: vec![0.0; k * k] })
     }
 
     /// Columns.
@@ -101,9 +101,9 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Of no rows; `None` if the sums are longer than [`MAX_K`].
+    /// Of no rows; `None` if there are no columns, or more than [`MAX_K`].
     pub fn new(k: usize) -> Option<Loss> {
-        (k <= MAX_K).then(|| Loss { k, sums: vec![0.0; k * k] })
+        (1..=MAX_K).contains(&k).then(|| Loss { k, sums: vec![0.0; k * k] })
     }
 
     /// Adds the rows of an operand before and after.
