@@ -9,10 +9,12 @@ use serde_json::Value;
 
 use crate::{cargo, output, status};
 
-/// The trained models of the repository.
-const MODELS: &[&str] = &["digits-cnn", "digits-cnn-24", "adder-llama"];
-/// Formats of weights and activations.
-const FORMATS: &[&str] = &["mxfp8", "mxfp6", "mxint8", "nvfp4", "mxfp4:mxfp8", "mxfp4:mxfp6", "mxfp4"];
+/// The trained models of the repository, and the formats of weights and activations in which each is measured.
+const MODELS: &[(&str, &[&str])] = &[
+    ("digits-cnn", &["mxfp8", "mxfp6", "mxint8", "nvfp4", "mxfp4:mxfp8", "mxfp4:mxfp6", "mxfp4"]),
+    ("digits-cnn-24", &["mxfp8", "mxfp6", "mxint8", "mxfp4"]),
+    ("adder-llama", &["mxfp8", "nvfp4", "mxfp4:mxfp8", "mxfp4"]),
+];
 /// What is done to weights, with the options that say so. `CALIBRATE` names the model's own data.
 const TECHNIQUES: &[(&str, &[&str])] = &[
     ("direct cast", &[]),
@@ -87,8 +89,8 @@ const NOTES: &str = "
 pub fn run(root: &Path) -> Result<(), String> {
     let lab = Lab::new(root)?;
     let mut page = HEAD.to_owned();
-    for model in MODELS {
-        page += &lab.table(model, "Formats", FORMATS, TECHNIQUES)?;
+    for (model, formats) in MODELS {
+        page += &lab.table(model, "Formats", formats, TECHNIQUES)?;
     }
     page += NOTES;
     page += "\n## Pruning to 2:4\n\nTwo of each four consecutive weights stay (`--prune 2:4`), chosen before anything is quantised; the machine then \

@@ -50,7 +50,7 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
         let hint = "lacuna inspect --stage all shows every stage";
         return Err(Diagnostic::new(codes::NOT_YET, "--layers: comparison of every layer").hint(hint).into());
     }
-    let criterion = criterion(args, settings.precision);
+    let criterion = criterion(args, &settings);
     let set = TestSet::find(&args.model)?;
     let same =
         |a: &Path, b: &Path| a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
@@ -86,11 +86,13 @@ struct Subject<'a> {
     scored: Option<Half>,
 }
 
-/// f32 must be close; mxfp8 must predict the same in 99 of 100 cases; other precisions are reported.
-fn criterion(args: &cli::Verify, precision: Precision) -> Criterion {
+/// f32 must be close; mxfp8 must predict the same in 99 of 100 cases; other precisions, and pruned weights, are
+/// reported.
+fn criterion(args: &cli::Verify, settings: &Settings) -> Criterion {
     let mxfp8 = Precision::Mx { weights: GroupFormat::MXFP8, activations: GroupFormat::MXFP8 };
-    match (args.min_agreement, precision) {
+    match (args.min_agreement, settings.precision) {
         (Some(min_percent), _) => Criterion::Agreement { min_percent },
+        (None, _) if settings.weights.prune.is_some() => Criterion::Report,
         (None, Precision::F32) => Criterion::Close { atol: args.atol, rtol: args.rtol },
         (None, p) if p == mxfp8 => Criterion::Agreement { min_percent: 99.0 },
         (None, Precision::Bf16 | Precision::Mx { .. }) => Criterion::Report,

@@ -183,8 +183,8 @@ impl Plan<'_> {
             loss: 0.0,
         };
         let mut pending = weights.to_vec();
-        for j in 0..n {
-            if kept[j] {
+        for (j, &kept) in kept.iter().enumerate() {
+            if kept {
                 self.element(pending[j] as f32, scale, &mut out.codes[j], &mut out.values[j]);
             }
             let error = pending[j] - f64::from(out.values[j]);
