@@ -191,6 +191,8 @@ impl Model {
             target: &target,
             precision: precision.parse().expect("a precision"),
             selection: SelectionRequest::default(),
+            weights: lacuna_optimize::WeightOptions::default(),
+            calibration: None,
         };
         let progress = Progress::new(false);
         let mut watch = Watch { progress: &progress, dump: None };

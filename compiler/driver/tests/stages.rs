@@ -40,6 +40,8 @@ fn stages(model: &str, target_name: &str, precision: &str) -> Stages {
         target: &target,
         precision: precision.parse().expect("a precision"),
         selection: SelectionRequest::default(),
+        weights: lacuna_optimize::WeightOptions::default(),
+        calibration: None,
     };
     let progress = Progress::new(false);
     let mut watch = Watch { progress: &progress, dump: None };

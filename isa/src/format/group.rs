@@ -172,6 +172,13 @@ impl Element {
         amax != 0 && self.scale_exponent(bump_above, amax) < i32::from(scale) - 127
     }
 
+    /// The shifts of all pairs of a group of this scale code.
+    #[inline(always)]
+    fn pair_shifts(self, bump_above: u32, values: &[f32], scale: u8) -> u8 {
+        let pairs = values.chunks(2).take(8).enumerate();
+        pairs.fold(0, |all, (i, pair)| all | u8::from(self.shifts(bump_above, pair, scale)) << i)
+    }
+
     /// The code of a scaled value: nearest even, saturated. `unit` is the code of 1.0 and is read for `i8` alone.
     #[inline(always)]
     fn encode(self, scaled: f32, unit: f32) -> u8 {
@@ -211,6 +218,32 @@ fn magnitude(values: &[f32]) -> u32 {
     amax as u32
 }
 
+/// The element type with this code.
+const fn element_of(code: u8) -> Element {
+    let Some(ty) = ScalarType::from_code(code) else { panic!("a scalar type's code") };
+    let Some(element) = Element::of(ty) else { panic!("a group element") };
+    element
+}
+
+/// The reciprocal of 2^(s - 127) is 2^(127 - s); a product by it is exact or far below every element's range.
+#[inline(always)]
+fn inverse_e8m0(scale: u8) -> f32 {
+    decode_e8m0(254 - u32::from(scale))
+}
+
+/// Encodes values under an E8M0 scale with pair shifts.
+#[inline(always)]
+fn encode_shifted(element: Element, scale: GroupScale, values: &[f32], codes: &mut [u8], unit: f32) {
+    let inverse = inverse_e8m0(scale.code);
+    for (i, (codes, pair)) in codes.chunks_mut(2).zip(values.chunks(2)).enumerate() {
+        let double = if i < 8 && scale.shifts >> i & 1 != 0 { 2.0 } else { 1.0 };
+        for (code, &value) in codes.iter_mut().zip(pair) {
+            // Two products, because 2^128 is no f32.
+            *code = element.encode(value * inverse * double, unit);
+        }
+    }
+}
+
 /// Quantises one group. `ELEMENT` is a [`ScalarType`] code, a constant so that each format gets its own vectorised
 /// loops; `codes` is as long as `values`.
 #[inline(always)]
@@ -220,11 +253,7 @@ fn quantize<const ELEMENT: u8>(
     values: &[f32],
     codes: &mut [u8],
 ) -> GroupScale {
-    let element = const {
-        let Some(ty) = ScalarType::from_code(ELEMENT) else { panic!("a scalar type's code") };
-        let Some(element) = Element::of(ty) else { panic!("a group element") };
-        element
-    };
+    let element = const { element_of(ELEMENT) };
     let amax = magnitude(values);
     let unit = fixed_unit(fmt);
     if amax >= F32_INF {
@@ -232,30 +261,21 @@ fn quantize<const ELEMENT: u8>(
         return GroupScale::nan(fmt);
     }
     if fmt.scale == ScalarType::E8M0 {
-        let scale = if amax == 0 {
+        let code = if amax == 0 {
             0
         } else {
             (element.scale_exponent(bump_above, amax).clamp(-127, 127) + 127) as u8
         };
-        // The reciprocal of 2^(s - 127) is 2^(127 - s), a product by it is exact or far below every element's range.
-        let inverse = decode_e8m0(254 - u32::from(scale));
+        let inverse = inverse_e8m0(code);
         if fmt.pair_shift {
-            let mut shifts = 0;
-            for (i, (codes, pair)) in codes.chunks_mut(2).zip(values.chunks(2)).enumerate() {
-                let shift = i < 8 && element.shifts(bump_above, pair, scale);
-                let double = if shift { 2.0 } else { 1.0 };
-                for (code, &value) in codes.iter_mut().zip(pair) {
-                    // Two products, because 2^128 is no f32.
-                    *code = element.encode(value * inverse * double, unit);
-                }
-                shifts |= u8::from(shift) << (i % 8);
-            }
-            return GroupScale { code: scale, shifts };
+            let scale = GroupScale { code, shifts: element.pair_shifts(bump_above, values, code) };
+            encode_shifted(element, scale, values, codes, unit);
+            return scale;
         }
         for (code, &value) in codes.iter_mut().zip(values) {
             *code = element.encode(value * inverse, unit);
         }
-        return GroupScale { code: scale, shifts: 0 };
+        return GroupScale { code, shifts: 0 };
     }
     let scale = fmt.scale.encode_saturating(f32::from_bits(amax) / element.largest(unit));
     let divisor = fmt.scale.decode_f32(u32::from(scale));
@@ -324,6 +344,41 @@ pub fn quantize_group(fmt: GroupFormat, mode: ScaleMode, values: &[f32], codes: 
         codes.fill(0);
         GroupScale::nan(fmt)
     })
+}
+
+/// Encodes `values` under a given scale, each to its nearest code, ties to even, saturated: what
+/// [`quantize_group`] does once it has chosen the scale. A scale that is zero or NaN, and an element type without a
+/// group rule, give codes 0.
+///
+/// # Panics
+/// If `codes` is shorter than `values`.
+pub fn encode_group(fmt: GroupFormat, scale: GroupScale, values: &[f32], codes: &mut [u8]) {
+    let codes = &mut codes[..values.len()];
+    with_element!(fmt.element, encode_under(fmt, scale, values, codes), other => codes.fill(0));
+}
+
+#[inline(always)]
+fn encode_under<const ELEMENT: u8>(fmt: GroupFormat, scale: GroupScale, values: &[f32], codes: &mut [u8]) {
+    let element = const { element_of(ELEMENT) };
+    let unit = fixed_unit(fmt);
+    let divisor = fmt.scale.decode_f32(u32::from(scale.code));
+    if divisor == 0.0 || divisor.is_nan() {
+        codes.fill(0);
+    } else if fmt.scale == ScalarType::E8M0 {
+        encode_shifted(element, scale, values, codes, unit);
+    } else {
+        for (code, &value) in codes.iter_mut().zip(values) {
+            *code = element.encode(value / divisor, unit);
+        }
+    }
+}
+
+/// The scale of this code for a group, with the pair shifts that `mode` gives under it: what
+/// [`quantize_group`] returns, if it chooses the code.
+pub fn scale_with_shifts(fmt: GroupFormat, mode: ScaleMode, code: u8, values: &[f32]) -> GroupScale {
+    let element = Element::of(fmt.element).filter(|_| fmt.pair_shift);
+    let shifts = element.map_or(0, |e| e.pair_shifts(e.bump_above(mode), values, code));
+    GroupScale { code, shifts }
 }
 
 /// The value of a scale code, exactly; NaN for E8M0's 0xFF.

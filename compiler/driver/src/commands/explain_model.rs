@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lacuna_ir::OriginId;
 use lacuna_isa::format::Format;
-use lacuna_optimize::{Application, ParetoPoint, Site, Survey, sqnr_db};
+use lacuna_optimize::{Application, ParetoPoint, Site, Survey, WeightReport, sqnr_db};
 use lacuna_runtime::profile::{LaunchProfile, Profile};
 use serde_json::{Value, json};
 
@@ -59,7 +59,9 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
             (own.insert(chosen.survey), choice)
         }
         None => {
-            let options = pipeline::options(&settings.target, settings.precision);
+            // Alternatives are measured as plain rounding gives them, under the same scales.
+            let mut options = pipeline::options(&request);
+            options.weights = options.weights.plain();
             let survey = selection::survey(&compiled.optimized, &request, &options, &mut interpreter)?;
             warnings.extend(survey.warnings.iter().cloned());
             let choice = assigned(&survey, &compiled);
@@ -94,6 +96,7 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
         text += &view.layer_text(number);
         layers.push(view.layer_json(number));
     }
+    text += &view.refined_text();
     text += "\nchoices by budget: of the frontier of modelled cycles and predicted error, and uniform precisions\n";
     text += &points_table(&points);
     text += "\nrewrites of the exact phase\n";
@@ -120,6 +123,7 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
             json
         }).collect::<Vec<Value>>(),
         "svg": args.svg,
+        "refined": view.refined_json(),
         "formats": view.formats_json(),
         "nodes_before": compiled.report.n_nodes.0,
         "nodes_after": compiled.report.n_nodes.1,
@@ -326,6 +330,35 @@ impl View<'_> {
             ["    ", "weights x activations", "form", "cycles", "bytes", "local noise", "at output", last];
         let table = report::table(header, rows, &[3, 4, 5, 6, 7]);
         text + &table.lines().map(|line| format!("  {}\n", line.trim_end())).collect::<String>()
+    }
+
+    /// What became of weights by techniques beyond plain rounding.
+    fn refined_text(&self) -> String {
+        if self.compiled.refined.is_empty() {
+            return String::new();
+        }
+        let mut text = "\nweights by technique\n".to_owned();
+        for w in &self.compiled.refined {
+            let nodes = self.nodes(&w.origins).join(", ");
+            let rotated = if w.rotated { ", rotated" } else { "" };
+            let note = w.note.map_or_else(String::new, |note| format!(", {note}"));
+            let (density, sqnr) = (w.density_percent, w.sqnr_db);
+            text += &format!("  {sqnr:.2} dB, {density:.1}% non-zero{rotated}  [{nodes}]{note}\n");
+        }
+        text
+    }
+
+    fn refined_json(&self) -> Value {
+        let one = |w: &WeightReport| {
+            json!({
+                "nodes": self.nodes(&w.origins),
+                "sqnr_db": w.sqnr_db,
+                "density_percent": w.density_percent,
+                "rotated": w.rotated,
+                "note": w.note,
+            })
+        };
+        self.compiled.refined.iter().map(one).collect()
     }
 
     fn layer_json(&self, number: usize) -> Value {

@@ -4,7 +4,8 @@
 //! would compose errors untracked. [`select`] applies one precision everywhere. Under an error budget, `candidates` lists what every contraction
 //! could be with its modelled cost (`model`), `survey` measures their errors through the trait [`Measure`], and `choose` solves for the best
 //! joint choice (`solve`) and holds it to the budget by running it. `convert` rewrites the graph, and every weight passes through
-//! `weights::quantized`.
+//! `weights::quantized`, unless a technique of [`crate::weights`] takes its place. Candidates are measured with plain rounding; what is
+//! run whole, under a budget too, has the techniques.
 
 mod candidates;
 mod choose;
@@ -25,6 +26,7 @@ use lacuna_isa::format::Format;
 use crate::constants::fold;
 use crate::exact::{Error, functions};
 use crate::options::{Options, Precision};
+use crate::weights::{WeightReport, is_rotation, refine};
 use crate::zeros::{Sparse, WeightSparsity};
 
 pub use candidates::{Candidate, Site};
@@ -56,6 +58,8 @@ pub struct Selected {
     pub module: Module,
     /// What each contraction got: functions in order, contractions in the order of the function.
     pub assignments: Vec<Assignment>,
+    /// What became of weights that more was done to than plain rounding, in order.
+    pub refined: Vec<WeightReport>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -74,7 +78,8 @@ pub struct WeightShare {
 /// Converts the operands of contractions to the precision of the options.
 ///
 /// # Errors
-/// When a constant cannot be converted; never for a verified module.
+/// When a constant cannot be converted, never for a verified module; when the calibration inputs do not fit, or the
+/// function cannot be evaluated on them.
 pub fn select(module: Module, options: &Options) -> Result<Selected, Error> {
     convert(module, options, &mut |_, func, node, constant| uniform(func, node, constant, options.precision))
 }
@@ -99,10 +104,11 @@ fn convert(mut module: Module, options: &Options, plan: Plan<'_>) -> Result<Sele
         changed |= converted.nodes.len() != source.nodes.len();
         module.functions[func] = converted;
     }
-    if changed {
+    let (mut module, refined) = refine(module, options)?;
+    if changed || !options.weights.is_plain() {
         fold(&mut module)?;
     }
-    Ok(Selected { module, assignments, warnings: options.warnings() })
+    Ok(Selected { module, assignments, refined, warnings: options.warnings() })
 }
 
 /// What formats the weights of contractions have, by falling number of elements. A constant counts once.
@@ -138,7 +144,9 @@ pub fn compressed(
     let mut found = crate::zeros::sparsity_of(&selected.module, func, patterns);
     let source = &selected.module.functions[func];
     let own = selected.assignments.iter().filter(|a| a.function == source.name);
-    let products = source.nodes.iter().filter(|(_, n)| n.op.is_product());
+    // A rotation is a product without an assignment.
+    let assigned = |n: &NodeData| n.op.is_product() && !is_rotation(&selected.module, source, n);
+    let products = source.nodes.iter().filter(|(_, n)| assigned(n));
     for ((node, _), assignment) in products.zip(own) {
         if assignment.dense {
             found[node] = Sparse::default();
