@@ -122,7 +122,17 @@ impl Flash<'_, '_> {
             }
         }
         let k_dim = (VIEW_DIMS - 1) as u8;
-        Ok(self.kb.view(View { format, pattern: None, k_dim, space, offset, dims, levels, coords }))
+        Ok(self.kb.view(View {
+            format,
+            pattern: None,
+            k_dim,
+            space,
+            offset,
+            dims,
+            levels,
+            coords,
+            shift: None,
+        }))
     }
 
     fn local(&mut self, format: Format, sides: &[Side]) -> Lowered<u16> {

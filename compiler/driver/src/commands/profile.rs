@@ -41,7 +41,7 @@ pub fn run(args: &cli::Profile, context: &Context) -> Result<Report, Failed> {
     };
     let records = if args.run { record(args, &object, context)? } else { Vec::new() };
     context.progress.step("replaying instructions");
-    let options = ProfileOptions { activity: args.activity, records: &records };
+    let options = ProfileOptions { activity: args.activity, records: &records, ..ProfileOptions::default() };
     let profile = lacuna_runtime::profile_with(&object, &target, 0, &options)
         .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
     let hot = energy::power_warnings(&profile, &target);

@@ -171,7 +171,8 @@ impl Model<'_> {
             }
         }
         // Where no tile fits, code generation will refuse: the work alone is a bound.
-        let work = Work::Matmul { m: extents.rows, n: extents.columns, k, a, b, pattern };
+        let (m, n) = (extents.rows, extents.columns);
+        let work = Work::Matmul { m, n, k, a, b, pattern, actions: None };
         let alone =
             || (extents.batch * cost(&work, self.target).cycles) as f64 / f64::from(self.target.n_pes());
         KernelCost {
@@ -205,7 +206,7 @@ impl Model<'_> {
         let rounds = n_tiles.div_ceil(u64::from(target.n_pes())) * parts;
         let k = tile.k.div_ceil(parts);
         let Tile { rows: m, columns: n, a, b, pattern, .. } = *tile;
-        let dpe = cost(&Work::Matmul { m, n, k, a, b, pattern }, target).cycles as f64;
+        let dpe = cost(&Work::Matmul { m, n, k, a, b, pattern, actions: None }, target).cycles as f64;
         let drain = cost(&Work::Bank { elements: area }, target).cycles
             + cost(&Work::Simd { elements: area, ops: EPILOGUE_OPS, bytes: area * 8 }, target).cycles;
         let drain = drain as f64 / parts as f64;
