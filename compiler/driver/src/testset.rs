@@ -16,7 +16,7 @@ use crate::diagnostics::Diagnostic;
 use crate::tensors;
 
 /// One `test_data_set_*` folder.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DataSet {
     /// Name of the folder.
     pub name: String,
@@ -72,8 +72,41 @@ impl TestSet {
     /// # Errors
     /// L0012 when a folder has no outputs, or the code of a file that cannot be read.
     pub fn load(&self) -> Result<Vec<DataSet>, Diagnostic> {
-        self.folders.iter().map(|folder| DataSet::load(folder)).collect()
+        self.folders.iter().map(|folder| DataSet::load(folder, true)).collect()
     }
+}
+
+/// Inputs to calibrate with, in any of three layouts: `test_data_set_*` folders, `input_*.pb` in the folder itself, or
+/// `NAME.npy` for each input. `labels_0.pb` or `labels.npy` beside the inputs are labels of the first output.
+///
+/// # Errors
+/// L0002 when a folder cannot be listed, L0012 when it has no inputs, or the code of a file that cannot be read.
+pub fn calibration(folder: &Path) -> Result<Vec<DataSet>, Diagnostic> {
+    let folders = numbered(folder, "test_data_set_", "")?;
+    if !folders.is_empty() {
+        return folders.iter().map(|folder| DataSet::load(folder, false)).collect();
+    }
+    let set = DataSet::load(folder, false)?;
+    if !set.inputs.is_empty() {
+        return Ok(vec![set]);
+    }
+    let unreadable = |e: std::io::Error| Diagnostic::new(codes::READ, format!("{}: {e}", folder.display()));
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let stem = path.file_stem().and_then(|s| s.to_str()).map(str::to_owned);
+        if let Some(stem) = stem.filter(|_| path.extension().is_some_and(|e| e == "npy")) {
+            files.insert(stem, path);
+        }
+    }
+    let labels = files.remove("labels").map(|path| tensors::read(&path)).transpose()?.map(|(_, l)| l);
+    let inputs: Vec<(String, Literal)> =
+        files.into_iter().map(|(stem, path)| Ok((stem, tensors::read(&path)?.1))).collect::<Result<_, Diagnostic>>()?;
+    if inputs.is_empty() {
+        let hint = "test_data_set_* folders, input_*.pb, or NAME.npy for each input";
+        return Err(bad(folder, "the folder has no inputs").hint(hint));
+    }
+    Ok(vec![DataSet { inputs, labels, ..set }])
 }
 
 /// Files or folders called `prefix` number `suffix`, by number.
@@ -93,12 +126,12 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>, D
 }
 
 impl DataSet {
-    fn load(folder: &Path) -> Result<DataSet, Diagnostic> {
+    fn load(folder: &Path, needs_outputs: bool) -> Result<DataSet, Diagnostic> {
         let read = |prefix: &str| -> Result<Vec<(String, Literal)>, Diagnostic> {
             numbered(folder, prefix, ".pb")?.iter().map(|path| tensors::read(path)).collect()
         };
         let (inputs, outputs) = (read("input_")?, read("output_")?);
-        if outputs.is_empty() {
+        if outputs.is_empty() && needs_outputs {
             return Err(bad(folder, "there is no output_*.pb"));
         }
         let labels = folder.join("labels_0.pb");

@@ -4,6 +4,7 @@ mod asm;
 mod compile;
 mod disasm;
 mod explain;
+mod explain_model;
 mod inspect;
 mod ops;
 mod profile;
@@ -13,15 +14,16 @@ mod verify;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lacuna_isa::Blob;
 use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::target_file::DEFAULT_TARGET;
 use lacuna_onnx::Literal;
-use lacuna_optimize::Precision;
+use lacuna_optimize::{Budget, Precision};
 
-use crate::cli::{Cli, Command, CompileOptions, PrecisionArg};
+use crate::cli::{Cli, Command, CompileOptions};
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec;
@@ -29,7 +31,9 @@ use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{Compiled, Request, Stage, Watch};
 use lacuna_driver::progress::Progress;
 use lacuna_driver::report::Report;
+use lacuna_driver::selection::SelectionRequest;
 use lacuna_driver::tensors;
+use lacuna_driver::testset::{self, DataSet};
 
 /// What every command gets.
 pub struct Context {
@@ -89,12 +93,13 @@ fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Dia
     let other_target = ![DEFAULT_TARGET, object.target.as_str()].contains(&options.target.as_str());
     let given = [
         named(other_target, "--target"),
-        named(options.precision != PrecisionArg::Fixed(Precision::F32), "--precision"),
+        named(options.precision != Precision::F32, "--precision"),
         named(!options.dims.is_empty(), "--dim"),
         named(!options.bindings.is_empty(), "--bind"),
         named(!options.state.is_empty(), "--state"),
         named(options.min_sqnr.is_some(), "--min-sqnr"),
         named(options.max_drop.is_some(), "--max-drop"),
+        named(options.max_bytes.is_some(), "--max-bytes"),
         named(options.calibrate.is_some(), "--calibrate"),
     ];
     let given: Vec<&str> = given.into_iter().flatten().collect();
@@ -112,10 +117,41 @@ struct Settings {
     precision: Precision,
     dims: BTreeMap<String, u64>,
     bindings: BTreeMap<String, Literal>,
+    budget: Option<Budget>,
+    /// Data to measure errors on, and whether `--calibrate` names it.
+    data: (Arc<[DataSet]>, bool),
+}
+
+/// The budget of `--precision auto`; the grammar admits one at most.
+///
+/// # Errors
+/// L0001 when there is one for another precision.
+fn budget(options: &CompileOptions) -> Result<Option<Budget>, Diagnostic> {
+    let given = [
+        options.min_sqnr.map(|db| ("--min-sqnr", Budget::MinSqnr(db))),
+        options.max_drop.map(|points| ("--max-drop", Budget::MaxDrop(points))),
+        options.max_bytes.map(|bytes| ("--max-bytes", Budget::MaxBytes(bytes))),
+    ];
+    let Some((name, budget)) = given.into_iter().flatten().next() else { return Ok(None) };
+    if options.precision == Precision::Auto {
+        return Ok(Some(budget));
+    }
+    let reason = format!("{name} has no effect with --precision {}", options.precision);
+    Err(Diagnostic::new(codes::USAGE, reason).hint("the budget is for --precision auto"))
 }
 
 impl Settings {
+    /// The settings of a command that does not measure errors unless the precision asks for it.
     fn new(options: &CompileOptions) -> Result<Settings, Failed> {
+        if options.calibrate.is_some() && options.precision != Precision::Auto {
+            let reason = format!("--calibrate has no effect with --precision {}", options.precision);
+            return Err(Diagnostic::new(codes::USAGE, reason).hint("data is for --precision auto").into());
+        }
+        Settings::measuring(options)
+    }
+
+    /// The settings of a command that measures errors at any precision.
+    fn measuring(options: &CompileOptions) -> Result<Settings, Failed> {
         let mut missing = Vec::new();
         let mut unless = |absent: bool, what: &str, hint: &str| {
             if !absent {
@@ -127,30 +163,33 @@ impl Settings {
             "--state: state that stays in device memory across calls",
             "pass the state as inputs and outputs of the model",
         );
-        let fixed = "choose one of f32, bf16, mxfp8, mxfp6, mxfp4, mxint8 or WEIGHTS:ACTIVATIONS";
-        unless(options.precision != PrecisionArg::Auto, "--precision auto", fixed);
-        unless(options.min_sqnr.is_none(), "--min-sqnr", fixed);
-        unless(options.max_drop.is_none(), "--max-drop", fixed);
-        unless(options.calibrate.is_none(), "--calibrate", fixed);
         if !missing.is_empty() {
             return Err(Failed(missing));
         }
-        let PrecisionArg::Fixed(precision) = options.precision else {
-            unreachable!("`auto` was refused above")
-        };
+        let budget = budget(options)?;
+        let data = options.calibrate.as_deref().map(testset::calibration).transpose()?;
         let mut bindings = BTreeMap::new();
         for (name, path) in &options.bindings {
             bindings.insert(name.clone(), tensors::read(path)?.1);
         }
         Ok(Settings {
             target: exec::target(&options.target)?,
-            precision,
+            precision: options.precision,
             dims: options.dims.iter().cloned().collect(),
             bindings,
+            budget,
+            data: (data.as_deref().unwrap_or_default().into(), data.is_some()),
         })
     }
 
-    fn request<'a>(&'a self, model: &'a Model) -> Request<'a> {
+    /// Takes test data to measure errors on, unless `--calibrate` gave other data.
+    fn calibrate_on(&mut self, sets: &[DataSet]) {
+        if !self.data.1 {
+            self.data.0 = sets.into();
+        }
+    }
+
+    fn request<'a>(&'a self, model: &'a Model, threads: usize) -> Request<'a> {
         Request {
             path: &model.path,
             model: model.blob.clone(),
@@ -159,6 +198,12 @@ impl Settings {
             bindings: self.bindings.clone(),
             target: &self.target,
             precision: self.precision,
+            selection: SelectionRequest {
+                budget: self.budget,
+                data: self.data.0.clone(),
+                data_must_fit: self.data.1,
+                threads,
+            },
         }
     }
 
@@ -169,7 +214,7 @@ impl Settings {
         dump: Option<&'a mut dyn FnMut(Stage, String)>,
     ) -> Result<Compiled, Failed> {
         lacuna_driver::pipeline::compile(
-            &self.request(model),
+            &self.request(model, context.threads),
             &mut Watch { progress: &context.progress, dump },
         )
     }

@@ -27,7 +27,6 @@ fn usage() {
     check_failure(at, &["explain", "L9999"], 2, "L0018");
     for args in [
         &["compile", "relu.onnx", "--state", "a=b"][..],
-        &["compile", "relu.onnx", "--precision", "auto", "--min-sqnr", "30"],
         &["verify", "relu.onnx", "--layers"],
     ] {
         check_failure(at, args, 3, "L0005");

@@ -1,24 +1,34 @@
-//! The selection phase for one precision: which contractions get operands in which format.
+//! The selection phase: which contractions get operands in which format and sparsity form.
 //!
 //! An approximation is a choice made once on the extracted function, never a union in the e-graph, where congruence
-//! would compose errors untracked.
+//! would compose errors untracked. [`select`] applies one precision everywhere. Under an error budget, `survey` lists the
+//! candidates of every contraction with modelled cost ([`model`]) and measured error ([`measure`]), [`choose`] solves for
+//! the best joint choice ([`solve`]) and holds it to the budget by running it. `convert` rewrites the graph, and every weight
+//! passes through [`weights::quantized`].
 
-use cranelift_entity::SecondaryMap;
+mod choose;
+mod convert;
+mod measure;
+mod model;
+mod probe;
+mod solve;
+mod survey;
+mod weights;
+
 use indexmap::IndexMap;
-use lacuna_ir::infer::TypeError;
-use lacuna_ir::{ElemType, Function, Module, NodeData, Op, OriginId, Value};
-use lacuna_isa::format::{Format, GroupFormat, ScalarType, ScaleMode};
+use lacuna_ir::{FuncId, Function, Module, NodeData, OriginId};
+use lacuna_isa::format::Format;
 
-use crate::constants::{constant_values, fold};
-use crate::emit::Emitter;
+use crate::constants::fold;
 use crate::exact::{Error, functions};
-use crate::options::{Options, Precision};
-use crate::zeros::summed_dims;
+use crate::options::Options;
+use crate::zeros::WeightSparsity;
 
-/// The least number of input channels of a convolution that is grouped.
-const MIN_CHANNELS: u64 = 32;
-/// The least extent of a summed dimension that is grouped: below it, scales outweigh what elements save.
-const MIN_SUMMED: u64 = 16;
+pub use choose::{Budget, Chosen, Verdict};
+pub use measure::{Drop, MachineCost, Measure, Outputs, SelectError, sqnr_db};
+pub use survey::{Candidate, ParetoPoint, Site, Survey};
+
+use convert::{Converter, Forms, uniform};
 
 /// What a contraction got.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,191 +41,96 @@ pub struct Assignment {
     pub formats: [Format; 2],
     /// Why it kept its formats, if the precision asked for others.
     pub kept: Option<&'static str>,
+    /// Whether weights whose zeros follow a pattern stay dense all the same.
+    pub dense: bool,
 }
 
 /// A module after the selection phase.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Selected {
     /// The module, with conversions as nodes and quantised weights in the pool.
     pub module: Module,
-    /// What each contraction got, in order.
+    /// What each contraction got: functions in order, contractions in the order of the function.
     pub assignments: Vec<Assignment>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
 
-/// Converts the operands of contractions to the chosen precision.
+/// Weights of contractions in one format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WeightShare {
+    /// The format.
+    pub format: Format,
+    /// Elements of constants in it.
+    pub elements: u64,
+    /// Their bytes, scales included.
+    pub bytes: u64,
+}
+
+/// Converts the operands of contractions to the precision of the options.
 ///
 /// # Errors
 /// When a constant cannot be converted; never for a verified module.
-pub fn select(mut module: Module, options: &Options) -> Result<Selected, Error> {
+pub fn select(module: Module, options: &Options) -> Result<Selected, Error> {
+    convert(module, options, &mut |_, func, node, constant| uniform(func, node, constant, options.precision))
+}
+
+/// How each contraction is converted: function, source, node, and whether each operand is constant.
+type Plan<'a> =
+    &'a mut dyn FnMut(FuncId, &Function, &NodeData, [bool; 2]) -> (Forms, Option<&'static str>);
+
+fn convert(mut module: Module, options: &Options, plan: Plan<'_>) -> Result<Selected, Error> {
     let mut assignments = Vec::new();
+    let mut changed = false;
     for func in functions(&module) {
         let source = module.functions[func].clone();
-        let converted = Converter::run(&module, &source, options.precision, &mut assignments)
-            .map_err(|e| Error::Contradiction { function: source.name.clone(), message: e.to_string() })?;
+        let mut converter = Converter::new(&mut module, &source, options.weights);
+        let converted = converter.all(|node, constant| plan(func, &source, node, constant), &mut assignments);
+        let broken = |message| Error::Contradiction { function: source.name.clone(), message };
+        let converted = converted.map_err(broken)?;
+        changed |= converted.nodes.len() != source.nodes.len();
         module.functions[func] = converted;
     }
-    if options.precision != Precision::F32 {
+    if changed {
         fold(&mut module)?;
     }
     Ok(Selected { module, assignments, warnings: options.warnings() })
 }
 
-/// A conversion that several contractions may share.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Conversion {
-    Cast,
-    Group(GroupFormat, u8, ScaleMode),
-}
-
-struct Converter<'a> {
-    module: &'a Module,
-    source: &'a Function,
-    constant: SecondaryMap<Value, bool>,
-    out: Emitter,
-    values: SecondaryMap<Value, Option<Value>>,
-    converted: IndexMap<(Value, Conversion), Value>,
-}
-
-impl<'a> Converter<'a> {
-    fn run(
-        module: &'a Module,
-        source: &'a Function,
-        precision: Precision,
-        assignments: &mut Vec<Assignment>,
-    ) -> Result<Function, TypeError> {
-        let mut this = Converter {
-            module,
-            source,
-            constant: constant_values(source),
-            out: Emitter::new(source),
-            values: SecondaryMap::new(),
-            converted: IndexMap::new(),
-        };
-        for (&old, new) in source.params.iter().zip(this.out.params.clone()) {
-            this.values[old] = Some(new);
+/// What formats the weights of contractions have, by falling number of elements. A constant counts once.
+pub fn weight_shares(module: &Module) -> Vec<WeightShare> {
+    let mut seen = IndexMap::new();
+    for func in module.functions.values() {
+        for node in func.nodes.values().filter(|n| n.op.is_product()) {
+            seen.extend(node.args.iter().filter_map(|&a| Some((func.as_const(a)?, ()))));
         }
-        for node in source.nodes.values() {
-            let mut args = this.known(&node.args)?;
-            if node.op.is_product() {
-                let kept = match precision {
-                    Precision::F32 => Ok(()),
-                    Precision::Bf16 => this.narrow(node, &mut args),
-                    Precision::Mx { weights, activations } => {
-                        this.group(node, &mut args, weights, activations)
-                    }
-                };
-                let kept = kept.err();
-                if let Some(Refused::Type(error)) = kept {
-                    return Err(error);
-                }
-                assignments.push(Assignment {
-                    function: source.name.clone(),
-                    origins: node.origins.clone(),
-                    formats: [0, 1].map(|i| this.out.func().ty(args[i]).elem.format()),
-                    kept: kept.and_then(Refused::reason),
-                });
+    }
+    let mut shares: Vec<WeightShare> = Vec::new();
+    for &id in seen.keys() {
+        let ty = &module.constants[id].ty;
+        let (format, elements, bytes) = (ty.elem.format(), ty.shape.elements(), ty.bytes());
+        match shares.iter_mut().find(|s| s.format == format) {
+            Some(share) => {
+                share.elements += elements;
+                share.bytes += bytes;
             }
-            let new = this.out.emit_all(module, node.op.clone(), &args, &node.origins)?;
-            for (&old, &new) in node.results.iter().zip(&new) {
-                this.values[old] = Some(new);
-                this.out.name(new, &source.values[old].name);
-            }
+            None => shares.push(WeightShare { format, elements, bytes }),
         }
-        this.out.results = this.known(&source.results)?;
-        Ok(this.out.finish())
     }
-
-    fn known(&self, values: &[Value]) -> Result<Vec<Value>, TypeError> {
-        let find = |v: &Value| {
-            self.values[*v].ok_or_else(|| TypeError(format!("{v} is used before its definition")))
-        };
-        values.iter().map(find).collect()
-    }
-
-    fn narrow(&mut self, node: &NodeData, args: &mut [Value]) -> Result<(), Refused> {
-        let f32s = node.args.iter().all(|&a| self.source.ty(a).elem == ElemType::Scalar(ScalarType::F32));
-        if !f32s {
-            return Err(Refused::Kept("an operand is not f32"));
-        }
-        for arg in args {
-            *arg = self.convert(*arg, Conversion::Cast, node)?;
-        }
-        Ok(())
-    }
-
-    fn group(
-        &mut self,
-        node: &NodeData,
-        args: &mut [Value],
-        weights: GroupFormat,
-        activations: GroupFormat,
-    ) -> Result<(), Refused> {
-        let axes = grouped_axes(self.source, node).map_err(Refused::Kept)?;
-        for (i, axis) in axes.into_iter().enumerate() {
-            let (format, mode) = if self.constant[node.args[i]] {
-                (weights, ScaleMode::Tosa)
-            } else {
-                (activations, ScaleMode::Floor)
-            };
-            args[i] = self.convert(args[i], Conversion::Group(format, axis, mode), node)?;
-        }
-        Ok(())
-    }
-
-    fn convert(&mut self, x: Value, to: Conversion, node: &NodeData) -> Result<Value, Refused> {
-        if let Some(&known) = self.converted.get(&(x, to.clone())) {
-            return Ok(known);
-        }
-        let op = match to {
-            Conversion::Cast => Op::Cast { to: ScalarType::Bf16, saturate: true },
-            Conversion::Group(format, axis, mode) => Op::MxQuantize { format, axis, mode },
-        };
-        let new = self.out.emit_all(self.module, op, &[x], &node.origins).map_err(Refused::Type)?;
-        self.converted.insert((x, to), new[0]);
-        Ok(new[0])
-    }
+    shares.sort_by_key(|s| (std::cmp::Reverse(s.elements), s.format));
+    shares
 }
 
-/// Why a contraction keeps its formats.
-enum Refused {
-    Kept(&'static str),
-    Type(TypeError),
-}
-
-impl Refused {
-    fn reason(self) -> Option<&'static str> {
-        match self {
-            Refused::Kept(reason) => Some(reason),
-            Refused::Type(_) => None,
+/// Which contractions of a function have weights whose zeros follow the target's pattern and are stored compressed.
+pub fn compressed(selected: &Selected, func: FuncId) -> cranelift_entity::SecondaryMap<lacuna_ir::Node, Option<WeightSparsity>> {
+    let mut found = crate::zeros::sparsity_of(&selected.module, func);
+    let source = &selected.module.functions[func];
+    let own = selected.assignments.iter().filter(|a| a.function == source.name);
+    let products = source.nodes.iter().filter(|(_, n)| n.op.is_product());
+    for ((node, _), assignment) in products.zip(own) {
+        if assignment.dense {
+            found[node] = None;
         }
     }
-}
-
-/// The dimension of each operand along which groups run, or why the contraction stays ungrouped.
-fn grouped_axes(func: &Function, node: &NodeData) -> Result<[u8; 2], &'static str> {
-    for &arg in &node.args {
-        match func.ty(arg).elem {
-            ElemType::Grouped { .. } => return Err("an operand is grouped already"),
-            ElemType::Scalar(ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16) => {}
-            ElemType::Scalar(_) => return Err("an operand is not f32, f16 or bf16"),
-        }
-    }
-    if let Op::Conv { attrs, .. } = &node.op {
-        if attrs.groups != 1 {
-            return Err("the convolution has groups");
-        }
-        if func.ty(node.args[0]).shape[attrs.x[1] as usize] < MIN_CHANNELS {
-            return Err("the convolution has few input channels");
-        }
-        return Ok([attrs.x[1], attrs.w[1]]);
-    }
-    let [(0, a), (1, b)] = summed_dims(&node.op)[..] else {
-        return Err("not exactly one dimension is summed over");
-    };
-    if func.ty(node.args[0]).shape[a] < MIN_SUMMED {
-        return Err("the summed dimension is short");
-    }
-    Ok([a as u8, b as u8])
+    found
 }
