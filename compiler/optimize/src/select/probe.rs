@@ -11,12 +11,16 @@ use crate::constants::fold;
 use crate::exact::Error;
 use crate::options::WeightOptions;
 
+/// Elements that one sum of the machine covers at most, unless one axis has more: such rows fit every local memory. The rest is
+/// summed by whoever reads the results.
+const MAX_ROW: u64 = 4096;
+
 /// What is measured at a contraction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Probe {
-    /// The sum of squares of its result.
+    /// Sums of squares of its result.
     Signal,
-    /// The sum of squares of the difference that these formats make.
+    /// Sums of squares of the difference that these formats make.
     Noise(Forms),
 }
 
@@ -72,7 +76,15 @@ fn sum_of_squares(converter: &mut Converter<'_>, node: &NodeData, probe: Probe) 
         }
     };
     let square = converter.emit(Op::Binary { op: BinaryOp::Mul }, &[values, values], origins)?[0];
-    let rank = converter.out.func().ty(square).shape.rank();
-    let axes = (0..rank as u8).collect();
+    let shape = &converter.out.func().ty(square).shape;
+    let mut axes = Vec::new();
+    let mut row = 1u64;
+    for (axis, &n) in shape.iter().enumerate().rev() {
+        row = row.saturating_mul(n);
+        if !axes.is_empty() && row > MAX_ROW {
+            break;
+        }
+        axes.insert(0, axis as u8);
+    }
     Ok(converter.emit(Op::Reduce { op: ReduceOp::Sum, axes }, &[square], origins)?[0])
 }
