@@ -92,9 +92,10 @@ impl<'a> Interpreter<'a> {
         if is_random {
             let mut blobs = Vec::new();
             for (idx, (name, ty)) in entry.inputs.iter().zip(&types).enumerate() {
-                let made = bound(name)
-                    .or_else(|| random::input(ty.elem.scalar()?, &ty.shape, 0, idx))
-                    .ok_or_else(|| Diagnostic::new(codes::REFERENCE, format!("input `{name}` is too large")))?;
+                let made =
+                    bound(name).or_else(|| random::input(ty.elem.scalar()?, &ty.shape, 0, idx)).ok_or_else(
+                        || Diagnostic::new(codes::REFERENCE, format!("input `{name}` is too large")),
+                    )?;
                 blobs.push(made);
             }
             sets.push(Inputs { blobs, labels: None });
@@ -119,7 +120,8 @@ fn inputs(
     for (i, at) in set.pair(&set.inputs, names, "inputs")?.into_iter().enumerate() {
         let literal: &Literal = &set.inputs[at].1;
         if literal.ty != *types[i] {
-            let reason = format!("{}: input `{}` is {}, but the data is {}", set.name, names[i], types[i], literal.ty);
+            let reason =
+                format!("{}: input `{}` is {}, but the data is {}", set.name, names[i], types[i], literal.ty);
             let hint = "compile for the shapes of the data with --dim, or give data of the compiled shapes";
             return Err(Diagnostic::new(codes::INPUT, reason).hint(hint));
         }
@@ -133,8 +135,7 @@ impl Measure for Interpreter<'_> {
     type Error = Failure;
 
     fn run(&mut self, module: &Module) -> Result<Outputs, Failure> {
-        let selected =
-            Selected { module: module.clone(), assignments: Vec::new(), warnings: Vec::new() };
+        let selected = Selected { module: module.clone(), assignments: Vec::new(), warnings: Vec::new() };
         let mut watch = Watch { progress: self.progress, dump: None };
         let object = pipeline::generate(&selected, self.target, &mut watch)?;
         let program = Program::load(&object, self.threads)?;

@@ -181,11 +181,7 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
 
 /// What the optimiser is told.
 pub fn options(target: &Target, precision: Precision) -> lacuna_optimize::Options {
-    lacuna_optimize::Options {
-        precision,
-        features: features(target),
-        ..lacuna_optimize::Options::default()
-    }
+    lacuna_optimize::Options { precision, features: features(target), ..lacuna_optimize::Options::default() }
 }
 
 /// The last passes: the object of a module with formats, and the independent check of its streams.
@@ -194,8 +190,8 @@ pub fn options(target: &Target, precision: Precision) -> lacuna_optimize::Option
 /// Every operator without a kernel; L0090 with every finding when the streams are not legal.
 pub fn generate(selected: &Selected, target: &Target, watch: &mut Watch<'_>) -> Result<Object, Failed> {
     watch.progress.step("generating code");
-    let generated = lacuna_codegen::generate(&selected.module, target, &patterns(selected, target))
-        .map_err(refused)?;
+    let generated =
+        lacuna_codegen::generate(&selected.module, target, &patterns(selected, target)).map_err(refused)?;
     watch.progress.step("checking instruction streams");
     let findings = lacuna_codegen::check::check(&generated.object, target);
     if !findings.is_empty() {

@@ -78,7 +78,9 @@ pub fn svg(title: &str, marks: &[Mark]) -> Result<String, String> {
             let at = (mark.cycles, y(mark));
             let name = Text::new(mark.name.clone(), (radius(mark) + 3, -6), ("sans-serif", 12));
             chart
-                .draw_series(std::iter::once(EmptyElement::at(at) + Circle::new((0, 0), radius(mark), style) + name))
+                .draw_series(std::iter::once(
+                    EmptyElement::at(at) + Circle::new((0, 0), radius(mark), style) + name,
+                ))
                 .map_err(|e| e.to_string())?;
         }
         root.present().map_err(|e| e.to_string())?;
@@ -92,7 +94,13 @@ mod tests {
 
     #[test]
     fn every_mark_is_drawn_and_named() {
-        let mark = |name: &str, cycles, sqnr_db, kind| Mark { name: name.to_owned(), cycles, sqnr_db, weight_bytes: 1 << 20, kind };
+        let mark = |name: &str, cycles, sqnr_db, kind| Mark {
+            name: name.to_owned(),
+            cycles,
+            sqnr_db,
+            weight_bytes: 1 << 20,
+            kind,
+        };
         let marks = [
             mark("f32", 1000.0, f64::INFINITY, Kind::Uniform),
             mark("mxfp8", 600.0, 28.0, Kind::Uniform),

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use lacuna_ir::{Blob, Module};
 use lacuna_isa::format::Format;
-use lacuna_optimize::{
-    Budget, Options, ParetoPoint, SelectError, Selected, Survey, Verdict, WeightShare,
-};
+use lacuna_optimize::{Budget, Options, ParetoPoint, SelectError, Selected, Survey, Verdict, WeightShare};
 use serde_json::{Value, json};
 
 use crate::codes;
@@ -58,7 +56,15 @@ pub fn interpreter<'a>(
 ) -> Result<Interpreter<'a>, Failed> {
     let wanted = &request.selection;
     let bound = |name: &str| -> Option<Blob> { request.bindings.get(name).map(|l| l.data.clone()) };
-    Interpreter::new(module, request.target, progress, wanted.threads, &wanted.data, wanted.data_must_fit, &bound)
+    Interpreter::new(
+        module,
+        request.target,
+        progress,
+        wanted.threads,
+        &wanted.data,
+        wanted.data_must_fit,
+        &bound,
+    )
 }
 
 /// The candidates of every contraction of a module after the exact phase.
@@ -98,7 +104,9 @@ pub fn choose(
         selected.warnings.push(warning.to_owned());
     }
     if let Some(name) = &verdict.uniform {
-        selected.warnings.push(format!("the machine model prefers {name} everywhere to the solution, so that is taken"));
+        selected
+            .warnings
+            .push(format!("the machine model prefers {name} everywhere to the solution, so that is taken"));
     }
     Ok((selected, Selection { budget, survey, verdict, is_random }))
 }
@@ -117,7 +125,10 @@ pub fn failed(error: SelectError<Failure>) -> Failed {
         SelectError::Optimize(e) => contradiction("select", e),
         SelectError::NoClasses => Diagnostic::new(codes::UNJUDGED, error.to_string()).hint(judge).into(),
         SelectError::TooFew { step, .. } => {
-            let hint = format!("give more data with --calibrate DIR, allow --max-drop {:.2}, or {judge}", step + 0.005);
+            let hint = format!(
+                "give more data with --calibrate DIR, allow --max-drop {:.2}, or {judge}",
+                step + 0.005
+            );
             Diagnostic::new(codes::UNJUDGED, error.to_string()).hint(hint).into()
         }
         SelectError::OverBudget { .. } => {
@@ -187,8 +198,12 @@ pub fn weights_json(weights: &[WeightShare]) -> Value {
 pub fn text(selection: &Selection) -> String {
     let Verdict { point, tried, gap, n_runs, .. } = &selection.verdict;
     let judged = match point.drop {
-        Some(drop) if drop.by_labels => format!("{} of {} samples' accuracy lost, ", drop_text(point), drop.n_judged),
-        Some(drop) => format!("{} points of agreement lost on {} positions, ", drop_text(point), drop.n_judged),
+        Some(drop) if drop.by_labels => {
+            format!("{} of {} samples' accuracy lost, ", drop_text(point), drop.n_judged)
+        }
+        Some(drop) => {
+            format!("{} points of agreement lost on {} positions, ", drop_text(point), drop.n_judged)
+        }
         None => String::new(),
     };
     let judged = judged.replacen(" of ", " points of ", usize::from(point.drop.is_some_and(|d| d.by_labels)));
@@ -214,9 +229,9 @@ pub fn json(selection: &Selection) -> Value {
         Budget::MaxDrop(points) => ("max_drop", json!(points)),
         Budget::MaxBytes(bytes) => ("max_bytes", json!(bytes)),
     };
-    let tried = verdict.tried.iter().map(|(error, holds)| {
-        json!({ "predicted_sqnr_db": lacuna_optimize::sqnr_db(*error), "holds": holds })
-    });
+    let tried = verdict.tried.iter().map(
+        |(error, holds)| json!({ "predicted_sqnr_db": lacuna_optimize::sqnr_db(*error), "holds": holds }),
+    );
     json!({
         "budget": kind,
         "budget_value": value,

@@ -100,8 +100,10 @@ pub fn calibration(folder: &Path) -> Result<Vec<DataSet>, Diagnostic> {
         }
     }
     let labels = files.remove("labels").map(|path| tensors::read(&path)).transpose()?.map(|(_, l)| l);
-    let inputs: Vec<(String, Literal)> =
-        files.into_iter().map(|(stem, path)| Ok((stem, tensors::read(&path)?.1))).collect::<Result<_, Diagnostic>>()?;
+    let inputs: Vec<(String, Literal)> = files
+        .into_iter()
+        .map(|(stem, path)| Ok((stem, tensors::read(&path)?.1)))
+        .collect::<Result<_, Diagnostic>>()?;
     if inputs.is_empty() {
         let hint = "test_data_set_* folders, input_*.pb, or NAME.npy for each input";
         return Err(bad(folder, "the folder has no inputs").hint(hint));

@@ -34,7 +34,7 @@ pub use options::{Options, ParsePrecisionError, Precision, TargetFeatures, Weigh
 pub use report::{Application, Report, RuleCount};
 pub use rules::RuleClass;
 pub use select::{
-    Assignment, Budget, Candidate, Chosen, Drop, MachineCost, Measure, Outputs, ParetoPoint, SelectError, Selected, Site,
-    Survey, Verdict, WeightShare, compressed, select, sqnr_db, weight_shares,
+    Assignment, Budget, Candidate, Chosen, Drop, MachineCost, Measure, Outputs, ParetoPoint, SelectError,
+    Selected, Site, Survey, Verdict, WeightShare, compressed, select, sqnr_db, weight_shares,
 };
 pub use zeros::{WeightSparsity, density, follows, sparsity_of};

@@ -76,7 +76,8 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
     let points = pareto(survey, &choice, &name, &mut interpreter)?;
     let view = View { survey, choice: &choice, compiled: &compiled, profile: &profile, price };
 
-    let mut text = format!("{} for {}, {}\n", compiled.imported.name, settings.target.name, settings.precision);
+    let mut text =
+        format!("{} for {}, {}\n", compiled.imported.name, settings.target.name, settings.precision);
     text += &selection::weights_text(&compiled.weights);
     text += &header.as_ref().map_or_else(String::new, |h| h.0.clone());
     if let Some(price) = price.filter(|p| *p > 0.0) {
@@ -210,7 +211,10 @@ impl View<'_> {
     fn launches<'s>(&'s self, site: &'s Site) -> impl Iterator<Item = &'s LaunchProfile> {
         let has = |launch: &LaunchProfile| {
             let origins = &launch.origins;
-            !site.origins.is_empty() && site.origins.iter().all(|o| origins.contains(&cranelift_entity::EntityRef::index(*o).try_into().unwrap_or(u32::MAX)))
+            !site.origins.is_empty()
+                && site.origins.iter().all(|o| {
+                    origins.contains(&cranelift_entity::EntityRef::index(*o).try_into().unwrap_or(u32::MAX))
+                })
         };
         self.profile.launches.iter().filter(move |l| has(l))
     }
@@ -238,11 +242,19 @@ impl View<'_> {
         let faster = site.candidates.iter().filter(|c| c.cycles < own.cycles - 0.5);
         let faster: Vec<f64> = faster.map(|c| c.error).collect();
         let closest = faster.iter().copied().fold(f64::INFINITY, f64::min);
-        let better = site.candidates.iter().filter(|c| c.error < own.error).min_by(|a, b| a.cycles.total_cmp(&b.cycles));
+        let better = site
+            .candidates
+            .iter()
+            .filter(|c| c.error < own.error)
+            .min_by(|a, b| a.cycles.total_cmp(&b.cycles));
         let mut reason = match (faster.len(), self.price) {
             (0, _) => "the fastest candidate".to_owned(),
             (n, Some(_)) => {
-                format!("{n} faster, of which the best adds noise of {} instead of {}", noise(closest), noise(own.error))
+                format!(
+                    "{n} faster, of which the best adds noise of {} instead of {}",
+                    noise(closest),
+                    noise(own.error)
+                )
             }
             (n, None) => format!("as --precision says; {n} would be faster"),
         };
@@ -250,9 +262,15 @@ impl View<'_> {
             let more = better.cycles - own.cycles;
             if more > 0.5 {
                 let formats = selection::pair_text(better.formats, site.constant);
-                reason += &format!("; less noise ({}) costs {more:.0} cycles more as {formats}", noise(better.error));
+                reason += &format!(
+                    "; less noise ({}) costs {more:.0} cycles more as {formats}",
+                    noise(better.error)
+                );
             } else {
-                reason += &format!("; {} has less noise at no more cycles", selection::pair_text(better.formats, site.constant));
+                reason += &format!(
+                    "; {} has less noise at no more cycles",
+                    selection::pair_text(better.formats, site.constant)
+                );
             }
         }
         reason
@@ -271,7 +289,8 @@ impl View<'_> {
         );
         let kernels: Vec<String> =
             self.launches(site).map(|l| format!("{} {} cycles", l.kernel, l.end - l.start)).collect();
-        text += &format!("  kernels: {}\n", if kernels.is_empty() { "-".to_owned() } else { kernels.join(", ") });
+        text +=
+            &format!("  kernels: {}\n", if kernels.is_empty() { "-".to_owned() } else { kernels.join(", ") });
         let rules = self.rules(site);
         let mut names: Vec<String> = rules
             .iter()
@@ -297,11 +316,14 @@ impl View<'_> {
                 report::bytes(c.bytes),
                 noise(c.local_error),
                 noise(c.error),
-                self.price.filter(|_| has_price).map_or_else(String::new, |p| format!("{:.0}", c.cycles + p * c.error)),
+                self.price
+                    .filter(|_| has_price)
+                    .map_or_else(String::new, |p| format!("{:.0}", c.cycles + p * c.error)),
             ]
         });
         let last = if has_price { "cycles + noise at price" } else { "" };
-        let header = ["    ", "weights x activations", "form", "cycles", "bytes", "local noise", "at output", last];
+        let header =
+            ["    ", "weights x activations", "form", "cycles", "bytes", "local noise", "at output", last];
         let table = report::table(header, rows, &[3, 4, 5, 6, 7]);
         text + &table.lines().map(|line| format!("  {}\n", line.trim_end())).collect::<String>()
     }

@@ -16,7 +16,6 @@ use serde_json::json;
 
 use super::{Context, Model, Settings};
 use crate::cli;
-use lacuna_optimize::{Budget, WeightShare};
 use lacuna_driver::codes;
 use lacuna_driver::compare::{Accuracy, Criterion, OutputStats};
 use lacuna_driver::diagnostics::{Diagnostic, Exit, Failed};
@@ -26,6 +25,7 @@ use lacuna_driver::random;
 use lacuna_driver::report::{self, Report};
 use lacuna_driver::selection;
 use lacuna_driver::testset::{DataSet, Signature, TestSet};
+use lacuna_optimize::{Budget, WeightShare};
 
 /// An input of a few elements may determine a shape; larger ones never do.
 const MAX_BOUND_ELEMENTS: u64 = 64;
@@ -171,7 +171,12 @@ fn with_data(
 /// Dimensions read off the data, and bindings for inputs that determine a shape; returns the names of the latter.
 ///
 /// Inputs are bound only where the importer asks for constants: first integers, then every small input.
-pub(super) fn bind(model: &Model, settings: &Settings, data: &DataSet, context: &Context) -> (Settings, Vec<String>) {
+pub(super) fn bind(
+    model: &Model,
+    settings: &Settings,
+    data: &DataSet,
+    context: &Context,
+) -> (Settings, Vec<String>) {
     let mut settings = settings.clone();
     let Some(signature) = Signature::read(&model.blob) else { return (settings, Vec::new()) };
     for (name, size) in signature.dims(data) {

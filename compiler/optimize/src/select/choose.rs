@@ -5,10 +5,10 @@
 //! found. At last the machine model compares the code with that of the uniform precisions, so that a gap in the model never
 //! makes the choice worse than what the user could have named.
 
-use super::measure::{Measure, SelectError, sqnr_db};
-use super::solve::{Charge, FORBIDDEN, Frontier, Limits, Problem, frontier, lower_bound};
-use super::survey::{ParetoPoint, Survey};
 use super::Selected;
+use super::measure::{Measure, SelectError, sqnr_db};
+use super::solve::{Charge, Frontier, Limits, Problem, frontier, lower_bound};
+use super::survey::{ParetoPoint, Survey};
 
 /// Runs of joint choices at most: each halves the ratio between a budget that holds and one that does not.
 const MAX_RUNS: usize = 8;
@@ -90,13 +90,15 @@ impl Survey {
                 objective.charge(c.cycles, c.bytes, c.error)
             });
         }
-        for coupling in self.couplings() {
-            let states: Vec<(f64, u64)> = coupling.states().collect();
-            let hub = problem.variable(states.len());
-            problem.factor(&[hub], |state| objective.charge(states[state[0]].0, states[state[0]].1, 0.0));
-            for &site in coupling.sites() {
+        for shared in &self.shared {
+            let hub = problem.variable(shared.states.len());
+            problem.factor(&[hub], |state| {
+                let (_, cycles, bytes) = shared.states[state[0]];
+                objective.charge(cycles, bytes, 0.0)
+            });
+            for &site in &shared.users {
                 problem.factor(&[site, hub], |values| {
-                    if coupling.suits(values[1], site, values[0]) {
+                    if shared.suits(values[1], &self.sites[site], values[0]) {
                         Charge::default()
                     } else {
                         Charge::forbidden()
@@ -158,7 +160,7 @@ impl Survey {
             Budget::MaxBytes(bytes) => self.within_bytes(&found, bytes, measure)?,
             Budget::MinSqnr(db) => {
                 let allowed = 10f64.powf(-db / 10.0) * ERROR_UNIT;
-                let start = found.solutions.iter().position(|s| s.charge.error as f64 <= allowed);
+                let start = found.within(allowed as u64);
                 self.search(&found, budget, start.unwrap_or(found.solutions.len() - 1), &mut tried, measure)?
             }
             Budget::MaxDrop(_) => self.search(&found, budget, 0, &mut tried, measure)?,
@@ -229,7 +231,7 @@ impl Survey {
             let choice = self.sites_of(&found.solutions[next].choice);
             let holds = self.holds(&choice, budget, measure)?;
             tried.push((error(next) / ERROR_UNIT, holds));
-            let within = |error: f64| found.solutions.iter().position(|s| s.charge.error as f64 <= error);
+            let within = |error: f64| found.within(error as u64);
             if holds {
                 holding = Some(next);
                 if failing.is_none() && next > 0 {
@@ -276,8 +278,7 @@ impl Survey {
         let mut allowed = bytes;
         let mut smallest = u64::MAX;
         for _ in 0..MAX_RUNS {
-            let at = found.solutions.iter().position(|s| s.charge.cost != FORBIDDEN && s.charge.error <= allowed);
-            let at = at.unwrap_or(found.solutions.len() - 1);
+            let at = found.within(allowed).unwrap_or(found.solutions.len() - 1);
             let choice = self.sites_of(&found.solutions[at].choice);
             let real = self.machine_cost(&choice, measure)?.weight_bytes;
             smallest = smallest.min(real);

@@ -158,7 +158,9 @@ impl<'a> Converter<'a> {
         let mut args = self.known(&node.args)?;
         for (i, format) in forms.operands.into_iter().enumerate() {
             let conversion = match format {
-                Some(Format::Scalar(to)) if self.out.func().ty(args[i]).elem == ElemType::Scalar(to) => continue,
+                Some(Format::Scalar(to)) if self.out.func().ty(args[i]).elem == ElemType::Scalar(to) => {
+                    continue;
+                }
                 Some(Format::Scalar(to)) => Conversion::Cast(to),
                 Some(Format::Grouped(format)) => {
                     Conversion::Group(format, grouped_axes(self.source, node)?[i])

@@ -68,7 +68,9 @@ pub enum SelectError<E: fmt::Display> {
     #[error("no output has classes, so there is no accuracy to lose")]
     NoClasses,
     /// One wrong position is more than the budget.
-    #[error("{n_judged} judged positions cannot tell a loss of {points} points: one of them is {step:.2} points")]
+    #[error(
+        "{n_judged} judged positions cannot tell a loss of {points} points: one of them is {step:.2} points"
+    )]
     TooFew {
         /// Samples or positions that were judged.
         n_judged: u64,

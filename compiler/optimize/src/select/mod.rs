@@ -1,11 +1,12 @@
 //! The selection phase: which contractions get operands in which format and sparsity form.
 //!
 //! An approximation is a choice made once on the extracted function, never a union in the e-graph, where congruence
-//! would compose errors untracked. [`select`] applies one precision everywhere. Under an error budget, `survey` lists the
-//! candidates of every contraction with modelled cost ([`model`]) and measured error ([`measure`]), [`choose`] solves for
-//! the best joint choice ([`solve`]) and holds it to the budget by running it. `convert` rewrites the graph, and every weight
-//! passes through [`weights::quantized`].
+//! would compose errors untracked. [`select`] applies one precision everywhere. Under an error budget, `candidates` lists what every contraction
+//! could be with its modelled cost (`model`), `survey` measures their errors through the trait [`Measure`], and `choose` solves for the best
+//! joint choice (`solve`) and holds it to the budget by running it. `convert` rewrites the graph, and every weight passes through
+//! `weights::quantized`.
 
+mod candidates;
 mod choose;
 mod convert;
 mod measure;
@@ -13,6 +14,8 @@ mod model;
 mod probe;
 mod solve;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use indexmap::IndexMap;
@@ -24,9 +27,10 @@ use crate::exact::{Error, functions};
 use crate::options::Options;
 use crate::zeros::WeightSparsity;
 
+pub use candidates::{Candidate, Site};
 pub use choose::{Budget, Chosen, Verdict};
 pub use measure::{Drop, MachineCost, Measure, Outputs, SelectError, sqnr_db};
-pub use survey::{Candidate, ParetoPoint, Site, Survey};
+pub use survey::{ParetoPoint, Survey};
 
 use convert::{Converter, Forms, uniform};
 
@@ -76,8 +80,7 @@ pub fn select(module: Module, options: &Options) -> Result<Selected, Error> {
 }
 
 /// How each contraction is converted: function, source, node, and whether each operand is constant.
-type Plan<'a> =
-    &'a mut dyn FnMut(FuncId, &Function, &NodeData, [bool; 2]) -> (Forms, Option<&'static str>);
+type Plan<'a> = &'a mut dyn FnMut(FuncId, &Function, &NodeData, [bool; 2]) -> (Forms, Option<&'static str>);
 
 fn convert(mut module: Module, options: &Options, plan: Plan<'_>) -> Result<Selected, Error> {
     let mut assignments = Vec::new();
@@ -122,7 +125,10 @@ pub fn weight_shares(module: &Module) -> Vec<WeightShare> {
 }
 
 /// Which contractions of a function have weights whose zeros follow the target's pattern and are stored compressed.
-pub fn compressed(selected: &Selected, func: FuncId) -> cranelift_entity::SecondaryMap<lacuna_ir::Node, Option<WeightSparsity>> {
+pub fn compressed(
+    selected: &Selected,
+    func: FuncId,
+) -> cranelift_entity::SecondaryMap<lacuna_ir::Node, Option<WeightSparsity>> {
     let mut found = crate::zeros::sparsity_of(&selected.module, func);
     let source = &selected.module.functions[func];
     let own = selected.assignments.iter().filter(|a| a.function == source.name);

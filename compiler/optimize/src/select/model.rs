@@ -89,31 +89,31 @@ impl Extents {
             result_space: if to_hbm { MemSpace::Hbm } else { MemSpace::Sram },
         };
         if let Op::Contract { map, .. } = &node.op {
-                let size = |map: &ContractMap, labels: &[u8]| -> u64 {
-                    let of = |l: &u8| {
-                        let at = |own: &[u8], i: usize| own.iter().position(|x| x == l).map(|d| shape(i)[d]);
-                        at(&map.a, 0).or_else(|| at(&map.b, 1)).unwrap_or(1)
-                    };
-                    labels.iter().map(of).product()
+            let size = |map: &ContractMap, labels: &[u8]| -> u64 {
+                let of = |l: &u8| {
+                    let at = |own: &[u8], i: usize| own.iter().position(|x| x == l).map(|d| shape(i)[d]);
+                    at(&map.a, 0).or_else(|| at(&map.b, 1)).unwrap_or(1)
                 };
-                this.batch = size(map, &map.batch());
-                this.rows = size(map, &map.rows());
-                this.columns = size(map, &map.columns());
-                this.summed = size(map, &map.summed());
-                this.grouped = this.summed;
-                if constant[0] && !constant[1] {
-                    this.first = 1;
-                    std::mem::swap(&mut this.rows, &mut this.columns);
-                }
+                labels.iter().map(of).product()
+            };
+            this.batch = size(map, &map.batch());
+            this.rows = size(map, &map.rows());
+            this.columns = size(map, &map.columns());
+            this.summed = size(map, &map.summed());
+            this.grouped = this.summed;
+            if constant[0] && !constant[1] {
+                this.first = 1;
+                std::mem::swap(&mut this.rows, &mut this.columns);
+            }
         } else if let Op::Conv { attrs, .. } = &node.op {
-                let w = shape(1);
-                let groups = attrs.groups.max(1);
-                this.batch = groups;
-                this.columns = w[attrs.w[0] as usize] / groups;
-                this.rows = this.result / (this.columns * groups).max(1);
-                this.summed = w.elements() / w[attrs.w[0] as usize].max(1);
-                this.grouped = w[attrs.w[1] as usize];
-                this.packed = constant[1] && groups == 1;
+            let w = shape(1);
+            let groups = attrs.groups.max(1);
+            this.batch = groups;
+            this.columns = w[attrs.w[0] as usize] / groups;
+            this.rows = this.result / (this.columns * groups).max(1);
+            this.summed = w.elements() / w[attrs.w[0] as usize].max(1);
+            this.grouped = w[attrs.w[1] as usize];
+            this.packed = constant[1] && groups == 1;
         }
         this
     }
@@ -148,7 +148,8 @@ impl Model<'_> {
     pub fn product(&self, extents: &Extents, formats: [Format; 2], pattern: Option<Pattern>) -> KernelCost {
         let (first, second) = (extents.first, 1 - extents.first);
         let (a, b) = (formats[first], formats[second]);
-        let k = extents.summed / extents.grouped.max(1) * padded(extents.grouped, a, None).max(padded(extents.grouped, b, pattern));
+        let k = extents.summed / extents.grouped.max(1)
+            * padded(extents.grouped, a, None).max(padded(extents.grouped, b, pattern));
         let a_bytes = bytes(a, None, extents.elements[first]);
         let b_bytes = if extents.packed {
             self.weight_bytes(extents, b, pattern)
@@ -171,7 +172,8 @@ impl Model<'_> {
         }
         // Where no tile fits, code generation will refuse: the work alone is a bound.
         let work = Work::Matmul { m: extents.rows, n: extents.columns, k, a, b, pattern };
-        let alone = || (extents.batch * cost(&work, self.target).cycles) as f64 / f64::from(self.target.n_pes());
+        let alone =
+            || (extents.batch * cost(&work, self.target).cycles) as f64 / f64::from(self.target.n_pes());
         KernelCost {
             cycles: best.unwrap_or_else(alone) + self.target.launch_cycles as f64,
             bytes: a_bytes + b_bytes + out_bytes,
@@ -228,7 +230,11 @@ impl Model<'_> {
         let target = self.target;
         let (read, written) = (4 * elements, bytes(to, None, elements));
         let share = elements.div_ceil(u64::from(target.n_pes()));
-        let work = Work::Simd { elements: share, ops: EPILOGUE_OPS, bytes: (read + written).div_ceil(u64::from(target.n_pes())) };
+        let work = Work::Simd {
+            elements: share,
+            ops: EPILOGUE_OPS,
+            bytes: (read + written).div_ceil(u64::from(target.n_pes())),
+        };
         let cycles = target.launch_cycles as f64
             + 2.0 * target.sram_latency_cycles as f64
             + (read + written) as f64 / target.sram_bytes_per_cycle

@@ -36,11 +36,8 @@ pub fn lower_bound(problem: &Problem, found: &Frontier, budget: u64, limits: Lim
 
 /// Multipliers (cost per error, as fractions): those of the convex hull of the frontier beside the budget, and zero.
 fn slopes(found: &Frontier, budget: u64) -> Vec<(u64, u64)> {
-    let points: Vec<(i128, i128)> = found
-        .solutions
-        .iter()
-        .map(|s| (i128::from(s.charge.error), i128::from(s.charge.cost)))
-        .collect();
+    let points: Vec<(i128, i128)> =
+        found.solutions.iter().map(|s| (i128::from(s.charge.error), i128::from(s.charge.cost))).collect();
     // The lower convex hull, by descending error as the frontier is ordered.
     let mut hull: Vec<(i128, i128)> = Vec::new();
     for &point in &points {
@@ -132,8 +129,7 @@ fn minimise(problem: &Problem, var: usize, factors: &[Weighted]) -> Weighted {
         let of = |value: usize| {
             factors.iter().fold(0u128, |sum, f| {
                 let at = f.scope.iter().fold(0, |at, &v| {
-                    let own =
-                        if v == var { value } else { scope.binary_search(&v).map_or(0, |i| values[i]) };
+                    let own = if v == var { value } else { scope.binary_search(&v).map_or(0, |i| values[i]) };
                     at * problem.domains[v] + own
                 });
                 sum.saturating_add(f.table[at]).min(NEVER)

@@ -71,10 +71,8 @@ pub fn frontier(problem: &Problem, limits: Limits) -> Frontier {
     for bucket in buckets {
         total = solver.join(&total, &bucket.entries[0]);
     }
-    let solutions = total.iter().map(|&point| Solution {
-        choice: solver.choice(point, &pinned),
-        charge: point.charge,
-    });
+    let solutions =
+        total.iter().map(|&point| Solution { choice: solver.choice(point, &pinned), charge: point.charge });
     Frontier { solutions: solutions.collect(), exact: solver.exact }
 }
 
@@ -102,11 +100,8 @@ impl Solver<'_> {
                 let mut sum = vec![Point { charge: Charge::default(), origin: 0 }];
                 for bucket in &buckets {
                     let at = bucket.scope.iter().fold(0, |at, &v| {
-                        let own = if v == var {
-                            value
-                        } else {
-                            scope.binary_search(&v).map_or(0, |i| values[i])
-                        };
+                        let own =
+                            if v == var { value } else { scope.binary_search(&v).map_or(0, |i| values[i]) };
                         at * self.problem.domains[v] + own
                     });
                     sum = self.join(&sum, &bucket.entries[at]);
@@ -128,9 +123,8 @@ impl Solver<'_> {
 
     /// The frontier of the sums of one point of each.
     fn join(&mut self, a: &[Point], b: &[Point]) -> Vec<Point> {
-        let is_unit = |points: &[Point]| {
-            matches!(points, [p] if p.charge == Charge::default() && p.origin == 0)
-        };
+        let is_unit =
+            |points: &[Point]| matches!(points, [p] if p.charge == Charge::default() && p.origin == 0);
         if is_unit(a) {
             return b.to_vec();
         }

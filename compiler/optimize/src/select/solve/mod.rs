@@ -85,6 +85,7 @@ impl Problem {
     }
 
     /// What a choice of one value for each variable is charged.
+    #[cfg(test)]
     pub fn charge(&self, choice: &[usize]) -> Charge {
         self.factors.iter().fold(Charge::default(), |sum, factor| {
             let at = factor.scope.iter().fold(0, |at, &v| at * self.domains[v] + choice[v]);
@@ -141,8 +142,8 @@ pub struct Frontier {
 }
 
 impl Frontier {
-    /// The cheapest choice whose error is within the budget.
-    pub fn within(&self, budget: u64) -> Option<&Solution> {
-        self.solutions.iter().find(|s| s.charge.error <= budget)
+    /// Number of the cheapest choice whose error is within the budget.
+    pub fn within(&self, budget: u64) -> Option<usize> {
+        self.solutions.iter().position(|s| s.charge.error <= budget)
     }
 }

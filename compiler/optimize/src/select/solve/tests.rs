@@ -88,7 +88,7 @@ fn bounds_hold_under_any_limits() {
                 if let Some(best) = best {
                     assert!(bound <= best.cost, "seed {seed} {limits:?} {budget}: {bound} > {best:?}");
                 }
-                if let (Some(mine), Some(best)) = (found.within(budget), best) {
+                if let (Some(mine), Some(best)) = (found.within(budget).map(|i| &found.solutions[i]), best) {
                     assert!(mine.charge.cost >= best.cost && mine.charge.error <= budget, "seed {seed}");
                 }
             }
@@ -112,7 +112,7 @@ fn without_coupling_the_knapsack_is_solved_and_the_bound_is_near() {
     let found = frontier(&problem, Limits::default());
     let worst = found.solutions[0].charge.error;
     let budget = worst / 4;
-    let best = found.within(budget).expect("a choice within the budget");
+    let best = &found.solutions[found.within(budget).expect("a choice within the budget")];
     let bound = lower_bound(&problem, &found, budget, Limits::default());
     assert!(bound <= best.charge.cost);
     let gap = (best.charge.cost - bound) as f64 / bound as f64;
@@ -128,9 +128,7 @@ fn a_star_is_exact() {
     for i in 0..30usize {
         let leaf = problem.variable(5);
         problem.factor(&[leaf], |v| Charge::new(((i * 13 + v[0] * 31) % 17) as u64, (v[0] * i) as u64 % 11));
-        problem.factor(&[hub, leaf], |v| {
-            if v[1] > v[0] { Charge::forbidden() } else { Charge::default() }
-        });
+        problem.factor(&[hub, leaf], |v| if v[1] > v[0] { Charge::forbidden() } else { Charge::default() });
     }
     assert!(frontier(&problem, Limits::default()).exact);
 }
