@@ -1,6 +1,7 @@
 //! Measuring for the selection phase: the bit-exact interpreter on calibration data, and the machine model.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use lacuna_ir::eval::Tensor;
 use lacuna_ir::{Module, TensorType};
@@ -57,6 +58,8 @@ pub struct Interpreter<'a> {
     shapes: Vec<Vec<u64>>,
     /// Whether the inputs are random, for want of data.
     pub is_random: bool,
+    /// Time spent on measurements.
+    pub spent: Duration,
 }
 
 impl<'a> Interpreter<'a> {
@@ -100,7 +103,7 @@ impl<'a> Interpreter<'a> {
             }
             sets.push(Inputs { blobs, labels: None });
         }
-        Ok(Interpreter { target, progress, threads, sets, shapes, is_random })
+        Ok(Interpreter { target, progress, threads, sets, shapes, is_random, spent: Duration::ZERO })
     }
 
     /// The output that predicts classes: the first, if it has labels, else the first with a choice of classes.
@@ -135,38 +138,17 @@ impl Measure for Interpreter<'_> {
     type Error = Failure;
 
     fn run(&mut self, module: &Module) -> Result<Outputs, Failure> {
-        let selected = Selected { module: module.clone(), assignments: Vec::new(), warnings: Vec::new() };
-        let mut watch = Watch { progress: self.progress, dump: None };
-        let object = pipeline::generate(&selected, self.target, &mut watch)?;
-        let program = Program::load(&object, self.threads)?;
-        self.progress.step("measuring on calibration data");
-        let mut all = Vec::new();
-        for set in &self.sets {
-            let outputs = program.run(&set.blobs)?;
-            let mut decoded = Vec::new();
-            for (port, bytes) in program.entry().outputs.iter().zip(&outputs) {
-                let ty = TensorType::new(port.elem, port.shape.clone());
-                let unreadable = |e: lacuna_ir::eval::EvalError| {
-                    contradiction("run", format!("output `{}` ({}): {e}", port.name, port_type(port)))
-                };
-                decoded.push(Tensor::from_bytes(ty, bytes).map_err(unreadable)?.to_f64().to_vec());
-            }
-            all.push(decoded);
-        }
-        Ok(all)
+        let started = Instant::now();
+        let outputs = self.execute(module);
+        self.spent += started.elapsed();
+        outputs
     }
 
     fn machine_cost(&mut self, selected: &Selected) -> Result<MachineCost, Failure> {
-        let mut watch = Watch { progress: self.progress, dump: None };
-        let object = pipeline::generate(selected, self.target, &mut watch)?;
-        let profile = lacuna_runtime::profile(&object, self.target, 0)
-            .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
-        Ok(MachineCost {
-            cycles: profile.cycles,
-            weight_bytes: object.weights.bytes().len() as u64,
-            hbm_bytes: profile.hbm_bytes,
-            sram_bytes: profile.sram_bytes,
-        })
+        let started = Instant::now();
+        let cost = self.replay(selected);
+        self.spent += started.elapsed();
+        cost
     }
 
     fn drop(&self, reference: &Outputs, found: &Outputs) -> Option<Drop> {
@@ -190,5 +172,42 @@ impl Measure for Interpreter<'_> {
         }
         let lost = 100.0 * (n_judged - n_agree) as f64;
         (n_judged > 0).then(|| Drop { points: lost / n_judged as f64, n_judged, by_labels: false })
+    }
+}
+
+impl Interpreter<'_> {
+    fn execute(&self, module: &Module) -> Result<Outputs, Failure> {
+        let selected = Selected { module: module.clone(), assignments: Vec::new(), warnings: Vec::new() };
+        let mut watch = Watch { progress: self.progress, dump: None };
+        let object = pipeline::generate(&selected, self.target, &mut watch)?;
+        let program = Program::load(&object, self.threads)?;
+        self.progress.step("measuring on calibration data");
+        let mut all = Vec::new();
+        for set in &self.sets {
+            let outputs = program.run(&set.blobs)?;
+            let mut decoded = Vec::new();
+            for (port, bytes) in program.entry().outputs.iter().zip(&outputs) {
+                let ty = TensorType::new(port.elem, port.shape.clone());
+                let unreadable = |e: lacuna_ir::eval::EvalError| {
+                    contradiction("run", format!("output `{}` ({}): {e}", port.name, port_type(port)))
+                };
+                decoded.push(Tensor::from_bytes(ty, bytes).map_err(unreadable)?.to_f64().to_vec());
+            }
+            all.push(decoded);
+        }
+        Ok(all)
+    }
+
+    fn replay(&self, selected: &Selected) -> Result<MachineCost, Failure> {
+        let mut watch = Watch { progress: self.progress, dump: None };
+        let object = pipeline::generate(selected, self.target, &mut watch)?;
+        let profile = lacuna_runtime::profile(&object, self.target, 0)
+            .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
+        Ok(MachineCost {
+            cycles: profile.cycles,
+            weight_bytes: object.weights.bytes().len() as u64,
+            hbm_bytes: profile.hbm_bytes,
+            sram_bytes: profile.sram_bytes,
+        })
     }
 }

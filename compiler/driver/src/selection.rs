@@ -1,6 +1,7 @@
 //! `--precision auto`: the budget, the data it is judged on, and what is reported of the choice.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use lacuna_ir::{Blob, Module};
 use lacuna_isa::format::Format;
@@ -43,6 +44,8 @@ pub struct Selection {
     pub verdict: Verdict,
     /// Whether sensitivities come from random inputs.
     pub is_random: bool,
+    /// Seconds that the choice took without its measurements.
+    pub solve_seconds: f64,
 }
 
 /// The interpreter for the entry of a module, on the data of the request.
@@ -90,6 +93,7 @@ pub fn choose(
     options: &Options,
     progress: &Progress,
 ) -> Result<(Selected, Selection), Failed> {
+    let started = Instant::now();
     let mut interpreter = interpreter(optimized, request, progress)?;
     let mut survey = survey(optimized, request, options, &mut interpreter)?;
     let budget = match request.selection.budget {
@@ -99,6 +103,7 @@ pub fn choose(
     let chosen = survey.choose(budget, &mut interpreter).map_err(failed)?;
     let (mut selected, verdict) = (chosen.selected, chosen.verdict);
     let is_random = interpreter.is_random;
+    let solve_seconds = started.elapsed().saturating_sub(interpreter.spent).as_secs_f64();
     if is_random {
         let warning = "errors were measured on random inputs; --calibrate DIR measures them on real ones";
         selected.warnings.push(warning.to_owned());
@@ -108,7 +113,7 @@ pub fn choose(
             .warnings
             .push(format!("the machine model prefers {name} everywhere to the solution, so that is taken"));
     }
-    Ok((selected, Selection { budget, survey, verdict, is_random }))
+    Ok((selected, Selection { budget, survey, verdict, is_random, solve_seconds }))
 }
 
 fn default_budget(survey: &Survey, interpreter: &Interpreter<'_>) -> Budget {
@@ -209,7 +214,8 @@ pub fn text(selection: &Selection) -> String {
     let judged = judged.replacen(" of ", " points of ", usize::from(point.drop.is_some_and(|d| d.by_labels)));
     format!(
         "budget: {}\nchosen: {judged}{} at the worst output (predicted {}); modelled {:.0} cycles of contractions, {} of the \
-         machine model in all\n{} forward passes, {} joint choices tried; at most {:.2}% from the modelled optimum\n",
+         machine model in all\n{} forward passes, {} joint choices tried; at most {:.2}% from the modelled optimum; \
+         {:.2} s without measurements\n",
         budget_text(selection.budget),
         decibels(point.sqnr_db),
         decibels(lacuna_optimize::sqnr_db(point.error)),
@@ -218,6 +224,7 @@ pub fn text(selection: &Selection) -> String {
         n_runs,
         tried.len(),
         100.0 * gap,
+        selection.solve_seconds,
     )
 }
 
@@ -237,6 +244,7 @@ pub fn json(selection: &Selection) -> Value {
         "budget_value": value,
         "random_inputs": selection.is_random,
         "forward_passes": verdict.n_runs,
+        "solve_seconds": selection.solve_seconds,
         "tried": tried.collect::<Vec<_>>(),
         "gap": verdict.gap,
         "uniform": verdict.uniform,

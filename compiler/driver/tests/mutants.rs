@@ -10,6 +10,7 @@ use lacuna_driver::compare::{Criterion, OutputStats};
 use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{self, Request, Watch};
 use lacuna_driver::progress::Progress;
+use lacuna_driver::selection::SelectionRequest;
 use lacuna_driver::testset::{Signature, TestSet};
 use lacuna_ir::TensorType;
 use lacuna_ir::eval::Tensor;
@@ -189,6 +190,7 @@ impl Model {
             bindings: BTreeMap::new(),
             target: &target,
             precision: precision.parse().expect("a precision"),
+            selection: SelectionRequest::default(),
         };
         let progress = Progress::new(false);
         let mut watch = Watch { progress: &progress, dump: None };

@@ -8,7 +8,7 @@ use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 
 use super::convert::{Forms, castable, grouped_axes};
-use super::model::{Extents, Model, joins_producer};
+use super::model::{Extents, Model, cast_joins, groups_join};
 use crate::constants::{constant_values, dense_bytes};
 use crate::options::TargetFeatures;
 use crate::zeros::{WeightSparsity, follows, summed_dims};
@@ -340,27 +340,23 @@ struct Conversions<'a> {
 }
 
 impl Conversions<'_> {
-    /// Cycles for a computed value to exist in `forms` at once: the store by its producer, and a kernel for each conversion that does not
-    /// join the producer's.
+    /// Cycles for a computed value to exist in `forms` at once: stores by the kernel that computes it, and a kernel for each
+    /// conversion that does not join that one.
     fn cycles(&self, value: Value, forms: &[Form]) -> f64 {
         let ty = self.func.ty(value);
-        let elements = ty.shape.elements();
-        let own = ty.elem.format();
-        let read_by_contractions = self.readers.get(&value).map_or(0, Vec::len);
-        let others = self.uses[value] > read_by_contractions;
-        let [(format, _)] = forms else {
-            let kernels =
-                forms.iter().filter(|f| f.0 != own).map(|f| self.model.convert(elements, f.0).cycles);
-            return self.model.store(elements, own).cycles + kernels.sum::<f64>();
+        let (elements, own) = (ty.shape.elements(), ty.elem.format());
+        let others = self.uses[value] > self.readers.get(&value).map_or(0, Vec::len);
+        let joins = |&(format, axis): &Form| match format {
+            Format::Scalar(_) => !others && forms.len() == 1 && cast_joins(self.func, value),
+            Format::Grouped(_) => groups_join(self.func, value, format, axis),
         };
-        if *format == own {
-            return self.model.store(elements, own).cycles;
-        }
-        let uses = |v: Value| self.uses[v];
-        if !others && joins_producer(self.func, value, *format, &uses) {
-            return self.model.store(elements, *format).cycles;
-        }
-        self.model.store(elements, own).cycles + self.model.convert(elements, *format).cycles
+        let converted = || forms.iter().filter(|f| f.0 != own);
+        let plain = others || forms.iter().any(|f| f.0 == own) || converted().any(|f| !joins(f));
+        let one = |f: &Form| {
+            if joins(f) { self.model.store(elements, f.0) } else { self.model.convert(elements, f.0) }.cycles
+        };
+        let stored = if plain { self.model.store(elements, own).cycles } else { 0.0 };
+        stored + converted().map(one).sum::<f64>()
     }
 
     /// Values that several operands of contractions read.

@@ -8,7 +8,7 @@
 
 use lacuna_ir::op::ContractMap;
 use lacuna_ir::{Function, NodeData, Op, Value};
-use lacuna_isa::format::{Format, ScalarType};
+use lacuna_isa::format::Format;
 use lacuna_isa::object::MemSpace;
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::{DPE_COLUMNS, Work, cost};
@@ -287,22 +287,18 @@ fn halves(n: u64, max: u64) -> Vec<u64> {
     }
 }
 
-/// Whether code generation computes the conversion of `value` to `to` in the kernel that computes `value`, if nothing else reads it:
-/// a cast is element-wise and joins element-wise work and products; a store in groups joins element-wise work only.
-pub fn joins_producer(func: &Function, value: Value, to: Format, uses: &impl Fn(Value) -> usize) -> bool {
+/// Whether code generation stores `value` in groups along `axis` from the kernel that computes it, beside its plain form or
+/// instead of it: element-wise regions, products and norms do, if all groups are whole.
+pub fn groups_join(func: &Function, value: Value, format: Format, axis: u8) -> bool {
     let Some(def) = func.def(value) else { return false };
-    let node = &func.nodes[def];
-    match to {
-        Format::Scalar(ScalarType::F32) => false,
-        Format::Scalar(_) => node.op.is_elementwise() || node.op.is_product(),
-        Format::Grouped(_) => node.op.is_elementwise() && !has_hero(func, value, uses),
-    }
+    let op = &func.nodes[def].op;
+    let whole = func.ty(value).shape[usize::from(axis)].is_multiple_of(u64::from(format.group_size()));
+    whole && (op.is_elementwise() || op.is_product() || matches!(op, Op::Norm { .. }))
 }
 
-/// Whether an element-wise value is the epilogue of a product: then its kernel has accumulators to drain and stores scalars.
-fn has_hero(func: &Function, value: Value, uses: &impl Fn(Value) -> usize) -> bool {
+/// Whether code generation computes a cast of `value` in the kernel that computes `value`, if nothing else reads it.
+pub fn cast_joins(func: &Function, value: Value) -> bool {
     let Some(def) = func.def(value) else { return false };
-    let node = &func.nodes[def];
-    node.op.is_product()
-        || (node.op.is_elementwise() && node.args.iter().any(|&a| uses(a) == 1 && has_hero(func, a, uses)))
+    let op = &func.nodes[def].op;
+    op.is_elementwise() || op.is_product()
 }
