@@ -66,7 +66,7 @@ impl Atoms {
                     axis.push(atom);
                     size *= whole;
                 } else {
-                    (whole % want == 0).then_some(())?;
+                    whole.is_multiple_of(want).then_some(())?;
                     let (outer, inner) = (self.add(want), self.add(whole / want));
                     self.halves[atom] = Some((outer, inner));
                     axis.push(outer);
@@ -356,7 +356,8 @@ fn joined(g: &Graph, map: &ContractMap, weights: &Weights, found: Product, v: Id
     // Weights are summed over the keys and nothing else.
     let mut summed: Axis = map.summed().into_iter().filter_map(of_weights).flatten().collect();
     let mut sorted = keys.clone();
-    (summed.sort_unstable(), sorted.sort_unstable());
+    summed.sort_unstable();
+    sorted.sort_unstable();
     (summed == sorted).then_some(())?;
     let order: Axis = outer.iter().flat_map(|d| atoms.resolve(d)).collect();
     let shared: Axis = order.iter().copied().filter(|a| in_k.contains(a) && !keys.contains(a)).collect();
@@ -369,7 +370,8 @@ fn joined(g: &Graph, map: &ContractMap, weights: &Weights, found: Product, v: Id
     });
     // Both sum over the same labels, and only values have more.
     let mut labels = (own(&q_dims), own(&k_dims));
-    (labels.0.sort_unstable(), labels.1.sort_unstable());
+    labels.0.sort_unstable();
+    labels.1.sort_unstable();
     (fits && labels.0 == labels.1).then_some(())?;
     let masks = found.masks;
     Some(Found {
