@@ -86,7 +86,7 @@ fn network(layers: usize, shared: usize) -> (Module, Evaluator) {
 
 fn survey(layers: usize, shared: usize) -> (Survey, Evaluator) {
     let (module, mut evaluator) = network(layers, shared);
-    let options = Options { precision: crate::Precision::Auto, ..Options::default() };
+    let options = Options { precision: Precision::Auto, ..Options::default() };
     let target = target("mtia-300").expect("a target");
     let survey = Survey::new(&module, &target, &options, &mut evaluator).expect("a survey");
     (survey, evaluator)
@@ -197,7 +197,7 @@ fn only_what_the_target_has_is_chosen() {
     let (module, mut evaluator) = network(3, 0);
     let formats = vec![Format::F32, Format::from_name("mxfp8").expect("a format")];
     let features = TargetFeatures { formats: formats.clone(), sparse_2_4: false };
-    let options = Options { precision: crate::Precision::Auto, features, ..Options::default() };
+    let options = Options { precision: Precision::Auto, features, ..Options::default() };
     let target = target("mtia-300").expect("a target");
     let mut survey = Survey::new(&module, &target, &options, &mut evaluator).expect("a survey");
     let chosen = survey.choose(Budget::MinSqnr(5.0), &mut evaluator).expect("a choice");
