@@ -114,7 +114,7 @@ impl Case {
         let object = self.object();
         let inputs: &[&[u8]] = if self.constant { &[] } else { &[&self.flags] };
         let machine = Machine::load(&object).expect("the object loads");
-        let options = RunOptions { entry: 0, threads: 1, record: true };
+        let options = RunOptions { threads: 1, record: true, ..RunOptions::default() };
         match machine.run(inputs, &options).expect("the inputs fit") {
             Outcome::Done { outputs, records } => {
                 Ok((floats(&outputs[0]), records.expect("records").remove(0)))
@@ -428,8 +428,15 @@ fn other_masks_need_to_be_told() {
         report.macs
     };
     assert_eq!(macs(&ProfileOptions::default()), dense);
-    assert_eq!(macs(&ProfileOptions { activity: 0.5, records: &[] }), dense / 2);
-    assert_eq!(macs(&ProfileOptions { activity: 0.5, records: std::slice::from_ref(&record) }), record.macs);
+    assert_eq!(macs(&ProfileOptions { activity: 0.5, ..ProfileOptions::default() }), dense / 2);
+    assert_eq!(
+        macs(&ProfileOptions {
+            activity: 0.5,
+            records: std::slice::from_ref(&record),
+            ..ProfileOptions::default()
+        }),
+        record.macs
+    );
 }
 
 /// What `mmblk` skips are steps of 32 columns by 32 bytes of k: a smaller block saves reads, not cycles.

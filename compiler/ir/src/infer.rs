@@ -142,7 +142,8 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
             args[0].clone()
         }
         Op::Attention { scale: _, softcap, causal: _, shift: _, window: _, empty_row: _, elem } => {
-            ensure!(softcap.0 >= 0.0, "the softcap of attention is {}", softcap.0);
+            let bounds = softcap.0 >= 0.0;
+            ensure!(bounds, "the softcap of attention is {}", softcap.0);
             attention(*elem, args)?
         }
         Op::MxQuantize { format, axis, mode: _ } => {

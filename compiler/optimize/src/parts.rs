@@ -66,7 +66,7 @@ impl Atoms {
                     axis.push(atom);
                     size *= whole;
                 } else {
-                    (whole % want == 0).then_some(())?;
+                    whole.is_multiple_of(want).then_some(())?;
                     let (outer, inner) = (self.add(want), self.add(whole / want));
                     self.halves[atom] = Some((outer, inner));
                     axis.push(outer);
@@ -183,11 +183,11 @@ pub struct Product {
     pub masks: Vec<Mask>,
 }
 
-/// The product that `scores` are made of, with dimensions of their own.
+/// A product that `scores` are made of, with dimensions of their own.
 pub fn product(g: &Graph, scores: Id) -> Option<Product> {
     let mut atoms = Atoms::default();
     let dims = atoms.of_shape(g.shape(scores));
-    product_behind(g, scores, dims, atoms)
+    products_behind(g, scores, dims, atoms).into_iter().next()
 }
 
 #[derive(Clone)]
@@ -201,7 +201,9 @@ struct State {
     masks: Vec<Mask>,
 }
 
-fn product_behind(g: &Graph, scores: Id, dims: Vec<Axis>, atoms: Atoms) -> Option<Product> {
+/// The products that scores are made of: one product has several forms, with keys repeated or not.
+fn products_behind(g: &Graph, scores: Id, dims: Vec<Axis>, atoms: Atoms) -> Vec<Product> {
+    let mut found = Vec::new();
     let start = State { class: g.eg.find(scores), dims, atoms, factor: 1.0, softcap: 0.0, masks: Vec::new() };
     let mut todo = vec![start];
     let mut seen: Vec<Id> = Vec::new();
@@ -213,13 +215,14 @@ fn product_behind(g: &Graph, scores: Id, dims: Vec<Axis>, atoms: Atoms) -> Optio
         for (op, args) in g.terms(state.class) {
             if let Op::Contract { map, elem: ScalarType::F32 } = op {
                 let (a, b) = (g.eg.find(args[0]), g.eg.find(args[1]));
-                let State { dims, atoms, factor, softcap, masks, .. } = state;
-                return Some(Product { map: map.clone(), a, b, dims, atoms, scale: factor, softcap, masks });
+                let State { dims, atoms, factor, softcap, masks, .. } = state.clone();
+                found.push(Product { map: map.clone(), a, b, dims, atoms, scale: factor, softcap, masks });
+                continue;
             }
             todo.extend(behind(g, &state, op, args));
         }
     }
-    None
+    found
 }
 
 /// One step from scores towards their product.
@@ -310,8 +313,12 @@ fn own(sides: &[Side]) -> Vec<u8> {
 /// The attention that the product of `p` and `v` by `map` ends.
 pub fn find(g: &Graph, map: &ContractMap, p: Id, v: Id) -> Option<Found> {
     let weights = weights(g, p)?;
+    let all = products_behind(g, weights.scores, weights.dims.clone(), weights.atoms.clone());
+    all.into_iter().find_map(|product| joined(g, map, &weights, product, v))
+}
+
+fn joined(g: &Graph, map: &ContractMap, weights: &Weights, found: Product, v: Id) -> Option<Found> {
     let outer = weights.outer.clone();
-    let found = product_behind(g, weights.scores, weights.dims.clone(), weights.atoms.clone())?;
     let atoms = found.atoms;
     let at = |labels: &[u8], dims: &[Axis], label: u8| {
         labels.iter().position(|&l| l == label).map(|d| atoms.resolve(&dims[d]))
@@ -349,7 +356,8 @@ pub fn find(g: &Graph, map: &ContractMap, p: Id, v: Id) -> Option<Found> {
     // Weights are summed over the keys and nothing else.
     let mut summed: Axis = map.summed().into_iter().filter_map(of_weights).flatten().collect();
     let mut sorted = keys.clone();
-    (summed.sort_unstable(), sorted.sort_unstable());
+    summed.sort_unstable();
+    sorted.sort_unstable();
     (summed == sorted).then_some(())?;
     let order: Axis = outer.iter().flat_map(|d| atoms.resolve(d)).collect();
     let shared: Axis = order.iter().copied().filter(|a| in_k.contains(a) && !keys.contains(a)).collect();
@@ -362,7 +370,8 @@ pub fn find(g: &Graph, map: &ContractMap, p: Id, v: Id) -> Option<Found> {
     });
     // Both sum over the same labels, and only values have more.
     let mut labels = (own(&q_dims), own(&k_dims));
-    (labels.0.sort_unstable(), labels.1.sort_unstable());
+    labels.0.sort_unstable();
+    labels.1.sort_unstable();
     (fits && labels.0 == labels.1).then_some(())?;
     let masks = found.masks;
     Some(Found {

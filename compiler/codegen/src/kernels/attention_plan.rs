@@ -252,7 +252,7 @@ impl Plan {
 }
 
 /// SE operations on a score: two loads, its maximum, its exponential, a store and the sum.
-const SOFTMAX_OPS: f64 = 14.0;
+const SOFTMAX_OPS: f64 = 15.0;
 /// Further ones where scores are masked or bent.
 const TRANSFORM_OPS: f64 = 4.0;
 /// SE operations that rescale an element of the result.

@@ -199,11 +199,11 @@ pub fn exponentials(a: &Attention, streams: &Streams, compare: Compare) -> Lower
     let minus = code.unary(SeUnary::Neg, Lane::F32, greatest)?;
     let init = code.take();
     let x = load(&mut code, Lane::F32, streams.bent.unwrap_or(streams.scores))?;
-    if streams.bent.is_some() {
-        code.ops.push(SeOp::Binary { f: SeBinary::Add, lane: Lane::F32, dst: x, a: x, b: minus });
-    } else {
-        code.ops.push(SeOp::Fma { lane: Lane::F32, dst: x, a: x, b: scale, c: minus });
+    if streams.bent.is_none() {
+        // The score is rounded before the maximum is taken off, as the maximum was.
+        code.ops.push(SeOp::Binary { f: SeBinary::Mul, lane: Lane::F32, dst: x, a: x, b: scale });
     }
+    code.ops.push(SeOp::Binary { f: SeBinary::Add, lane: Lane::F32, dst: x, a: x, b: minus });
     if let Some(at) = &at {
         reject(&mut code, a, at, least, x)?;
     }

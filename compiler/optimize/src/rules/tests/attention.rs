@@ -137,13 +137,15 @@ pub fn attention(l: &mut Lab, s: Spelling) -> Value {
 
 /// A spelling at random.
 pub fn any_spelling(l: &mut Lab) -> Spelling {
+    let (softcap, scale, mask) = (l.random(3) == 0, l.random(4), l.random(5));
     Spelling {
-        scale: l.random(4),
-        softcap: l.random(3) == 0,
-        mask: l.random(5),
+        scale,
+        softcap,
+        mask,
         low: [f32::NEG_INFINITY, f32::MIN, -1e9][l.random(3) as usize],
         guard: l.random(2) == 0,
-        grouped: l.random(2) == 0,
+        // Each rewrite of what is between the products doubles with those of repeated keys.
+        grouped: !softcap && (scale == 0 || mask == 0) && l.random(2) == 0,
         turned: false,
     }
 }
