@@ -38,7 +38,7 @@ impl Half {
     }
 
     fn has(self, sample: usize) -> bool {
-        (sample % 2 == 0) == (self == Half::Even)
+        sample.is_multiple_of(2) == (self == Half::Even)
     }
 
     /// The elements of this half of the samples, which dimension 0 numbers, and their shape.
