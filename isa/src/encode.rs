@@ -6,7 +6,7 @@
 
 use crate::field::{self, Field, Style};
 use crate::for_each_inst;
-use crate::inst::{Engine, Inst, InstKind};
+use crate::inst::{Engine, GlobalField, Inst, InstKind, Operand, OperandField};
 use crate::program::SeOp;
 
 /// A value that its field cannot hold.
@@ -363,6 +363,52 @@ macro_rules! inst_visitor {
     };
 }
 for_each_inst!(inst_visitor);
+
+macro_rules! inst_operands {
+    ($($(#[doc = $doc:literal])* $name:ident = $opcode:literal, $text:literal, $engine:ident { $($field:ident : $ty:ident = $bit:literal),* })*) => {
+        impl InstKind {
+            /// The operands, in the order of the row; not those of an SE program.
+            pub fn operands(&self) -> impl Iterator<Item = OperandField> + use<> {
+                let mut found = [None; 4];
+                match *self {$(
+                    InstKind::$name { $($field),* } => {
+                        let all = [$(<field::$ty as Field>::operand($field).map(|(operand, how, place)| {
+                            OperandField { name: stringify!($field), operand, how, place }
+                        })),*];
+                        let all: &[Option<OperandField>] = &all;
+                        for (slot, field) in found.iter_mut().zip(all.iter().filter(|f| f.is_some())) {
+                            *slot = *field;
+                        }
+                    }
+                )*}
+                found.into_iter().flatten()
+            }
+
+            /// The operands, in the order of the row, to be changed.
+            pub fn operands_mut(&mut self) -> Vec<&mut Operand> {
+                match self {$(
+                    InstKind::$name { $($field),* } => {
+                        let all: Vec<Option<&mut Operand>> = vec![$(<field::$ty as Field>::operand_mut($field)),*];
+                        all.into_iter().flatten().collect()
+                    }
+                )*}
+            }
+
+            /// The global view that the instruction reads or writes.
+            pub fn global(&self) -> Option<GlobalField> {
+                match *self {$(
+                    InstKind::$name { $($field),* } => {
+                        let all = [$(<field::$ty as Field>::global($field)
+                            .map(|(view, writes)| GlobalField { name: stringify!($field), view, writes })),*];
+                        let all: &[Option<GlobalField>] = &all;
+                        all.iter().flatten().copied().next()
+                    }
+                )*}
+            }
+        }
+    };
+}
+for_each_inst!(inst_operands);
 
 codec! {
     [SeOp, 64, mask(0, OPCODE_BITS)]

@@ -6,8 +6,8 @@
 use std::fmt::Write;
 
 use crate::format::ScalarType;
-use crate::inst::Action;
-pub use crate::inst::{Fill, Multicast, Operand, Order};
+use crate::inst::{Action, Place, Use};
+pub use crate::inst::{Combine, Engine, Extreme, Fill, MaskCode, Multicast, Operand, Order, Share};
 pub use crate::program::{Lane, Reg, SeBinary, SeReduce, SeUnary};
 
 /// Where a field stands in the text of an instruction.
@@ -44,6 +44,21 @@ pub trait Field {
 
     /// The value of a keyed field that the text leaves out.
     fn default() -> Option<Self::Value> {
+        None
+    }
+
+    /// The operand that the field is, with what the instruction does with it and where it may be.
+    fn operand(_: Self::Value) -> Option<(Operand, Use, Place)> {
+        None
+    }
+
+    /// The operand that the field is, to be changed.
+    fn operand_mut(_: &mut Self::Value) -> Option<&mut Operand> {
+        None
+    }
+
+    /// The number of the global view that the field is, and whether its tensor is written.
+    fn global(_: Self::Value) -> Option<(u16, bool)> {
         None
     }
 }
@@ -111,6 +126,14 @@ number_fields! {
     ConstIdx: u16, 16, "c", Positional;
     /// Number of an SE program: `p3`.
     ProgramIdx: u16, 16, "p", Positional;
+    /// Number of a launch parameter: `q3`.
+    ParamIdx: u8, 4, "q", Positional;
+    /// Number of an event: `e3`.
+    EventIdx: u8, 6, "e", Positional;
+    /// A number of posts or list elements: `k=3`.
+    Count: u16, 16, "", Keyed;
+    /// Number of a transfer: `x3`.
+    TransferIdx: u16, 16, "x", Positional;
     /// Number of an operand stream: `s3`.
     StreamIdx: u8, 3, "s", Positional;
     /// Number of an accumulator: `a3`.
@@ -155,6 +178,15 @@ enum_fields! {
     Multicast, 2, Keyed, Some(Multicast::None), { None = "none", Row = "row", Col = "col", All = "all" }
     Fill, 2, Keyed, Some(Fill::Zero), { Zero = "zero", Least = "least", Greatest = "greatest", One = "one" }
     Order, 1, Keyed, Some(Order::Kn), { Kn = "kn", Nk = "nk" }
+    MaskCode, 2, Keyed, Some(MaskCode::Bitmap), { Bitmap = "bitmap", Nibble = "nibble", Rows = "rows" }
+    Combine, 3, Keyed, Some(Combine::Replace), {
+        Replace = "replace", Add = "add", Mul = "mul", Min = "min", Max = "max",
+    }
+    Share, 1, Keyed, Some(Share::All), { All = "all", Part = "part" }
+    Extreme, 1, Positional, None, { Max = "max", Min = "min" }
+    Engine, 3, Positional, None, {
+        Cp = "cp", FiLoad = "fi.load", FiStore = "fi.store", Mlu = "mlu", Dpe = "dpe", Re = "re", Se = "se", Me = "me",
+    }
     Lane, 2, Suffix, None, { F32 = "f32", F64 = "f64", I32 = "i32", I64 = "i64" }
     SeReduce, 2, Suffix, None, { Sum = "sum", Prod = "prod", Max = "max", Min = "min" }
     SeUnary, 8, Suffix, None, {
@@ -316,6 +348,102 @@ impl Field for Operand {
     }
 }
 
+macro_rules! operand_fields {
+    ($($(#[$doc:meta])* $name:ident: $how:ident, $place:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name;
+
+        impl Field for $name {
+            type Value = Operand;
+            const WIDTH: u32 = Operand::WIDTH;
+            const STYLE: Style = Operand::STYLE;
+
+            fn to_bits(value: Operand) -> Option<u32> {
+                <Operand as Field>::to_bits(value)
+            }
+
+            fn from_bits(bits: u32) -> Option<Operand> {
+                <Operand as Field>::from_bits(bits)
+            }
+
+            fn print(value: Operand, out: &mut String) {
+                <Operand as Field>::print(value, out);
+            }
+
+            fn parse(text: &str) -> Option<Operand> {
+                <Operand as Field>::parse(text)
+            }
+
+            fn operand(value: Operand) -> Option<(Operand, Use, Place)> {
+                Some((value, Use::$how, Place::$place))
+            }
+
+            fn operand_mut(value: &mut Operand) -> Option<&mut Operand> {
+                Some(value)
+            }
+        }
+    )*};
+}
+
+operand_fields! {
+    /// A slot in local memory that is read or popped.
+    Source: Source, Local;
+    /// A slot in local memory that is pushed or updated.
+    Dest: Dest, Local;
+    /// A slot in local memory that is pushed.
+    Fresh: Fresh, Local;
+    /// A bank that is read or popped.
+    BankSource: Source, Bank;
+    /// A bank that is pushed or updated.
+    BankDest: Dest, Bank;
+    /// A bank that is updated.
+    BankChange: Change, Bank;
+    /// A slot in local memory or a bank that is read or popped.
+    AnySource: Source, Any;
+}
+
+macro_rules! global_fields {
+    ($($(#[$doc:meta])* $name:ident: $writes:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name;
+
+        impl Field for $name {
+            type Value = u16;
+            const WIDTH: u32 = ViewIdx::WIDTH;
+            const STYLE: Style = ViewIdx::STYLE;
+
+            fn to_bits(value: u16) -> Option<u32> {
+                ViewIdx::to_bits(value)
+            }
+
+            fn from_bits(bits: u32) -> Option<u16> {
+                ViewIdx::from_bits(bits)
+            }
+
+            fn print(value: u16, out: &mut String) {
+                ViewIdx::print(value, out);
+            }
+
+            fn parse(text: &str) -> Option<u16> {
+                ViewIdx::parse(text)
+            }
+
+            fn global(value: u16) -> Option<(u16, bool)> {
+                Some((value, $writes))
+            }
+        }
+    )*};
+}
+
+global_fields! {
+    /// Number of the view of a tensor that is read.
+    GlobalSource: false;
+    /// Number of the view of a tensor that is written.
+    GlobalDest: true;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,6 +470,13 @@ mod tests {
         every_code::<Multicast>(4);
         every_code::<Fill>(4);
         every_code::<Order>(2);
+        every_code::<MaskCode>(3);
+        every_code::<Combine>(5);
+        every_code::<Share>(2);
+        every_code::<Extreme>(2);
+        every_code::<Engine>(8);
+        every_code::<ParamIdx>(16);
+        every_code::<EventIdx>(64);
         every_code::<Lane>(4);
         every_code::<SeReduce>(4);
         every_code::<SeUnary>(SeUnary::IsInf as u32 + 1);

@@ -22,12 +22,22 @@ pub enum Engine {
     Re,
     /// SIMD engine.
     Se,
+    /// Message engines: collectives between chips.
+    Me,
 }
 
 impl Engine {
-    /// Every engine.
-    pub const ALL: [Engine; 7] =
-        [Engine::Cp, Engine::FiLoad, Engine::FiStore, Engine::Mlu, Engine::Dpe, Engine::Re, Engine::Se];
+    /// Every engine, in the order of their codes.
+    pub const ALL: [Engine; 8] = [
+        Engine::Cp,
+        Engine::FiLoad,
+        Engine::FiStore,
+        Engine::Mlu,
+        Engine::Dpe,
+        Engine::Re,
+        Engine::Se,
+        Engine::Me,
+    ];
 
     /// The name in text forms.
     pub const fn name(self) -> &'static str {
@@ -39,6 +49,7 @@ impl Engine {
             Engine::Dpe => "DPE",
             Engine::Re => "RE",
             Engine::Se => "SE",
+            Engine::Me => "ME",
         }
     }
 }
@@ -115,6 +126,102 @@ pub enum Order {
     Nk = 1,
 }
 
+/// How the non-zero positions of a compressed tensor are coded; see `ldx`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum MaskCode {
+    /// One bit for each element.
+    Bitmap = 0,
+    /// A prefix code for each four elements, shorter than a bitmap where under a third of the elements are stored.
+    Nibble = 1,
+    /// One bit for each 32 elements, all of which are stored.
+    Rows = 2,
+}
+
+/// The function of `stat`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Extreme {
+    /// Greatest; NaN if any is.
+    Max = 0,
+    /// Least; NaN if any is.
+    Min = 1,
+}
+
+/// How a scattered element combines with what the tensor holds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Combine {
+    /// It replaces it.
+    Replace = 0,
+    /// Sum.
+    Add = 1,
+    /// Product.
+    Mul = 2,
+    /// Lesser.
+    Min = 3,
+    /// Greater.
+    Max = 4,
+}
+
+/// What each member of a reduction across PEs receives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Share {
+    /// The whole result.
+    All = 0,
+    /// Its own part along a dimension, in the order of the members.
+    Part = 1,
+}
+
+/// What an instruction does with an operand.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Use {
+    /// Reads it: read or pop.
+    Source,
+    /// Writes all or part of it: push or update.
+    Dest,
+    /// Makes it: push.
+    Fresh,
+    /// Changes what it holds: update.
+    Change,
+}
+
+/// Where the slot of an operand may be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Place {
+    /// In local memory.
+    Local,
+    /// Among the accumulator banks.
+    Bank,
+    /// In either.
+    Any,
+}
+
+/// An operand of an instruction with what its row says about it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct OperandField {
+    /// Name of the field.
+    pub name: &'static str,
+    /// The operand.
+    pub operand: Operand,
+    /// What the instruction does with it.
+    pub how: Use,
+    /// Where its slot may be.
+    pub place: Place,
+}
+
+/// A global view of an instruction with what its row says about it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct GlobalField {
+    /// Name of the field.
+    pub name: &'static str,
+    /// Number of the view.
+    pub view: u16,
+    /// Whether the instruction writes the tensor.
+    pub writes: bool,
+}
+
 // The types of a row name the field kinds of `crate::field`, which know widths and text forms. For kinds whose value
 // is a plain number, these aliases give the type of the value.
 
@@ -138,6 +245,34 @@ pub type DimIdx = u8;
 pub type ConstIdx = u16;
 /// Number of an SE program of the kernel: 16 bits.
 pub type ProgramIdx = u16;
+/// Number of a parameter of the launch: 4 bits.
+pub type ParamIdx = u8;
+/// Number of an event of the kernel: 6 bits.
+pub type EventIdx = u8;
+/// A number of posts or of list elements: 16 bits.
+pub type Count = u16;
+/// Number of a transfer of the entry: 16 bits.
+pub type TransferIdx = u16;
+/// A yes or no: 1 bit.
+pub type Flag = bool;
+/// A slot in local memory that is read: 24 bits.
+pub type Source = Operand;
+/// A slot in local memory that is pushed or updated: 24 bits.
+pub type Dest = Operand;
+/// A slot in local memory that is pushed: 24 bits.
+pub type Fresh = Operand;
+/// A bank that is read: 24 bits.
+pub type BankSource = Operand;
+/// A bank that is pushed or updated: 24 bits.
+pub type BankDest = Operand;
+/// A bank that is updated: 24 bits.
+pub type BankChange = Operand;
+/// A slot in local memory or a bank that is read: 24 bits.
+pub type AnySource = Operand;
+/// Number of the view of a tensor that is read: 12 bits.
+pub type GlobalSource = u16;
+/// Number of the view of a tensor that is written: 12 bits.
+pub type GlobalDest = u16;
 
 /// Calls the macro `$m` with the whole table. A row is
 /// `doc, Variant = opcode, "mnemonic", Engine { field: Kind = lowest bit, .. }`.
@@ -158,35 +293,114 @@ macro_rules! for_each_inst {
             Pop = 0x04, "pop", Cp { n: SlotCount = 16, buffer: BufferIdx = 32 }
             /// Ends the stream. Every buffer must be empty.
             Halt = 0x05, "halt", Cp { }
+            /// Sets parameter `param` of the launch to the one element of the i32 or i64 global view `src`, clamped to the
+            /// parameter's declared range. The view is the same on every PE, so all PEs get the same value.
+            Ldp = 0x06, "ldp", Cp { param: ParamIdx = 16, src: GlobalSource = 32 }
+            /// Adds 1 to event `event` for each PE that executes it, once the accesses of all earlier instructions of
+            /// `queue` are visible to the other PEs.
+            Post = 0x07, "post", Cp { event: EventIdx = 32, queue: Engine = 40 }
+            /// Holds the later instructions of `queue` until event `event` has counted to `count`. Legal only where, in
+            /// program order over all PEs of the grid, it already has.
+            Wait = 0x08, "wait", Cp { count: Count = 16, event: EventIdx = 32, queue: Engine = 40 }
+            /// Holds every PE of the `cast` group until all of them are here and their earlier accesses are visible.
+            Bar = 0x09, "bar", Cp { cast: Multicast = 10 }
+            /// Switches the power of `engine` on or off. Until it is on again, an instruction of that engine is illegal and the
+            /// engine draws no idle power. All engines are on when a kernel starts.
+            Gate = 0x0a, "gate", Cp { engine: Engine = 40, on: Flag = 10 }
 
             /// Loads the box of the global view `src` into the next slot of `dst`, dense in row-major order of the box.
             /// Where the view clips, the slot gets `fill`. When the format of the slot's view is wider than the tensor's,
             /// elements are widened exactly.
-            Ld = 0x10, "ld", FiLoad { dst: Operand = 32, src: ViewIdx = 56, cast: Multicast = 10, fill: Fill = 12 }
+            Ld = 0x10, "ld", FiLoad { dst: Fresh = 32, src: GlobalSource = 56, cast: Multicast = 10, fill: Fill = 12 }
             /// Stores a slot: element i of the local view goes to element i of the global view `dst`, where that does not clip.
-            St = 0x11, "st", FiStore { src: Operand = 32, dst: ViewIdx = 56 }
+            St = 0x11, "st", FiStore { src: AnySource = 32, dst: GlobalDest = 56 }
             /// Loads like `ld`, but the coordinate of dimension `dim` of `src` at index i is the i-th element of the i32 or i64
             /// vector `idx` (a local view whose dimension `dim` has the size of the box there). Out of bounds gives `fill`.
-            Gather = 0x12, "gather", FiLoad { dst: Operand = 32, src: ViewIdx = 56, idx: Operand = 80, dim: DimIdx = 16, fill: Fill = 12 }
+            Gather = 0x12, "gather", FiLoad { dst: Fresh = 32, src: GlobalSource = 56, idx: Source = 80, dim: DimIdx = 16, fill: Fill = 12 }
+            /// Loads like `ld` from a compressed tensor of constants and expands it; where the view clips, the slot gets code 0.
+            /// Element numbers are cut into blocks of 512. Plane 2 of the tensor holds, for each block and one past the last,
+            /// the byte (`u32`) at which its record starts in plane 0. A record is the mask of its block, coded by `code`,
+            /// then the codes of the stored elements, packed in ascending order, each part padded to a byte. Other elements
+            /// are code 0. Scales, where the format has them, are plane 1 and not compressed.
+            Ldx = 0x13, "ldx", FiLoad { dst: Fresh = 32, src: GlobalSource = 56, cast: Multicast = 10, code: MaskCode = 12 }
+            /// Loads like `ld`, but only the indices of dimension `dim` whose flag in `mask` is set: the i-th element of the
+            /// `bool` vector `mask` (a local view whose dimension `dim` has the size of the box there). What is not loaded
+            /// is code 0 and keeps its place in the slot; the scales of a group are loaded when any element of it is.
+            Ldmask = 0x14, "ldmask", FiLoad { dst: Fresh = 32, src: GlobalSource = 56, mask: Source = 80, dim: DimIdx = 16 }
+            /// Stores like `st`, but the coordinate of dimension `dim` of `dst` at index i is the i-th element of the i32 or i64
+            /// vector `idx`. Out of bounds is dropped. Elements combine with the tensor by `combine`, in ascending source order.
+            Scatter = 0x15, "scatter", FiStore { src: Source = 32, dst: GlobalDest = 56, idx: Source = 80, dim: DimIdx = 16, combine: Combine = 10 }
+            /// All-gather between the PEs of the `cast` group: every member's `src` box, one after the other along dimension
+            /// `dim` of `dst` in ascending order of the members. Every member executes it.
+            Xchg = 0x16, "xchg", FiLoad { dst: Fresh = 32, src: Source = 56, dim: DimIdx = 16, cast: Multicast = 10 }
 
             /// Fills the whole box of `dst`'s view with constant number `value` of the kernel's constants (a code).
-            Fill = 0x20, "fill", Mlu { dst: Operand = 32, value: ConstIdx = 16 }
+            Fill = 0x20, "fill", Mlu { dst: Dest = 32, value: ConstIdx = 16 }
+            /// Copies element i of `src`'s view to element i of `dst`'s: transposition, patches (overlapping strides),
+            /// concatenation (into part of an updated slot). Where `src` clips and `dst` does not, `dst` gets `fill`.
+            Move = 0x21, "move", Mlu { dst: Dest = 32, src: Source = 56, fill: Fill = 12 }
+            /// Copies like `move`, but the coordinate of dimension `dim` of `src` at index i is the i-th element of the i32 or
+            /// i64 vector `idx`. Out of bounds gives `fill`.
+            Perm = 0x22, "perm", Mlu { dst: Dest = 32, src: Source = 56, idx: Source = 80, dim: DimIdx = 16, fill: Fill = 12 }
+            /// Sets the `bool` elements of `dst` where `src` is not zero (NaN is not). A dimension in which `dst`'s view has size
+            /// 1 and `src`'s has more combines by or: which k are active in any row.
+            Mask = 0x23, "mask", Mlu { dst: Fresh = 32, src: Source = 56 }
+            /// Packs a dense slot into the N:M pattern of `dst`'s view: of each M elements along its k dimension the N of
+            /// greatest magnitude, the lower index at ties, in ascending order of indices.
+            Pack = 0x24, "pack", Mlu { dst: Fresh = 32, src: Source = 56 }
 
             /// Adds the product of two tiles to an accumulator bank: `bank[m][n] += sum over k of a[m][k] * b[k][n]`, k ascending.
             /// `a`'s view has dimensions (m, m, k, k, k); `order` names those of `b`. The bank slot is f32, M x N dense in the full
             /// sizes of the views; clipped rows and columns stay as they are. `bank` pushes (from +0) or updates.
-            Mm = 0x30, "mm", Dpe { bank: Operand = 32, a: Operand = 56, b: Operand = 80, order: Order = 10 }
+            Mm = 0x30, "mm", Dpe { bank: BankDest = 32, a: Source = 56, b: Source = 80, order: Order = 10 }
             /// Like `mm` where `b`'s view has an N:M pattern along k: only stored elements multiply, in ascending k; the others
             /// contribute nothing.
-            Mmnm = 0x31, "mmnm", Dpe { bank: Operand = 32, a: Operand = 56, b: Operand = 80, order: Order = 10 }
+            Mmnm = 0x31, "mmnm", Dpe { bank: BankDest = 32, a: Source = 56, b: Source = 80, order: Order = 10 }
+            /// Like `mm` where only blocks of `b` whose flag is set multiply; the others contribute nothing and are not read.
+            /// `mask`'s view is `bool` with the dimensions of `b`; a size s of `b` and t of `mask` make blocks of s / t.
+            Mmblk = 0x32, "mmblk", Dpe { bank: BankDest = 32, a: Source = 56, b: Source = 80, mask: Source = 104, order: Order = 10 }
+            /// Like `mm` where only the k whose flag is set multiply; the others contribute nothing and are not read.
+            /// `mask`'s view is `bool` with the k dimensions of `a` in the same places.
+            Mmact = 0x33, "mmact", Dpe { bank: BankDest = 32, a: Source = 56, b: Source = 80, mask: Source = 104, order: Order = 10 }
 
             /// Writes +0 to every accumulator of the box of `bank`'s view.
-            Zero = 0x40, "zero", Re { bank: Operand = 32 }
+            Zero = 0x40, "zero", Re { bank: BankDest = 32 }
             /// Converts a bank to the format of `dst`'s view: element i of `bank`'s view to element i of `dst`'s. -0 becomes +0.
-            Drain = 0x41, "drain", Re { dst: Operand = 32, bank: Operand = 56 }
+            Drain = 0x41, "drain", Re { dst: Dest = 32, bank: BankSource = 56 }
+            /// Sets element i of `bank`'s view to element i of `src`'s, converted exactly to f32: a bias, or earlier sums.
+            Seed = 0x42, "seed", Re { bank: BankDest = 32, src: Source = 56 }
+            /// Multiplies element i of `bank`'s view by element i of `src`'s (f32, f16 or bf16; stride 0 repeats a factor).
+            Resc = 0x43, "resc", Re { bank: BankChange = 32, src: Source = 56 }
+            /// Reduces a bank to `dst` (f32) by `f`, greatest or least, over the dimensions in which `dst`'s view has size 1 and
+            /// `bank`'s has more.
+            Stat = 0x44, "stat", Re { f: Extreme = 10, dst: Fresh = 32, bank: BankSource = 56 }
+            /// Sums the banks of the PEs of the `cast` group, in ascending order of the members, and converts like `drain`. With
+            /// `share` part, a member gets its own part of dimension `dim`. Every member executes it.
+            Xred = 0x45, "xred", Re { dst: Fresh = 32, bank: BankSource = 56, dim: DimIdx = 16, cast: Multicast = 10, share: Share = 12 }
 
             /// Runs SE program number `program` of the kernel's table.
             Run = 0x50, "run", Se { program: ProgramIdx = 16 }
+            /// Sorts each row (the last dimension) of `src` and keeps the first `k`: ascending, or descending; equal keys by
+            /// ascending index. A result is the i64 `key * 2^32 + index`: `key` the order-preserving 32-bit image of the element
+            /// (complemented when descending), `index` its logical coordinate. NaN is greatest. Clipped elements take no part;
+            /// missing results are the greatest i64.
+            Sort = 0x51, "sort", Se { dst: Fresh = 32, src: Source = 56, k: Count = 16, descending: Flag = 10 }
+            /// Merges each row of two sorted slots of `sort` and keeps the first `k`.
+            Merge = 0x52, "merge", Se { dst: Fresh = 32, a: Source = 56, b: Source = 80, k: Count = 16 }
+
+            /// All-reduce between ranks: every rank's `dst` becomes the combination of all ranks' `src`, in ascending order of
+            /// ranks. Collectives stand in entry streams and name a transfer of the entry; every rank executes them.
+            Allred = 0x60, "allred", Me { transfer: TransferIdx = 16 }
+            /// All-gather: every rank's `dst` becomes the ranks' `src`, one after the other.
+            Allgath = 0x61, "allgath", Me { transfer: TransferIdx = 16 }
+            /// Reduce-scatter: rank r's `dst` becomes part r of the combination of all ranks' `src`, in ascending order of ranks.
+            Redscat = 0x62, "redscat", Me { transfer: TransferIdx = 16 }
+            /// All-to-all: part q of rank r's `dst` becomes part r of rank q's `src`.
+            Alltoall = 0x63, "alltoall", Me { transfer: TransferIdx = 16 }
+            /// Sends `src` to the transfer's peer, behind what was sent there before.
+            Send = 0x64, "send", Me { transfer: TransferIdx = 16 }
+            /// Receives into `dst` the oldest message of the transfer's peer. Legal only where it was sent before in program order.
+            Recv = 0x65, "recv", Me { transfer: TransferIdx = 16 }
         }
     };
 }

@@ -293,6 +293,44 @@ pub enum SeOp {
     },
 }
 
+impl Lane {
+    /// Bits of a lane.
+    pub const fn bits(self) -> u32 {
+        match self {
+            Lane::F32 | Lane::I32 => 32,
+            Lane::F64 | Lane::I64 => 64,
+        }
+    }
+}
+
+impl SeOp {
+    /// Registers that the operation reads and the one that it writes, each with its lane.
+    pub fn registers(&self) -> (Vec<(Reg, Lane)>, Option<(Reg, Lane)>) {
+        match *self {
+            SeOp::Load { dst, lane, .. } | SeOp::Const { dst, lane, .. } | SeOp::Tree { dst, lane, .. } => {
+                (Vec::new(), Some((dst, lane)))
+            }
+            SeOp::Coord { dst, .. } => (Vec::new(), Some((dst, Lane::I32))),
+            SeOp::Store { src, lane, .. } => (vec![(src, lane)], None),
+            SeOp::Accumulate { a, lane, .. } => (vec![(a, lane)], None),
+            SeOp::Unary { f, lane, dst, a } => {
+                let mask = matches!(f, SeUnary::IsNan | SeUnary::IsInf);
+                (vec![(a, lane)], Some((dst, if mask { Lane::I32 } else { lane })))
+            }
+            SeOp::Binary { f, lane, dst, a, b } => {
+                let mask = matches!(f, SeBinary::Eq | SeBinary::Lt | SeBinary::Le);
+                (vec![(a, lane), (b, lane)], Some((dst, if mask { Lane::I32 } else { lane })))
+            }
+            SeOp::Fma { lane, dst, a, b, c } => (vec![(a, lane), (b, lane), (c, lane)], Some((dst, lane))),
+            SeOp::Select { lane, dst, c, a, b } => {
+                (vec![(c, Lane::I32), (a, lane), (b, lane)], Some((dst, lane)))
+            }
+            SeOp::Convert { from, to, dst, a } => (vec![(a, from)], Some((dst, to))),
+            SeOp::RoundTo { lane, dst, a, .. } => (vec![(a, lane)], Some((dst, lane))),
+        }
+    }
+}
+
 /// An operand stream of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Stream {

@@ -9,7 +9,7 @@ use crate::blob::Blob;
 use crate::encode::RowSpec;
 use crate::field::Field;
 use crate::format::{Format, GroupFormat, ScalarType, ScaleMode};
-use crate::inst::{Action, Fill, Inst, InstKind, Multicast, Operand, Order};
+use crate::inst::{Action, Combine, Fill, Inst, InstKind, MaskCode, Multicast, Operand, Order};
 use crate::object::{
     Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, Object, ObjectOrigin, Port,
     TensorDecl, Trip,
@@ -26,6 +26,8 @@ fn word(row: &RowSpec, random: u128) -> u128 {
             "SeUnary" => SeUnary::IsInf as u128 + 1,
             "SeBinary" => SeBinary::Le as u128 + 1,
             "ScalarCode" => ScalarType::ALL.len() as u128,
+            "MaskCode" => MaskCode::Rows as u128 + 1,
+            "Combine" => Combine::Max as u128 + 1,
             _ => 1 << field.width,
         };
         word |= (bits % n_values) << field.bit;

@@ -11,7 +11,7 @@
 //! 5. Operands: buffers of the right kind, deltas below the slots (0 for push and pop), the whole box of a local view
 //!    inside its slot, bank views f32. Loads read no `out` tensor, stores write no `in` tensor.
 //! 6. SE programs: registers, accumulators and streams in range; only pushed or updated streams are stored to; float
-//!    functions work on float lanes.
+//!    functions work on float lanes; registers are read only after they were written, in a lane of the same width.
 //! 7. Launches: one base for each tensor, tensors inside their memories, nothing written to the weights. Ports lie in HBM.
 //!
 //! Not structural, and left to codegen's checker and the interpreter's traps: balance of buffers, races, and accesses to
@@ -19,6 +19,7 @@
 
 mod code;
 mod program;
+mod registers;
 
 use crate::format::ScalarType;
 use crate::object::{Access, Address, BufferKind, EntryPoint, Kernel, MemSpace, Object, Port, Trip};

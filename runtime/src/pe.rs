@@ -113,6 +113,34 @@ impl<'m> Pe<'m> {
                 self.multiply(bank, a, b, order)?;
             }
             InstKind::Run { program } => self.run_program(usize::from(program))?,
+            // Refused when the object is loaded.
+            InstKind::Ldp { .. } => {}
+            InstKind::Post { .. } => {}
+            InstKind::Wait { .. } => {}
+            InstKind::Bar { .. } => {}
+            InstKind::Gate { .. } => {}
+            InstKind::Ldx { .. } => {}
+            InstKind::Ldmask { .. } => {}
+            InstKind::Scatter { .. } => {}
+            InstKind::Xchg { .. } => {}
+            InstKind::Move { .. } => {}
+            InstKind::Perm { .. } => {}
+            InstKind::Mask { .. } => {}
+            InstKind::Pack { .. } => {}
+            InstKind::Mmblk { .. } => {}
+            InstKind::Mmact { .. } => {}
+            InstKind::Seed { .. } => {}
+            InstKind::Resc { .. } => {}
+            InstKind::Stat { .. } => {}
+            InstKind::Xred { .. } => {}
+            InstKind::Sort { .. } => {}
+            InstKind::Merge { .. } => {}
+            InstKind::Allred { .. } => {}
+            InstKind::Allgath { .. } => {}
+            InstKind::Redscat { .. } => {}
+            InstKind::Alltoall { .. } => {}
+            InstKind::Send { .. } => {}
+            InstKind::Recv { .. } => {}
         }
         for ring in &mut self.rings {
             ring.settle();

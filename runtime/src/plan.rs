@@ -1,7 +1,7 @@
 //! What is resolved and checked once, when an object is loaded, so that running needs no look-ups that can fail.
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, InstKind, Operand};
+use lacuna_isa::inst::{Action, GlobalField, InstKind, Operand, OperandField, Place, Use};
 use lacuna_isa::object::{Access, BufferKind, EntryPoint, Kernel, MemSpace, Object};
 use lacuna_isa::view::{LOOP_LEVELS, Space, VIEW_DIMS, View};
 
@@ -141,16 +141,7 @@ fn match_loops(kernel: &Kernel) -> Result<Vec<usize>, (usize, String)> {
                 }
             }
             InstKind::Launch { .. } => return Err((pc, "launch in a kernel's stream".into())),
-            InstKind::Pop { .. }
-            | InstKind::Ld { .. }
-            | InstKind::St { .. }
-            | InstKind::Gather { .. }
-            | InstKind::Fill { .. }
-            | InstKind::Mm { .. }
-            | InstKind::Mmnm { .. }
-            | InstKind::Zero { .. }
-            | InstKind::Drain { .. }
-            | InstKind::Run { .. } => {}
+            _ => {}
         }
     }
     match kernel.code.last().map(|inst| inst.kind) {
@@ -159,17 +150,6 @@ fn match_loops(kernel: &Kernel) -> Result<Vec<usize>, (usize, String)> {
             Err((kernel.code.len().saturating_sub(1), "the stream does not end in halt".into()))
         }
     }
-}
-
-/// What an instruction does with an operand.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Use {
-    /// Read or pop.
-    Source,
-    /// Push or update.
-    Target,
-    /// Push alone.
-    Fresh,
 }
 
 /// Checks that an operand's buffer and local view exist and that its action fits its use.
@@ -194,8 +174,8 @@ pub(crate) fn check_operand(kernel: &Kernel, operand: &Operand, how: Use) -> Res
     let fits = match operand.action {
         Action::Read => how == Use::Source,
         Action::Pop => how == Use::Source && operand.delta == 0,
-        Action::Push => how != Use::Source && operand.delta == 0,
-        Action::Update => how == Use::Target,
+        Action::Push => matches!(how, Use::Dest | Use::Fresh) && operand.delta == 0,
+        Action::Update => matches!(how, Use::Dest | Use::Change),
     };
     if !fits {
         let Operand { action, delta, .. } = operand;
@@ -225,82 +205,96 @@ fn global(kernel: &Kernel, view: u16, writes: bool) -> Result<&View, String> {
 }
 
 fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
-    let operand = |operand: &Operand, how: Use| check_operand(kernel, operand, how);
-    let format = |operand: &Operand| kernel.views[usize::from(operand.view)].format;
-    let bank = |operand: &Operand| {
+    for OperandField { operand, how, place, .. } in inst.operands() {
+        check_operand(kernel, &operand, how)?;
         let buffer = &kernel.buffers[usize::from(operand.buffer)];
-        (buffer.kind == BufferKind::Bank)
-            .then_some(())
-            .ok_or_else(|| format!("buffer {} is not a bank", buffer.name))
-    };
+        match (place, buffer.kind) {
+            (Place::Bank, BufferKind::Local) => return Err(format!("buffer {} is not a bank", buffer.name)),
+            (Place::Local, BufferKind::Bank) => return Err(format!("buffer {} is a bank", buffer.name)),
+            (Place::Bank, BufferKind::Bank) | (Place::Local, BufferKind::Local) | (Place::Any, _) => {}
+        }
+    }
+    if let Some(GlobalField { view, writes, .. }) = inst.global() {
+        global(kernel, view, writes)?;
+    }
+    let view = |operand: &Operand| &kernel.views[usize::from(operand.view)];
+    let global = |number: u16| &kernel.views[usize::from(number)];
+    let unknown = || Err(format!("the interpreter does not execute `{}`", inst.mnemonic()));
     match inst {
         InstKind::Launch { .. } | InstKind::Loop { .. } | InstKind::End {} | InstKind::Halt {} => Ok(()),
         InstKind::Pop { buffer, .. } => (usize::from(*buffer) < kernel.buffers.len())
             .then_some(())
             .ok_or_else(|| format!("there is no buffer {buffer}")),
-        InstKind::Ld { dst, src, .. } => {
-            operand(dst, Use::Fresh)?;
-            widening(global(kernel, *src, false)?, &kernel.views[usize::from(dst.view)])
-        }
+        InstKind::Ld { dst, src, .. } => widening(global(*src), view(dst)),
         InstKind::Gather { dst, src, idx, dim, .. } => {
-            operand(dst, Use::Fresh)?;
-            operand(idx, Use::Source)?;
             if usize::from(*dim) >= VIEW_DIMS {
                 return Err(format!("there is no dimension {dim}"));
             }
-            match format(idx) {
+            match view(idx).format {
                 Format::Scalar(ScalarType::I32 | ScalarType::I64) => {}
                 other => return Err(format!("indices are {other}, not i32 or i64")),
             }
-            widening(global(kernel, *src, false)?, &kernel.views[usize::from(dst.view)])
+            widening(global(*src), view(dst))
         }
         InstKind::St { src, dst } => {
-            operand(src, Use::Source)?;
-            let to = global(kernel, *dst, true)?;
-            let from = &kernel.views[usize::from(src.view)];
+            let (from, to) = (view(src), global(*dst));
             if from.format != to.format || from.pattern != to.pattern {
                 return Err(format!("a store from {} to {}", from.format, to.format));
             }
             Ok(())
         }
-        InstKind::Fill { dst, value } => {
-            operand(dst, Use::Target)?;
-            (usize::from(*value) < kernel.constants.len())
-                .then_some(())
-                .ok_or_else(|| format!("there is no constant {value}"))
-        }
-        InstKind::Mm { bank: acc, a, b, .. } | InstKind::Mmnm { bank: acc, a, b, .. } => {
-            operand(acc, Use::Target)?;
-            bank(acc)?;
-            operand(a, Use::Source)?;
-            operand(b, Use::Source)?;
-            let wants = matches!(inst, InstKind::Mmnm { .. });
-            if kernel.views[usize::from(b.view)].pattern.is_some() != wants {
-                return Err("mm has a dense second operand, mmnm one with a pattern".into());
-            }
-            if kernel.views[usize::from(a.view)].pattern.is_some() {
-                return Err("the first operand has a pattern".into());
-            }
-            for source in [a, b] {
-                if !multiplies(format(source)) {
-                    return Err(format!("the DPE does not multiply {}", format(source)));
-                }
-            }
-            Ok(())
-        }
-        InstKind::Zero { bank: acc } => {
-            operand(acc, Use::Target)?;
-            bank(acc)
-        }
-        InstKind::Drain { dst, bank: acc } => {
-            operand(dst, Use::Target)?;
-            operand(acc, Use::Source)?;
-            bank(acc)
-        }
+        InstKind::Fill { value, .. } => (usize::from(*value) < kernel.constants.len())
+            .then_some(())
+            .ok_or_else(|| format!("there is no constant {value}")),
+        InstKind::Mm { a, b, .. } => product(view(a), view(b), false),
+        InstKind::Mmnm { a, b, .. } => product(view(a), view(b), true),
+        InstKind::Zero { .. } | InstKind::Drain { .. } => Ok(()),
         InstKind::Run { program } => (usize::from(*program) < kernel.programs.len())
             .then_some(())
             .ok_or_else(|| format!("there is no program {program}")),
+        InstKind::Ldp { .. } => unknown(),
+        InstKind::Post { .. } => unknown(),
+        InstKind::Wait { .. } => unknown(),
+        InstKind::Bar { .. } => unknown(),
+        InstKind::Gate { .. } => unknown(),
+        InstKind::Ldx { .. } => unknown(),
+        InstKind::Ldmask { .. } => unknown(),
+        InstKind::Scatter { .. } => unknown(),
+        InstKind::Xchg { .. } => unknown(),
+        InstKind::Move { .. } => unknown(),
+        InstKind::Perm { .. } => unknown(),
+        InstKind::Mask { .. } => unknown(),
+        InstKind::Pack { .. } => unknown(),
+        InstKind::Mmblk { .. } => unknown(),
+        InstKind::Mmact { .. } => unknown(),
+        InstKind::Seed { .. } => unknown(),
+        InstKind::Resc { .. } => unknown(),
+        InstKind::Stat { .. } => unknown(),
+        InstKind::Xred { .. } => unknown(),
+        InstKind::Sort { .. } => unknown(),
+        InstKind::Merge { .. } => unknown(),
+        InstKind::Allred { .. } => unknown(),
+        InstKind::Allgath { .. } => unknown(),
+        InstKind::Redscat { .. } => unknown(),
+        InstKind::Alltoall { .. } => unknown(),
+        InstKind::Send { .. } => unknown(),
+        InstKind::Recv { .. } => unknown(),
     }
+}
+
+fn product(a: &View, b: &View, wants_pattern: bool) -> Result<(), String> {
+    if b.pattern.is_some() != wants_pattern {
+        return Err("only `mmnm` has a second operand with a pattern".into());
+    }
+    if a.pattern.is_some() {
+        return Err("the first operand has a pattern".into());
+    }
+    for format in [a.format, b.format] {
+        if !multiplies(format) {
+            return Err(format!("the DPE does not multiply {format}"));
+        }
+    }
+    Ok(())
 }
 
 fn multiplies(format: Format) -> bool {

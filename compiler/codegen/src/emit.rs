@@ -99,6 +99,11 @@ impl<'a> KernelBuilder<'a> {
         KernelBuilder { kernel, bases: Vec::new(), nest, storage_of, loads: Vec::new(), stage: 0 }
     }
 
+    /// Format of a storage.
+    pub fn format(&self, storage: StorageId) -> Format {
+        (self.storage_of)(storage).format
+    }
+
     /// Number of loops of the nest.
     pub fn n_loops(&self) -> usize {
         self.nest.loops().len()

@@ -1,7 +1,7 @@
 //! From a selected module to an object: kernels, tiles, PEs, buffers, streams.
 //!
 //! The input is a verified module whose formats and layouts are decided; see [`generate`]. The order of work, file by
-//! file: [`fuse`] decides which nodes share a kernel; [`lower`] walks the nodes and gives values places ([`place`]); [`kernels`]
+//! file: [`fuse`] decides which nodes share a kernel, [`sinks`] what of its result a kernel stores; [`lower`] walks the nodes and gives values places ([`place`]); [`kernels`]
 //! emits one kernel per fusion group, cutting its space into tiles ([`nest`]) and its expression into SE operations ([`expr`], [`ints`]);
 //! [`memory`] plans addresses; [`weights`] packs constants.
 
@@ -15,6 +15,7 @@ pub mod lower;
 pub mod memory;
 pub mod nest;
 pub mod place;
+pub mod sinks;
 pub mod tiled;
 pub mod weights;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use cranelift_entity::{PrimaryMap, SecondaryMap};
 use indexmap::IndexSet;
 use lacuna_ir::{ConstantData, ElemType, Function, Module, Node, Op, OriginId, Value};
-use lacuna_isa::format::{Format, ScalarType};
+use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 use lacuna_isa::inst::Fill;
 use lacuna_isa::object::Kernel;
 use lacuna_isa::target::Target;
@@ -16,6 +16,7 @@ use crate::fuse::{Fusion, is_wide};
 use crate::place::{
     Packing, Place, Storage, StorageId, StorageKind, order_of, reshape_strides, strides_in_order,
 };
+use crate::sinks::{GroupedSink, Quantised, Sinks};
 
 /// A node that cannot become instructions.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,6 +61,7 @@ pub struct Lowering<'a> {
     /// What could not be lowered.
     pub unsupported: Vec<Unsupported>,
     fusion: Fusion,
+    quantised: Quantised,
     preferred: SecondaryMap<Value, Option<Vec<usize>>>,
     outputs: SecondaryMap<Value, Option<usize>>,
 }
@@ -86,6 +88,7 @@ impl<'a> Lowering<'a> {
             launches: Vec::new(),
             unsupported: Vec::new(),
             fusion: Fusion::of(func),
+            quantised: Quantised::of(func),
             preferred: SecondaryMap::new(),
             outputs: SecondaryMap::new(),
         };
@@ -290,12 +293,16 @@ impl<'a> Lowering<'a> {
             }
             op if op.is_elementwise() || op.is_product() => {
                 let (expr, hero) = self.expression(result)?;
-                let place = self.result_place(result, &expr, hero);
+                let order = self.result_order(&expr, hero);
+                let mut sinks = self.sinks(result, order);
                 match hero {
-                    Some(hero) => self.product(hero, &expr, &place)?,
-                    None => self.map(kernel_name(&expr), &expr, &place)?,
+                    Some(hero) => self.product(hero, &expr, &mut sinks)?,
+                    None if sinks.grouped.is_empty() => {
+                        self.map(kernel_name(&expr), &expr, &sinks.plain)?;
+                    }
+                    None => self.map_rows(&expr, &mut sinks)?,
                 }
-                self.places[result] = Some(place);
+                self.take_places(result, sinks);
                 Ok(())
             }
             Op::Iota { elem, shape, axis } => {
@@ -350,6 +357,8 @@ impl<'a> Lowering<'a> {
             }
             Op::Softmax { axis, log } => self.softmax(result, data.args[0], *axis, *log),
             Op::Norm { axes, centre, eps } => self.norm(node, result, axes, *centre, eps.0),
+            // The kernel of the operand may have quantised it already.
+            Op::MxQuantize { .. } if self.places[result].is_some() => Ok(()),
             Op::MxQuantize { mode, .. } => self.quantize(result, data.args[0], *mode),
             Op::MxDecode { .. } => {
                 Err("decoding a grouped value outside a product is not implemented".into())
@@ -546,8 +555,9 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    /// Where a kernel's result goes: its own preference, else the physical order of what it reads.
-    fn result_place(&mut self, result: Value, expr: &Expr, hero: Option<Node>) -> Place {
+    /// The physical order that a kernel's result takes without a preference of its own: its product's, or that of what it
+    /// reads.
+    fn result_order(&mut self, expr: &Expr, hero: Option<Node>) -> Option<Vec<usize>> {
         let rank = expr.shape.rank();
         let from_hero = hero.and_then(|n| self.preferred[self.func.nodes[n].results[0]].clone());
         let order = from_hero.or_else(|| {
@@ -560,7 +570,59 @@ impl<'a> Lowering<'a> {
                 .find(|l| l.place.strides.iter().zip(expr.shape.iter()).all(|(&s, &n)| s != 0 || n == 1))?;
             Some(order_of(&full.place.strides))
         });
-        self.allocate_in(result, order.filter(|o| o.len() == rank))
+        order.filter(|o| o.len() == rank)
+    }
+
+    /// Places for a kernel's result and for those quantised copies whose elements lie in the same order.
+    pub fn sinks(&mut self, result: Value, order: Option<Vec<usize>>) -> Sinks {
+        let grouping = self.quantised.grouping(self.func, result);
+        let order = match grouping {
+            None => order,
+            Some((_, axis)) => {
+                let mut order = self.preferred[result]
+                    .clone()
+                    .or(order)
+                    .unwrap_or_else(|| (0..self.func.ty(result).shape.rank()).collect());
+                order.retain(|&d| d != axis);
+                order.push(axis);
+                self.preferred[result] = Some(order.clone());
+                Some(order)
+            }
+        };
+        let mut sinks = Sinks::plain(self.allocate_in(result, order.clone()));
+        let Some((_, axis)) = grouping else { return sinks };
+        sinks.keeps_plain = self.quantised.is_read[result];
+        for value in self.quantised.copies[result].clone() {
+            let same_axis = match self.func.ty(value).elem {
+                ElemType::Grouped { format, axis: other } if usize::from(other) == axis => Some(format),
+                ElemType::Grouped { .. } | ElemType::Scalar(_) => None,
+            };
+            let mode = self.func.def(value).and_then(|n| match self.func.nodes[n].op {
+                Op::MxQuantize { mode, .. } => Some(mode),
+                _ => None,
+            });
+            let whole =
+                |format: GroupFormat| self.func.ty(result).shape[axis].is_multiple_of(u64::from(format.size));
+            if let (Some(format), Some(mode)) = (same_axis.filter(|f| whole(*f)), mode) {
+                let place = self.allocate_in(value, order.clone());
+                sinks.grouped.push(GroupedSink { value, place, format, mode, axis });
+            } else {
+                sinks.keeps_plain = true;
+            }
+        }
+        let strides = sinks.plain.strides.clone();
+        sinks.retain(|g| g.place.strides == strides);
+        sinks
+    }
+
+    /// Remembers where a kernel stored its result.
+    pub fn take_places(&mut self, result: Value, sinks: Sinks) {
+        if sinks.keeps_plain {
+            self.places[result] = Some(sinks.plain);
+        }
+        for sink in sinks.grouped {
+            self.places[sink.value] = Some(sink.place);
+        }
     }
 }
 

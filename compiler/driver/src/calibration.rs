@@ -1,14 +1,12 @@
 //! Calibration data: inputs of a model that techniques measure on, and what is kept from them for scoring.
 
-use std::path::Path;
-
 use lacuna_ir::eval::Tensor;
 use lacuna_ir::{Blob, Module, TensorType};
 use lacuna_onnx::Literal;
 
 use crate::codes;
 use crate::diagnostics::Diagnostic;
-use crate::testset::{DataSet, TestSet};
+use crate::testset::DataSet;
 
 /// Inputs of a model, set by set.
 #[derive(Clone, Debug, Default)]
@@ -60,12 +58,9 @@ fn bad(reason: String) -> Diagnostic {
 }
 
 impl Calibration {
-    /// Reads the inputs of every `test_data_set_*` of a folder.
-    ///
-    /// # Errors
-    /// L0012 when there are none, or the code of a file that cannot be read.
-    pub fn read(folder: &Path) -> Result<Calibration, Diagnostic> {
-        Ok(Calibration { sets: TestSet::inputs(folder)? })
+    /// The inputs of these sets.
+    pub fn new(sets: Vec<DataSet>) -> Calibration {
+        Calibration { sets }
     }
 
     /// The same number of samples in each set, but only those of one half: each of the other half is replaced by its

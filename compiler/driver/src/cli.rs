@@ -54,7 +54,7 @@ pub struct CompileOptions {
     pub target: String,
     /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, WEIGHTS:ACTIVATIONS, or auto.
     #[arg(long, default_value = "f32", value_name = "P")]
-    pub precision: PrecisionArg,
+    pub precision: Precision,
     /// Size of a symbolic dimension; one without a name is INPUT.AXIS.
     #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
     pub dims: Vec<(String, u64)>,
@@ -64,14 +64,17 @@ pub struct CompileOptions {
     /// State that lives in device memory across calls (not supported yet).
     #[arg(long = "state", value_name = "INPUT=OUTPUT")]
     pub state: Vec<String>,
-    /// With --precision auto: least signal-to-quantisation-noise ratio (not supported yet).
-    #[arg(long, value_name = "DB")]
+    /// With --precision auto: fewest cycles with at least this signal-to-noise ratio at every output, in dB.
+    #[arg(long, value_name = "DB", value_parser = parse_decibels, allow_hyphen_values = true)]
     pub min_sqnr: Option<f64>,
-    /// With --precision auto: greatest loss of accuracy (not supported yet).
-    #[arg(long, value_name = "PCT")]
+    /// With --precision auto: fewest cycles that lose at most this many percentage points of accuracy.
+    #[arg(long, value_name = "PCT", value_parser = parse_percentage, conflicts_with = "min_sqnr")]
     pub max_drop: Option<f64>,
-    /// Folder with test_data_set_* whose inputs techniques may measure on. `verify` of that same folder measures on each
-    /// half of the samples in turn and scores the other.
+    /// With --precision auto: least error with weights of at most N bytes; K, M and G are 2^10, 2^20 and 2^30.
+    #[arg(long, value_name = "N", value_parser = parse_bytes, conflicts_with_all = ["min_sqnr", "max_drop"])]
+    pub max_bytes: Option<u64>,
+    /// Inputs to measure on, for --precision auto and for techniques of weights: test_data_set_* folders, input_*.pb, or
+    /// NAME.npy. `verify` of that same folder measures techniques on each half of the samples in turn and scores the other.
     #[arg(long, value_name = "DIR")]
     pub calibrate: Option<PathBuf>,
     /// How weights become narrow or sparse.
@@ -123,23 +126,6 @@ impl WeightArgs {
             (options.hadamard, "--hadamard"),
         ];
         (options, given.into_iter().filter_map(|(given, name)| given.then_some(name)).collect())
-    }
-}
-
-/// Value of `--precision`.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum PrecisionArg {
-    /// The same for every contraction.
-    Fixed(Precision),
-    /// Chosen under an error budget.
-    Auto,
-}
-
-impl std::str::FromStr for PrecisionArg {
-    type Err = lacuna_optimize::ParsePrecisionError;
-
-    fn from_str(text: &str) -> Result<PrecisionArg, Self::Err> {
-        if text == "auto" { Ok(PrecisionArg::Auto) } else { text.parse().map(PrecisionArg::Fixed) }
     }
 }
 
@@ -300,7 +286,7 @@ pub struct Ops {
 /// `lacuna explain`
 #[derive(Args, Debug)]
 pub struct Explain {
-    /// A code such as L0201, or an ONNX model.
+    /// A code such as L0201, an ONNX model, or a folder with model.onnx and test_data_set_*.
     #[arg(required_unless_present = "all")]
     pub subject: Option<String>,
     /// Explain every code.
@@ -309,6 +295,9 @@ pub struct Explain {
     /// Print as a page of the manual.
     #[arg(long, requires = "all")]
     pub markdown: bool,
+    /// Of a model: where a plot of cycles, error and bytes goes.
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "all")]
+    pub svg: Option<PathBuf>,
     /// Options of compilation.
     #[command(flatten)]
     pub options: CompileOptions,
@@ -336,6 +325,21 @@ fn parse_tolerance(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0).ok_or("it must be 0 or more".to_owned())
 }
 
+fn parse_decibels(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| x.is_finite()).ok_or("it must be a number of dB".to_owned())
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'K')) => (&text[..at], 10),
+        Some((at, 'M')) => (&text[..at], 20),
+        Some((at, 'G')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
+    bytes.ok_or("it must be a number of bytes such as 65536, 64K or 2M".to_owned())
+}
+
 fn parse_percentage(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
@@ -352,6 +356,20 @@ mod tests {
     #[test]
     fn the_grammar_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bytes_have_binary_suffixes() {
+        let check = |text: &str, expect: Option<u64>| assert_eq!(parse_bytes(text).ok(), expect, "{text}");
+        check("65536", Some(65536));
+        check("64K", Some(65536));
+        check("3M", Some(3 << 20));
+        check("1G", Some(1 << 30));
+        check("M", None);
+        check("1.5M", None);
+        check("-1", None);
+        check("99999999999G", None);
+        check("", None);
     }
 
     #[test]

@@ -75,6 +75,14 @@ codes! {
         "An object file holds instructions only: `--stage machine`. Earlier stages come from the ONNX model.";
     NO_CODE "L0018" BadInput "there is no such code"
         "`lacuna explain` takes a code such as L0201 or the path of an ONNX model.";
+    BUDGET "L0019" Unsupported "no choice of formats is within the budget"
+        "With `--precision auto`, every choice that was run lost more than the budget allows, or the smallest weights are larger \
+         than `--max-bytes`. Even with the model's own formats the bytes of weights have a lower limit, and so has the error of a \
+         target without wide formats. Allow more: a lower `--min-sqnr`, a higher `--max-drop` or `--max-bytes`.";
+    UNJUDGED "L0020" BadInput "the budget cannot be judged on this data"
+        "`--max-drop` counts predictions that change. It needs an output with classes, that is a last dimension of at least 2, and so \
+         many samples or positions that one of them is less than the budget: 200 for half a point. Give more data with \
+         `--calibrate`, allow more, or bound the error itself with `--min-sqnr`.";
     INTERNAL "L0090" Unsupported "the compiler contradicts itself"
         "A pass made something that the next one, or the verifier between them, refuses. This is a defect of the compiler, \
          not of the model. No output was written. Please report it with the model.";

@@ -17,6 +17,11 @@ pub enum Criterion {
         /// In percent.
         min_percent: f64,
     },
+    /// Signal to noise of at least this.
+    Sqnr {
+        /// In dB.
+        min_db: f64,
+    },
     /// Anything: the errors are reported and nothing is asked of them.
     Report,
 }
@@ -167,6 +172,10 @@ impl OutputStats {
                 let percent = self.agreement_percent().filter(|p| *p < min_percent)?;
                 Some(format!("top-1 agreement is {percent:.2}%, below {min_percent}%"))
             }
+            Criterion::Sqnr { min_db } => {
+                let db = self.sqnr_db();
+                (db < min_db).then(|| format!("SQNR is {db:.2} dB, below {min_db} dB"))
+            }
             Criterion::Report => None,
         }
     }
@@ -235,12 +244,12 @@ impl Accuracy {
 }
 
 /// The number of classes: the last dimension where it has a choice.
-fn classes(shape: &[u64]) -> Option<usize> {
+pub fn classes(shape: &[u64]) -> Option<usize> {
     shape.last().map(|&n| n as usize).filter(|&n| n > 1)
 }
 
 /// Position of the largest element, the first of equals; NaN is never largest.
-fn argmax(row: &[f64]) -> usize {
+pub fn argmax(row: &[f64]) -> usize {
     let mut best = 0;
     for (i, &v) in row.iter().enumerate() {
         if v > row[best] || (row[best].is_nan() && !v.is_nan()) {

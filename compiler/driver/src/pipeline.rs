@@ -11,12 +11,13 @@ use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 use lacuna_onnx::{ExternalData, Literal};
-use lacuna_optimize::{Assignment, Precision, TargetFeatures, WeightOptions, WeightReport};
+use lacuna_optimize::{Assignment, Precision, Selected, TargetFeatures, WeightOptions, WeightReport};
 
 use crate::calibration::Calibration;
 use crate::codes;
 use crate::diagnostics::{Diagnostic, Exit, Failed};
 use crate::progress::Progress;
+use crate::selection::{self, Selection, SelectionRequest};
 
 /// A stage that can be shown.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -70,6 +71,8 @@ pub struct Request<'a> {
     pub weights: WeightOptions,
     /// Inputs for techniques that measure.
     pub calibration: Option<&'a Calibration>,
+    /// With [`Precision::Auto`]: the budget, and the data to measure on.
+    pub selection: SelectionRequest,
 }
 
 /// What is told while passes run.
@@ -94,6 +97,12 @@ pub struct Compiled {
     pub object: Object,
     /// The module as imported: the meaning that the object is held to.
     pub imported: Module,
+    /// The module after exact rewriting.
+    pub optimized: Module,
+    /// What the budget led to, with [`Precision::Auto`].
+    pub selection: Option<Selection>,
+    /// Formats of the weights of contractions.
+    pub weights: Vec<lacuna_optimize::WeightShare>,
     /// What the exact phase did.
     pub report: lacuna_optimize::Report,
     /// What the selection phase chose.
@@ -113,13 +122,11 @@ pub struct Front {
     /// After exact rewriting.
     pub optimized: Module,
     /// After the choice of number formats: what code is generated for.
-    pub selected: Module,
+    pub selected: Selected,
+    /// What the budget led to, with [`Precision::Auto`].
+    pub selection: Option<Selection>,
     /// What the exact phase did.
     pub report: lacuna_optimize::Report,
-    /// What the selection phase chose.
-    pub assignments: Vec<Assignment>,
-    /// What became of weights that more was done to than plain rounding.
-    pub refined: Vec<WeightReport>,
     /// What deserves attention.
     pub warnings: Vec<String>,
 }
@@ -135,9 +142,12 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
     Ok(Compiled {
         object,
         imported: front.imported,
+        optimized: front.optimized,
+        selection: front.selection,
+        weights: lacuna_optimize::weight_shares(&front.selected.module),
         report: front.report,
-        assignments: front.assignments,
-        refined: front.refined,
+        assignments: front.selected.assignments,
+        refined: front.selected.refined,
         warnings: front.warnings,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -149,12 +159,8 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
 /// Every finding of the pass that failed.
 pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Failed> {
     let (imported, mut warnings) = import(request, watch)?;
-    let mut options = lacuna_optimize::Options {
-        precision: request.precision,
-        features: features(request.target),
-        weights: request.weights,
-        ..lacuna_optimize::Options::default()
-    };
+    let mut options = options(request.target, request.precision);
+    options.weights = request.weights;
     if let Some(calibration) = request.calibration {
         options.calibration = calibration.batches(&imported)?;
     }
@@ -169,10 +175,16 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
     watch.dump(Stage::Optimized, || optimized.to_string());
 
     watch.progress.step("selecting formats");
-    let selected = lacuna_optimize::select(optimized.clone(), &options).map_err(|e| match e {
-        lacuna_optimize::Error::Calibration { .. } => Diagnostic::new(codes::INPUT, e.to_string()).into(),
-        other => contradiction("select", other),
-    })?;
+    let (selected, selection) = match request.precision {
+        Precision::Auto => {
+            let (selected, selection) = selection::choose(&optimized, request, &options, watch.progress)?;
+            (selected, Some(selection))
+        }
+        Precision::F32 | Precision::Bf16 | Precision::Mx { .. } => {
+            let selected = lacuna_optimize::select(optimized.clone(), &options).map_err(unselected)?;
+            (selected, None)
+        }
+    };
     verify(&selected.module, "select")?;
     watch.dump(Stage::Selected, || selected.module.to_string());
     warnings.extend(selected.warnings.iter().cloned());
@@ -180,18 +192,30 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
         let nodes: Vec<&str> = w.origins.iter().map(|&o| imported.origins[o].node.as_str()).collect();
         w.note.map(|note| format!("the weights of {} are {note}", nodes.join(", ")))
     }));
-    let lacuna_optimize::Selected { module: selected, assignments, refined, .. } = selected;
-    Ok(Front { imported, optimized, selected, report, assignments, refined, warnings })
+    Ok(Front { imported, optimized, selected, selection, report, warnings })
+}
+
+/// The finding of a selection that failed: the user's, if it is about calibration data.
+pub(crate) fn unselected(error: lacuna_optimize::Error) -> Failed {
+    match error {
+        lacuna_optimize::Error::Calibration { .. } => Diagnostic::new(codes::INPUT, error.to_string()).into(),
+        other => contradiction("select", other),
+    }
+}
+
+/// What the optimiser is told, but for techniques of weights.
+pub fn options(target: &Target, precision: Precision) -> lacuna_optimize::Options {
+    lacuna_optimize::Options { precision, features: features(target), ..lacuna_optimize::Options::default() }
 }
 
 /// The last passes: the object of a module with formats, and the independent check of its streams.
 ///
 /// # Errors
 /// Every operator without a kernel; L0090 with every finding when the streams are not legal.
-pub fn generate(selected: &Module, target: &Target, watch: &mut Watch<'_>) -> Result<Object, Failed> {
+pub fn generate(selected: &Selected, target: &Target, watch: &mut Watch<'_>) -> Result<Object, Failed> {
     watch.progress.step("generating code");
     let generated =
-        lacuna_codegen::generate(selected, target, &patterns(selected, target)).map_err(refused)?;
+        lacuna_codegen::generate(&selected.module, target, &patterns(selected, target)).map_err(refused)?;
     watch.progress.step("checking instruction streams");
     let findings = lacuna_codegen::check::check(&generated.object, target);
     if !findings.is_empty() {
@@ -222,7 +246,7 @@ fn verify(module: &Module, after: &str) -> Result<(), Failed> {
     })
 }
 
-fn contradiction(pass: &str, what: impl std::fmt::Display) -> Failed {
+pub(crate) fn contradiction(pass: &str, what: impl std::fmt::Display) -> Failed {
     Diagnostic::new(codes::INTERNAL, format!("after `{pass}`: {what}")).into()
 }
 
@@ -275,10 +299,10 @@ fn features(target: &Target) -> TargetFeatures {
 }
 
 /// The products whose constant operand follows a pattern that the target has.
-fn patterns(module: &Module, target: &Target) -> SecondaryMap<Node, Option<Pattern>> {
+fn patterns(selected: &Selected, target: &Target) -> SecondaryMap<Node, Option<Pattern>> {
     let mut patterns = SecondaryMap::new();
-    let [entry] = &module.entries[..] else { return patterns };
-    for (node, sparsity) in lacuna_optimize::sparsity_of(module, entry.func).iter() {
+    let [entry] = &selected.module.entries[..] else { return patterns };
+    for (node, sparsity) in lacuna_optimize::compressed(selected, entry.func).iter() {
         let pattern = sparsity.map(|s| Pattern { n: s.n, m: s.m });
         patterns[node] = pattern.filter(|p| target.patterns.iter().any(|(have, _)| have == p));
     }

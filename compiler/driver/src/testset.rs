@@ -62,23 +62,6 @@ impl TestSet {
         Ok(TestSet { model, folders })
     }
 
-    /// The data sets of a folder, which need neither outputs nor a model beside them.
-    ///
-    /// # Errors
-    /// L0012 when there are none, or the code of a file that cannot be read.
-    pub fn inputs(folder: &Path) -> Result<Vec<DataSet>, Diagnostic> {
-        let folders = numbered(folder, "test_data_set_", "")?;
-        if folders.is_empty() {
-            return Err(bad(folder, "the folder has no test_data_set_*"));
-        }
-        let read = |folder: &PathBuf| {
-            let inputs = DataSet::tensors(folder, "input_")?;
-            let name = DataSet::name(folder);
-            Ok(DataSet { name, inputs, outputs: Vec::new(), labels: None })
-        };
-        folders.iter().map(read).collect()
-    }
-
     /// Whether there is data.
     pub fn has_data(&self) -> bool {
         !self.folders.is_empty()
@@ -89,8 +72,43 @@ impl TestSet {
     /// # Errors
     /// L0012 when a folder has no outputs, or the code of a file that cannot be read.
     pub fn load(&self) -> Result<Vec<DataSet>, Diagnostic> {
-        self.folders.iter().map(|folder| DataSet::load(folder)).collect()
+        self.folders.iter().map(|folder| DataSet::load(folder, true)).collect()
     }
+}
+
+/// Inputs to calibrate with, in any of three layouts: `test_data_set_*` folders, `input_*.pb` in the folder itself, or
+/// `NAME.npy` for each input. `labels_0.pb` or `labels.npy` beside the inputs are labels of the first output.
+///
+/// # Errors
+/// L0002 when a folder cannot be listed, L0012 when it has no inputs, or the code of a file that cannot be read.
+pub fn calibration(folder: &Path) -> Result<Vec<DataSet>, Diagnostic> {
+    let folders = numbered(folder, "test_data_set_", "")?;
+    if !folders.is_empty() {
+        return folders.iter().map(|folder| DataSet::load(folder, false)).collect();
+    }
+    let set = DataSet::load(folder, false)?;
+    if !set.inputs.is_empty() {
+        return Ok(vec![set]);
+    }
+    let unreadable = |e: std::io::Error| Diagnostic::new(codes::READ, format!("{}: {e}", folder.display()));
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let stem = path.file_stem().and_then(|s| s.to_str()).map(str::to_owned);
+        if let Some(stem) = stem.filter(|_| path.extension().is_some_and(|e| e == "npy")) {
+            files.insert(stem, path);
+        }
+    }
+    let labels = files.remove("labels").map(|path| tensors::read(&path)).transpose()?.map(|(_, l)| l);
+    let inputs: Vec<(String, Literal)> = files
+        .into_iter()
+        .map(|(stem, path)| Ok((stem, tensors::read(&path)?.1)))
+        .collect::<Result<_, Diagnostic>>()?;
+    if inputs.is_empty() {
+        let hint = "test_data_set_* folders, input_*.pb, or NAME.npy for each input";
+        return Err(bad(folder, "the folder has no inputs").hint(hint));
+    }
+    Ok(vec![DataSet { inputs, labels, ..set }])
 }
 
 /// Files or folders called `prefix` number `suffix`, by number.
@@ -110,22 +128,18 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>, D
 }
 
 impl DataSet {
-    fn load(folder: &Path) -> Result<DataSet, Diagnostic> {
-        let (inputs, outputs) = (DataSet::tensors(folder, "input_")?, DataSet::tensors(folder, "output_")?);
-        if outputs.is_empty() {
+    fn load(folder: &Path, needs_outputs: bool) -> Result<DataSet, Diagnostic> {
+        let read = |prefix: &str| -> Result<Vec<(String, Literal)>, Diagnostic> {
+            numbered(folder, prefix, ".pb")?.iter().map(|path| tensors::read(path)).collect()
+        };
+        let (inputs, outputs) = (read("input_")?, read("output_")?);
+        if outputs.is_empty() && needs_outputs {
             return Err(bad(folder, "there is no output_*.pb"));
         }
         let labels = folder.join("labels_0.pb");
         let labels = if labels.is_file() { Some(tensors::read(&labels)?.1) } else { None };
-        Ok(DataSet { name: DataSet::name(folder), inputs, outputs, labels })
-    }
-
-    fn name(folder: &Path) -> String {
-        folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-    }
-
-    fn tensors(folder: &Path, prefix: &str) -> Result<Vec<(String, Literal)>, Diagnostic> {
-        numbered(folder, prefix, ".pb")?.iter().map(|path| tensors::read(path)).collect()
+        let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(DataSet { name, inputs, outputs, labels })
     }
 
     /// The number of the tensor for each of `names`: by the name in the file, or by order where no name fits.

@@ -3,17 +3,22 @@
 
 use cranelift_entity::SecondaryMap;
 use lacuna_ir::eval::{Mode, Tensor, eval};
-use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, ReduceOp, UnaryOp};
+use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, Real, ReduceOp, UnaryOp};
 use lacuna_ir::{Entry, FunctionBuilder, Module, Op, TensorType, Value};
-use lacuna_isa::format::ScalarType;
+use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
 use lacuna_isa::target_file::target;
 use lacuna_runtime::{Machine, Outcome, RunOptions};
 
 /// An operand: its type, shape and values.
 type Input<'a> = (ScalarType, &'a [u64], &'a [f64]);
 
-/// Compiles and runs a function of the inputs and compares its results with the evaluator's.
-fn check(name: &str, inputs: &[Input<'_>], build: impl Fn(&mut FunctionBuilder<'_>, &[Value]) -> Value) {
+/// Compiles and runs a function of the inputs and compares its results with the evaluator's. Returns the number of its
+/// launches.
+fn check(
+    name: &str,
+    inputs: &[Input<'_>],
+    build: impl Fn(&mut FunctionBuilder<'_>, &[Value]) -> Value,
+) -> usize {
     let mut module = Module { name: name.into(), ..Module::default() };
     let mut b = FunctionBuilder::new(&mut module, "main");
     let params: Vec<Value> =
@@ -54,6 +59,7 @@ fn check(name: &str, inputs: &[Input<'_>], build: impl Fn(&mut FunctionBuilder<'
             assert!(equal, "{name}: {got:?}, not {want:?}\n{}", generated.tiled);
         }
     }
+    generated.object.entries[0].launches.len()
 }
 
 /// Values of an integer type that are near its bounds or zero.
@@ -147,6 +153,49 @@ fn casts_of_floats_overflow_as_the_type_defines() {
                 check(&format!("{from} to {to}, {saturate}"), &[(from, &[16], &values)], |b, v| {
                     b.emit(cast.clone(), &v[..1]).expect("typed")
                 });
+            }
+        }
+    }
+}
+
+/// What computes a value also quantises it, whether or not the value itself is read; rows that are no whole groups take a
+/// kernel of their own.
+#[test]
+fn producers_quantise_their_results() {
+    let mxfp8 = GroupFormat::from_name("mxfp8").expect("a format");
+    let quantise = |axis| Op::MxQuantize { format: mxfp8, axis, mode: ScaleMode::Floor };
+    let contract =
+        |text: &str| Op::Contract { map: ContractMap::parse(text).expect("a map"), elem: ScalarType::F32 };
+    for (width, fused) in [(64u64, true), (80, false)] {
+        let n = width as usize;
+        let x: Vec<f64> = (0..8 * n).map(|i| f64::from((i * 37 % 101) as u32) / 16.0 - 3.0).collect();
+        let w: Vec<f64> = (0..n * n).map(|i| f64::from((i * 53 % 89) as u32) / 64.0 - 0.75).collect();
+        let inputs = [(ScalarType::F32, &[8, width][..], &x[..]), (ScalarType::F32, &[width, width], &w)];
+        let producers: [(&str, &dyn Fn(&mut FunctionBuilder<'_>, Value) -> Value); 3] = [
+            ("product", &|b, x| {
+                let weights: Vec<f32> = (0..n * n).map(|i| (i * 29 % 83) as f32 / 128.0 - 0.25).collect();
+                let weights = b.const_f32(vec![width, width], &weights).expect("a constant");
+                let product = b.emit(contract("mk,kn->mn"), &[x, weights]).expect("typed");
+                b.unary(UnaryOp::Abs, product).expect("typed")
+            }),
+            ("norm", &|b, x| {
+                let norm = Op::Norm { axes: vec![1], centre: true, eps: Real(1e-5) };
+                b.emit(norm, &[x]).expect("typed")
+            }),
+            ("map", &|b, x| b.binary(BinaryOp::Mul, x, x).expect("typed")),
+        ];
+        for (name, produce) in producers {
+            for is_read in [false, true] {
+                let launches = check(&format!("{name} of {width}"), &inputs, |b, v| {
+                    let y = produce(b, v[0]);
+                    let q = b.emit(quantise(1), &[y]).expect("typed");
+                    let w = b.emit(quantise(1), &[v[1]]).expect("typed");
+                    let product = b.emit(contract("mk,nk->mn"), &[q, w]).expect("typed");
+                    if is_read { b.binary(BinaryOp::Add, product, y).expect("typed") } else { product }
+                });
+                // An element-wise producer that nobody else reads is part of the quantisation anyway.
+                let alone = !fused && (name != "map" || is_read);
+                assert_eq!(launches, 3 + usize::from(alone), "{name} of {width}, read: {is_read}");
             }
         }
     }

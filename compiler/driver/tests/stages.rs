@@ -9,6 +9,7 @@ use lacuna_driver::exec::Program;
 use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{self, Front, Request, Watch};
 use lacuna_driver::progress::Progress;
+use lacuna_driver::selection::SelectionRequest;
 use lacuna_driver::testset::{DataSet, Signature, TestSet};
 use lacuna_ir::eval::{Mode, Tensor, eval};
 use lacuna_ir::text::{parse, print};
@@ -40,6 +41,7 @@ fn stages(model: &str, target_name: &str, precision: &str) -> Stages {
         precision: precision.parse().expect("a precision"),
         weights: lacuna_optimize::WeightOptions::default(),
         calibration: None,
+        selection: SelectionRequest::default(),
     };
     let progress = Progress::new(false);
     let mut watch = Watch { progress: &progress, dump: None };
@@ -74,7 +76,7 @@ fn text_reads_back_at_every_stage() {
             let stages = stages(model, "mtia-500", precision);
             check_text(&stages.front.imported, &format!("{model} {precision} imported"));
             check_text(&stages.front.optimized, &format!("{model} {precision} optimized"));
-            check_text(&stages.front.selected, &format!("{model} {precision} selected"));
+            check_text(&stages.front.selected.module, &format!("{model} {precision} selected"));
         }
     }
 }
@@ -104,7 +106,7 @@ fn check_formats(model: &str, least_db: f64) {
     let run = tensor(&reference.ty, &outputs[0]);
     let reference = tensor(&reference.ty, reference.data.bytes());
 
-    let module = &stages.front.selected;
+    let module = &stages.front.selected.module;
     let arguments: Vec<Tensor> = inputs.iter().map(|input| tensor(&input.ty, input.data.bytes())).collect();
     let evaluated = eval(module, module.entries[0].func, &arguments, Mode::Typed).expect("a verified module");
 

@@ -67,7 +67,7 @@ pub fn optimize(module: Module, options: &Options) -> Result<Optimized, Error> {
     if options.strict_float {
         rules.retain(|r| r.class == RuleClass::E0);
     }
-    if matches!(options.precision, Precision::Mx { .. }) {
+    if matches!(options.precision, Precision::Mx { .. } | Precision::Auto) {
         // A norm that scales its channels gives the elements of a group unlike magnitudes, which groups of few bits lose.
         // Left apart, the scale moves into the weights behind it.
         rules.retain(|r| r.name != "norm-scale");

@@ -34,6 +34,9 @@ pub use exact::{Error, Optimized, optimize};
 pub use options::{Options, ParsePrecisionError, Precision, TargetFeatures};
 pub use report::{Application, Report, RuleCount};
 pub use rules::RuleClass;
-pub use select::{Assignment, Selected, select};
+pub use select::{
+    Assignment, Budget, Candidate, Chosen, Drop, MachineCost, Measure, Outputs, ParetoPoint, SelectError,
+    Selected, Site, Survey, Verdict, WeightShare, compressed, select, sqnr_db, weight_shares,
+};
 pub use weights::{WeightOptions, WeightReport};
 pub use zeros::{WeightSparsity, density, follows, sparsity_of};

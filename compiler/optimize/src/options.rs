@@ -38,11 +38,13 @@ pub enum Precision {
         /// Format of computed operands.
         activations: GroupFormat,
     },
+    /// Chosen for each contraction by [`crate::Survey::choose`]; [`crate::select`] alone keeps the model's formats.
+    Auto,
 }
 
 /// A precision that is not one of those that [`Precision`] can hold.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` is no precision: f32, bf16, or a group format such as mxfp8, or WEIGHTS:ACTIVATIONS")]
+#[error("`{0}` is no precision: f32, bf16, auto, a group format such as mxfp8, or WEIGHTS:ACTIVATIONS")]
 pub struct ParsePrecisionError(String);
 
 impl FromStr for Precision {
@@ -57,6 +59,7 @@ impl FromStr for Precision {
             }
             None if text == "f32" => Ok(Precision::F32),
             None if text == "bf16" => Ok(Precision::Bf16),
+            None if text == "auto" => Ok(Precision::Auto),
             None => format(text).map(|both| Precision::Mx { weights: both, activations: both }),
         }
     }
@@ -67,6 +70,7 @@ impl fmt::Display for Precision {
         match self {
             Precision::F32 => f.write_str("f32"),
             Precision::Bf16 => f.write_str("bf16"),
+            Precision::Auto => f.write_str("auto"),
             Precision::Mx { weights, activations } if weights == activations => weights.fmt(f),
             Precision::Mx { weights, activations } => write!(f, "{weights}:{activations}"),
         }
@@ -94,7 +98,8 @@ impl Options {
     /// One line for each chosen format that the target lacks.
     pub fn warnings(&self) -> Vec<String> {
         let mut chosen = match self.precision {
-            Precision::F32 => vec![Format::F32],
+            // The choice takes native formats only.
+            Precision::F32 | Precision::Auto => vec![Format::F32],
             Precision::Bf16 => vec![Format::Scalar(ScalarType::Bf16)],
             Precision::Mx { weights, activations } => {
                 vec![Format::Grouped(weights), Format::Grouped(activations)]
@@ -115,7 +120,7 @@ mod tests {
 
     #[test]
     fn precisions_parse_and_print() {
-        for text in ["f32", "bf16", "mxfp8", "mxfp6", "mxfp4", "mxint8", "mxfp4:mxfp8", "nvfp4"] {
+        for text in ["f32", "bf16", "auto", "mxfp8", "mxfp6", "mxfp4", "mxint8", "mxfp4:mxfp8", "nvfp4"] {
             assert_eq!(text.parse::<Precision>().map(|p| p.to_string()), Ok(text.to_string()));
         }
         for text in ["", "f16", "mxfp5", "mxfp4:", "mxfp4:f32", ":mxfp8"] {

@@ -2,7 +2,7 @@
 
 use super::{Faults, local_reach};
 use crate::format::Format;
-use crate::inst::{Action, Inst, InstKind, Operand, Order};
+use crate::inst::{Action, Engine, GlobalField, Inst, InstKind, Operand, OperandField, Order, Place};
 use crate::object::{Access, Buffer, BufferKind, EntryPoint, Kernel};
 use crate::view::{LOOP_LEVELS, Space, VIEW_DIMS, View};
 
@@ -17,20 +17,8 @@ pub(super) fn validate_entry_code(entry: &EntryPoint, faults: &mut Faults) {
                 });
             }
             InstKind::Halt {} => {}
-            InstKind::Loop { .. }
-            | InstKind::End {}
-            | InstKind::Pop { .. }
-            | InstKind::Ld { .. }
-            | InstKind::St { .. }
-            | InstKind::Gather { .. }
-            | InstKind::Fill { .. }
-            | InstKind::Mm { .. }
-            | InstKind::Mmnm { .. }
-            | InstKind::Zero { .. }
-            | InstKind::Drain { .. }
-            | InstKind::Run { .. } => {
-                faults.push(format!("instruction {pc}: `{}` in an entry stream", inst.kind.mnemonic()));
-            }
+            _ if inst.kind.engine() == Engine::Me => {}
+            other => faults.push(format!("instruction {pc}: `{}` in an entry stream", other.mnemonic())),
         }
     }
 }
@@ -74,18 +62,7 @@ pub(super) fn validate_kernel_code(kernel: &Kernel, max_trip: u32, faults: &mut 
                 let closed = open.pop();
                 faults.check(closed.is_some(), || format!("instruction {pc}: `end` without a loop"));
             }
-            InstKind::Launch { .. }
-            | InstKind::Pop { .. }
-            | InstKind::Halt {}
-            | InstKind::Ld { .. }
-            | InstKind::St { .. }
-            | InstKind::Gather { .. }
-            | InstKind::Fill { .. }
-            | InstKind::Mm { .. }
-            | InstKind::Mmnm { .. }
-            | InstKind::Zero { .. }
-            | InstKind::Drain { .. }
-            | InstKind::Run { .. } => {}
+            _ => {}
         }
     }
     faults.check(open.is_empty(), || "a loop does not end".to_owned());
@@ -131,6 +108,7 @@ pub(super) fn check_operand<'k>(
     Some((buffer, view))
 }
 
+/// The checks of one instruction.
 struct Checker<'a> {
     pc: usize,
     mnemonic: &'static str,
@@ -144,31 +122,48 @@ impl<'a> Checker<'a> {
         self.faults.push(format!("instruction {} (`{}`): {message}", self.pc, self.mnemonic));
     }
 
-    fn operand(&mut self, operand: &Operand, name: &str, kinds: &[BufferKind]) -> Option<&'a View> {
-        let place = format!("instruction {} (`{}`), {name}", self.pc, self.mnemonic);
-        let (buffer, view) = check_operand(operand, &place, self.kernel, self.max_trip, self.faults)?;
-        self.faults.check(kinds.contains(&buffer.kind), || {
-            format!("{place}: b{} is of the wrong kind", operand.buffer)
-        });
-        Some(view)
+    /// Checks an operand against its row.
+    fn operand(&mut self, field: &OperandField) {
+        let OperandField { name, operand, place, how: _ } = field;
+        let at = format!("instruction {} (`{}`), {name}", self.pc, self.mnemonic);
+        let Some((buffer, _)) = check_operand(operand, &at, self.kernel, self.max_trip, self.faults) else {
+            return;
+        };
+        let kind_fits = match place {
+            Place::Local => buffer.kind == BufferKind::Local,
+            Place::Bank => buffer.kind == BufferKind::Bank,
+            Place::Any => true,
+        };
+        self.faults.check(kind_fits, || format!("{at}: b{} is of the wrong kind", operand.buffer));
     }
 
-    /// A global view, used for reading or writing.
-    fn global(&mut self, v: u16, writes: bool) -> Option<&'a View> {
+    /// The view of an operand that its row was checked against.
+    fn view(&self, operand: &Operand) -> Option<&'a View> {
+        self.kernel.views.get(usize::from(operand.view))
+    }
+
+    /// Checks that a view is global and its tensor admits the access.
+    fn global(&mut self, field: &GlobalField) {
+        let GlobalField { view: v, writes, .. } = *field;
         let Some(view) = self.kernel.views.get(usize::from(v)) else {
             self.push(&format!("no view v{v}"));
-            return None;
+            return;
         };
         let Space::Global(base) = view.space else {
             self.push(&format!("v{v} is local"));
-            return None;
+            return;
         };
         match (self.kernel.tensors.get(usize::from(base)).map(|t| t.access), writes) {
             (Some(Access::In), true) => self.push(&format!("writes the `in` tensor r{base}")),
             (Some(Access::Out), false) => self.push(&format!("reads the `out` tensor r{base}")),
             (Some(Access::In), false) | (Some(Access::Out), true) | (Some(Access::InOut), _) | (None, _) => {}
         }
-        Some(view)
+    }
+
+    fn dimension(&mut self, dim: u8) {
+        if usize::from(dim) >= VIEW_DIMS {
+            self.push(&format!("no dimension {dim}"));
+        }
     }
 
     fn same_box(&mut self, a: Option<&View>, b: Option<&View>) {
@@ -180,14 +175,7 @@ impl<'a> Checker<'a> {
     }
 
     fn product(&mut self, bank: &Operand, a: &Operand, b: &Operand, order: Order, pattern: bool) {
-        self.operand(bank, "bank", &[BufferKind::Bank]);
-        let a = self.operand(a, "a", &[BufferKind::Local]);
-        let b = self.operand(b, "b", &[BufferKind::Local]);
-        match bank.action {
-            Action::Push | Action::Update => {}
-            Action::Read | Action::Pop => self.push("the bank is neither pushed nor updated"),
-        }
-        let (Some(a), Some(b)) = (a, b) else { return };
+        let (Some(a), Some(b)) = (self.view(a), self.view(b)) else { return };
         let (a_sizes, b_sizes) = (a.sizes(), b.sizes());
         let (m, a_k) = a_sizes.split_at(2);
         let (n, b_k) = match order {
@@ -214,8 +202,13 @@ fn elements(sizes: &[u32]) -> u128 {
 }
 
 fn check_inst(pc: usize, kind: &InstKind, kernel: &Kernel, max_trip: u32, faults: &mut Faults) {
-    use BufferKind::{Bank, Local};
     let mut c = Checker { pc, mnemonic: kind.mnemonic(), kernel, max_trip, faults };
+    for field in kind.operands() {
+        c.operand(&field);
+    }
+    if let Some(field) = kind.global() {
+        c.global(&field);
+    }
     match *kind {
         InstKind::Launch { .. } => c.push("in a kernel stream"),
         InstKind::Loop { .. } | InstKind::End {} | InstKind::Halt {} => {}
@@ -224,43 +217,48 @@ fn check_inst(pc: usize, kind: &InstKind, kernel: &Kernel, max_trip: u32, faults
             Some(b) if n > u16::from(b.slots) => c.push(&format!("{n} of {} slots", b.slots)),
             Some(_) => {}
         },
-        InstKind::Ld { dst, src, cast: _, fill: _ } => {
-            c.operand(&dst, "dst", &[Local]);
-            c.global(src, false);
-        }
-        InstKind::St { src, dst } => {
-            let from = c.operand(&src, "src", &[Local, Bank]);
-            let to = c.global(dst, true);
-            c.same_box(from, to);
-        }
-        InstKind::Gather { dst, src, idx, dim, fill: _ } => {
-            c.operand(&dst, "dst", &[Local]);
-            c.operand(&idx, "idx", &[Local]);
-            c.global(src, false);
-            if usize::from(dim) >= VIEW_DIMS {
-                c.push(&format!("no dimension {dim}"));
-            }
-        }
-        InstKind::Fill { dst, value } => {
-            c.operand(&dst, "dst", &[Local]);
+        InstKind::Ldp { .. } => c.push("no meaning yet"),
+        InstKind::Post { .. } => c.push("no meaning yet"),
+        InstKind::Wait { .. } => c.push("no meaning yet"),
+        InstKind::Bar { .. } => c.push("no meaning yet"),
+        InstKind::Gate { .. } => c.push("no meaning yet"),
+        InstKind::Ld { .. } | InstKind::Ldx { .. } => {}
+        InstKind::St { src, dst } => c.same_box(c.view(&src), kernel.views.get(usize::from(dst))),
+        InstKind::Gather { dim, .. }
+        | InstKind::Ldmask { dim, .. }
+        | InstKind::Scatter { dim, .. }
+        | InstKind::Perm { dim, .. }
+        | InstKind::Xchg { dim, .. }
+        | InstKind::Xred { dim, .. } => c.dimension(dim),
+        InstKind::Fill { value, .. } => {
             if usize::from(value) >= kernel.constants.len() {
                 c.push(&format!("no constant c{value}"));
             }
         }
-        InstKind::Mm { bank, a, b, order } => c.product(&bank, &a, &b, order, false),
+        InstKind::Move { .. } => {}
+        InstKind::Mask { .. } => {}
+        InstKind::Pack { .. } => {}
+        InstKind::Mm { bank, a, b, order }
+        | InstKind::Mmblk { bank, a, b, order, .. }
+        | InstKind::Mmact { bank, a, b, order, .. } => c.product(&bank, &a, &b, order, false),
         InstKind::Mmnm { bank, a, b, order } => c.product(&bank, &a, &b, order, true),
-        InstKind::Zero { bank } => {
-            c.operand(&bank, "bank", &[Bank]);
-        }
-        InstKind::Drain { dst, bank } => {
-            let from = c.operand(&bank, "bank", &[Bank]);
-            let to = c.operand(&dst, "dst", &[Local]);
-            c.same_box(from, to);
-        }
+        InstKind::Zero { .. } => {}
+        InstKind::Drain { dst, bank } => c.same_box(c.view(&bank), c.view(&dst)),
+        InstKind::Seed { .. } => {}
+        InstKind::Resc { .. } => {}
+        InstKind::Stat { .. } => {}
         InstKind::Run { program } => {
             if usize::from(program) >= kernel.programs.len() {
                 c.push(&format!("no program p{program}"));
             }
         }
+        InstKind::Sort { .. } => {}
+        InstKind::Merge { .. } => {}
+        InstKind::Allred { .. }
+        | InstKind::Allgath { .. }
+        | InstKind::Redscat { .. }
+        | InstKind::Alltoall { .. }
+        | InstKind::Send { .. }
+        | InstKind::Recv { .. } => c.push("in a kernel stream"),
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn validate_program(program: &Program, kernel: &Kernel, max_trip: u32
     for (i, stream) in program.streams.iter().enumerate() {
         check_operand(&stream.operand, &format!("stream s{i}"), kernel, max_trip, faults);
     }
+    super::registers::check(program, faults);
     let sections = [("init", &program.init), ("body", &program.body), ("finish", &program.finish)];
     for (name, ops) in sections {
         for (i, op) in ops.iter().enumerate() {

@@ -214,6 +214,7 @@ pub(crate) fn engine_idx(engine: Engine) -> usize {
         Engine::Dpe => 4,
         Engine::Re => 5,
         Engine::Se => 6,
+        Engine::Me => 7,
     }
 }
 

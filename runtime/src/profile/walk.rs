@@ -156,6 +156,34 @@ impl Walker<'_> {
                 let slots = program.streams.iter().map(|stream| slot(stream.operand)).collect();
                 (slots, self.program(program))
             }
+            // Refused when the object is loaded.
+            InstKind::Ldp { .. } => (Vec::new(), Amount::Control),
+            InstKind::Post { .. } => (Vec::new(), Amount::Control),
+            InstKind::Wait { .. } => (Vec::new(), Amount::Control),
+            InstKind::Bar { .. } => (Vec::new(), Amount::Control),
+            InstKind::Gate { .. } => (Vec::new(), Amount::Control),
+            InstKind::Ldx { .. } => (Vec::new(), Amount::Control),
+            InstKind::Ldmask { .. } => (Vec::new(), Amount::Control),
+            InstKind::Scatter { .. } => (Vec::new(), Amount::Control),
+            InstKind::Xchg { .. } => (Vec::new(), Amount::Control),
+            InstKind::Move { .. } => (Vec::new(), Amount::Control),
+            InstKind::Perm { .. } => (Vec::new(), Amount::Control),
+            InstKind::Mask { .. } => (Vec::new(), Amount::Control),
+            InstKind::Pack { .. } => (Vec::new(), Amount::Control),
+            InstKind::Mmblk { .. } => (Vec::new(), Amount::Control),
+            InstKind::Mmact { .. } => (Vec::new(), Amount::Control),
+            InstKind::Seed { .. } => (Vec::new(), Amount::Control),
+            InstKind::Resc { .. } => (Vec::new(), Amount::Control),
+            InstKind::Stat { .. } => (Vec::new(), Amount::Control),
+            InstKind::Xred { .. } => (Vec::new(), Amount::Control),
+            InstKind::Sort { .. } => (Vec::new(), Amount::Control),
+            InstKind::Merge { .. } => (Vec::new(), Amount::Control),
+            InstKind::Allred { .. } => (Vec::new(), Amount::Control),
+            InstKind::Allgath { .. } => (Vec::new(), Amount::Control),
+            InstKind::Redscat { .. } => (Vec::new(), Amount::Control),
+            InstKind::Alltoall { .. } => (Vec::new(), Amount::Control),
+            InstKind::Send { .. } => (Vec::new(), Amount::Control),
+            InstKind::Recv { .. } => (Vec::new(), Amount::Control),
         };
         self.push(kind, slots, amount);
     }

@@ -12,7 +12,7 @@ mod ops;
 mod strips;
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::Action;
+use lacuna_isa::inst::{Action, Use};
 use lacuna_isa::object::{BufferKind, Kernel};
 use lacuna_isa::program::{
     ACCUMULATORS, Lane, MAX_STREAMS, Program, REGISTERS, Reg, SeOp, SeReduce, SeUnary,
@@ -21,7 +21,7 @@ use lacuna_isa::view::{Space, VIEW_DIMS};
 
 use crate::local::quantize;
 use crate::pe::{Pe, Target};
-use crate::plan::{Use, check_operand};
+use crate::plan::check_operand;
 use crate::slots::{Layout, Slot};
 use crate::trap::{Fault, TrapKind};
 use load_store::{Data, StreamState};
@@ -44,6 +44,22 @@ pub(crate) struct ProgramPlan {
     body_writes: Vec<Reg>,
     /// Accumulators in use and how they start.
     accumulators: Vec<(u8, SeReduce, Lane)>,
+}
+
+/// Refuses a program that reads what a register held before: lanes keep their bits from one program to the next.
+fn defined(program: &Program) -> Result<(), String> {
+    let mut known: Vec<(Reg, u32)> = Vec::new();
+    for op in program.init.iter().chain(&program.body).chain(&program.finish) {
+        let (reads, write) = op.registers();
+        if let Some((reg, _)) = reads.iter().find(|(reg, lane)| !known.contains(&(*reg, lane.bits()))) {
+            return Err(format!("register r{} is read before it is written", reg.0));
+        }
+        if let Some((reg, lane)) = write {
+            known.retain(|(other, _)| *other != reg);
+            known.push((reg, lane.bits()));
+        }
+    }
+    Ok(())
 }
 
 /// The registers that an operation reads, and the one that it writes.
@@ -83,10 +99,11 @@ impl ProgramPlan {
         for stream in &program.streams {
             let how = match stream.operand.action {
                 Action::Read | Action::Pop => Use::Source,
-                Action::Push | Action::Update => Use::Target,
+                Action::Push | Action::Update => Use::Dest,
             };
             check_operand(kernel, &stream.operand, how)?;
         }
+        defined(program)?;
         let mut accumulators: Vec<(u8, SeReduce, Lane)> = Vec::new();
         for op in program.init.iter().chain(&program.body).chain(&program.finish) {
             check_op(kernel, program, op)?;

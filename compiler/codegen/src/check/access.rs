@@ -66,17 +66,12 @@ fn transfer(kernel: &Kernel, pc: usize) -> Option<Transfer> {
             let from = Some(kernel.views[usize::from(src.view)].clone());
             Some(Transfer { register, global, by_index: None, from })
         }
-        InstKind::Launch { .. }
-        | InstKind::Loop { .. }
-        | InstKind::End {}
-        | InstKind::Pop { .. }
-        | InstKind::Halt {}
-        | InstKind::Fill { .. }
-        | InstKind::Mm { .. }
-        | InstKind::Mmnm { .. }
-        | InstKind::Zero { .. }
-        | InstKind::Drain { .. }
-        | InstKind::Run { .. } => None,
+        // Refused by the forms.
+        InstKind::Ldp { .. } => None,
+        InstKind::Ldx { .. } => None,
+        InstKind::Ldmask { .. } => None,
+        InstKind::Scatter { .. } => None,
+        _ => None,
     }
 }
 

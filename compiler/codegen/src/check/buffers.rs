@@ -85,20 +85,7 @@ fn bind(kernel: &Kernel, pc: usize, layouts: &mut Vec<Layout>) -> Vec<Bind> {
             InstKind::Ld { dst, src, .. } | InstKind::Gather { dst, src, .. } if dst == operand => {
                 Layout::loaded(&kernel.views[usize::from(src)], view.format)
             }
-            InstKind::Ld { .. }
-            | InstKind::Gather { .. }
-            | InstKind::Launch { .. }
-            | InstKind::Loop { .. }
-            | InstKind::End {}
-            | InstKind::Pop { .. }
-            | InstKind::Halt {}
-            | InstKind::St { .. }
-            | InstKind::Fill { .. }
-            | InstKind::Mm { .. }
-            | InstKind::Mmnm { .. }
-            | InstKind::Zero { .. }
-            | InstKind::Drain { .. }
-            | InstKind::Run { .. } => Layout::pushed(view),
+            _ => Layout::pushed(view),
         };
         Bind { operand, made: number(made) }
     };
@@ -198,18 +185,7 @@ impl Proof<'_> {
                     None => Ok(Vec::new()),
                 };
             }
-            InstKind::Launch { .. }
-            | InstKind::Loop { .. }
-            | InstKind::End {}
-            | InstKind::Ld { .. }
-            | InstKind::St { .. }
-            | InstKind::Gather { .. }
-            | InstKind::Fill { .. }
-            | InstKind::Mm { .. }
-            | InstKind::Mmnm { .. }
-            | InstKind::Zero { .. }
-            | InstKind::Drain { .. }
-            | InstKind::Run { .. } => {}
+            _ => {}
         }
         let binds = &self.binds[pc];
         let mut used = Vec::with_capacity(binds.len());

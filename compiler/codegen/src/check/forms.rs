@@ -1,23 +1,12 @@
 //! What an instruction means on its own: actions, formats, shapes, lanes; and the balance of loop bodies.
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, InstKind, Operand, Order};
+use lacuna_isa::inst::{Action, InstKind, Operand, Order, Use};
 use lacuna_isa::object::Kernel;
 use lacuna_isa::program::{Lane, Program, SeOp, SeReduce};
 use lacuna_isa::view::View;
 
 use super::{Fault, Reason, Rule, record};
-
-/// What an instruction does with an operand.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// Reads or pops.
-    Source,
-    /// Pushes or updates.
-    Target,
-    /// Pushes.
-    Fresh,
-}
 
 /// Dimensions of a product's second operand: columns and sums.
 pub(super) fn product_dims(order: Order) -> ([usize; 2], [usize; 3]) {
@@ -45,32 +34,34 @@ fn shape<T>(message: String) -> Result<T, Reason> {
     Err((Rule::ShapeMismatch, message))
 }
 
-fn operand<'k>(kernel: &'k Kernel, operand: &Operand, role: Role) -> Result<&'k View, Reason> {
+fn action(kernel: &Kernel, operand: &Operand, how: Use) -> Result<(), Reason> {
     let legal = match operand.action {
-        Action::Read | Action::Pop => role == Role::Source,
-        Action::Push => role != Role::Source,
-        Action::Update => role == Role::Target,
+        Action::Read | Action::Pop => how == Use::Source,
+        Action::Push => matches!(how, Use::Dest | Use::Fresh),
+        Action::Update => matches!(how, Use::Dest | Use::Change),
     };
-    if !legal {
-        let name = &kernel.buffers[usize::from(operand.buffer)].name;
-        return form(format!("the operand on buffer {name} cannot {:?}", operand.action).to_lowercase());
+    if legal {
+        return Ok(());
     }
-    Ok(&kernel.views[usize::from(operand.view)])
+    let name = &kernel.buffers[usize::from(operand.buffer)].name;
+    form(format!("the operand on buffer {name} cannot {:?}", operand.action).to_lowercase())
 }
 
 fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
     let global = |v: u16| &kernel.views[usize::from(v)];
+    let local = |operand: &Operand| &kernel.views[usize::from(operand.view)];
+    for field in kind.operands() {
+        action(kernel, &field.operand, field.how)?;
+    }
     match kind {
         InstKind::Launch { .. }
         | InstKind::Loop { .. }
         | InstKind::End {}
         | InstKind::Pop { .. }
         | InstKind::Halt {} => Ok(()),
-        InstKind::Ld { dst, src, .. } => widening(global(*src), operand(kernel, dst, Role::Fresh)?),
+        InstKind::Ld { dst, src, .. } => widening(global(*src), local(dst)),
         InstKind::Gather { dst, src, idx, dim, .. } => {
-            let to = operand(kernel, dst, Role::Fresh)?;
-            let idx = operand(kernel, idx, Role::Source)?;
-            let (src, d) = (global(*src), usize::from(*dim));
+            let (to, idx, src, d) = (local(dst), local(idx), global(*src), usize::from(*dim));
             match idx.format {
                 Format::Scalar(ScalarType::I32 | ScalarType::I64) => {}
                 Format::Scalar(_) | Format::Grouped(_) => {
@@ -86,38 +77,59 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
             widening(src, to)
         }
         InstKind::St { src, dst } => {
-            let (from, to) = (operand(kernel, src, Role::Source)?, global(*dst));
+            let (from, to) = (local(src), global(*dst));
             if (from.format, from.pattern) != (to.format, to.pattern) {
                 return form(format!("a store from {} to {}", from.format, to.format));
             }
             same_box(from, to)
         }
-        InstKind::Fill { dst, .. } => operand(kernel, dst, Role::Target).map(|_| ()),
-        InstKind::Zero { bank } => operand(kernel, bank, Role::Target).map(|_| ()),
+        InstKind::Fill { .. } | InstKind::Zero { .. } => Ok(()),
         InstKind::Drain { dst, bank } => {
-            let (to, from) = (operand(kernel, dst, Role::Target)?, operand(kernel, bank, Role::Source)?);
+            let (to, from) = (local(dst), local(bank));
             if to.pattern.is_some() {
                 return form("a bank does not drain into a pattern".to_owned());
             }
             same_box(from, to)
         }
         InstKind::Mm { bank, a, b, order } | InstKind::Mmnm { bank, a, b, order } => {
-            let bank = operand(kernel, bank, Role::Target)?;
-            let (a, b) = (operand(kernel, a, Role::Source)?, operand(kernel, b, Role::Source)?);
-            product(bank, a, b, *order)
+            product(local(bank), local(a), local(b), *order)
         }
         InstKind::Run { program } => {
             let program = &kernel.programs[usize::from(*program)];
-            for stream in &program.streams {
-                let role = match stream.operand.action {
-                    Action::Read | Action::Pop => Role::Source,
-                    Action::Push | Action::Update => Role::Target,
-                };
-                operand(kernel, &stream.operand, role)?;
-            }
             check_program(kernel, program)
         }
+        InstKind::Ldp { .. } => unknown(kind),
+        InstKind::Post { .. } => unknown(kind),
+        InstKind::Wait { .. } => unknown(kind),
+        InstKind::Bar { .. } => unknown(kind),
+        InstKind::Gate { .. } => unknown(kind),
+        InstKind::Ldx { .. } => unknown(kind),
+        InstKind::Ldmask { .. } => unknown(kind),
+        InstKind::Scatter { .. } => unknown(kind),
+        InstKind::Xchg { .. } => unknown(kind),
+        InstKind::Move { .. } => unknown(kind),
+        InstKind::Perm { .. } => unknown(kind),
+        InstKind::Mask { .. } => unknown(kind),
+        InstKind::Pack { .. } => unknown(kind),
+        InstKind::Mmblk { .. } => unknown(kind),
+        InstKind::Mmact { .. } => unknown(kind),
+        InstKind::Seed { .. } => unknown(kind),
+        InstKind::Resc { .. } => unknown(kind),
+        InstKind::Stat { .. } => unknown(kind),
+        InstKind::Xred { .. } => unknown(kind),
+        InstKind::Sort { .. } => unknown(kind),
+        InstKind::Merge { .. } => unknown(kind),
+        InstKind::Allred { .. } => unknown(kind),
+        InstKind::Allgath { .. } => unknown(kind),
+        InstKind::Redscat { .. } => unknown(kind),
+        InstKind::Alltoall { .. } => unknown(kind),
+        InstKind::Send { .. } => unknown(kind),
+        InstKind::Recv { .. } => unknown(kind),
     }
+}
+
+fn unknown(kind: &InstKind) -> Result<(), Reason> {
+    form(format!("`{}` is not examined", kind.mnemonic()))
 }
 
 fn same_box(from: &View, to: &View) -> Result<(), Reason> {
@@ -268,20 +280,10 @@ fn check_program(kernel: &Kernel, program: &Program) -> Result<(), Reason> {
 /// The operands of an instruction, in the order in which they name slots.
 pub(super) fn operands(kernel: &Kernel, kind: &InstKind) -> Vec<Operand> {
     match *kind {
-        InstKind::Launch { .. }
-        | InstKind::Loop { .. }
-        | InstKind::End {}
-        | InstKind::Pop { .. }
-        | InstKind::Halt {} => Vec::new(),
-        InstKind::Ld { dst, .. } | InstKind::Fill { dst, .. } => vec![dst],
-        InstKind::Gather { dst, idx, .. } => vec![dst, idx],
-        InstKind::St { src, .. } => vec![src],
-        InstKind::Zero { bank } => vec![bank],
-        InstKind::Drain { dst, bank } => vec![dst, bank],
-        InstKind::Mm { bank, a, b, .. } | InstKind::Mmnm { bank, a, b, .. } => vec![bank, a, b],
         InstKind::Run { program } => {
             kernel.programs[usize::from(program)].streams.iter().map(|s| s.operand).collect()
         }
+        _ => kind.operands().map(|field| field.operand).collect(),
     }
 }
 
@@ -302,18 +304,7 @@ fn balance(kernel: &Kernel, faults: &mut Vec<Fault>) {
                     record(faults, Fault::at(start, None, (Rule::LoopBalance, message)));
                 }
             }
-            InstKind::Launch { .. }
-            | InstKind::Pop { .. }
-            | InstKind::Halt {}
-            | InstKind::Ld { .. }
-            | InstKind::St { .. }
-            | InstKind::Gather { .. }
-            | InstKind::Fill { .. }
-            | InstKind::Mm { .. }
-            | InstKind::Mmnm { .. }
-            | InstKind::Zero { .. }
-            | InstKind::Drain { .. }
-            | InstKind::Run { .. } => {
+            _ => {
                 let Some((_, net)) = open.last_mut() else { continue };
                 if let InstKind::Pop { n, buffer } = inst.kind {
                     net[usize::from(buffer)] -= i64::from(n);

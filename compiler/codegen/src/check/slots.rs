@@ -115,6 +115,34 @@ pub(super) fn check(
         | InstKind::Pop { .. }
         | InstKind::Halt {}
         | InstKind::Ld { .. } => Ok(()),
+        // Refused by the forms.
+        InstKind::Ldp { .. } => Ok(()),
+        InstKind::Post { .. } => Ok(()),
+        InstKind::Wait { .. } => Ok(()),
+        InstKind::Bar { .. } => Ok(()),
+        InstKind::Gate { .. } => Ok(()),
+        InstKind::Ldx { .. } => Ok(()),
+        InstKind::Ldmask { .. } => Ok(()),
+        InstKind::Scatter { .. } => Ok(()),
+        InstKind::Xchg { .. } => Ok(()),
+        InstKind::Move { .. } => Ok(()),
+        InstKind::Perm { .. } => Ok(()),
+        InstKind::Mask { .. } => Ok(()),
+        InstKind::Pack { .. } => Ok(()),
+        InstKind::Mmblk { .. } => Ok(()),
+        InstKind::Mmact { .. } => Ok(()),
+        InstKind::Seed { .. } => Ok(()),
+        InstKind::Resc { .. } => Ok(()),
+        InstKind::Stat { .. } => Ok(()),
+        InstKind::Xred { .. } => Ok(()),
+        InstKind::Sort { .. } => Ok(()),
+        InstKind::Merge { .. } => Ok(()),
+        InstKind::Allred { .. } => Ok(()),
+        InstKind::Allgath { .. } => Ok(()),
+        InstKind::Redscat { .. } => Ok(()),
+        InstKind::Alltoall { .. } => Ok(()),
+        InstKind::Send { .. } => Ok(()),
+        InstKind::Recv { .. } => Ok(()),
         InstKind::Gather { idx, dim, .. } => {
             let idx = view(idx);
             let mut whole = [(0, 1); VIEW_DIMS];

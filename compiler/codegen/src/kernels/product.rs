@@ -14,11 +14,13 @@ use crate::emit::{KernelBuilder, LocalDim, Tile, free};
 use crate::expr::{Code, Expr, Hero, compile, lane};
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Axis, TileDim};
-use crate::place::{Place, StorageId};
+use crate::place::StorageId;
+use crate::sinks::{GroupedSink, Outlet, Sinks};
 
 impl Lowering<'_> {
-    /// Emits the product `hero` with epilogue `expr` into `out`.
-    pub fn product(&mut self, hero: Node, expr: &Expr, out: &Place) -> Lowered {
+    /// Emits the product `hero` with epilogue `expr` into the sinks; those that cannot be had are taken out.
+    pub fn product(&mut self, hero: Node, expr: &Expr, sinks: &mut Sinks) -> Lowered {
+        let out = &sinks.plain.clone();
         let data = &self.func.nodes[hero];
         let result = self.func.ty(data.results[0]).elem.scalar().ok_or("a grouped product")?;
         if lane(result) != Lane::F32 {
@@ -29,11 +31,12 @@ impl Lowering<'_> {
             Op::Conv { attrs, .. } => self.conv_problem(hero, attrs, expr, out)?,
             op => return Err(format!("`{}` is not a product", op.name())),
         };
-        let plan = choose(&problem, expr, self)?;
-        self.emit_product(&problem, &plan, expr, out)
+        let plan = choose(&problem, expr, sinks.element_bytes(), self)?;
+        sinks.retain(|sink| groups_fit(&problem, &plan, sink).is_some());
+        self.emit_product(&problem, &plan, expr, sinks)
     }
 
-    fn emit_product(&mut self, problem: &Problem, plan: &Plan, expr: &Expr, out: &Place) -> Lowered {
+    fn emit_product(&mut self, problem: &Problem, plan: &Plan, expr: &Expr, sinks: &Sinks) -> Lowered {
         let storages = self.storages.clone();
         let storage_of = |s| storages[s].clone();
         let name = if problem.dims.iter().any(|d| d.window.is_some()) { "conv" } else { "contract" };
@@ -55,10 +58,6 @@ impl Lowering<'_> {
             let load = kb.load("e", &tile, Fill::Zero, None, None)?;
             loads.push((load, at, leaf.elem));
         }
-        let (out_tile, out_at) = epilogue_tile(problem, plan, out.storage, out.offset, 0, true);
-        let out_format = storages[out.storage].format;
-        let y_bytes = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
-        let y = kb.buffer("y", BufferKind::Local, y_bytes, 2)?;
         let (m, n) = (plan.rows(problem), plan.columns(problem));
         let bank_bytes = m * n * 4;
         let banks = if bank_bytes * 2 <= self.target.bank_bytes { 2 } else { 1 };
@@ -81,6 +80,23 @@ impl Lowering<'_> {
             bank_dims.push(LocalDim { size: tile_size(d), stride, clip: None });
         }
         let bank_view = kb.local(Format::F32, None, None, &bank_dims)?;
+        let view_of = |at: &[Option<usize>], strides: &[i64]| -> Vec<LocalDim> {
+            order.iter().map(|&d| free(tile_size(d), at[d].map_or(0, |s| strides[s]))).collect()
+        };
+        let mut outlets = Vec::new();
+        if sinks.keeps_plain {
+            let (tile, at) = epilogue_tile(problem, plan, sinks.plain.storage, sinks.plain.offset, 0, true);
+            let (format, dims) = (storages[tile.storage].format, view_of(&at, &tile.slot_strides()));
+            outlets.push(Outlet::new(&mut kb, tile, format, ScaleMode::Floor, None, &dims)?);
+        }
+        for sink in &sinks.grouped {
+            let (mut tile, at) = epilogue_tile(problem, plan, sink.place.storage, sink.place.offset, 0, true);
+            let along = groups_fit(problem, plan, sink).ok_or("groups that tiles cut")?;
+            tile.k_dim = at[along];
+            let k = order.iter().position(|&d| d == along);
+            let dims = view_of(&at, &tile.slot_strides());
+            outlets.push(Outlet::new(&mut kb, tile, Format::Grouped(sink.format), sink.mode, k, &dims)?);
+        }
 
         kb.open(depth);
         let bank_action = if chunked {
@@ -111,14 +127,9 @@ impl Lowering<'_> {
             kb.close_loop(depth + 1, &popped);
         }
 
-        let view_of = |at: &[Option<usize>], strides: &[i64]| -> Vec<LocalDim> {
-            order.iter().map(|&d| free(tile_size(d), at[d].map_or(0, |s| strides[s]))).collect()
-        };
-        let y_dims = view_of(&out_at, &out_tile.slot_strides());
-        let y_view = kb.local(out_format, None, None, &y_dims)?;
-        if expr.is_copy() {
+        if let ([outlet], true) = (&outlets[..], expr.is_copy() && sinks.grouped.is_empty()) {
             kb.push(InstKind::Drain {
-                dst: Operand::new(y, Action::Push, y_view),
+                dst: outlet.stream.operand,
                 bank: Operand::new(bank, Action::Pop, bank_view),
             });
         } else {
@@ -136,12 +147,14 @@ impl Lowering<'_> {
             let hero = streams.len() as u8;
             streams
                 .push(Stream { operand: Operand::new(bank, Action::Pop, bank_view), mode: ScaleMode::Floor });
-            streams.push(Stream { operand: Operand::new(y, Action::Push, y_view), mode: ScaleMode::Floor });
+            streams.extend(outlets.iter().map(|o| o.stream));
             let mut code = Code::default();
             let numbers: Vec<u8> = (0..loads.len() as u8).collect();
             let value = compile(expr, &mut code, &numbers, Hero::Stream(hero), &|_| 0)?;
             let elem = expr.nodes.last().ok_or("an empty expression")?.1;
-            code.ops.push(SeOp::Store { stream: hero + 1, lane: lane(elem), src: value });
+            for (stream, _) in (hero + 1..).zip(&outlets) {
+                code.ops.push(SeOp::Store { stream, lane: lane(elem), src: value });
+            }
             let domain_dims: Vec<LocalDim> = order
                 .iter()
                 .map(|&d| LocalDim { size: tile_size(d), stride: 0, clip: Some(clip(d)) })
@@ -157,7 +170,9 @@ impl Lowering<'_> {
                 ..Program::default()
             });
         }
-        kb.store(y, &out_tile)?;
+        for outlet in &outlets {
+            outlet.store(&mut kb)?;
+        }
         kb.close(depth, &popped);
         let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
         self.launch(kernel, bases);
@@ -252,6 +267,21 @@ impl Lowering<'_> {
         };
         Ok(kb.local(problem.b_format, problem.pattern, Some(k_dim), &dims)?)
     }
+}
+
+/// The dimension of the problem that the groups of a sink run along, if every tile consists of whole groups.
+fn groups_fit(problem: &Problem, plan: &Plan, sink: &GroupedSink) -> Option<usize> {
+    let innermost = |d: &ResultDim| {
+        d.role == Role::Column
+            && d.space.logical.last() == Some(&sink.axis)
+            && d.space.walks.first().is_some_and(|w| w.stride == 1)
+    };
+    let along = problem.dims.iter().position(innermost)?;
+    let axis = &plan.nest.axes[along];
+    let tile = axis.tile * problem.unit(along);
+    let size = u64::from(sink.format.size);
+    let whole = tile.is_multiple_of(size) && problem.dims[along].space.size.is_multiple_of(size);
+    whole.then_some(along)
 }
 
 /// Where each dimension of the problem lies in the first operand's box.

@@ -54,11 +54,11 @@ impl Plan {
     }
 }
 
-/// The best plan for a problem.
+/// The best plan for a problem whose kernel stores `result_bytes` for each element of the result.
 ///
 /// # Errors
 /// When no tile fits the target's memories.
-pub fn choose(problem: &Problem, expr: &Expr, lowering: &Lowering) -> Lowered<Plan> {
+pub fn choose(problem: &Problem, expr: &Expr, result_bytes: u64, lowering: &Lowering) -> Lowered<Plan> {
     let n_dims = problem.dims.len();
     let mut options: Vec<Vec<u64>> = Vec::new();
     for (d, dim) in problem.dims.iter().enumerate() {
@@ -73,7 +73,7 @@ pub fn choose(problem: &Problem, expr: &Expr, lowering: &Lowering) -> Lowered<Pl
     let mut pick = vec![0usize; n_dims];
     loop {
         let tiles: Vec<u64> = pick.iter().zip(&options).map(|(&p, o)| o[p]).collect();
-        if let Some((time, plan)) = evaluate(problem, expr, lowering, &tiles)
+        if let Some((time, plan)) = evaluate(problem, expr, result_bytes, lowering, &tiles)
             && best.as_ref().is_none_or(|(t, _)| time < *t)
         {
             best = Some((time, plan));
@@ -110,7 +110,13 @@ fn halves(size: u64, min: u64, max: u64) -> Vec<u64> {
     }
 }
 
-fn evaluate(problem: &Problem, expr: &Expr, lowering: &Lowering, tiles: &[u64]) -> Option<(f64, Plan)> {
+fn evaluate(
+    problem: &Problem,
+    expr: &Expr,
+    result_bytes: u64,
+    lowering: &Lowering,
+    tiles: &[u64],
+) -> Option<(f64, Plan)> {
     let target = lowering.target;
     let n_dims = problem.dims.len();
     let unit = |d: usize| problem.unit(d);
@@ -135,7 +141,7 @@ fn evaluate(problem: &Problem, expr: &Expr, lowering: &Lowering, tiles: &[u64]) 
         let format = lowering.storages[tile.storage].format;
         KernelBuilder::slot_bytes(format, pattern, tile.elements())
     };
-    let mut fixed = area * 2 * 4;
+    let mut fixed = area * 2 * result_bytes;
     for (i, leaf) in expr.leaves.iter().enumerate() {
         fixed += 2 * bytes(&epilogue_tile(problem, &plan, leaf.place.storage, 0, i + 1, false).0, None);
     }

@@ -5,7 +5,7 @@ use lacuna_ir::{ElemType, Node, Value};
 use lacuna_isa::format::{Format, ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, Fill, Operand};
 use lacuna_isa::object::BufferKind;
-use lacuna_isa::program::{Lane, Program, Reg, SeBinary, SeOp, SeReduce, SeUnary, Stream};
+use lacuna_isa::program::{Lane, MAX_STREAMS, Program, Reg, SeBinary, SeOp, SeReduce, SeUnary, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
 use super::map::{LOCAL_FILL, domain_dims, result_tile, stream_dims};
@@ -16,6 +16,7 @@ use crate::ints;
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Nest, TileDim};
 use crate::place::{Place, Storage, order_of};
+use crate::sinks::{GroupedSink, Outlet, Sinks};
 
 /// A row space: parallel dimensions in the result's order, then the walked ones in logical order.
 pub(super) struct Rows {
@@ -92,6 +93,14 @@ impl Rows {
             return Err("the rows need more loop levels than the machine has".into());
         }
         Ok(Rows { dims, parallel, nest })
+    }
+
+    /// The dimension that the groups of a sink run along, if it is the innermost and consists of whole groups.
+    fn groups_fit(&self, sink: &GroupedSink) -> Option<usize> {
+        let along = self.dims.iter().position(|d| d.logical.last() == Some(&sink.axis))?;
+        let dim = &self.dims[along];
+        let whole = dim.size.is_multiple_of(u64::from(sink.format.size)) && along >= self.parallel;
+        (whole && dim.walks.first().is_some_and(|w| w.stride == 1)).then_some(along)
     }
 
     fn row_len(&self) -> u64 {
@@ -182,6 +191,26 @@ impl<'a> RowKernel<'a> {
             body: parts.body,
             finish: parts.finish,
         });
+    }
+
+    /// Buffers and boxes of a kernel's result, the plain one first.
+    fn outlets(&mut self, sinks: &Sinks) -> Lowered<Vec<Outlet>> {
+        let (dims, nest) = (self.rows.dims.clone(), self.rows.nest.clone());
+        let mut outlets = Vec::new();
+        if sinks.keeps_plain {
+            let (tile, at) = result_tile(&sinks.plain, &dims, &nest, None);
+            let format = self.kb.format(tile.storage);
+            let view = stream_dims(&nest, &at, &tile.slot_strides());
+            outlets.push(Outlet::new(&mut self.kb, tile, format, ScaleMode::Floor, None, &view)?);
+        }
+        for sink in &sinks.grouped {
+            let along = self.rows.groups_fit(sink).ok_or("groups that rows cut")?;
+            let (tile, at) = result_tile(&sink.place, &dims, &nest, Some(along));
+            let view = stream_dims(&nest, &at, &tile.slot_strides());
+            let format = Format::Grouped(sink.format);
+            outlets.push(Outlet::new(&mut self.kb, tile, format, sink.mode, Some(along), &view)?);
+        }
+        Ok(outlets)
     }
 
     /// Names of loads that programs freed themselves, for closing the loops.
@@ -435,25 +464,18 @@ impl Lowering<'_> {
         }
         let walked: Vec<bool> = (0..rank).map(|d| axes.contains(&(d as u8))).collect();
         let order = order_of(&expr.leaves[0].place.strides);
-        let place = self.allocate_in(result, Some(order));
-        let rows = Rows::new(
-            self,
-            &expr,
-            &place.strides,
-            &walked,
-            live_bytes(&expr, if lane == Lane::F64 { 16 } else { 8 }),
-        )?;
+        let mut sinks = self.sinks(result, Some(order));
+        let live = live_bytes(&expr, if lane == Lane::F64 { 16 } else { 8 }) + 4 * sinks.grouped.len() as u64;
+        let rows = Rows::new(self, &expr, &sinks.plain.strides, &walked, live)?;
+        sinks.retain(|sink| rows.groups_fit(sink).is_some());
         let storages = self.storages.clone();
         let storage_of = |s| storages[s].clone();
         let n = rows.row_len() as f64;
         let mut rk =
             RowKernel::new(if centre { "layer_norm" } else { "rms_norm" }, rows, &expr, &storage_of)?;
-        let (out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, None);
-        let out_format = storages[place.storage].format;
-        let bytes = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
         let means = if centre { Some(rk.scratch("mean", lane, true)?) } else { None };
         let factors = rk.scratch("factor", lane, true)?;
-        let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
+        let outlets = rk.outlets(&sinks)?;
         let depth = rk.depth();
         rk.kb.open(depth);
         let tree = |code: &mut Code| -> Lowered<Reg> {
@@ -520,16 +542,55 @@ impl Lowering<'_> {
             let bias = load(&mut code, lane, 2)?;
             value = code.binary(SeBinary::Add, lane, value, bias)?;
         }
-        let dims = stream_dims(&rk.rows.nest, &out_at, &out_tile.slot_strides());
-        let view = rk.kb.local(out_format, None, None, &dims)?;
-        streams.push(Stream { operand: Operand::new(y, Action::Push, view), mode: ScaleMode::Floor });
-        code.ops.push(SeOp::Store { stream: (streams.len() - 1) as u8, lane, src: value });
+        for outlet in &outlets {
+            code.ops.push(SeOp::Store { stream: streams.len() as u8, lane, src: value });
+            streams.push(outlet.stream);
+        }
         let body = code.take();
         rk.run("scale", false, streams, code, Sections { body, ..Sections::default() });
-        rk.kb.store(y, &out_tile)?;
+        for outlet in &outlets {
+            outlet.store(&mut rk.kb)?;
+        }
         self.finish_rows(rk, depth)?;
-        self.places[result] = Some(place);
+        self.take_places(result, sinks);
         Ok(())
+    }
+
+    /// An element-wise expression whose result is quantised in the same kernel, row by row.
+    pub fn map_rows(&mut self, expr: &Expr, sinks: &mut Sinks) -> Lowered {
+        let axis = sinks.grouped.first().map(|g| g.axis);
+        let walked: Vec<bool> = (0..expr.shape.rank()).map(|d| Some(d) == axis).collect();
+        let live = live_bytes(expr, 4 + 4 * sinks.grouped.len() as u64);
+        let rows = match Rows::new(self, expr, &sinks.plain.strides, &walked, live) {
+            Ok(rows) if expr.leaves.len() + 1 + sinks.grouped.len() <= MAX_STREAMS => rows,
+            // Rows that are too long, or too many operands: the copies get kernels of their own.
+            Ok(_) | Err(_) => {
+                sinks.retain(|_| false);
+                return self.map("map", expr, &sinks.plain.clone());
+            }
+        };
+        sinks.retain(|sink| rows.groups_fit(sink).is_some());
+        let storages = self.storages.clone();
+        let storage_of = |s| storages[s].clone();
+        let mut rk = RowKernel::new("map", rows, expr, &storage_of)?;
+        let outlets = rk.outlets(sinks)?;
+        let depth = rk.depth();
+        rk.kb.open(depth);
+        let mut streams = (0..expr.leaves.len()).map(|i| rk.leaf(i, true)).collect::<Lowered<Vec<_>>>()?;
+        let mut code = Code::default();
+        let numbers: Vec<u8> = (0..expr.leaves.len() as u8).collect();
+        let value = compile(expr, &mut code, &numbers, Hero::None, &|_| 0)?;
+        let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+        for outlet in &outlets {
+            code.ops.push(SeOp::Store { stream: streams.len() as u8, lane: lane(elem), src: value });
+            streams.push(outlet.stream);
+        }
+        let body = code.take();
+        rk.run("map", false, streams, code, Sections { body, ..Sections::default() });
+        for outlet in &outlets {
+            outlet.store(&mut rk.kb)?;
+        }
+        self.finish_rows(rk, depth)
     }
 
     /// `mx_quantize`: the operand's expression is stored to a grouped slot, which the SE quantises by whole groups.

@@ -9,6 +9,7 @@ use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::files;
 use lacuna_driver::report::{self, Report};
+use lacuna_driver::selection;
 
 /// Bytes of the object file.
 ///
@@ -36,7 +37,7 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         + object.entries.iter().map(|e| e.code.len()).sum::<usize>();
     let n_launches: usize = object.entries.iter().map(|e| e.launches.len()).sum();
     let weight_bytes = object.weights.bytes().len() as u64;
-    let text = format!(
+    let mut text = format!(
         "{}: {} for {}, {}\n{} kernels, {} launches, {} instructions; {} weights in {}; {} of HBM, {} of shared SRAM\n\
          compiled in {:.2} s\n",
         output.display(),
@@ -52,6 +53,10 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         report::bytes(object.sram_bytes),
         compiled.seconds,
     );
+    if let Some(chosen) = &compiled.selection {
+        text += &selection::text(chosen);
+        text += &selection::weights_text(&compiled.weights);
+    }
     let json = json!({
         "ok": true,
         "output": output,
@@ -64,6 +69,9 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         "kernels": object.kernels.len(),
         "launches": n_launches,
         "instructions": n_instructions,
+        "weights": selection::weights_json(&compiled.weights),
+        "four_bit_weights": selection::four_bit_share(&compiled.weights),
+        "selection": compiled.selection.as_ref().map(selection::json),
         "seconds": compiled.seconds,
     });
     let kept = compiled.assignments.iter().filter_map(|a| a.kept.map(|reason| (a, reason)));

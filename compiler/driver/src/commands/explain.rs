@@ -1,14 +1,13 @@
-//! `lacuna explain`: what a diagnostic code means, or what the optimiser did to a model.
+//! `lacuna explain`: what a diagnostic code means; of a model, see [`super::explain_model`].
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Context, Model, Settings};
+use super::Context;
 use crate::cli;
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
-use lacuna_driver::pipeline::Compiled;
 use lacuna_driver::report::Report;
 
 /// Runs the command.
@@ -28,11 +27,7 @@ pub fn run(args: &cli::Explain, context: &Context) -> Result<Report, Failed> {
         let hint = "lacuna explain --all lists every code";
         return Err(Diagnostic::new(codes::NO_CODE, format!("`{subject}`")).hint(hint).into());
     }
-    let settings = Settings::new(&args.options)?;
-    let path = Path::new(subject);
-    let path = if path.is_dir() { path.join("model.onnx") } else { path.to_owned() };
-    let compiled = settings.compile(&Model::read(&path)?, context, None)?;
-    Ok(rewrites(&compiled))
+    super::explain_model::run(Path::new(subject), args, context)
 }
 
 fn every_code(markdown: bool) -> Report {
@@ -53,56 +48,4 @@ fn every_code(markdown: bool) -> Report {
         .map(|(code, title, text)| json!({ "code": code, "title": title, "explanation": text }))
         .collect();
     Report::new(text, json!({ "ok": true, "codes": json }))
-}
-
-fn rewrites(compiled: &Compiled) -> Report {
-    let node = |o: &lacuna_ir::OriginId| compiled.imported.origins[*o].node.clone();
-    let mut text = compiled.report.to_string();
-    let mut applied = Vec::new();
-    for a in &compiled.report.applied {
-        let nodes: Vec<String> = a.origins.iter().map(node).collect();
-        text += &format!("\n{}  [{}]\n  {}\n  {}\n", a.rule, nodes.join(", "), a.before, a.after);
-        applied.push(json!({ "rule": a.rule, "before": a.before, "after": a.after, "nodes": nodes }));
-    }
-    if !compiled.assignments.is_empty() {
-        text += "\nformats of contractions\n";
-    }
-    let mut formats = Vec::new();
-    for a in &compiled.assignments {
-        let nodes: Vec<String> = a.origins.iter().map(node).collect();
-        let [x, y] = a.formats.map(|f| f.to_string());
-        let kept = a.kept.map_or_else(String::new, |reason| format!(", kept: {reason}"));
-        text += &format!("  {x} x {y}  [{}]{kept}\n", nodes.join(", "));
-        formats.push(json!({ "nodes": nodes, "formats": [x, y], "kept": a.kept }));
-    }
-    if !compiled.refined.is_empty() {
-        text += "\nweights\n";
-    }
-    let mut weights = Vec::new();
-    for w in &compiled.refined {
-        let nodes: Vec<String> = w.origins.iter().map(node).collect();
-        let rotated = if w.rotated { ", rotated" } else { "" };
-        let note = w.note.map_or_else(String::new, |note| format!(", {note}"));
-        let (density, sqnr) = (w.density_percent, w.sqnr_db);
-        text += &format!("  {sqnr:.2} dB, {density:.1}% non-zero{rotated}  [{}]{note}\n", nodes.join(", "));
-        weights.push(json!({
-            "nodes": nodes,
-            "sqnr_db": sqnr,
-            "density_percent": density,
-            "rotated": w.rotated,
-            "note": w.note,
-        }));
-    }
-    let report = &compiled.report;
-    let json = json!({
-        "ok": true,
-        "nodes_before": report.n_nodes.0,
-        "nodes_after": report.n_nodes.1,
-        "cost_before": report.cost.0,
-        "cost_after": report.cost.1,
-        "rewrites": applied,
-        "formats": formats,
-        "weights": weights,
-    });
-    Report::new(text, json)
 }

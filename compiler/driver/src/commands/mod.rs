@@ -4,6 +4,7 @@ mod asm;
 mod compile;
 mod disasm;
 mod explain;
+mod explain_model;
 mod inspect;
 mod ops;
 mod profile;
@@ -13,6 +14,7 @@ mod verify;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lacuna_isa::Blob;
 use lacuna_isa::object::Object;
@@ -20,9 +22,9 @@ use lacuna_isa::target::Target;
 use lacuna_isa::target_file::DEFAULT_TARGET;
 use lacuna_onnx::Literal;
 use lacuna_optimize::weights::Rounding;
-use lacuna_optimize::{Precision, WeightOptions};
+use lacuna_optimize::{Budget, Precision, WeightOptions};
 
-use crate::cli::{Cli, Command, CompileOptions, PrecisionArg};
+use crate::cli::{Cli, Command, CompileOptions};
 use lacuna_driver::calibration::Calibration;
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
@@ -31,7 +33,9 @@ use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{Compiled, Request, Stage, Watch};
 use lacuna_driver::progress::Progress;
 use lacuna_driver::report::Report;
+use lacuna_driver::selection::SelectionRequest;
 use lacuna_driver::tensors;
+use lacuna_driver::testset::{self, DataSet};
 
 /// What every command gets.
 pub struct Context {
@@ -91,12 +95,13 @@ fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Dia
     let other_target = ![DEFAULT_TARGET, object.target.as_str()].contains(&options.target.as_str());
     let given = [
         named(other_target, "--target"),
-        named(options.precision != PrecisionArg::Fixed(Precision::F32), "--precision"),
+        named(options.precision != Precision::F32, "--precision"),
         named(!options.dims.is_empty(), "--dim"),
         named(!options.bindings.is_empty(), "--bind"),
         named(!options.state.is_empty(), "--state"),
         named(options.min_sqnr.is_some(), "--min-sqnr"),
         named(options.max_drop.is_some(), "--max-drop"),
+        named(options.max_bytes.is_some(), "--max-bytes"),
         named(options.calibrate.is_some(), "--calibrate"),
     ];
     let given: Vec<&str> = given.into_iter().flatten().chain(options.weights.options().1).collect();
@@ -114,12 +119,75 @@ struct Settings {
     precision: Precision,
     dims: BTreeMap<String, u64>,
     bindings: BTreeMap<String, Literal>,
+    budget: Option<Budget>,
+    /// Data to measure errors on, and whether `--calibrate` names it.
+    data: (Arc<[DataSet]>, bool),
     weights: WeightOptions,
+    /// What techniques of weights measure on.
     calibration: Option<Calibration>,
 }
 
+/// The budget of `--precision auto`; the grammar admits one at most.
+///
+/// # Errors
+/// L0001 when there is one for another precision.
+fn budget(options: &CompileOptions) -> Result<Option<Budget>, Diagnostic> {
+    let given = [
+        options.min_sqnr.map(|db| ("--min-sqnr", Budget::MinSqnr(db))),
+        options.max_drop.map(|points| ("--max-drop", Budget::MaxDrop(points))),
+        options.max_bytes.map(|bytes| ("--max-bytes", Budget::MaxBytes(bytes))),
+    ];
+    let Some((name, budget)) = given.into_iter().flatten().next() else { return Ok(None) };
+    if options.precision == Precision::Auto {
+        return Ok(Some(budget));
+    }
+    let reason = format!("{name} has no effect with --precision {}", options.precision);
+    Err(Diagnostic::new(codes::USAGE, reason).hint("the budget is for --precision auto"))
+}
+
+/// The techniques of weights.
+///
+/// # Errors
+/// L0001 when one has no effect at the precision, or measures and there is nothing to measure on.
+fn weights(options: &CompileOptions) -> Result<WeightOptions, Diagnostic> {
+    let usage = |reason: String, hint: &str| Err(Diagnostic::new(codes::USAGE, reason).hint(hint));
+    let (weights, given) = options.weights.options();
+    let precision = options.precision;
+    let has_scales = match precision {
+        Precision::F32 | Precision::Bf16 => false,
+        Precision::Mx { .. } | Precision::Auto => true,
+    };
+    let of_scales = |name: &&&str| ["--scale-mode", "--scale-search", "--hadamard"].contains(*name);
+    if let Some(name) = given.iter().find(of_scales).filter(|_| !has_scales) {
+        let reason = format!("{name} has no effect with --precision {precision}");
+        return usage(reason, "choose a format with scales, such as mxfp8");
+    }
+    if precision == Precision::F32 && weights.rounding != Rounding::Nearest && weights.prune.is_none() {
+        let reason = format!("--rounding {} has no effect with --precision f32", weights.rounding);
+        return usage(reason, "choose a format that rounds, such as mxfp8, or --prune");
+    }
+    if weights.needs_calibration() && options.calibrate.is_none() {
+        let reason = "--rounding compensated and corrected, and --prune-by calibration, measure on inputs";
+        return usage(reason.to_owned(), "name a folder with test_data_set_* by --calibrate DIR");
+    }
+    Ok(weights)
+}
+
 impl Settings {
+    /// The settings of a command that does not measure errors unless the precision asks for it.
     fn new(options: &CompileOptions) -> Result<Settings, Failed> {
+        let measures = options.precision == Precision::Auto || !options.weights.options().0.is_plain();
+        if options.calibrate.is_some() && !measures {
+            let reason = format!("--calibrate has no effect with --precision {}", options.precision);
+            let hint =
+                "data is for --precision auto and for techniques of weights such as --rounding compensated";
+            return Err(Diagnostic::new(codes::USAGE, reason).hint(hint).into());
+        }
+        Settings::measuring(options)
+    }
+
+    /// The settings of a command that measures errors at any precision.
+    fn measuring(options: &CompileOptions) -> Result<Settings, Failed> {
         let mut missing = Vec::new();
         let mut unless = |absent: bool, what: &str, hint: &str| {
             if !absent {
@@ -131,57 +199,37 @@ impl Settings {
             "--state: state that stays in device memory across calls",
             "pass the state as inputs and outputs of the model",
         );
-        let fixed = "choose one of f32, bf16, mxfp8, mxfp6, mxfp4, mxint8 or WEIGHTS:ACTIVATIONS";
-        unless(options.precision != PrecisionArg::Auto, "--precision auto", fixed);
-        unless(options.min_sqnr.is_none(), "--min-sqnr", fixed);
-        unless(options.max_drop.is_none(), "--max-drop", fixed);
         if !missing.is_empty() {
             return Err(Failed(missing));
         }
-        let PrecisionArg::Fixed(precision) = options.precision else {
-            unreachable!("`auto` was refused above")
-        };
-        let (weights, given) = options.weights.options();
-        let scales = precision == Precision::F32 || precision == Precision::Bf16;
-        if let Some(name) = given
-            .iter()
-            .find(|&&name| scales && ["--scale-mode", "--scale-search", "--hadamard"].contains(&name))
-        {
-            let reason = format!("{name} has no effect with --precision {precision}");
-            return Err(Diagnostic::new(codes::USAGE, reason)
-                .hint("choose a format with scales, such as mxfp8")
-                .into());
-        }
-        if precision == Precision::F32 && weights.rounding != Rounding::Nearest && weights.prune.is_none() {
-            let reason = "--rounding compensated has no effect with --precision f32 and without --prune";
-            return Err(Diagnostic::new(codes::USAGE, reason).into());
-        }
-        if weights.needs_calibration() && options.calibrate.is_none() {
-            let reason = "--rounding compensated and --prune-by calibration measure on inputs";
-            return Err(Diagnostic::new(codes::USAGE, reason)
-                .hint("name a folder with test_data_set_* by --calibrate DIR")
-                .into());
-        }
-        if weights.is_plain() && options.calibrate.is_some() {
-            let reason = "--calibrate has no effect: nothing that was asked for measures on inputs";
-            return Err(Diagnostic::new(codes::USAGE, reason).hint("try --rounding compensated").into());
-        }
-        let calibration = options.calibrate.as_deref().map(Calibration::read).transpose()?;
+        let budget = budget(options)?;
+        let weights = weights(options)?;
+        let data = options.calibrate.as_deref().map(testset::calibration).transpose()?;
+        let calibration = data.clone().filter(|_| !weights.is_plain()).map(Calibration::new);
         let mut bindings = BTreeMap::new();
         for (name, path) in &options.bindings {
             bindings.insert(name.clone(), tensors::read(path)?.1);
         }
         Ok(Settings {
             target: exec::target(&options.target)?,
-            precision,
+            precision: options.precision,
             dims: options.dims.iter().cloned().collect(),
             bindings,
             weights,
             calibration,
+            budget,
+            data: (data.as_deref().unwrap_or_default().into(), data.is_some()),
         })
     }
 
-    fn request<'a>(&'a self, model: &'a Model) -> Request<'a> {
+    /// Takes test data to measure errors on, unless `--calibrate` gave other data.
+    fn calibrate_on(&mut self, sets: &[DataSet]) {
+        if !self.data.1 {
+            self.data.0 = sets.into();
+        }
+    }
+
+    fn request<'a>(&'a self, model: &'a Model, threads: usize) -> Request<'a> {
         Request {
             path: &model.path,
             model: model.blob.clone(),
@@ -192,6 +240,12 @@ impl Settings {
             precision: self.precision,
             weights: self.weights,
             calibration: self.calibration.as_ref(),
+            selection: SelectionRequest {
+                budget: self.budget,
+                data: self.data.0.clone(),
+                data_must_fit: self.data.1,
+                threads,
+            },
         }
     }
 
@@ -202,7 +256,7 @@ impl Settings {
         dump: Option<&'a mut dyn FnMut(Stage, String)>,
     ) -> Result<Compiled, Failed> {
         lacuna_driver::pipeline::compile(
-            &self.request(model),
+            &self.request(model, context.threads),
             &mut Watch { progress: &context.progress, dump },
         )
     }

@@ -11,6 +11,7 @@ use lacuna_isa::format::GroupFormat;
 use lacuna_isa::object::{EntryPoint, Object};
 use lacuna_onnx::Literal;
 use lacuna_optimize::Precision;
+use serde_json::Value;
 use serde_json::json;
 
 use super::{Context, Model, Settings};
@@ -23,7 +24,9 @@ use lacuna_driver::exec::{self, Program, port_type};
 use lacuna_driver::pipeline::Watch;
 use lacuna_driver::random;
 use lacuna_driver::report::{self, Report};
+use lacuna_driver::selection;
 use lacuna_driver::testset::{DataSet, Signature, TestSet};
+use lacuna_optimize::{Budget, WeightShare};
 
 /// An input of a few elements may determine a shape; larger ones never do.
 const MAX_BOUND_ELEMENTS: u64 = 64;
@@ -38,6 +41,12 @@ struct Totals {
     run_seconds: f64,
     bound: Vec<String>,
     warnings: Vec<String>,
+    /// Formats of the weights; empty for an object file, which does not say.
+    weights: Vec<WeightShare>,
+    /// What `--precision auto` chose: text and JSON.
+    selection: Option<(String, Value)>,
+    /// What the outputs are held to, once a choice decides it.
+    budget: Option<Budget>,
 }
 
 /// Runs the command.
@@ -54,7 +63,9 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
     let set = TestSet::find(&args.model)?;
     let same =
         |a: &Path, b: &Path| a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
-    let held_out = args.options.calibrate.as_deref().is_some_and(|folder| same(folder, &args.model));
+    let held_out = settings.calibration.is_some()
+        && settings.precision != Precision::Auto
+        && args.options.calibrate.as_deref().is_some_and(|folder| same(folder, &args.model));
     let model = Model::read(&set.model)?;
     let mut totals = Totals::default();
     if set.has_data() {
@@ -66,24 +77,45 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
                 settings.calibration = Some(calibration.half(half.other())?);
             }
             let subject =
-                Subject { model: &model, settings: &settings, given: args.object.as_deref(), scored };
-            with_data(&set, &subject, criterion, context, &mut totals)?;
+                Subject { model: &model, settings: &mut settings, given: args.object.as_deref(), scored };
+            with_data(&set, subject, criterion, context, &mut totals)?;
         }
     } else {
         with_evaluator(&model, &settings, args, criterion, context, &mut totals)?;
     }
     let reference = if set.has_data() { "reference outputs" } else { "the IR evaluator on random inputs" };
+    let criterion = held_to(criterion, &totals);
     Ok(report(totals, &settings, criterion, reference, held_out))
 }
 
 /// What is verified.
 struct Subject<'a> {
     model: &'a Model,
-    settings: &'a Settings,
+    settings: &'a mut Settings,
     /// An object file to take instead of compiling.
     given: Option<&'a Path>,
     /// The samples that are scored; all of them if absent.
     scored: Option<Half>,
+}
+
+/// The criterion of a budget, unless another was given: agreement where no labels say what accuracy is.
+fn held_to(criterion: Criterion, totals: &Totals) -> Criterion {
+    match (criterion, totals.budget) {
+        (Criterion::Report, Some(Budget::MinSqnr(min_db))) => Criterion::Sqnr { min_db },
+        (Criterion::Report, Some(Budget::MaxDrop(points))) if totals.accuracy.percent().is_none() => {
+            Criterion::Agreement { min_percent: 100.0 - points }
+        }
+        (criterion, _) => criterion,
+    }
+}
+
+/// Why accuracy is below what the budget allows, if so.
+fn lost(totals: &Totals) -> Option<String> {
+    let Some(Budget::MaxDrop(points)) = totals.budget else { return None };
+    let (found, expected) = (totals.accuracy.percent()?, totals.reference_accuracy.percent()?);
+    // A tenth of a millionth of a point is rounding.
+    let lost = Some(expected - found).filter(|lost| *lost > points + 1e-7)?;
+    Some(format!("accuracy is {lost:.2} points below the reference, more than {points}"))
 }
 
 /// f32 must be close; mxfp8 must predict the same in 99 of 100 cases; other precisions, and pruned weights, are
@@ -95,7 +127,7 @@ fn criterion(args: &cli::Verify, settings: &Settings) -> Criterion {
         (None, _) if settings.weights.prune.is_some() => Criterion::Report,
         (None, Precision::F32) => Criterion::Close { atol: args.atol, rtol: args.rtol },
         (None, p) if p == mxfp8 => Criterion::Agreement { min_percent: 99.0 },
-        (None, Precision::Bf16 | Precision::Mx { .. }) => Criterion::Report,
+        (None, Precision::Bf16 | Precision::Mx { .. } | Precision::Auto) => Criterion::Report,
     }
 }
 
@@ -109,33 +141,40 @@ fn subject(
 ) -> Result<(Object, Module), Failed> {
     if let Some(path) = given {
         let mut watch = Watch { progress: &context.progress, dump: None };
-        let (module, warnings) = lacuna_driver::pipeline::import(&settings.request(model), &mut watch)?;
+        let (module, warnings) =
+            lacuna_driver::pipeline::import(&settings.request(model, context.threads), &mut watch)?;
         totals.warnings.extend(warnings);
         return Ok((exec::read(path)?, module));
     }
     let compiled = settings.compile(model, context, None)?;
     totals.compile_seconds += compiled.seconds;
     totals.warnings.extend(compiled.warnings);
+    totals.weights = compiled.weights;
+    if let Some(chosen) = &compiled.selection {
+        totals.budget = Some(chosen.budget);
+        totals.selection = Some((selection::text(chosen), selection::json(chosen)));
+    }
     Ok((compiled.object, compiled.imported))
 }
 
 fn with_data(
     set: &TestSet,
-    subject_of: &Subject<'_>,
+    subject_of: Subject<'_>,
     criterion: Criterion,
     context: &Context,
     totals: &mut Totals,
 ) -> Result<(), Failed> {
-    let &Subject { model, settings, given, scored } = subject_of;
+    let Subject { model, settings, given, scored } = subject_of;
     let loaded = match set.load() {
         Ok(loaded) => loaded,
         Err(bad) => {
             // A model that is refused anyway says more than test data that goes with it.
             let mut watch = Watch { progress: &context.progress, dump: None };
-            lacuna_driver::pipeline::import(&settings.request(model), &mut watch)?;
+            lacuna_driver::pipeline::import(&settings.request(model, context.threads), &mut watch)?;
             return Err(bad.into());
         }
     };
+    settings.calibrate_on(&loaded);
     let mut current: Option<(BTreeMap<String, u64>, Object)> = None;
     for data in &loaded {
         let (settings, bound) = bind(model, settings, data, context);
@@ -159,7 +198,12 @@ fn with_data(
 /// Dimensions read off the data, and bindings for inputs that determine a shape; returns the names of the latter.
 ///
 /// Inputs are bound only where the importer asks for constants: first integers, then every small input.
-fn bind(model: &Model, settings: &Settings, data: &DataSet, context: &Context) -> (Settings, Vec<String>) {
+pub(super) fn bind(
+    model: &Model,
+    settings: &Settings,
+    data: &DataSet,
+    context: &Context,
+) -> (Settings, Vec<String>) {
     let mut settings = settings.clone();
     let Some(signature) = Signature::read(&model.blob) else { return (settings, Vec::new()) };
     for (name, size) in signature.dims(data) {
@@ -168,7 +212,7 @@ fn bind(model: &Model, settings: &Settings, data: &DataSet, context: &Context) -
     let needs_constants = |settings: &Settings| {
         let mut watch = Watch { progress: &context.progress, dump: None };
         let not_constant = lacuna_onnx::codes::NOT_CONSTANT.code;
-        let result = lacuna_driver::pipeline::import(&settings.request(model), &mut watch);
+        let result = lacuna_driver::pipeline::import(&settings.request(model, context.threads), &mut watch);
         result.is_err_and(|failed| failed.0.iter().any(|d| d.code == not_constant))
     };
     if !needs_constants(&settings) {
@@ -339,11 +383,12 @@ fn report(
     reference: &str,
     held_out: bool,
 ) -> Report {
-    let violations: Vec<String> = totals
+    let mut violations: Vec<String> = totals
         .outputs
         .iter()
         .filter_map(|o| o.violation(criterion).map(|what| format!("{}: {what}", o.name)))
         .collect();
+    violations.extend(lost(&totals));
     let ok = violations.is_empty();
     let rows = totals.outputs.iter().map(OutputStats::row);
     let header = ["output", "max abs err", "max rel err", "SQNR", "top-1 agreement", "of all positions"];
@@ -368,8 +413,18 @@ fn report(
     let rule = match criterion {
         Criterion::Close { atol, rtol } => format!("|a - b| <= {atol} + {rtol} |b|"),
         Criterion::Agreement { min_percent } => format!("top-1 agreement of at least {min_percent}%"),
-        Criterion::Report => "none at this precision".to_owned(),
+        Criterion::Sqnr { min_db } => format!("SQNR of at least {min_db} dB"),
+        Criterion::Report => match totals.budget {
+            Some(Budget::MaxDrop(points)) => format!("at most {points} points of accuracy lost"),
+            Some(Budget::MinSqnr(_) | Budget::MaxBytes(_)) | None => "none at this precision".to_owned(),
+        },
     };
+    if let Some((chosen, _)) = &totals.selection {
+        text += chosen;
+    }
+    if !totals.weights.is_empty() && settings.precision != Precision::F32 {
+        text += &selection::weights_text(&totals.weights);
+    }
     text += &format!(
         "{} for {}, {}, against {reference}; bound: {rule}\ncompiled in {:.2} s, ran in {:.2} s\n",
         if ok { "holds" } else { "DIFFERS" },
@@ -391,6 +446,9 @@ fn report(
         "accuracy": accuracy,
         "reference_accuracy": totals.reference_accuracy.percent(),
         "bound_inputs": totals.bound,
+        "weights": selection::weights_json(&totals.weights),
+        "four_bit_weights": selection::four_bit_share(&totals.weights),
+        "selection": totals.selection.map(|(_, json)| json),
         "compile_seconds": totals.compile_seconds,
         "run_seconds": totals.run_seconds,
     });

@@ -5,4 +5,5 @@ mod cli;
 mod common;
 mod pipeline;
 mod profile;
+mod selection;
 mod weights;

@@ -26,7 +26,7 @@ fn pruned_weights_run_sparse_and_keep_their_accuracy() {
 
     let explain = [&["explain", model][..], &options, &rounding].concat();
     let (_, report) = json_in(at, &explain);
-    let weights = report["weights"].as_array().unwrap();
+    let weights = report["refined"].as_array().unwrap();
     let pruned = weights.iter().filter(|w| w["density_percent"].as_f64().unwrap() <= 50.0).count();
     assert_eq!((weights.len(), pruned), (5, 4), "{report}");
 }

@@ -28,7 +28,12 @@ impl WeightOptions {
         self.rounding != Rounding::Nearest || self.prune.is_some_and(|p| p.by == PruneBy::Calibration)
     }
 
-    /// Whether anything but plain rounding is asked for.
+    /// Plain rounding by the same scale modes.
+    pub fn plain(self) -> WeightOptions {
+        WeightOptions { scale_modes: self.scale_modes, ..WeightOptions::default() }
+    }
+
+    /// Whether nothing but plain rounding is asked for.
     pub fn is_plain(&self) -> bool {
         let WeightOptions { rounding, scale_modes: _, scale_search, prune, hadamard } = *self;
         rounding == Rounding::Nearest && !scale_search && prune.is_none() && !hadamard

@@ -1,0 +1,274 @@
+//! `--precision auto`: the budget, the data it is judged on, and what is reported of the choice.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lacuna_ir::{Blob, Module};
+use lacuna_isa::format::Format;
+use lacuna_optimize::{Budget, Options, ParetoPoint, SelectError, Selected, Survey, Verdict, WeightShare};
+use serde_json::{Value, json};
+
+use crate::codes;
+use crate::diagnostics::{Diagnostic, Failed};
+use crate::measure::{Failure, Interpreter};
+use crate::pipeline::{Request, unselected};
+use crate::progress::Progress;
+use crate::report;
+use crate::testset::DataSet;
+
+/// Points of accuracy that may be lost unless a budget is given and where the data can tell.
+pub const DEFAULT_MAX_DROP: f64 = 0.5;
+/// Signal to noise in dB that is asked for unless a budget is given and where accuracy cannot be judged.
+pub const DEFAULT_MIN_SQNR: f64 = 20.0;
+
+/// What the command line says of the choice.
+#[derive(Clone, Debug, Default)]
+pub struct SelectionRequest {
+    /// The budget, if one is given.
+    pub budget: Option<Budget>,
+    /// Data to measure on; random inputs if there is none that fits.
+    pub data: Arc<[DataSet]>,
+    /// Whether data that does not fit the model is an error.
+    pub data_must_fit: bool,
+    /// Threads of the interpreter; 0 takes one per core.
+    pub threads: usize,
+}
+
+/// A choice with everything that it was made from.
+pub struct Selection {
+    /// The budget.
+    pub budget: Budget,
+    /// The candidates.
+    pub survey: Survey,
+    /// What was chosen and why.
+    pub verdict: Verdict,
+    /// Whether sensitivities come from random inputs.
+    pub is_random: bool,
+    /// Seconds that the choice took without its measurements.
+    pub solve_seconds: f64,
+}
+
+/// The interpreter for the entry of a module, on the data of the request.
+///
+/// # Errors
+/// As [`Interpreter::new`].
+pub fn interpreter<'a>(
+    module: &Module,
+    request: &'a Request<'_>,
+    progress: &'a Progress,
+) -> Result<Interpreter<'a>, Failed> {
+    let wanted = &request.selection;
+    let bound = |name: &str| -> Option<Blob> { request.bindings.get(name).map(|l| l.data.clone()) };
+    Interpreter::new(
+        module,
+        request.target,
+        progress,
+        wanted.threads,
+        &wanted.data,
+        wanted.data_must_fit,
+        &bound,
+    )
+}
+
+/// The candidates of every contraction of a module after the exact phase.
+///
+/// # Errors
+/// When the reference cannot be run.
+pub fn survey(
+    optimized: &Module,
+    request: &Request<'_>,
+    options: &Options,
+    interpreter: &mut Interpreter<'_>,
+) -> Result<Survey, Failed> {
+    Survey::new(optimized, request.target, options, interpreter).map_err(failed)
+}
+
+/// Chooses formats under the budget of the request.
+///
+/// # Errors
+/// L0019 when nothing is within the budget, L0020 when the data cannot judge it, and those of running the model.
+pub fn choose(
+    optimized: &Module,
+    request: &Request<'_>,
+    options: &Options,
+    progress: &Progress,
+) -> Result<(Selected, Selection), Failed> {
+    let started = Instant::now();
+    let mut interpreter = interpreter(optimized, request, progress)?;
+    let mut survey = survey(optimized, request, options, &mut interpreter)?;
+    let budget = match request.selection.budget {
+        Some(budget) => budget,
+        None => default_budget(&survey, &interpreter),
+    };
+    let chosen = survey.choose(budget, &mut interpreter).map_err(failed)?;
+    let (mut selected, verdict) = (chosen.selected, chosen.verdict);
+    let is_random = interpreter.is_random;
+    let solve_seconds = started.elapsed().saturating_sub(interpreter.spent).as_secs_f64();
+    if is_random {
+        let warning = "errors were measured on random inputs; --calibrate DIR measures them on real ones";
+        selected.warnings.push(warning.to_owned());
+    }
+    if let Some(name) = &verdict.uniform {
+        selected
+            .warnings
+            .push(format!("the machine model prefers {name} everywhere to the solution, so that is taken"));
+    }
+    Ok((selected, Selection { budget, survey, verdict, is_random, solve_seconds }))
+}
+
+fn default_budget(survey: &Survey, interpreter: &Interpreter<'_>) -> Budget {
+    let judged = survey.judged(interpreter).filter(|_| !interpreter.is_random);
+    let resolves = judged.is_some_and(|d| 100.0 / d.n_judged.max(1) as f64 <= DEFAULT_MAX_DROP);
+    if resolves { Budget::MaxDrop(DEFAULT_MAX_DROP) } else { Budget::MinSqnr(DEFAULT_MIN_SQNR) }
+}
+
+/// The findings of a choice that failed.
+pub fn failed(error: SelectError<Failure>) -> Failed {
+    let judge = "bound the error itself with --min-sqnr DB";
+    match error {
+        SelectError::Measure(failure) => failure.0,
+        SelectError::Optimize(e) => unselected(e),
+        SelectError::NoClasses => Diagnostic::new(codes::UNJUDGED, error.to_string()).hint(judge).into(),
+        SelectError::TooFew { step, .. } => {
+            let hint = format!(
+                "give more data with --calibrate DIR, allow --max-drop {:.2}, or {judge}",
+                step + 0.005
+            );
+            Diagnostic::new(codes::UNJUDGED, error.to_string()).hint(hint).into()
+        }
+        SelectError::OverBudget { .. } => {
+            let hint = "allow more error, or more bytes";
+            Diagnostic::new(codes::BUDGET, error.to_string()).hint(hint).into()
+        }
+    }
+}
+
+/// A budget as it was asked for.
+pub fn budget_text(budget: Budget) -> String {
+    match budget {
+        Budget::MinSqnr(db) => format!("SQNR of at least {db} dB"),
+        Budget::MaxDrop(points) => format!("at most {points} points of accuracy lost"),
+        Budget::MaxBytes(bytes) => format!("weights of at most {}", report::bytes(bytes)),
+    }
+}
+
+/// Decibels for people.
+pub fn decibels(db: f64) -> String {
+    if db.is_finite() { format!("{db:.1} dB") } else { "exact".to_owned() }
+}
+
+/// What accuracy was lost, for people.
+pub fn drop_text(point: &ParetoPoint) -> String {
+    match point.drop {
+        None => "-".to_owned(),
+        Some(drop) if drop.points <= 0.0 => "0".to_owned(),
+        Some(drop) => format!("{:.2}", drop.points),
+    }
+}
+
+/// Share of weights in formats of at most four bits for each element.
+pub fn four_bit_share(weights: &[WeightShare]) -> f64 {
+    let all: u64 = weights.iter().map(|w| w.elements).sum();
+    let few = weights.iter().filter(|w| w.format.element().bits() <= 4);
+    let few: u64 = few.map(|w| w.elements).sum();
+    if all == 0 { 0.0 } else { few as f64 / all as f64 }
+}
+
+/// Formats of weights in one line.
+pub fn weights_text(weights: &[WeightShare]) -> String {
+    let all: u64 = weights.iter().map(|w| w.elements).sum();
+    let share = |w: &WeightShare| {
+        let percent = 100.0 * w.elements as f64 / all.max(1) as f64;
+        format!("{percent:.1}% {} ({})", w.format, report::bytes(w.bytes))
+    };
+    let shares: Vec<String> = weights.iter().map(share).collect();
+    format!("weights of contractions: {}\n", shares.join(", "))
+}
+
+/// Formats of weights for programs.
+pub fn weights_json(weights: &[WeightShare]) -> Value {
+    let all: u64 = weights.iter().map(|w| w.elements).sum();
+    let one = |w: &WeightShare| {
+        json!({
+            "format": w.format.to_string(),
+            "elements": w.elements,
+            "bytes": w.bytes,
+            "share": w.elements as f64 / all.max(1) as f64,
+        })
+    };
+    weights.iter().map(one).collect()
+}
+
+/// What a choice cost and lost, in a few lines.
+pub fn text(selection: &Selection) -> String {
+    let Verdict { point, tried, gap, n_runs, .. } = &selection.verdict;
+    let judged = match point.drop {
+        Some(drop) if drop.by_labels => {
+            format!("{} of {} samples' accuracy lost, ", drop_text(point), drop.n_judged)
+        }
+        Some(drop) => {
+            format!("{} points of agreement lost on {} positions, ", drop_text(point), drop.n_judged)
+        }
+        None => String::new(),
+    };
+    let judged = judged.replacen(" of ", " points of ", usize::from(point.drop.is_some_and(|d| d.by_labels)));
+    format!(
+        "budget: {}\nchosen: {judged}{} at the worst output (predicted {}); modelled {:.0} cycles of contractions, {} of the \
+         machine model in all\n{} forward passes, {} joint choices tried; at most {:.2}% from the modelled optimum; \
+         {:.2} s without measurements\n",
+        budget_text(selection.budget),
+        decibels(point.sqnr_db),
+        decibels(lacuna_optimize::sqnr_db(point.error)),
+        point.cycles,
+        point.machine.cycles,
+        n_runs,
+        tried.len(),
+        100.0 * gap,
+        selection.solve_seconds,
+    )
+}
+
+/// The same for programs.
+pub fn json(selection: &Selection) -> Value {
+    let verdict = &selection.verdict;
+    let (kind, value) = match selection.budget {
+        Budget::MinSqnr(db) => ("min_sqnr", json!(db)),
+        Budget::MaxDrop(points) => ("max_drop", json!(points)),
+        Budget::MaxBytes(bytes) => ("max_bytes", json!(bytes)),
+    };
+    let tried = verdict.tried.iter().map(
+        |(error, holds)| json!({ "predicted_sqnr_db": lacuna_optimize::sqnr_db(*error), "holds": holds }),
+    );
+    json!({
+        "budget": kind,
+        "budget_value": value,
+        "random_inputs": selection.is_random,
+        "forward_passes": verdict.n_runs,
+        "solve_seconds": selection.solve_seconds,
+        "tried": tried.collect::<Vec<_>>(),
+        "gap": verdict.gap,
+        "uniform": verdict.uniform,
+        "point": point_json(&verdict.point),
+    })
+}
+
+/// A choice with its figures for programs.
+pub fn point_json(point: &ParetoPoint) -> Value {
+    json!({
+        "modelled_cycles": point.cycles,
+        "cycles": point.machine.cycles,
+        "weight_bytes": point.machine.weight_bytes,
+        "hbm_bytes": point.machine.hbm_bytes,
+        "predicted_sqnr_db": lacuna_optimize::sqnr_db(point.error),
+        "sqnr_db": point.sqnr_db,
+        "drop": point.drop.map(|d| d.points),
+        "judged": point.drop.map(|d| d.n_judged),
+        "by_labels": point.drop.map(|d| d.by_labels),
+    })
+}
+
+/// Two formats as the command line names a precision: weights, then activations.
+pub fn pair_text(formats: [Format; 2], constant: [bool; 2]) -> String {
+    let [a, b] = if constant[0] && !constant[1] { [formats[1], formats[0]] } else { formats };
+    format!("{a} x {b}")
+}

@@ -1,0 +1,247 @@
+//! Rewriting a function: operands of contractions in the formats that were decided.
+
+use cranelift_entity::SecondaryMap;
+use indexmap::IndexMap;
+use lacuna_ir::{ElemType, Function, Module, NodeData, Op, OriginId, Value};
+use lacuna_isa::format::{Format, GroupFormat, ScalarType};
+
+use super::{Assignment, weights};
+use crate::constants::constant_values;
+use crate::emit::Emitter;
+use crate::options::Precision;
+use crate::weights::WeightOptions;
+use crate::zeros::summed_dims;
+
+/// The least number of input channels of a convolution that is grouped.
+const MIN_CHANNELS: u64 = 32;
+/// The least extent of a summed dimension that is grouped: below it, scales outweigh what elements save.
+const MIN_SUMMED: u64 = 16;
+
+/// What becomes of the operands of one contraction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Forms {
+    /// The format of each operand; `None` keeps it.
+    pub operands: [Option<Format>; 2],
+    /// Whether weights stay dense although their zeros follow a pattern.
+    pub dense: bool,
+}
+
+/// What one precision for all makes of a contraction, and why it keeps its formats if it does.
+pub fn uniform(
+    func: &Function,
+    node: &NodeData,
+    constant: [bool; 2],
+    precision: Precision,
+) -> (Forms, Option<&'static str>) {
+    let keep = |reason| (Forms::default(), reason);
+    let both = |operands: [Format; 2]| (Forms { operands: operands.map(Some), dense: false }, None);
+    match precision {
+        Precision::F32 | Precision::Auto => keep(None),
+        Precision::Bf16 => match castable(func, node) {
+            Ok(()) => both([Format::Scalar(ScalarType::Bf16); 2]),
+            Err(reason) => keep(Some(reason)),
+        },
+        Precision::Mx { weights, activations } => match grouped_axes(func, node) {
+            Ok(_) => both(constant.map(|c| Format::Grouped(if c { weights } else { activations }))),
+            Err(reason) => keep(Some(reason)),
+        },
+    }
+}
+
+/// Whether both operands are f32, or why the contraction is not narrowed.
+pub fn castable(func: &Function, node: &NodeData) -> Result<(), &'static str> {
+    let f32s = node.args.iter().all(|&a| func.ty(a).elem == ElemType::Scalar(ScalarType::F32));
+    if f32s { Ok(()) } else { Err("an operand is not f32") }
+}
+
+/// The dimension of each operand along which groups run, or why the contraction stays ungrouped.
+pub fn grouped_axes(func: &Function, node: &NodeData) -> Result<[u8; 2], &'static str> {
+    for &arg in &node.args {
+        match func.ty(arg).elem {
+            ElemType::Grouped { .. } => return Err("an operand is grouped already"),
+            ElemType::Scalar(ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16) => {}
+            ElemType::Scalar(_) => return Err("an operand is not f32, f16 or bf16"),
+        }
+    }
+    if let Op::Conv { attrs, .. } = &node.op {
+        if attrs.groups != 1 {
+            return Err("the convolution has groups");
+        }
+        if func.ty(node.args[0]).shape[attrs.x[1] as usize] < MIN_CHANNELS {
+            return Err("the convolution has few input channels");
+        }
+        return Ok([attrs.x[1], attrs.w[1]]);
+    }
+    let [(0, a), (1, b)] = summed_dims(&node.op)[..] else {
+        return Err("not exactly one dimension is summed over");
+    };
+    if func.ty(node.args[0]).shape[a] < MIN_SUMMED {
+        return Err("the summed dimension is short");
+    }
+    Ok([a as u8, b as u8])
+}
+
+/// A conversion that several contractions may share.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Conversion {
+    Cast(ScalarType),
+    Group(GroupFormat, u8),
+}
+
+/// A function on its way to other formats.
+pub struct Converter<'a> {
+    module: &'a mut Module,
+    source: &'a Function,
+    weights: WeightOptions,
+    constant: SecondaryMap<Value, bool>,
+    /// The new function.
+    pub out: Emitter,
+    values: SecondaryMap<Value, Option<Value>>,
+    converted: IndexMap<(Value, Conversion), Value>,
+}
+
+impl<'a> Converter<'a> {
+    /// Nothing but the parameters of `source`, a function of `module`.
+    pub fn new(module: &'a mut Module, source: &'a Function, weights: WeightOptions) -> Converter<'a> {
+        let mut this = Converter {
+            module,
+            source,
+            weights,
+            constant: constant_values(source),
+            out: Emitter::new(source),
+            values: SecondaryMap::new(),
+            converted: IndexMap::new(),
+        };
+        for (&old, new) in source.params.iter().zip(this.out.params.clone()) {
+            this.values[old] = Some(new);
+        }
+        this
+    }
+
+    /// The whole function, each contraction by `plan`, which is told the node and which operands are constant.
+    ///
+    /// # Errors
+    /// What contradicts, if a conversion does not fit; never for a verified module.
+    pub fn all(
+        &mut self,
+        mut plan: impl FnMut(&NodeData, [bool; 2]) -> (Forms, Option<&'static str>),
+        assignments: &mut Vec<Assignment>,
+    ) -> Result<Function, String> {
+        let source = self.source;
+        for node in source.nodes.values() {
+            let mut args = self.known(&node.args)?;
+            if node.op.is_product() {
+                let (forms, kept) = plan(node, self.constant_operands(node));
+                args = self.operands(node, forms)?;
+                assignments.push(Assignment {
+                    function: source.name.clone(),
+                    origins: node.origins.clone(),
+                    formats: [0, 1].map(|i| self.out.func().ty(args[i]).elem.format()),
+                    kept,
+                    dense: forms.dense,
+                });
+            }
+            self.copy(node, &args)?;
+        }
+        self.results()
+    }
+
+    /// Which operands of a contraction are constant.
+    pub fn constant_operands(&self, node: &NodeData) -> [bool; 2] {
+        [0, 1].map(|i| self.constant[node.args[i]])
+    }
+
+    /// The operands of a contraction in other forms.
+    ///
+    /// # Errors
+    /// As [`Converter::all`].
+    pub fn operands(&mut self, node: &NodeData, forms: Forms) -> Result<Vec<Value>, String> {
+        let mut args = self.known(&node.args)?;
+        for (i, format) in forms.operands.into_iter().enumerate() {
+            let conversion = match format {
+                Some(Format::Scalar(to)) if self.out.func().ty(args[i]).elem == ElemType::Scalar(to) => {
+                    continue;
+                }
+                Some(Format::Scalar(to)) => Conversion::Cast(to),
+                Some(Format::Grouped(format)) => {
+                    Conversion::Group(format, grouped_axes(self.source, node)?[i])
+                }
+                None => continue,
+            };
+            args[i] = self.convert(args[i], conversion, self.constant[node.args[i]], &node.origins)?;
+        }
+        Ok(args)
+    }
+
+    /// Appends a copy of a node of the source with new operands.
+    ///
+    /// # Errors
+    /// As [`Converter::all`].
+    pub fn copy(&mut self, node: &NodeData, args: &[Value]) -> Result<(), String> {
+        let new = self.emit(node.op.clone(), args, &node.origins)?;
+        for (&old, &new) in node.results.iter().zip(&new) {
+            self.values[old] = Some(new);
+            self.out.name(new, &self.source.values[old].name);
+        }
+        Ok(())
+    }
+
+    /// Appends a node.
+    ///
+    /// # Errors
+    /// As [`Converter::all`].
+    pub fn emit(&mut self, op: Op, args: &[Value], origins: &[OriginId]) -> Result<Vec<Value>, String> {
+        self.out.emit_all(self.module, op, args, origins).map_err(|e| e.to_string())
+    }
+
+    /// The new values for those of the source.
+    ///
+    /// # Errors
+    /// As [`Converter::all`].
+    pub fn known(&self, values: &[Value]) -> Result<Vec<Value>, String> {
+        let find = |v: &Value| self.values[*v].ok_or_else(|| format!("{v} is used before its definition"));
+        values.iter().map(find).collect()
+    }
+
+    /// The function with the results of the source.
+    ///
+    /// # Errors
+    /// As [`Converter::all`].
+    pub fn results(&mut self) -> Result<Function, String> {
+        let results = self.known(&self.source.results)?;
+        let out = std::mem::replace(&mut self.out, Emitter::new(self.source));
+        let mut func = out.finish();
+        func.results = results;
+        Ok(func)
+    }
+
+    fn convert(
+        &mut self,
+        x: Value,
+        to: Conversion,
+        constant: bool,
+        origins: &[OriginId],
+    ) -> Result<Value, String> {
+        if let Some(&known) = self.converted.get(&(x, to.clone())) {
+            return Ok(known);
+        }
+        let new = match (&to, self.out.func().as_const(x)) {
+            // Techniques take the place of plain rounding later, where all of the function is known.
+            (&Conversion::Group(format, axis), Some(weight)) if self.weights.is_plain() => {
+                let weight = &self.module.constants[weight];
+                let grouped = weights::quantized(self.module, weight, format, axis, &self.weights)?;
+                let value = self.module.constants.push(grouped);
+                self.emit(Op::Const { value }, &[], origins)?
+            }
+            (&Conversion::Group(format, axis), _) => {
+                // A constant that is still a recipe, such as a repeated row, is computed with its groups.
+                let modes = self.weights.scale_modes;
+                let mode = if constant { modes.weights } else { modes.activations };
+                self.emit(Op::MxQuantize { format, axis, mode }, &[x], origins)?
+            }
+            (&Conversion::Cast(to), _) => self.emit(Op::Cast { to, saturate: true }, &[x], origins)?,
+        };
+        self.converted.insert((x, to), new[0]);
+        Ok(new[0])
+    }
+}

@@ -1,0 +1,146 @@
+//! The selection phase: which contractions get operands in which format and sparsity form.
+//!
+//! An approximation is a choice made once on the extracted function, never a union in the e-graph, where congruence
+//! would compose errors untracked. [`select`] applies one precision everywhere. Under an error budget, `candidates` lists what every contraction
+//! could be with its modelled cost (`model`), `survey` measures their errors through the trait [`Measure`], and `choose` solves for the best
+//! joint choice (`solve`) and holds it to the budget by running it. `convert` rewrites the graph, and every weight passes through
+//! `weights::quantized`.
+
+mod candidates;
+mod choose;
+mod convert;
+mod measure;
+mod model;
+mod probe;
+mod solve;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use indexmap::IndexMap;
+use lacuna_ir::{FuncId, Function, Module, NodeData, OriginId};
+use lacuna_isa::format::Format;
+
+use crate::constants::fold;
+use crate::exact::{Error, functions};
+use crate::options::Options;
+use crate::weights::{WeightReport, refine};
+use crate::zeros::WeightSparsity;
+
+pub use candidates::{Candidate, Site};
+pub use choose::{Budget, Chosen, Verdict};
+pub use measure::{Drop, MachineCost, Measure, Outputs, SelectError, sqnr_db};
+pub use survey::{ParetoPoint, Survey};
+
+use convert::{Converter, Forms, uniform};
+
+/// What a contraction got.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Assignment {
+    /// Name of the function.
+    pub function: String,
+    /// ONNX nodes that the contraction implements.
+    pub origins: Vec<OriginId>,
+    /// Formats of its operands.
+    pub formats: [Format; 2],
+    /// Why it kept its formats, if the precision asked for others.
+    pub kept: Option<&'static str>,
+    /// Whether weights whose zeros follow a pattern stay dense all the same.
+    pub dense: bool,
+}
+
+/// A module after the selection phase.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    /// The module, with conversions as nodes and quantised weights in the pool.
+    pub module: Module,
+    /// What each contraction got: functions in order, contractions in the order of the function.
+    pub assignments: Vec<Assignment>,
+    /// What became of weights that more was done to than plain rounding, in order.
+    pub refined: Vec<WeightReport>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Weights of contractions in one format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WeightShare {
+    /// The format.
+    pub format: Format,
+    /// Elements of constants in it.
+    pub elements: u64,
+    /// Their bytes, scales included.
+    pub bytes: u64,
+}
+
+/// Converts the operands of contractions to the precision of the options.
+///
+/// # Errors
+/// When a constant cannot be converted; never for a verified module.
+pub fn select(module: Module, options: &Options) -> Result<Selected, Error> {
+    convert(module, options, &mut |_, func, node, constant| uniform(func, node, constant, options.precision))
+}
+
+/// How each contraction is converted: function, source, node, and whether each operand is constant.
+type Plan<'a> = &'a mut dyn FnMut(FuncId, &Function, &NodeData, [bool; 2]) -> (Forms, Option<&'static str>);
+
+fn convert(mut module: Module, options: &Options, plan: Plan<'_>) -> Result<Selected, Error> {
+    let mut assignments = Vec::new();
+    let mut changed = false;
+    for func in functions(&module) {
+        let source = module.functions[func].clone();
+        let mut converter = Converter::new(&mut module, &source, options.weights);
+        let converted = converter.all(|node, constant| plan(func, &source, node, constant), &mut assignments);
+        let broken = |message| Error::Contradiction { function: source.name.clone(), message };
+        let converted = converted.map_err(broken)?;
+        changed |= converted.nodes.len() != source.nodes.len();
+        module.functions[func] = converted;
+    }
+    let (mut module, refined) = refine(module, options)?;
+    if changed || !options.weights.is_plain() {
+        fold(&mut module)?;
+    }
+    Ok(Selected { module, assignments, refined, warnings: options.warnings() })
+}
+
+/// What formats the weights of contractions have, by falling number of elements. A constant counts once.
+pub fn weight_shares(module: &Module) -> Vec<WeightShare> {
+    let mut seen = IndexMap::new();
+    for func in module.functions.values() {
+        for node in func.nodes.values().filter(|n| n.op.is_product()) {
+            seen.extend(node.args.iter().filter_map(|&a| Some((func.as_const(a)?, ()))));
+        }
+    }
+    let mut shares: Vec<WeightShare> = Vec::new();
+    for &id in seen.keys() {
+        let ty = &module.constants[id].ty;
+        let (format, elements, bytes) = (ty.elem.format(), ty.shape.elements(), ty.bytes());
+        match shares.iter_mut().find(|s| s.format == format) {
+            Some(share) => {
+                share.elements += elements;
+                share.bytes += bytes;
+            }
+            None => shares.push(WeightShare { format, elements, bytes }),
+        }
+    }
+    shares.sort_by_key(|s| (std::cmp::Reverse(s.elements), s.format));
+    shares
+}
+
+/// Which contractions of a function have weights whose zeros follow the target's pattern and are stored compressed.
+pub fn compressed(
+    selected: &Selected,
+    func: FuncId,
+) -> cranelift_entity::SecondaryMap<lacuna_ir::Node, Option<WeightSparsity>> {
+    let mut found = crate::zeros::sparsity_of(&selected.module, func);
+    let source = &selected.module.functions[func];
+    let own = selected.assignments.iter().filter(|a| a.function == source.name);
+    let products = source.nodes.iter().filter(|(_, n)| n.op.is_product());
+    for ((node, _), assignment) in products.zip(own) {
+        if assignment.dense {
+            found[node] = None;
+        }
+    }
+    found
+}

@@ -1,0 +1,214 @@
+//! The choice under a budget on small functions, measured with the IR evaluator.
+
+use lacuna_ir::eval::{Mode, Tensor, eval};
+use lacuna_ir::op::{ContractMap, UnaryOp};
+use lacuna_ir::{Entry, FunctionBuilder, Module, Op, TensorType, Value};
+use lacuna_isa::format::{Format, ScalarType};
+use lacuna_isa::target_file::target;
+
+use super::*;
+use crate::options::TargetFeatures;
+
+/// The evaluator on one data set; a cycle for each byte of weights and 1000 for each node stands for the machine.
+struct Evaluator {
+    inputs: Vec<Tensor>,
+    n_runs: usize,
+}
+
+impl Measure for Evaluator {
+    type Error = String;
+
+    fn run(&mut self, module: &Module) -> Result<Outputs, String> {
+        self.n_runs += 1;
+        let found =
+            eval(module, module.entries[0].func, &self.inputs, Mode::Typed).map_err(|e| e.to_string())?;
+        Ok(vec![found.iter().map(|t| t.to_f64().to_vec()).collect()])
+    }
+
+    fn machine_cost(&mut self, selected: &Selected) -> Result<MachineCost, String> {
+        let weight_bytes = weight_shares(&selected.module).iter().map(|s| s.bytes).sum();
+        let n_nodes = selected.module.functions.values().map(|f| f.nodes.len() as u64).sum::<u64>();
+        Ok(MachineCost { cycles: weight_bytes + 1000 * n_nodes, weight_bytes, hbm_bytes: 0, sram_bytes: 0 })
+    }
+
+    fn drop(&self, reference: &Outputs, found: &Outputs) -> Option<Drop> {
+        let (a, b) = (&reference[0][0], &found[0][0]);
+        let signs = a.iter().zip(b).filter(|(x, y)| (**x > 0.0) != (**y > 0.0)).count();
+        Some(Drop {
+            points: 100.0 * signs as f64 / a.len() as f64,
+            n_judged: a.len() as u64,
+            by_labels: false,
+        })
+    }
+}
+
+/// Values that look random: multiples of 1/512 in [-1, 1).
+fn noise(seed: u64, n: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % 1024) as f32 / 512.0 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// `layers` products in a row with an activation between, each by its own 64 x 64 weights; `shared` more read the input.
+fn network(layers: usize, shared: usize) -> (Module, Evaluator) {
+    let mut module = Module::default();
+    let mut b = FunctionBuilder::new(&mut module, "main");
+    let x = b.param(TensorType::new(ScalarType::F32, vec![32, 64]), "x");
+    let mut seed = 1;
+    let mut product = |b: &mut FunctionBuilder<'_>, x: Value| {
+        seed += 1;
+        let w = b.const_f32(vec![64, 64], &noise(seed, 64 * 64)).expect("weights");
+        let map = ContractMap::parse("mk,kn->mn").expect("a map");
+        b.emit(Op::Contract { map, elem: ScalarType::F32 }, &[x, w]).expect("a product")
+    };
+    let mut y = x;
+    for _ in 0..layers {
+        y = product(&mut b, y);
+        y = b.unary(UnaryOp::Tanh, y).expect("tanh");
+    }
+    let mut results = vec![y];
+    results.extend((0..shared).map(|_| product(&mut b, x)));
+    b.results(&results);
+    let func = b.id();
+    drop(b);
+    let outputs = (0..results.len()).map(|i| format!("y{i}")).collect();
+    module.entries.push(Entry { name: "main".into(), func, inputs: vec!["x".into()], outputs });
+    lacuna_ir::verify::verify(&module).expect("a legal module");
+    let values: Vec<f64> = noise(99, 32 * 64).into_iter().map(f64::from).collect();
+    let input = Tensor::from_f64(ScalarType::F32, vec![32, 64], &values).expect("an input");
+    (module, Evaluator { inputs: vec![input], n_runs: 0 })
+}
+
+fn survey(layers: usize, shared: usize) -> (Survey, Evaluator) {
+    let (module, mut evaluator) = network(layers, shared);
+    let options = Options { precision: crate::Precision::Auto, ..Options::default() };
+    let target = target("mtia-300").expect("a target");
+    let survey = Survey::new(&module, &target, &options, &mut evaluator).expect("a survey");
+    (survey, evaluator)
+}
+
+#[test]
+fn a_few_passes_measure_every_format_of_every_layer() {
+    let (survey, evaluator) = survey(6, 0);
+    // The reference, five formats, three blocks.
+    assert_eq!((survey.n_runs, evaluator.n_runs), (9, 9));
+    for site in &survey.sites {
+        let error = |weights: &str, activations: &str| {
+            let want = [activations, weights].map(|f| Format::from_name(f).expect("a format"));
+            site.candidates.iter().find(|c| c.formats == want).expect("a candidate").local_error
+        };
+        assert_eq!(error("f32", "f32"), 0.0);
+        assert!(error("mxfp4", "f32") > 4.0 * error("mxfp8", "f32"));
+        assert!(error("mxfp4", "mxfp4") > error("mxfp4", "mxfp8"));
+        assert!(error("mxfp8", "mxfp8") > error("mxint8", "mxint8"));
+        assert!(error("mxint8", "mxint8") > error("bf16", "bf16") && error("bf16", "bf16") > 0.0);
+        assert!(site.gain > 0.0 && site.candidates.iter().all(|c| c.cycles > 0.0));
+    }
+}
+
+#[test]
+fn the_choice_holds_when_it_is_run() {
+    let (mut survey, mut evaluator) = survey(4, 2);
+    let mut last = f64::INFINITY;
+    for db in [50.0, 40.0, 30.0, 20.0, 12.0] {
+        let chosen = survey.choose(Budget::MinSqnr(db), &mut evaluator).expect("a choice");
+        let point = &chosen.verdict.point;
+        assert!(point.sqnr_db >= db, "{db}: {}", point.sqnr_db);
+        assert!(point.machine.cycles as f64 <= last, "{db}");
+        last = point.machine.cycles as f64;
+        // What is reported is what the module does.
+        let found = evaluator.run(&chosen.selected.module).expect("it runs");
+        let reference = evaluator.run(&survey.selected(&[0; 6]).expect("a module").module).expect("it runs");
+        let noise = measure::noise_to_signal(&reference, &found, 3);
+        assert_eq!(sqnr_db(noise), point.sqnr_db);
+        lacuna_ir::verify::verify(&chosen.selected.module).expect("a legal module");
+        assert_eq!(chosen.selected.assignments.len(), 6);
+        assert!(chosen.verdict.gap < 0.01, "{}", chosen.verdict.gap);
+    }
+}
+
+#[test]
+fn predictions_are_near_measurements() {
+    let (mut survey, mut evaluator) = survey(4, 0);
+    for choice in survey.frontier_choices(6) {
+        let point = survey.point(&choice, &mut evaluator).expect("a point");
+        if point.error > 0.0 {
+            let off = sqnr_db(point.error) - point.sqnr_db;
+            assert!(off.abs() < 6.0, "predicted {} dB, measured {} dB", sqnr_db(point.error), point.sqnr_db);
+        }
+    }
+}
+
+#[test]
+fn one_conversion_serves_every_reader_and_two_formats_cost_two() {
+    let (survey, _) = survey(0, 3);
+    let site = &survey.sites[0];
+    let of = |name: &str| {
+        let format = Format::from_name(name).expect("a format");
+        site.candidates.iter().position(|c| c.formats == [format; 2]).expect("a candidate")
+    };
+    let alone = |choice: &[usize]| {
+        let own: f64 = survey.sites.iter().zip(choice).map(|(s, &c)| s.candidates[c].cycles).sum();
+        survey.total(choice).0 - own
+    };
+    let (f32s, mxfp8, mxint8) = (of("f32"), of("mxfp8"), of("mxint8"));
+    let one = alone(&[mxfp8; 3]);
+    assert_eq!(one, alone(&[mxfp8, mxfp8, f32s]));
+    assert!(alone(&[f32s; 3]) < one);
+    let two = alone(&[mxfp8, mxint8, mxfp8]);
+    assert!(two > one + 900.0, "{one} {two}");
+}
+
+#[test]
+fn weights_fit_the_bytes() {
+    let (mut survey, mut evaluator) = survey(4, 0);
+    let mut last = f64::INFINITY;
+    for bytes in [64 << 10, 30_000, 20_000, 14_000, 9_000] {
+        let chosen = survey.choose(Budget::MaxBytes(bytes), &mut evaluator).expect("a choice");
+        let point = &chosen.verdict.point;
+        assert!(point.machine.weight_bytes <= bytes);
+        assert!(point.sqnr_db <= last, "fewer bytes err more");
+        last = point.sqnr_db;
+    }
+    let refused = survey.choose(Budget::MaxBytes(1000), &mut evaluator);
+    assert!(matches!(refused, Err(SelectError::OverBudget { .. })));
+}
+
+#[test]
+fn a_budget_below_one_position_cannot_be_judged() {
+    let (mut survey, mut evaluator) = survey(2, 0);
+    let refused = survey.choose(Budget::MaxDrop(0.01), &mut evaluator);
+    assert!(matches!(refused, Err(SelectError::TooFew { n_judged: 2048, .. })));
+    let chosen = survey.choose(Budget::MaxDrop(1.0), &mut evaluator).expect("a choice");
+    assert!(chosen.verdict.point.drop.is_some_and(|d| d.points <= 1.0));
+    assert!(chosen.verdict.tried.len() <= 8);
+}
+
+#[test]
+fn only_what_the_target_has_is_chosen() {
+    let (module, mut evaluator) = network(3, 0);
+    let formats = vec![Format::F32, Format::from_name("mxfp8").expect("a format")];
+    let features = TargetFeatures { formats: formats.clone(), sparse_2_4: false };
+    let options = Options { precision: crate::Precision::Auto, features, ..Options::default() };
+    let target = target("mtia-300").expect("a target");
+    let mut survey = Survey::new(&module, &target, &options, &mut evaluator).expect("a survey");
+    let chosen = survey.choose(Budget::MinSqnr(5.0), &mut evaluator).expect("a choice");
+    let all = chosen.selected.assignments.iter().flat_map(|a| a.formats);
+    assert!(all.into_iter().all(|f| formats.contains(&f)));
+}
+
+#[test]
+fn the_same_twenty_times() {
+    let run = || {
+        let (mut survey, mut evaluator) = survey(2, 2);
+        let chosen = survey.choose(Budget::MinSqnr(25.0), &mut evaluator).expect("a choice");
+        chosen.selected.module.to_string()
+    };
+    let first = run();
+    assert!((0..20).all(|_| run() == first));
+}
