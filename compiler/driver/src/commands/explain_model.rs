@@ -342,8 +342,8 @@ impl View<'_> {
             let nodes = self.nodes(&w.origins).join(", ");
             let rotated = if w.rotated { ", rotated" } else { "" };
             let note = w.note.map_or_else(String::new, |note| format!(", {note}"));
-            let (density, sqnr) = (w.density_percent, w.sqnr_db);
-            text += &format!("  {sqnr:.2} dB, {density:.1}% non-zero{rotated}  [{nodes}]{note}\n");
+            let (density, sqnr) = (w.density_percent, decibels(w.sqnr_db));
+            text += &format!("  {sqnr}, {density:.1}% non-zero{rotated}  [{nodes}]{note}\n");
         }
         text
     }

@@ -8,7 +8,7 @@ pub const ORDER: usize = 32;
 
 /// Element of the Sylvester matrix: 1 or -1.
 pub fn sign(i: usize, j: usize) -> f32 {
-    if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 }
+    if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 }
 }
 
 /// Multiplies each block of a row by S / 32, in place; the row is whole blocks.

@@ -535,7 +535,7 @@ pub fn is_rotation(module: &Module, func: &Function, node: &NodeData) -> bool {
     let n = hadamard::ORDER;
     let Some(matrix) = node.args.last().and_then(|&arg| func.as_const(arg)) else { return false };
     let matrix = &module.constants[matrix];
-    let signs = || (0..n * n).flat_map(|i| (hadamard::sign(i / n, i % n) as f32).to_le_bytes());
+    let signs = || (0..n * n).flat_map(|i| hadamard::sign(i / n, i % n).to_le_bytes());
     let ConstantData::Dense(blob) = &matrix.data else { return false };
     matrix.ty == TensorType::new(ScalarType::F32, vec![n as u64; 2])
         && blob.bytes().iter().copied().eq(signs())
