@@ -8,6 +8,7 @@ use lacuna_isa::target_file::target;
 
 use super::*;
 use crate::options::TargetFeatures;
+use crate::weights::{Prune, PruneBy, Rounding, WeightOptions};
 
 /// The evaluator on one data set; a cycle for each byte of weights and 1000 for each node stands for the machine.
 struct Evaluator {
@@ -214,4 +215,48 @@ fn the_same_twenty_times() {
     };
     let first = run();
     assert!((0..20).all(|_| run() == first));
+}
+
+/// Beneath a budget techniques work on what is run.
+#[test]
+fn techniques_work_beneath_a_budget() {
+    let (module, mut evaluator) = network(4, 0);
+    let target = target("mtia-300").expect("a target");
+    let mut check = |weights: WeightOptions, n_refined: usize| {
+        let calibration = vec![evaluator.inputs.clone()];
+        let options = Options { precision: Precision::Auto, weights, calibration, ..Options::default() };
+        let mut survey = Survey::new(&module, &target, &options, &mut evaluator).expect("a survey");
+        let chosen = survey.choose(Budget::MinSqnr(12.0), &mut evaluator).expect("a choice");
+        lacuna_ir::verify::verify(&chosen.selected.module).expect("a legal module");
+        assert!(chosen.verdict.point.sqnr_db >= 12.0, "{weights:?}");
+        let found = (chosen.selected.assignments.len(), chosen.selected.refined.len());
+        assert_eq!(found, (4, n_refined), "{weights:?}");
+    };
+    let plain = WeightOptions::default();
+    check(plain, 0);
+    check(WeightOptions { rounding: Rounding::Corrected, ..plain }, 4);
+    check(WeightOptions { scale_search: true, ..plain }, 4);
+    check(WeightOptions { hadamard: true, ..plain }, 4);
+}
+
+/// A rotation is a product that no layer's assignment is about.
+#[test]
+fn rotations_do_not_shift_assignments() {
+    let prune = Some(Prune { pattern: WeightSparsity::TWO_OF_FOUR, by: PruneBy::Magnitude });
+    let options = Options {
+        precision: "mxfp8".parse().expect("a precision"),
+        weights: WeightOptions { prune, hadamard: true, ..WeightOptions::default() },
+        ..Options::default()
+    };
+    let mut selected = select(network(4, 0).0, &options).expect("formats");
+    let sparse = |selected: &Selected| -> Vec<usize> {
+        let func = selected.module.entries[0].func;
+        let found = compressed(selected, func, &[WeightSparsity::TWO_OF_FOUR]);
+        let places = found.values().enumerate().filter(|(_, s)| !s.patterns.is_empty());
+        places.map(|(place, _)| place).collect()
+    };
+    let all = sparse(&selected);
+    selected.assignments[1].dense = true;
+    assert_eq!(all.len(), 4);
+    assert_eq!(sparse(&selected), [all[0], all[2], all[3]]);
 }
