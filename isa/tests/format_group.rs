@@ -73,6 +73,19 @@ proptest! {
     }
 
     #[test]
+    fn encoding_under_the_chosen_scale_gives_the_same_codes(fmt in format(), mode in mode(), values in prop::collection::vec(value(), 1..33)) {
+        let values = &values[..values.len().min(usize::from(fmt.size))];
+        let (mut codes, mut again) = ([0xAA; 32], [0xAA; 32]);
+        let scale = group::quantize_group(fmt, mode, values, &mut codes);
+        group::encode_group(fmt, scale, values, &mut again);
+        if group::scale_value(fmt, scale.code) == 0.0 {
+            prop_assert!(again[..values.len()].iter().all(|&code| code == 0));
+        } else {
+            prop_assert_eq!(&codes[..values.len()], &again[..values.len()]);
+        }
+    }
+
+    #[test]
     fn rows_agree_with_groups(
         fmt in format(),
         mode in mode(),

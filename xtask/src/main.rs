@@ -1,5 +1,6 @@
 //! Developers' commands: `cargo xtask COMMAND`.
 
+mod accuracy;
 mod docs;
 mod layering;
 mod style;
@@ -44,6 +45,8 @@ enum Task {
         #[arg(long, default_value = "f32")]
         precision: String,
     },
+    /// Measure the trained models in every format with every technique, and write docs/accuracy.md (takes minutes).
+    Accuracy,
     /// Run what CI runs.
     Ci,
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::Zoo { python, keep, target, precision } => {
             zoo::run(&root, &zoo::Options { python, keep, target, precision })
         }
+        Task::Accuracy => accuracy::run(&root),
         Task::Ci => status(Command::new("bash").arg(root.join(".ci/run")).current_dir(&root)),
     };
     match result {

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lacuna_optimize::Precision;
+use lacuna_optimize::weights::{Prune, PruneBy, Rounding, ScaleModes};
+use lacuna_optimize::{Precision, WeightOptions, WeightSparsity};
 
 /// Compiles ONNX models to accelerator instruction streams, runs them bit-exactly, and shows what they cost.
 #[derive(Parser, Debug)]
@@ -72,9 +73,60 @@ pub struct CompileOptions {
     /// With --precision auto: least error with weights of at most N bytes; K, M and G are 2^10, 2^20 and 2^30.
     #[arg(long, value_name = "N", value_parser = parse_bytes, conflicts_with_all = ["min_sqnr", "max_drop"])]
     pub max_bytes: Option<u64>,
-    /// Inputs to measure sensitivities with: test_data_set_* folders, input_*.pb, or NAME.npy.
+    /// Inputs to measure on, for --precision auto and for techniques of weights: test_data_set_* folders, input_*.pb, or
+    /// NAME.npy. `verify` of that same folder measures techniques on each half of the samples in turn and scores the other.
     #[arg(long, value_name = "DIR")]
     pub calibrate: Option<PathBuf>,
+    /// How weights become narrow or sparse.
+    #[command(flatten)]
+    pub weights: WeightArgs,
+}
+
+/// Options of how weights become narrow or sparse.
+#[derive(Args, Clone, Debug)]
+pub struct WeightArgs {
+    /// Keep N of each M weights along the summed dimension, and set the others to zero before quantising, such as 2:4.
+    #[arg(long, value_name = "N:M")]
+    pub prune: Option<WeightSparsity>,
+    /// With --prune: which weights stay, by magnitude, or by calibration: magnitude times the size of the input that each
+    /// meets.
+    #[arg(long, default_value = "magnitude", value_name = "BY", requires = "prune")]
+    pub prune_by: PruneBy,
+    /// Rounding of weights: nearest; compensated: the weights that follow make up for each error, as calibration says;
+    /// or corrected: they also make up for what the inputs lost.
+    #[arg(long, default_value = "nearest", value_name = "HOW")]
+    pub rounding: Rounding,
+    /// Scales of groups from their largest magnitude: floor, rceil, even, ceil or tosa, or WEIGHTS:ACTIVATIONS.
+    #[arg(long, default_value = "tosa:floor", value_name = "MODE")]
+    pub scale_mode: ScaleModes,
+    /// Try the scales beside it for each group of weights, and take the one with the least error.
+    #[arg(long)]
+    pub scale_search: bool,
+    /// Rotate both operands by 32 x 32 Hadamard blocks along the summed dimension before quantising.
+    #[arg(long)]
+    pub hadamard: bool,
+}
+
+impl WeightArgs {
+    /// The options, with the name on the command line of each that is not the default.
+    pub fn options(&self) -> (WeightOptions, Vec<&'static str>) {
+        let options = WeightOptions {
+            rounding: self.rounding,
+            scale_modes: self.scale_mode,
+            scale_search: self.scale_search,
+            prune: self.prune.map(|pattern| Prune { pattern, by: self.prune_by }),
+            hadamard: self.hadamard,
+        };
+        let plain = WeightOptions::default();
+        let given = [
+            (options.prune != plain.prune, "--prune"),
+            (options.rounding != plain.rounding, "--rounding"),
+            (options.scale_modes != plain.scale_modes, "--scale-mode"),
+            (options.scale_search, "--scale-search"),
+            (options.hadamard, "--hadamard"),
+        ];
+        (options, given.into_iter().filter_map(|(given, name)| given.then_some(name)).collect())
+    }
 }
 
 /// `lacuna compile`

@@ -3,6 +3,7 @@
 //!
 //! The library exists for the tests, which need stages that the command shows only as text.
 
+pub mod calibration;
 pub mod codes;
 pub mod compare;
 pub mod diagnostics;

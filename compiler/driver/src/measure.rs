@@ -177,7 +177,12 @@ impl Measure for Interpreter<'_> {
 
 impl Interpreter<'_> {
     fn execute(&self, module: &Module) -> Result<Outputs, Failure> {
-        let selected = Selected { module: module.clone(), assignments: Vec::new(), warnings: Vec::new() };
+        let selected = Selected {
+            module: module.clone(),
+            assignments: Vec::new(),
+            refined: Vec::new(),
+            warnings: Vec::new(),
+        };
         let mut watch = Watch { progress: self.progress, dump: None };
         let object = pipeline::generate(&selected, self.target, &mut watch)?;
         let program = Program::load(&object, self.threads)?;

@@ -11,8 +11,11 @@ use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 use lacuna_onnx::{ExternalData, Literal};
-use lacuna_optimize::{Assignment, Precision, Selected, TargetFeatures, WeightSparsity};
+use lacuna_optimize::{
+    Assignment, Precision, Selected, TargetFeatures, WeightOptions, WeightReport, WeightSparsity,
+};
 
+use crate::calibration::Calibration;
 use crate::codes;
 use crate::diagnostics::{Diagnostic, Exit, Failed};
 use crate::progress::Progress;
@@ -66,6 +69,10 @@ pub struct Request<'a> {
     pub target: &'a Target,
     /// Number formats of contractions.
     pub precision: Precision,
+    /// How weights become narrow or sparse.
+    pub weights: WeightOptions,
+    /// Inputs for techniques that measure.
+    pub calibration: Option<&'a Calibration>,
     /// With [`Precision::Auto`]: the budget, and the data to measure on.
     pub selection: SelectionRequest,
 }
@@ -102,6 +109,8 @@ pub struct Compiled {
     pub report: lacuna_optimize::Report,
     /// What the selection phase chose.
     pub assignments: Vec<Assignment>,
+    /// What became of weights that more was done to than plain rounding.
+    pub refined: Vec<WeightReport>,
     /// What deserves attention.
     pub warnings: Vec<String>,
     /// Seconds that compilation took.
@@ -140,6 +149,7 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
         weights: lacuna_optimize::weight_shares(&front.selected.module),
         report: front.report,
         assignments: front.selected.assignments,
+        refined: front.selected.refined,
         warnings: front.warnings,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -150,8 +160,12 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
 /// # Errors
 /// Every finding of the pass that failed.
 pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Failed> {
-    let options = options(request.target, request.precision);
     let (imported, mut warnings) = import(request, watch)?;
+    let mut options = options(request.target, request.precision);
+    options.weights = request.weights;
+    if let Some(calibration) = request.calibration {
+        options.calibration = calibration.batches(&imported)?;
+    }
     verify(&imported, "import")?;
     fits(&imported, request.target).map_err(|f| f.in_file(request.path))?;
     watch.dump(Stage::Imported, || imported.to_string());
@@ -169,17 +183,29 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
             (selected, Some(selection))
         }
         Precision::F32 | Precision::Bf16 | Precision::Mx { .. } => {
-            let selected = lacuna_optimize::select(optimized.clone(), &options);
-            (selected.map_err(|e| contradiction("select", e))?, None)
+            let selected = lacuna_optimize::select(optimized.clone(), &options).map_err(unselected)?;
+            (selected, None)
         }
     };
     verify(&selected.module, "select")?;
     watch.dump(Stage::Selected, || selected.module.to_string());
     warnings.extend(selected.warnings.iter().cloned());
+    warnings.extend(selected.refined.iter().filter_map(|w| {
+        let nodes: Vec<&str> = w.origins.iter().map(|&o| imported.origins[o].node.as_str()).collect();
+        w.note.map(|note| format!("the weights of {} are {note}", nodes.join(", ")))
+    }));
     Ok(Front { imported, optimized, selected, selection, report, warnings })
 }
 
-/// What the optimiser is told.
+/// The finding of a selection that failed: the user's, if it is about calibration data.
+pub(crate) fn unselected(error: lacuna_optimize::Error) -> Failed {
+    match error {
+        lacuna_optimize::Error::Calibration { .. } => Diagnostic::new(codes::INPUT, error.to_string()).into(),
+        other => contradiction("select", other),
+    }
+}
+
+/// What the optimiser is told, but for techniques of weights.
 pub fn options(target: &Target, precision: Precision) -> lacuna_optimize::Options {
     lacuna_optimize::Options { precision, features: features(target), ..lacuna_optimize::Options::default() }
 }

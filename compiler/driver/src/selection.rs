@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::codes;
 use crate::diagnostics::{Diagnostic, Failed};
 use crate::measure::{Failure, Interpreter};
-use crate::pipeline::{Request, contradiction};
+use crate::pipeline::{Request, unselected};
 use crate::progress::Progress;
 use crate::report;
 use crate::testset::DataSet;
@@ -127,7 +127,7 @@ pub fn failed(error: SelectError<Failure>) -> Failed {
     let judge = "bound the error itself with --min-sqnr DB";
     match error {
         SelectError::Measure(failure) => failure.0,
-        SelectError::Optimize(e) => contradiction("select", e),
+        SelectError::Optimize(e) => unselected(e),
         SelectError::NoClasses => Diagnostic::new(codes::UNJUDGED, error.to_string()).hint(judge).into(),
         SelectError::TooFew { step, .. } => {
             let hint = format!(

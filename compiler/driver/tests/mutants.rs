@@ -190,6 +190,8 @@ impl Model {
             bindings: BTreeMap::new(),
             target: &target,
             precision: precision.parse().expect("a precision"),
+            weights: lacuna_optimize::WeightOptions::default(),
+            calibration: None,
             selection: SelectionRequest::default(),
         };
         let progress = Progress::new(false);

@@ -39,6 +39,8 @@ fn stages(model: &str, target_name: &str, precision: &str) -> Stages {
         bindings: BTreeMap::new(),
         target: &target,
         precision: precision.parse().expect("a precision"),
+        weights: lacuna_optimize::WeightOptions::default(),
+        calibration: None,
         selection: SelectionRequest::default(),
     };
     let progress = Progress::new(false);

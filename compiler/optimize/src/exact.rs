@@ -41,6 +41,14 @@ pub enum Error {
         /// The evaluator's reason.
         message: String,
     },
+    /// The function cannot be evaluated on the calibration inputs.
+    #[error("`{function}` cannot be evaluated on the calibration inputs: {message}")]
+    Calibration {
+        /// Name of the function.
+        function: String,
+        /// The evaluator's reason.
+        message: String,
+    },
 }
 
 /// A module after the exact phase.

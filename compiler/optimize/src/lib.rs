@@ -2,8 +2,8 @@
 //!
 //! [`optimize`] rewrites each function with rules that are equalities: of bits (class E0) or over the reals (E1).
 //! [`select`] then converts operands of contractions to the precision that the user asked for: an approximation, so
-//! never a rule. [`sparsity_of`] reads sparsity patterns off the constants that result, [`activity_of`] finds the
-//! products whose activations are sparse at run time.
+//! never a rule; [`weights`] is how weights are pruned and rounded. [`sparsity_of`] reads sparsity patterns off the
+//! constants that result, [`activity_of`] finds the products whose activations are sparse at run time.
 //!
 //! Where to look: `lang` is the e-graph's language, `facts` what is known of its classes, `structure` what is known of
 //! their zeros, `graph` its constructors, `pattern` the rules' left sides, `rules` the rules, `saturate` the loop, `cost`
@@ -34,16 +34,18 @@ mod structure;
 #[cfg(test)]
 mod testing;
 mod views;
+pub mod weights;
 mod zeros;
 
 pub use exact::{Error, Optimized, optimize};
-pub use options::{Extraction, Options, ParsePrecisionError, Precision, TargetFeatures, WeightOptions};
+pub use options::{Extraction, Options, ParsePrecisionError, Precision, TargetFeatures};
 pub use report::{Application, Report, RuleCount};
 pub use rules::{RuleClass, rule_names};
 pub use select::{
     Assignment, Budget, Candidate, Chosen, Drop, MachineCost, Measure, Outputs, ParetoPoint, SelectError,
     Selected, Site, Survey, Verdict, WeightShare, compressed, select, sqnr_db, weight_shares,
 };
+pub use weights::{WeightOptions, WeightReport};
 pub use zeros::{
     Activity, BlockZeros, Sparse, WeightSparsity, activity_of, density, follows, sparsity_of, zero_blocks,
 };

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use lacuna_isa::format::{Format, GroupFormat, ScalarType, ScaleMode};
+use lacuna_ir::eval::Tensor;
+use lacuna_isa::format::{Format, GroupFormat, ScalarType};
+
+use crate::weights::WeightOptions;
 
 /// What the optimiser may do and for which machine.
 #[derive(Clone, Debug, Default)]
@@ -14,23 +17,12 @@ pub struct Options {
     pub strict_float: bool,
     /// What the target multiplies natively.
     pub features: TargetFeatures,
-    /// How weights become grouped.
+    /// How weights become narrow or sparse.
     pub weights: WeightOptions,
     /// How terms are chosen from the e-graph.
     pub extraction: Extraction,
-}
-
-/// How a constant operand is quantised ahead of time: what every technique that changes weights is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WeightOptions {
-    /// The rule that sets the scale of a group.
-    pub scale_mode: ScaleMode,
-}
-
-impl Default for WeightOptions {
-    fn default() -> WeightOptions {
-        WeightOptions { scale_mode: ScaleMode::Tosa }
-    }
+    /// Inputs of the entry, batch by batch, for what is decided by measurement.
+    pub calibration: Vec<Vec<Tensor>>,
 }
 
 /// How one term for each value is chosen from all equal ones.

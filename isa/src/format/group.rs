@@ -211,6 +211,19 @@ fn magnitude(values: &[f32]) -> u32 {
     amax as u32
 }
 
+/// The element type with this code.
+const fn element_of(code: u8) -> Element {
+    let Some(ty) = ScalarType::from_code(code) else { panic!("a scalar type's code") };
+    let Some(element) = Element::of(ty) else { panic!("a group element") };
+    element
+}
+
+/// The reciprocal of 2^(s - 127) is 2^(127 - s); a product by it is exact or far below every element's range.
+#[inline(always)]
+fn inverse_e8m0(scale: u8) -> f32 {
+    decode_e8m0(254 - u32::from(scale))
+}
+
 /// Quantises one group. `ELEMENT` is a [`ScalarType`] code, a constant so that each format gets its own vectorised
 /// loops; `codes` is as long as `values`.
 #[inline(always)]
@@ -220,11 +233,7 @@ fn quantize<const ELEMENT: u8>(
     values: &[f32],
     codes: &mut [u8],
 ) -> GroupScale {
-    let element = const {
-        let Some(ty) = ScalarType::from_code(ELEMENT) else { panic!("a scalar type's code") };
-        let Some(element) = Element::of(ty) else { panic!("a group element") };
-        element
-    };
+    let element = const { element_of(ELEMENT) };
     let amax = magnitude(values);
     let unit = fixed_unit(fmt);
     if amax >= F32_INF {
@@ -237,8 +246,7 @@ fn quantize<const ELEMENT: u8>(
         } else {
             (element.scale_exponent(bump_above, amax).clamp(-127, 127) + 127) as u8
         };
-        // The reciprocal of 2^(s - 127) is 2^(127 - s), a product by it is exact or far below every element's range.
-        let inverse = decode_e8m0(254 - u32::from(scale));
+        let inverse = inverse_e8m0(scale);
         if fmt.pair_shift {
             let mut shifts = 0;
             for (i, (codes, pair)) in codes.chunks_mut(2).zip(values.chunks(2)).enumerate() {
@@ -324,6 +332,37 @@ pub fn quantize_group(fmt: GroupFormat, mode: ScaleMode, values: &[f32], codes: 
         codes.fill(0);
         GroupScale::nan(fmt)
     })
+}
+
+/// Encodes `values` under a given scale, each to its nearest code, ties to even, saturated: what
+/// [`quantize_group`] does once it has chosen the scale. A scale that is zero or NaN, and an element type without a
+/// group rule, give codes 0.
+///
+/// # Panics
+/// If `codes` is shorter than `values`.
+pub fn encode_group(fmt: GroupFormat, scale: GroupScale, values: &[f32], codes: &mut [u8]) {
+    let codes = &mut codes[..values.len()];
+    with_element!(fmt.element, encode_under(fmt, scale, values, codes), other => codes.fill(0));
+}
+
+#[inline(always)]
+fn encode_under<const ELEMENT: u8>(fmt: GroupFormat, scale: GroupScale, values: &[f32], codes: &mut [u8]) {
+    let element = const { element_of(ELEMENT) };
+    let unit = fixed_unit(fmt);
+    let divisor = fmt.scale.decode_f32(u32::from(scale.code));
+    if divisor == 0.0 || divisor.is_nan() {
+        codes.fill(0);
+    } else if fmt.scale == ScalarType::E8M0 {
+        let inverse = inverse_e8m0(scale.code);
+        for (place, (code, &value)) in codes.iter_mut().zip(values).enumerate() {
+            // A shift halves what an element is worth. Two quotients, because 2^128 is no f32.
+            *code = element.encode(value * inverse / scale.shift(place), unit);
+        }
+    } else {
+        for (code, &value) in codes.iter_mut().zip(values) {
+            *code = element.encode(value / divisor, unit);
+        }
+    }
 }
 
 /// The value of a scale code, exactly; NaN for E8M0's 0xFF.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lacuna_ir::OriginId;
 use lacuna_isa::format::Format;
-use lacuna_optimize::{Application, ParetoPoint, Site, Survey, sqnr_db};
+use lacuna_optimize::{Application, ParetoPoint, Site, Survey, WeightReport, sqnr_db};
 use lacuna_runtime::profile::{LaunchProfile, Profile};
 use serde_json::{Value, json};
 
@@ -94,6 +94,7 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
         text += &view.layer_text(number);
         layers.push(view.layer_json(number));
     }
+    text += &view.refined_text();
     text += "\nchoices by budget: of the frontier of modelled cycles and predicted error, and uniform precisions\n";
     text += &points_table(&points);
     text += "\nrewrites of the exact phase\n";
@@ -121,6 +122,7 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
         }).collect::<Vec<Value>>(),
         "svg": args.svg,
         "formats": view.formats_json(),
+        "refined": view.refined_json(),
         "nodes_before": compiled.report.n_nodes.0,
         "nodes_after": compiled.report.n_nodes.1,
         "cost_before": compiled.report.cost.0,
@@ -205,6 +207,33 @@ struct View<'a> {
 impl View<'_> {
     fn nodes(&self, origins: &[OriginId]) -> Vec<&str> {
         origins.iter().map(|&o| self.compiled.imported.origins[o].node.as_str()).collect()
+    }
+
+    /// What techniques did to weights.
+    fn refined_text(&self) -> String {
+        let refined = &self.compiled.refined;
+        let mut text = if refined.is_empty() { String::new() } else { "\nweights by technique\n".to_owned() };
+        for w in refined {
+            let rotated = if w.rotated { ", rotated" } else { "" };
+            let note = w.note.map_or_else(String::new, |note| format!(", {note}"));
+            let (db, density, nodes) =
+                (decibels(w.sqnr_db), w.density_percent, self.nodes(&w.origins).join(", "));
+            text += &format!("  {db}, {density:.1}% non-zero{rotated}  [{nodes}]{note}\n");
+        }
+        text
+    }
+
+    fn refined_json(&self) -> Vec<Value> {
+        let json = |w: &WeightReport| {
+            json!({
+                "nodes": self.nodes(&w.origins),
+                "sqnr_db": w.sqnr_db,
+                "density_percent": w.density_percent,
+                "rotated": w.rotated,
+                "note": w.note,
+            })
+        };
+        self.compiled.refined.iter().map(json).collect()
     }
 
     /// Launches whose kernels compute a layer or convert its operands.

@@ -22,9 +22,11 @@ use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::target_file::DEFAULT_TARGET;
 use lacuna_onnx::Literal;
-use lacuna_optimize::{Budget, Precision};
+use lacuna_optimize::weights::Rounding;
+use lacuna_optimize::{Budget, Precision, WeightOptions};
 
 use crate::cli::{Cli, Command, CompileOptions};
+use lacuna_driver::calibration::Calibration;
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec;
@@ -103,7 +105,7 @@ fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Dia
         named(options.max_bytes.is_some(), "--max-bytes"),
         named(options.calibrate.is_some(), "--calibrate"),
     ];
-    let given: Vec<&str> = given.into_iter().flatten().collect();
+    let given: Vec<&str> = given.into_iter().flatten().chain(options.weights.options().1).collect();
     if given.is_empty() {
         return Ok(());
     }
@@ -121,6 +123,9 @@ struct Settings {
     budget: Option<Budget>,
     /// Data to measure errors on, and whether `--calibrate` names it.
     data: (Arc<[DataSet]>, bool),
+    weights: WeightOptions,
+    /// What techniques of weights measure on.
+    calibration: Option<Calibration>,
 }
 
 /// The budget of `--precision auto`; the grammar admits one at most.
@@ -141,12 +146,43 @@ fn budget(options: &CompileOptions) -> Result<Option<Budget>, Diagnostic> {
     Err(Diagnostic::new(codes::USAGE, reason).hint("the budget is for --precision auto"))
 }
 
+/// The techniques of weights.
+///
+/// # Errors
+/// L0001 when one has no effect at the precision, or measures and there is nothing to measure on.
+fn weights(options: &CompileOptions) -> Result<WeightOptions, Diagnostic> {
+    let usage = |reason: String, hint: &str| Err(Diagnostic::new(codes::USAGE, reason).hint(hint));
+    let (weights, given) = options.weights.options();
+    let precision = options.precision;
+    let has_scales = match precision {
+        Precision::F32 | Precision::Bf16 => false,
+        Precision::Mx { .. } | Precision::Auto => true,
+    };
+    let of_scales = |name: &&&str| ["--scale-mode", "--scale-search", "--hadamard"].contains(*name);
+    if let Some(name) = given.iter().find(of_scales).filter(|_| !has_scales) {
+        let reason = format!("{name} has no effect with --precision {precision}");
+        return usage(reason, "choose a format with scales, such as mxfp8");
+    }
+    if precision == Precision::F32 && weights.rounding != Rounding::Nearest && weights.prune.is_none() {
+        let reason = format!("--rounding {} has no effect with --precision f32", weights.rounding);
+        return usage(reason, "choose a format that rounds, such as mxfp8, or --prune");
+    }
+    if weights.needs_calibration() && options.calibrate.is_none() {
+        let reason = "--rounding compensated and corrected, and --prune-by calibration, measure on inputs";
+        return usage(reason.to_owned(), "name a folder with test_data_set_* by --calibrate DIR");
+    }
+    Ok(weights)
+}
+
 impl Settings {
     /// The settings of a command that does not measure errors unless the precision asks for it.
     fn new(options: &CompileOptions) -> Result<Settings, Failed> {
-        if options.calibrate.is_some() && options.precision != Precision::Auto {
+        let measures = options.precision == Precision::Auto || !options.weights.options().0.is_plain();
+        if options.calibrate.is_some() && !measures {
             let reason = format!("--calibrate has no effect with --precision {}", options.precision);
-            return Err(Diagnostic::new(codes::USAGE, reason).hint("data is for --precision auto").into());
+            let hint =
+                "data is for --precision auto and for techniques of weights such as --rounding compensated";
+            return Err(Diagnostic::new(codes::USAGE, reason).hint(hint).into());
         }
         Settings::measuring(options)
     }
@@ -168,7 +204,9 @@ impl Settings {
             return Err(Failed(missing));
         }
         let budget = budget(options)?;
+        let weights = weights(options)?;
         let data = options.calibrate.as_deref().map(testset::calibration).transpose()?;
+        let calibration = data.clone().filter(|_| !weights.is_plain()).map(Calibration::new);
         let mut bindings = BTreeMap::new();
         for (name, path) in &options.bindings {
             bindings.insert(name.clone(), tensors::read(path)?.1);
@@ -178,6 +216,8 @@ impl Settings {
             precision: options.precision,
             dims: options.dims.iter().cloned().collect(),
             bindings,
+            weights,
+            calibration,
             budget,
             data: (data.as_deref().unwrap_or_default().into(), data.is_some()),
         })
@@ -199,6 +239,8 @@ impl Settings {
             bindings: self.bindings.clone(),
             target: &self.target,
             precision: self.precision,
+            weights: self.weights,
+            calibration: self.calibration.as_ref(),
             selection: SelectionRequest {
                 budget: self.budget,
                 data: self.data.0.clone(),

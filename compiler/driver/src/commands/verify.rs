@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::{Context, Model, Settings};
 use crate::cli;
+use lacuna_driver::calibration::Half;
 use lacuna_driver::codes;
 use lacuna_driver::compare::{Accuracy, Criterion, OutputStats};
 use lacuna_driver::diagnostics::{Diagnostic, Exit, Failed};
@@ -53,23 +54,48 @@ struct Totals {
 /// # Errors
 /// Those of reading, compiling and running. Outputs that differ are a report.
 pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
-    let mut settings = Settings::new(&args.options)?;
+    let settings = Settings::new(&args.options)?;
     if args.layers {
         let hint = "lacuna inspect --stage all shows every stage";
         return Err(Diagnostic::new(codes::NOT_YET, "--layers: comparison of every layer").hint(hint).into());
     }
-    let criterion = criterion(args, settings.precision);
+    let criterion = criterion(args, &settings);
     let set = TestSet::find(&args.model)?;
+    let same =
+        |a: &Path, b: &Path| a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
+    let held_out = settings.calibration.is_some()
+        && settings.precision != Precision::Auto
+        && args.options.calibrate.as_deref().is_some_and(|folder| same(folder, &args.model));
     let model = Model::read(&set.model)?;
     let mut totals = Totals::default();
     if set.has_data() {
-        with_data(&set, &model, &mut settings, args.object.as_deref(), criterion, context, &mut totals)?;
+        // What was measured on is not scored: each half of the samples is scored with what the other gave.
+        let halves: &[Option<Half>] = if held_out { &[Some(Half::Even), Some(Half::Odd)] } else { &[None] };
+        for &scored in halves {
+            let mut settings = settings.clone();
+            if let (Some(half), Some(calibration)) = (scored, &settings.calibration) {
+                settings.calibration = Some(calibration.half(half.other())?);
+            }
+            let subject =
+                Subject { model: &model, settings: &mut settings, given: args.object.as_deref(), scored };
+            with_data(&set, subject, criterion, context, &mut totals)?;
+        }
     } else {
         with_evaluator(&model, &settings, args, criterion, context, &mut totals)?;
     }
     let reference = if set.has_data() { "reference outputs" } else { "the IR evaluator on random inputs" };
     let criterion = held_to(criterion, &totals);
-    Ok(report(totals, &settings, criterion, reference))
+    Ok(report(totals, &settings, criterion, reference, held_out))
+}
+
+/// What is verified.
+struct Subject<'a> {
+    model: &'a Model,
+    settings: &'a mut Settings,
+    /// An object file to take instead of compiling.
+    given: Option<&'a Path>,
+    /// The samples that are scored; all of them if absent.
+    scored: Option<Half>,
 }
 
 /// The criterion of a budget, unless another was given: agreement where no labels say what accuracy is.
@@ -92,11 +118,13 @@ fn lost(totals: &Totals) -> Option<String> {
     Some(format!("accuracy is {lost:.2} points below the reference, more than {points}"))
 }
 
-/// f32 must be close; mxfp8 must predict the same in 99 of 100 cases; other precisions are reported.
-fn criterion(args: &cli::Verify, precision: Precision) -> Criterion {
+/// f32 must be close; mxfp8 must predict the same in 99 of 100 cases; other precisions, and pruned weights, are
+/// reported.
+fn criterion(args: &cli::Verify, settings: &Settings) -> Criterion {
     let mxfp8 = Precision::Mx { weights: GroupFormat::MXFP8, activations: GroupFormat::MXFP8 };
-    match (args.min_agreement, precision) {
+    match (args.min_agreement, settings.precision) {
         (Some(min_percent), _) => Criterion::Agreement { min_percent },
+        (None, _) if settings.weights.prune.is_some() => Criterion::Report,
         (None, Precision::F32) => Criterion::Close { atol: args.atol, rtol: args.rtol },
         (None, p) if p == mxfp8 => Criterion::Agreement { min_percent: 99.0 },
         (None, Precision::Bf16 | Precision::Mx { .. } | Precision::Auto) => Criterion::Report,
@@ -131,13 +159,12 @@ fn subject(
 
 fn with_data(
     set: &TestSet,
-    model: &Model,
-    settings: &mut Settings,
-    given: Option<&Path>,
+    subject_of: Subject<'_>,
     criterion: Criterion,
     context: &Context,
     totals: &mut Totals,
 ) -> Result<(), Failed> {
+    let Subject { model, settings, given, scored } = subject_of;
     let loaded = match set.load() {
         Ok(loaded) => loaded,
         Err(bad) => {
@@ -161,7 +188,7 @@ fn with_data(
             current = Some((settings.dims.clone(), object));
         }
         if let Some((_, object)) = &current {
-            compare_set(data, object, criterion, context, totals)?;
+            compare_set(data, object, scored, criterion, context, totals)?;
         }
     }
     totals.warnings.dedup();
@@ -216,6 +243,7 @@ pub(super) fn bind(
 fn compare_set(
     data: &DataSet,
     object: &Object,
+    scored: Option<Half>,
     criterion: Criterion,
     context: &Context,
     totals: &mut Totals,
@@ -234,6 +262,12 @@ fn compare_set(
         inputs.push(literal.data.clone());
     }
     let names: Vec<String> = entry.outputs.iter().map(|p| p.name.clone()).collect();
+    let n_samples = entry.inputs.first().and_then(|port| port.shape.first());
+    if scored.is_some() && entry.outputs.iter().any(|port| port.shape.first() != n_samples) {
+        let reason = format!("{}: not every output has one element per sample", data.name);
+        let hint = "name another folder by --calibrate";
+        return Err(Diagnostic::new(codes::TEST_DATA, reason).hint(hint).into());
+    }
     let references = data.pair(&data.outputs, &names, "outputs")?;
     let references: Vec<&Literal> = references.into_iter().map(|i| &data.outputs[i].1).collect();
     let labels = match entry.outputs.first() {
@@ -245,11 +279,14 @@ fn compare_set(
     for literal in &references {
         tensors.push(decode(literal.ty.clone(), literal.data.bytes())?);
     }
-    compare(entry, &outputs, &tensors, labels.as_deref(), criterion, totals)?;
+    compare(entry, &outputs, &tensors, labels.as_deref(), scored, criterion, totals)?;
     if let (Some(labels), Some(port), Some(reference)) = (labels, entry.outputs.first(), tensors.first()) {
         let found = decode(TensorType::new(port.elem, port.shape.clone()), &outputs[0])?;
-        totals.accuracy.add(&found.to_f64(), &labels, &port.shape);
-        totals.reference_accuracy.add(&reference.to_f64(), &labels, &port.shape);
+        let (found, shape) = samples(scored, &found.to_f64(), &port.shape);
+        let (reference, _) = samples(scored, &reference.to_f64(), &port.shape);
+        let (labels, _) = samples(scored, &labels, &port.shape[..1]);
+        totals.accuracy.add(&found, &labels, &shape);
+        totals.reference_accuracy.add(&reference, &labels, &shape);
     }
     Ok(())
 }
@@ -282,7 +319,7 @@ fn with_evaluator(
     context.progress.step("evaluating the reference");
     let references = eval(&module, module.entries[0].func, &arguments, Mode::Typed).map_err(refused)?;
     let outputs = execute(&program, &inputs, context, totals)?;
-    compare(entry, &outputs, &references, None, criterion, totals)
+    compare(entry, &outputs, &references, None, None, criterion, totals)
 }
 
 fn execute(
@@ -302,12 +339,21 @@ fn decode(ty: TensorType, bytes: &[u8]) -> Result<Tensor, Diagnostic> {
     Tensor::from_bytes(ty, bytes).map_err(|e| Diagnostic::new(codes::TEST_DATA, e.to_string()))
 }
 
+/// The elements that are scored, and their shape.
+fn samples<T: Copy>(scored: Option<Half>, elements: &[T], shape: &[u64]) -> (Vec<T>, Vec<u64>) {
+    match scored {
+        Some(half) => half.of(elements, shape),
+        None => (elements.to_vec(), shape.to_vec()),
+    }
+}
+
 /// Compares every output with its reference; `labels` are those of the first output.
 fn compare(
     entry: &EntryPoint,
     outputs: &[Vec<u8>],
     references: &[Tensor],
     mut labels: Option<&[i64]>,
+    scored: Option<Half>,
     criterion: Criterion,
     totals: &mut Totals,
 ) -> Result<(), Failed> {
@@ -317,10 +363,12 @@ fn compare(
     for (((port, bytes), reference), stats) in
         entry.outputs.iter().zip(outputs).zip(references).zip(&mut totals.outputs)
     {
-        let labels = labels.take();
+        let labels = labels.take().map(|labels| samples(scored, labels, &port.shape[..1]).0);
         let ty = TensorType::new(port.elem, port.shape.clone());
         if reference.ty == ty {
-            stats.add(&decode(ty, bytes)?.to_f64(), &reference.to_f64(), &port.shape, labels, criterion);
+            let (found, shape) = samples(scored, &decode(ty, bytes)?.to_f64(), &port.shape);
+            let (expected, _) = samples(scored, &reference.to_f64(), &port.shape);
+            stats.add(&found, &expected, &shape, labels.as_deref(), criterion);
         } else {
             stats.mismatch(format!("it is {} instead of {}", port_type(port), reference.ty));
         }
@@ -328,7 +376,13 @@ fn compare(
     Ok(())
 }
 
-fn report(totals: Totals, settings: &Settings, criterion: Criterion, reference: &str) -> Report {
+fn report(
+    totals: Totals,
+    settings: &Settings,
+    criterion: Criterion,
+    reference: &str,
+    held_out: bool,
+) -> Report {
     let mut violations: Vec<String> = totals
         .outputs
         .iter()
@@ -349,6 +403,9 @@ fn report(totals: Totals, settings: &Settings, criterion: Criterion, reference: 
     if let (Some(found), Some(expected)) = (accuracy, totals.reference_accuracy.percent()) {
         let Accuracy { n_right, n_samples } = totals.accuracy;
         text += &format!("accuracy {found:.2}% ({n_right} of {n_samples}), reference {expected:.2}%\n");
+    }
+    if held_out {
+        text += "each half of the samples is scored with what was measured on the other half\n";
     }
     for name in &totals.bound {
         text += &format!("input `{name}` determines a shape and was bound to its test value\n");
@@ -384,6 +441,7 @@ fn report(totals: Totals, settings: &Settings, criterion: Criterion, reference: 
         "target": settings.target.name,
         "precision": settings.precision.to_string(),
         "reference": reference,
+        "held_out": held_out,
         "outputs": totals.outputs.iter().map(|o| o.json(criterion)).collect::<Vec<_>>(),
         "accuracy": accuracy,
         "reference_accuracy": totals.reference_accuracy.percent(),

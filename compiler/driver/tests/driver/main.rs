@@ -6,3 +6,4 @@ mod common;
 mod pipeline;
 mod profile;
 mod selection;
+mod weights;

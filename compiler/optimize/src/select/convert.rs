@@ -3,12 +3,13 @@
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
 use lacuna_ir::{ElemType, Function, Module, NodeData, Op, OriginId, Value};
-use lacuna_isa::format::{Format, GroupFormat, ScalarType, ScaleMode};
+use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 
 use super::{Assignment, weights};
 use crate::constants::constant_values;
 use crate::emit::Emitter;
-use crate::options::{Precision, WeightOptions};
+use crate::options::Precision;
+use crate::weights::WeightOptions;
 use crate::zeros::summed_dims;
 
 /// The least number of input channels of a convolution that is grouped.
@@ -245,15 +246,17 @@ impl<'a> Converter<'a> {
             return Ok(known);
         }
         let new = match (&to, self.out.func().as_const(x)) {
-            (&Conversion::Group(format, axis), Some(weight)) => {
+            // Techniques take the place of plain rounding later, where all of the function is known.
+            (&Conversion::Group(format, axis), Some(weight)) if self.weights.is_plain() => {
                 let weight = &self.module.constants[weight];
                 let grouped = weights::quantized(self.module, weight, format, axis, &self.weights)?;
                 let value = self.module.constants.push(grouped);
                 self.emit(Op::Const { value }, &[], origins)?
             }
-            (&Conversion::Group(format, axis), None) => {
+            (&Conversion::Group(format, axis), _) => {
                 // A constant that is still a recipe, such as a repeated row, is computed with its groups.
-                let mode = if constant { self.weights.scale_mode } else { ScaleMode::Floor };
+                let modes = self.weights.scale_modes;
+                let mode = if constant { modes.weights } else { modes.activations };
                 self.emit(Op::MxQuantize { format, axis, mode }, &[x], origins)?
             }
             (&Conversion::Cast(to), _) => self.emit(Op::Cast { to, saturate: true }, &[x], origins)?,

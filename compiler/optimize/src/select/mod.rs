@@ -25,6 +25,7 @@ use lacuna_isa::format::Format;
 use crate::constants::fold;
 use crate::exact::{Error, functions};
 use crate::options::{Options, Precision};
+use crate::weights::{WeightReport, refine};
 use crate::zeros::{Sparse, WeightSparsity};
 
 pub use candidates::{Candidate, Site};
@@ -56,6 +57,8 @@ pub struct Selected {
     pub module: Module,
     /// What each contraction got: functions in order, contractions in the order of the function.
     pub assignments: Vec<Assignment>,
+    /// What became of weights that more was done to than plain rounding, in order.
+    pub refined: Vec<WeightReport>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -99,10 +102,11 @@ fn convert(mut module: Module, options: &Options, plan: Plan<'_>) -> Result<Sele
         changed |= converted.nodes.len() != source.nodes.len();
         module.functions[func] = converted;
     }
-    if changed {
+    let (mut module, refined) = refine(module, options)?;
+    if changed || !options.weights.is_plain() {
         fold(&mut module)?;
     }
-    Ok(Selected { module, assignments, warnings: options.warnings() })
+    Ok(Selected { module, assignments, refined, warnings: options.warnings() })
 }
 
 /// What formats the weights of contractions have, by falling number of elements. A constant counts once.

@@ -9,7 +9,7 @@ use lacuna_ir::{FuncId, Module, NodeData, Op, OriginId, Value};
 use super::convert::{Converter, Forms};
 use crate::constants::fold;
 use crate::exact::Error;
-use crate::options::WeightOptions;
+use crate::weights::WeightOptions;
 
 /// Elements that one sum of the machine covers at most, unless one axis has more: such rows fit every local memory. The rest is
 /// summed by whoever reads the results.

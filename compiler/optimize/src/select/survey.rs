@@ -106,7 +106,7 @@ impl Survey {
 
     /// One run for the reference and one for each format.
     fn measure_locally<M: Measure>(&mut self, measure: &mut M) -> Result<(), SelectError<M::Error>> {
-        let weights = self.options.weights;
+        let weights = self.options.weights.plain();
         let module = probed(&self.module, self.func, weights, |_| vec![Probe::Signal])?;
         let outputs = self.run(&module, measure).map_err(SelectError::Measure)?;
         let signal: Vec<f64> = self.sums(&outputs);

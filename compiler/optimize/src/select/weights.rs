@@ -4,7 +4,7 @@ use lacuna_ir::eval::{Mode, Tensor, eval_op};
 use lacuna_ir::{Constant, ConstantData, Module, Op};
 use lacuna_isa::format::GroupFormat;
 
-use crate::options::WeightOptions;
+use crate::weights::WeightOptions;
 
 /// The grouped form of a weight along `axis`, by the technique that the options name. Every constant operand of a contraction
 /// that gets groups passes here, and only here.
@@ -18,7 +18,7 @@ pub fn quantized(
     axis: u8,
     options: &WeightOptions,
 ) -> Result<Constant, String> {
-    let op = Op::MxQuantize { format, axis, mode: options.scale_mode };
+    let op = Op::MxQuantize { format, axis, mode: options.scale_modes.weights };
     let tensor = match (&weight.data, weight.ty.elem.scalar()) {
         (ConstantData::Splat(code), Some(elem)) => {
             let values = vec![elem.decode(*code); weight.ty.shape.elements() as usize];

@@ -1,0 +1,232 @@
+//! Calibration data: inputs of a model that techniques measure on, and what is kept from them for scoring.
+
+use lacuna_ir::eval::Tensor;
+use lacuna_ir::{Blob, Module, TensorType};
+use lacuna_onnx::Literal;
+
+use crate::codes;
+use crate::diagnostics::Diagnostic;
+use crate::testset::DataSet;
+
+/// Inputs of a model, set by set.
+#[derive(Clone, Debug, Default)]
+pub struct Calibration {
+    sets: Vec<DataSet>,
+}
+
+/// Every second sample, for measuring on one half and scoring on the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Half {
+    /// Samples 0, 2, 4, ...
+    Even,
+    /// Samples 1, 3, 5, ...
+    Odd,
+}
+
+impl Half {
+    /// Both halves.
+    pub const BOTH: [Half; 2] = [Half::Even, Half::Odd];
+
+    /// The other one.
+    pub const fn other(self) -> Half {
+        match self {
+            Half::Even => Half::Odd,
+            Half::Odd => Half::Even,
+        }
+    }
+
+    fn has(self, sample: usize) -> bool {
+        sample.is_multiple_of(2) == (self == Half::Even)
+    }
+
+    /// The elements of this half of the samples, which dimension 0 numbers, and their shape.
+    pub fn of<T: Copy>(self, elements: &[T], shape: &[u64]) -> (Vec<T>, Vec<u64>) {
+        let n_samples = shape.first().map_or(0, |&n| n as usize);
+        let each = elements.len() / n_samples.max(1);
+        let samples = (0..n_samples).filter(|&i| self.has(i));
+        let half: Vec<T> = samples.flat_map(|i| &elements[i * each..(i + 1) * each]).copied().collect();
+        let mut shape = shape.to_vec();
+        if let Some(n) = shape.first_mut() {
+            *n = (n_samples as u64 + u64::from(self == Half::Even)) / 2;
+        }
+        (half, shape)
+    }
+}
+
+fn bad(reason: String) -> Diagnostic {
+    Diagnostic::new(codes::TEST_DATA, reason)
+}
+
+impl Calibration {
+    /// The inputs of these sets.
+    pub fn new(sets: Vec<DataSet>) -> Calibration {
+        Calibration { sets }
+    }
+
+    /// The same number of samples in each set, but only those of one half: each of the other half is replaced by its
+    /// neighbour, so that inputs of fixed shape stay full.
+    ///
+    /// # Errors
+    /// L0012 when a set has not two samples along dimension 0 of its first input.
+    pub fn half(&self, half: Half) -> Result<Calibration, Diagnostic> {
+        let mut sets = self.sets.clone();
+        for set in &mut sets {
+            let n = n_samples(set)
+                .filter(|&n| n >= 2)
+                .ok_or_else(|| bad(format!("{}: one sample cannot be split in two halves", set.name)))?;
+            for (_, literal) in &mut set.inputs {
+                if literal.ty.shape.first() == Some(&(n as u64)) {
+                    let other = |i: usize| if i ^ 1 < n { i ^ 1 } else { i - 1 };
+                    *literal = pick(literal, n, (0..n).map(|i| if half.has(i) { i } else { other(i) }));
+                }
+            }
+        }
+        Ok(Calibration { sets })
+    }
+
+    /// Samples of all sets, where dimension 0 of the first input numbers them.
+    pub fn n_samples(&self) -> usize {
+        self.sets.iter().map(|set| n_samples(set).unwrap_or(1)).sum()
+    }
+
+    /// The inputs of the one entry of a module, batch by batch. A set with another number of samples than the entry
+    /// takes is cut into batches; the last is filled up by starting over.
+    ///
+    /// # Errors
+    /// L0012 when the data does not pair with the inputs, L0008 when it does not fit.
+    pub fn batches(&self, module: &Module) -> Result<Vec<Vec<Tensor>>, Diagnostic> {
+        let [entry] = &module.entries[..] else { return Ok(Vec::new()) };
+        let func = &module.functions[entry.func];
+        let mut batches = Vec::new();
+        for set in &self.sets {
+            let pairs = set.pair(&set.inputs, &entry.inputs, "inputs")?;
+            let wanted: Vec<&TensorType> = func.params.iter().map(|&p| func.ty(p)).collect();
+            let given: Vec<&Literal> = pairs.iter().map(|&i| &set.inputs[i].1).collect();
+            let n = given.iter().zip(&wanted).find(|(g, w)| g.ty != ***w).map_or(1, |(g, w)| {
+                let samples = |ty: &TensorType| ty.shape.first().map_or(1, |&n| n.max(1));
+                samples(&g.ty).div_ceil(samples(w)) as usize
+            });
+            for batch in 0..n {
+                let tensors = given.iter().zip(&wanted).zip(&entry.inputs);
+                let tensors = tensors.map(|((given, wanted), name)| tensor(set, name, given, wanted, batch));
+                batches.push(tensors.collect::<Result<_, _>>()?);
+            }
+        }
+        Ok(batches)
+    }
+}
+
+fn n_samples(set: &DataSet) -> Option<usize> {
+    set.inputs.first().and_then(|(_, literal)| literal.ty.shape.first()).map(|&n| n as usize)
+}
+
+/// Some samples of a tensor, in the order given.
+fn pick(literal: &Literal, n_samples: usize, samples: impl Iterator<Item = usize>) -> Literal {
+    let bytes = literal.data.bytes();
+    let each = bytes.len() / n_samples.max(1);
+    let mut ty = literal.ty.clone();
+    let picked: Vec<usize> = samples.collect();
+    ty.shape.0[0] = picked.len() as u64;
+    let data: Vec<u8> = picked.iter().flat_map(|&i| &bytes[i * each..(i + 1) * each]).copied().collect();
+    Literal { ty, data: Blob::new(data) }
+}
+
+fn tensor(
+    set: &DataSet,
+    name: &str,
+    given: &Literal,
+    wanted: &TensorType,
+    batch: usize,
+) -> Result<Tensor, Diagnostic> {
+    let misfit = || {
+        let reason = format!("{}: input `{name}` is {wanted}, but the data is {}", set.name, given.ty);
+        Diagnostic::new(codes::INPUT, reason)
+    };
+    let decode = |literal: &Literal| {
+        Tensor::from_bytes(literal.ty.clone(), literal.data.bytes()).map_err(|e| bad(e.to_string()))
+    };
+    if given.ty == *wanted {
+        return decode(given);
+    }
+    let (Some(&has), Some(&takes)) = (given.ty.shape.first(), wanted.shape.first()) else {
+        return Err(misfit());
+    };
+    let whole_bytes = given.ty.elem.scalar().is_some_and(|s| s.bits() >= 8);
+    let alike = given.ty.elem == wanted.elem && given.ty.shape[1..] == wanted.shape[1..];
+    if !alike || !whole_bytes || has == 0 {
+        return Err(misfit());
+    }
+    let (has, takes) = (has as usize, takes as usize);
+    decode(&pick(given, has, (0..takes).map(|i| (batch * takes + i) % has)))
+}
+
+#[cfg(test)]
+mod tests {
+    use lacuna_ir::{Entry, Function, ValueData, ValueDef};
+    use lacuna_isa::format::ScalarType;
+
+    use super::*;
+
+    fn set(n: u64) -> DataSet {
+        let data: Vec<u8> = (0..n as u8).flat_map(|i| [i, 100 + i]).collect();
+        let literal = Literal { ty: TensorType::new(ScalarType::U8, vec![n, 2]), data: Blob::new(data) };
+        let inputs = vec![("x".to_owned(), literal)];
+        DataSet { name: "set".to_owned(), inputs, outputs: Vec::new(), labels: None }
+    }
+
+    fn module(n: u64) -> Module {
+        let mut module = Module::default();
+        let mut func = Function::default();
+        let ty = TensorType::new(ScalarType::U8, vec![n, 2]);
+        let x = func.values.push(ValueData { ty, def: ValueDef::Param(0), name: "x".to_owned() });
+        func.params.push(x);
+        let func = module.functions.push(func);
+        let inputs = vec!["x".to_owned()];
+        module.entries.push(Entry { name: "main".to_owned(), func, inputs, outputs: Vec::new() });
+        module
+    }
+
+    fn samples(calibration: &Calibration, n: u64) -> Vec<Vec<f64>> {
+        let batches = calibration.batches(&module(n)).unwrap();
+        batches.iter().map(|b| b[0].to_f64().chunks(2).map(|c| c[0]).collect()).collect()
+    }
+
+    #[test]
+    fn sets_are_cut_into_batches() {
+        let check = |has: u64, takes: u64, expect: &[&[f64]]| {
+            let calibration = Calibration { sets: vec![set(has)] };
+            assert_eq!(samples(&calibration, takes), expect, "{has} into {takes}");
+        };
+        check(3, 3, &[&[0.0, 1.0, 2.0]]);
+        check(4, 2, &[&[0.0, 1.0], &[2.0, 3.0]]);
+        check(3, 2, &[&[0.0, 1.0], &[2.0, 0.0]]);
+        check(1, 3, &[&[0.0, 0.0, 0.0]]);
+    }
+
+    #[test]
+    fn a_half_never_shows_the_other() {
+        let check = |n: u64, half, expect: &[f64]| {
+            let calibration = Calibration { sets: vec![set(n)] }.half(half).unwrap();
+            assert_eq!(samples(&calibration, n), [expect], "{n} {half:?}");
+        };
+        check(4, Half::Even, &[0.0, 0.0, 2.0, 2.0]);
+        check(4, Half::Odd, &[1.0, 1.0, 3.0, 3.0]);
+        check(3, Half::Even, &[0.0, 0.0, 2.0]);
+        check(3, Half::Odd, &[1.0, 1.0, 1.0]);
+        assert!(Calibration { sets: vec![set(1)] }.half(Half::Even).is_err());
+    }
+
+    #[test]
+    fn halves_of_outputs() {
+        let elements = [0, 1, 10, 11, 20, 21];
+        assert_eq!(Half::Even.of(&elements, &[3, 2]), (vec![0, 1, 20, 21], vec![2, 2]));
+        assert_eq!(Half::Odd.of(&elements, &[3, 2]), (vec![10, 11], vec![1, 2]));
+    }
+
+    #[test]
+    fn data_that_does_not_fit_is_refused() {
+        let mut wide = set(2);
+        wide.inputs[0].1.ty.shape.0 = vec![2, 1, 2];
+        assert!(Calibration { sets: vec![wide] }.batches(&module(2)).is_err());
+    }
+}

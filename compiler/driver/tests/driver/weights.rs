@@ -1,0 +1,73 @@
+//! Options of how weights become narrow or sparse: what they win, and their misuse.
+
+use std::fs;
+
+use crate::common::{check_failure, json_in, lacuna_in, testdata};
+
+#[test]
+fn pruned_weights_run_sparse_and_keep_their_accuracy() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = testdata("digits-cnn");
+    let (model, at) = (model.to_str().unwrap(), folder.path());
+    let object = at.join("pruned.lac");
+    let object = object.to_str().unwrap();
+    let onnx = format!("{model}/model.onnx");
+    let output = lacuna_in(at, &["compile", &onnx, "-o", object, "--prune", "2:4"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = lacuna_in(at, &["disasm", object]);
+    assert_eq!(String::from_utf8_lossy(&text.stdout).matches("mmnm").count(), 4);
+
+    let options = ["--precision", "mxfp8", "--prune", "2:4", "--prune-by", "calibration"];
+    let rounding = ["--rounding", "corrected", "--calibrate", model];
+    let verify = [&["verify", model][..], &options, &rounding].concat();
+    let (exit, report) = json_in(at, &verify);
+    assert_eq!((exit, &report["held_out"]), (0, &true.into()), "{report}");
+    assert!(report["accuracy"].as_f64().unwrap() > 99.0, "{report}");
+
+    let explain = [&["explain", model][..], &options, &rounding].concat();
+    let (_, report) = json_in(at, &explain);
+    let weights = report["refined"].as_array().unwrap();
+    let pruned = weights.iter().filter(|w| w["density_percent"].as_f64().unwrap() <= 50.0).count();
+    assert_eq!((weights.len(), pruned), (5, 4), "{report}");
+}
+
+/// What is measured on other data is not split, and data of another batch size is cut to fit.
+#[test]
+fn calibration_data_may_come_from_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = testdata("digits-cnn");
+    let set = folder.path().join("data/test_data_set_0");
+    fs::create_dir_all(&set).unwrap();
+    fs::copy(model.join("test_data_set_0/input_0.pb"), set.join("input_0.pb")).unwrap();
+    let options = ["--precision", "mxfp4", "--rounding", "compensated", "--scale-search"];
+    let verify = [&["verify", model.to_str().unwrap(), "--calibrate", "data"][..], &options].concat();
+    let (exit, report) = json_in(folder.path(), &verify);
+    assert_eq!((exit, &report["held_out"]), (0, &false.into()), "{report}");
+    // 13.5 dB is what plain rounding gives.
+    assert!(report["outputs"][0]["sqnr_db"].as_f64().unwrap() > 15.5, "{report}");
+    fs::remove_file(set.join("input_0.pb")).unwrap();
+    check_failure(folder.path(), &verify, 2, "L0012");
+}
+
+#[test]
+fn options_without_effect_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model = testdata("digits-cnn").join("model.onnx");
+    fs::copy(&model, at.join("m.onnx")).unwrap();
+    assert_eq!(lacuna_in(at, &["compile", "m.onnx"]).status.code(), Some(0));
+    let check = |file: &str, options: &[&str], code: &str| {
+        check_failure(at, &[&["profile", file], options].concat(), 2, code);
+    };
+    check("m.lac", &["--prune", "2:4"], "L0001");
+    check("m.lac", &["--scale-mode", "even"], "L0001");
+    check("m.onnx", &["--prune", "4:4"], "L0001");
+    check("m.onnx", &["--prune-by", "calibration"], "L0001");
+    check("m.onnx", &["--prune", "2:4", "--prune-by", "calibration"], "L0001");
+    check("m.onnx", &["--hadamard"], "L0001");
+    check("m.onnx", &["--scale-search", "--precision", "bf16"], "L0001");
+    check("m.onnx", &["--precision", "mxfp4", "--rounding", "compensated"], "L0001");
+    check("m.onnx", &["--precision", "mxfp4", "--rounding", "up"], "L0001");
+    check("m.onnx", &["--precision", "mxfp4", "--calibrate", "."], "L0001");
+    check("m.onnx", &["--precision", "mxfp4", "--scale-search", "--calibrate", "."], "L0012");
+}
