@@ -346,6 +346,15 @@ pub enum SeOp {
     },
 }
 
+/// Registers that an operation touches, each with its lane.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RegisterUse {
+    /// Registers that it reads.
+    pub reads: Vec<(Reg, Lane)>,
+    /// The register that it writes.
+    pub writes: Option<(Reg, Lane)>,
+}
+
 impl Lane {
     /// Bits of a lane.
     pub const fn bits(self) -> u32 {
@@ -358,8 +367,8 @@ impl Lane {
 
 impl SeOp {
     /// Registers that the operation reads and the one that it writes, each with its lane.
-    pub fn registers(&self) -> (Vec<(Reg, Lane)>, Option<(Reg, Lane)>) {
-        match *self {
+    pub fn registers(&self) -> RegisterUse {
+        let (reads, writes) = match *self {
             SeOp::Load { dst, lane, .. } | SeOp::Const { dst, lane, .. } | SeOp::Tree { dst, lane, .. } => {
                 (Vec::new(), Some((dst, lane)))
             }
@@ -380,7 +389,8 @@ impl SeOp {
             }
             SeOp::Convert { from, to, dst, a } => (vec![(a, from)], Some((dst, to))),
             SeOp::RoundTo { lane, dst, a, .. } => (vec![(a, lane)], Some((dst, lane))),
-        }
+        };
+        RegisterUse { reads, writes }
     }
 }
 

@@ -1,7 +1,5 @@
 //! Calibration data: inputs of a model that techniques measure on, and what is kept from them for scoring.
 
-use std::sync::Arc;
-
 use lacuna_ir::eval::Tensor;
 use lacuna_ir::{Blob, Module, TensorType};
 use lacuna_onnx::Literal;
@@ -11,9 +9,9 @@ use crate::diagnostics::Diagnostic;
 use crate::testset::DataSet;
 
 /// Inputs of a model, set by set.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Calibration {
-    sets: Arc<[DataSet]>,
+    sets: Vec<DataSet>,
 }
 
 /// Every second sample, for measuring on one half and scoring on the other.
@@ -38,7 +36,7 @@ impl Half {
     }
 
     fn has(self, sample: usize) -> bool {
-        (sample % 2 == 0) == (self == Half::Even)
+        sample.is_multiple_of(2) == (self == Half::Even)
     }
 
     /// The elements of this half of the samples, which dimension 0 numbers, and their shape.
@@ -60,8 +58,8 @@ fn bad(reason: String) -> Diagnostic {
 }
 
 impl Calibration {
-    /// The inputs of data sets.
-    pub fn new(sets: Arc<[DataSet]>) -> Calibration {
+    /// The inputs of these sets.
+    pub fn new(sets: Vec<DataSet>) -> Calibration {
         Calibration { sets }
     }
 
@@ -71,7 +69,7 @@ impl Calibration {
     /// # Errors
     /// L0012 when a set has not two samples along dimension 0 of its first input.
     pub fn half(&self, half: Half) -> Result<Calibration, Diagnostic> {
-        let mut sets = self.sets.to_vec();
+        let mut sets = self.sets.clone();
         for set in &mut sets {
             let n = n_samples(set)
                 .filter(|&n| n >= 2)
@@ -83,7 +81,7 @@ impl Calibration {
                 }
             }
         }
-        Ok(Calibration { sets: sets.into() })
+        Ok(Calibration { sets })
     }
 
     /// Samples of all sets, where dimension 0 of the first input numbers them.
@@ -100,7 +98,7 @@ impl Calibration {
         let [entry] = &module.entries[..] else { return Ok(Vec::new()) };
         let func = &module.functions[entry.func];
         let mut batches = Vec::new();
-        for set in &*self.sets {
+        for set in &self.sets {
             let pairs = set.pair(&set.inputs, &entry.inputs, "inputs")?;
             let wanted: Vec<&TensorType> = func.params.iter().map(|&p| func.ty(p)).collect();
             let given: Vec<&Literal> = pairs.iter().map(|&i| &set.inputs[i].1).collect();
@@ -196,7 +194,7 @@ mod tests {
     #[test]
     fn sets_are_cut_into_batches() {
         let check = |has: u64, takes: u64, expect: &[&[f64]]| {
-            let calibration = Calibration::new([set(has)].into());
+            let calibration = Calibration { sets: vec![set(has)] };
             assert_eq!(samples(&calibration, takes), expect, "{has} into {takes}");
         };
         check(3, 3, &[&[0.0, 1.0, 2.0]]);
@@ -208,14 +206,14 @@ mod tests {
     #[test]
     fn a_half_never_shows_the_other() {
         let check = |n: u64, half, expect: &[f64]| {
-            let calibration = Calibration::new([set(n)].into()).half(half).unwrap();
+            let calibration = Calibration { sets: vec![set(n)] }.half(half).unwrap();
             assert_eq!(samples(&calibration, n), [expect], "{n} {half:?}");
         };
         check(4, Half::Even, &[0.0, 0.0, 2.0, 2.0]);
         check(4, Half::Odd, &[1.0, 1.0, 3.0, 3.0]);
         check(3, Half::Even, &[0.0, 0.0, 2.0]);
         check(3, Half::Odd, &[1.0, 1.0, 1.0]);
-        assert!(Calibration::new([set(1)].into()).half(Half::Even).is_err());
+        assert!(Calibration { sets: vec![set(1)] }.half(Half::Even).is_err());
     }
 
     #[test]
@@ -229,6 +227,6 @@ mod tests {
     fn data_that_does_not_fit_is_refused() {
         let mut wide = set(2);
         wide.inputs[0].1.ty.shape.0 = vec![2, 1, 2];
-        assert!(Calibration::new([wide].into()).batches(&module(2)).is_err());
+        assert!(Calibration { sets: vec![wide] }.batches(&module(2)).is_err());
     }
 }

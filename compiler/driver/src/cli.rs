@@ -73,9 +73,8 @@ pub struct CompileOptions {
     /// With --precision auto: least error with weights of at most N bytes; K, M and G are 2^10, 2^20 and 2^30.
     #[arg(long, value_name = "N", value_parser = parse_bytes, conflicts_with_all = ["min_sqnr", "max_drop"])]
     pub max_bytes: Option<u64>,
-    /// Inputs to measure on, for --precision auto and techniques of weights: test_data_set_* folders, input_*.pb, or
-    /// NAME.npy. `verify` of that same folder with a technique of weights measures on each half of the samples in turn
-    /// and scores the other.
+    /// Inputs to measure on, for --precision auto and for techniques of weights: test_data_set_* folders, input_*.pb, or
+    /// NAME.npy. `verify` of that same folder measures techniques on each half of the samples in turn and scores the other.
     #[arg(long, value_name = "DIR")]
     pub calibrate: Option<PathBuf>,
     /// How weights become narrow or sparse.

@@ -69,12 +69,12 @@ pub struct Request<'a> {
     pub target: &'a Target,
     /// Number formats of contractions.
     pub precision: Precision,
-    /// With [`Precision::Auto`]: the budget, and the data to measure on.
-    pub selection: SelectionRequest,
     /// How weights become narrow or sparse.
     pub weights: WeightOptions,
-    /// Inputs for techniques of weights that measure.
+    /// Inputs for techniques that measure.
     pub calibration: Option<&'a Calibration>,
+    /// With [`Precision::Auto`]: the budget, and the data to measure on.
+    pub selection: SelectionRequest,
 }
 
 /// What is told while passes run.
@@ -161,7 +161,8 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
 /// Every finding of the pass that failed.
 pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Failed> {
     let (imported, mut warnings) = import(request, watch)?;
-    let mut options = options(request);
+    let mut options = options(request.target, request.precision);
+    options.weights = request.weights;
     if let Some(calibration) = request.calibration {
         options.calibration = calibration.batches(&imported)?;
     }
@@ -204,14 +205,9 @@ pub(crate) fn unselected(error: lacuna_optimize::Error) -> Failed {
     }
 }
 
-/// What the optimiser is told, besides calibration inputs.
-pub fn options(request: &Request<'_>) -> lacuna_optimize::Options {
-    lacuna_optimize::Options {
-        precision: request.precision,
-        features: features(request.target),
-        weights: request.weights,
-        ..lacuna_optimize::Options::default()
-    }
+/// What the optimiser is told, but for techniques of weights.
+pub fn options(target: &Target, precision: Precision) -> lacuna_optimize::Options {
+    lacuna_optimize::Options { precision, features: features(target), ..lacuna_optimize::Options::default() }
 }
 
 /// The last passes: the object of a module with formats, and the independent check of its streams.

@@ -129,21 +129,17 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>, D
 
 impl DataSet {
     fn load(folder: &Path, needs_outputs: bool) -> Result<DataSet, Diagnostic> {
-        let (inputs, outputs) = (DataSet::tensors(folder, "input_")?, DataSet::tensors(folder, "output_")?);
+        let read = |prefix: &str| -> Result<Vec<(String, Literal)>, Diagnostic> {
+            numbered(folder, prefix, ".pb")?.iter().map(|path| tensors::read(path)).collect()
+        };
+        let (inputs, outputs) = (read("input_")?, read("output_")?);
         if outputs.is_empty() && needs_outputs {
             return Err(bad(folder, "there is no output_*.pb"));
         }
         let labels = folder.join("labels_0.pb");
         let labels = if labels.is_file() { Some(tensors::read(&labels)?.1) } else { None };
-        Ok(DataSet { name: DataSet::name(folder), inputs, outputs, labels })
-    }
-
-    fn name(folder: &Path) -> String {
-        folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-    }
-
-    fn tensors(folder: &Path, prefix: &str) -> Result<Vec<(String, Literal)>, Diagnostic> {
-        numbered(folder, prefix, ".pb")?.iter().map(|path| tensors::read(path)).collect()
+        let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(DataSet { name, inputs, outputs, labels })
     }
 
     /// The number of the tensor for each of `names`: by the name in the file, or by order where no name fits.

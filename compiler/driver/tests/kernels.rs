@@ -158,6 +158,9 @@ fn casts_of_floats_overflow_as_the_type_defines() {
     }
 }
 
+/// Computes a value of another.
+type Producer<'a> = dyn Fn(&mut FunctionBuilder<'_>, Value) -> Value + 'a;
+
 /// What computes a value also quantises it, whether or not the value itself is read; rows that are no whole groups take a
 /// kernel of their own.
 #[test]
@@ -171,7 +174,7 @@ fn producers_quantise_their_results() {
         let x: Vec<f64> = (0..8 * n).map(|i| f64::from((i * 37 % 101) as u32) / 16.0 - 3.0).collect();
         let w: Vec<f64> = (0..n * n).map(|i| f64::from((i * 53 % 89) as u32) / 64.0 - 0.75).collect();
         let inputs = [(ScalarType::F32, &[8, width][..], &x[..]), (ScalarType::F32, &[width, width], &w)];
-        let producers: [(&str, &dyn Fn(&mut FunctionBuilder<'_>, Value) -> Value); 3] = [
+        let producers: [(&str, &Producer<'_>); 3] = [
             ("product", &|b, x| {
                 let weights: Vec<f32> = (0..n * n).map(|i| (i * 29 % 83) as f32 / 128.0 - 0.25).collect();
                 let weights = b.const_f32(vec![width, width], &weights).expect("a constant");

@@ -190,9 +190,9 @@ impl Model {
             bindings: BTreeMap::new(),
             target: &target,
             precision: precision.parse().expect("a precision"),
-            selection: SelectionRequest::default(),
             weights: lacuna_optimize::WeightOptions::default(),
             calibration: None,
+            selection: SelectionRequest::default(),
         };
         let progress = Progress::new(false);
         let mut watch = Watch { progress: &progress, dump: None };

@@ -39,9 +39,9 @@ fn stages(model: &str, target_name: &str, precision: &str) -> Stages {
         bindings: BTreeMap::new(),
         target: &target,
         precision: precision.parse().expect("a precision"),
-        selection: SelectionRequest::default(),
         weights: lacuna_optimize::WeightOptions::default(),
         calibration: None,
+        selection: SelectionRequest::default(),
     };
     let progress = Progress::new(false);
     let mut watch = Watch { progress: &progress, dump: None };

@@ -19,10 +19,10 @@ pub struct Options {
     pub features: TargetFeatures,
     /// How weights become narrow or sparse.
     pub weights: WeightOptions,
-    /// Inputs of the entry, batch by batch, for what techniques of weights decide by measurement.
-    pub calibration: Vec<Vec<Tensor>>,
     /// How terms are chosen from the e-graph.
     pub extraction: Extraction,
+    /// Inputs of the entry, batch by batch, for what is decided by measurement.
+    pub calibration: Vec<Vec<Tensor>>,
 }
 
 /// How one term for each value is chosen from all equal ones.

@@ -2,13 +2,13 @@
 //! result would be what its lanes held before.
 
 use super::Faults;
-use crate::program::{Program, REGISTERS};
+use crate::program::{Program, REGISTERS, RegisterUse};
 
 /// Checks the order of writes and reads: `init`, then `body` (whose first round finds what `init` wrote), then `finish`.
 pub(super) fn check(program: &Program, faults: &mut Faults) {
     let mut written = [None; REGISTERS];
     for op in program.init.iter().chain(&program.body).chain(&program.finish) {
-        let (reads, write) = op.registers();
+        let RegisterUse { reads, writes: write } = op.registers();
         for (reg, lane) in reads {
             let Some(found) = written.get(usize::from(reg.0)) else { continue };
             faults.check(*found == Some(lane.bits()), || match found {

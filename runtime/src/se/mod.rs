@@ -14,7 +14,9 @@ mod strips;
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::{Action, Use};
 use lacuna_isa::object::{BufferKind, Kernel};
-use lacuna_isa::program::{ACCUMULATORS, Lane, MAX_STREAMS, Program, REGISTERS, Reg, SeOp, SeReduce};
+use lacuna_isa::program::{
+    ACCUMULATORS, Lane, MAX_STREAMS, Program, REGISTERS, Reg, RegisterUse, SeOp, SeReduce,
+};
 use lacuna_isa::view::{Space, VIEW_DIMS};
 
 use crate::local::quantize;
@@ -49,7 +51,7 @@ pub(crate) struct ProgramPlan {
 fn defined(program: &Program) -> Result<(), String> {
     let mut known: Vec<(Reg, u32)> = Vec::new();
     for op in program.init.iter().chain(&program.body).chain(&program.finish) {
-        let (reads, write) = op.registers();
+        let RegisterUse { reads, writes: write } = op.registers();
         if let Some((reg, _)) = reads.iter().find(|(reg, lane)| !known.contains(&(*reg, lane.bits()))) {
             return Err(format!("register r{} is read before it is written", reg.0));
         }

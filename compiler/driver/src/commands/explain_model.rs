@@ -60,8 +60,8 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
         }
         None => {
             // Alternatives are measured as plain rounding gives them, under the same scales.
-            let mut options = pipeline::options(&request);
-            options.weights = options.weights.plain();
+            let mut options = pipeline::options(&settings.target, settings.precision);
+            options.weights = settings.weights.plain();
             let survey = selection::survey(&compiled.optimized, &request, &options, &mut interpreter)?;
             warnings.extend(survey.warnings.iter().cloned());
             let choice = assigned(&survey, &compiled);
@@ -123,8 +123,8 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
             json
         }).collect::<Vec<Value>>(),
         "svg": args.svg,
-        "refined": view.refined_json(),
         "formats": view.formats_json(),
+        "refined": view.refined_json(),
         "nodes_before": compiled.report.n_nodes.0,
         "nodes_after": compiled.report.n_nodes.1,
         "cost_before": compiled.report.cost.0,
@@ -209,6 +209,33 @@ struct View<'a> {
 impl View<'_> {
     fn nodes(&self, origins: &[OriginId]) -> Vec<&str> {
         origins.iter().map(|&o| self.compiled.imported.origins[o].node.as_str()).collect()
+    }
+
+    /// What techniques did to weights.
+    fn refined_text(&self) -> String {
+        let refined = &self.compiled.refined;
+        let mut text = if refined.is_empty() { String::new() } else { "\nweights by technique\n".to_owned() };
+        for w in refined {
+            let rotated = if w.rotated { ", rotated" } else { "" };
+            let note = w.note.map_or_else(String::new, |note| format!(", {note}"));
+            let (db, density, nodes) =
+                (decibels(w.sqnr_db), w.density_percent, self.nodes(&w.origins).join(", "));
+            text += &format!("  {db}, {density:.1}% non-zero{rotated}  [{nodes}]{note}\n");
+        }
+        text
+    }
+
+    fn refined_json(&self) -> Vec<Value> {
+        let json = |w: &WeightReport| {
+            json!({
+                "nodes": self.nodes(&w.origins),
+                "sqnr_db": w.sqnr_db,
+                "density_percent": w.density_percent,
+                "rotated": w.rotated,
+                "note": w.note,
+            })
+        };
+        self.compiled.refined.iter().map(json).collect()
     }
 
     /// Launches whose kernels compute a layer or convert its operands.
@@ -330,35 +357,6 @@ impl View<'_> {
             ["    ", "weights x activations", "form", "cycles", "bytes", "local noise", "at output", last];
         let table = report::table(header, rows, &[3, 4, 5, 6, 7]);
         text + &table.lines().map(|line| format!("  {}\n", line.trim_end())).collect::<String>()
-    }
-
-    /// What became of weights by techniques beyond plain rounding.
-    fn refined_text(&self) -> String {
-        if self.compiled.refined.is_empty() {
-            return String::new();
-        }
-        let mut text = "\nweights by technique\n".to_owned();
-        for w in &self.compiled.refined {
-            let nodes = self.nodes(&w.origins).join(", ");
-            let rotated = if w.rotated { ", rotated" } else { "" };
-            let note = w.note.map_or_else(String::new, |note| format!(", {note}"));
-            let (density, sqnr) = (w.density_percent, decibels(w.sqnr_db));
-            text += &format!("  {sqnr}, {density:.1}% non-zero{rotated}  [{nodes}]{note}\n");
-        }
-        text
-    }
-
-    fn refined_json(&self) -> Value {
-        let one = |w: &WeightReport| {
-            json!({
-                "nodes": self.nodes(&w.origins),
-                "sqnr_db": w.sqnr_db,
-                "density_percent": w.density_percent,
-                "rotated": w.rotated,
-                "note": w.note,
-            })
-        };
-        self.compiled.refined.iter().map(one).collect()
     }
 
     fn layer_json(&self, number: usize) -> Value {

@@ -120,12 +120,12 @@ struct Settings {
     precision: Precision,
     dims: BTreeMap<String, u64>,
     bindings: BTreeMap<String, Literal>,
-    weights: WeightOptions,
-    /// What techniques of weights measure on.
-    calibration: Option<Calibration>,
     budget: Option<Budget>,
     /// Data to measure errors on, and whether `--calibrate` names it.
     data: (Arc<[DataSet]>, bool),
+    weights: WeightOptions,
+    /// What techniques of weights measure on.
+    calibration: Option<Calibration>,
 }
 
 /// The budget of `--precision auto`; the grammar admits one at most.
@@ -146,14 +146,14 @@ fn budget(options: &CompileOptions) -> Result<Option<Budget>, Diagnostic> {
     Err(Diagnostic::new(codes::USAGE, reason).hint("the budget is for --precision auto"))
 }
 
-/// How weights become narrow or sparse.
+/// The techniques of weights.
 ///
 /// # Errors
-/// L0001 when a technique has no effect at the precision, or lacks data to measure on.
+/// L0001 when one has no effect at the precision, or measures and there is nothing to measure on.
 fn weights(options: &CompileOptions) -> Result<WeightOptions, Diagnostic> {
+    let usage = |reason: String, hint: &str| Err(Diagnostic::new(codes::USAGE, reason).hint(hint));
     let (weights, given) = options.weights.options();
     let precision = options.precision;
-    let usage = |reason: String, hint: &str| Err(Diagnostic::new(codes::USAGE, reason).hint(hint));
     let has_scales = match precision {
         Precision::F32 | Precision::Bf16 => false,
         Precision::Mx { .. } | Precision::Auto => true,
@@ -165,10 +165,10 @@ fn weights(options: &CompileOptions) -> Result<WeightOptions, Diagnostic> {
     }
     if precision == Precision::F32 && weights.rounding != Rounding::Nearest && weights.prune.is_none() {
         let reason = format!("--rounding {} has no effect with --precision f32", weights.rounding);
-        return usage(reason, "choose a narrower precision, or add --prune 2:4");
+        return usage(reason, "choose a format that rounds, such as mxfp8, or --prune");
     }
     if weights.needs_calibration() && options.calibrate.is_none() {
-        let reason = "--rounding compensated or corrected and --prune-by calibration measure on inputs";
+        let reason = "--rounding compensated and corrected, and --prune-by calibration, measure on inputs";
         return usage(reason.to_owned(), "name a folder with test_data_set_* by --calibrate DIR");
     }
     Ok(weights)
@@ -180,9 +180,9 @@ impl Settings {
         let measures = options.precision == Precision::Auto || !options.weights.options().0.is_plain();
         if options.calibrate.is_some() && !measures {
             let reason = format!("--calibrate has no effect with --precision {}", options.precision);
-            return Err(Diagnostic::new(codes::USAGE, reason)
-                .hint("data is for --precision auto, and for techniques such as --rounding compensated")
-                .into());
+            let hint =
+                "data is for --precision auto and for techniques of weights such as --rounding compensated";
+            return Err(Diagnostic::new(codes::USAGE, reason).hint(hint).into());
         }
         Settings::measuring(options)
     }
@@ -206,8 +206,7 @@ impl Settings {
         let budget = budget(options)?;
         let weights = weights(options)?;
         let data = options.calibrate.as_deref().map(testset::calibration).transpose()?;
-        let is_given = data.is_some();
-        let data: Arc<[DataSet]> = data.unwrap_or_default().into();
+        let calibration = data.clone().filter(|_| !weights.is_plain()).map(Calibration::new);
         let mut bindings = BTreeMap::new();
         for (name, path) in &options.bindings {
             bindings.insert(name.clone(), tensors::read(path)?.1);
@@ -218,9 +217,9 @@ impl Settings {
             dims: options.dims.iter().cloned().collect(),
             bindings,
             weights,
-            calibration: (is_given && !weights.is_plain()).then(|| Calibration::new(data.clone())),
+            calibration,
             budget,
-            data: (data, is_given),
+            data: (data.as_deref().unwrap_or_default().into(), data.is_some()),
         })
     }
 
@@ -240,14 +239,14 @@ impl Settings {
             bindings: self.bindings.clone(),
             target: &self.target,
             precision: self.precision,
+            weights: self.weights,
+            calibration: self.calibration.as_ref(),
             selection: SelectionRequest {
                 budget: self.budget,
                 data: self.data.0.clone(),
                 data_must_fit: self.data.1,
                 threads,
             },
-            weights: self.weights,
-            calibration: self.calibration.as_ref(),
         }
     }
 

@@ -63,10 +63,9 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
     let set = TestSet::find(&args.model)?;
     let same =
         |a: &Path, b: &Path| a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
-    // The budget of `auto` is spent on all of the data.
-    let halved = settings.calibration.is_some() && settings.precision != Precision::Auto;
-    let given = args.options.calibrate.as_deref().filter(|_| halved);
-    let held_out = given.is_some_and(|folder| same(folder, &args.model));
+    let held_out = settings.calibration.is_some()
+        && settings.precision != Precision::Auto
+        && args.options.calibrate.as_deref().is_some_and(|folder| same(folder, &args.model));
     let model = Model::read(&set.model)?;
     let mut totals = Totals::default();
     if set.has_data() {
@@ -78,8 +77,8 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
                 settings.calibration = Some(calibration.half(half.other())?);
             }
             let subject =
-                Subject { model: &model, settings: &settings, given: args.object.as_deref(), scored };
-            with_data(&set, &subject, criterion, context, &mut totals)?;
+                Subject { model: &model, settings: &mut settings, given: args.object.as_deref(), scored };
+            with_data(&set, subject, criterion, context, &mut totals)?;
         }
     } else {
         with_evaluator(&model, &settings, args, criterion, context, &mut totals)?;
@@ -87,6 +86,16 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
     let reference = if set.has_data() { "reference outputs" } else { "the IR evaluator on random inputs" };
     let criterion = held_to(criterion, &totals);
     Ok(report(totals, &settings, criterion, reference, held_out))
+}
+
+/// What is verified.
+struct Subject<'a> {
+    model: &'a Model,
+    settings: &'a mut Settings,
+    /// An object file to take instead of compiling.
+    given: Option<&'a Path>,
+    /// The samples that are scored; all of them if absent.
+    scored: Option<Half>,
 }
 
 /// The criterion of a budget, unless another was given: agreement where no labels say what accuracy is.
@@ -107,16 +116,6 @@ fn lost(totals: &Totals) -> Option<String> {
     // A tenth of a millionth of a point is rounding.
     let lost = Some(expected - found).filter(|lost| *lost > points + 1e-7)?;
     Some(format!("accuracy is {lost:.2} points below the reference, more than {points}"))
-}
-
-/// What is verified.
-struct Subject<'a> {
-    model: &'a Model,
-    settings: &'a Settings,
-    /// An object file to take instead of compiling.
-    given: Option<&'a Path>,
-    /// The samples that are scored; all of them if absent.
-    scored: Option<Half>,
 }
 
 /// f32 must be close; mxfp8 must predict the same in 99 of 100 cases; other precisions, and pruned weights, are
@@ -160,12 +159,12 @@ fn subject(
 
 fn with_data(
     set: &TestSet,
-    subject_of: &Subject<'_>,
+    subject_of: Subject<'_>,
     criterion: Criterion,
     context: &Context,
     totals: &mut Totals,
 ) -> Result<(), Failed> {
-    let &Subject { model, settings, given, scored } = subject_of;
+    let Subject { model, settings, given, scored } = subject_of;
     let loaded = match set.load() {
         Ok(loaded) => loaded,
         Err(bad) => {
@@ -175,11 +174,10 @@ fn with_data(
             return Err(bad.into());
         }
     };
-    let mut settings = settings.clone();
     settings.calibrate_on(&loaded);
     let mut current: Option<(BTreeMap<String, u64>, Object)> = None;
     for data in &loaded {
-        let (settings, bound) = bind(model, &settings, data, context);
+        let (settings, bound) = bind(model, settings, data, context);
         let fresh = match &current {
             Some((dims, _)) => *dims != settings.dims || !bound.is_empty(),
             None => true,

@@ -69,6 +69,5 @@ fn options_without_effect_are_refused() {
     check("m.onnx", &["--precision", "mxfp4", "--rounding", "compensated"], "L0001");
     check("m.onnx", &["--precision", "mxfp4", "--rounding", "up"], "L0001");
     check("m.onnx", &["--precision", "mxfp4", "--calibrate", "."], "L0001");
-    check("m.onnx", &["--precision", "auto", "--rounding", "corrected"], "L0001");
     check("m.onnx", &["--precision", "mxfp4", "--scale-search", "--calibrate", "."], "L0012");
 }

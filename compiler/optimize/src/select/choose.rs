@@ -257,7 +257,7 @@ impl Survey {
         if let Some(at) = holding {
             return Ok(at);
         }
-        // The model's own formats have no error; if they do not hold, nothing does.
+        // The model's own formats have no error but that of pruning; if they do not hold, nothing does.
         let choice = self.sites_of(&found.solutions[last].choice);
         if self.holds(&choice, budget, measure)? {
             tried.push((error(last) / ERROR_UNIT, true));

@@ -246,7 +246,7 @@ impl<'a> Converter<'a> {
             return Ok(known);
         }
         let new = match (&to, self.out.func().as_const(x)) {
-            // Techniques take the place of plain rounding later, where the whole function is known.
+            // Techniques take the place of plain rounding later, where all of the function is known.
             (&Conversion::Group(format, axis), Some(weight)) if self.weights.is_plain() => {
                 let weight = &self.module.constants[weight];
                 let grouped = weights::quantized(self.module, weight, format, axis, &self.weights)?;

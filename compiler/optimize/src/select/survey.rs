@@ -217,7 +217,9 @@ impl Survey {
         if let Some(&known) = self.known.get(choice) {
             return Ok(known);
         }
-        let found = if choice.iter().all(|&c| c == 0) {
+        // Pruning changes weights that keep their format too.
+        let is_reference = choice.iter().all(|&c| c == 0) && self.options.weights.prune.is_none();
+        let found = if is_reference {
             self.reference.clone()
         } else {
             let module = self.selected(choice)?.module;

@@ -239,6 +239,20 @@ fn techniques_work_beneath_a_budget() {
     check(WeightOptions { hadamard: true, ..plain }, 4);
 }
 
+/// Not even the model's own formats hold, if half of the weights are gone.
+#[test]
+fn pruning_counts_against_the_budget() {
+    let (module, mut evaluator) = network(2, 0);
+    let target = target("mtia-300").expect("a target");
+    let prune = Some(Prune { pattern: WeightSparsity::TWO_OF_FOUR, by: PruneBy::Magnitude });
+    let weights = WeightOptions { prune, ..WeightOptions::default() };
+    let options = Options { precision: Precision::Auto, weights, ..Options::default() };
+    let mut survey = Survey::new(&module, &target, &options, &mut evaluator).expect("a survey");
+    let mut choose = |db: f64| survey.choose(Budget::MinSqnr(db), &mut evaluator);
+    assert!(matches!(choose(30.0), Err(SelectError::OverBudget { .. })));
+    assert!(choose(0.0).is_ok());
+}
+
 /// A rotation is a product that no layer's assignment is about.
 #[test]
 fn rotations_do_not_shift_assignments() {

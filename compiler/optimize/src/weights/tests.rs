@@ -311,7 +311,7 @@ fn groups_without_sound_weights_stay_what_quantisation_makes_of_them() {
     let factor = Factor::new(&gram).unwrap();
     let plan = Plan { scale_search: true, gram: Some(&gram), factor: Some(&factor), ..plain(MXFP4) };
     let narrowed = narrow(&matrix, &plan);
-    assert_eq!([0, 1].map(|i| narrowed.scales[i].code), [0xFF, 0xFF]);
+    assert_eq!([0, 1].map(|g| narrowed.scales[g].code), [0xFF, 0xFF]);
     assert!(narrowed.values[64..].iter().all(|v| v.is_finite()));
     assert!(narrowed.values[128..160].iter().all(|&v| v == 0.0));
 }
@@ -427,8 +427,9 @@ fn techniques_work_on_whole_functions() {
         let weights = WeightOptions { rounding: Rounding::Corrected, prune, ..plain };
         let pruned = check(weights, precision, 5.0);
         let func = pruned.entries[0].func;
-        let found = sparsity_of(&pruned, func, &[WeightSparsity { n: 2, m: 4 }]);
-        assert_eq!(found.values().filter(|s| !s.patterns.is_empty()).count(), 2, "{precision}");
+        let found = sparsity_of(&pruned, func, &[WeightSparsity::TWO_OF_FOUR]);
+        let sparse = found.values().filter(|s| !s.patterns.is_empty()).count();
+        assert_eq!(sparse, 2, "{precision}");
     }
 }
 
