@@ -208,6 +208,10 @@ const SPELLINGS: &[(&str, &[&str])] = &[
         "norms by their parts, before the format had operators for them",
         &["rms-norm-by-quotient", "layer-norm", "layer-norm-by-sum", "norm-scale-first", "norm-bias"],
     ),
+    (
+        "softmax by its parts, and guarded against rows that a mask might leave empty",
+        &["softmax-by-quotient", "softmax-by-product", "softmax-shift", "softmax-without-nan"],
+    ),
 ];
 
 #[test]
