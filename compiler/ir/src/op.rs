@@ -17,7 +17,8 @@
 //! score of minus infinity are rejected too.
 //!
 //! The weights are the softmax of a row's scores, 0 for rejected keys. A row whose keys are all rejected is empty; its
-//! weights are what `empty_row` says.
+//! weights are what `empty_row` says. In typed mode, weights for values of less than 32 bits are rounded to their type before
+//! they are divided by their sum: the exponentials are what multiplies the values.
 
 use std::fmt;
 

@@ -1,5 +1,6 @@
 //! Attention, row by row: scores, their softmax over the keys that are left, and the weighted sum of values.
 
+use lacuna_isa::format::ScalarType;
 use rayon::prelude::*;
 
 use super::tensor::Tensor;
@@ -13,6 +14,8 @@ pub(super) struct Rule {
     pub shift: i64,
     pub window: u64,
     pub empty_row: EmptyRow,
+    /// The type that weights are rounded to before they multiply the values.
+    pub round: Option<ScalarType>,
 }
 
 impl Rule {
@@ -30,8 +33,8 @@ impl Rule {
         start..end.max(start)
     }
 
-    /// Turns scores, minus infinity for rejected keys, into weights.
-    fn weigh(&self, scores: &mut [f64]) {
+    /// Turns scores, minus infinity for rejected keys, into weights; what they are worth is their quotient by the result.
+    fn weigh(&self, scores: &mut [f64]) -> f64 {
         let greatest = scores.iter().copied().fold(f64::NEG_INFINITY, super::elementwise::max);
         if greatest == f64::NEG_INFINITY {
             scores.fill(match self.empty_row {
@@ -39,14 +42,15 @@ impl Rule {
                 EmptyRow::Zero => 0.0,
                 EmptyRow::Nan => f64::NAN,
             });
-            return;
+            return 1.0;
         }
         let mut sum = 0.0;
         for score in scores.iter_mut() {
-            *score = libm::exp(*score - greatest);
-            sum += *score;
+            let weight = libm::exp(*score - greatest);
+            sum += weight;
+            *score = self.round.map_or(weight, |ty| ty.decode(ty.encode(weight)));
         }
-        scores.iter_mut().for_each(|weight| *weight /= sum);
+        sum
     }
 }
 
@@ -92,14 +96,15 @@ pub(super) fn attention(rule: &Rule, args: &[&Tensor]) -> Vec<f64> {
                 }
             })
             .collect();
-        rule.weigh(&mut weights);
+        let sum = rule.weigh(&mut weights);
         for (key, &weight) in weights.iter().enumerate() {
             // What is rejected has no part, whatever its value.
             if weight != 0.0 {
                 let v = &v[(group * keys + key) * width..][..width];
-                out.iter_mut().zip(v).for_each(|(sum, v)| *sum += weight * v);
+                out.iter_mut().zip(v).for_each(|(total, v)| *total += weight * v);
             }
         }
+        out.iter_mut().for_each(|total| *total /= sum);
     });
     out
 }

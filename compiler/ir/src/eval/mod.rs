@@ -233,6 +233,7 @@ fn apply(
                 shift: *shift,
                 window: *window,
                 empty_row: *empty_row,
+                round: args[2].ty.elem.scalar().filter(|ty| mode == Mode::Typed && ty.bits() < 32),
             };
             floats(*elem, attention::attention(&rule, args), mode)
         }
