@@ -125,7 +125,7 @@ fn check(case: &Case, words: &mut Words) -> bool {
     // Clips cut whole groups, the flags of `mmact` any element.
     let mask: Vec<bool> = match case.clipped {
         _ if words.next().is_multiple_of(4) => {
-            (0..k).map(|i| i == 7 || words.next().is_multiple_of(3)).collect()
+            (0..k).map(|i| i == k / 2 || words.next().is_multiple_of(3)).collect()
         }
         0 => Vec::new(),
         clipped => (0..k).map(|i| i + clipped < k).collect(),
