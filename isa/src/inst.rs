@@ -404,6 +404,7 @@ macro_rules! for_each_inst {
             /// Writes +0 to every accumulator of the box of `bank`'s view.
             Zero = 0x40, "zero", Re { bank: BankDest = 32 }
             /// Converts a bank to the format of `dst`'s view: element i of `bank`'s view to element i of `dst`'s. -0 becomes +0.
+            /// Grouped formats are quantised by scale mode `floor`; SE programs, which read banks too, name their mode.
             Drain = 0x41, "drain", Re { dst: Dest = 32, bank: BankSource = 56 }
             /// Sets element i of `bank`'s view to element i of `src`'s, in boxes of equal sizes: a bias (stride 0 repeats it), or
             /// earlier sums. The format of `src` is f32 or one that `ld` widens to f32, and is converted likewise. What either
