@@ -147,6 +147,35 @@ pub fn compress(codes: &[u8], ty: ScalarType, n: usize, code: MaskCode) -> Resul
     Ok(out)
 }
 
+/// Bytes that the records of the first `n` codes of a dense tensor take in each code of masks.
+///
+/// # Panics
+/// If `codes` has fewer than `n` elements.
+pub fn record_bytes(codes: &[u8], ty: ScalarType, n: usize) -> [(MaskCode, u64); 3] {
+    let mut sizes = [MaskCode::Bitmap, MaskCode::Nibble, MaskCode::Rows].map(|code| (code, 0));
+    for start in (0..n).step_by(BLOCK) {
+        let (mut stored, mut rows, mut word_bits) = (0u64, 0u64, 0u64);
+        for row in (start..start + BLOCK).step_by(ROW) {
+            let before = stored;
+            for four in (row..row + ROW).step_by(NIBBLE) {
+                let is_stored = |i: usize| i < n && pack::get(codes, ty, i) != 0;
+                let q = (0..NIBBLE).fold(0usize, |q, j| q | usize::from(is_stored(four + j)) << j);
+                word_bits += u64::from(WORDS[q].1);
+                stored += u64::from(q.count_ones());
+            }
+            rows += u64::from(stored > before);
+        }
+        for (code, bytes) in &mut sizes {
+            *bytes += match code {
+                MaskCode::Bitmap => BLOCK as u64 / 8 + ty.bytes_for(stored),
+                MaskCode::Nibble => word_bits.div_ceil(8) + ty.bytes_for(stored),
+                MaskCode::Rows => (BLOCK / ROW) as u64 / 8 + ty.bytes_for(rows * ROW as u64),
+            };
+        }
+    }
+    sizes
+}
+
 fn record(block: &[u64; BLOCK], ty: ScalarType, code: MaskCode, out: &mut Vec<u8>) {
     let mut mask: [bool; BLOCK] = std::array::from_fn(|i| block[i] != 0);
     match code {

@@ -1,6 +1,8 @@
 //! Emitting one kernel: tables without duplicates, buffers, and the loads that a loop nest needs at each depth.
 
-use lacuna_isa::format::Format;
+use std::ops::RangeInclusive;
+
+use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::{Action, Fill, Inst, InstKind, Multicast, Operand};
 use lacuna_isa::object::{Access, Buffer, BufferKind, Kernel, TensorDecl, Trip};
 use lacuna_isa::program::Program;
@@ -57,7 +59,9 @@ pub struct Loaded {
     pub depth: usize,
     /// Strides of the slot's dimensions.
     pub strides: Vec<i64>,
-    load: Inst,
+    /// Stage of the load in the innermost loop.
+    stage: u8,
+    load: InstKind,
 }
 
 /// One dimension of a local view: size, stride within the slot, and the tile dimension whose clipping it follows.
@@ -83,20 +87,20 @@ pub struct KernelBuilder<'a> {
     loads: Vec<Loaded>,
     /// Software-pipeline stage of what is appended: 0 outside the innermost loop.
     stage: u8,
+    /// Whether loads depend on other loads: they then have two stages, of which the later stands first in the code.
+    staged: bool,
 }
 
 /// Views that the 12-bit field of an operand can name.
 const MAX_VIEWS: usize = 4096;
-/// Stage of the computation in the innermost loop; its loads have stage 0.
-const COMPUTE_STAGE: u8 = 1;
-/// Stage of the stores in the innermost loop.
-const STORE_STAGE: u8 = 2;
+/// Slots of a buffer whose content lives for three stages.
+pub const STAGED_SLOTS: u8 = 3;
 
 impl<'a> KernelBuilder<'a> {
     /// A kernel named `name` over `nest`.
     pub fn new(name: &str, nest: Nest, storage_of: &'a dyn Fn(StorageId) -> Storage) -> KernelBuilder<'a> {
         let kernel = Kernel { name: name.to_string(), grid: nest.grid, ..Kernel::default() };
-        KernelBuilder { kernel, bases: Vec::new(), nest, storage_of, loads: Vec::new(), stage: 0 }
+        KernelBuilder { kernel, bases: Vec::new(), nest, storage_of, loads: Vec::new(), stage: 0, staged: false }
     }
 
     /// Format of a storage.
@@ -229,7 +233,20 @@ impl<'a> KernelBuilder<'a> {
         let depth = depth.unwrap_or(needed).max(needed);
         let slots = slots.unwrap_or(if depth == 0 { 1 } else { 2 });
         let data = (self.storage_of)(tile.storage);
-        let bytes = Self::slot_bytes(data.format, data.pattern, tile.elements());
+        let (buffer, dst) = self.slot_of(name, tile, slots)?;
+        let cast = self.multicast(view);
+        let load = match &data.records {
+            Some(records) => InstKind::Ldx { dst, src: view, cast, code: records.code },
+            None => InstKind::Ld { dst, src: view, cast, fill },
+        };
+        self.loads.push(Loaded { buffer, depth, strides: tile.slot_strides(), stage: 0, load });
+        Ok(self.loads.len() - 1)
+    }
+
+    /// A buffer for a tile, and the operand that pushes its slot.
+    fn slot_of(&mut self, name: &str, tile: &Tile, slots: u8) -> Result<(u8, Operand), EmitError> {
+        let data = (self.storage_of)(tile.storage);
+        let bytes = Self::slot_bytes(data.slot, data.pattern, tile.elements());
         let buffer = self.buffer(name, BufferKind::Local, bytes, slots)?;
         let whole: Vec<LocalDim> = tile
             .dims
@@ -237,11 +254,50 @@ impl<'a> KernelBuilder<'a> {
             .zip(tile.slot_strides())
             .map(|(d, stride)| LocalDim { size: d.size, stride, clip: None })
             .collect();
-        let slot = self.local(data.format, data.pattern, tile.k_dim, &whole)?;
-        let cast = self.multicast(view);
-        let load =
-            Inst::from(InstKind::Ld { dst: Operand::new(buffer, Action::Push, slot), src: view, cast, fill });
-        self.loads.push(Loaded { buffer, depth, strides: tile.slot_strides(), load });
+        let slot = self.local(data.slot, data.pattern, tile.k_dim, &whole)?;
+        Ok((buffer, Operand::new(buffer, Action::Push, slot)))
+    }
+
+    /// Plans flags of the `n` elements along K of a loaded operand, seen through `view`: whether any of its rows has
+    /// something else than zero there. What they choose is loaded a stage later than the operand.
+    pub fn flags(&mut self, load: usize, view: u16, n: u64) -> Result<usize, EmitError> {
+        let depth = self.loads[load].depth;
+        self.staged = true;
+        if depth > 0 && depth == self.n_loops() {
+            let buffer = usize::from(self.loads[load].buffer);
+            self.kernel.buffers[buffer].slots = STAGED_SLOTS;
+        }
+        let slots = if depth == 0 { 1 } else { 2 };
+        let buffer = self.buffer("active", BufferKind::Local, n, slots)?;
+        let flags = self.local(Format::Scalar(ScalarType::Bool), None, None, &[free(n, 1)])?;
+        let dst = Operand::new(buffer, Action::Push, flags);
+        let src = Operand::new(self.loads[load].buffer, Action::Read, view);
+        let load = InstKind::Mask { dst, src };
+        self.loads.push(Loaded { buffer, depth, strides: vec![1], stage: 1, load });
+        Ok(self.loads.len() - 1)
+    }
+
+    /// Plans the load of a tile, of whose dimension `dim` only what `flags` choose is loaded.
+    pub fn load_active(
+        &mut self,
+        name: &str,
+        tile: &Tile,
+        dim: usize,
+        flags: usize,
+    ) -> Result<usize, EmitError> {
+        let view = self.global(tile, Access::In)?;
+        let needed =
+            self.kernel.views[view as usize].levels.iter().rposition(Option::is_some).map_or(0, |l| l + 1);
+        let depth = needed.max(self.loads[flags].depth);
+        let (buffer, dst) = self.slot_of(name, tile, if depth == 0 { 1 } else { 2 })?;
+        let n = tile.dims[dim].size;
+        let mut along = vec![free(1, 0); tile.dims.len()];
+        along[dim] = free(n, 1);
+        let chosen = self.local(Format::Scalar(ScalarType::Bool), None, None, &along)?;
+        let mask = Operand::new(self.loads[flags].buffer, Action::Read, chosen);
+        let dim = (VIEW_DIMS - tile.dims.len() + dim) as u8;
+        let load = InstKind::Ldmask { dst, src: view, mask, dim };
+        self.loads.push(Loaded { buffer, depth, strides: tile.slot_strides(), stage: 1, load });
         Ok(self.loads.len() - 1)
     }
 
@@ -274,7 +330,7 @@ impl<'a> KernelBuilder<'a> {
 
     /// Opens the `depth` outermost loops, placing each load at its depth.
     pub fn open(&mut self, depth: usize) {
-        self.loads_at(0);
+        self.loads_at(0, 0..=1);
         for d in 1..=depth {
             self.open_loop(d);
         }
@@ -283,22 +339,38 @@ impl<'a> KernelBuilder<'a> {
     /// Opens loop number `depth` (from 1) and places the loads that stand in it.
     ///
     /// The innermost loop is software-pipelined: the loads of an iteration run ahead of the computation of the one before,
-    /// and that ahead of its store. Every buffer of the innermost loop has two slots for it.
+    /// and that ahead of its store. Every buffer of the innermost loop has two slots for it. Where loads depend on loads,
+    /// these run ahead of them in turn; later stages then stand first in the code, so that whoever reads a slot finds it at
+    /// the head of its buffer.
     pub fn open_loop(&mut self, depth: usize) {
         let axis = self.nest.loops()[depth - 1];
         let trip = self.trip(Trip::constant(self.nest.axes[axis].trip as u32));
         let innermost = depth == self.n_loops();
-        let stages = if innermost { STORE_STAGE + 1 } else { 1 };
+        let stages = if innermost { self.store_stage() + 1 } else { 1 };
         self.push(InstKind::Loop { trip, level: (depth - 1) as u8, stages });
-        self.loads_at(depth);
+        if !(innermost && self.staged) {
+            self.loads_at(depth, 0..=1);
+        }
         if innermost {
-            self.stage = COMPUTE_STAGE;
+            self.stage = self.compute_stage();
         }
     }
 
-    fn loads_at(&mut self, depth: usize) {
-        let here: Vec<Inst> = self.loads.iter().filter(|l| l.depth == depth).map(|l| l.load).collect();
-        self.kernel.code.extend(here);
+    /// Stage of the computation in the innermost loop.
+    fn compute_stage(&self) -> u8 {
+        1 + u8::from(self.staged)
+    }
+
+    /// Stage of the stores in the innermost loop.
+    fn store_stage(&self) -> u8 {
+        self.compute_stage() + 1
+    }
+
+    fn loads_at(&mut self, depth: usize, stages: RangeInclusive<u8>) {
+        let pipelined = depth > 0 && depth == self.n_loops();
+        let here = self.loads.iter().filter(|l| l.depth == depth && stages.contains(&l.stage));
+        let here = here.map(|l| Inst { stage: if pipelined { l.stage } else { 0 }, kind: l.load });
+        self.kernel.code.extend(here.collect::<Vec<_>>());
     }
 
     /// Closes the `depth` open loops, freeing the loads that no reader freed.
@@ -312,6 +384,10 @@ impl<'a> KernelBuilder<'a> {
     /// Closes loop number `depth` (from 1), freeing what was loaded in it.
     pub fn close_loop(&mut self, depth: usize, popped: &[usize]) {
         self.pops_at(depth, popped);
+        if self.staged && depth == self.n_loops() {
+            self.loads_at(depth, 1..=1);
+            self.loads_at(depth, 0..=0);
+        }
         self.stage = 0;
         self.push(InstKind::End {});
     }
@@ -352,7 +428,7 @@ impl<'a> KernelBuilder<'a> {
             .map(|(d, stride)| LocalDim { size: d.size, stride, clip: None })
             .collect();
         let slot = self.local(data.format, data.pattern, tile.k_dim, &whole)?;
-        let stage = if self.stage == COMPUTE_STAGE { STORE_STAGE } else { self.stage };
+        let stage = if self.stage == self.compute_stage() { self.store_stage() } else { self.stage };
         let kind = InstKind::St { src: Operand::new(buffer, Action::Pop, slot), dst };
         self.kernel.code.push(Inst { stage, kind });
         Ok(())

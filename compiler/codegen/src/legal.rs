@@ -5,23 +5,23 @@ use lacuna_ir::expand::{self, Attention};
 use lacuna_ir::infer::TypeError;
 use lacuna_ir::{FuncId, Function, FunctionBuilder, Module, Node, NodeData, TensorType, Value};
 use lacuna_isa::target::Target;
-use lacuna_isa::view::Pattern;
 
 use crate::kernels::attention_plan::Plan;
+use crate::kernels::sparse::ProductZeros;
 
-/// A module, and the patterns of its entry's products.
-pub type Patterned = (Module, SecondaryMap<Node, Option<Pattern>>);
+/// A module, and what is known of the zeros of its entry's products.
+pub type Legal = (Module, SecondaryMap<Node, ProductZeros>);
 
-/// The module with the entry's function rewritten, its nodes renumbered in `patterns`; `None` where all is well.
+/// The module with the entry's function rewritten, its nodes renumbered in `zeros`; `None` where all is well.
 ///
 /// # Errors
 /// When a part does not fit its operands; never for a verified module.
 pub fn legalize(
     module: &Module,
     func: FuncId,
-    patterns: &SecondaryMap<Node, Option<Pattern>>,
+    zeros: &SecondaryMap<Node, ProductZeros>,
     target: &Target,
-) -> Result<Option<Patterned>, TypeError> {
+) -> Result<Option<Legal>, TypeError> {
     let source = &module.functions[func];
     if source.nodes.values().all(|data| whole(source, data, target)) {
         return Ok(None);
@@ -43,7 +43,7 @@ pub fn legalize(
             Some(_) | None => {
                 let results = b.emit_all(data.op.clone(), &args)?;
                 if let Some(last) = b.func().nodes.keys().next_back() {
-                    moved[last] = patterns[node];
+                    moved[last] = zeros[node];
                 }
                 results
             }

@@ -21,15 +21,17 @@ pub mod sinks;
 pub mod tiled;
 pub mod weights;
 
+use std::collections::BTreeSet;
+
 use cranelift_entity::{EntityRef, SecondaryMap};
 use lacuna_ir::{Module, Node, OriginId};
 use lacuna_isa::Blob;
 use lacuna_isa::inst::{Inst, InstKind};
 use lacuna_isa::object::{Address, EntryPoint, Launch, MemSpace, Object, ObjectOrigin, Port};
 use lacuna_isa::target::Target;
-use lacuna_isa::view::Pattern;
 
 pub use crate::check::check;
+pub use crate::kernels::sparse::ProductZeros;
 use crate::lower::Lowering;
 use crate::memory::{ALIGN, Life, address, plan};
 use crate::place::{StorageId, StorageKind};
@@ -87,14 +89,14 @@ pub const CODES: &[(&str, &str, &str)] = &[
 
 /// Compiles the single entry of `module` for `target`.
 ///
-/// `patterns` names the products whose constant operand follows an N:M pattern that the target has.
+/// `zeros` says what is known of the zeros of its products.
 ///
 /// # Errors
 /// One failure for every node that has no kernel, or when the model does not fit the target's memory.
 pub fn generate(
     module: &Module,
     target: &Target,
-    patterns: &SecondaryMap<Node, Option<Pattern>>,
+    zeros: &SecondaryMap<Node, ProductZeros>,
 ) -> Result<Generated, Vec<Failure>> {
     let [entry] = &module.entries[..] else {
         return Err(vec![Failure {
@@ -105,7 +107,7 @@ pub fn generate(
             hint: "compile one entry at a time".into(),
         }]);
     };
-    let legalized = legal::legalize(module, entry.func, patterns, target).map_err(|error| {
+    let legalized = legal::legalize(module, entry.func, zeros, target).map_err(|error| {
         vec![Failure {
             code: "L0401",
             op: String::new(),
@@ -114,10 +116,10 @@ pub fn generate(
             hint: String::new(),
         }]
     })?;
-    let (module, patterns) = legalized.as_ref().map_or((module, patterns), |(m, p)| (m, p));
+    let (module, zeros) = legalized.as_ref().map_or((module, zeros), |(m, z)| (m, z));
     let entry = &module.entries[0];
     let func = &module.functions[entry.func];
-    let mut lowering = Lowering::new(module, func, target, patterns);
+    let mut lowering = Lowering::new(module, func, target, zeros);
     lowering.run();
     let names = |origins: &[OriginId]| origins.iter().map(|&o| module.origins[o].node.clone()).collect();
     if !lowering.unsupported.is_empty() {
@@ -220,8 +222,13 @@ fn pack_weights(
     addresses: &mut SecondaryMap<StorageId, Option<Address>>,
 ) -> Result<Vec<u8>, Vec<Failure>> {
     let mut bytes: Vec<u8> = Vec::new();
+    let used: BTreeSet<StorageId> = lowering.launches.iter().flat_map(|l| l.bases.iter().map(|&(s, _)| s)).collect();
     for (id, storage) in &lowering.storages {
         let StorageKind::Const(constant, packing) = &storage.kind else { continue };
+        // Forms that were weighed and not taken.
+        if !used.contains(&id) {
+            continue;
+        }
         let constant = &module.constants[*constant];
         let data = weights::packed(constant, packing, storage).map_err(|reason| {
             vec![Failure {

@@ -1,20 +1,21 @@
 //! From a selected function to kernels and launches, node by node.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use cranelift_entity::{PrimaryMap, SecondaryMap};
 use indexmap::IndexSet;
-use lacuna_ir::{ConstantData, ElemType, Function, Module, Node, Op, OriginId, Value};
+use lacuna_ir::{ConstId, ConstantData, ElemType, Function, Module, Node, Op, OriginId, Value};
 use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 use lacuna_isa::inst::Fill;
 use lacuna_isa::object::Kernel;
 use lacuna_isa::target::Target;
-use lacuna_isa::view::Pattern;
 
 use crate::expr::{Expr, ExprId, ExprNode, Leaf, lane_bits};
 use crate::fuse::{Fusion, is_wide};
+use crate::kernels::sparse::{ProductZeros, Survey};
 use crate::place::{
-    Packing, Place, Storage, StorageId, StorageKind, order_of, reshape_strides, strides_in_order,
+    Packing, Panels, Place, Storage, StorageId, StorageKind, order_of, reshape_strides, strides_in_order,
 };
 use crate::sinks::{GroupedSink, Quantised, Sinks};
 
@@ -48,8 +49,8 @@ pub struct Lowering<'a> {
     pub func: &'a Function,
     /// The target.
     pub target: &'a Target,
-    /// N:M patterns of constant operands, by the node that multiplies by them.
-    pub patterns: &'a SecondaryMap<Node, Option<Pattern>>,
+    /// What is known of the zeros of products.
+    pub zeros: &'a SecondaryMap<Node, ProductZeros>,
     /// All allocations.
     pub storages: PrimaryMap<StorageId, Storage>,
     /// Places of materialised and relabelled values.
@@ -60,6 +61,10 @@ pub struct Lowering<'a> {
     pub launches: Vec<LaunchDraft>,
     /// What could not be lowered.
     pub unsupported: Vec<Unsupported>,
+    /// The zeros of the constant that was last looked at.
+    pub surveyed: Option<((ConstId, Panels), Rc<Survey>)>,
+    /// Types that constants are stored in, by constant.
+    pub narrowest: SecondaryMap<ConstId, Option<Option<ScalarType>>>,
     fusion: Fusion,
     quantised: Quantised,
     preferred: SecondaryMap<Value, Option<Vec<usize>>>,
@@ -75,18 +80,20 @@ impl<'a> Lowering<'a> {
         module: &'a Module,
         func: &'a Function,
         target: &'a Target,
-        patterns: &'a SecondaryMap<Node, Option<Pattern>>,
+        zeros: &'a SecondaryMap<Node, ProductZeros>,
     ) -> Lowering<'a> {
         let mut lowering = Lowering {
             module,
             func,
             target,
-            patterns,
+            zeros,
             storages: PrimaryMap::new(),
             places: SecondaryMap::new(),
             kernels: IndexSet::new(),
             launches: Vec::new(),
             unsupported: Vec::new(),
+            surveyed: None,
+            narrowest: SecondaryMap::new(),
             fusion: Fusion::of(func),
             quantised: Quantised::of(func),
             preferred: SecondaryMap::new(),
@@ -100,13 +107,7 @@ impl<'a> Lowering<'a> {
     pub fn run(&mut self) {
         for (i, &param) in self.func.params.iter().enumerate() {
             let ty = self.func.ty(param);
-            let storage = self.storages.push(Storage {
-                kind: StorageKind::Input(i),
-                format: ty.elem.format(),
-                pattern: None,
-                k_stride: 1,
-                elements: ty.shape.elements(),
-            });
+            let storage = self.storages.push(Storage::dense(StorageKind::Input(i), ty.elem.format(), ty.shape.elements()));
             self.places[param] = Some(self.row_major(param, storage));
         }
         // A value computed by the function is stored where the first result that names it lies.
@@ -203,13 +204,7 @@ impl<'a> Lowering<'a> {
     pub fn allocate_in(&mut self, value: Value, order: Option<Vec<usize>>) -> Place {
         let ty = self.func.ty(value).clone();
         if let Some(i) = self.outputs[value] {
-            let storage = self.storages.push(Storage {
-                kind: StorageKind::Output(i),
-                format: ty.elem.format(),
-                pattern: None,
-                k_stride: 1,
-                elements: ty.shape.elements(),
-            });
+            let storage = self.storages.push(Storage::dense(StorageKind::Output(i), ty.elem.format(), ty.shape.elements()));
             return self.row_major(value, storage);
         }
         let rank = ty.shape.rank();
@@ -220,13 +215,7 @@ impl<'a> Lowering<'a> {
             order.push(axis as usize);
             sizes[axis as usize] = sizes[axis as usize].next_multiple_of(u64::from(format.size));
         }
-        let storage = self.storages.push(Storage {
-            kind: StorageKind::Temp,
-            format: ty.elem.format(),
-            pattern: None,
-            k_stride: 1,
-            elements: sizes.iter().product(),
-        });
+        let storage = self.storages.push(Storage::dense(StorageKind::Temp, ty.elem.format(), sizes.iter().product()));
         Place { storage, offset: 0, strides: strides_in_order(&sizes, &order) }
     }
 
@@ -251,14 +240,10 @@ impl<'a> Lowering<'a> {
             ));
         }
         let splat = matches!(self.module.constants[id].data, ConstantData::Splat(_));
-        let storage = self.constant(Storage {
-            kind: StorageKind::Const(id, Packing::Plain),
-            format: ty.elem.format(),
-            pattern: None,
-            k_stride: 1,
-            // One element stands for all of a splat.
-            elements: if splat { 1 } else { ty.shape.elements() },
-        });
+        // One element stands for all of a splat.
+        let elements = if splat { 1 } else { ty.shape.elements() };
+        let kind = StorageKind::Const(id, Packing::Plain);
+        let storage = self.constant(Storage::dense(kind, ty.elem.format(), elements));
         let mut place = self.row_major(value, storage);
         if splat {
             place.strides.fill(0);
@@ -403,13 +388,7 @@ impl<'a> Lowering<'a> {
                 Some(strides) => strides,
                 None => {
                     let (expr, _) = self.copy_of(x)?;
-                    let storage = self.storages.push(Storage {
-                        kind: StorageKind::Temp,
-                        format: self.func.ty(x).elem.format(),
-                        pattern: None,
-                        k_stride: 1,
-                        elements: shape.elements(),
-                    });
+                    let storage = self.storages.push(Storage::dense(StorageKind::Temp, self.func.ty(x).elem.format(), shape.elements()));
                     let dense = self.row_major(x, storage);
                     self.map("copy", &expr, &dense)?;
                     self.places[result] = Some(self.row_major(result, storage));
@@ -434,13 +413,7 @@ impl<'a> Lowering<'a> {
 
     fn copy_to_output(&mut self, result: Value, i: usize) -> Lowered {
         let (expr, _) = self.copy_of(result)?;
-        let storage = self.storages.push(Storage {
-            kind: StorageKind::Output(i),
-            format: self.func.ty(result).elem.format(),
-            pattern: None,
-            k_stride: 1,
-            elements: expr.shape.elements(),
-        });
+        let storage = self.storages.push(Storage::dense(StorageKind::Output(i), self.func.ty(result).elem.format(), expr.shape.elements()));
         let place = self.row_major(result, storage);
         if expr.shape.elements() == 0 {
             return Ok(());

@@ -3,9 +3,13 @@
 //! Movement operators cost nothing where they only relabel: `permute`, `broadcast`, `slice`, `window` and most `reshape`s
 //! give their result a place on the operand's storage.
 
+use std::fmt;
+
 use cranelift_entity::entity_impl;
-use lacuna_ir::{ConstId, Shape};
-use lacuna_isa::format::Format;
+use lacuna_ir::{ConstId, Constant, Shape};
+use lacuna_isa::Blob;
+use lacuna_isa::format::{Format, ScalarType};
+use lacuna_isa::inst::MaskCode;
 use lacuna_isa::view::{Pattern, PlaneMap};
 
 /// One allocation of HBM, shared SRAM or weights.
@@ -14,21 +18,52 @@ pub struct StorageId(u32);
 entity_impl!(StorageId, "s");
 
 /// How a constant is laid out in the object's weights.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Packing {
     /// As in the constant pool: row-major.
     Plain,
-    /// The second operand of a product: `[N/32][K][32]` codes, `[N/32][K/g][32]` scales, N:M indices like the codes.
-    Panels {
-        /// Column dimensions of the constant, from outermost to innermost; they merge into N.
-        columns: Vec<u8>,
-        /// Summed dimensions from outermost to innermost; they merge into K.
-        summed: Vec<u8>,
-        /// Size of the innermost summed dimension after padding to whole groups.
-        k_inner: u64,
-        /// N:M compression.
-        pattern: Option<Pattern>,
+    /// The second operand of a product.
+    Panels(Panels),
+    /// For each panel and each `k` elements of K whether any of its codes is not zero: `[N/32][K/k]` flags.
+    Flags {
+        /// The layout of the codes.
+        panels: Panels,
+        /// Elements of K that share a flag.
+        k: u64,
     },
+}
+
+/// The second operand of a product: `[N/32][K][32]` codes, `[N/32][K/g][32]` scales, N:M indices like the codes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Panels {
+    /// Column dimensions of the constant, from outermost to innermost; they merge into N.
+    pub columns: Vec<u8>,
+    /// Summed dimensions from outermost to innermost; they merge into K.
+    pub summed: Vec<u8>,
+    /// Size of the innermost summed dimension after padding to whole groups.
+    pub k_inner: u64,
+    /// N:M compression.
+    pub pattern: Option<Pattern>,
+    /// Type of the stored codes, which loads widen, where that is not the constant's: it has every value of the constant.
+    pub narrow: Option<ScalarType>,
+    /// How the masks of records are coded where zero codes are left out.
+    pub code: Option<MaskCode>,
+}
+
+impl fmt::Display for Panels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("panels")?;
+        self.narrow.iter().try_for_each(|ty| write!(f, " {ty}"))?;
+        self.pattern.iter().try_for_each(|pattern| write!(f, " {pattern}"))?;
+        f.write_str(if self.code.is_some() { " compressed" } else { "" })
+    }
+}
+
+impl Panels {
+    /// Type of the stored codes of a constant.
+    pub fn stored(&self, constant: &Constant) -> ScalarType {
+        self.narrow.unwrap_or(constant.ty.elem.format().element())
+    }
 }
 
 /// What a storage holds.
@@ -57,20 +92,46 @@ pub struct Storage {
     pub k_stride: u64,
     /// Dense elements, padded dimensions included.
     pub elements: u64,
+    /// Format of the slots that loads of it make: `format`, or one that widens it.
+    pub slot: Format,
+    /// The bytes of a compressed tensor.
+    pub records: Option<Records>,
+}
+
+/// A compressed tensor as the object has it.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// How masks are coded.
+    pub code: MaskCode,
+    /// Records, scales and offsets.
+    pub bytes: Blob,
+    /// Byte offset of each of these planes.
+    pub planes: [u64; 3],
 }
 
 impl Storage {
+    /// A dense allocation without a pattern, whose groups run along neighbouring elements.
+    pub fn dense(kind: StorageKind, format: Format, elements: u64) -> Storage {
+        Storage { kind, format, pattern: None, k_stride: 1, elements, slot: format, records: None }
+    }
+
     fn map(&self) -> PlaneMap {
         PlaneMap { format: self.format, pattern: self.pattern, k_stride: self.k_stride }
     }
 
     /// Bytes of all planes.
     pub fn bytes(&self) -> u64 {
+        if let Some(records) = &self.records {
+            return records.bytes.bytes().len() as u64;
+        }
         self.map().plane_bytes(self.elements).iter().sum()
     }
 
     /// Byte offset of each plane.
     pub fn planes(&self) -> [u64; 3] {
+        if let Some(records) = &self.records {
+            return records.planes;
+        }
         self.map().plane_offsets(self.elements)
     }
 }

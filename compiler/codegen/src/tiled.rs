@@ -26,10 +26,8 @@ pub fn print(lowering: &Lowering, module: &Module) -> String {
                 let storage = &lowering.storages[s];
                 let kind = match &storage.kind {
                     StorageKind::Const(c, Packing::Plain) => format!("{c}"),
-                    StorageKind::Const(c, Packing::Panels { pattern: None, .. }) => format!("{c}:panels"),
-                    StorageKind::Const(c, Packing::Panels { pattern: Some(p), .. }) => {
-                        format!("{c}:panels {p}")
-                    }
+                    StorageKind::Const(c, Packing::Panels(panels)) => format!("{c}:{panels}"),
+                    StorageKind::Const(c, Packing::Flags { k, .. }) => format!("{c}:flags of {k}"),
                     StorageKind::Input(i) => format!("input {i}"),
                     StorageKind::Output(i) => format!("output {i}"),
                     StorageKind::Temp => format!("{s}"),

@@ -1,20 +1,29 @@
 //! Laying out constants in the object's weights.
 
 use lacuna_ir::{Constant, ConstantData, ElemType};
+use lacuna_isa::Blob;
 use lacuna_isa::format::group::GroupScale;
-use lacuna_isa::format::{Format, ScalarType, pack};
+use lacuna_isa::format::{ScalarType, pack};
+use lacuna_isa::inst::MaskCode;
+use lacuna_isa::sparse::{self, SparseError};
 use lacuna_isa::view::Pattern;
 
-use crate::place::{Packing, Storage};
+use crate::place::{Packing, Panels, Records, Storage};
 
 /// Columns of a panel.
 const PANEL: u64 = crate::kernels::problem::PANEL;
+const MINUS_ZERO: [u8; 4] = (-0.0f32).to_le_bytes();
+/// Alignment of the planes of a compressed tensor.
+const PLANE_ALIGN: usize = 64;
 
 /// The bytes of a constant in a packing, all planes.
 ///
 /// # Errors
 /// When a pattern group has more non-zeros than the pattern stores.
 pub fn packed(constant: &Constant, packing: &Packing, storage: &Storage) -> Result<Vec<u8>, String> {
+    if let Some(records) = &storage.records {
+        return Ok(records.bytes.bytes().to_vec());
+    }
     match packing {
         Packing::Plain => Ok(match &constant.data {
             ConstantData::Dense(blob) => blob.bytes().to_vec(),
@@ -27,8 +36,240 @@ pub fn packed(constant: &Constant, packing: &Packing, storage: &Storage) -> Resu
                 bytes
             }
         }),
-        Packing::Panels { columns, summed, k_inner, pattern } => {
-            panels(constant, columns, summed, *k_inner, *pattern, storage)
+        Packing::Panels(panels) => {
+            let mut bytes = vec![0u8; storage.bytes() as usize];
+            let [_, scale_plane, index_plane] = storage.planes();
+            let grid = Grid::new(constant, panels);
+            match panels.pattern {
+                None => grid.codes(&mut bytes),
+                Some(pattern) => {
+                    let (codes, indices) = bytes.split_at_mut(index_plane as usize);
+                    grid.compressed(pattern, codes, indices)?;
+                }
+            }
+            write_scales(constant, panels, &mut bytes[scale_plane as usize..]);
+            debug_assert_eq!(storage.elements, grid.n_panels() * PANEL * grid.k_at.len() as u64);
+            Ok(bytes)
+        }
+        Packing::Flags { panels, k } => {
+            let codes = panel_codes(constant, panels);
+            let n = storage.elements as usize * (*k * PANEL) as usize;
+            Ok(flags(&codes, panels.stored(constant), n, *k))
+        }
+    }
+}
+
+/// The dense codes of a constant in panels.
+pub fn panel_codes(constant: &Constant, panels: &Panels) -> Vec<u8> {
+    let grid = Grid::new(constant, panels);
+    let elements = grid.n_panels() * PANEL * grid.k_at.len() as u64;
+    let mut bytes = vec![0; grid.stored.bytes_for(elements) as usize];
+    grid.codes(&mut bytes);
+    bytes
+}
+
+/// For each `k` rows of a panel in turn whether any of their codes means something else than zero.
+pub fn flags(codes: &[u8], elem: ScalarType, n: usize, k: u64) -> Vec<u8> {
+    let block = (k * PANEL) as usize;
+    let set = |first: usize| (first..n.min(first + block)).any(|i| !is_zero(elem, pack::get(codes, elem, i)));
+    (0..n).step_by(block).map(|first| u8::from(set(first))).collect()
+}
+
+/// The panels of a constant without its zeros, as `ldx` reads them. `codes` are those of [`panel_codes`].
+///
+/// # Errors
+/// When the records take more than 2^32 bytes.
+pub fn compress(
+    constant: &Constant,
+    panels: &Panels,
+    codes: &[u8],
+    code: MaskCode,
+) -> Result<Records, SparseError> {
+    let elem = panels.stored(constant);
+    let grid = Grid::new(constant, panels);
+    let elements = grid.n_panels() * PANEL * grid.k_at.len() as u64;
+    let compressed = sparse::compress(codes, elem, elements as usize, code)?;
+    let mut bytes = compressed.records.clone();
+    bytes.resize(bytes.len().next_multiple_of(PLANE_ALIGN), 0);
+    let scale_plane = bytes.len();
+    if let ElemType::Grouped { format, .. } = constant.ty.elem {
+        let n_scales = elements.div_ceil(u64::from(format.size));
+        bytes.resize(scale_plane + format.scale_bytes(n_scales) as usize, 0);
+        write_scales(constant, panels, &mut bytes[scale_plane..]);
+        bytes.resize(bytes.len().next_multiple_of(PLANE_ALIGN), 0);
+    }
+    let offset_plane = bytes.len();
+    bytes.extend(compressed.offset_bytes());
+    let planes = [0, scale_plane as u64, offset_plane as u64];
+    Ok(Records { code, bytes: Blob::new(bytes), planes })
+}
+
+/// The narrowest scalar type that has every value of a constant of scalars exactly, if it is narrower than the constant's.
+/// Zeros of either sign are one value: a product never tells them apart.
+pub fn narrowest(constant: &Constant) -> Option<ScalarType> {
+    let elem = constant.ty.elem.scalar()?;
+    let ConstantData::Dense(blob) = &constant.data else { return None };
+    let n = constant.ty.shape.elements() as usize;
+    let exact = |ty: &&ScalarType| {
+        let mut values = (0..n).map(|i| elem.decode(pack::get(blob.bytes(), elem, i)));
+        ty.bits() < elem.bits() && values.all(|x| ty.decode(ty.encode(x)) == x)
+    };
+    if !elem.is_float() { None } else { NARROW.iter().find(exact).copied() }
+}
+
+/// Types that constants are stored in, narrowest first.
+const NARROW: [ScalarType; 7] = [
+    ScalarType::I4,
+    ScalarType::E2M1,
+    ScalarType::I8,
+    ScalarType::E4M3,
+    ScalarType::E5M2,
+    ScalarType::Bf16,
+    ScalarType::F16,
+];
+
+/// The places of a constant's elements in panels.
+struct Grid<'a> {
+    codes: Codes<'a>,
+    /// Type that codes are stored in.
+    stored: ScalarType,
+    /// Element number of each column and of each position along K; `None` is padding.
+    column_at: Vec<Option<u64>>,
+    k_at: Vec<Option<u64>>,
+}
+
+impl<'a> Grid<'a> {
+    fn new(constant: &'a Constant, panels: &Panels) -> Grid<'a> {
+        let shape = &constant.ty.shape;
+        let strides = shape.strides();
+        Grid {
+            codes: Codes { data: &constant.data, elem: constant.ty.elem.format().element() },
+            stored: panels.stored(constant),
+            column_at: positions(&panels.columns, shape, &strides, None),
+            k_at: positions(&panels.summed, shape, &strides, Some(panels.k_inner)),
+        }
+    }
+
+    fn n_panels(&self) -> u64 {
+        (self.column_at.len() as u64).div_ceil(PANEL)
+    }
+
+    /// The stored code of a column of a panel at a position along K. Zeros of either sign are code 0: sums of products start
+    /// at +0 and cannot tell, and pruning by multiplication with a mask leaves as many of one sign as of the other.
+    fn code(&self, panel: u64, at: Option<u64>, lane: u64) -> u64 {
+        let column = self.column_at.get((panel * PANEL + lane) as usize).copied().flatten();
+        let (Some(column), Some(row)) = (column, at) else { return 0 };
+        let code = self.codes.get(column + row);
+        let elem = self.codes.elem;
+        match (is_zero(elem, code), self.stored == elem) {
+            (true, _) => 0,
+            (false, true) => code,
+            (false, false) => self.stored.encode(elem.decode(code)),
+        }
+    }
+
+    fn codes(&self, bytes: &mut [u8]) {
+        if let (ScalarType::F32, true, ConstantData::Dense(blob)) =
+            (self.codes.elem, self.stored == self.codes.elem, self.codes.data)
+        {
+            // The common case, without a call per bit width.
+            let source = blob.bytes();
+            let mut next = 0;
+            for p in 0..self.n_panels() {
+                for at in &self.k_at {
+                    for lane in 0..PANEL {
+                        let column = self.column_at.get((p * PANEL + lane) as usize).copied().flatten();
+                        if let (Some(column), Some(row)) = (column, at) {
+                            let from = ((column + row) * 4) as usize;
+                            let word = &source[from..from + 4];
+                            if word != MINUS_ZERO {
+                                bytes[next * 4..next * 4 + 4].copy_from_slice(word);
+                            }
+                        }
+                        next += 1;
+                    }
+                }
+            }
+            return;
+        }
+        let mut next = 0;
+        for p in 0..self.n_panels() {
+            for &at in &self.k_at {
+                for lane in 0..PANEL {
+                    let code = self.code(p, at, lane);
+                    if code != 0 {
+                        pack::set(bytes, self.stored, next, code);
+                    }
+                    next += 1;
+                }
+            }
+        }
+    }
+
+    /// The codes that an N:M pattern stores, and their positions within the pattern's groups.
+    fn compressed(&self, pattern: Pattern, codes: &mut [u8], indices: &mut [u8]) -> Result<(), String> {
+        let Pattern { n: kept, m } = pattern;
+        let index_type = pattern.index_type();
+        let mut next = 0usize;
+        for p in 0..self.n_panels() {
+            for group in self.k_at.chunks(usize::from(m)) {
+                for lane in 0..PANEL {
+                    let mut stored: Vec<(u64, u64)> = group
+                        .iter()
+                        .enumerate()
+                        .map(|(j, &at)| (j as u64, self.code(p, at, lane)))
+                        .filter(|&(_, code)| !is_zero(self.stored, code))
+                        .collect();
+                    if stored.len() > usize::from(kept) {
+                        return Err(format!("weights said to be {kept}:{m} sparse are not"));
+                    }
+                    // Unused places hold zeros at positions not taken, in ascending order.
+                    for j in 0..u64::from(m) {
+                        if stored.len() < usize::from(kept) && !stored.iter().any(|&(i, _)| i == j) {
+                            stored.push((j, 0));
+                        }
+                    }
+                    stored.sort_unstable();
+                    for (slot, &(j, code)) in stored.iter().enumerate() {
+                        let at = next + slot * PANEL as usize + lane as usize;
+                        pack::set(codes, self.stored, at, code);
+                        pack::set(indices, index_type, at, j);
+                    }
+                }
+                next += usize::from(kept) * PANEL as usize;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes the scales of a grouped constant in the order of its panels; other constants have none.
+fn write_scales(constant: &Constant, panels: &Panels, scales: &mut [u8]) {
+    let ElemType::Grouped { format, axis } = constant.ty.elem else { return };
+    let shape = &constant.ty.shape;
+    let g = u64::from(format.size);
+    let mut scale_shape = shape.clone();
+    scale_shape.0[axis as usize] = shape[axis as usize].div_ceil(g);
+    let scale_strides = scale_shape.strides();
+    let first = format.element.bytes_for(shape.elements());
+    let column_at = positions(&panels.columns, &scale_shape, &scale_strides, None);
+    let k_at = positions(&panels.summed, &scale_shape, &scale_strides, Some(panels.k_inner / g));
+    let mut next = 0;
+    for p in 0..(column_at.len() as u64).div_ceil(PANEL) {
+        for at in &k_at {
+            for lane in 0..PANEL {
+                let column = column_at.get((p * PANEL + lane) as usize).copied().flatten();
+                let scale = match (column, at, &constant.data) {
+                    (Some(column), Some(row), ConstantData::Dense(blob)) => {
+                        let plane = &blob.bytes()[first as usize..];
+                        GroupScale::read(format, plane, (column + row) as usize)
+                    }
+                    // The group holds only padding.
+                    _ => GroupScale::one(format),
+                };
+                scale.write(format, scales, next);
+                next += 1;
+            }
         }
     }
 }
@@ -44,140 +285,6 @@ impl Codes<'_> {
         match self.data {
             ConstantData::Dense(blob) => pack::get(blob.bytes(), self.elem, element as usize),
             ConstantData::Splat(code) => *code,
-        }
-    }
-}
-
-fn panels(
-    constant: &Constant,
-    columns: &[u8],
-    summed: &[u8],
-    k_inner: u64,
-    pattern: Option<Pattern>,
-    storage: &Storage,
-) -> Result<Vec<u8>, String> {
-    let shape = &constant.ty.shape;
-    let strides = shape.strides();
-    let elem = constant.ty.elem.format().element();
-    let codes = Codes { data: &constant.data, elem };
-    // Element number of each column and of each position along K; `None` is padding.
-    let column_at = positions(columns, shape, &strides, None);
-    let k_at = positions(summed, shape, &strides, Some(k_inner));
-    let (k, n) = (k_at.len() as u64, column_at.len() as u64);
-    let n_panels = n.div_ceil(PANEL);
-    let code_at = |p: u64, at: Option<u64>, lane: u64| -> u64 {
-        match (column_at.get((p * PANEL + lane) as usize).copied().flatten(), at) {
-            (Some(column), Some(row)) => codes.get(column + row),
-            _ => 0,
-        }
-    };
-    let mut bytes = vec![0u8; storage.bytes() as usize];
-    let [_, scale_plane, index_plane] = storage.planes();
-    let mut next = 0usize;
-    match pattern {
-        None if elem == ScalarType::F32 => {
-            // The common case, without a call per bit width.
-            if let ConstantData::Dense(blob) = &constant.data {
-                let source = blob.bytes();
-                for p in 0..n_panels {
-                    for at in &k_at {
-                        for lane in 0..PANEL {
-                            let column = column_at.get((p * PANEL + lane) as usize).copied().flatten();
-                            if let (Some(column), Some(row)) = (column, at) {
-                                let from = ((column + row) * 4) as usize;
-                                bytes[next * 4..next * 4 + 4].copy_from_slice(&source[from..from + 4]);
-                            }
-                            next += 1;
-                        }
-                    }
-                }
-                return Ok(bytes);
-            }
-            fill_codes(&mut bytes, elem, n_panels, &k_at, &code_at);
-        }
-        None => fill_codes(&mut bytes, elem, n_panels, &k_at, &code_at),
-        Some(Pattern { n: kept, m }) => {
-            let index_type = Pattern { n: kept, m }.index_type();
-            let (code_bytes, rest) = bytes.split_at_mut(index_plane as usize);
-            for p in 0..n_panels {
-                for group in k_at.chunks(usize::from(m)) {
-                    for lane in 0..PANEL {
-                        let mut stored: Vec<(u64, u64)> = group
-                            .iter()
-                            .enumerate()
-                            .map(|(j, &at)| (j as u64, code_at(p, at, lane)))
-                            .filter(|&(_, code)| !is_zero(elem, code))
-                            .collect();
-                        if stored.len() > usize::from(kept) {
-                            return Err(format!("weights said to be {kept}:{m} sparse are not"));
-                        }
-                        // Unused places hold zeros at positions not taken, in ascending order.
-                        for j in 0..u64::from(m) {
-                            if stored.len() < usize::from(kept) && !stored.iter().any(|&(i, _)| i == j) {
-                                stored.push((j, 0));
-                            }
-                        }
-                        stored.sort_unstable();
-                        for (slot, &(j, code)) in stored.iter().enumerate() {
-                            let at = next + slot * PANEL as usize + lane as usize;
-                            pack::set(code_bytes, elem, at, code);
-                            pack::set(rest, index_type, at, j);
-                        }
-                    }
-                    next += usize::from(kept) * PANEL as usize;
-                }
-            }
-        }
-    }
-    if let (ElemType::Grouped { format, axis }, Format::Grouped(_)) = (constant.ty.elem, storage.format) {
-        let g = u64::from(format.size);
-        let mut scale_shape = shape.clone();
-        scale_shape.0[axis as usize] = shape[axis as usize].div_ceil(g);
-        let scale_strides = scale_shape.strides();
-        let first = elem.bytes_for(shape.elements());
-        let column_at = positions(columns, &scale_shape, &scale_strides, None);
-        let k_at = positions(summed, &scale_shape, &scale_strides, Some(k_inner / g));
-        let scales = &mut bytes[scale_plane as usize..];
-        let mut next = 0;
-        for p in 0..n_panels {
-            for at in &k_at {
-                for lane in 0..PANEL {
-                    let column = column_at.get((p * PANEL + lane) as usize).copied().flatten();
-                    let scale = match (column, at, &constant.data) {
-                        (Some(column), Some(row), ConstantData::Dense(blob)) => {
-                            let plane = &blob.bytes()[first as usize..];
-                            GroupScale::read(format, plane, (column + row) as usize)
-                        }
-                        // The group holds only padding.
-                        _ => GroupScale::one(format),
-                    };
-                    scale.write(format, scales, next);
-                    next += 1;
-                }
-            }
-        }
-    }
-    debug_assert_eq!(storage.elements, n_panels * PANEL * k);
-    Ok(bytes)
-}
-
-fn fill_codes(
-    bytes: &mut [u8],
-    elem: ScalarType,
-    n_panels: u64,
-    k_at: &[Option<u64>],
-    code_at: &dyn Fn(u64, Option<u64>, u64) -> u64,
-) {
-    let mut next = 0;
-    for p in 0..n_panels {
-        for &at in k_at {
-            for lane in 0..PANEL {
-                let code = code_at(p, at, lane);
-                if code != 0 {
-                    pack::set(bytes, elem, next, code);
-                }
-                next += 1;
-            }
         }
     }
 }
@@ -215,7 +322,13 @@ mod tests {
 
     fn storage(packing: &Packing, format: Format, pattern: Option<Pattern>, elements: u64) -> Storage {
         let kind = StorageKind::Const(cranelift_entity::EntityRef::new(0), packing.clone());
-        Storage { kind, format, pattern, k_stride: PANEL, elements }
+        Storage { pattern, k_stride: PANEL, ..Storage::dense(kind, format, elements) }
+    }
+
+    /// The panels of a constant `[k, n]`.
+    fn panels_of(k_inner: u64, pattern: Option<Pattern>) -> Packing {
+        let panels = Panels { columns: vec![1], summed: vec![0], k_inner, pattern, narrow: None, code: None };
+        Packing::Panels(panels)
     }
 
     /// A constant `[k, n]` of f32 with value `100 * k + n` where `keep` holds, else 0.
@@ -232,7 +345,7 @@ mod tests {
     #[test]
     fn panels_of_columns() {
         let (k, n) = (5, 40);
-        let packing = Packing::Panels { columns: vec![1], summed: vec![0], k_inner: k, pattern: None };
+        let packing = panels_of(k, None);
         let storage = storage(&packing, Format::F32, None, 2 * PANEL * k);
         let bytes = packed(&matrix(k, n, |_, _| true), &packing, &storage).expect("dense weights pack");
         for row in 0..k {
@@ -250,7 +363,7 @@ mod tests {
         // Column c keeps rows c % 4 and 3 of each group of four; where both are one, a single value.
         let keep = |row: u64, col: u64| row % 4 == col % 4 || row % 4 == 3;
         let pattern = Some(Pattern::P2_4);
-        let packing = Packing::Panels { columns: vec![1], summed: vec![0], k_inner: k, pattern };
+        let packing = panels_of(k, pattern);
         let storage = storage(&packing, Format::F32, pattern, PANEL * k);
         let bytes = packed(&matrix(k, n, keep), &packing, &storage).expect("2:4 weights pack");
         let map = PlaneMap { format: Format::F32, pattern, k_stride: PANEL };
@@ -279,7 +392,7 @@ mod tests {
         let codes: Vec<u8> = (0..40 * 3).map(|i| i as u8 + 1).collect();
         let scales: Vec<u8> = (0..2 * 3).map(|i| 100 + i as u8).collect();
         let constant = Constant::dense(ty, [codes, scales].concat(), "");
-        let packing = Packing::Panels { columns: vec![1], summed: vec![0], k_inner: 64, pattern: None };
+        let packing = panels_of(64, None);
         let storage = storage(&packing, Format::Grouped(format), None, PANEL * 64);
         let bytes = packed(&constant, &packing, &storage).expect("grouped weights pack");
         let scale_plane = storage.planes()[1] as usize;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use cranelift_entity::SecondaryMap;
+use lacuna_codegen::ProductZeros;
 use lacuna_ir::{Blob, Module, Node};
 use lacuna_isa::disasm::{Weights, print_object};
 use lacuna_isa::object::Object;
@@ -217,7 +218,7 @@ pub fn options(target: &Target, precision: Precision) -> lacuna_optimize::Option
 pub fn generate(selected: &Selected, target: &Target, watch: &mut Watch<'_>) -> Result<Object, Failed> {
     watch.progress.step("generating code");
     let generated =
-        lacuna_codegen::generate(&selected.module, target, &patterns(selected, target)).map_err(refused)?;
+        lacuna_codegen::generate(&selected.module, target, &zeros(selected, target)).map_err(refused)?;
     watch.progress.step("checking instruction streams");
     let findings = lacuna_codegen::check::check(&generated.object, target);
     if !findings.is_empty() {
@@ -300,12 +301,16 @@ fn features(target: &Target) -> TargetFeatures {
     }
 }
 
-/// The products whose constant operand follows patterns that the target has, each with the best of them.
-fn patterns(selected: &Selected, target: &Target) -> SecondaryMap<Node, Option<Pattern>> {
-    let mut patterns = SecondaryMap::new();
+/// What is known of the zeros of products: the best pattern of the target that a constant operand follows, and whether the
+/// other one is probably zero in many places when the program runs.
+fn zeros(selected: &Selected, target: &Target) -> SecondaryMap<Node, ProductZeros> {
+    let mut zeros: SecondaryMap<Node, ProductZeros> = SecondaryMap::new();
     let module = &selected.module;
-    let [entry] = &module.entries[..] else { return patterns };
+    let [entry] = &module.entries[..] else { return zeros };
     let func = &module.functions[entry.func];
+    for (node, activity) in lacuna_optimize::activity_of(module, entry.func).iter() {
+        zeros[node].active = activity.is_some();
+    }
     let native: Vec<_> = target.patterns.iter().map(|(p, _)| WeightSparsity { n: p.n, m: p.m }).collect();
     for (node, sparse) in lacuna_optimize::compressed(selected, entry.func, &native).iter() {
         let followed: Vec<Pattern> = sparse.patterns.iter().map(|s| Pattern { n: s.n, m: s.m }).collect();
@@ -314,8 +319,8 @@ fn patterns(selected: &Selected, target: &Target) -> SecondaryMap<Node, Option<P
         {
             let formats = [a, b].map(|arg| func.ty(arg).elem.format());
             let (other, constant) = (formats[1 - sparse.operand.min(1)], formats[sparse.operand.min(1)]);
-            patterns[node] = target.best_pattern(other, constant, &followed);
+            zeros[node].pattern = target.best_pattern(other, constant, &followed);
         }
     }
-    patterns
+    zeros
 }

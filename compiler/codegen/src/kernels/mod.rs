@@ -13,3 +13,4 @@ pub mod product_tiles;
 pub mod rows;
 pub mod scan;
 pub mod space;
+pub mod sparse;

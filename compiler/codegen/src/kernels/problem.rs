@@ -5,15 +5,18 @@
 //! [`super::product`] emits the stream.
 
 use lacuna_ir::op::{ContractMap, ConvAttrs};
-use lacuna_ir::{ElemType, Node, Value};
-use lacuna_isa::format::Format;
+use lacuna_ir::{ConstId, ElemType, Node, Op, Value};
+use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::Order;
-use lacuna_isa::view::{Pattern, PlaneMap};
+use lacuna_isa::sparse::BLOCK;
+use lacuna_isa::view::PlaneMap;
 
+use super::sparse::{BlockFlags, Form, flag_elements};
 use super::space::{SpaceDim, Walk, coalesce};
 use crate::expr::Expr;
 use crate::lower::{Lowered, Lowering};
-use crate::place::{Packing, Place, Storage, StorageKind, order_of};
+use crate::weights;
+use crate::place::{Packing, Panels, Place, Storage, StorageKind, order_of};
 
 /// Columns of a weight panel.
 pub const PANEL: u64 = 32;
@@ -96,8 +99,10 @@ pub struct Problem {
     pub b: Second,
     /// Its format.
     pub b_format: Format,
-    /// N:M pattern of the second operand.
-    pub pattern: Option<Pattern>,
+    /// How zeros are used.
+    pub form: Form,
+    /// Flags of the second operand's blocks, in [`Form::Blocks`].
+    pub flags: Option<BlockFlags>,
     /// Which summed dimension may be cut, and in multiples of what.
     pub chunk: (usize, u64),
 }
@@ -129,9 +134,10 @@ impl Lowering<'_> {
         map: &ContractMap,
         expr: &Expr,
         out: &Place,
+        form: Form,
     ) -> Lowered<Problem> {
         let args = self.func.nodes[hero].args.clone();
-        let swap = self.func.as_const(args[0]).is_some() && self.func.as_const(args[1]).is_none();
+        let swap = self.swaps(&args);
         let (a, b, map) = if swap {
             (args[1], args[0], ContractMap { a: map.b.clone(), b: map.a.clone(), out: map.out.clone() })
         } else {
@@ -172,8 +178,7 @@ impl Lowering<'_> {
         let cols = by_role(&columns);
         let mut dims = roles(batch, rows, cols);
 
-        let pattern = self.patterns[hero].filter(|_| constant.is_some() && !swap);
-        let group = whole_groups([&a_ty.elem, &b_ty.elem], pattern);
+        let group = whole_groups([&a_ty.elem, &b_ty.elem], form);
         if group > 1 && summed.len() > 1 {
             return Err("grouped or N:M operands with several summed dimensions are not implemented".into());
         }
@@ -181,7 +186,7 @@ impl Lowering<'_> {
         let a_bounds: Vec<u64> = summed
             .iter()
             .zip(&sizes)
-            .map(|(&l, &padded)| if a_ty.elem.scalar().is_none() { padded } else { k_of(l) })
+            .map(|(&l, &padded)| stored_terms(&a_ty.elem, k_of(l)).min(padded))
             .collect();
         let one_column = dims.iter().filter(|d| d.role == Role::Column).count() == 1
             && !dims
@@ -190,23 +195,18 @@ impl Lowering<'_> {
         let merged =
             dims.iter().rfind(|d| d.role == Role::Column).map_or(Vec::new(), |d| d.space.logical.clone());
         let panels = constant.filter(|_| one_column && merged.len() == columns.len());
-        let (second, b_strides) = match panels {
+        let (second, b_strides, flags) = match panels {
             Some(id) => {
                 let axes = |labels: &[u8]| {
                     labels.iter().filter_map(|&l| b_dim(l)).map(|d| d as u8).collect::<Vec<u8>>()
                 };
                 let column_labels: Vec<u8> = merged.iter().map(|&d| map.out[d]).collect();
                 let n: u64 = merged.iter().map(|&d| expr.shape[d]).product();
-                let packing = Packing::Panels {
-                    columns: axes(&column_labels),
-                    summed: axes(&summed),
-                    k_inner: sizes.last().copied().unwrap_or(1),
-                    pattern,
-                };
-                self.panels(id, packing, b_ty.elem.format(), n, &sizes)
+                let (columns, summed) = (axes(&column_labels), axes(&summed));
+                self.panels(id, [columns, summed], b_ty.elem.format(), n, &sizes, form)?
             }
             None => {
-                if pattern.is_some() || (constant.is_some() && b_ty.elem.scalar().is_none()) {
+                if form != Form::Dense || (constant.is_some() && b_ty.elem.scalar().is_none()) {
                     return Err("packed weights whose columns do not merge are not implemented".into());
                 }
                 let place = self.operand_place(b)?;
@@ -228,7 +228,7 @@ impl Lowering<'_> {
                 let k_step = strides.last().copied().unwrap_or(0);
                 let order = if k_step == 1 && column != 1 { Order::Nk } else { Order::Kn };
                 let order = if b_ty.elem.scalar().is_none() { Order::Nk } else { order };
-                (Second::Dense(place, order), strides)
+                (Second::Dense(place, order), strides, None)
             }
         };
         let mut summed: Vec<SummedDim> = (0..sizes.len())
@@ -252,8 +252,9 @@ impl Lowering<'_> {
             a_format: a_ty.elem.format(),
             b: second,
             b_format: b_ty.elem.format(),
-            pattern,
-            chunk: (chunk, group),
+            form,
+            flags,
+            chunk: (chunk, cut(group, form)),
         })
     }
 
@@ -264,6 +265,7 @@ impl Lowering<'_> {
         attrs: &ConvAttrs,
         expr: &Expr,
         out: &Place,
+        form: Form,
     ) -> Lowered<Problem> {
         let args = self.func.nodes[hero].args.clone();
         let (x, w) = (args[0], args[1]);
@@ -276,8 +278,7 @@ impl Lowering<'_> {
         let w_ty = self.func.ty(w).clone();
         let xs = |i: usize| a_place.strides[attrs.x[i] as usize];
         let w_dim = |i: usize| w_ty.shape[attrs.w[i] as usize];
-        let pattern = self.patterns[hero];
-        let group = whole_groups([&x_ty.elem, &w_ty.elem], pattern);
+        let group = whole_groups([&x_ty.elem, &w_ty.elem], form);
         let channels = w_dim(1);
         if attrs.groups > 1 && (group > 1 || out.strides.is_empty()) {
             return Err("grouped convolution in a grouped format is not implemented".into());
@@ -289,14 +290,15 @@ impl Lowering<'_> {
         let mut sizes: Vec<u64> = (0..n_spatial).map(|i| w_dim(i + 2)).collect();
         sizes.push(c_padded);
         let out_dim = |i: usize| attrs.out[i] as usize;
-        let (second, b_strides, w_strides) = match constant {
+        let (second, b_strides, flags, w_strides) = match constant {
             Some(id) => {
                 let summed: Vec<u8> = attrs.w[2..].iter().chain([&attrs.w[1]]).copied().collect();
-                let packing =
-                    Packing::Panels { columns: vec![attrs.w[0]], summed, k_inner: c_padded, pattern };
-                let (second, strides) = self.panels(id, packing, w_ty.elem.format(), w_dim(0), &sizes);
-                (second, strides, (0, 0))
+                let axes = [vec![attrs.w[0]], summed];
+                let (second, strides, flags) =
+                    self.panels(id, axes, w_ty.elem.format(), w_dim(0), &sizes, form)?;
+                (second, strides, flags, (0, 0))
             }
+            None if form != Form::Dense => return Err("weights that are no panels".into()),
             None => {
                 let place = self.operand_place(w)?;
                 let ws = |i: usize| place.strides[attrs.w[i] as usize];
@@ -304,7 +306,7 @@ impl Lowering<'_> {
                 strides.push(ws(1));
                 let per_group = (w_dim(0) / attrs.groups) as i64;
                 let column = ws(0);
-                (Second::Dense(place, Order::Nk), strides, (column, column * per_group))
+                (Second::Dense(place, Order::Nk), strides, None, (column, column * per_group))
             }
         };
         let mut summed: Vec<SummedDim> = (0..=n_spatial)
@@ -312,7 +314,7 @@ impl Lowering<'_> {
                 size: sizes[i],
                 a: if i < n_spatial { xs(i + 2) * attrs.dilations[i] as i64 } else { xs(1) },
                 b: b_strides[i],
-                a_bound: if i == n_spatial && x_ty.elem.scalar().is_some() { channels } else { sizes[i] },
+                a_bound: if i == n_spatial { stored_terms(&x_ty.elem, channels).min(sizes[i]) } else { sizes[i] },
                 window: i < n_spatial,
             })
             .collect();
@@ -365,38 +367,76 @@ impl Lowering<'_> {
             a_format: x_ty.elem.format(),
             b: second,
             b_format: w_ty.elem.format(),
-            pattern,
-            chunk: (chunk, group),
+            form,
+            flags,
+            chunk: (chunk, cut(group, form)),
         })
     }
 
-    /// The packed storage of a constant second operand, and the strides of its summed dimensions.
+    /// The packed storage of a constant second operand whose columns and summed dimensions are `axes`, the strides of its
+    /// summed dimensions, and the flags of its blocks where they are used.
     fn panels(
         &mut self,
-        id: lacuna_ir::ConstId,
-        packing: Packing,
-        format: Format,
+        id: ConstId,
+        [columns, summed]: [Vec<u8>; 2],
+        slot: Format,
         n: u64,
         sizes: &[u64],
-    ) -> (Second, Vec<i64>) {
+        form: Form,
+    ) -> Lowered<(Second, Vec<i64>, Option<BlockFlags>)> {
         let k: u64 = sizes.iter().product();
-        let pattern = match &packing {
-            Packing::Panels { pattern, .. } => *pattern,
-            Packing::Plain => None,
-        };
-        let storage = self.constant(Storage {
-            kind: StorageKind::Const(id, packing),
-            format,
+        let (pattern, narrow) = (form.pattern(), self.narrowest(id));
+        let k_inner = sizes.last().copied().unwrap_or(1);
+        let panels = Panels { columns, summed, k_inner, pattern, narrow, code: None };
+        let dense = Storage {
             pattern,
             k_stride: PANEL,
-            elements: n.next_multiple_of(PANEL) * k,
-        });
+            slot,
+            ..Storage::dense(
+                StorageKind::Const(id, Packing::Panels(panels.clone())),
+                narrow.map_or(slot, Format::Scalar),
+                n.next_multiple_of(PANEL) * k,
+            )
+        };
+        let flags = match form {
+            Form::Blocks => Some(self.block_flags(id, &panels, k, flag_elements(slot))?),
+            Form::Dense | Form::Pattern(_) | Form::Compressed | Form::Active => None,
+        };
+        let storage = match form {
+            Form::Blocks | Form::Compressed => self.compress(id, &panels, dense)?,
+            Form::Dense | Form::Pattern(_) | Form::Active => dense,
+        };
+        let storage = self.constant(storage);
         let mut strides = vec![PANEL as i64; sizes.len()];
         for i in (0..sizes.len().saturating_sub(1)).rev() {
             strides[i] = strides[i + 1] * sizes[i + 1] as i64;
         }
         let place = Place { storage, offset: 0, strides: vec![(k * PANEL) as i64] };
-        (Second::Panels(place), strides)
+        Ok((Second::Panels(place), strides, flags))
+    }
+
+    /// Whether the operands of a contraction change places: a constant is the second.
+    fn swaps(&self, args: &[Value]) -> bool {
+        self.func.as_const(args[0]).is_some() && self.func.as_const(args[1]).is_none()
+    }
+
+    /// The constant that is a product's second operand, and whether it stands first in the node.
+    pub(super) fn second_constant(&self, hero: Node) -> Option<(ConstId, bool)> {
+        let data = &self.func.nodes[hero];
+        match &data.op {
+            Op::Contract { map, .. } if map.batch().is_empty() => {
+                let swap = self.swaps(&data.args);
+                Some((self.func.as_const(data.args[usize::from(!swap)])?, swap))
+            }
+            Op::Conv { attrs, .. } if attrs.groups == 1 => Some((self.func.as_const(data.args[1])?, false)),
+            _ => None,
+        }
+    }
+
+    /// The narrower type that a constant is stored in, looked for once.
+    fn narrowest(&mut self, id: ConstId) -> Option<ScalarType> {
+        let constant = &self.module.constants[id];
+        *self.narrowest[id].get_or_insert_with(|| weights::narrowest(constant))
     }
 
     /// Place of an operand of a product, which may be grouped.
@@ -446,13 +486,30 @@ fn split_groups(dims: &mut Vec<ResultDim>, groups: u64, a_step: i64, b_step: i64
     dims.insert(0, group);
 }
 
-/// Elements along the summed dimension of the shortest run that is whole groups of both operands and of the pattern.
-fn whole_groups(elems: [&ElemType; 2], pattern: Option<Pattern>) -> u64 {
+/// Elements along the summed dimension of the shortest run that is whole groups of both operands of the pattern, and of blocks
+/// with flags.
+fn whole_groups(elems: [&ElemType; 2], form: Form) -> u64 {
     let unit = |format: Format, pattern| PlaneMap { format, pattern, k_stride: 1 }.unit();
     let [a, b] = elems.map(|elem| elem.format());
-    let (a, b) = (unit(a, None), unit(b, pattern));
-    let multiple = (1..=b).map(|i| i * a).find(|n| n.is_multiple_of(b));
-    multiple.unwrap_or(a * b)
+    let flags = if form == Form::Blocks { flag_elements(b) } else { 1 };
+    let units = [unit(a, None), unit(b, form.pattern()), flags];
+    let largest = units.into_iter().max().unwrap_or(1);
+    let multiple = (1..=units.iter().product()).map(|i| i * largest);
+    multiple.into_iter().find(|n| units.iter().all(|&u| n.is_multiple_of(u))).unwrap_or(largest)
+}
+
+/// In multiples of what the summed dimension is cut: whole groups, and whole records of a compressed operand.
+fn cut(group: u64, form: Form) -> u64 {
+    let records = match form {
+        Form::Compressed | Form::Blocks => BLOCK as u64 / PANEL,
+        Form::Dense | Form::Pattern(_) | Form::Active => 1,
+    };
+    if records.is_multiple_of(group) { records } else { group.next_multiple_of(records) }
+}
+
+/// Elements along the summed dimension that an operand has in memory: whole groups.
+fn stored_terms(elem: &ElemType, size: u64) -> u64 {
+    size.next_multiple_of(u64::from(elem.format().group_size()))
 }
 
 /// Joins neighbouring summed dimensions that both operands walk alike.

@@ -2,7 +2,7 @@
 //! a bank, the epilogue, the store.
 
 use lacuna_ir::{Node, Op};
-use lacuna_isa::format::{Format, ScaleMode};
+use lacuna_isa::format::{Format, ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, Fill, InstKind, Operand, Order};
 use lacuna_isa::object::BufferKind;
 use lacuna_isa::program::{Lane, Program, SeOp, Stream};
@@ -10,6 +10,7 @@ use lacuna_isa::view::VIEW_DIMS;
 
 use super::problem::{PANEL, Problem, ResultDim, Role, Second};
 use super::product_tiles::{Plan, choose};
+use super::sparse::{BlockFlags, Form};
 use crate::emit::{KernelBuilder, LocalDim, Tile, free};
 use crate::expr::{Code, Expr, Hero, compile, lane};
 use crate::lower::{Lowered, Lowering};
@@ -26,12 +27,28 @@ impl Lowering<'_> {
         if lane(result) != Lane::F32 {
             return Err(format!("products in {result} are not implemented"));
         }
-        let problem = match &data.op {
-            Op::Contract { map, .. } => self.contract_problem(hero, map, expr, out)?,
-            Op::Conv { attrs, .. } => self.conv_problem(hero, attrs, expr, out)?,
-            op => return Err(format!("`{}` is not a product", op.name())),
+        // The form that takes the least time; of equal ones the sparsest.
+        let mut best: Option<(f64, Problem, Plan)> = None;
+        let mut refusal: Option<String> = None;
+        for form in self.forms(hero) {
+            let problem = match &data.op {
+                Op::Contract { map, .. } => self.contract_problem(hero, map, expr, out, form),
+                Op::Conv { attrs, .. } => self.conv_problem(hero, attrs, expr, out, form),
+                op => return Err(format!("`{}` is not a product", op.name())),
+            };
+            let planned = problem.and_then(|problem| {
+                let (time, plan) = choose(&problem, expr, sinks.element_bytes(), self)?;
+                Ok((time, problem, plan))
+            });
+            match planned {
+                Ok(found) if best.as_ref().is_none_or(|(time, ..)| found.0 < *time) => best = Some(found),
+                Ok(_) => {}
+                Err(reason) => refusal = Some(reason),
+            }
+        }
+        let Some((_, problem, plan)) = best else {
+            return Err(refusal.unwrap_or_else(|| "a product without a form".to_owned()));
         };
-        let plan = choose(&problem, expr, sinks.element_bytes(), self)?;
         sinks.retain(|sink| groups_fit(&problem, &plan, sink).is_some());
         self.emit_product(&problem, &plan, expr, sinks)
     }
@@ -48,7 +65,20 @@ impl Lowering<'_> {
         let (a_tile, a_at) = first_tile(problem, plan);
         let a = kb.load("a", &a_tile, Fill::Zero, None, None)?;
         let (b_tile, b_order) = second_tile(problem, plan);
-        let b = kb.load("b", &b_tile, Fill::Zero, None, None)?;
+        let a_view = self.first_view(&mut kb, problem, plan, &a_tile, &a_at)?;
+        let flags = match (&problem.form, &problem.flags) {
+            (Form::Active, _) => Some(kb.flags(a, a_view, plan.chunk)?),
+            (Form::Blocks, Some(flags)) => {
+                Some(kb.load("set", &flags_tile(problem, plan, flags), Fill::Zero, None, None)?)
+            }
+            (Form::Dense | Form::Pattern(_) | Form::Compressed | Form::Blocks, _) => None,
+        };
+        let b = match (flags, b_tile.k_dim) {
+            (Some(flags), Some(k)) if problem.form == Form::Active => {
+                kb.load_active("b", &b_tile, k, flags)?
+            }
+            _ => kb.load("b", &b_tile, Fill::Zero, None, None)?,
+        };
         let n_dims = problem.dims.len();
         let axes = kb.nest.axes.clone();
         let mut loads = Vec::new();
@@ -107,22 +137,35 @@ impl Lowering<'_> {
             Action::Push
         };
         let inner = depth + usize::from(chunked);
-        let a_view = self.first_view(&mut kb, problem, plan, &a_tile, &a_at)?;
         let b_view = self.second_view(&mut kb, problem, plan, &b_tile, b_order)?;
         let a_action = kb.last_read(a, inner);
         let b_action = kb.last_read(b, inner);
         let bank_op = Operand::new(bank, bank_action, bank_view);
         let a_op = Operand::new(kb.loaded(a).buffer, a_action, a_view);
         let b_op = Operand::new(kb.loaded(b).buffer, b_action, b_view);
-        kb.push(match problem.pattern {
-            None => InstKind::Mm { bank: bank_op, a: a_op, b: b_op, order: b_order },
-            Some(_) => InstKind::Mmnm { bank: bank_op, a: a_op, b: b_op, order: b_order },
+        let mut read = vec![(a, a_action), (b, b_action)];
+        let mut mask = None;
+        if let Some(flags) = flags {
+            let view = self.flags_view(&mut kb, problem, plan)?;
+            let action = kb.last_read(flags, inner);
+            read.push((flags, action));
+            mask = Some(Operand::new(kb.loaded(flags).buffer, action, view));
+        }
+        let (a_read, b_read) = (a_op, b_op);
+        kb.push(match (problem.form, mask) {
+            (Form::Blocks, Some(mask)) => {
+                InstKind::Mmblk { bank: bank_op, a: a_read, b: b_read, mask, order: b_order }
+            }
+            (Form::Active, Some(mask)) => {
+                InstKind::Mmact { bank: bank_op, a: a_read, b: b_read, mask, order: b_order }
+            }
+            (Form::Pattern(_), _) => InstKind::Mmnm { bank: bank_op, a: a_read, b: b_read, order: b_order },
+            (Form::Dense | Form::Compressed | Form::Blocks | Form::Active, _) => {
+                InstKind::Mm { bank: bank_op, a: a_read, b: b_read, order: b_order }
+            }
         });
-        let mut popped: Vec<usize> = [(a, a_action), (b, b_action)]
-            .iter()
-            .filter(|(_, x)| *x == Action::Pop)
-            .map(|(l, _)| *l)
-            .collect();
+        let mut popped: Vec<usize> =
+            read.iter().filter(|(_, x)| *x == Action::Pop).map(|(load, _)| *load).collect();
         if chunked {
             kb.close_loop(depth + 1, &popped);
         }
@@ -265,7 +308,25 @@ impl Lowering<'_> {
             Order::Kn => 3,
             Order::Nk => 4,
         };
-        Ok(kb.local(problem.b_format, problem.pattern, Some(k_dim), &dims)?)
+        Ok(kb.local(problem.b_format, problem.form.pattern(), Some(k_dim), &dims)?)
+    }
+
+    /// The flags of a masked product: of blocks (n, k, k, k, 1), or of every k (1, 1, k, k, k).
+    fn flags_view(&self, kb: &mut KernelBuilder<'_>, problem: &Problem, plan: &Plan) -> Lowered<u16> {
+        let flags = Format::Scalar(ScalarType::Bool);
+        let Some(blocks) = &problem.flags else {
+            return Ok(kb.local(flags, None, None, &[free(plan.chunk, 1)])?);
+        };
+        let tile = flags_tile(problem, plan, blocks);
+        let strides = tile.slot_strides();
+        let column =
+            problem.dims.iter().rposition(|d| d.role == Role::Column).ok_or("a product without columns")?;
+        let follow = TileDim::follow(&plan.nest.axes, column, 0);
+        let mut dims = vec![LocalDim { size: tile.dims[0].size, stride: strides[0], clip: Some(follow) }];
+        dims.extend((tile.dims.len()..VIEW_DIMS - 1).map(|_| free(1, 0)));
+        dims.extend(tile.dims.iter().zip(&strides).skip(1).map(|(d, &stride)| free(d.size, stride)));
+        dims.push(free(1, 0));
+        Ok(kb.local(flags, None, None, &dims)?)
     }
 }
 
@@ -323,7 +384,7 @@ pub fn first_tile(problem: &Problem, plan: &Plan) -> (Tile, FirstAt) {
         if k.window {
             continue;
         }
-        let axis = (i == problem.chunk.0).then_some((k_axis, 1));
+        let axis = (i == problem.chunk.0).then_some((k_axis, Plan::k_unit(problem) as i64));
         let size = plan.chunk_of(problem, i);
         found.push((TileDim { axis, size, stride: k.a, origin: 0, bound: k.a_bound }, None, vec![i]));
     }
@@ -342,6 +403,36 @@ pub fn first_tile(problem: &Problem, plan: &Plan) -> (Tile, FirstAt) {
     (Tile { storage: problem.a.storage, offset: problem.a.offset, dims, k_dim: inner_k }, at)
 }
 
+/// The box of the flags of the second operand's blocks: panels, then summed dimensions, the innermost in blocks.
+pub fn flags_tile(problem: &Problem, plan: &Plan, flags: &BlockFlags) -> Tile {
+    let axes = &plan.nest.axes;
+    let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
+    let mut dims: Vec<TileDim> = column
+        .map(|d| TileDim {
+            axis: Some((d, 1)),
+            size: axes[d].tile,
+            stride: flags.place.strides[0],
+            origin: 0,
+            bound: axes[d].size,
+        })
+        .into_iter()
+        .collect();
+    let last = problem.summed.len() - 1;
+    let blocks = |i: usize, n: u64| if i == last { n / flags.k } else { n };
+    let mut stride = flags.place.strides[0];
+    for (i, k) in problem.summed.iter().enumerate() {
+        stride /= blocks(i, k.size) as i64;
+        dims.push(TileDim {
+            axis: (i == problem.chunk.0).then_some((plan.k_axis(), 1)),
+            size: blocks(i, plan.chunk_of(problem, i)),
+            stride,
+            origin: 0,
+            bound: blocks(i, k.size),
+        });
+    }
+    Tile { storage: flags.place.storage, offset: flags.place.offset, dims, k_dim: None }
+}
+
 /// The second operand's box: panels, or batch dimensions with columns and summed dimensions in the DPE's order.
 pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
     let axes = &plan.nest.axes;
@@ -351,7 +442,7 @@ pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
         .iter()
         .enumerate()
         .map(|(i, k)| TileDim {
-            axis: (i == problem.chunk.0).then_some((k_axis, 1)),
+            axis: (i == problem.chunk.0).then_some((k_axis, Plan::k_unit(problem) as i64)),
             size: plan.chunk_of(problem, i),
             stride: k.b,
             origin: 0,

@@ -8,9 +8,10 @@ use lacuna_isa::object::MemSpace;
 use lacuna_isa::timing::{Work, cost};
 
 use super::map::LOCAL_FILL;
-use super::problem::{Problem, Role};
+use super::problem::{PANEL, Problem, Role, Second};
 use super::product::{epilogue_tile, first_tile, second_tile};
-use crate::emit::{KernelBuilder, Tile};
+use super::sparse::{ASSUMED_ACTIVITY, Form};
+use crate::emit::{KernelBuilder, STAGED_SLOTS, Tile};
 use crate::expr::{Expr, ExprNode};
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Axis, Nest};
@@ -29,6 +30,11 @@ impl Plan {
     /// Number of the axis of K.
     pub fn k_axis(&self) -> usize {
         self.nest.axes.len() - 1
+    }
+
+    /// Elements of the cut summed dimension for each step of the axis of K.
+    pub fn k_unit(problem: &Problem) -> u64 {
+        problem.flags.as_ref().map_or(1, |flags| flags.k)
     }
 
     /// Elements of summed dimension `i` in one step.
@@ -54,11 +60,16 @@ impl Plan {
     }
 }
 
-/// The best plan for a problem whose kernel stores `result_bytes` for each element of the result.
+/// The best plan for a problem whose kernel stores `result_bytes` for each element of the result, and its modelled time.
 ///
 /// # Errors
 /// When no tile fits the target's memories.
-pub fn choose(problem: &Problem, expr: &Expr, result_bytes: u64, lowering: &Lowering) -> Lowered<Plan> {
+pub fn choose(
+    problem: &Problem,
+    expr: &Expr,
+    result_bytes: u64,
+    lowering: &Lowering,
+) -> Lowered<(f64, Plan)> {
     let n_dims = problem.dims.len();
     let mut options: Vec<Vec<u64>> = Vec::new();
     for (d, dim) in problem.dims.iter().enumerate() {
@@ -82,7 +93,7 @@ pub fn choose(problem: &Problem, expr: &Expr, result_bytes: u64, lowering: &Lowe
         pick[d] += 1;
         pick[..d].fill(0);
     }
-    best.map(|(_, plan)| plan).ok_or_else(|| {
+    best.ok_or_else(|| {
         format!(
             "no tile of the product fits the local memory of a PE ({} bytes) and five view dimensions",
             lowering.target.local_bytes
@@ -131,14 +142,15 @@ fn evaluate(
         .collect();
     let (cut, multiple) = problem.chunk;
     let k_size = problem.summed[cut].size;
-    axes.push(Axis::new("k", k_size, k_size));
+    let k_unit = Plan::k_unit(problem);
+    axes.push(Axis::new("k", k_size / k_unit, k_size / k_unit));
     let mut spread = vec![true; n_dims];
     spread.push(false);
     let mut plan = Plan { nest: Nest::distribute(axes, &spread, target.rows, target.cols), chunk: k_size };
 
     let budget = (target.local_bytes as f64 * LOCAL_FILL) as u64;
     let bytes = |tile: &Tile, pattern| {
-        let format = lowering.storages[tile.storage].format;
+        let format = lowering.storages[tile.storage].slot;
         KernelBuilder::slot_bytes(format, pattern, tile.elements())
     };
     let mut fixed = area * 2 * result_bytes;
@@ -151,14 +163,21 @@ fn evaluate(
         let chunk = k_size.div_ceil(parts).next_multiple_of(multiple).min(k_size);
         let axis = plan.k_axis();
         plan.chunk = chunk;
-        plan.nest.axes[axis].tile = chunk;
+        plan.nest.axes[axis].tile = chunk / k_unit;
         plan.nest.axes[axis].trip = k_size.div_ceil(chunk);
         let a = first_tile(problem, &plan).0;
         let b = second_tile(problem, &plan).0;
         if a.dims.len() > 5 || b.dims.len() > 5 {
             return None;
         }
-        if fixed + 2 * (bytes(&a, None) + bytes(&b, problem.pattern)) <= budget {
+        let a_slots = if problem.form == Form::Active { STAGED_SLOTS } else { 2 };
+        let flags = match problem.form {
+            Form::Active => 2 * chunk,
+            Form::Blocks => 2 * b.elements() / (PANEL * k_unit),
+            Form::Dense | Form::Pattern(_) | Form::Compressed => 0,
+        };
+        let slots = u64::from(a_slots) * bytes(&a, None) + 2 * bytes(&b, problem.form.pattern());
+        if fixed + slots + flags <= budget {
             break (a, b);
         }
         if chunk <= multiple {
@@ -178,23 +197,26 @@ fn evaluate(
         k,
         a: problem.a_format,
         b: problem.b_format,
-        pattern: problem.pattern,
+        pattern: problem.form.pattern(),
         actions: None,
     };
+    let zeros = Zeros::of(problem, m, lowering);
     let rounds = plan.nest.rounds() as f64;
     let outer = rounds / plan.nest.axes[plan.k_axis()].trip as f64;
-    let dpe = rounds * cost(&work, target).cycles as f64;
+    let dpe = rounds * cost(&work, target).cycles as f64 * zeros.steps;
     let ops = expr.nodes.iter().filter(|(n, _)| matches!(n, ExprNode::Op(..))).count() as u64 + 2;
     let se = outer * cost(&Work::Simd { elements: area, ops, bytes: area * 8 }, target).cycles as f64;
     let mut hbm = 0.0;
     let mut sram = 0.0;
     let mut fi = 0.0;
-    for (tile, pattern) in [(&a_tile, None), (&b_tile, problem.pattern)] {
+    for (tile, pattern, second) in [(&a_tile, None, false), (&b_tile, problem.form.pattern(), true)] {
         let tile_bytes = bytes(tile, pattern) as f64;
         let times = fetches(&plan.nest, tile);
-        let distinct = distinct_pes(&plan.nest, tile);
-        fi += times * tile_bytes;
-        let far = times * distinct * tile_bytes;
+        let apart = second && problem.form == Form::Active;
+        let distinct = if apart { plan.nest.n_pes() as f64 } else { distinct_pes(&plan.nest, tile) };
+        let [near, far] = if second { [zeros.near, zeros.far] } else { [1.0, 1.0] };
+        fi += times * tile_bytes * near;
+        let far = times * distinct * tile_bytes * far;
         match space_of(&lowering.storages[tile.storage].kind) {
             MemSpace::Sram => sram += far,
             MemSpace::Weights | MemSpace::Hbm => hbm += far,
@@ -205,8 +227,51 @@ fn evaluate(
         .max(fi / target.local_bytes_per_cycle)
         .max(hbm / target.hbm_bytes_per_cycle)
         .max(sram / target.sram_bytes_per_cycle)
-        + rounds * ROUND_CYCLES;
+        + rounds * (ROUND_CYCLES + zeros.round_cycles);
     Some((time, plan))
+}
+
+/// Cycles of a round in which flags are made before rows are loaded.
+const FLAG_CYCLES: f64 = 50.0;
+
+/// What zeros leave of a product by panels, as shares of the dense one.
+struct Zeros {
+    /// Steps of the DPE.
+    steps: f64,
+    /// Bytes written to local memory for each byte of a slot.
+    near: f64,
+    /// Bytes over the far port for each byte of a slot.
+    far: f64,
+    /// Cycles that each round takes more.
+    round_cycles: f64,
+}
+
+impl Zeros {
+    /// Of a problem in tiles of `rows` rows.
+    fn of(problem: &Problem, rows: u64, lowering: &Lowering) -> Zeros {
+        let Second::Panels(place) = &problem.b else {
+            return Zeros { steps: 1.0, near: 1.0, far: 1.0, round_cycles: 0.0 };
+        };
+        let storage = &lowering.storages[place.storage];
+        let dense = KernelBuilder::slot_bytes(storage.slot, storage.pattern, storage.elements);
+        let stored = storage.bytes() as f64 / dense.max(1) as f64;
+        match problem.form {
+            Form::Dense | Form::Pattern(_) => {
+                Zeros { steps: 1.0, near: stored, far: stored, round_cycles: 0.0 }
+            }
+            Form::Compressed => Zeros { steps: 1.0, near: 1.0, far: stored, round_cycles: 0.0 },
+            Form::Blocks => {
+                let steps = problem.flags.as_ref().map_or(1.0, |f| f.n_set as f64 / f.n_flags.max(1) as f64);
+                Zeros { steps, near: 1.0, far: stored, round_cycles: 0.0 }
+            }
+            Form::Active => {
+                // A k is needed when it is active in any row.
+                let idle = (1.0 - ASSUMED_ACTIVITY).powf(rows as f64);
+                let share = 1.0 - idle;
+                Zeros { steps: share, near: stored * share, far: stored * share, round_cycles: FLAG_CYCLES }
+            }
+        }
+    }
 }
 
 /// Where a storage will most likely lie: intermediates in shared SRAM, all else in HBM.

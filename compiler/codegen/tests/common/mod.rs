@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lacuna_codegen::generate;
+use lacuna_codegen::{ProductZeros, generate};
 use lacuna_ir::{Blob, Node};
 use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
@@ -42,11 +42,11 @@ pub fn compile(folder: &Path, target: &Target, precision: &str) -> Object {
     let func = module.entries[0].func;
     let native: Vec<_> = target.patterns.iter().map(|(p, _)| WeightSparsity { n: p.n, m: p.m }).collect();
     let found = sparsity_of(&module, func, &native);
-    let mut patterns: cranelift_entity::SecondaryMap<Node, Option<Pattern>> = Default::default();
+    let mut zeros: cranelift_entity::SecondaryMap<Node, ProductZeros> = Default::default();
     for node in module.functions[func].nodes.keys() {
-        patterns[node] = found[node].patterns.first().map(|s| Pattern { n: s.n, m: s.m });
+        zeros[node].pattern = found[node].patterns.first().map(|s| Pattern { n: s.n, m: s.m });
     }
-    match generate(&module, target, &patterns) {
+    match generate(&module, target, &zeros) {
         Ok(generated) => generated.object,
         Err(failures) => panic!("{}: {failures:?}", folder.display()),
     }

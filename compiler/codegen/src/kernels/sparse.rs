@@ -1,0 +1,185 @@
+//! What a product makes of the zeros of its operands.
+//!
+//! A constant second operand has zeros that are known, and they are used in one of three ways: an N:M pattern of the target,
+//! multiplied with `mmnm`; records without the zeros, expanded on the way in (`ldx`), which saves bytes; and records together
+//! with flags of blocks, of which `mmblk` multiplies those that are set, which saves cycles too. A first operand that is
+//! probably zero in many places when the program runs, behind a ReLU, is looked at: rows of the second operand that only
+//! meet zeros are neither loaded (`ldmask`) nor multiplied (`mmact`). Which of these forms a product takes is a matter of
+//! modelled time, see [`super::product_tiles`].
+
+use std::rc::Rc;
+
+use lacuna_ir::{ConstId, Constant, ConstantData, Node};
+use lacuna_isa::format::{Format, ScalarType, pack};
+use lacuna_isa::inst::MaskCode;
+use lacuna_isa::sparse::record_bytes;
+use lacuna_isa::timing::DPE_SKIP_BYTES;
+use lacuna_isa::view::Pattern;
+
+use crate::lower::Lowering;
+use crate::place::{Packing, Panels, Place, Storage, StorageKind};
+use crate::weights;
+
+/// What is known of the zeros of a product before code is generated.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ProductZeros {
+    /// An N:M pattern of the target that the constant operand follows.
+    pub pattern: Option<Pattern>,
+    /// Whether the computed operand is probably zero in many places.
+    pub active: bool,
+}
+
+/// How a product uses zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// Not at all.
+    Dense,
+    /// The second operand is stored in an N:M pattern.
+    Pattern(Pattern),
+    /// The second operand is stored without its zeros.
+    Compressed,
+    /// The same, and blocks that are zero are not multiplied.
+    Blocks,
+    /// Rows of the second operand are loaded and multiplied where the first is not zero.
+    Active,
+}
+
+impl Form {
+    /// The N:M pattern of the second operand.
+    pub fn pattern(self) -> Option<Pattern> {
+        match self {
+            Form::Pattern(pattern) => Some(pattern),
+            Form::Dense | Form::Compressed | Form::Blocks | Form::Active => None,
+        }
+    }
+}
+
+/// Flags of the blocks of a second operand.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BlockFlags {
+    /// Where they lie, `[N/32][K/k]`.
+    pub place: Place,
+    /// Elements along K that share a flag.
+    pub k: u64,
+    /// Flags that are set, of all.
+    pub n_set: u64,
+    /// All flags.
+    pub n_flags: u64,
+}
+
+/// Zeros of a constant in panels.
+#[derive(Debug)]
+pub struct Survey {
+    /// The best code of masks, and the bytes of its records for each byte of dense codes.
+    best: (MaskCode, f64),
+    /// Dense codes.
+    codes: Vec<u8>,
+}
+
+/// Shares of dense bytes and of flags above which leaving out zeros is not worth an instruction.
+const WORTHWHILE: f64 = 0.95;
+/// The share of activations that are taken to be other than zero behind a ReLU, when nothing has been measured: that of
+/// values which are as often negative as positive.
+pub(super) const ASSUMED_ACTIVITY: f64 = 0.5;
+
+/// Elements of K that a flag of `mmblk` stands for: what a DPE skips together.
+pub(super) fn flag_elements(format: Format) -> u64 {
+    DPE_SKIP_BYTES * 8 / u64::from(format.element().bits()).max(1)
+}
+
+impl Lowering<'_> {
+    /// The forms that a product may take, the sparsest first.
+    pub(super) fn forms(&self, hero: Node) -> Vec<Form> {
+        let Some((constant, swapped)) = self.second_constant(hero) else { return vec![Form::Dense] };
+        let zeros = self.zeros[hero];
+        let sparse = is_sparse(&self.module.constants[constant]);
+        let pattern = zeros.pattern.filter(|_| !swapped);
+        let mut forms = Vec::new();
+        if sparse {
+            forms.push(Form::Blocks);
+        }
+        forms.extend(pattern.map(Form::Pattern));
+        if sparse {
+            forms.push(Form::Compressed);
+        }
+        if zeros.active {
+            forms.push(Form::Active);
+        }
+        // A pattern of the target is taken to be better than none.
+        if pattern.is_none() {
+            forms.push(Form::Dense);
+        }
+        forms
+    }
+
+    /// Compresses the storage of a constant in panels, if that pays.
+    pub(super) fn compress(&mut self, id: ConstId, panels: &Panels, dense: Storage) -> Result<Storage, String> {
+        let survey = self.survey(id, panels);
+        let constant = &self.module.constants[id];
+        let (code, share) = survey.best;
+        if share > WORTHWHILE {
+            return Err("its records are hardly shorter than its codes".to_owned());
+        }
+        let records = weights::compress(constant, panels, &survey.codes, code).map_err(|e| e.to_string())?;
+        let panels = Panels { code: Some(code), ..panels.clone() };
+        let kind = StorageKind::Const(id, Packing::Panels(panels));
+        Ok(Storage { kind, records: Some(records), ..dense })
+    }
+
+    /// The flags of a constant in panels of `rows` rows for blocks of `k` of them, if blocks are zero.
+    pub(super) fn block_flags(
+        &mut self,
+        id: ConstId,
+        panels: &Panels,
+        rows: u64,
+        k: u64,
+    ) -> Result<BlockFlags, String> {
+        let survey = self.survey(id, panels);
+        let elem = panels.stored(&self.module.constants[id]);
+        let elements = survey.codes.len() * 8 / elem.bits() as usize;
+        let flags = weights::flags(&survey.codes, elem, elements, k);
+        let (n_set, n_flags) = (flags.iter().filter(|&&f| f != 0).count() as u64, flags.len() as u64);
+        if n_set as f64 > n_flags as f64 * WORTHWHILE {
+            return Err("hardly any of its blocks is zero".to_owned());
+        }
+        let packing = Packing::Flags { panels: panels.clone(), k };
+        let kind = StorageKind::Const(id, packing);
+        let storage = self.constant(Storage::dense(kind, Format::Scalar(ScalarType::Bool), n_flags));
+        let place = Place { storage, offset: 0, strides: vec![(rows / k) as i64] };
+        Ok(BlockFlags { place, k, n_set, n_flags })
+    }
+
+    /// What the zeros of a constant in panels are worth; the last one is kept, as forms are tried one after the other.
+    fn survey(&mut self, id: ConstId, panels: &Panels) -> Rc<Survey> {
+        if let Some((of, survey)) = &self.surveyed
+            && of.0 == id
+            && of.1 == *panels
+        {
+            return Rc::clone(survey);
+        }
+        let constant = &self.module.constants[id];
+        let codes = weights::panel_codes(constant, panels);
+        let elem = panels.stored(constant);
+        let n = codes.len() * 8 / elem.bits() as usize;
+        let sizes = record_bytes(&codes, elem, n);
+        let best = sizes.into_iter().min_by_key(|&(_, bytes)| bytes).unwrap_or((MaskCode::Bitmap, u64::MAX));
+        let survey = Rc::new(Survey { best: (best.0, best.1 as f64 / codes.len().max(1) as f64), codes });
+        self.surveyed = Some(((id, panels.clone()), Rc::clone(&survey)));
+        survey
+    }
+}
+
+/// Whether enough codes of a constant are zero for any form to pay: a bit for each element must be won back.
+fn is_sparse(constant: &Constant) -> bool {
+    let ConstantData::Dense(blob) = &constant.data else { return false };
+    let elem = constant.ty.elem.format().element();
+    let n = constant.ty.shape.elements() as usize;
+    let zeros = match elem {
+        ScalarType::F32 => {
+            let words = blob.bytes().chunks_exact(4);
+            words.filter(|w| w[..3] == [0, 0, 0] && w[3] & 0x7F == 0).count()
+        }
+        _ => (0..n).filter(|&i| elem.decode(pack::get(blob.bytes(), elem, i)) == 0.0).count(),
+    };
+    zeros * elem.bits() as usize > n
+}
