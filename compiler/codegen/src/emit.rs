@@ -89,10 +89,14 @@ pub struct KernelBuilder<'a> {
     stage: u8,
     /// Whether loads depend on other loads: they then have two stages, of which the later stands first in the code.
     staged: bool,
+    /// Slots of the buffers that the innermost loop fills.
+    pub inner_slots: u8,
 }
 
 /// Views that the 12-bit field of an operand can name.
 const MAX_VIEWS: usize = 4096;
+/// Slots of a buffer that is filled while it is read.
+pub const DOUBLE: u8 = 2;
 /// Slots of a buffer whose content lives for three stages.
 pub const STAGED_SLOTS: u8 = 3;
 
@@ -100,7 +104,7 @@ impl<'a> KernelBuilder<'a> {
     /// A kernel named `name` over `nest`.
     pub fn new(name: &str, nest: Nest, storage_of: &'a dyn Fn(StorageId) -> Storage) -> KernelBuilder<'a> {
         let kernel = Kernel { name: name.to_string(), grid: nest.grid, ..Kernel::default() };
-        KernelBuilder { kernel, bases: Vec::new(), nest, storage_of, loads: Vec::new(), stage: 0, staged: false }
+        KernelBuilder { kernel, bases: Vec::new(), nest, storage_of, loads: Vec::new(), stage: 0, staged: false, inner_slots: DOUBLE }
     }
 
     /// Format of a storage.
@@ -231,7 +235,7 @@ impl<'a> KernelBuilder<'a> {
         let needed =
             self.kernel.views[view as usize].levels.iter().rposition(Option::is_some).map_or(0, |l| l + 1);
         let depth = depth.unwrap_or(needed).max(needed);
-        let slots = slots.unwrap_or(if depth == 0 { 1 } else { 2 });
+        let slots = slots.unwrap_or(self.slots_at(depth));
         let data = (self.storage_of)(tile.storage);
         let (buffer, dst) = self.slot_of(name, tile, slots)?;
         let cast = self.multicast(view);
@@ -241,6 +245,15 @@ impl<'a> KernelBuilder<'a> {
         };
         self.loads.push(Loaded { buffer, depth, strides: tile.slot_strides(), stage: 0, load });
         Ok(self.loads.len() - 1)
+    }
+
+    /// Slots of the buffer of a load under `depth` loops.
+    fn slots_at(&self, depth: usize) -> u8 {
+        match depth {
+            0 => 1,
+            inner if inner == self.n_loops() => self.inner_slots,
+            _ => DOUBLE,
+        }
     }
 
     /// A buffer for a tile, and the operand that pushes its slot.
@@ -265,9 +278,10 @@ impl<'a> KernelBuilder<'a> {
         self.staged = true;
         if depth > 0 && depth == self.n_loops() {
             let buffer = usize::from(self.loads[load].buffer);
-            self.kernel.buffers[buffer].slots = STAGED_SLOTS;
+            let slots = &mut self.kernel.buffers[buffer].slots;
+            *slots = STAGED_SLOTS.max(*slots);
         }
-        let slots = if depth == 0 { 1 } else { 2 };
+        let slots = self.slots_at(depth);
         let buffer = self.buffer("active", BufferKind::Local, n, slots)?;
         let flags = self.local(Format::Scalar(ScalarType::Bool), None, None, &[free(n, 1)])?;
         let dst = Operand::new(buffer, Action::Push, flags);
@@ -289,7 +303,7 @@ impl<'a> KernelBuilder<'a> {
         let needed =
             self.kernel.views[view as usize].levels.iter().rposition(Option::is_some).map_or(0, |l| l + 1);
         let depth = needed.max(self.loads[flags].depth);
-        let (buffer, dst) = self.slot_of(name, tile, if depth == 0 { 1 } else { 2 })?;
+        let (buffer, dst) = self.slot_of(name, tile, self.slots_at(depth))?;
         let n = tile.dims[dim].size;
         let mut along = vec![free(1, 0); tile.dims.len()];
         along[dim] = free(n, 1);

@@ -116,7 +116,7 @@ impl Outlet {
         dims: &[LocalDim],
     ) -> Lowered<Outlet> {
         let bytes = KernelBuilder::slot_bytes(format, None, tile.elements());
-        let buffer = kb.buffer("y", BufferKind::Local, bytes, 2)?;
+        let buffer = kb.buffer("y", BufferKind::Local, bytes, kb.inner_slots)?;
         let view = kb.local(format, None, k, dims)?;
         let stream = Stream { operand: Operand::new(buffer, Action::Push, view), mode };
         Ok(Outlet { buffer, tile, stream })

@@ -1,5 +1,7 @@
 //! The event model of one PE.
 
+use std::collections::VecDeque;
+
 use lacuna_isa::inst::{Action, Engine};
 use lacuna_isa::object::Buffer;
 use lacuna_isa::target::Target;
@@ -35,14 +37,54 @@ impl Ring {
     }
 }
 
+/// A PE's share of a memory port: the intervals in which it is taken, in order and apart.
+///
+/// Loads and stores come in program order, not in order of time: a load that is ready goes before a store that still waits
+/// for its data, so an interval is looked for in the gaps too.
+#[derive(Default)]
+struct Port {
+    taken: VecDeque<(f64, f64)>,
+}
+
+impl Port {
+    /// Takes the first `cycles` in a row from `earliest` on, and returns when they begin. Nothing will ever be asked for
+    /// before `past`.
+    fn take(&mut self, earliest: f64, cycles: f64, past: f64) -> f64 {
+        while self.taken.front().is_some_and(|&(_, end)| end <= past) {
+            self.taken.pop_front();
+        }
+        let mut start = earliest;
+        let mut at = self.taken.partition_point(|&(_, end)| end <= earliest);
+        while let Some(&(from, end)) = self.taken.get(at)
+            && from < start + cycles
+        {
+            start = end;
+            at += 1;
+        }
+        let (mut from, mut end) = (start, start + cycles);
+        // Neighbours that touch become one.
+        if self.taken.get(at).is_some_and(|next| next.0 <= end) {
+            end = self.taken[at].1;
+            self.taken.remove(at);
+        }
+        if at > 0 && self.taken[at - 1].1 >= from {
+            from = self.taken[at - 1].0;
+            at -= 1;
+            self.taken.remove(at);
+        }
+        self.taken.insert(at, (from, end));
+        start
+    }
+}
+
 /// The simulation of one PE, fed step by step.
 pub(super) struct Simulation<'t> {
     target: &'t Target,
     n_pes: f64,
     rings: Vec<Ring>,
     queues: [f64; Engine::ALL.len()],
-    hbm: f64,
-    sram: f64,
+    hbm: Port,
+    sram: Port,
     issued: f64,
     end: f64,
     /// Since when each engine has had no power.
@@ -68,8 +110,8 @@ impl<'t> Simulation<'t> {
             n_pes,
             rings,
             queues: [0.0; Engine::ALL.len()],
-            hbm: 0.0,
-            sram: 0.0,
+            hbm: Port::default(),
+            sram: Port::default(),
             issued: 0.0,
             end: 0.0,
             gated: [None; Engine::ALL.len()],
@@ -136,6 +178,7 @@ impl<'t> Simulation<'t> {
         let mut busy = need.cycles as f64;
         let mut latency = 0.0;
         if let Work::Dma { .. } | Work::Uneven { .. } = work {
+            let past = self.queues[engine_idx(Engine::FiLoad)].min(self.queues[engine_idx(Engine::FiStore)]);
             let (port, rate, bytes, delay) = if need.sram_bytes > 0 {
                 (&mut self.sram, target.sram_bytes_per_cycle, need.sram_bytes, target.sram_latency_cycles)
             } else {
@@ -143,8 +186,8 @@ impl<'t> Simulation<'t> {
             };
             if bytes > 0 {
                 let occupied = bytes as f64 * self.n_pes / rate;
-                start = start.max(*port);
-                *port = start + occupied;
+                // Both queues of the fabric interface go forward only.
+                start = port.take(start, occupied, past);
                 busy = busy.max(occupied);
                 latency = delay as f64;
             }
@@ -164,5 +207,24 @@ impl<'t> Simulation<'t> {
             }
         }
         Some((start as u64, busy.ceil() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_fills_its_gaps() {
+        let mut port = Port::default();
+        let mut take = |earliest, cycles| port.take(earliest, cycles, 0.0);
+        assert_eq!(take(0.0, 10.0), 0.0);
+        assert_eq!(take(50.0, 10.0), 50.0);
+        // Before the one that waits, where there is room.
+        assert_eq!(take(5.0, 30.0), 10.0);
+        assert_eq!(take(0.0, 11.0), 60.0);
+        assert_eq!(take(0.0, 10.0), 40.0);
+        assert_eq!(take(0.0, 1.0), 71.0);
+        assert_eq!(port.taken.len(), 1, "{:?}", port.taken);
     }
 }

@@ -10,6 +10,7 @@ pub mod map;
 pub mod problem;
 pub mod product;
 pub mod product_tiles;
+pub mod product_time;
 pub mod rows;
 pub mod scan;
 pub mod space;

@@ -10,8 +10,9 @@ use lacuna_isa::view::VIEW_DIMS;
 
 use super::problem::{PANEL, Problem, ResultDim, Role, Second};
 use super::product_tiles::{Plan, choose};
+use super::product_time::Stored;
 use super::sparse::{BlockFlags, Form};
-use crate::emit::{KernelBuilder, LocalDim, Tile, free};
+use crate::emit::{DOUBLE, KernelBuilder, LocalDim, Tile, free};
 use crate::expr::{Code, Expr, Hero, compile, lane};
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Axis, TileDim};
@@ -30,6 +31,7 @@ impl Lowering<'_> {
         // The form that takes the least time; of equal ones the sparsest.
         let mut best: Option<(f64, Problem, Plan)> = None;
         let mut refusal: Option<String> = None;
+        let result = Stored { storage: out.storage, element_bytes: sinks.element_bytes() };
         for form in self.forms(hero) {
             let problem = match &data.op {
                 Op::Contract { map, .. } => self.contract_problem(hero, map, expr, out, form),
@@ -37,7 +39,7 @@ impl Lowering<'_> {
                 op => return Err(format!("`{}` is not a product", op.name())),
             };
             let planned = problem.and_then(|problem| {
-                let (time, plan) = choose(&problem, expr, sinks.element_bytes(), self)?;
+                let (time, plan) = choose(&problem, expr, &result, self)?;
                 Ok((time, problem, plan))
             });
             match planned {
@@ -63,6 +65,7 @@ impl Lowering<'_> {
         let depth = kb.n_loops() - usize::from(chunked);
 
         let (a_tile, a_at) = first_tile(problem, plan);
+        kb.inner_slots = plan.slots;
         let a = kb.load("a", &a_tile, Fill::Zero, None, None)?;
         let (b_tile, b_order) = second_tile(problem, plan);
         let a_view = self.first_view(&mut kb, problem, plan, &a_tile, &a_at)?;
@@ -113,6 +116,7 @@ impl Lowering<'_> {
         let view_of = |at: &[Option<usize>], strides: &[i64]| -> Vec<LocalDim> {
             order.iter().map(|&d| free(tile_size(d), at[d].map_or(0, |s| strides[s]))).collect()
         };
+        kb.inner_slots = if chunked { DOUBLE } else { plan.slots };
         let mut outlets = Vec::new();
         if sinks.keeps_plain {
             let (tile, at) = epilogue_tile(problem, plan, sinks.plain.storage, sinks.plain.offset, 0, true);

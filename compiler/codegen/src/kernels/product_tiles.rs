@@ -4,18 +4,13 @@
 //! rows. Each is costed with the machine's own timing: DPE cycles, epilogue cycles, bytes over the shared ports with
 //! multicast counted once. Ties go to the first candidate, so the choice is deterministic.
 
-use lacuna_isa::object::MemSpace;
-use lacuna_isa::timing::{Work, cost};
-
 use super::map::LOCAL_FILL;
-use super::problem::{PANEL, Problem, Role, Second};
-use super::product::{epilogue_tile, first_tile, second_tile};
-use super::sparse::{ASSUMED_ACTIVITY, Form};
-use crate::emit::{KernelBuilder, STAGED_SLOTS, Tile};
-use crate::expr::{Expr, ExprNode};
+use super::problem::{Problem, Role};
+use super::product::epilogue_tile;
+use super::product_time::{Stored, Time};
+use crate::expr::Expr;
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Axis, Nest};
-use crate::place::StorageKind;
 
 /// The chosen tiles: one axis per result dimension in the problem's order, then the axis of K.
 #[derive(Clone, Debug)]
@@ -24,6 +19,8 @@ pub struct Plan {
     pub nest: Nest,
     /// Elements of the cut summed dimension in one step.
     pub chunk: u64,
+    /// Slots of operands that are loaded in the innermost loop.
+    pub slots: u8,
 }
 
 impl Plan {
@@ -60,14 +57,14 @@ impl Plan {
     }
 }
 
-/// The best plan for a problem whose kernel stores `result_bytes` for each element of the result, and its modelled time.
+/// The best plan for a problem whose kernel stores its result as `result` says, and its modelled time.
 ///
 /// # Errors
 /// When no tile fits the target's memories.
 pub fn choose(
     problem: &Problem,
     expr: &Expr,
-    result_bytes: u64,
+    result: &Stored,
     lowering: &Lowering,
 ) -> Lowered<(f64, Plan)> {
     let n_dims = problem.dims.len();
@@ -84,7 +81,7 @@ pub fn choose(
     let mut pick = vec![0usize; n_dims];
     loop {
         let tiles: Vec<u64> = pick.iter().zip(&options).map(|(&p, o)| o[p]).collect();
-        if let Some((time, plan)) = evaluate(problem, expr, result_bytes, lowering, &tiles)
+        if let Some((time, plan)) = evaluate(problem, expr, result, lowering, &tiles)
             && best.as_ref().is_none_or(|(t, _)| time < *t)
         {
             best = Some((time, plan));
@@ -103,8 +100,6 @@ pub fn choose(
 
 const MAX_ROWS: u64 = 1024;
 const MAX_COLUMNS: u64 = 512;
-/// Cycles that a round costs besides its work: issue, latencies that overlap only partly.
-const ROUND_CYCLES: f64 = 200.0;
 
 /// `size` and its halves, rounded up, from at most `max` down to `min`.
 fn halves(size: u64, min: u64, max: u64) -> Vec<u64> {
@@ -124,7 +119,7 @@ fn halves(size: u64, min: u64, max: u64) -> Vec<u64> {
 fn evaluate(
     problem: &Problem,
     expr: &Expr,
-    result_bytes: u64,
+    result: &Stored,
     lowering: &Lowering,
     tiles: &[u64],
 ) -> Option<(f64, Plan)> {
@@ -146,159 +141,43 @@ fn evaluate(
     axes.push(Axis::new("k", k_size / k_unit, k_size / k_unit));
     let mut spread = vec![true; n_dims];
     spread.push(false);
-    let mut plan = Plan { nest: Nest::distribute(axes, &spread, target.rows, target.cols), chunk: k_size };
+    let mut plan = Plan { nest: Nest::distribute(axes, &spread, target.rows, target.cols), chunk: k_size, slots: SLOTS[0] };
 
     let budget = (target.local_bytes as f64 * LOCAL_FILL) as u64;
-    let bytes = |tile: &Tile, pattern| {
-        let format = lowering.storages[tile.storage].slot;
-        KernelBuilder::slot_bytes(format, pattern, tile.elements())
-    };
-    let mut fixed = area * 2 * result_bytes;
-    for (i, leaf) in expr.leaves.iter().enumerate() {
-        fixed += 2 * bytes(&epilogue_tile(problem, &plan, leaf.place.storage, 0, i + 1, false).0, None);
+    if epilogue_tile(problem, &plan, problem.a.storage, 0, 0, true).0.dims.len() > 5 {
+        return None;
     }
-    // The largest chunk of K that fits, in equal parts.
-    let mut parts = 1;
-    let (a_tile, b_tile) = loop {
+    // The largest chunks of K that fit, in equal parts: a shorter one has more rounds, but more of them fit at a time.
+    let mut best: Option<(f64, Plan)> = None;
+    let (mut parts, mut n_fitting) = (1, 0);
+    while n_fitting < MAX_CHUNKS {
         let chunk = k_size.div_ceil(parts).next_multiple_of(multiple).min(k_size);
         let axis = plan.k_axis();
         plan.chunk = chunk;
         plan.nest.axes[axis].tile = chunk / k_unit;
         plan.nest.axes[axis].trip = k_size.div_ceil(chunk);
-        let a = first_tile(problem, &plan).0;
-        let b = second_tile(problem, &plan).0;
-        if a.dims.len() > 5 || b.dims.len() > 5 {
-            return None;
-        }
-        let a_slots = if problem.form == Form::Active { STAGED_SLOTS } else { 2 };
-        let flags = match problem.form {
-            Form::Active => 2 * chunk,
-            Form::Blocks => 2 * b.elements() / (PANEL * k_unit),
-            Form::Dense | Form::Pattern(_) | Form::Compressed => 0,
-        };
-        let slots = u64::from(a_slots) * bytes(&a, None) + 2 * bytes(&b, problem.form.pattern());
-        if fixed + slots + flags <= budget {
-            break (a, b);
+        let time = Time::of(problem, expr, result, area, lowering, &plan)?;
+        if plan.nest.fits() && time.slot_bytes(2) <= budget {
+            n_fitting += 1;
+            for slots in SLOTS.into_iter().filter(|&s| time.slot_bytes(u64::from(s)) <= budget) {
+                let cycles = time.cycles(slots);
+                if best.as_ref().is_none_or(|(known, _)| cycles < *known) {
+                    best = Some((cycles, Plan { slots, ..plan.clone() }));
+                }
+            }
         }
         if chunk <= multiple {
-            return None;
+            break;
         }
-        parts = if k_size.div_ceil(parts + 1) < chunk { parts + 1 } else { parts * 2 };
-    };
-    if !plan.nest.fits() || epilogue_tile(problem, &plan, problem.a.storage, 0, 0, true).0.dims.len() > 5 {
-        return None;
-    }
-
-    let (m, n) = (plan.rows(problem), plan.columns(problem));
-    let k: u64 = (0..problem.summed.len()).map(|i| plan.chunk_of(problem, i)).product();
-    let work = Work::Matmul {
-        m,
-        n,
-        k,
-        a: problem.a_format,
-        b: problem.b_format,
-        pattern: problem.form.pattern(),
-        actions: None,
-    };
-    let zeros = Zeros::of(problem, m, lowering);
-    let rounds = plan.nest.rounds() as f64;
-    let outer = rounds / plan.nest.axes[plan.k_axis()].trip as f64;
-    let dpe = rounds * cost(&work, target).cycles as f64 * zeros.steps;
-    let ops = expr.nodes.iter().filter(|(n, _)| matches!(n, ExprNode::Op(..))).count() as u64 + 2;
-    let se = outer * cost(&Work::Simd { elements: area, ops, bytes: area * 8 }, target).cycles as f64;
-    let mut hbm = 0.0;
-    let mut sram = 0.0;
-    let mut fi = 0.0;
-    for (tile, pattern, second) in [(&a_tile, None, false), (&b_tile, problem.form.pattern(), true)] {
-        let tile_bytes = bytes(tile, pattern) as f64;
-        let times = fetches(&plan.nest, tile);
-        let apart = second && problem.form == Form::Active;
-        let distinct = if apart { plan.nest.n_pes() as f64 } else { distinct_pes(&plan.nest, tile) };
-        let [near, far] = if second { [zeros.near, zeros.far] } else { [1.0, 1.0] };
-        fi += times * tile_bytes * near;
-        let far = times * distinct * tile_bytes * far;
-        match space_of(&lowering.storages[tile.storage].kind) {
-            MemSpace::Sram => sram += far,
-            MemSpace::Weights | MemSpace::Hbm => hbm += far,
-        }
-    }
-    let time = dpe
-        .max(se)
-        .max(fi / target.local_bytes_per_cycle)
-        .max(hbm / target.hbm_bytes_per_cycle)
-        .max(sram / target.sram_bytes_per_cycle)
-        + rounds * (ROUND_CYCLES + zeros.round_cycles);
-    Some((time, plan))
-}
-
-/// Cycles of a round in which flags are made before rows are loaded.
-const FLAG_CYCLES: f64 = 50.0;
-
-/// What zeros leave of a product by panels, as shares of the dense one.
-struct Zeros {
-    /// Steps of the DPE.
-    steps: f64,
-    /// Bytes written to local memory for each byte of a slot.
-    near: f64,
-    /// Bytes over the far port for each byte of a slot.
-    far: f64,
-    /// Cycles that each round takes more.
-    round_cycles: f64,
-}
-
-impl Zeros {
-    /// Of a problem in tiles of `rows` rows.
-    fn of(problem: &Problem, rows: u64, lowering: &Lowering) -> Zeros {
-        let Second::Panels(place) = &problem.b else {
-            return Zeros { steps: 1.0, near: 1.0, far: 1.0, round_cycles: 0.0 };
+        parts = match n_fitting {
+            0 if k_size.div_ceil(parts + 1) < chunk => parts + 1,
+            _ => parts * 2,
         };
-        let storage = &lowering.storages[place.storage];
-        let dense = KernelBuilder::slot_bytes(storage.slot, storage.pattern, storage.elements);
-        let stored = storage.bytes() as f64 / dense.max(1) as f64;
-        match problem.form {
-            Form::Dense | Form::Pattern(_) => {
-                Zeros { steps: 1.0, near: stored, far: stored, round_cycles: 0.0 }
-            }
-            Form::Compressed => Zeros { steps: 1.0, near: 1.0, far: stored, round_cycles: 0.0 },
-            Form::Blocks => {
-                let steps = problem.flags.as_ref().map_or(1.0, |f| f.n_set as f64 / f.n_flags.max(1) as f64);
-                Zeros { steps, near: 1.0, far: stored, round_cycles: 0.0 }
-            }
-            Form::Active => {
-                // A k is needed when it is active in any row.
-                let idle = (1.0 - ASSUMED_ACTIVITY).powf(rows as f64);
-                let share = 1.0 - idle;
-                Zeros { steps: share, near: stored * share, far: stored * share, round_cycles: FLAG_CYCLES }
-            }
-        }
     }
+    best
 }
 
-/// Where a storage will most likely lie: intermediates in shared SRAM, all else in HBM.
-fn space_of(kind: &StorageKind) -> MemSpace {
-    match kind {
-        StorageKind::Temp => MemSpace::Sram,
-        StorageKind::Const(..) | StorageKind::Input(_) | StorageKind::Output(_) => MemSpace::Hbm,
-    }
-}
-
-/// How often one PE fetches a tile: once per iteration of the loops down to the innermost one that moves it.
-fn fetches(nest: &Nest, tile: &Tile) -> f64 {
-    let moves = |a: usize| tile.dims.iter().any(|d| d.axis.is_some_and(|(axis, _)| axis == a));
-    let deepest = (0..nest.axes.len()).rev().find(|&a| nest.axes[a].trip > 1 && moves(a));
-    deepest.map_or(1.0, |a| nest.axes[..=a].iter().map(|x| x.trip as f64).product())
-}
-
-/// Number of PEs that want different boxes; the others share by multicast, which goes along whole rows or columns only.
-fn distinct_pes(nest: &Nest, tile: &Tile) -> f64 {
-    let moves = |a: usize| tile.dims.iter().any(|d| d.axis.is_some_and(|(axis, _)| axis == a));
-    let mut distinct = 1.0;
-    for coords in [0..2, 2..4] {
-        let moved =
-            (0..nest.axes.len()).any(|a| moves(a) && nest.axes[a].pes[coords.clone()].iter().any(|&p| p > 1));
-        if moved {
-            distinct *= nest.grid[coords].iter().map(|&g| f64::from(g)).product::<f64>();
-        }
-    }
-    distinct
-}
+/// Chunks of K that are tried for each tile, from the largest that fits.
+const MAX_CHUNKS: usize = 3;
+/// Slots of a buffer that is filled in the innermost loop.
+const SLOTS: [u8; 4] = [2, 3, 4, 8];

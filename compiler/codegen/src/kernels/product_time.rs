@@ -1,0 +1,281 @@
+//! How long a product takes in given tiles: the arithmetic of the machine model, for one PE among equals.
+//!
+//! In each round of the innermost loop operands are loaded and multiplied. A round takes as long as its slowest engine, or as
+//! what is in flight admits: with s slots, a load waits for the product of s rounds ago, so s rounds take at least a load's
+//! latency, its transfer and its product. Times of engines come from [`lacuna_isa::timing`]; ports are shared evenly, and a
+//! multicast fetch is paid once.
+
+use lacuna_isa::object::MemSpace;
+use lacuna_isa::target::Target;
+use lacuna_isa::timing::{Work, cost};
+use lacuna_isa::view::Pattern;
+
+use super::problem::{PANEL, Problem, Second};
+use super::product::{epilogue_tile, first_tile, second_tile};
+use super::product_tiles::Plan;
+use super::sparse::{ASSUMED_ACTIVITY, Form};
+use crate::emit::{DOUBLE, KernelBuilder, STAGED_SLOTS, Tile};
+use crate::expr::{Expr, ExprNode};
+use crate::lower::Lowering;
+use crate::nest::Nest;
+use crate::place::{StorageId, StorageKind};
+
+/// Instructions of one round: loads, product, the loop.
+const ROUND_INSTRUCTIONS: u64 = 5;
+
+/// A load of the kernel.
+struct Fetch {
+    /// Bytes of a slot.
+    bytes: u64,
+    /// Cycles of the queue that loads, each time.
+    cycles: f64,
+    /// Cycles until the data is there after that.
+    latency: f64,
+    /// Times that a PE loads it.
+    times: f64,
+    /// Whether that is in the innermost loop.
+    inner: bool,
+    /// Whether the epilogue reads it, not the product.
+    of_result: bool,
+    /// Fewest slots.
+    slots: u64,
+}
+
+/// The times of a product in one plan.
+pub struct Time {
+    fetches: Vec<Fetch>,
+    /// Bytes of a slot of flags.
+    flag_bytes: u64,
+    /// Rounds of the busiest PE, and those of one tile of the result.
+    rounds: f64,
+    rounds_of_tile: f64,
+    /// Cycles of the DPE in a round.
+    dpe: f64,
+    /// Cycles of the command processor in a round.
+    issue: f64,
+    /// Cycles of the epilogue of a tile, of the store of its result, and until a stored slot is free after that.
+    epilogue: f64,
+    store: f64,
+    store_latency: f64,
+    /// Bytes of a slot of the result.
+    result_bytes: u64,
+    /// Whether a tile waits for the epilogue of the one before.
+    one_bank: bool,
+    /// Cycles before the first round and after the last besides its own work.
+    ends: f64,
+}
+
+impl Time {
+    /// Of a plan whose tiles have `area` elements, stored as `result` says; `None` where an operand's box does not fit a view.
+    pub fn of(
+        problem: &Problem,
+        expr: &Expr,
+        result: &Stored,
+        area: u64,
+        lowering: &Lowering,
+        plan: &Plan,
+    ) -> Option<Time> {
+        let target = lowering.target;
+        let (a, b) = (first_tile(problem, plan).0, second_tile(problem, plan).0);
+        if a.dims.len() > 5 || b.dims.len() > 5 {
+            return None;
+        }
+        let (m, n) = (plan.rows(problem), plan.columns(problem));
+        let k: u64 = (0..problem.summed.len()).map(|i| plan.chunk_of(problem, i)).product();
+        let pattern = problem.form.pattern();
+        let work = Work::Matmul { m, n, k, a: problem.a_format, b: problem.b_format, pattern, actions: None };
+        let zeros = Zeros::of(problem, m, lowering);
+        let nest = &plan.nest;
+        let innermost = nest.loops().last().copied();
+        let mut loads = vec![(a.clone(), None, false), (b.clone(), pattern, true)];
+        let leaves = expr.leaves.iter().enumerate();
+        loads.extend(leaves.map(|(i, leaf)| {
+            let tile = epilogue_tile(problem, plan, leaf.place.storage, 0, i + 1, false).0;
+            (tile, None, false)
+        }));
+        let mut fetches_of = Vec::new();
+        for (i, (tile, pattern, second)) in loads.iter().enumerate() {
+            let (second, of_result) = (*second, i > 1);
+            let bytes = slot_bytes(lowering, tile, *pattern);
+            let apart = second && problem.form == Form::Active;
+            let distinct = if apart { nest.n_pes() as f64 } else { distinct_pes(nest, tile) };
+            let [near, far] = if second { [zeros.near, zeros.far] } else { [1.0, 1.0] };
+            let (rate, latency) = port(target, space_of(&lowering.storages[tile.storage].kind));
+            let near = bytes as f64 * near / target.local_bytes_per_cycle;
+            let staged = i == 0 && problem.form == Form::Active;
+            fetches_of.push(Fetch {
+                bytes,
+                cycles: near.max(bytes as f64 * far * distinct / rate),
+                latency: latency as f64,
+                times: fetches(nest, tile),
+                inner: innermost.is_some_and(|axis| moves(tile, axis)),
+                of_result,
+                slots: if staged { u64::from(STAGED_SLOTS) } else { 2 },
+            });
+        }
+        let rounds = nest.rounds() as f64;
+        let rounds_of_tile = nest.axes[plan.k_axis()].trip as f64;
+        let epilogue = if expr.is_copy() {
+            cost(&Work::Bank { elements: area }, target).cycles
+        } else {
+            let ops = expr.nodes.iter().filter(|(n, _)| matches!(n, ExprNode::Op(..))).count() as u64 + 2;
+            cost(&Work::Simd { elements: area, ops, bytes: area * 8 }, target).cycles
+        };
+        let result_bytes = area * result.element_bytes;
+        let (rate, store_latency) = port(target, space_of(&lowering.storages[result.storage].kind));
+        let shared = (result_bytes * nest.n_pes()) as f64 / rate;
+        let latency = fetches_of.iter().fold(0.0f64, |most, f| most.max(f.latency));
+        Some(Time {
+            flag_bytes: match problem.form {
+                Form::Active => plan.chunk,
+                Form::Blocks => b.elements() / (PANEL * Plan::k_unit(problem)),
+                Form::Dense | Form::Pattern(_) | Form::Compressed => 0,
+            },
+            rounds,
+            rounds_of_tile,
+            dpe: cost(&work, target).cycles as f64 * zeros.steps + zeros.round_cycles,
+            issue: (ROUND_INSTRUCTIONS * target.issue_cycles) as f64,
+            epilogue: epilogue as f64,
+            store: shared.max(result_bytes as f64 / target.local_bytes_per_cycle),
+            store_latency: store_latency as f64,
+            result_bytes,
+            one_bank: m * n * 8 > target.bank_bytes,
+            ends: latency + fetches_of.iter().map(|f| f.cycles).sum::<f64>() + store_latency as f64,
+            fetches: fetches_of,
+        })
+    }
+
+    /// Slots of the result, with `slots` slots in the innermost loop.
+    fn result_slots(&self, slots: u64) -> u64 {
+        if self.rounds_of_tile > 1.0 { u64::from(DOUBLE) } else { slots }
+    }
+
+    /// Bytes of local memory for operands and result, with `slots` slots in the innermost loop.
+    pub fn slot_bytes(&self, slots: u64) -> u64 {
+        let slots_of = |f: &Fetch| match (f.inner, f.times > 1.0) {
+            (true, _) => f.slots.max(slots),
+            (false, true) => 2,
+            (false, false) => 1,
+        };
+        let operands: u64 = self.fetches.iter().map(|f| f.bytes * slots_of(f)).sum();
+        operands + self.flag_bytes * slots + self.result_bytes * self.result_slots(slots)
+    }
+
+    /// Modelled cycles with `slots` slots in the innermost loop.
+    pub fn cycles(&self, slots: u8) -> f64 {
+        let loads = self.fetches.iter().map(|f| f.cycles * f.times).sum::<f64>() / self.rounds;
+        let inner = self.fetches.iter().filter(|f| f.inner && !f.of_result);
+        let flight = inner.fold(None, |flight: Option<f64>, f| {
+            Some(flight.map_or(f.cycles + f.latency, |before| before.max(f.latency) + f.cycles))
+        });
+        let flight = flight.map_or(0.0, |flight| (flight + self.dpe) / f64::from(slots));
+        let round = self.dpe.max(loads).max(self.issue).max(flight);
+        let products = round * self.rounds_of_tile;
+        let banks = if self.one_bank { products + self.epilogue } else { products.max(self.epilogue) };
+        let results = (self.epilogue + self.store + self.store_latency) / self.result_slots(slots.into()) as f64;
+        let others = self.fetches.iter().filter(|f| f.of_result && f.times > 1.0);
+        let others = others.map(|f| {
+            let in_flight = if f.inner { f64::from(slots) } else { f64::from(DOUBLE) };
+            (f.cycles + f.latency + self.epilogue) / in_flight
+        });
+        let tile = others.fold(banks.max(self.store).max(results), f64::max);
+        let n_tiles = self.rounds / self.rounds_of_tile;
+        self.ends + n_tiles * tile + self.epilogue + self.store
+    }
+}
+
+/// Where a kernel stores its result.
+pub struct Stored {
+    /// The storage of the result itself.
+    pub storage: StorageId,
+    /// Bytes of local memory for each element, in all formats.
+    pub element_bytes: u64,
+}
+
+/// Bytes per cycle and latency of a memory.
+fn port(target: &Target, space: MemSpace) -> (f64, u64) {
+    match space {
+        MemSpace::Sram => (target.sram_bytes_per_cycle, target.sram_latency_cycles),
+        MemSpace::Weights | MemSpace::Hbm => (target.hbm_bytes_per_cycle, target.hbm_latency_cycles),
+    }
+}
+
+/// Bytes of a slot that holds a tile.
+pub fn slot_bytes(lowering: &Lowering, tile: &Tile, pattern: Option<Pattern>) -> u64 {
+    KernelBuilder::slot_bytes(lowering.storages[tile.storage].slot, pattern, tile.elements())
+}
+
+/// Cycles of a round in which flags are made before rows are loaded.
+const FLAG_CYCLES: f64 = 50.0;
+
+/// What zeros leave of a product by panels, as shares of the dense one.
+struct Zeros {
+    /// Steps of the DPE.
+    steps: f64,
+    /// Bytes written to local memory for each byte of a slot.
+    near: f64,
+    /// Bytes over the far port for each byte of a slot.
+    far: f64,
+    /// Cycles that each round takes more.
+    round_cycles: f64,
+}
+
+impl Zeros {
+    /// Of a problem in tiles of `rows` rows.
+    fn of(problem: &Problem, rows: u64, lowering: &Lowering) -> Zeros {
+        let Second::Panels(place) = &problem.b else {
+            return Zeros { steps: 1.0, near: 1.0, far: 1.0, round_cycles: 0.0 };
+        };
+        let storage = &lowering.storages[place.storage];
+        let dense = KernelBuilder::slot_bytes(storage.slot, storage.pattern, storage.elements);
+        let stored = storage.bytes() as f64 / dense.max(1) as f64;
+        match problem.form {
+            Form::Dense | Form::Pattern(_) => {
+                Zeros { steps: 1.0, near: stored, far: stored, round_cycles: 0.0 }
+            }
+            Form::Compressed => Zeros { steps: 1.0, near: 1.0, far: stored, round_cycles: 0.0 },
+            Form::Blocks => {
+                let steps = problem.flags.as_ref().map_or(1.0, |f| f.n_set as f64 / f.n_flags.max(1) as f64);
+                Zeros { steps, near: 1.0, far: stored, round_cycles: 0.0 }
+            }
+            Form::Active => {
+                // A k is needed when it is active in any row.
+                let idle = (1.0 - ASSUMED_ACTIVITY).powf(rows as f64);
+                let share = 1.0 - idle;
+                Zeros { steps: share, near: stored * share, far: stored * share, round_cycles: FLAG_CYCLES }
+            }
+        }
+    }
+}
+
+/// Where a storage will most likely lie: intermediates in shared SRAM, all else in HBM.
+fn space_of(kind: &StorageKind) -> MemSpace {
+    match kind {
+        StorageKind::Temp => MemSpace::Sram,
+        StorageKind::Const(..) | StorageKind::Input(_) | StorageKind::Output(_) => MemSpace::Hbm,
+    }
+}
+
+/// Whether an axis moves a tile.
+fn moves(tile: &Tile, axis: usize) -> bool {
+    tile.dims.iter().any(|d| d.axis.is_some_and(|(a, _)| a == axis))
+}
+
+/// How often one PE fetches a tile: once per iteration of the loops down to the innermost one that moves it.
+fn fetches(nest: &Nest, tile: &Tile) -> f64 {
+    let deepest = (0..nest.axes.len()).rev().find(|&a| nest.axes[a].trip > 1 && moves(tile, a));
+    deepest.map_or(1.0, |a| nest.axes[..=a].iter().map(|x| x.trip as f64).product())
+}
+
+/// Number of PEs that want different boxes; the others share by multicast, which goes along whole rows or columns only.
+fn distinct_pes(nest: &Nest, tile: &Tile) -> f64 {
+    let mut distinct = 1.0;
+    for coords in [0..2, 2..4] {
+        let moved =
+            (0..nest.axes.len()).any(|a| moves(tile, a) && nest.axes[a].pes[coords.clone()].iter().any(|&p| p > 1));
+        if moved {
+            distinct *= nest.grid[coords].iter().map(|&g| f64::from(g)).product::<f64>();
+        }
+    }
+    distinct
+}
