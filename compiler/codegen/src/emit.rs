@@ -195,6 +195,18 @@ impl<'a> KernelBuilder<'a> {
         k_dim: Option<usize>,
         dims: &[LocalDim],
     ) -> Result<u16, EmitError> {
+        self.local_at(format, pattern, k_dim, 0, dims)
+    }
+
+    /// A local view whose first element is number `offset` of the slot.
+    pub fn local_at(
+        &mut self,
+        format: Format,
+        pattern: Option<Pattern>,
+        k_dim: Option<usize>,
+        offset: i64,
+        dims: &[LocalDim],
+    ) -> Result<u16, EmitError> {
         let clip: Vec<TileDim> = dims
             .iter()
             .map(|d| match &d.clip {
@@ -213,7 +225,7 @@ impl<'a> KernelBuilder<'a> {
         })?;
         let pad = VIEW_DIMS - clip.len();
         let k_dim = k_dim.map_or(VIEW_DIMS - 1, |d| pad + d) as u8;
-        let (space, offset, shift) = (Space::Local, 0, None);
+        let (space, shift) = (Space::Local, None);
         Ok(self.view(View { format, pattern, k_dim, space, offset, dims, levels, coords, shift }))
     }
 

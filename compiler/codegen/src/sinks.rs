@@ -124,6 +124,15 @@ impl Outlet {
 
     /// Stores the slot and frees it.
     pub fn store(&self, kb: &mut KernelBuilder<'_>) -> Lowered {
-        Ok(kb.store(self.buffer, &self.tile)?)
+        self.store_from(kb, None)
+    }
+
+    /// The same for a box that lies further along a dimension of the tile, if `further` names one.
+    pub fn store_from(&self, kb: &mut KernelBuilder<'_>, further: Option<(usize, i64)>) -> Lowered {
+        let mut tile = self.tile.clone();
+        if let Some((dim, by)) = further {
+            tile.dims[dim].origin += by;
+        }
+        Ok(kb.store(self.buffer, &tile)?)
     }
 }

@@ -11,6 +11,7 @@ pub mod problem;
 pub mod product;
 pub mod product_tiles;
 pub mod product_time;
+pub mod product_views;
 pub mod rows;
 pub mod scan;
 pub mod space;

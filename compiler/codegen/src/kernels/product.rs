@@ -2,21 +2,23 @@
 //! a bank, the epilogue, the store.
 
 use lacuna_ir::{Node, Op};
-use lacuna_isa::format::{Format, ScalarType, ScaleMode};
-use lacuna_isa::inst::{Action, Fill, InstKind, Operand, Order};
+use lacuna_isa::format::{Format, ScaleMode};
+use lacuna_isa::inst::{Action, Fill, InstKind, Operand};
 use lacuna_isa::object::BufferKind;
 use lacuna_isa::program::{Lane, Program, SeOp, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
-use super::problem::{PANEL, Problem, ResultDim, Role, Second};
+use super::problem::{Problem, ResultDim, Role};
 use super::product_tiles::{Plan, choose};
 use super::product_time::Stored;
-use super::sparse::{BlockFlags, Form};
+use super::product_views::{
+    epilogue_tile, first_tile, first_view, flags_tile, flags_view, second_tile, second_view,
+};
+use super::sparse::Form;
 use crate::emit::{DOUBLE, KernelBuilder, LocalDim, Tile, free};
 use crate::expr::{Code, Expr, Hero, compile, lane};
 use crate::lower::{Lowered, Lowering};
-use crate::nest::{Axis, TileDim};
-use crate::place::StorageId;
+use crate::nest::TileDim;
 use crate::sinks::{GroupedSink, Outlet, Sinks};
 
 impl Lowering<'_> {
@@ -68,7 +70,7 @@ impl Lowering<'_> {
         kb.inner_slots = plan.slots;
         let a = kb.load("a", &a_tile, Fill::Zero, None, None)?;
         let (b_tile, b_order) = second_tile(problem, plan);
-        let a_view = self.first_view(&mut kb, problem, plan, &a_tile, &a_at)?;
+        let a_view = first_view(&mut kb, problem, plan, &a_tile, &a_at)?;
         let flags = match (&problem.form, &problem.flags) {
             (Form::Active, _) => Some(kb.flags(a, a_view, plan.chunk)?),
             (Form::Blocks, Some(flags)) => {
@@ -82,8 +84,6 @@ impl Lowering<'_> {
             }
             _ => kb.load("b", &b_tile, Fill::Zero, None, None)?,
         };
-        let n_dims = problem.dims.len();
-        let axes = kb.nest.axes.clone();
         let mut loads = Vec::new();
         for (i, leaf) in expr.leaves.iter().enumerate() {
             let (tile, at) =
@@ -96,40 +96,23 @@ impl Lowering<'_> {
         let banks = if bank_bytes * 2 <= self.target.bank_bytes { 2 } else { 1 };
         let bank = kb.buffer("acc", BufferKind::Bank, bank_bytes, banks)?;
 
-        // The tile's dimensions as the epilogue sees them: rows, then columns.
-        let order: Vec<usize> = (0..n_dims).filter(|&d| problem.dims[d].role != Role::Batch).collect();
-        let tile_size = |d: usize| axes[d].tile * problem.unit(d);
-        let clip = |d: usize| TileDim {
-            axis: Some((d, problem.unit(d) as i64)),
-            size: tile_size(d),
-            stride: 0,
-            origin: 0,
-            bound: problem.dims[d].space.size,
+        let epilogue = Epilogue::new(problem, plan);
+        let bank_view = kb.local(Format::F32, None, None, &epilogue.bank_dims())?;
+        kb.inner_slots = match (chunked, plan.pieces) {
+            (true, pieces) => PIECE_SLOTS.min(pieces as u8).max(DOUBLE),
+            (false, _) => plan.slots,
         };
-        let mut bank_dims = Vec::new();
-        let mut stride = (m * n) as i64;
-        for &d in &order {
-            stride /= tile_size(d) as i64;
-            bank_dims.push(LocalDim { size: tile_size(d), stride, clip: None });
-        }
-        let bank_view = kb.local(Format::F32, None, None, &bank_dims)?;
-        let view_of = |at: &[Option<usize>], strides: &[i64]| -> Vec<LocalDim> {
-            order.iter().map(|&d| free(tile_size(d), at[d].map_or(0, |s| strides[s]))).collect()
-        };
-        kb.inner_slots = if chunked { DOUBLE } else { plan.slots };
         let mut outlets = Vec::new();
         if sinks.keeps_plain {
             let (tile, at) = epilogue_tile(problem, plan, sinks.plain.storage, sinks.plain.offset, 0, true);
-            let (format, dims) = (storages[tile.storage].format, view_of(&at, &tile.slot_strides()));
-            outlets.push(Outlet::new(&mut kb, tile, format, ScaleMode::Floor, None, &dims)?);
+            let format = storages[tile.storage].format;
+            outlets.push(epilogue.outlet(&mut kb, tile, &at, format, ScaleMode::Floor, None)?);
         }
         for sink in &sinks.grouped {
-            let (mut tile, at) = epilogue_tile(problem, plan, sink.place.storage, sink.place.offset, 0, true);
+            let (tile, at) = epilogue_tile(problem, plan, sink.place.storage, sink.place.offset, 0, true);
             let along = groups_fit(problem, plan, sink).ok_or("groups that tiles cut")?;
-            tile.k_dim = at[along];
-            let k = order.iter().position(|&d| d == along);
-            let dims = view_of(&at, &tile.slot_strides());
-            outlets.push(Outlet::new(&mut kb, tile, Format::Grouped(sink.format), sink.mode, k, &dims)?);
+            let format = Format::Grouped(sink.format);
+            outlets.push(epilogue.outlet(&mut kb, tile, &at, format, sink.mode, Some(along))?);
         }
 
         kb.open(depth);
@@ -141,7 +124,7 @@ impl Lowering<'_> {
             Action::Push
         };
         let inner = depth + usize::from(chunked);
-        let b_view = self.second_view(&mut kb, problem, plan, &b_tile, b_order)?;
+        let b_view = second_view(&mut kb, problem, plan, &b_tile, b_order)?;
         let a_action = kb.last_read(a, inner);
         let b_action = kb.last_read(b, inner);
         let bank_op = Operand::new(bank, bank_action, bank_view);
@@ -150,7 +133,7 @@ impl Lowering<'_> {
         let mut read = vec![(a, a_action), (b, b_action)];
         let mut mask = None;
         if let Some(flags) = flags {
-            let view = self.flags_view(&mut kb, problem, plan)?;
+            let view = flags_view(&mut kb, problem, plan)?;
             let action = kb.last_read(flags, inner);
             read.push((flags, action));
             mask = Some(Operand::new(kb.loaded(flags).buffer, action, view));
@@ -174,163 +157,168 @@ impl Lowering<'_> {
             kb.close_loop(depth + 1, &popped);
         }
 
-        if let ([outlet], true) = (&outlets[..], expr.is_copy() && sinks.grouped.is_empty()) {
-            kb.push(InstKind::Drain {
-                dst: outlet.stream.operand,
-                bank: Operand::new(bank, Action::Pop, bank_view),
-            });
-        } else {
-            let mut streams = Vec::new();
-            for (load, at, elem) in &loads {
-                let dims = view_of(at, &kb.loaded(*load).strides.clone());
-                let view = kb.local(Format::Scalar(*elem), None, None, &dims)?;
-                let action = kb.last_read(*load, depth);
-                if action == Action::Pop {
-                    popped.push(*load);
+        let copies = expr.is_copy() && sinks.grouped.is_empty();
+        for piece in 0..plan.pieces {
+            let last = piece + 1 == plan.pieces;
+            let action = if last { Action::Pop } else { Action::Read };
+            let bank_view = epilogue.piece_of(&mut kb, Format::F32, piece, &epilogue.bank_dims())?;
+            let bank = Operand::new(bank, action, bank_view);
+            if let ([(outlet, _)], true) = (&outlets[..], copies) {
+                kb.push(InstKind::Drain { dst: outlet.stream.operand, bank });
+            } else {
+                let mut streams = Vec::new();
+                for (load, at, elem) in &loads {
+                    let dims = epilogue.view_of(at, &kb.loaded(*load).strides.clone());
+                    let view = epilogue.piece_of(&mut kb, Format::Scalar(*elem), piece, &dims)?;
+                    let pops = last && kb.last_read(*load, depth) == Action::Pop;
+                    if pops {
+                        popped.push(*load);
+                    }
+                    let action = if pops { Action::Pop } else { Action::Read };
+                    let operand = Operand::new(kb.loaded(*load).buffer, action, view);
+                    streams.push(Stream { operand, mode: ScaleMode::Floor });
                 }
-                let operand = Operand::new(kb.loaded(*load).buffer, action, view);
-                streams.push(Stream { operand, mode: ScaleMode::Floor });
+                let hero = streams.len() as u8;
+                streams.push(Stream { operand: bank, mode: ScaleMode::Floor });
+                streams.extend(outlets.iter().map(|(outlet, _)| outlet.stream));
+                let mut code = Code::default();
+                let numbers: Vec<u8> = (0..loads.len() as u8).collect();
+                let value = compile(expr, &mut code, &numbers, Hero::Stream(hero), &|_| 0)?;
+                let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+                for (stream, _) in (hero + 1..).zip(&outlets) {
+                    code.ops.push(SeOp::Store { stream, lane: lane(elem), src: value });
+                }
+                let domain = kb.local(Format::F32, None, None, &epilogue.domain(piece))?;
+                kb.run(Program {
+                    name: "epilogue".into(),
+                    domain,
+                    parallel: VIEW_DIMS as u8,
+                    streams,
+                    body: code.take(),
+                    constants: code.constants,
+                    ..Program::default()
+                });
             }
-            let hero = streams.len() as u8;
-            streams
-                .push(Stream { operand: Operand::new(bank, Action::Pop, bank_view), mode: ScaleMode::Floor });
-            streams.extend(outlets.iter().map(|o| o.stream));
-            let mut code = Code::default();
-            let numbers: Vec<u8> = (0..loads.len() as u8).collect();
-            let value = compile(expr, &mut code, &numbers, Hero::Stream(hero), &|_| 0)?;
-            let elem = expr.nodes.last().ok_or("an empty expression")?.1;
-            for (stream, _) in (hero + 1..).zip(&outlets) {
-                code.ops.push(SeOp::Store { stream, lane: lane(elem), src: value });
+            for (outlet, cut) in &outlets {
+                outlet.store_from(&mut kb, cut.map(|dim| (dim, epilogue.start(piece) as i64)))?;
             }
-            let domain_dims: Vec<LocalDim> = order
-                .iter()
-                .map(|&d| LocalDim { size: tile_size(d), stride: 0, clip: Some(clip(d)) })
-                .collect();
-            let domain = kb.local(Format::F32, None, None, &domain_dims)?;
-            kb.run(Program {
-                name: "epilogue".into(),
-                domain,
-                parallel: VIEW_DIMS as u8,
-                streams,
-                body: code.take(),
-                constants: code.constants,
-                ..Program::default()
-            });
-        }
-        for outlet in &outlets {
-            outlet.store(&mut kb)?;
         }
         kb.close(depth, &popped);
         let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
         self.launch(kernel, bases);
         Ok(())
     }
+}
 
-    /// The first operand as the DPE reads it: (row, row, k, k, k).
-    fn first_view(
-        &self,
-        kb: &mut KernelBuilder<'_>,
-        problem: &Problem,
-        plan: &Plan,
-        tile: &Tile,
-        at: &FirstAt,
-    ) -> Lowered<u16> {
-        let strides = tile.slot_strides();
-        let mut dims = Vec::new();
-        for (d, dim) in problem.dims.iter().enumerate() {
-            if dim.role != Role::Row {
-                continue;
-            }
-            let slot = at.rows[d].map_or(0, |s| strides[s]);
-            let stride = dim.window.map_or(slot, |w| slot * w.step);
-            let clip = TileDim::follow(&plan.nest.axes, d, 0);
-            dims.push(LocalDim { size: plan.nest.axes[d].tile, stride, clip: Some(clip) });
-        }
-        while dims.len() < 2 {
-            dims.insert(0, free(1, 0));
-        }
-        let mut k_dims = Vec::new();
-        for (i, k) in problem.summed.iter().enumerate() {
-            let slot = at.summed[i].map_or(0, |s| strides[s]);
-            let window = problem.dims.iter().find_map(|d| d.window.filter(|w| k.window && w.k == i));
-            let stride = window.map_or(slot, |w| slot * w.dilation);
-            k_dims.push(free(plan.chunk_of(problem, i), stride));
-        }
-        while k_dims.len() < 3 {
-            k_dims.insert(0, free(1, 0));
-        }
-        dims.extend(k_dims);
-        Ok(kb.local(problem.a_format, None, Some(4), &dims)?)
+/// Slots of a result that leaves its bank in pieces.
+pub const PIECE_SLOTS: u8 = 4;
+
+/// What happens to a tile of the result: it leaves the bank in pieces of rows, so that it may be as large as the bank while
+/// local memory belongs to the operands.
+struct Epilogue<'p> {
+    problem: &'p Problem,
+    plan: &'p Plan,
+    /// The tile's dimensions as the epilogue sees them: rows, then columns.
+    order: Vec<usize>,
+}
+
+impl Epilogue<'_> {
+    fn new<'p>(problem: &'p Problem, plan: &'p Plan) -> Epilogue<'p> {
+        let order = (0..problem.dims.len()).filter(|&d| problem.dims[d].role != Role::Batch).collect();
+        Epilogue { problem, plan, order }
     }
 
-    /// The second operand as the DPE reads it: (n, k, k, k, n) or (n, n, k, k, k).
-    fn second_view(
-        &self,
-        kb: &mut KernelBuilder<'_>,
-        problem: &Problem,
-        plan: &Plan,
-        tile: &Tile,
-        order: Order,
-    ) -> Lowered<u16> {
-        let strides = tile.slot_strides();
-        let n_k = problem.summed.len();
-        let k_at = |first: usize| -> Vec<LocalDim> {
-            let mut dims: Vec<LocalDim> =
-                (0..n_k).map(|i| free(plan.chunk_of(problem, i), strides[first + i])).collect();
-            while dims.len() < 3 {
-                dims.insert(0, free(1, 0));
-            }
-            dims
-        };
-        let batches = tile.dims.len() - n_k - if matches!(problem.b, Second::Panels(_)) { 2 } else { 1 };
-        let column =
-            problem.dims.iter().rposition(|d| d.role == Role::Column).ok_or("a product without columns")?;
-        let tile_n = plan.nest.axes[column].tile;
-        let follow = TileDim::follow(&plan.nest.axes, column, 0);
-        let dims = match (&problem.b, order) {
-            (Second::Panels(_), _) => {
-                let panels = LocalDim { size: tile_n, stride: strides[0], clip: Some(follow) };
-                let mut dims = vec![panels];
-                dims.extend(k_at(1));
-                dims.push(free(PANEL, 1));
-                dims
-            }
-            (Second::Dense(..), Order::Kn) => {
-                let mut dims = vec![free(1, 0)];
-                dims.extend(k_at(batches));
-                dims.push(LocalDim { size: tile_n, stride: 1, clip: Some(follow) });
-                dims
-            }
-            (Second::Dense(..), Order::Nk) => {
-                let n = LocalDim { size: tile_n, stride: strides[batches], clip: Some(follow) };
-                let mut dims = vec![free(1, 0), n];
-                dims.extend(k_at(batches + 1));
-                dims
-            }
-        };
-        let k_dim = match order {
-            Order::Kn => 3,
-            Order::Nk => 4,
-        };
-        Ok(kb.local(problem.b_format, problem.form.pattern(), Some(k_dim), &dims)?)
+    fn size(&self, d: usize) -> u64 {
+        self.plan.nest.axes[d].tile * self.problem.unit(d)
     }
 
-    /// The flags of a masked product: of blocks (n, k, k, k, 1), or of every k (1, 1, k, k, k).
-    fn flags_view(&self, kb: &mut KernelBuilder<'_>, problem: &Problem, plan: &Plan) -> Lowered<u16> {
-        let flags = Format::Scalar(ScalarType::Bool);
-        let Some(blocks) = &problem.flags else {
-            return Ok(kb.local(flags, None, None, &[free(plan.chunk, 1)])?);
-        };
-        let tile = flags_tile(problem, plan, blocks);
-        let strides = tile.slot_strides();
-        let column =
-            problem.dims.iter().rposition(|d| d.role == Role::Column).ok_or("a product without columns")?;
-        let follow = TileDim::follow(&plan.nest.axes, column, 0);
-        let mut dims = vec![LocalDim { size: tile.dims[0].size, stride: strides[0], clip: Some(follow) }];
-        dims.extend((tile.dims.len()..VIEW_DIMS - 1).map(|_| free(1, 0)));
-        dims.extend(tile.dims.iter().zip(&strides).skip(1).map(|(d, &stride)| free(d.size, stride)));
-        dims.push(free(1, 0));
-        Ok(kb.local(flags, None, None, &dims)?)
+    /// Rows of a piece.
+    fn piece(&self) -> u64 {
+        self.plan.cut(self.problem).map_or(1, |d| self.size(d) / self.plan.pieces)
+    }
+
+    /// First row of a piece within the tile.
+    fn start(&self, piece: u64) -> u64 {
+        piece * self.piece()
+    }
+
+    /// Position of the dimension that is cut among `order`.
+    fn cut(&self) -> Option<usize> {
+        let cut = self.plan.cut(self.problem).filter(|_| self.plan.pieces > 1)?;
+        self.order.iter().position(|&d| d == cut)
+    }
+
+    /// The whole tile in its bank.
+    fn bank_dims(&self) -> Vec<LocalDim> {
+        let mut stride: i64 = self.order.iter().map(|&d| self.size(d) as i64).product();
+        let dims = self.order.iter().map(|&d| {
+            stride /= self.size(d) as i64;
+            free(self.size(d), stride)
+        });
+        dims.collect()
+    }
+
+    /// The whole tile in a slot whose dimensions lie `at`.
+    fn view_of(&self, at: &[Option<usize>], strides: &[i64]) -> Vec<LocalDim> {
+        self.order.iter().map(|&d| free(self.size(d), at[d].map_or(0, |s| strides[s]))).collect()
+    }
+
+    /// The view of a piece of what `dims` see whole.
+    fn piece_of(
+        &self,
+        kb: &mut KernelBuilder<'_>,
+        format: Format,
+        piece: u64,
+        dims: &[LocalDim],
+    ) -> Lowered<u16> {
+        let mut dims = dims.to_vec();
+        let mut offset = 0;
+        if let Some(cut) = self.cut() {
+            offset = self.start(piece) as i64 * dims[cut].stride;
+            dims[cut].size = self.piece();
+        }
+        Ok(kb.local_at(format, None, None, offset, &dims)?)
+    }
+
+    /// The coordinates of a piece.
+    fn domain(&self, piece: u64) -> Vec<LocalDim> {
+        let dims = self.order.iter().enumerate().map(|(i, &d)| {
+            let cut = self.cut() == Some(i);
+            let size = if cut { self.piece() } else { self.size(d) };
+            let clip = TileDim {
+                axis: Some((d, self.problem.unit(d) as i64)),
+                size,
+                stride: 0,
+                origin: if cut { self.start(piece) as i64 } else { 0 },
+                bound: self.problem.dims[d].space.size,
+            };
+            LocalDim { size, stride: 0, clip: Some(clip) }
+        });
+        dims.collect()
+    }
+
+    /// A buffer for pieces of the box `tile`, whose dimensions lie `at`, and which of them is cut; groups run along
+    /// dimension `along` of the problem.
+    fn outlet(
+        &self,
+        kb: &mut KernelBuilder<'_>,
+        mut tile: Tile,
+        at: &[Option<usize>],
+        format: Format,
+        mode: ScaleMode,
+        along: Option<usize>,
+    ) -> Lowered<(Outlet, Option<usize>)> {
+        let cut = self.cut().map(|i| at[self.order[i]].ok_or("a row that is not stored")).transpose()?;
+        if let Some(dim) = cut {
+            tile.dims[dim].size = self.piece();
+        }
+        tile.k_dim = along.and_then(|d| at[d]);
+        let mut dims = self.view_of(at, &tile.slot_strides());
+        if let Some(i) = self.cut() {
+            dims[i].size = self.piece();
+        }
+        let k = along.and_then(|along| self.order.iter().position(|&d| d == along));
+        Ok((Outlet::new(kb, tile, format, mode, k, &dims)?, cut))
     }
 }
 
@@ -347,194 +335,4 @@ fn groups_fit(problem: &Problem, plan: &Plan, sink: &GroupedSink) -> Option<usiz
     let size = u64::from(sink.format.size);
     let whole = tile.is_multiple_of(size) && problem.dims[along].space.size.is_multiple_of(size);
     whole.then_some(along)
-}
-
-/// Where each dimension of the problem lies in the first operand's box.
-pub struct FirstAt {
-    rows: Vec<Option<usize>>,
-    summed: Vec<Option<usize>>,
-}
-
-/// The first operand's box: batch and rows (windows with their halo), then summed dimensions, widest stride first.
-pub fn first_tile(problem: &Problem, plan: &Plan) -> (Tile, FirstAt) {
-    let axes = &plan.nest.axes;
-    let mut found: Vec<(TileDim, Option<usize>, Vec<usize>)> = Vec::new();
-    let a_walk = |d: &ResultDim| d.space.walks[d.space.walks.len() - 2];
-    for (d, dim) in problem.dims.iter().enumerate() {
-        let walk = a_walk(dim);
-        if dim.role == Role::Column || (walk.stride == 0 && dim.window.is_none()) {
-            continue;
-        }
-        let tile = match dim.window {
-            None => TileDim {
-                axis: Some((d, 1)),
-                size: axes[d].tile,
-                stride: walk.stride,
-                origin: 0,
-                bound: walk.bound,
-            },
-            Some(w) => TileDim {
-                axis: Some((d, w.step)),
-                size: ((axes[d].tile as i64 - 1) * w.step + (w.taps as i64 - 1) * w.dilation + 1) as u64,
-                stride: walk.stride,
-                origin: -w.low,
-                bound: w.extent,
-            },
-        };
-        found.push((tile, Some(d), dim.window.iter().map(|w| w.k).collect()));
-    }
-    let k_axis = plan.k_axis();
-    for (i, k) in problem.summed.iter().enumerate() {
-        if k.window {
-            continue;
-        }
-        let axis = (i == problem.chunk.0).then_some((k_axis, Plan::k_unit(problem) as i64));
-        let size = plan.chunk_of(problem, i);
-        found.push((TileDim { axis, size, stride: k.a, origin: 0, bound: k.a_bound }, None, vec![i]));
-    }
-    found.sort_by_key(|(t, ..)| std::cmp::Reverse(t.stride.unsigned_abs()));
-    let mut at = FirstAt { rows: vec![None; problem.dims.len()], summed: vec![None; problem.summed.len()] };
-    for (slot, (_, row, ks)) in found.iter().enumerate() {
-        if let Some(d) = row {
-            at.rows[*d] = Some(slot);
-        }
-        for &k in ks {
-            at.summed[k] = Some(slot);
-        }
-    }
-    let inner_k = at.summed.last().copied().flatten();
-    let dims = found.into_iter().map(|(t, ..)| t).collect();
-    (Tile { storage: problem.a.storage, offset: problem.a.offset, dims, k_dim: inner_k }, at)
-}
-
-/// The box of the flags of the second operand's blocks: panels, then summed dimensions, the innermost in blocks.
-pub fn flags_tile(problem: &Problem, plan: &Plan, flags: &BlockFlags) -> Tile {
-    let axes = &plan.nest.axes;
-    let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
-    let mut dims: Vec<TileDim> = column
-        .map(|d| TileDim {
-            axis: Some((d, 1)),
-            size: axes[d].tile,
-            stride: flags.place.strides[0],
-            origin: 0,
-            bound: axes[d].size,
-        })
-        .into_iter()
-        .collect();
-    let last = problem.summed.len() - 1;
-    let blocks = |i: usize, n: u64| if i == last { n / flags.k } else { n };
-    let mut stride = flags.place.strides[0];
-    for (i, k) in problem.summed.iter().enumerate() {
-        stride /= blocks(i, k.size) as i64;
-        dims.push(TileDim {
-            axis: (i == problem.chunk.0).then_some((plan.k_axis(), 1)),
-            size: blocks(i, plan.chunk_of(problem, i)),
-            stride,
-            origin: 0,
-            bound: blocks(i, k.size),
-        });
-    }
-    Tile { storage: flags.place.storage, offset: flags.place.offset, dims, k_dim: None }
-}
-
-/// The second operand's box: panels, or batch dimensions with columns and summed dimensions in the DPE's order.
-pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
-    let axes = &plan.nest.axes;
-    let k_axis = plan.k_axis();
-    let summed: Vec<TileDim> = problem
-        .summed
-        .iter()
-        .enumerate()
-        .map(|(i, k)| TileDim {
-            axis: (i == problem.chunk.0).then_some((k_axis, Plan::k_unit(problem) as i64)),
-            size: plan.chunk_of(problem, i),
-            stride: k.b,
-            origin: 0,
-            bound: k.size,
-        })
-        .collect();
-    let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
-    match &problem.b {
-        Second::Panels(place) => {
-            let mut dims = Vec::new();
-            dims.extend(column.map(|d| TileDim {
-                axis: Some((d, 1)),
-                size: axes[d].tile,
-                stride: place.strides[0],
-                origin: 0,
-                bound: axes[d].size,
-            }));
-            let k_dim = Some(dims.len() + summed.len() - 1);
-            dims.extend(summed);
-            dims.push(TileDim::whole(PANEL, 1));
-            (Tile { storage: place.storage, offset: place.offset, dims, k_dim }, Order::Kn)
-        }
-        Second::Dense(place, order) => {
-            let walk = |d: usize| problem.dims[d].space.walks[problem.dims[d].space.walks.len() - 1];
-            let mut dims: Vec<TileDim> = (0..problem.dims.len())
-                .filter(|&d| problem.dims[d].role == Role::Batch && walk(d).stride != 0)
-                .map(|d| TileDim {
-                    axis: Some((d, 1)),
-                    size: 1,
-                    stride: walk(d).stride,
-                    origin: 0,
-                    bound: walk(d).bound,
-                })
-                .collect();
-            let columns = column.map(|d| TileDim {
-                axis: Some((d, 1)),
-                size: axes[d].tile,
-                stride: walk(d).stride,
-                origin: 0,
-                bound: walk(d).bound,
-            });
-            let k_dim;
-            match order {
-                Order::Kn => {
-                    dims.extend(summed);
-                    k_dim = dims.len() - 1;
-                    dims.extend(columns);
-                }
-                Order::Nk => {
-                    dims.extend(columns);
-                    dims.extend(summed);
-                    k_dim = dims.len() - 1;
-                }
-            }
-            (Tile { storage: place.storage, offset: place.offset, dims, k_dim: Some(k_dim) }, *order)
-        }
-    }
-}
-
-/// The box of the result or of a load of the epilogue. The result keeps all dimensions; a load leaves out those it repeats
-/// along and is ordered by its own strides.
-pub fn epilogue_tile(
-    problem: &Problem,
-    plan: &Plan,
-    storage: StorageId,
-    offset: i64,
-    operand: usize,
-    result: bool,
-) -> (Tile, Vec<Option<usize>>) {
-    let axes: &[Axis] = &plan.nest.axes;
-    let stride = |d: usize| problem.dims[d].space.walks[operand].stride;
-    let mut order: Vec<usize> = (0..problem.dims.len())
-        .filter(|&d| stride(d) != 0 || (result && problem.dims[d].space.size > 1))
-        .collect();
-    order.sort_by_key(|&d| std::cmp::Reverse(stride(d).unsigned_abs()));
-    let mut at = vec![None; problem.dims.len()];
-    let mut dims = Vec::new();
-    for &d in &order {
-        at[d] = Some(dims.len());
-        let walk = problem.dims[d].space.walks[operand];
-        let unit = problem.unit(d);
-        dims.push(TileDim {
-            axis: Some((d, unit as i64)),
-            size: axes[d].tile * unit,
-            stride: walk.stride,
-            origin: 0,
-            bound: walk.bound,
-        });
-    }
-    (Tile { storage, offset, dims, k_dim: None }, at)
 }

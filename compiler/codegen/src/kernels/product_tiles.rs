@@ -6,7 +6,7 @@
 
 use super::map::LOCAL_FILL;
 use super::problem::{Problem, Role};
-use super::product::epilogue_tile;
+use super::product_views::epilogue_tile;
 use super::product_time::{Stored, Time};
 use crate::expr::Expr;
 use crate::lower::{Lowered, Lowering};
@@ -21,6 +21,8 @@ pub struct Plan {
     pub chunk: u64,
     /// Slots of operands that are loaded in the innermost loop.
     pub slots: u8,
+    /// Pieces in which a tile of the result leaves its bank.
+    pub pieces: u64,
 }
 
 impl Plan {
@@ -37,6 +39,19 @@ impl Plan {
     /// Elements of summed dimension `i` in one step.
     pub fn chunk_of(&self, problem: &Problem, i: usize) -> u64 {
         if i == problem.chunk.0 { self.chunk } else { problem.summed[i].size }
+    }
+
+    /// The dimension along which a tile of the result is cut: the rows that are most.
+    pub fn cut(&self, problem: &Problem) -> Option<usize> {
+        let rows = (0..problem.dims.len()).filter(|&d| problem.dims[d].role == Role::Row);
+        rows.max_by_key(|&d| (self.nest.axes[d].tile, std::cmp::Reverse(d)))
+    }
+
+    /// In how many pieces a tile of `bytes` leaves its bank: so many that a piece is small, in equal numbers of rows.
+    fn pieces_of(&self, problem: &Problem, bytes: u64) -> u64 {
+        let rows = self.cut(problem).map_or(1, |d| self.nest.axes[d].tile);
+        let divides = |p: &u64| rows.is_multiple_of(*p);
+        (1..=rows.min(MAX_PIECES)).filter(divides).find(|p| bytes / p <= PIECE_BYTES).unwrap_or(1)
     }
 
     fn extent(&self, problem: &Problem, role: Role) -> u64 {
@@ -98,6 +113,10 @@ pub fn choose(
     })
 }
 
+/// Bytes of a result that leave a bank at once, if rows allow it.
+const PIECE_BYTES: u64 = 16 << 10;
+/// Each piece takes instructions of its own.
+const MAX_PIECES: u64 = 16;
 const MAX_ROWS: u64 = 1024;
 const MAX_COLUMNS: u64 = 512;
 
@@ -141,7 +160,8 @@ fn evaluate(
     axes.push(Axis::new("k", k_size / k_unit, k_size / k_unit));
     let mut spread = vec![true; n_dims];
     spread.push(false);
-    let mut plan = Plan { nest: Nest::distribute(axes, &spread, target.rows, target.cols), chunk: k_size, slots: SLOTS[0] };
+    let mut plan = Plan { nest: Nest::distribute(axes, &spread, target.rows, target.cols), chunk: k_size, slots: SLOTS[0], pieces: 1 };
+    plan.pieces = plan.pieces_of(problem, area * result.element_bytes);
 
     let budget = (target.local_bytes as f64 * LOCAL_FILL) as u64;
     if epilogue_tile(problem, &plan, problem.a.storage, 0, 0, true).0.dims.len() > 5 {

@@ -11,7 +11,8 @@ use lacuna_isa::timing::{Work, cost};
 use lacuna_isa::view::Pattern;
 
 use super::problem::{PANEL, Problem, Second};
-use super::product::{epilogue_tile, first_tile, second_tile};
+use super::product_views::{epilogue_tile, first_tile, second_tile};
+use super::product::PIECE_SLOTS;
 use super::product_tiles::Plan;
 use super::sparse::{ASSUMED_ACTIVITY, Form};
 use crate::emit::{DOUBLE, KernelBuilder, STAGED_SLOTS, Tile};
@@ -57,8 +58,10 @@ pub struct Time {
     epilogue: f64,
     store: f64,
     store_latency: f64,
-    /// Bytes of a slot of the result.
+    /// Bytes of a slot of the result, which holds a piece of a tile.
     result_bytes: u64,
+    /// Pieces of a tile.
+    pieces: u64,
     /// Whether a tile waits for the epilogue of the one before.
     one_bank: bool,
     /// Cycles before the first round and after the last besides its own work.
@@ -138,7 +141,8 @@ impl Time {
             epilogue: epilogue as f64,
             store: shared.max(result_bytes as f64 / target.local_bytes_per_cycle),
             store_latency: store_latency as f64,
-            result_bytes,
+            result_bytes: result_bytes.div_ceil(plan.pieces),
+            pieces: plan.pieces,
             one_bank: m * n * 8 > target.bank_bytes,
             ends: latency + fetches_of.iter().map(|f| f.cycles).sum::<f64>() + store_latency as f64,
             fetches: fetches_of,
@@ -147,7 +151,11 @@ impl Time {
 
     /// Slots of the result, with `slots` slots in the innermost loop.
     fn result_slots(&self, slots: u64) -> u64 {
-        if self.rounds_of_tile > 1.0 { u64::from(DOUBLE) } else { slots }
+        if self.rounds_of_tile > 1.0 {
+            u64::from(PIECE_SLOTS).min(self.pieces).max(u64::from(DOUBLE))
+        } else {
+            slots
+        }
     }
 
     /// Bytes of local memory for operands and result, with `slots` slots in the innermost loop.
@@ -171,16 +179,18 @@ impl Time {
         let flight = flight.map_or(0.0, |flight| (flight + self.dpe) / f64::from(slots));
         let round = self.dpe.max(loads).max(self.issue).max(flight);
         let products = round * self.rounds_of_tile;
-        let banks = if self.one_bank { products + self.epilogue } else { products.max(self.epilogue) };
-        let results = (self.epilogue + self.store + self.store_latency) / self.result_slots(slots.into()) as f64;
+        let results = (self.epilogue + self.store + self.pieces as f64 * self.store_latency)
+            / self.result_slots(slots.into()) as f64;
+        let leaving = self.epilogue.max(self.store).max(results);
+        let tile = if self.one_bank { products + leaving } else { products.max(leaving) };
         let others = self.fetches.iter().filter(|f| f.of_result && f.times > 1.0);
         let others = others.map(|f| {
             let in_flight = if f.inner { f64::from(slots) } else { f64::from(DOUBLE) };
             (f.cycles + f.latency + self.epilogue) / in_flight
         });
-        let tile = others.fold(banks.max(self.store).max(results), f64::max);
+        let tile = others.fold(tile, f64::max);
         let n_tiles = self.rounds / self.rounds_of_tile;
-        self.ends + n_tiles * tile + self.epilogue + self.store
+        self.ends + n_tiles * tile + leaving
     }
 }
 
