@@ -51,6 +51,18 @@ impl Nest {
     /// Deals the tiles of `axes` to a grid of `rows` x `cols` PEs so that the longest PE has the fewest tiles. An axis
     /// whose `spread` is false stays on one PE. The choice is deterministic: the first best in a fixed order.
     pub fn distribute(axes: Vec<Axis>, spread: &[bool], rows: u16, cols: u16) -> Nest {
+        Nest::distribute_by(axes, spread, rows, cols, &|_| 0)
+    }
+
+    /// The same; of the ways that are equally fast in tiles the one with the least `traffic`, which is asked for the PEs
+    /// along each coordinate that divide each axis.
+    pub fn distribute_by(
+        axes: Vec<Axis>,
+        spread: &[bool],
+        rows: u16,
+        cols: u16,
+        traffic: &dyn Fn(&[[u16; PE_COORDS]]) -> u64,
+    ) -> Nest {
         let tiles: Vec<u64> = axes.iter().map(Axis::n_tiles).collect();
         let open: Vec<usize> = (0..axes.len()).filter(|&a| spread[a] && tiles[a] > 1).collect();
         let rounds_for = |pes: &[[u16; PE_COORDS]]| -> u64 {
@@ -61,7 +73,7 @@ impl Nest {
                 .product()
         };
         let none = vec![[1; PE_COORDS]; axes.len()];
-        let mut best = (rounds_for(&none), none.clone());
+        let mut best = ((rounds_for(&none), traffic(&none)), none.clone());
         if !open.is_empty() {
             for rh in divisors(rows) {
                 for ch in divisors(cols) {
@@ -73,8 +85,11 @@ impl Nest {
                             pes[open[p]][c] = split[c];
                         }
                         let rounds = rounds_for(&pes);
-                        if rounds < best.0 {
-                            best = (rounds, pes);
+                        if rounds <= best.0.0 {
+                            let cost = (rounds, traffic(&pes));
+                            if cost < best.0 {
+                                best = (cost, pes);
+                            }
                         }
                         let Some(c) = (0..PE_COORDS).find(|&c| split[c] > 1 && pick[c] + 1 < open.len())
                         else {

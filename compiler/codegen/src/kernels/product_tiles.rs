@@ -5,7 +5,9 @@
 //! multicast counted once. Ties go to the first candidate, so the choice is deterministic.
 
 use super::map::LOCAL_FILL;
-use super::problem::{Problem, Role};
+use lacuna_isa::view::PE_COORDS;
+
+use super::problem::{Problem, Role, Second};
 use super::product_views::epilogue_tile;
 use super::product_time::{Stored, Time};
 use crate::expr::Expr;
@@ -92,6 +94,19 @@ pub fn choose(
             Role::Column => halves(size, 1, MAX_COLUMNS / problem.unit(d)),
         });
     }
+    // Grids of many targets have a factor 3; more dimensions would be too many candidates.
+    if options.iter().filter(|o| o.len() > 1).count() <= 2 {
+        for (d, dim) in problem.dims.iter().enumerate() {
+            let third = dim.space.size.div_ceil(problem.unit(d)).div_ceil(3);
+            let more = match dim.role {
+                Role::Batch => Vec::new(),
+                Role::Row => halves(third, 1, MAX_ROWS),
+                Role::Column => halves(third, 1, MAX_COLUMNS / problem.unit(d)),
+            };
+            let new: Vec<u64> = more.into_iter().filter(|n| !options[d].contains(n)).collect();
+            options[d].extend(new);
+        }
+    }
     let mut best: Option<(f64, Plan)> = None;
     let mut pick = vec![0usize; n_dims];
     loop {
@@ -160,7 +175,11 @@ fn evaluate(
     axes.push(Axis::new("k", k_size / k_unit, k_size / k_unit));
     let mut spread = vec![true; n_dims];
     spread.push(false);
-    let mut plan = Plan { nest: Nest::distribute(axes, &spread, target.rows, target.cols), chunk: k_size, slots: SLOTS[0], pieces: 1 };
+    let sizes: Vec<u64> = axes.iter().map(Axis::n_tiles).collect();
+    let weights = operand_weights(problem, tiles, lowering);
+    let traffic = |pes: &[[u16; PE_COORDS]]| traffic(&weights, &sizes, pes);
+    let nest = Nest::distribute_by(axes, &spread, target.rows, target.cols, &traffic);
+    let mut plan = Plan { nest, chunk: k_size, slots: SLOTS[0], pieces: 1 };
     plan.pieces = plan.pieces_of(problem, area * result.element_bytes);
 
     let budget = (target.local_bytes as f64 * LOCAL_FILL) as u64;
@@ -195,6 +214,53 @@ fn evaluate(
         };
     }
     best
+}
+
+/// For each operand which axes move it, and its bytes for each K of one tile.
+fn operand_weights(problem: &Problem, tiles: &[u64], lowering: &Lowering) -> [(Vec<bool>, u64); 2] {
+    let walk = |d: usize, from_last: usize| {
+        let walks = &problem.dims[d].space.walks;
+        walks[walks.len() - from_last].stride != 0
+    };
+    let n = problem.dims.len();
+    let first = |d: usize| problem.dims[d].role != Role::Column && (walk(d, 2) || problem.dims[d].window.is_some());
+    let second = |d: usize| match &problem.b {
+        Second::Panels(_) => problem.dims[d].role == Role::Column,
+        Second::Dense(..) => problem.dims[d].role != Role::Row && walk(d, 1),
+    };
+    let b_storage = match &problem.b {
+        Second::Panels(place) | Second::Dense(place, _) => &lowering.storages[place.storage],
+    };
+    let weight = |moved: &[bool], bytes: u64| {
+        let of = |d: usize| tiles[d] * problem.unit(d);
+        bytes * (0..n).filter(|&d| moved[d]).map(of).product::<u64>()
+    };
+    let first: Vec<bool> = (0..n).map(first).collect();
+    let second: Vec<bool> = (0..n).map(second).collect();
+    // Bytes in 64ths: elements may be narrower than a byte, and records shorter than codes.
+    let a_bytes = 8 * u64::from(problem.a_format.element().bits());
+    let b_bytes = (64 * b_storage.bytes()).div_ceil(b_storage.elements.max(1));
+    let weights = [weight(&first, a_bytes), weight(&second, b_bytes)];
+    [(first, weights[0]), (second, weights[1])]
+}
+
+/// What all PEs together fetch, in the unit of the weights: those that share whole rows or columns of the grid fetch once.
+fn traffic(weights: &[(Vec<bool>, u64); 2], n_tiles: &[u64], pes: &[[u16; PE_COORDS]]) -> u64 {
+    let of = |(moved, weight): &(Vec<bool>, u64)| {
+        let mut bytes = *weight;
+        for (d, &moved) in moved.iter().enumerate() {
+            let all: u64 = pes[d].iter().map(|&p| u64::from(p)).product();
+            bytes *= if moved { n_tiles[d].div_ceil(all) } else { 1 };
+        }
+        for coords in [0..2, 2..PE_COORDS] {
+            let splits = |d: usize| pes[d][coords.clone()].iter().map(|&p| u64::from(p)).product::<u64>();
+            if (0..moved.len()).any(|d| moved[d] && splits(d) > 1) {
+                bytes *= (0..moved.len()).map(splits).product::<u64>();
+            }
+        }
+        bytes
+    };
+    weights.iter().map(of).fold(0, u64::saturating_add)
 }
 
 /// Chunks of K that are tried for each tile, from the largest that fits.
