@@ -264,6 +264,6 @@ fn traffic(weights: &[(Vec<bool>, u64); 2], n_tiles: &[u64], pes: &[[u16; PE_COO
 }
 
 /// Chunks of K that are tried for each tile, from the largest that fits.
-const MAX_CHUNKS: usize = 3;
+const MAX_CHUNKS: usize = 4;
 /// Slots of a buffer that is filled in the innermost loop.
-const SLOTS: [u8; 4] = [2, 3, 4, 8];
+const SLOTS: [u8; 5] = [2, 3, 4, 8, 16];

@@ -10,7 +10,7 @@ use lacuna_isa::target::Target;
 use lacuna_isa::timing::{Work, cost};
 use lacuna_isa::view::Pattern;
 
-use super::problem::{PANEL, Problem, Second};
+use super::problem::{PANEL, Problem, Role, Second};
 use super::product_views::{epilogue_tile, first_tile, second_tile};
 use super::product::PIECE_SLOTS;
 use super::product_tiles::Plan;
@@ -87,7 +87,7 @@ impl Time {
         let k: u64 = (0..problem.summed.len()).map(|i| plan.chunk_of(problem, i)).product();
         let pattern = problem.form.pattern();
         let work = Work::Matmul { m, n, k, a: problem.a_format, b: problem.b_format, pattern, actions: None };
-        let zeros = Zeros::of(problem, m, lowering);
+        let zeros = Zeros::of(problem, plan, m, lowering);
         let nest = &plan.nest;
         let innermost = nest.loops().last().copied();
         let mut loads = vec![(a.clone(), None, false), (b.clone(), pattern, true)];
@@ -231,8 +231,8 @@ struct Zeros {
 }
 
 impl Zeros {
-    /// Of a problem in tiles of `rows` rows.
-    fn of(problem: &Problem, rows: u64, lowering: &Lowering) -> Zeros {
+    /// Of a problem in a plan whose tiles have `rows` rows.
+    fn of(problem: &Problem, plan: &Plan, rows: u64, lowering: &Lowering) -> Zeros {
         let Second::Panels(place) = &problem.b else {
             return Zeros { steps: 1.0, near: 1.0, far: 1.0, round_cycles: 0.0 };
         };
@@ -245,7 +245,10 @@ impl Zeros {
             }
             Form::Compressed => Zeros { steps: 1.0, near: 1.0, far: stored, round_cycles: 0.0 },
             Form::Blocks => {
-                let steps = problem.flags.as_ref().map_or(1.0, |f| f.n_set as f64 / f.n_flags.max(1) as f64);
+                let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
+                let axis = column.map(|d| &plan.nest.axes[d]);
+                let panels = axis.map_or(1, |axis| axis.trip * axis.tile);
+                let steps = problem.flags.as_ref().map_or(1.0, |flags| flags.worst_share(panels));
                 Zeros { steps, near: 1.0, far: stored, round_cycles: 0.0 }
             }
             Form::Active => {

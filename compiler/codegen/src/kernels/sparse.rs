@@ -61,10 +61,18 @@ pub struct BlockFlags {
     pub place: Place,
     /// Elements along K that share a flag.
     pub k: u64,
-    /// Flags that are set, of all.
-    pub n_set: u64,
-    /// All flags.
+    /// Flags that are set, panel by panel.
+    pub n_set: Vec<u64>,
+    /// Flags of a panel.
     pub n_flags: u64,
+}
+
+impl BlockFlags {
+    /// The share of flags that are set in the worst of the runs of `n` panels: PEs each have one, and wait for the slowest.
+    pub fn worst_share(&self, n: u64) -> f64 {
+        let worst = self.n_set.chunks(n.max(1) as usize).map(|run| run.iter().sum::<u64>()).max();
+        worst.unwrap_or(0) as f64 / (n * self.n_flags).max(1) as f64
+    }
 }
 
 /// Zeros of a constant in panels.
@@ -138,14 +146,18 @@ impl Lowering<'_> {
         let elem = panels.stored(&self.module.constants[id]);
         let elements = survey.codes.len() * 8 / elem.bits() as usize;
         let flags = weights::flags(&survey.codes, elem, elements, k);
-        let (n_set, n_flags) = (flags.iter().filter(|&&f| f != 0).count() as u64, flags.len() as u64);
-        if n_set as f64 > n_flags as f64 * WORTHWHILE {
+        let n_flags = rows / k;
+        let n_set: Vec<u64> = flags
+            .chunks(n_flags.max(1) as usize)
+            .map(|panel| panel.iter().filter(|&&f| f != 0).count() as u64)
+            .collect();
+        if n_set.iter().sum::<u64>() as f64 > flags.len() as f64 * WORTHWHILE {
             return Err("hardly any of its blocks is zero".to_owned());
         }
         let packing = Packing::Flags { panels: panels.clone(), k };
         let kind = StorageKind::Const(id, packing);
-        let storage = self.constant(Storage::dense(kind, Format::Scalar(ScalarType::Bool), n_flags));
-        let place = Place { storage, offset: 0, strides: vec![(rows / k) as i64] };
+        let storage = self.constant(Storage::dense(kind, Format::Scalar(ScalarType::Bool), flags.len() as u64));
+        let place = Place { storage, offset: 0, strides: vec![n_flags as i64] };
         Ok(BlockFlags { place, k, n_set, n_flags })
     }
 
