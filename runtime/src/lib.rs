@@ -27,6 +27,6 @@ mod sort;
 mod trap;
 
 pub use machine::{DEFAULT_STEP_LIMIT, LaunchRecord, Machine, Outcome, RunOptions};
-pub use matmul::actions::ProductRecord;
+pub use matmul::actions::{LoadRecord, ProductRecord};
 pub use profile::{ProfileOptions, profile, profile_with};
 pub use trap::{InputError, LoadError, Trap, TrapKind};

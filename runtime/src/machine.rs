@@ -5,7 +5,7 @@ use lacuna_isa::object::{Address, EntryPoint, Object};
 use crate::dma::Images;
 use crate::entry::{EntryStep, plan_entry, port_bytes};
 use crate::launch::{Limits, run_launch};
-use crate::matmul::actions::ProductRecord;
+use crate::matmul::actions::{LoadRecord, ProductRecord};
 use crate::memory::Memory;
 use crate::plan::{self, KernelPlan};
 use crate::ranks::{self, Mail};
@@ -65,6 +65,8 @@ pub struct LaunchRecord {
     pub macs_skipped: u64,
     /// What the DPEs did, by instruction.
     pub products: Vec<ProductRecord>,
+    /// What loads brought that flags choose parts of, by instruction.
+    pub loads: Vec<LoadRecord>,
 }
 
 /// The result of a run.
@@ -249,6 +251,7 @@ impl Run<'_, '_> {
                 macs: counts.macs,
                 macs_skipped: counts.macs_skipped,
                 products: actions.records(),
+                loads: actions.load_records(),
             });
         }
         Ok(())

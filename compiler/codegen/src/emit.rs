@@ -87,8 +87,8 @@ pub struct KernelBuilder<'a> {
     loads: Vec<Loaded>,
     /// Software-pipeline stage of what is appended: 0 outside the innermost loop.
     stage: u8,
-    /// Whether loads depend on other loads: they then have two stages, of which the later stands first in the code.
-    staged: bool,
+    /// Stage of loads that depend on other loads; 0 where there are none. Later stages then stand first in the code.
+    late: u8,
     /// Slots of the buffers that the innermost loop fills.
     pub inner_slots: u8,
 }
@@ -97,14 +97,16 @@ pub struct KernelBuilder<'a> {
 const MAX_VIEWS: usize = 4096;
 /// Slots of a buffer that is filled while it is read.
 pub const DOUBLE: u8 = 2;
-/// Slots of a buffer whose content lives for three stages.
-pub const STAGED_SLOTS: u8 = 3;
+/// Slots of a buffer whose content lives for up to four stages.
+pub const STAGED_SLOTS: u8 = 4;
+/// Stages that a loop has at most.
+const STAGES: u8 = 4;
 
 impl<'a> KernelBuilder<'a> {
     /// A kernel named `name` over `nest`.
     pub fn new(name: &str, nest: Nest, storage_of: &'a dyn Fn(StorageId) -> Storage) -> KernelBuilder<'a> {
         let kernel = Kernel { name: name.to_string(), grid: nest.grid, ..Kernel::default() };
-        KernelBuilder { kernel, bases: Vec::new(), nest, storage_of, loads: Vec::new(), stage: 0, staged: false, inner_slots: DOUBLE }
+        KernelBuilder { kernel, bases: Vec::new(), nest, storage_of, loads: Vec::new(), stage: 0, late: 0, inner_slots: DOUBLE }
     }
 
     /// Format of a storage.
@@ -284,10 +286,10 @@ impl<'a> KernelBuilder<'a> {
     }
 
     /// Plans flags of the `n` elements along K of a loaded operand, seen through `view`: whether any of its rows has
-    /// something else than zero there. What they choose is loaded a stage later than the operand.
-    pub fn flags(&mut self, load: usize, view: u16, n: u64) -> Result<usize, EmitError> {
+    /// something else than zero there. What they choose is loaded `late` stages after the operand.
+    pub fn flags(&mut self, load: usize, view: u16, n: u64, late: u8) -> Result<usize, EmitError> {
         let depth = self.loads[load].depth;
-        self.staged = true;
+        self.late = late;
         if depth > 0 && depth == self.n_loops() {
             let buffer = usize::from(self.loads[load].buffer);
             let slots = &mut self.kernel.buffers[buffer].slots;
@@ -299,7 +301,7 @@ impl<'a> KernelBuilder<'a> {
         let dst = Operand::new(buffer, Action::Push, flags);
         let src = Operand::new(self.loads[load].buffer, Action::Read, view);
         let load = InstKind::Mask { dst, src };
-        self.loads.push(Loaded { buffer, depth, strides: vec![1], stage: 1, load });
+        self.loads.push(Loaded { buffer, depth, strides: vec![1], stage: late, load });
         Ok(self.loads.len() - 1)
     }
 
@@ -323,7 +325,7 @@ impl<'a> KernelBuilder<'a> {
         let mask = Operand::new(self.loads[flags].buffer, Action::Read, chosen);
         let dim = (VIEW_DIMS - tile.dims.len() + dim) as u8;
         let load = InstKind::Ldmask { dst, src: view, mask, dim };
-        self.loads.push(Loaded { buffer, depth, strides: tile.slot_strides(), stage: 1, load });
+        self.loads.push(Loaded { buffer, depth, strides: tile.slot_strides(), stage: self.late, load });
         Ok(self.loads.len() - 1)
     }
 
@@ -356,7 +358,7 @@ impl<'a> KernelBuilder<'a> {
 
     /// Opens the `depth` outermost loops, placing each load at its depth.
     pub fn open(&mut self, depth: usize) {
-        self.loads_at(0, 0..=1);
+        self.loads_at(0, 0..=self.late);
         for d in 1..=depth {
             self.open_loop(d);
         }
@@ -372,10 +374,10 @@ impl<'a> KernelBuilder<'a> {
         let axis = self.nest.loops()[depth - 1];
         let trip = self.trip(Trip::constant(self.nest.axes[axis].trip as u32));
         let innermost = depth == self.n_loops();
-        let stages = if innermost { self.store_stage() + 1 } else { 1 };
+        let stages = if innermost { (self.store_stage() + 1).min(STAGES) } else { 1 };
         self.push(InstKind::Loop { trip, level: (depth - 1) as u8, stages });
-        if !(innermost && self.staged) {
-            self.loads_at(depth, 0..=1);
+        if !(innermost && self.late > 0) {
+            self.loads_at(depth, 0..=self.late);
         }
         if innermost {
             self.stage = self.compute_stage();
@@ -384,7 +386,7 @@ impl<'a> KernelBuilder<'a> {
 
     /// Stage of the computation in the innermost loop.
     fn compute_stage(&self) -> u8 {
-        1 + u8::from(self.staged)
+        1 + self.late
     }
 
     /// Stage of the stores in the innermost loop.
@@ -410,8 +412,8 @@ impl<'a> KernelBuilder<'a> {
     /// Closes loop number `depth` (from 1), freeing what was loaded in it.
     pub fn close_loop(&mut self, depth: usize, popped: &[usize]) {
         self.pops_at(depth, popped);
-        if self.staged && depth == self.n_loops() {
-            self.loads_at(depth, 1..=1);
+        if self.late > 0 && depth == self.n_loops() {
+            self.loads_at(depth, self.late..=self.late);
             self.loads_at(depth, 0..=0);
         }
         self.stage = 0;

@@ -171,6 +171,9 @@ impl Pe<'_> {
         let dense_bytes = touched.map_or(bytes_of(moved), |piece| bytes_of(piece.elements()));
         self.counts.loaded_bytes += loaded;
         self.counts.skipped_bytes += dense_bytes.saturating_sub(loaded);
+        if self.actions.records && matches!(pick, Pick::Flags(..)) {
+            self.actions.add_load(self.pc, loaded, dense_bytes);
+        }
         self.rings[usize::from(dst.buffer)].push(Slot::owned(bytes, layout));
         Ok(())
     }

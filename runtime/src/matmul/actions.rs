@@ -1,4 +1,4 @@
-//! What the DPE of a PE does, counted by instruction when a run is recorded.
+//! What depends on data, counted by instruction when a run is recorded: products, and loads that a mask chooses.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +17,23 @@ pub struct ProductRecord {
     pub dense: DpeActions,
 }
 
-/// The products of a PE by instruction; empty unless it records.
+/// The loads of one instruction of a launch that flags choose parts of, summed over its PEs and iterations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LoadRecord {
+    /// Number of the instruction in the kernel's stream.
+    pub pc: usize,
+    /// Bytes that crossed the port.
+    pub bytes: u64,
+    /// Bytes of the whole boxes.
+    pub dense_bytes: u64,
+}
+
+/// The products and masked loads of a PE by instruction; empty unless it records.
 #[derive(Default, Debug)]
 pub(crate) struct ActionLog {
     pub records: bool,
     products: BTreeMap<usize, (DpeActions, DpeActions)>,
+    loads: BTreeMap<usize, (u64, u64)>,
 }
 
 impl ActionLog {
@@ -32,10 +44,17 @@ impl ActionLog {
         whole.add(dense);
     }
 
+    /// Adds one load of `bytes` of a box of `dense_bytes`.
+    pub fn add_load(&mut self, pc: usize, bytes: u64, dense_bytes: u64) {
+        let (sum, whole) = self.loads.entry(pc).or_default();
+        *sum += bytes;
+        *whole += dense_bytes;
+    }
+
     /// Hands out what was counted so far, and goes on counting.
     pub fn split(&mut self) -> ActionLog {
         let products = std::mem::take(&mut self.products);
-        ActionLog { records: self.records, products }
+        ActionLog { records: self.records, products, loads: std::mem::take(&mut self.loads) }
     }
 
     /// Adds what another PE did.
@@ -43,6 +62,15 @@ impl ActionLog {
         for (&pc, (actions, dense)) in &other.products {
             self.add(pc, actions, dense);
         }
+        for (&pc, &(bytes, dense_bytes)) in &other.loads {
+            self.add_load(pc, bytes, dense_bytes);
+        }
+    }
+
+    /// The sums of loads in ascending order of instructions.
+    pub fn load_records(&self) -> Vec<LoadRecord> {
+        let all = self.loads.iter();
+        all.map(|(&pc, &(bytes, dense_bytes))| LoadRecord { pc, bytes, dense_bytes }).collect()
     }
 
     /// The sums in ascending order of instructions.

@@ -10,7 +10,7 @@ use lacuna_isa::timing::DpeActions;
 use lacuna_isa::view::{Position, Space, VIEW_DIMS};
 
 use super::walk::SlotUse;
-use crate::matmul::actions::ProductRecord;
+use crate::matmul::actions::{LoadRecord, ProductRecord};
 use crate::matmul::mask::{Chosen, Flags, Grain, check, second_dims};
 
 /// What is known of a launch besides its stream.
@@ -22,11 +22,24 @@ pub(super) struct Known<'a> {
     pub weights: &'a [u8],
     /// What its products did in a recorded run; empty where none was recorded.
     pub products: &'a [ProductRecord],
+    /// What its masked loads brought in a recorded run; empty where none was recorded.
+    pub loads: &'a [LoadRecord],
     /// The share of flags that is taken to be set where nothing is known of them.
     pub activity: f64,
 }
 
 impl<'a> Known<'a> {
+    /// Of `bytes` in the box of a masked load at `pc`, those that cross the port.
+    pub fn chosen(&self, pc: usize, bytes: u64) -> u64 {
+        match self.loads.iter().find(|load| load.pc == pc) {
+            Some(load) => {
+                let part = u128::from(bytes) * u128::from(load.bytes) / u128::from(load.dense_bytes.max(1));
+                u64::try_from(part).unwrap_or(bytes)
+            }
+            None => (bytes as f64 * self.activity.clamp(0.0, 1.0)).round() as u64,
+        }
+    }
+
     /// The bytes of the tensor behind a base register, if it is constant; none of others.
     pub fn constant(&self, register: usize, kernel: &Kernel) -> &'a [u8] {
         let Address { space, offset } = self.bases[register];

@@ -9,7 +9,8 @@
 //! - PEs whose dynamic instructions do equal work form a class; one PE per class is simulated.
 //! - Ports are shared evenly: each PE of the launch's grid has its fraction of the bandwidth, whatever the others need.
 //! - A multicast fetch is paid once and split evenly among its receivers, which are taken to run in step.
-//! - An activity mask of `ldmask` is data, so all of its flags count as set; compressed constants (`ldx`) are known.
+//! - Compressed constants (`ldx`) are known. What the flags of `ldmask` choose is what a recorded run brought, or a declared
+//!   share.
 //! - A rendezvous holds nobody up: PEs of one launch are taken to run in step.
 //! - A launch ends when its slowest class ends; launches and collectives between chips do not overlap.
 //! - The mask of a product is known where it was loaded from constants. Other masks take the counts of a recorded run of the
@@ -199,6 +200,7 @@ pub fn profile_with(
                     bases: &launch.bases,
                     weights: object.weights.bytes(),
                     products: record.map_or(&[], |record| &record.products),
+                    loads: record.map_or(&[], |record| &record.loads),
                     activity: options.activity,
                 };
                 let plan = &kernels[launch.kernel as usize];

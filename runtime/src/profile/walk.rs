@@ -201,7 +201,11 @@ impl Walker<'_, '_> {
             }
             InstKind::Ldmask { dst, src, mask, dim: _ } => {
                 let ranges = self.view(src).clip(&self.at);
-                (vec![slot(dst), slot(mask)], self.transfer(src, &ranges, 1))
+                let mut amount = self.transfer(src, &ranges, 1);
+                if let Amount::Dma { bytes, .. } = &mut amount {
+                    *bytes = self.known.chosen(pc, *bytes);
+                }
+                (vec![slot(dst), slot(mask)], amount)
             }
             InstKind::Scatter { src, dst, idx, dim, combine } => {
                 let dim = usize::from(dim);

@@ -72,7 +72,11 @@ impl Lowering<'_> {
         let (b_tile, b_order) = second_tile(problem, plan);
         let a_view = first_view(&mut kb, problem, plan, &a_tile, &a_at)?;
         let flags = match (&problem.form, &problem.flags) {
-            (Form::Active, _) => Some(kb.flags(a, a_view, plan.chunk)?),
+            (Form::Active, _) => {
+                // Stores of an innermost loop take a stage.
+                let late = if chunked { 2 } else { 1 };
+                Some(kb.flags(a, a_view, plan.chunk, late)?)
+            },
             (Form::Blocks, Some(flags)) => {
                 Some(kb.load("set", &flags_tile(problem, plan, flags), Fill::Zero, None, None)?)
             }

@@ -47,6 +47,8 @@ pub struct Time {
     fetches: Vec<Fetch>,
     /// Bytes of a slot of flags.
     flag_bytes: u64,
+    /// Cycles from the issue of the first operand's load until its flags are there, where there are any.
+    flag_wait: Option<f64>,
     /// Rounds of the busiest PE, and those of one tile of the result.
     rounds: f64,
     rounds_of_tile: f64,
@@ -134,9 +136,11 @@ impl Time {
                 Form::Blocks => b.elements() / (PANEL * Plan::k_unit(problem)),
                 Form::Dense | Form::Pattern(_) | Form::Compressed => 0,
             },
+            flag_wait: (problem.form == Form::Active)
+                .then(|| fetches_of[0].latency + fetches_of[0].cycles + FLAG_CYCLES),
             rounds,
             rounds_of_tile,
-            dpe: cost(&work, target).cycles as f64 * zeros.steps + zeros.round_cycles,
+            dpe: cost(&work, target).cycles as f64 * zeros.steps,
             issue: (ROUND_INSTRUCTIONS * target.issue_cycles) as f64,
             epilogue: epilogue as f64,
             store: shared.max(result_bytes as f64 / target.local_bytes_per_cycle),
@@ -177,7 +181,13 @@ impl Time {
             Some(flight.map_or(f.cycles + f.latency, |before| before.max(f.latency) + f.cycles))
         });
         let flight = flight.map_or(0.0, |flight| (flight + self.dpe) / f64::from(slots));
-        let round = self.dpe.max(loads).max(self.issue).max(flight);
+        // Flags need the operand that they are made of before the load that they choose from may start.
+        let late = match self.flag_wait {
+            Some(wait) if self.rounds_of_tile > 1.0 => wait,
+            Some(wait) => loads + wait,
+            None => 0.0,
+        };
+        let round = self.dpe.max(loads).max(self.issue).max(flight).max(late);
         let products = round * self.rounds_of_tile;
         let results = (self.epilogue + self.store + self.pieces as f64 * self.store_latency)
             / self.result_slots(slots.into()) as f64;
@@ -215,8 +225,8 @@ pub fn slot_bytes(lowering: &Lowering, tile: &Tile, pattern: Option<Pattern>) ->
     KernelBuilder::slot_bytes(lowering.storages[tile.storage].slot, pattern, tile.elements())
 }
 
-/// Cycles of a round in which flags are made before rows are loaded.
-const FLAG_CYCLES: f64 = 50.0;
+/// Cycles that making flags takes.
+const FLAG_CYCLES: f64 = 20.0;
 
 /// What zeros leave of a product by panels, as shares of the dense one.
 struct Zeros {
@@ -226,36 +236,34 @@ struct Zeros {
     near: f64,
     /// Bytes over the far port for each byte of a slot.
     far: f64,
-    /// Cycles that each round takes more.
-    round_cycles: f64,
 }
 
 impl Zeros {
     /// Of a problem in a plan whose tiles have `rows` rows.
     fn of(problem: &Problem, plan: &Plan, rows: u64, lowering: &Lowering) -> Zeros {
         let Second::Panels(place) = &problem.b else {
-            return Zeros { steps: 1.0, near: 1.0, far: 1.0, round_cycles: 0.0 };
+            return Zeros { steps: 1.0, near: 1.0, far: 1.0 };
         };
         let storage = &lowering.storages[place.storage];
         let dense = KernelBuilder::slot_bytes(storage.slot, storage.pattern, storage.elements);
         let stored = storage.bytes() as f64 / dense.max(1) as f64;
         match problem.form {
             Form::Dense | Form::Pattern(_) => {
-                Zeros { steps: 1.0, near: stored, far: stored, round_cycles: 0.0 }
+                Zeros { steps: 1.0, near: stored, far: stored }
             }
-            Form::Compressed => Zeros { steps: 1.0, near: 1.0, far: stored, round_cycles: 0.0 },
+            Form::Compressed => Zeros { steps: 1.0, near: 1.0, far: stored },
             Form::Blocks => {
                 let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
                 let axis = column.map(|d| &plan.nest.axes[d]);
                 let panels = axis.map_or(1, |axis| axis.trip * axis.tile);
                 let steps = problem.flags.as_ref().map_or(1.0, |flags| flags.worst_share(panels));
-                Zeros { steps, near: 1.0, far: stored, round_cycles: 0.0 }
+                Zeros { steps, near: 1.0, far: stored }
             }
             Form::Active => {
                 // A k is needed when it is active in any row.
                 let idle = (1.0 - ASSUMED_ACTIVITY).powf(rows as f64);
                 let share = 1.0 - idle;
-                Zeros { steps: share, near: stored * share, far: stored * share, round_cycles: FLAG_CYCLES }
+                Zeros { steps: share, near: stored * share, far: stored * share }
             }
         }
     }
