@@ -181,6 +181,7 @@ impl Interpreter<'_> {
             module: module.clone(),
             assignments: Vec::new(),
             refined: Vec::new(),
+            packing: lacuna_optimize::Report::default(),
             warnings: Vec::new(),
         };
         let mut watch = Watch { progress: self.progress, dump: None };
