@@ -50,6 +50,7 @@ fn pack_function(
     let mut input = Input::read(module, source, Vec::new())?;
     let (mut made, mut own) = (Vec::new(), Report::default());
     let g = &mut input.graph;
+    g.converts_apart = true;
     if !saturate(g, rules, Limits::for_nodes(source.nodes.len()), &mut made, &mut own) {
         own.limited.push(source.name.clone());
     }
