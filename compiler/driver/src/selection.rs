@@ -59,7 +59,7 @@ pub fn interpreter<'a>(
 ) -> Result<Interpreter<'a>, Failed> {
     let wanted = &request.selection;
     let bound = |name: &str| -> Option<Blob> { request.bindings.get(name).map(|l| l.data.clone()) };
-    Interpreter::new(
+    let mut interpreter = Interpreter::new(
         module,
         request.target,
         progress,
@@ -67,7 +67,12 @@ pub fn interpreter<'a>(
         &wanted.data,
         wanted.data_must_fit,
         &bound,
-    )
+    )?;
+    interpreter.resolve(match wanted.budget {
+        Some(Budget::MaxDrop(points)) => points,
+        Some(Budget::MinSqnr(_) | Budget::MaxBytes(_)) | None => DEFAULT_MAX_DROP,
+    });
+    Ok(interpreter)
 }
 
 /// The candidates of every contraction of a module after the exact phase.
@@ -106,6 +111,11 @@ pub fn choose(
     let solve_seconds = started.elapsed().saturating_sub(interpreter.spent).as_secs_f64();
     if is_random {
         let warning = "errors were measured on random inputs; --calibrate DIR measures them on real ones";
+        selected.warnings.push(warning.to_owned());
+    }
+    if matches!(budget, Budget::MaxDrop(_)) && verdict.point.drop.is_some_and(|d| !d.held_out) && !is_random {
+        let warning = "half of the samples cannot tell this loss, so that all of them judge it, also those that sensitivities were \
+                       measured on";
         selected.warnings.push(warning.to_owned());
     }
     if let Some(name) = &verdict.uniform {
@@ -202,16 +212,11 @@ pub fn weights_json(weights: &[WeightShare]) -> Value {
 /// What a choice cost and lost, in a few lines.
 pub fn text(selection: &Selection) -> String {
     let Verdict { point, tried, gap, n_runs, .. } = &selection.verdict;
-    let judged = match point.drop {
-        Some(drop) if drop.by_labels => {
-            format!("{} of {} samples' accuracy lost, ", drop_text(point), drop.n_judged)
-        }
-        Some(drop) => {
-            format!("{} points of agreement lost on {} positions, ", drop_text(point), drop.n_judged)
-        }
-        None => String::new(),
-    };
-    let judged = judged.replacen(" of ", " points of ", usize::from(point.drop.is_some_and(|d| d.by_labels)));
+    let judged = point.drop.map_or_else(String::new, |drop| {
+        let (what, unit) = if drop.by_labels { ("accuracy", "samples") } else { ("agreement", "positions") };
+        let held_out = if drop.held_out { "held-out " } else { "" };
+        format!("{} points of {what} lost on {} {held_out}{unit}, ", drop_text(point), drop.n_judged)
+    });
     format!(
         "budget: {}\nchosen: {judged}{} at the worst output (predicted {}); modelled {:.0} cycles of contractions, {} of the \
          machine model in all\n{} forward passes, {} joint choices tried; at most {:.2}% from the modelled optimum; \
@@ -264,6 +269,7 @@ pub fn point_json(point: &ParetoPoint) -> Value {
         "drop": point.drop.map(|d| d.points),
         "judged": point.drop.map(|d| d.n_judged),
         "by_labels": point.drop.map(|d| d.by_labels),
+        "held_out": point.drop.map(|d| d.held_out),
     })
 }
 
