@@ -162,6 +162,44 @@ pub fn budget_text(budget: Budget) -> String {
     }
 }
 
+/// How much of a budget a choice uses.
+fn used_text(budget: Budget, point: &ParetoPoint) -> String {
+    match (budget, point.drop) {
+        (Budget::MinSqnr(db), _) if point.sqnr_db.is_finite() => {
+            format!("used: {} of noise where {db} dB are allowed", decibels(point.sqnr_db))
+        }
+        (Budget::MinSqnr(_), _) => "used: none of it".to_owned(),
+        (Budget::MaxDrop(points), Some(drop)) => {
+            format!(
+                "used: {} of {points} points",
+                drop_text(&ParetoPoint { drop: Some(drop), ..point.clone() })
+            )
+        }
+        (Budget::MaxDrop(_), None) => "used: unknown".to_owned(),
+        (Budget::MaxBytes(bytes), _) => {
+            format!("used: {} of {}", report::bytes(point.machine.weight_bytes), report::bytes(bytes))
+        }
+    }
+}
+
+/// Joint choices that were run, by what was predicted of them.
+fn tried_text(tried: &[(f64, bool)]) -> String {
+    let one = |(error, holds): &(f64, bool)| {
+        let db = decibels(lacuna_optimize::sqnr_db(*error));
+        format!("{db} {}", if *holds { "holds" } else { "does not hold" })
+    };
+    if tried.is_empty() { "none".to_owned() } else { tried.iter().map(one).collect::<Vec<_>>().join(", ") }
+}
+
+/// How good the choice is known to be, under the same predicted error.
+fn proof_text(gap: f64) -> String {
+    if gap <= 0.0 {
+        "proven optimal in modelled cycles for its predicted error".to_owned()
+    } else {
+        format!("at most {:.2}% from the modelled optimum", 100.0 * gap)
+    }
+}
+
 /// Decibels for people.
 pub fn decibels(db: f64) -> String {
     if db.is_finite() { format!("{db:.1} dB") } else { "exact".to_owned() }
@@ -218,17 +256,18 @@ pub fn text(selection: &Selection) -> String {
         format!("{} points of {what} lost on {} {held_out}{unit}, ", drop_text(point), drop.n_judged)
     });
     format!(
-        "budget: {}\nchosen: {judged}{} at the worst output (predicted {}); modelled {:.0} cycles of contractions, {} of the \
-         machine model in all\n{} forward passes, {} joint choices tried; at most {:.2}% from the modelled optimum; \
-         {:.2} s without measurements\n",
+        "budget: {}; {}\nchosen: {judged}{} at the worst output (predicted {}); modelled {:.0} cycles of contractions, {} of the \
+         machine model in all\n{} forward passes, {} joint choices tried ({}); {}; {:.2} s without measurements\n",
         budget_text(selection.budget),
+        used_text(selection.budget, point),
         decibels(point.sqnr_db),
         decibels(lacuna_optimize::sqnr_db(point.error)),
         point.cycles,
         point.machine.cycles,
         n_runs,
         tried.len(),
-        100.0 * gap,
+        tried_text(tried),
+        proof_text(*gap),
         selection.solve_seconds,
     )
 }
@@ -273,8 +312,7 @@ pub fn point_json(point: &ParetoPoint) -> Value {
     })
 }
 
-/// Two formats as the command line names a precision: weights, then activations.
-pub fn pair_text(formats: [Format; 2], constant: [bool; 2]) -> String {
-    let [a, b] = if constant[0] && !constant[1] { [formats[1], formats[0]] } else { formats };
-    format!("{a} x {b}")
+/// The formats of two operands, that of the weights first where only the second is constant.
+pub fn weights_first([a, b]: [Format; 2], constant: [bool; 2]) -> [Format; 2] {
+    if constant == [false, true] { [b, a] } else { [a, b] }
 }

@@ -22,7 +22,8 @@ const ALSO: &str = "cast-before-broadcast";
 /// When a rule is defective; a verified module never causes one.
 pub fn pack(mut module: Module) -> Result<(Module, Report), Error> {
     let mut report = Report::default();
-    let rules: Vec<Rule> = packing::RULES.iter().copied().chain(all().into_iter().filter(|r| r.name == ALSO)).collect();
+    let rules: Vec<Rule> =
+        packing::RULES.iter().copied().chain(all().into_iter().filter(|r| r.name == ALSO)).collect();
     let rules = compile(&rules).map_err(Error::Pattern)?;
     for func in functions(&module) {
         let source = &module.functions[func];

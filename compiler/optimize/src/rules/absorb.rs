@@ -29,13 +29,9 @@ pub const RULES: &[Rule] = &[
         Some(|g, m| sum_order_stays(g, m, 0)),
         |g, m| absorb_permute(g, m, 0),
     ),
-    rule(
-        "contract-absorbs-right-permute",
-        "(contract ?x (permute ?y))",
-        "(contract ?x ?y)",
-        None,
-        |g, m| absorb_permute(g, m, 1),
-    ),
+    rule("contract-absorbs-right-permute", "(contract ?x (permute ?y))", "(contract ?x ?y)", None, |g, m| {
+        absorb_permute(g, m, 1)
+    }),
     rule("permute-into-contract", "(permute (contract ?x ?y))", "(contract ?x ?y)", None, |g, m| {
         let (Some(Op::Permute { perm }), Some(Op::Contract { map, elem })) = (m.op(g, 0), m.op(g, 1)) else {
             return None;

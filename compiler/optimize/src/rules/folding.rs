@@ -25,7 +25,9 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(conv (mul ?x $s) $w)",
         after: "(conv ?x (mul $w $s))",
-        guard: Some(|g, m| float(g, m) && matches!(m.op(g, 0), Some(Op::Conv { attrs, .. }) if attrs.groups == 1)),
+        guard: Some(|g, m| {
+            float(g, m) && matches!(m.op(g, 0), Some(Op::Conv { attrs, .. }) if attrs.groups == 1)
+        }),
         apply: scale_before_conv,
     },
     Rule {

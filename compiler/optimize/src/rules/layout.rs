@@ -39,13 +39,7 @@ pub const RULES: &[Rule] = &[
         let to = g.shape(m.root).clone();
         if moved.is_sorted() { g.reshape(m.vars[0], to) } else { None }
     }),
-    rule(
-        "permute-through-unary",
-        "(permute (unary ?x))",
-        "(unary (permute ?x))",
-        None,
-        through_elementwise,
-    ),
+    rule("permute-through-unary", "(permute (unary ?x))", "(unary (permute ?x))", None, through_elementwise),
     rule("permute-through-cast", "(permute (cast ?x))", "(cast (permute ?x))", None, through_elementwise),
     rule(
         "permute-through-binary",
@@ -167,18 +161,12 @@ pub const RULES: &[Rule] = &[
     rule("reshape-to-itself", "(reshape ?x)", "?x", None, |g, m| {
         (g.shape(m.root) == g.shape(m.vars[0])).then_some(m.vars[0])
     }),
-    rule(
-        "reshape-through-unary",
-        "(reshape (unary (reshape ?x)))",
-        "(unary (reshape ?x))",
-        None,
-        |g, m| {
-            let op = m.op(g, 1)?.clone();
-            let to = g.shape(m.root).clone();
-            let x = g.reshape(m.vars[0], to)?;
-            g.add(op, &[x])
-        },
-    ),
+    rule("reshape-through-unary", "(reshape (unary (reshape ?x)))", "(unary (reshape ?x))", None, |g, m| {
+        let op = m.op(g, 1)?.clone();
+        let to = g.shape(m.root).clone();
+        let x = g.reshape(m.vars[0], to)?;
+        g.add(op, &[x])
+    }),
     rule(
         "reshape-through-binary",
         "(reshape (binary (reshape ?x) (reshape ?y)))",

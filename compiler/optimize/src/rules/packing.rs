@@ -59,13 +59,9 @@ pub const RULES: &[Rule] = &[
             g.add(slice, &[grouped])
         },
     ),
-    rule(
-        "quantize-of-widened",
-        "(mx_quantize (cast ?x))",
-        "(mx_quantize ?x)",
-        widened,
-        |g, m| quantize(g, m, axis(g, m)?, m.vars[0]),
-    ),
+    rule("quantize-of-widened", "(mx_quantize (cast ?x))", "(mx_quantize ?x)", widened, |g, m| {
+        quantize(g, m, axis(g, m)?, m.vars[0])
+    }),
     rule("cast-of-widened", "(cast (cast ?x))", "(cast ?x)", widened, |g, m| {
         let Op::Cast { to, .. } = *m.op(g, 0)? else { return None };
         if g.elem(m.vars[0]) == Some(to) { Some(m.vars[0]) } else { cast(g, m, m.vars[0]) }

@@ -275,6 +275,16 @@ impl Survey {
         Ok(ParetoPoint { choice, cycles, weight_bytes, error, sqnr_db: sqnr_db(noise), drop, machine })
     }
 
+    /// How many other contractions read an operand of one.
+    pub fn n_sharing(&self, site: usize) -> usize {
+        let own = self.shared.iter().filter(|s| s.users.contains(&site));
+        let mut others: Vec<usize> =
+            own.flat_map(|s| s.users.iter().copied()).filter(|&u| u != site).collect();
+        others.sort_unstable();
+        others.dedup();
+        others.len()
+    }
+
     /// Modelled cycles, bytes of weights and predicted error of a choice.
     pub fn total(&self, choice: &[usize]) -> (f64, u64, f64) {
         let mut total = (0.0, self.other_bytes, 0.0);

@@ -270,6 +270,11 @@ fn depth_costs_little_time() {
         println!("{kind:?}: 1, 12 and 48 layers take {ms:.2?} ms");
         assert!(kind != Kind::Encoder || ms[1] <= 50.0, "{kind:?}: 12 layers take {:.1} ms", ms[1]);
         // Below a tick of the clock nothing can be told.
-        assert!(ms[2] <= 2.0 * ms[0].max(10.0), "{kind:?}: 48 layers take {:.1} ms, one {:.1} ms", ms[2], ms[0]);
+        assert!(
+            ms[2] <= 2.0 * ms[0].max(10.0),
+            "{kind:?}: 48 layers take {:.1} ms, one {:.1} ms",
+            ms[2],
+            ms[0]
+        );
     }
 }
