@@ -250,6 +250,34 @@ fn every_rule_fires_on_a_model_or_stands_for_a_spelling() {
     assert_eq!(unlisted, Vec::<&str>::new(), "delete them, or say what they are for");
 }
 
+/// Queries, keys and values are views of one product: their conversions become one, of the product, and no bit changes.
+#[test]
+fn one_conversion_serves_the_parts_of_a_product() {
+    let module = exact(&layers::module(Kind::Encoder, 1)).0;
+    let options = Options { precision: "bf16".parse().unwrap(), ..Options::default() };
+    let selected = select(module.clone(), &options).unwrap();
+    verify(&selected.module).unwrap();
+    let func = &selected.module.functions[selected.module.entries[0].func];
+    let attention = func.nodes.values().find(|n| n.op.name() == "attention").unwrap();
+    let source = |v| {
+        let mut v = v;
+        while let Some(node) = func.def(v).map(|n| &func.nodes[n]).filter(|n| n.op.is_movement()) {
+            v = node.args[0];
+        }
+        v
+    };
+    let sources: Vec<_> = attention.args[..3].iter().map(|&a| source(a)).collect();
+    assert!(sources.iter().all(|&s| s == sources[0]));
+    assert_eq!(func.nodes[func.def(sources[0]).unwrap()].op.name(), "cast");
+    let casts = func.nodes.values().filter(|n| n.op.name() == "cast").count();
+    // Besides: of the input, of what attention gives, and of the two products behind it.
+    assert_eq!(casts, 5);
+    assert_eq!(selected.packing.count("cast-before-slice").used, 3, "{}", selected.packing);
+    // The products are in the order of their assignments.
+    let products: Vec<_> = func.nodes.values().filter(|n| n.op.is_product()).map(|n| &n.origins).collect();
+    assert_eq!(products, selected.assignments.iter().map(|a| &a.origins).collect::<Vec<_>>());
+}
+
 /// Least milliseconds of several runs: the machine may be busy with other things.
 #[cfg(not(debug_assertions))]
 fn least_ms(module: &Module, runs: usize) -> f64 {
