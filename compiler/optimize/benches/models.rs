@@ -65,7 +65,7 @@ fn main() {
         too_slow |= ms > MAX_MS;
         reports.push(report);
         if let Some(precision) = &precision {
-            let options = Options { precision: precision.clone(), ..Options::default() };
+            let options = Options { precision: *precision, ..Options::default() };
             let started = clock::Clock::start();
             let selected = select(optimized.module, &options).expect("a conversion does not fit");
             println!("{:<20}{:>10.1}  conversion to {precision}", "", started.ms());
