@@ -35,7 +35,8 @@ impl Half {
         }
     }
 
-    fn has(self, sample: usize) -> bool {
+    /// Whether it has a sample.
+    pub fn has(self, sample: usize) -> bool {
         sample.is_multiple_of(2) == (self == Half::Even)
     }
 
@@ -61,6 +62,11 @@ impl Calibration {
     /// The inputs of these sets.
     pub fn new(sets: Vec<DataSet>) -> Calibration {
         Calibration { sets }
+    }
+
+    /// The sets.
+    pub fn sets(&self) -> &[DataSet] {
+        &self.sets
     }
 
     /// The same number of samples in each set, but only those of one half: each of the other half is replaced by its

@@ -10,6 +10,7 @@ use lacuna_isa::target::Target;
 use lacuna_onnx::Literal;
 use lacuna_optimize::{Drop, MachineCost, Measure, Outputs, Selected};
 
+use crate::calibration::{Calibration, Half};
 use crate::codes;
 use crate::compare::{Accuracy, argmax, classes};
 use crate::diagnostics::{Diagnostic, Failed};
@@ -48,12 +49,23 @@ struct Inputs {
     labels: Option<Vec<i64>>,
 }
 
+/// Data in two halves: every second sample is held out from the measuring of sensitivities.
+struct Halves {
+    /// The inputs with held-out samples replaced by their neighbours.
+    to_choose: Vec<Vec<Blob>>,
+    /// Samples of each data set.
+    n_samples: Vec<usize>,
+}
+
 /// Runs modules on calibration data.
 pub struct Interpreter<'a> {
     target: &'a Target,
     progress: &'a Progress,
     threads: usize,
     sets: Vec<Inputs>,
+    halves: Option<Halves>,
+    /// Points of accuracy that must be told apart; where the held-out half is too small for that, all samples judge.
+    resolution: f64,
     /// Shapes of the outputs.
     shapes: Vec<Vec<u64>>,
     /// Whether the inputs are random, for want of data.
@@ -84,9 +96,13 @@ impl<'a> Interpreter<'a> {
         let types: Vec<&TensorType> = func.params.iter().map(|&p| func.ty(p)).collect();
         let shapes: Vec<Vec<u64>> = func.results.iter().map(|&r| func.ty(r).shape.0.clone()).collect();
         let mut sets = Vec::new();
+        let mut halves = Some(Halves { to_choose: Vec::new(), n_samples: Vec::new() });
         for set in data {
             match inputs(set, &entry.inputs, &types, shapes.first()) {
-                Ok(inputs) => sets.push(inputs),
+                Ok(inputs) => {
+                    sets.push(inputs);
+                    halves = halves.and_then(|h| h.with(set, &entry.inputs));
+                }
                 Err(e) if data_must_fit => return Err(e.into()),
                 Err(_) => {}
             }
@@ -102,13 +118,71 @@ impl<'a> Interpreter<'a> {
                 blobs.push(made);
             }
             sets.push(Inputs { blobs, labels: None });
+            halves = None;
         }
-        Ok(Interpreter { target, progress, threads, sets, shapes, is_random, spent: Duration::ZERO })
+        let spent = Duration::ZERO;
+        let resolution = f64::INFINITY;
+        Ok(Interpreter { target, progress, threads, sets, halves, resolution, shapes, is_random, spent })
+    }
+
+    /// Has accuracy judged on the half of the samples that no sensitivity was measured on, if it can tell `points`.
+    pub fn resolve(&mut self, points: f64) {
+        self.resolution = points;
+    }
+
+    /// The predictions of all samples, or of those held out, compared.
+    fn drop_of(&self, reference: &Outputs, found: &Outputs, held_out: Option<&Halves>) -> Option<Drop> {
+        let judges = |set: usize, position: usize, n_positions: usize| {
+            held_out.is_none_or(|h| {
+                let each = n_positions.checked_div(h.n_samples[set]).unwrap_or(1).max(1);
+                Half::Odd.has(position / each)
+            })
+        };
+        let (mut before, mut after) = (Accuracy::default(), Accuracy::default());
+        for (idx, (set, (a, b))) in self.sets.iter().zip(reference.iter().zip(found)).enumerate() {
+            if let (Some(labels), Some(shape)) = (&set.labels, self.shapes.first()) {
+                let n = labels.len();
+                let judged = labels.iter().enumerate().map(|(i, &l)| if judges(idx, i, n) { l } else { -1 });
+                let judged: Vec<i64> = judged.collect();
+                before.add(&a[0], &judged, shape);
+                after.add(&b[0], &judged, shape);
+            }
+        }
+        let held_out = held_out.is_some();
+        if let Some((before, points)) = before.percent().zip(after.percent()) {
+            let points = before - points;
+            return Some(Drop { points, n_judged: after.n_samples, by_labels: true, held_out });
+        }
+        let (output, width) = self.class_output()?;
+        let (mut n_judged, mut n_agree) = (0u64, 0u64);
+        for (idx, (a, b)) in reference.iter().zip(found).enumerate() {
+            let n = a[output].len() / width;
+            let rows = a[output].chunks_exact(width).zip(b[output].chunks_exact(width));
+            for (_, (x, y)) in rows.enumerate().filter(|(i, _)| judges(idx, *i, n)) {
+                n_judged += 1;
+                n_agree += u64::from(argmax(x) == argmax(y));
+            }
+        }
+        let points = 100.0 * (n_judged - n_agree) as f64 / n_judged.max(1) as f64;
+        (n_judged > 0).then_some(Drop { points, n_judged, by_labels: false, held_out })
     }
 
     /// The output that predicts classes: the first, if it has labels, else the first with a choice of classes.
     fn class_output(&self) -> Option<(usize, usize)> {
         self.shapes.iter().enumerate().find_map(|(i, shape)| Some((i, classes(shape)?)))
+    }
+}
+
+impl Halves {
+    /// With one more data set; `None` if its samples cannot be told apart.
+    fn with(mut self, set: &DataSet, names: &[String]) -> Option<Halves> {
+        let calibration = Calibration::new(vec![set.clone()]);
+        self.n_samples.push(calibration.n_samples());
+        for half in calibration.half(Half::Even).ok()?.sets() {
+            let pairs = half.pair(&half.inputs, names, "inputs").ok()?;
+            self.to_choose.push(pairs.into_iter().map(|at| half.inputs[at].1.data.clone()).collect());
+        }
+        Some(self)
     }
 }
 
@@ -139,9 +213,21 @@ impl Measure for Interpreter<'_> {
 
     fn run(&mut self, module: &Module) -> Result<Outputs, Failure> {
         let started = Instant::now();
-        let outputs = self.execute(module);
+        let outputs = self.execute(module, self.sets.iter().map(|s| &s.blobs[..]));
         self.spent += started.elapsed();
         outputs
+    }
+
+    fn run_to_choose(&mut self, module: &Module) -> Result<Outputs, Failure> {
+        let Some(halves) = &self.halves else { return self.run(module) };
+        let started = Instant::now();
+        let outputs = self.execute(module, halves.to_choose.iter().map(Vec::as_slice));
+        self.spent += started.elapsed();
+        outputs
+    }
+
+    fn holds_out(&self) -> bool {
+        self.halves.is_some()
     }
 
     fn machine_cost(&mut self, selected: &Selected) -> Result<MachineCost, Failure> {
@@ -152,35 +238,23 @@ impl Measure for Interpreter<'_> {
     }
 
     fn drop(&self, reference: &Outputs, found: &Outputs) -> Option<Drop> {
-        let (mut before, mut after) = (Accuracy::default(), Accuracy::default());
-        for (set, (a, b)) in self.sets.iter().zip(reference.iter().zip(found)) {
-            if let (Some(labels), Some(shape)) = (&set.labels, self.shapes.first()) {
-                before.add(&a[0], labels, shape);
-                after.add(&b[0], labels, shape);
-            }
-        }
-        if let Some((before, points)) = before.percent().zip(after.percent()) {
-            return Some(Drop { points: before - points, n_judged: after.n_samples, by_labels: true });
-        }
-        let (output, width) = self.class_output()?;
-        let (mut n_judged, mut n_agree) = (0u64, 0u64);
-        for (a, b) in reference.iter().zip(found) {
-            for (x, y) in a[output].chunks_exact(width).zip(b[output].chunks_exact(width)) {
-                n_judged += 1;
-                n_agree += u64::from(argmax(x) == argmax(y));
-            }
-        }
-        let lost = 100.0 * (n_judged - n_agree) as f64;
-        (n_judged > 0).then(|| Drop { points: lost / n_judged as f64, n_judged, by_labels: false })
+        let held_out = self.halves.as_ref().and_then(|h| self.drop_of(reference, found, Some(h)));
+        let resolves = |d: &Drop| 100.0 / d.n_judged.max(1) as f64 <= self.resolution;
+        held_out.filter(resolves).or_else(|| self.drop_of(reference, found, None))
     }
 }
 
 impl Interpreter<'_> {
-    fn execute(&self, module: &Module) -> Result<Outputs, Failure> {
+    fn execute<'s>(
+        &self,
+        module: &Module,
+        sets: impl Iterator<Item = &'s [Blob]>,
+    ) -> Result<Outputs, Failure> {
         let selected = Selected {
             module: module.clone(),
             assignments: Vec::new(),
             refined: Vec::new(),
+            packing: lacuna_optimize::Report::default(),
             warnings: Vec::new(),
         };
         let mut watch = Watch { progress: self.progress, dump: None };
@@ -188,8 +262,8 @@ impl Interpreter<'_> {
         let program = Program::load(&object, self.threads)?;
         self.progress.step("measuring on calibration data");
         let mut all = Vec::new();
-        for set in &self.sets {
-            let outputs = program.run(&set.blobs)?;
+        for blobs in sets {
+            let outputs = program.run(blobs)?;
             let mut decoded = Vec::new();
             for (port, bytes) in program.entry().outputs.iter().zip(&outputs) {
                 let ty = TensorType::new(port.elem, port.shape.clone());

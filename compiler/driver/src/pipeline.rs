@@ -108,6 +108,8 @@ pub struct Compiled {
     pub weights: Vec<lacuna_optimize::WeightShare>,
     /// What the exact phase did.
     pub report: lacuna_optimize::Report,
+    /// What packing did with the conversions that selection decided on.
+    pub packing: lacuna_optimize::Report,
     /// What the selection phase chose.
     pub assignments: Vec<Assignment>,
     /// What became of weights that more was done to than plain rounding.
@@ -149,6 +151,7 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
         selection: front.selection,
         weights: lacuna_optimize::weight_shares(&front.selected.module),
         report: front.report,
+        packing: front.selected.packing,
         assignments: front.selected.assignments,
         refined: front.selected.refined,
         warnings: front.warnings,

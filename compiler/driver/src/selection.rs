@@ -59,7 +59,7 @@ pub fn interpreter<'a>(
 ) -> Result<Interpreter<'a>, Failed> {
     let wanted = &request.selection;
     let bound = |name: &str| -> Option<Blob> { request.bindings.get(name).map(|l| l.data.clone()) };
-    Interpreter::new(
+    let mut interpreter = Interpreter::new(
         module,
         request.target,
         progress,
@@ -67,7 +67,12 @@ pub fn interpreter<'a>(
         &wanted.data,
         wanted.data_must_fit,
         &bound,
-    )
+    )?;
+    interpreter.resolve(match wanted.budget {
+        Some(Budget::MaxDrop(points)) => points,
+        Some(Budget::MinSqnr(_) | Budget::MaxBytes(_)) | None => DEFAULT_MAX_DROP,
+    });
+    Ok(interpreter)
 }
 
 /// The candidates of every contraction of a module after the exact phase.
@@ -106,6 +111,11 @@ pub fn choose(
     let solve_seconds = started.elapsed().saturating_sub(interpreter.spent).as_secs_f64();
     if is_random {
         let warning = "errors were measured on random inputs; --calibrate DIR measures them on real ones";
+        selected.warnings.push(warning.to_owned());
+    }
+    if matches!(budget, Budget::MaxDrop(_)) && verdict.point.drop.is_some_and(|d| !d.held_out) && !is_random {
+        let warning = "half of the samples cannot tell this loss, so that all of them judge it, also those that sensitivities were \
+                       measured on";
         selected.warnings.push(warning.to_owned());
     }
     if let Some(name) = &verdict.uniform {
@@ -149,6 +159,44 @@ pub fn budget_text(budget: Budget) -> String {
         Budget::MinSqnr(db) => format!("SQNR of at least {db} dB"),
         Budget::MaxDrop(points) => format!("at most {points} points of accuracy lost"),
         Budget::MaxBytes(bytes) => format!("weights of at most {}", report::bytes(bytes)),
+    }
+}
+
+/// How much of a budget a choice uses.
+fn used_text(budget: Budget, point: &ParetoPoint) -> String {
+    match (budget, point.drop) {
+        (Budget::MinSqnr(db), _) if point.sqnr_db.is_finite() => {
+            format!("used: {} of noise where {db} dB are allowed", decibels(point.sqnr_db))
+        }
+        (Budget::MinSqnr(_), _) => "used: none of it".to_owned(),
+        (Budget::MaxDrop(points), Some(drop)) => {
+            format!(
+                "used: {} of {points} points",
+                drop_text(&ParetoPoint { drop: Some(drop), ..point.clone() })
+            )
+        }
+        (Budget::MaxDrop(_), None) => "used: unknown".to_owned(),
+        (Budget::MaxBytes(bytes), _) => {
+            format!("used: {} of {}", report::bytes(point.machine.weight_bytes), report::bytes(bytes))
+        }
+    }
+}
+
+/// Joint choices that were run, by what was predicted of them.
+fn tried_text(tried: &[(f64, bool)]) -> String {
+    let one = |(error, holds): &(f64, bool)| {
+        let db = decibels(lacuna_optimize::sqnr_db(*error));
+        format!("{db} {}", if *holds { "holds" } else { "does not hold" })
+    };
+    if tried.is_empty() { "none".to_owned() } else { tried.iter().map(one).collect::<Vec<_>>().join(", ") }
+}
+
+/// How good the choice is known to be, under the same predicted error.
+fn proof_text(gap: f64) -> String {
+    if gap <= 0.0 {
+        "proven optimal in modelled cycles for its predicted error".to_owned()
+    } else {
+        format!("at most {:.2}% from the modelled optimum", 100.0 * gap)
     }
 }
 
@@ -202,28 +250,24 @@ pub fn weights_json(weights: &[WeightShare]) -> Value {
 /// What a choice cost and lost, in a few lines.
 pub fn text(selection: &Selection) -> String {
     let Verdict { point, tried, gap, n_runs, .. } = &selection.verdict;
-    let judged = match point.drop {
-        Some(drop) if drop.by_labels => {
-            format!("{} of {} samples' accuracy lost, ", drop_text(point), drop.n_judged)
-        }
-        Some(drop) => {
-            format!("{} points of agreement lost on {} positions, ", drop_text(point), drop.n_judged)
-        }
-        None => String::new(),
-    };
-    let judged = judged.replacen(" of ", " points of ", usize::from(point.drop.is_some_and(|d| d.by_labels)));
+    let judged = point.drop.map_or_else(String::new, |drop| {
+        let (what, unit) = if drop.by_labels { ("accuracy", "samples") } else { ("agreement", "positions") };
+        let held_out = if drop.held_out { "held-out " } else { "" };
+        format!("{} points of {what} lost on {} {held_out}{unit}, ", drop_text(point), drop.n_judged)
+    });
     format!(
-        "budget: {}\nchosen: {judged}{} at the worst output (predicted {}); modelled {:.0} cycles of contractions, {} of the \
-         machine model in all\n{} forward passes, {} joint choices tried; at most {:.2}% from the modelled optimum; \
-         {:.2} s without measurements\n",
+        "budget: {}; {}\nchosen: {judged}{} at the worst output (predicted {}); modelled {:.0} cycles of contractions, {} of the \
+         machine model in all\n{} forward passes, {} joint choices tried ({}); {}; {:.2} s without measurements\n",
         budget_text(selection.budget),
+        used_text(selection.budget, point),
         decibels(point.sqnr_db),
         decibels(lacuna_optimize::sqnr_db(point.error)),
         point.cycles,
         point.machine.cycles,
         n_runs,
         tried.len(),
-        100.0 * gap,
+        tried_text(tried),
+        proof_text(*gap),
         selection.solve_seconds,
     )
 }
@@ -264,11 +308,11 @@ pub fn point_json(point: &ParetoPoint) -> Value {
         "drop": point.drop.map(|d| d.points),
         "judged": point.drop.map(|d| d.n_judged),
         "by_labels": point.drop.map(|d| d.by_labels),
+        "held_out": point.drop.map(|d| d.held_out),
     })
 }
 
-/// Two formats as the command line names a precision: weights, then activations.
-pub fn pair_text(formats: [Format; 2], constant: [bool; 2]) -> String {
-    let [a, b] = if constant[0] && !constant[1] { [formats[1], formats[0]] } else { formats };
-    format!("{a} x {b}")
+/// The formats of two operands, that of the weights first where only the second is constant.
+pub fn weights_first([a, b]: [Format; 2], constant: [bool; 2]) -> [Format; 2] {
+    if constant == [false, true] { [b, a] } else { [a, b] }
 }

@@ -204,6 +204,48 @@ fn producers_quantise_their_results() {
     }
 }
 
+/// Packing moves conversions in front of views: products read permuted, repeated and sliced groups.
+#[test]
+fn products_read_views_of_groups() {
+    let mxfp8 = GroupFormat::from_name("mxfp8").expect("a format");
+    let contract =
+        |text: &str| Op::Contract { map: ContractMap::parse(text).expect("a map"), elem: ScalarType::F32 };
+    // Groups along a dimension with whole ones, and with a short last one.
+    for width in [64u64, 80] {
+        let n = width as usize;
+        let x: Vec<f64> = (0..24 * n).map(|i| f64::from((i * 37 % 101) as u32) / 16.0 - 3.0).collect();
+        let views: [(&str, &[u64], Op, u8); 3] = [
+            ("permuted", &[4, 6, width], Op::Permute { perm: vec![1, 0, 2] }, 2),
+            ("sliced", &[4, 6, width], slice_of(&[1, 5, 0], &[3, 3, width], &[1, -2, 1]), 2),
+            (
+                "repeated",
+                &[24, width],
+                Op::Broadcast { dims: vec![0, 2], shape: vec![24, 3, width].into() },
+                1,
+            ),
+        ];
+        for (name, shape, view, axis) in views {
+            for computed in [false, true] {
+                check(&format!("{name} of {width}"), &[(ScalarType::F32, shape, &x)], |b, v| {
+                    let x = if computed { b.unary(UnaryOp::Abs, v[0]).expect("typed") } else { v[0] };
+                    let mode = ScaleMode::Floor;
+                    let q = b.emit(Op::MxQuantize { format: mxfp8, axis, mode }, &[x]).expect("typed");
+                    let y = b.emit(view.clone(), &[q]).expect("typed");
+                    let weights: Vec<f32> =
+                        (0..16 * n).map(|i| (i * 29 % 83) as f32 / 128.0 - 0.25).collect();
+                    let w = b.const_f32(vec![width, 16], &weights).expect("a constant");
+                    let w = b.emit(Op::MxQuantize { format: mxfp8, axis: 0, mode }, &[w]).expect("typed");
+                    b.emit(contract("abk,kn->abn"), &[y, w]).expect("typed")
+                });
+            }
+        }
+    }
+}
+
+fn slice_of(starts: &[i64], shape: &[u64], steps: &[i64]) -> Op {
+    Op::Slice { starts: starts.to_vec(), shape: shape.into(), steps: steps.to_vec() }
+}
+
 #[test]
 fn reductions_over_nothing_give_their_start() {
     for &op in ReduceOp::ALL {

@@ -49,7 +49,8 @@ pub fn cost(g: &Graph, class: Id, term: &Term) -> u64 {
         Op::Permute { .. } => result.saturating_mul(PERMUTED_BYTE).saturating_add(1),
         Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select {} | Op::Cast { .. } => {
             let work = result.saturating_mul(if is_polynomial(op) { POLYNOMIAL_BYTE } else { JOINED_BYTE });
-            if joins(&args) {
+            let apart = g.converts_apart && matches!(op, Op::Cast { .. });
+            if joins(&args) && !apart {
                 let read: Vec<&Facts> = args.iter().copied().filter(|a| !a.kernel.open).collect();
                 add(&[work, moved(behind(&read))])
             } else {

@@ -219,7 +219,7 @@ fn optimize_function(
 }
 
 /// Adds the applications that built the chosen terms, and those that built what these replaced, to the report.
-fn record_used(
+pub(crate) fn record_used(
     g: &Graph,
     choice: &Choice,
     order: &[Id],
@@ -260,6 +260,8 @@ pub(crate) struct Input {
     pub(crate) graph: Graph,
     pub(crate) roots: Vec<Id>,
     pub(crate) params: Vec<Id>,
+    /// Classes of the nodes, in order.
+    pub(crate) nodes: Vec<Id>,
     names: Vec<(Id, String)>,
 }
 
@@ -277,6 +279,7 @@ impl Input {
         let broken =
             |what: &str| Error::Contradiction { function: source.name.clone(), message: what.into() };
         let mut small = IndexMap::new();
+        let mut nodes = Vec::new();
         for node in source.nodes.values() {
             let args: Option<Vec<Id>> = node.args.iter().map(|&a| classes[a]).collect();
             let args = args.ok_or_else(|| broken("a value is used before its definition"))?;
@@ -289,6 +292,7 @@ impl Input {
                 g.add(op, &args)
             };
             let id = id.ok_or_else(|| broken("a node's operands do not fit it"))?;
+            nodes.push(id);
             if matches!(node.op, Op::Call { .. }) {
                 for (i, &result) in node.results.iter().enumerate() {
                     classes[result] = Some(g.add_term(Term::Result(i as u32, [id])));
@@ -301,10 +305,10 @@ impl Input {
         let roots = roots.ok_or_else(|| broken("a result has no definition"))?;
         let named = source.values.iter().filter(|(_, v)| !v.name.is_empty());
         let names = named.filter_map(|(v, data)| Some((classes[v]?, data.name.clone()))).collect();
-        Ok(Input { graph: g, roots, params, names })
+        Ok(Input { graph: g, roots, params, nodes, names })
     }
 
-    fn write(
+    pub(crate) fn write(
         &self,
         source: &Function,
         choice: &Choice,

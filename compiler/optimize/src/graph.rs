@@ -43,6 +43,9 @@ pub struct Graph {
     pub sources: IndexMap<Term, Source>,
     /// Given to each term that is made.
     pub source: Source,
+    /// Whether conversions have kernels of their own: one joins its operand's only where nobody else reads that, which no
+    /// cost of a term can tell.
+    pub converts_apart: bool,
     /// What constant masks of attention are, by class.
     pub bands: IndexMap<Id, Option<Band>>,
     made: IndexSet<Term>,
@@ -73,6 +76,7 @@ impl Graph {
             eg: EGraph::new(tables),
             sources: IndexMap::default(),
             source: Source::default(),
+            converts_apart: false,
             bands: IndexMap::default(),
             made: IndexSet::default(),
             vanished: Vec::new(),

@@ -23,6 +23,7 @@ mod masks;
 #[cfg(test)]
 mod models;
 mod options;
+mod pack;
 mod parts;
 mod pattern;
 mod repeats;

@@ -197,6 +197,7 @@ const OPERATORS: &[&str] = &[
     "softmax",
     "norm",
     "attention",
+    "mx_quantize",
 ];
 
 fn kinds_of(name: &str) -> Option<Vec<Kind>> {

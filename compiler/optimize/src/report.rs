@@ -79,6 +79,14 @@ impl Report {
         }
     }
 
+    /// A table of how often each rule fired, and how often the result uses it.
+    pub fn counts(&self) -> String {
+        let line = |rule: &str, fired: &str, used: &str| format!("{rule:<36}{fired:>8}{used:>8}\n");
+        let rows = self.rules.iter().map(|r| line(r.rule, &r.fired.to_string(), &r.used.to_string()));
+        let header = (!self.rules.is_empty()).then(|| line("rule", "fired", "used"));
+        header.into_iter().chain(rows).collect()
+    }
+
     /// The counts of a rule, to add to.
     pub(crate) fn count_mut(&mut self, rule: &'static str) -> &mut RuleCount {
         let at = self.rules.iter().position(|r| r.rule == rule).unwrap_or_else(|| {
@@ -101,12 +109,6 @@ impl fmt::Display for Report {
         for name in &self.unproven {
             writeln!(f, "unproven   {name}")?;
         }
-        if !self.rules.is_empty() {
-            writeln!(f, "{:<36}{:>8}{:>8}", "rule", "fired", "used")?;
-        }
-        for RuleCount { rule, fired, used } in &self.rules {
-            writeln!(f, "{rule:<36}{fired:>8}{used:>8}")?;
-        }
-        Ok(())
+        f.write_str(&self.counts())
     }
 }

@@ -78,7 +78,7 @@ pub fn saturate(
             .enumerate()
             .map(|(i, c)| {
                 let mut found = c.pattern.search(g);
-                found.retain(|m| (thorough || !done.contains(&(i, m.key()))) && (c.rule.guard)(g, m));
+                found.retain(|m| (thorough || !done.contains(&(i, m.key()))) && c.rule.holds(g, m));
                 // More matches than terms are allowed would run into the limit anyway: memory stays bounded.
                 found.truncate(limits.terms);
                 found

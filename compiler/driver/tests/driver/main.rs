@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod common;
+mod determinism;
 mod pipeline;
 mod profile;
 mod selection;

@@ -75,7 +75,15 @@ fn a_trained_model_is_explained() {
         assert!(!layer["kernels"].as_array().unwrap().is_empty());
     }
     assert_eq!(layers[0]["kept"], "the convolution has few input channels");
-    assert_eq!(layers[1]["rules"][0]["rule"], "scale-into-conv");
+    let rule = &layers[1]["rules"][0];
+    assert_eq!((&rule["rule"], &rule["nodes"][0]), (&"scale-into-conv".into(), &"node_Conv_67".into()));
+    // 180 samples cannot tell half a point.
+    assert_eq!(chosen["held_out"], false);
+    assert!(found["warnings"].to_string().contains("half of the samples"), "{found}");
+    let counts = found["rules"].as_array().unwrap();
+    let fired = |name: &str| counts.iter().find(|r| r["rule"] == name).unwrap()["fired"].as_u64().unwrap();
+    assert!(counts.len() >= 60 && fired("scale-into-conv") > 0 && fired("sub-zero") == 0);
+    assert!(found["saturated"] == true && found["proven"].is_boolean());
     let plot = fs::read_to_string(folder.path().join("plot.svg")).unwrap();
     assert!(plot.starts_with("<svg") && plot.contains("mxfp8"));
 }
@@ -114,7 +122,18 @@ fn a_model_without_data_is_measured_on_random_inputs() {
     );
     let text = lacuna_in(at, &["explain", "p.onnx", "--precision", "auto"]);
     let text = String::from_utf8(text.stdout).unwrap();
-    for part in ["layer 1", "why: ", "kernels: ", "rules: ", "gain", "->", "choices by budget"] {
+    for part in [
+        "layer 1",
+        "got: weights ",
+        "why: ",
+        "kernels: ",
+        "rules",
+        "gain",
+        "->",
+        "outcome",
+        "used: ",
+        "choices by budget",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
@@ -150,7 +169,8 @@ fn calibration_data_may_be_numpy_files() {
     assert_eq!(status, 0, "{found}");
     assert_eq!(found["selection"]["random_inputs"], false);
     let point = &found["selection"]["point"];
-    assert!(point["drop"].as_f64().unwrap() <= 2.0 && point["judged"] == 256 && point["by_labels"] == false);
+    assert!(point["drop"].as_f64().unwrap() <= 2.0 && point["judged"] == 128 && point["by_labels"] == false);
+    assert_eq!(point["held_out"], true);
     check_failure(at, &auto("none"), 2, "L0012");
     check_failure(at, &auto("missing"), 2, "L0002");
     check_failure(at, &auto("other"), 2, "L0008");

@@ -5,7 +5,7 @@ use egg::Id;
 use lacuna_ir::op::{ContractMap, Dims};
 use lacuna_ir::{Op, Shape};
 
-use super::{Rule, RuleClass, always};
+use super::{Guard, Rule, RuleClass};
 use crate::graph::{Graph, inverse};
 use crate::pattern::Match;
 use crate::views::{parts, views};
@@ -14,7 +14,7 @@ const fn rule(
     name: &'static str,
     before: &'static str,
     after: &'static str,
-    guard: fn(&Graph, &Match) -> bool,
+    guard: Option<Guard>,
     apply: fn(&mut Graph, &Match) -> Option<Id>,
 ) -> Rule {
     Rule { name, class: RuleClass::E0, before, after, guard, apply }
@@ -26,17 +26,13 @@ pub const RULES: &[Rule] = &[
         "contract-absorbs-left-permute",
         "(contract (permute ?x) ?y)",
         "(contract ?x ?y)",
-        |g, m| sum_order_stays(g, m, 0),
+        Some(|g, m| sum_order_stays(g, m, 0)),
         |g, m| absorb_permute(g, m, 0),
     ),
-    rule(
-        "contract-absorbs-right-permute",
-        "(contract ?x (permute ?y))",
-        "(contract ?x ?y)",
-        always,
-        |g, m| absorb_permute(g, m, 1),
-    ),
-    rule("permute-into-contract", "(permute (contract ?x ?y))", "(contract ?x ?y)", always, |g, m| {
+    rule("contract-absorbs-right-permute", "(contract ?x (permute ?y))", "(contract ?x ?y)", None, |g, m| {
+        absorb_permute(g, m, 1)
+    }),
+    rule("permute-into-contract", "(permute (contract ?x ?y))", "(contract ?x ?y)", None, |g, m| {
         let (Some(Op::Permute { perm }), Some(Op::Contract { map, elem })) = (m.op(g, 0), m.op(g, 1)) else {
             return None;
         };
@@ -44,7 +40,7 @@ pub const RULES: &[Rule] = &[
         let op = Op::Contract { map: ContractMap { out, ..map.clone() }, elem: *elem };
         g.add(op, &m.vars)
     }),
-    rule("conv-absorbs-permute", "(conv (permute ?x) ?w)", "(conv ?x ?w)", always, |g, m| {
+    rule("conv-absorbs-permute", "(conv (permute ?x) ?w)", "(conv ?x ?w)", None, |g, m| {
         let (Some(Op::Conv { attrs, elem }), Some(Op::Permute { perm })) = (m.op(g, 0), m.op(g, 1)) else {
             return None;
         };
@@ -53,7 +49,7 @@ pub const RULES: &[Rule] = &[
         let op = Op::Conv { attrs, elem: *elem };
         g.add(op, &m.vars)
     }),
-    rule("permute-into-conv", "(permute (conv ?x ?w))", "(conv ?x ?w)", always, |g, m| {
+    rule("permute-into-conv", "(permute (conv ?x ?w))", "(conv ?x ?w)", None, |g, m| {
         let (Some(Op::Permute { perm }), Some(Op::Conv { attrs, elem })) = (m.op(g, 0), m.op(g, 1)) else {
             return None;
         };
@@ -67,35 +63,35 @@ pub const RULES: &[Rule] = &[
         "contract-without-unit-labels",
         "(contract ?x ?y)",
         "(reshape (contract (reshape ?x) (reshape ?y)))",
-        |g, m| [m.root, m.vars[0], m.vars[1]].iter().any(|&v| g.shape(v).contains(&1)),
+        None,
         unit_labels,
     ),
     rule(
         "contract-absorbs-left-broadcast",
         "(contract (broadcast ?x) ?y)",
         "(contract ?x ?y)",
-        always,
+        None,
         |g, m| absorb_broadcast(g, m, 0),
     ),
     rule(
         "contract-absorbs-right-broadcast",
         "(contract ?x (broadcast ?y))",
         "(contract ?x ?y)",
-        always,
+        None,
         |g, m| absorb_broadcast(g, m, 1),
     ),
     rule(
         "contract-splits-left-label",
         "(contract (reshape ?x) ?y)",
         "(reshape (contract ?x (reshape ?y)))",
-        |g, m| repeats(g, m.vars[0]),
+        Some(|g, m| repeats(g, m.vars[0])),
         |g, m| split_labels(g, m, 0),
     ),
     rule(
         "contract-splits-right-label",
         "(contract ?x (reshape ?y))",
         "(reshape (contract (reshape ?x) ?y))",
-        |g, m| repeats(g, m.vars[1]),
+        Some(|g, m| repeats(g, m.vars[1])),
         |g, m| split_labels(g, m, 1),
     ),
 ];
@@ -144,6 +140,7 @@ fn absorb_permute(g: &mut Graph, m: &Match, side: usize) -> Option<Id> {
 }
 
 fn unit_labels(g: &mut Graph, m: &Match) -> Option<Id> {
+    [m.root, m.vars[0], m.vars[1]].iter().any(|&v| g.shape(v).contains(&1)).then_some(())?;
     let (map, elem) = contract(g, m, 0)?;
     let size = |l: u8| {
         let at = |labels: &[u8], v: Id| labels.iter().position(|&k| k == l).map(|d| g.shape(v)[d]);

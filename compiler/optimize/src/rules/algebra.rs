@@ -17,7 +17,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(sub ?x $c)",
         after: "(add ?x (neg $c))",
-        guard: float,
+        guard: Some(float),
         apply: |g, m| {
             let c = constant_unary(g, UnaryOp::Neg, m.vars[1])?;
             g.binary(BinaryOp::Add, m.vars[0], c)
@@ -28,7 +28,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(div ?x $c)",
         after: "(mul ?x (recip $c))",
-        guard: |g, m| float(g, m) && !g.is_const(m.vars[0]),
+        guard: Some(|g, m| float(g, m) && !g.is_const(m.vars[0])),
         apply: |g, m| {
             let c = constant_unary(g, UnaryOp::Recip, m.vars[1])?;
             g.binary(BinaryOp::Mul, m.vars[0], c)
@@ -39,7 +39,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(add (add ?x $a) $b)",
         after: "(add ?x (add $a $b))",
-        guard: grows_toward_constants,
+        guard: Some(grows_toward_constants),
         apply: |g, m| reassociate(g, m, BinaryOp::Add),
     },
     Rule {
@@ -47,7 +47,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul (mul ?x $a) $b)",
         after: "(mul ?x (mul $a $b))",
-        guard: grows_toward_constants,
+        guard: Some(grows_toward_constants),
         apply: |g, m| reassociate(g, m, BinaryOp::Mul),
     },
     Rule {
@@ -56,7 +56,7 @@ pub const RULES: &[Rule] = &[
         before: "(mul (add ?x $a) $b)",
         after: "(add (mul ?x $b) (mul $a $b))",
         // Elsewhere the second product buys nothing: only a contraction can swallow the scale.
-        guard: |g, m| grows_toward_constants(g, m) && g.facts(m.vars[0]).epilogue,
+        guard: Some(|g, m| grows_toward_constants(g, m) && g.facts(m.vars[0]).epilogue),
         apply: |g, m| {
             let &[x, a, b] = &m.vars[..] else { return None };
             let bias = constant_binary(g, BinaryOp::Mul, a, b)?;
@@ -69,7 +69,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(pow ?x $c)",
         after: "(mul ?x ?x)",
-        guard: |g, m| float(g, m) && g.splat(m.vars[1]) == Some(2.0),
+        guard: Some(|g, m| float(g, m) && g.splat(m.vars[1]) == Some(2.0)),
         apply: |g, m| g.binary(BinaryOp::Mul, m.vars[0], m.vars[0]),
     },
     Rule {
@@ -77,7 +77,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(add ?x $c)",
         after: "?x",
-        guard: |g, m| neutral_sum(g, m.vars[1]),
+        guard: Some(|g, m| neutral_sum(g, m.vars[1])),
         apply: |_, m| Some(m.vars[0]),
     },
     Rule {
@@ -86,7 +86,7 @@ pub const RULES: &[Rule] = &[
         before: "(add ?x $c)",
         after: "?x",
         // Of the sums with zero, only that of -0 and +0 changes a bit.
-        guard: |g, m| float(g, m) && g.splat(m.vars[1]) == Some(0.0),
+        guard: Some(|g, m| float(g, m) && g.splat(m.vars[1]) == Some(0.0)),
         apply: |_, m| Some(m.vars[0]),
     },
     Rule {
@@ -94,7 +94,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(sub ?x $c)",
         after: "?x",
-        guard: |g, m| g.splat(m.vars[1]).is_some_and(|v| v.to_bits() == 0),
+        guard: Some(|g, m| g.splat(m.vars[1]).is_some_and(|v| v.to_bits() == 0)),
         apply: |_, m| Some(m.vars[0]),
     },
     Rule {
@@ -102,7 +102,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(mul ?x $c)",
         after: "?x",
-        guard: |g, m| g.splat(m.vars[1]) == Some(1.0),
+        guard: Some(|g, m| g.splat(m.vars[1]) == Some(1.0)),
         apply: |_, m| Some(m.vars[0]),
     },
     Rule {
@@ -110,7 +110,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(div ?x $c)",
         after: "?x",
-        guard: |g, m| g.splat(m.vars[1]) == Some(1.0),
+        guard: Some(|g, m| g.splat(m.vars[1]) == Some(1.0)),
         apply: |_, m| Some(m.vars[0]),
     },
     Rule {
@@ -118,7 +118,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0f,
         before: "(mul ?x $c)",
         after: "0",
-        guard: |g, m| g.is_zero(m.vars[1]),
+        guard: Some(|g, m| g.is_zero(m.vars[1])),
         apply: |g, m| zero(g, m.root),
     },
     Rule {
@@ -126,7 +126,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0f,
         before: "(contract ?x ?y)",
         after: "0",
-        guard: |g, m| g.is_zero(m.root),
+        guard: Some(|g, m| g.is_zero(m.root)),
         apply: |g, m| zero(g, m.root),
     },
     Rule {
@@ -134,7 +134,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0f,
         before: "(conv ?x ?w)",
         after: "0",
-        guard: |g, m| g.is_zero(m.root),
+        guard: Some(|g, m| g.is_zero(m.root)),
         apply: |g, m| zero(g, m.root),
     },
     Rule {
@@ -142,7 +142,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(cast ?x)",
         after: "?x",
-        guard: |g, m| g.ty(m.root) == g.ty(m.vars[0]),
+        guard: Some(|g, m| g.ty(m.root) == g.ty(m.vars[0])),
         apply: |_, m| Some(m.vars[0]),
     },
     Rule {
@@ -150,7 +150,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(unary ?x)",
         after: "(broadcast (unary ?x'))",
-        guard: |g, m| repeats(g, m.vars[0]),
+        guard: None,
         apply: |g, m| {
             let op = m.op(g, 0)?.clone();
             before_broadcast(g, op, &m.vars, m.root)
@@ -161,7 +161,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(cast ?x)",
         after: "(broadcast (cast ?x'))",
-        guard: |g, m| repeats(g, m.vars[0]),
+        guard: None,
         apply: |g, m| {
             let op = m.op(g, 0)?.clone();
             before_broadcast(g, op, &m.vars, m.root)
@@ -172,7 +172,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(binary ?x ?y)",
         after: "(broadcast (binary ?x' ?y'))",
-        guard: |g, m| repeats(g, m.vars[0]) && repeats(g, m.vars[1]),
+        guard: None,
         apply: |g, m| {
             let op = m.op(g, 0)?.clone();
             before_broadcast(g, op, &[m.vars[0], m.vars[1]], m.root)
@@ -254,6 +254,7 @@ fn meet(g: &mut Graph, values: &[Id]) -> Option<(Vec<Id>, Dims)> {
 }
 
 fn before_broadcast(g: &mut Graph, op: Op, values: &[Id], root: Id) -> Option<Id> {
+    values.iter().all(|&v| repeats(g, v)).then_some(())?;
     let shape = g.shape(root).clone();
     let (cores, dims) = meet(g, values)?;
     if g.shape(cores[0]).elements() >= shape.elements() {

@@ -11,7 +11,7 @@ use lacuna_ir::expand::Attention;
 use lacuna_ir::op::{BinaryOp, EmptyRow, Real, ReduceOp, UnaryOp};
 use lacuna_isa::format::ScalarType;
 
-use super::{Rule, RuleClass, float};
+use super::{Rule, RuleClass};
 use crate::graph::{Graph, Source};
 use crate::masks::band;
 use crate::parts::{self, weights};
@@ -25,7 +25,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(div (exp ?x) ?s)",
         after: "(softmax ?x)",
-        guard: float,
+        guard: None,
         apply: |g, m| softmax(g, m, 1, m.vars[1], &[]),
     },
     Rule {
@@ -33,7 +33,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul (exp ?x) ?r)",
         after: "(softmax ?x)",
-        guard: float,
+        guard: None,
         apply: |g, m| softmax(g, m, 1, m.vars[1], &[UnaryOp::Recip]),
     },
     Rule {
@@ -41,10 +41,10 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(softmax (sub ?x ?m))",
         after: "(softmax ?x)",
-        guard: |g, m| {
+        guard: Some(|g, m| {
             let Some(Op::Softmax { axis, .. }) = m.op(g, 0) else { return false };
             steady(g, m.vars[1], *axis)
-        },
+        }),
         apply: |g, m| {
             let op = m.op(g, 0)?.clone();
             g.add(op, &m.vars[..1])
@@ -55,7 +55,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(contract ?p ?v)",
         after: "(attention ?q ?k ?v)",
-        guard: |g, m| g.elem(m.root) == Some(ScalarType::F32) && weights(g, m.vars[0]).is_some(),
+        guard: Some(|g, m| g.elem(m.root) == Some(ScalarType::F32) && weights(g, m.vars[0]).is_some()),
         apply: |g, m| {
             let Some(Op::Contract { map, .. }) = m.op(g, 0).cloned() else { return None };
             let found = parts::find(g, &map, m.vars[0], m.vars[1])?;
@@ -69,7 +69,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(attention ?q ?k ?v $m)",
         after: "(attention ?q ?k ?v) causal",
-        guard: |g, m| m.op(g, 0).and_then(Attention::of).is_some_and(|a| !a.causal && a.window == 0),
+        guard: Some(|g, m| m.op(g, 0).and_then(Attention::of).is_some_and(|a| !a.causal && a.window == 0)),
         apply: |g, m| {
             let mut a = m.op(g, 0).and_then(Attention::of)?;
             let (mask, length, keys) = (g.eg.find(m.vars[3]), g.shape(m.vars[0])[2], g.shape(m.vars[1])[2]);
@@ -92,7 +92,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(select (isnan ?p) ?z ?p)",
         after: "?p",
-        guard: |g, m| g.is_zero(m.vars[1]) && g.is_float(m.root),
+        guard: Some(|g, m| g.is_zero(m.vars[1]) && g.is_float(m.root)),
         apply: |g, m| {
             let whole = weights(g, m.vars[0])?;
             (whole.dims.len() == g.shape(m.root).rank() && never_empty(g, whole.scores)).then_some(m.vars[0])

@@ -18,7 +18,7 @@ pub const RULES: &[Rule] = &[
         before: "(contract (mul ?x $c) ?y)",
         after: "(mul (contract ?x ?y) $c)",
         // A constant operand takes over the scale itself.
-        guard: |g, m| float(g, m) && g.splat(m.vars[1]).is_some() && !g.is_const(m.vars[2]),
+        guard: Some(|g, m| float(g, m) && g.splat(m.vars[1]).is_some() && !g.is_const(m.vars[2])),
         apply: |g, m| scale_after(g, m, m.vars[1], [m.vars[0], m.vars[2]]),
     },
     Rule {
@@ -26,7 +26,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(contract ?x (mul ?y $c))",
         after: "(mul (contract ?x ?y) $c)",
-        guard: |g, m| float(g, m) && g.splat(m.vars[2]).is_some() && !g.is_const(m.vars[0]),
+        guard: Some(|g, m| float(g, m) && g.splat(m.vars[2]).is_some() && !g.is_const(m.vars[0])),
         apply: |g, m| scale_after(g, m, m.vars[2], [m.vars[0], m.vars[1]]),
     },
     Rule {
@@ -34,7 +34,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(unary (reshape ?x))",
         after: "(reshape (unary ?x))",
-        guard: |g, m| g.facts(m.vars[0]).epilogue,
+        guard: Some(|g, m| g.facts(m.vars[0]).epilogue),
         apply: |g, m| {
             let op = m.op(g, 0)?.clone();
             let to = g.shape(m.root).clone();
@@ -47,7 +47,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(binary (reshape ?x) ?y)",
         after: "(reshape (binary ?x ?y'))",
-        guard: |g, m| g.facts(m.vars[0]).epilogue,
+        guard: Some(|g, m| g.facts(m.vars[0]).epilogue),
         apply: |g, m| {
             let Op::Binary { op } = *m.op(g, 0)? else { return None };
             let (x, to) = (m.vars[0], g.shape(m.root).clone());
@@ -61,7 +61,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0,
         before: "(softmax (reshape ?x))",
         after: "(reshape (softmax ?x))",
-        guard: |g, m| g.facts(m.vars[0]).epilogue,
+        guard: Some(|g, m| g.facts(m.vars[0]).epilogue),
         apply: |g, m| {
             let Op::Softmax { axis, log } = *m.op(g, 0)? else { return None };
             let to = g.shape(m.root).clone();

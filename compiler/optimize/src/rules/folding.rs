@@ -17,7 +17,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul (conv ?x $w) $s)",
         after: "(conv ?x (mul $w $s))",
-        guard: float,
+        guard: Some(float),
         apply: scale_after_conv,
     },
     Rule {
@@ -25,7 +25,9 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(conv (mul ?x $s) $w)",
         after: "(conv ?x (mul $w $s))",
-        guard: |g, m| float(g, m) && matches!(m.op(g, 0), Some(Op::Conv { attrs, .. }) if attrs.groups == 1),
+        guard: Some(|g, m| {
+            float(g, m) && matches!(m.op(g, 0), Some(Op::Conv { attrs, .. }) if attrs.groups == 1)
+        }),
         apply: scale_before_conv,
     },
     Rule {
@@ -33,7 +35,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul (contract ?x $w) $s)",
         after: "(contract ?x (mul $w $s))",
-        guard: float,
+        guard: Some(float),
         apply: |g, m| scale_after_contract(g, m, 1),
     },
     Rule {
@@ -41,7 +43,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul (contract $w ?x) $s)",
         after: "(contract (mul $w $s) ?x)",
-        guard: float,
+        guard: Some(float),
         apply: |g, m| scale_after_contract(g, m, 0),
     },
     Rule {
@@ -49,7 +51,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(contract (mul ?x $s) $w)",
         after: "(contract ?x (mul $w $s))",
-        guard: float,
+        guard: Some(float),
         apply: |g, m| scale_before_contract(g, m, 1),
     },
     Rule {
@@ -57,7 +59,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(contract $w (mul ?x $s))",
         after: "(contract (mul $w $s) ?x)",
-        guard: float,
+        guard: Some(float),
         apply: |g, m| scale_before_contract(g, m, 0),
     },
 ];

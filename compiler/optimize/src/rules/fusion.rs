@@ -5,7 +5,7 @@ use egg::{Id, Language};
 use lacuna_ir::Op;
 use lacuna_ir::op::{BinaryOp, Dims, Real, ReduceOp, UnaryOp};
 
-use super::{Rule, RuleClass, always};
+use super::{Rule, RuleClass};
 use crate::graph::{Graph, Source};
 use crate::pattern::Match;
 use crate::views::{View, along, views};
@@ -17,7 +17,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul ?x ?r)",
         after: "(norm ?x)",
-        guard: always,
+        guard: None,
         apply: |g, m| {
             let &[x, r] = &m.vars[..] else { return None };
             norm(g, x, r, inverse_root).or_else(|| norm(g, r, x, inverse_root))
@@ -28,7 +28,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(div ?x ?r)",
         after: "(norm ?x)",
-        guard: always,
+        guard: None,
         apply: |g, m| norm(g, m.vars[0], m.vars[1], root),
     },
     Rule {
@@ -36,7 +36,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(norm (sub ?x ?m))",
         after: "(norm ?x) centred",
-        guard: always,
+        guard: None,
         apply: centred,
     },
     Rule {
@@ -44,7 +44,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(norm (add ?x (neg ?m)))",
         after: "(norm ?x) centred",
-        guard: always,
+        guard: None,
         apply: centred,
     },
     Rule {
@@ -52,7 +52,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul (norm ?x) ?s)",
         after: "(norm ?x ?s)",
-        guard: always,
+        guard: None,
         apply: |g, m| scaled(g, m, 1, m.vars[1]),
     },
     Rule {
@@ -60,7 +60,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(mul ?s (norm ?x))",
         after: "(norm ?x ?s)",
-        guard: always,
+        guard: None,
         apply: |g, m| scaled(g, m, 1, m.vars[0]),
     },
     Rule {
@@ -68,7 +68,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E1,
         before: "(add (norm ?x ?s) ?b)",
         after: "(norm ?x ?s ?b)",
-        guard: always,
+        guard: None,
         apply: |g, m| scaled(g, m, 1, m.vars[2]),
     },
 ];

@@ -5,7 +5,7 @@ use egg::Id;
 use lacuna_ir::Op;
 use lacuna_ir::op::Dims;
 
-use super::{Rule, RuleClass, always};
+use super::{Guard, Rule, RuleClass};
 use crate::graph::{Graph, inverse};
 use crate::pattern::Match;
 use crate::views::parts;
@@ -14,7 +14,7 @@ const fn rule(
     name: &'static str,
     before: &'static str,
     after: &'static str,
-    guard: fn(&Graph, &Match) -> bool,
+    guard: Option<Guard>,
     apply: fn(&mut Graph, &Match) -> Option<Id>,
 ) -> Rule {
     Rule { name, class: RuleClass::E0, before, after, guard, apply }
@@ -22,65 +22,61 @@ const fn rule(
 
 /// The rules of this file: all are moves, so all are E0.
 pub const RULES: &[Rule] = &[
-    rule("permute-permute", "(permute (permute ?x))", "(permute ?x)", always, |g, m| {
+    rule("permute-permute", "(permute (permute ?x))", "(permute ?x)", None, |g, m| {
         let (outer, inner) = (perm(g, m, 0)?, perm(g, m, 1)?);
         let both: Dims = outer.iter().map(|&p| inner[p as usize]).collect();
         g.permute(m.vars[0], &both)
     }),
-    rule("permute-of-nothing", "(permute ?x)", "?x", always, |g, m| {
+    rule("permute-of-nothing", "(permute ?x)", "?x", None, |g, m| {
         let same = perm(g, m, 0)?.iter().enumerate().all(|(i, &p)| i == p as usize);
         same.then_some(m.vars[0])
     }),
-    rule("permute-of-unit-dims", "(permute ?x)", "(reshape ?x)", always, |g, m| {
+    rule("permute-of-unit-dims", "(permute ?x)", "(reshape ?x)", None, |g, m| {
+        // Groups run along a dimension, even if it is of size 1.
+        g.elem(m.vars[0])?;
         let shape = g.shape(m.vars[0]);
         let moved: Dims = perm(g, m, 0)?.into_iter().filter(|&p| shape[p as usize] != 1).collect();
         let to = g.shape(m.root).clone();
         if moved.is_sorted() { g.reshape(m.vars[0], to) } else { None }
     }),
-    rule(
-        "permute-through-unary",
-        "(permute (unary ?x))",
-        "(unary (permute ?x))",
-        always,
-        through_elementwise,
-    ),
-    rule("permute-through-cast", "(permute (cast ?x))", "(cast (permute ?x))", always, through_elementwise),
+    rule("permute-through-unary", "(permute (unary ?x))", "(unary (permute ?x))", None, through_elementwise),
+    rule("permute-through-cast", "(permute (cast ?x))", "(cast (permute ?x))", None, through_elementwise),
     rule(
         "permute-through-binary",
         "(permute (binary ?x ?y))",
         "(binary (permute ?x) (permute ?y))",
-        always,
+        None,
         through_elementwise,
     ),
     rule(
         "permute-through-compare",
         "(permute (compare ?x ?y))",
         "(compare (permute ?x) (permute ?y))",
-        always,
+        None,
         through_elementwise,
     ),
     rule(
         "permute-through-select",
         "(permute (select ?c ?x ?y))",
         "(select (permute ?c) (permute ?x) (permute ?y))",
-        always,
+        None,
         through_elementwise,
     ),
     rule(
         "permute-through-concat",
         "(permute (concat ...))",
         "(concat (permute ..) ..)",
-        always,
+        None,
         through_elementwise,
     ),
-    rule("permute-through-pad", "(permute (pad ?x ?v))", "(pad (permute ?x) ?v)", always, |g, m| {
+    rule("permute-through-pad", "(permute (pad ?x ?v))", "(pad (permute ?x) ?v)", None, |g, m| {
         let perm = perm(g, m, 0)?;
         let Some(Op::Pad { low, high }) = m.op(g, 1).cloned() else { return None };
         let pick = |v: &[u64]| perm.iter().map(|&p| v[p as usize]).collect();
         let x = g.permute(m.vars[0], &perm)?;
         g.add(Op::Pad { low: pick(&low), high: pick(&high) }, &[x, m.vars[1]])
     }),
-    rule("permute-through-slice", "(permute (slice ?x))", "(slice (permute ?x))", always, |g, m| {
+    rule("permute-through-slice", "(permute (slice ?x))", "(slice (permute ?x))", None, |g, m| {
         let perm = perm(g, m, 0)?;
         let Some(Op::Slice { starts, shape, steps }) = m.op(g, 1).cloned() else { return None };
         let pick = |v: &[i64]| perm.iter().map(|&p| v[p as usize]).collect();
@@ -92,7 +88,7 @@ pub const RULES: &[Rule] = &[
         "permute-through-broadcast",
         "(permute (broadcast ?x))",
         "(broadcast (permute ?x))",
-        always,
+        None,
         |g, m| {
             let perm = perm(g, m, 0)?;
             let Some(Op::Broadcast { dims, .. }) = m.op(g, 1).cloned() else { return None };
@@ -107,7 +103,7 @@ pub const RULES: &[Rule] = &[
             g.broadcast(x, &dims, &shape)
         },
     ),
-    rule("permute-through-reshape", "(permute (reshape ?x))", "(reshape (permute ?x))", always, |g, m| {
+    rule("permute-through-reshape", "(permute (reshape ?x))", "(reshape (permute ?x))", None, |g, m| {
         let (perm, inner) = (perm(g, m, 0)?, g.shape(m.vars[0]).clone());
         let parts = parts(&inner, g.shape(m.args(0)[0]))?;
         let units = (0..inner.rank()).filter(|&d| inner[d] == 1).map(|d| d as u8);
@@ -116,14 +112,14 @@ pub const RULES: &[Rule] = &[
         let x = g.permute(m.vars[0], &order)?;
         g.reshape(x, to)
     }),
-    rule("permute-through-softmax", "(permute (softmax ?x))", "(softmax (permute ?x))", always, |g, m| {
+    rule("permute-through-softmax", "(permute (softmax ?x))", "(softmax (permute ?x))", None, |g, m| {
         let perm = perm(g, m, 0)?;
         let Some(Op::Softmax { axis, log }) = m.op(g, 1).cloned() else { return None };
         let axis = inverse(&perm)[axis as usize];
         let x = g.permute(m.vars[0], &perm)?;
         g.add(Op::Softmax { axis, log }, &[x])
     }),
-    rule("permute-through-norm", "(permute (norm ...))", "(norm (permute ?x) ..)", always, |g, m| {
+    rule("permute-through-norm", "(permute (norm ...))", "(norm (permute ?x) ..)", None, |g, m| {
         let perm = perm(g, m, 0)?;
         let Some(Op::Norm { axes, centre, eps }) = m.op(g, 1).cloned() else { return None };
         let inverse = inverse(&perm);
@@ -136,7 +132,7 @@ pub const RULES: &[Rule] = &[
         args[0] = g.permute(args[0], &perm)?;
         g.add(Op::Norm { axes: moved, centre, eps }, &args)
     }),
-    rule("permute-through-reduce", "(permute (reduce ?x))", "(reduce (permute ?x))", always, |g, m| {
+    rule("permute-through-reduce", "(permute (reduce ?x))", "(reduce (permute ?x))", None, |g, m| {
         let outer = perm(g, m, 0)?;
         let Some(Op::Reduce { op, axes }) = m.op(g, 1).cloned() else { return None };
         let rank = g.shape(m.vars[0]).rank() as u8;
@@ -145,7 +141,7 @@ pub const RULES: &[Rule] = &[
         let x = g.permute(m.vars[0], &perm)?;
         g.add(Op::Reduce { op, axes: (kept.len() as u8..rank).collect() }, &[x])
     }),
-    rule("reduce-before-permute", "(reduce (permute ?x))", "(permute (reduce ?x))", always, |g, m| {
+    rule("reduce-before-permute", "(reduce (permute ?x))", "(permute (reduce ?x))", None, |g, m| {
         let perm = perm(g, m, 1)?;
         let Some(Op::Reduce { op, axes }) = m.op(g, 0).cloned() else { return None };
         let inner: Dims = axes.iter().map(|&a| perm[a as usize]).collect();
@@ -158,30 +154,24 @@ pub const RULES: &[Rule] = &[
         let reduced = g.add(Op::Reduce { op, axes: inner }, &[m.vars[0]])?;
         g.permute(reduced, &order)
     }),
-    rule("reshape-reshape", "(reshape (reshape ?x))", "(reshape ?x)", always, |g, m| {
+    rule("reshape-reshape", "(reshape (reshape ?x))", "(reshape ?x)", None, |g, m| {
         let to = g.shape(m.root).clone();
         g.reshape(m.vars[0], to)
     }),
-    rule("reshape-to-itself", "(reshape ?x)", "?x", always, |g, m| {
+    rule("reshape-to-itself", "(reshape ?x)", "?x", None, |g, m| {
         (g.shape(m.root) == g.shape(m.vars[0])).then_some(m.vars[0])
     }),
-    rule(
-        "reshape-through-unary",
-        "(reshape (unary (reshape ?x)))",
-        "(unary (reshape ?x))",
-        always,
-        |g, m| {
-            let op = m.op(g, 1)?.clone();
-            let to = g.shape(m.root).clone();
-            let x = g.reshape(m.vars[0], to)?;
-            g.add(op, &[x])
-        },
-    ),
+    rule("reshape-through-unary", "(reshape (unary (reshape ?x)))", "(unary (reshape ?x))", None, |g, m| {
+        let op = m.op(g, 1)?.clone();
+        let to = g.shape(m.root).clone();
+        let x = g.reshape(m.vars[0], to)?;
+        g.add(op, &[x])
+    }),
     rule(
         "reshape-through-binary",
         "(reshape (binary (reshape ?x) (reshape ?y)))",
         "(binary (reshape ?x) (reshape ?y))",
-        always,
+        None,
         |g, m| {
             let op = m.op(g, 1)?.clone();
             let to = g.shape(m.root).clone();
@@ -190,7 +180,7 @@ pub const RULES: &[Rule] = &[
             g.add(op, &[x, y])
         },
     ),
-    rule("broadcast-broadcast", "(broadcast (broadcast ?x))", "(broadcast ?x)", always, |g, m| {
+    rule("broadcast-broadcast", "(broadcast (broadcast ?x))", "(broadcast ?x)", None, |g, m| {
         let (Some(Op::Broadcast { dims: outer, shape }), Some(Op::Broadcast { dims: inner, .. })) =
             (m.op(g, 0).cloned(), m.op(g, 1))
         else {
@@ -199,15 +189,15 @@ pub const RULES: &[Rule] = &[
         let dims: Dims = inner.iter().map(|&d| outer[d as usize]).collect();
         g.broadcast(m.vars[0], &dims, &shape)
     }),
-    rule("broadcast-to-itself", "(broadcast ?x)", "?x", always, |g, m| {
+    rule("broadcast-to-itself", "(broadcast ?x)", "?x", None, |g, m| {
         (g.ty(m.root) == g.ty(m.vars[0])).then_some(m.vars[0])
     }),
-    rule("broadcast-of-unit-dims", "(broadcast ?x)", "(reshape ?x)", always, |g, m| {
+    rule("broadcast-of-unit-dims", "(broadcast ?x)", "(reshape ?x)", None, |g, m| {
         let to = g.shape(m.root).clone();
         (to.elements() == g.shape(m.vars[0]).elements()).then_some(())?;
         g.reshape(m.vars[0], to)
     }),
-    rule("slice-slice", "(slice (slice ?x))", "(slice ?x)", not_cyclic, |g, m| {
+    rule("slice-slice", "(slice (slice ?x))", "(slice ?x)", Some(not_cyclic), |g, m| {
         let (Some(Op::Slice { starts: s1, shape, steps: t1 }), Some(Op::Slice { starts: s0, steps: t0, .. })) =
             (m.op(g, 0).cloned(), m.op(g, 1).cloned())
         else {
@@ -217,16 +207,16 @@ pub const RULES: &[Rule] = &[
         let steps = (0..t0.len()).map(|d| t0[d].checked_mul(t1[d])).collect::<Option<_>>()?;
         g.slice(m.vars[0], starts, shape, steps)
     }),
-    rule("slice-of-all", "(slice ?x)", "?x", always, |g, m| {
+    rule("slice-of-all", "(slice ?x)", "?x", None, |g, m| {
         let Some(Op::Slice { starts, shape, steps }) = m.op(g, 0) else { return None };
         let all = *shape == *g.shape(m.vars[0])
             && starts.iter().all(|&s| s == 0)
             && steps.iter().zip(shape.iter()).all(|(&t, &n)| t == 1 || n == 1);
         all.then_some(m.vars[0])
     }),
-    rule("slice-of-concat", "(slice (concat ...))", "(slice ?x)", always, slice_of_concat),
-    rule("concat-of-one", "(concat ?x)", "?x", always, |_, m| Some(m.vars[0])),
-    rule("pad-by-nothing", "(pad ?x ?v)", "?x", always, |g, m| {
+    rule("slice-of-concat", "(slice (concat ...))", "(slice ?x)", None, slice_of_concat),
+    rule("concat-of-one", "(concat ?x)", "?x", None, |_, m| Some(m.vars[0])),
+    rule("pad-by-nothing", "(pad ?x ?v)", "?x", None, |g, m| {
         (g.ty(m.root) == g.ty(m.vars[0])).then_some(m.vars[0])
     }),
 ];

@@ -10,6 +10,7 @@
 //! | [`fusion`] | normalisations from their parts |
 //! | [`attention`] | softmax and attention from their parts |
 //! | [`zeros`] | terms and channels of zeros are not computed |
+//! | [`packing`] | conversions to narrow formats move, meet and vanish (after selection) |
 //! | [`merging`] | contractions of one value by several constants become one (a hook, run once) |
 
 pub mod absorb;
@@ -20,6 +21,7 @@ pub mod folding;
 pub mod fusion;
 pub mod layout;
 pub mod merging;
+pub mod packing;
 #[cfg(test)]
 mod tests;
 pub mod zeros;
@@ -63,13 +65,23 @@ pub struct Rule {
     pub before: &'static str,
     /// What replaces it, for people.
     pub after: &'static str,
-    /// Whether the rule is sound, and worth its nodes, for a match.
-    pub guard: fn(&Graph, &Match) -> bool,
+    /// Whether the rule is sound, and worth its nodes, for a match; without one it always is.
+    pub guard: Option<Guard>,
     /// The equal class, or `None` where shapes do not permit one.
     pub apply: fn(&mut Graph, &Match) -> Option<Id>,
 }
 
-/// Every rule, in the order in which they run.
+/// A question about a match.
+pub type Guard = fn(&Graph, &Match) -> bool;
+
+impl Rule {
+    /// Whether the guard, if there is one, permits a match.
+    pub fn holds(&self, g: &Graph, m: &Match) -> bool {
+        self.guard.is_none_or(|guard| guard(g, m))
+    }
+}
+
+/// Every rule of the exact phase, in the order in which they run. Those of [`packing`] run after selection.
 pub fn all() -> Vec<Rule> {
     [
         algebra::RULES,
@@ -84,15 +96,11 @@ pub fn all() -> Vec<Rule> {
     .concat()
 }
 
-/// Name and class of every rule, in the order in which they run, and of the hook that merges contractions.
+/// Name and class of every rule, in the order in which they run, and of the hook that merges contractions between the
+/// two phases.
 pub fn rule_names() -> Vec<(&'static str, RuleClass)> {
-    let hook = (merging::NAME, RuleClass::E0);
-    all().into_iter().map(|r| (r.name, r.class)).chain([hook]).collect()
-}
-
-/// A guard that always holds.
-fn always(_: &Graph, _: &Match) -> bool {
-    true
+    let names = |rules: Vec<Rule>| rules.into_iter().map(|r| (r.name, r.class)).collect::<Vec<_>>();
+    [names(all()), vec![(merging::NAME, RuleClass::E0)], names(packing::RULES.to_vec())].concat()
 }
 
 /// The result is of a floating-point type.

@@ -28,7 +28,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0f,
         before: "(contract ?x ?y)",
         after: "(contract ?x' ?y')",
-        guard: |g, m| dead_terms(g, m).is_some(),
+        guard: None,
         apply: |g, m| {
             let (a, b, dead) = dead_terms(g, m)?;
             let live = dead.not();
@@ -43,9 +43,9 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0f,
         before: "(conv ?x ?w)",
         after: "(conv ?x' ?w')",
-        guard: |g, m| dead_channels(g, m).is_some_and(|d| !d.is_empty() && !d.is_full()),
+        guard: None,
         apply: |g, m| {
-            let live = dead_channels(g, m)?.not();
+            let live = dead_channels(g, m).filter(|d| !d.is_empty() && !d.is_full())?.not();
             let Op::Conv { attrs, elem } = m.op(g, 0)?.clone() else { return None };
             let x = restricted(g, m.vars[0], attrs.x[1], &live)?;
             let w = restricted(g, m.vars[1], attrs.w[1], &live)?;
@@ -57,7 +57,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0f,
         before: "(contract ?x ?y)",
         after: "(concat (contract ?x' ?y') 0)",
-        guard: |g, m| dead_results(g, m).is_some(),
+        guard: None,
         apply: among_zeros,
     },
     Rule {
@@ -65,7 +65,7 @@ pub const RULES: &[Rule] = &[
         class: RuleClass::E0f,
         before: "(conv ?x ?w)",
         after: "(concat (conv ?x ?w') 0)",
-        guard: |g, m| dead_results(g, m).is_some(),
+        guard: None,
         apply: among_zeros,
     },
 ];

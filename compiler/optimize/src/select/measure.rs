@@ -32,6 +32,8 @@ pub struct Drop {
     pub n_judged: u64,
     /// Whether labels judge; otherwise agreement with the reference does.
     pub by_labels: bool,
+    /// Whether sensitivities were measured on other samples than those.
+    pub held_out: bool,
 }
 
 /// Runs modules on calibration data: implemented with the interpreter, so that every figure is one of the machine's own.
@@ -44,6 +46,19 @@ pub trait Measure {
     /// # Errors
     /// When there is no code for the module, or it traps.
     fn run(&mut self, module: &Module) -> Result<Outputs, Self::Error>;
+
+    /// As [`Measure::run`], on the part of the data that sensitivities are measured on; the rest is held out.
+    ///
+    /// # Errors
+    /// As [`Measure::run`].
+    fn run_to_choose(&mut self, module: &Module) -> Result<Outputs, Self::Error> {
+        self.run(module)
+    }
+
+    /// Whether some of the data is held out.
+    fn holds_out(&self) -> bool {
+        false
+    }
 
     /// What the code for a selected module costs, without running it on data.
     ///

@@ -5,7 +5,7 @@
 //! could be with its modelled cost (`model`), `survey` measures their errors through the trait [`Measure`], and `choose` solves for the best
 //! joint choice (`solve`) and holds it to the budget by running it. `convert` rewrites the graph, and every weight passes through
 //! `weights::quantized`, unless a technique of [`crate::weights`] takes its place. Candidates are measured with plain rounding; what is
-//! run whole, under a budget too, has the techniques.
+//! run whole, under a budget too, has the techniques. At last [`crate::pack`] moves the conversions to where they cost least.
 
 mod candidates;
 mod choose;
@@ -26,6 +26,8 @@ use lacuna_isa::format::Format;
 use crate::constants::fold;
 use crate::exact::{Error, functions};
 use crate::options::{Options, Precision};
+use crate::pack::pack;
+use crate::report::Report;
 use crate::weights::{WeightReport, is_rotation, refine};
 use crate::zeros::{Sparse, WeightSparsity};
 
@@ -60,6 +62,8 @@ pub struct Selected {
     pub assignments: Vec<Assignment>,
     /// What became of weights that more was done to than plain rounding, in order.
     pub refined: Vec<WeightReport>,
+    /// What packing did with the conversions.
+    pub packing: Report,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -108,7 +112,8 @@ fn convert(mut module: Module, options: &Options, plan: Plan<'_>) -> Result<Sele
     if changed || !options.weights.is_plain() {
         fold(&mut module)?;
     }
-    Ok(Selected { module, assignments, refined, warnings: options.warnings() })
+    let (module, packing) = pack(module)?;
+    Ok(Selected { module, assignments, refined, packing, warnings: options.warnings() })
 }
 
 /// What formats the weights of contractions have, by falling number of elements. A constant counts once.

@@ -104,11 +104,16 @@ impl Survey {
         measure.run(module)
     }
 
+    fn run_to_choose<M: Measure>(&mut self, module: &Module, measure: &mut M) -> Result<Outputs, M::Error> {
+        self.n_runs += 1;
+        measure.run_to_choose(module)
+    }
+
     /// One run for the reference and one for each format.
     fn measure_locally<M: Measure>(&mut self, measure: &mut M) -> Result<(), SelectError<M::Error>> {
         let weights = self.options.weights.plain();
         let module = probed(&self.module, self.func, weights, |_| vec![Probe::Signal])?;
-        let outputs = self.run(&module, measure).map_err(SelectError::Measure)?;
+        let outputs = self.run_to_choose(&module, measure).map_err(SelectError::Measure)?;
         let signal: Vec<f64> = self.sums(&outputs);
         self.reference =
             outputs.into_iter().map(|set| set.into_iter().take(self.n_outputs).collect()).collect();
@@ -129,7 +134,7 @@ impl Survey {
             }
             let noise = |idx: usize| probes[idx].iter().map(|p| Probe::Noise(p.0)).collect();
             let module = probed(&self.module, self.func, weights, noise)?;
-            let outputs = match self.run(&module, measure) {
+            let outputs = match self.run_to_choose(&module, measure) {
                 Ok(outputs) => outputs,
                 Err(e) => {
                     self.warnings
@@ -172,7 +177,9 @@ impl Survey {
             let mut choice = vec![0; self.sites.len()];
             block.iter().for_each(|&(site, candidate)| choice[site] = candidate);
             let local: f64 = block.iter().map(|&(s, c)| self.sites[s].candidates[c].local_error).sum();
-            let reached = self.quality(&choice, measure)?.0;
+            let module = self.selected(&choice)?.module;
+            let outputs = self.run_to_choose(&module, measure).map_err(SelectError::Measure)?;
+            let reached = noise_to_signal(&self.reference, &outputs, self.n_outputs);
             let gain = if local > 0.0 { (reached / local).max(MIN_GAIN) } else { 1.0 };
             for &(site, _) in block {
                 self.sites[site].gain = gain;
@@ -185,8 +192,10 @@ impl Survey {
             }
             site.candidates.retain(|c| c.error.is_finite());
         }
-        self.known.clear();
-        self.machine.clear();
+        if measure.holds_out() {
+            let unchanged = self.module.clone();
+            self.reference = self.run(&unchanged, measure).map_err(SelectError::Measure)?;
+        }
         Ok(())
     }
 
@@ -264,6 +273,16 @@ impl Survey {
         let (cycles, weight_bytes, error) = self.total(choice);
         let choice = choice.to_vec();
         Ok(ParetoPoint { choice, cycles, weight_bytes, error, sqnr_db: sqnr_db(noise), drop, machine })
+    }
+
+    /// How many other contractions read an operand of one.
+    pub fn n_sharing(&self, site: usize) -> usize {
+        let own = self.shared.iter().filter(|s| s.users.contains(&site));
+        let mut others: Vec<usize> =
+            own.flat_map(|s| s.users.iter().copied()).filter(|&u| u != site).collect();
+        others.sort_unstable();
+        others.dedup();
+        others.len()
     }
 
     /// Modelled cycles, bytes of weights and predicted error of a choice.

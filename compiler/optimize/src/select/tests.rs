@@ -39,6 +39,7 @@ impl Measure for Evaluator {
             points: 100.0 * signs as f64 / a.len() as f64,
             n_judged: a.len() as u64,
             by_labels: false,
+            held_out: false,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The exact phase on deep and on real modules.
 
+mod clock;
 mod layers;
 mod onnx_file;
 
@@ -8,7 +9,7 @@ use std::thread;
 use lacuna_ir::eval::{Mode, Tensor, eval};
 use lacuna_ir::{Module, verify::verify};
 use lacuna_isa::format::ScalarType;
-use lacuna_optimize::{Extraction, Options, Report, optimize, rule_names};
+use lacuna_optimize::{Extraction, Options, Report, optimize, rule_names, select};
 
 use layers::Kind;
 
@@ -18,6 +19,14 @@ fn exact(module: &Module) -> (Module, Report) {
     let done = optimize(module.clone(), &Options::default()).unwrap();
     verify(&done.module).unwrap();
     (done.module, done.report)
+}
+
+/// What packing does once the operands of products have a precision.
+fn packing(module: &Module, precision: &str) -> Report {
+    let options = Options { precision: precision.parse().unwrap(), ..Options::default() };
+    let selected = select(module.clone(), &options).unwrap();
+    verify(&selected.module).unwrap();
+    selected.packing
 }
 
 fn inputs(module: &Module) -> Vec<Tensor> {
@@ -209,6 +218,16 @@ const SPELLINGS: &[(&str, &[&str])] = &[
         &["rms-norm-by-quotient", "layer-norm", "layer-norm-by-sum", "norm-scale-first", "norm-bias"],
     ),
     (
+        "values rearranged or repeated before a product that cannot take over the movement: channels of groups, tokens for every beam",
+        &["quantize-before-permute", "quantize-before-broadcast"],
+    ),
+    ("logits of the last position alone, beside others of all positions", &["quantize-before-slice"]),
+    (
+        "models in 16 bits whose exporter writes products in f32 between casts",
+        &["quantize-of-widened", "cast-of-widened"],
+    ),
+    ("rotary halves put together before attention in 16 bits", &["cast-before-concat"]),
+    (
         "softmax by its parts, and guarded against rows that a mask might leave empty",
         &["softmax-by-quotient", "softmax-by-product", "softmax-shift", "softmax-without-nan"],
     ),
@@ -219,11 +238,71 @@ fn every_rule_fires_on_a_model_or_stands_for_a_spelling() {
     let mut modules: Vec<Module> =
         onnx_file::trained().iter().map(|p| onnx_file::import(&p.join("model.onnx")).unwrap()).collect();
     modules.extend(KINDS.map(|kind| layers::module(kind, 1)));
-    let reports: Vec<Report> = modules.iter().map(|m| exact(m).1).collect();
+    let exact: Vec<(Module, Report)> = modules.iter().map(exact).collect();
+    let packed = exact.iter().flat_map(|(m, _)| ["bf16", "mxfp8"].map(|p| packing(m, p)));
+    let mut reports: Vec<Report> = packed.collect();
+    reports.extend(exact.iter().map(|e| e.1.clone()));
     assert!(reports.iter().all(|r| r.limited.is_empty()));
     let fires = |rule| reports.iter().any(|r| r.count(rule).fired > 0);
     let idle: Vec<&str> = rule_names().into_iter().map(|r| r.0).filter(|r| !fires(r)).collect();
     let listed: Vec<&str> = SPELLINGS.iter().flat_map(|s| s.1.iter().copied()).collect();
     let unlisted: Vec<&str> = idle.into_iter().filter(|r| !listed.contains(r)).collect();
     assert_eq!(unlisted, Vec::<&str>::new(), "delete them, or say what they are for");
+}
+
+/// Queries, keys and values are views of one product: their conversions become one, of the product, and no bit changes.
+#[test]
+fn one_conversion_serves_the_parts_of_a_product() {
+    let module = exact(&layers::module(Kind::Encoder, 1)).0;
+    let options = Options { precision: "bf16".parse().unwrap(), ..Options::default() };
+    let selected = select(module.clone(), &options).unwrap();
+    verify(&selected.module).unwrap();
+    let func = &selected.module.functions[selected.module.entries[0].func];
+    let attention = func.nodes.values().find(|n| n.op.name() == "attention").unwrap();
+    let source = |v| {
+        let mut v = v;
+        while let Some(node) = func.def(v).map(|n| &func.nodes[n]).filter(|n| n.op.is_movement()) {
+            v = node.args[0];
+        }
+        v
+    };
+    let sources: Vec<_> = attention.args[..3].iter().map(|&a| source(a)).collect();
+    assert!(sources.iter().all(|&s| s == sources[0]));
+    assert_eq!(func.nodes[func.def(sources[0]).unwrap()].op.name(), "cast");
+    let casts = func.nodes.values().filter(|n| n.op.name() == "cast").count();
+    // Besides: of the input, of what attention gives, and of the two products behind it.
+    assert_eq!(casts, 5);
+    assert_eq!(selected.packing.count("cast-before-slice").used, 3, "{}", selected.packing);
+    // The products are in the order of their assignments.
+    let products: Vec<_> = func.nodes.values().filter(|n| n.op.is_product()).map(|n| &n.origins).collect();
+    assert_eq!(products, selected.assignments.iter().map(|a| &a.origins).collect::<Vec<_>>());
+}
+
+/// Least milliseconds of several runs: the machine may be busy with other things.
+#[cfg(not(debug_assertions))]
+fn least_ms(module: &Module, runs: usize) -> f64 {
+    let run = |_| {
+        let own = module.clone();
+        let started = clock::Clock::start();
+        optimize(own, &Options::default()).unwrap();
+        started.ms()
+    };
+    (0..runs).map(run).fold(f64::INFINITY, f64::min)
+}
+
+#[test]
+#[cfg(not(debug_assertions))]
+fn depth_costs_little_time() {
+    for kind in KINDS {
+        let ms = [1, 12, 48].map(|depth| least_ms(&layers::module(kind, depth), 7));
+        println!("{kind:?}: 1, 12 and 48 layers take {ms:.2?} ms");
+        assert!(kind != Kind::Encoder || ms[1] <= 50.0, "{kind:?}: 12 layers take {:.1} ms", ms[1]);
+        // Below a tick of the clock nothing can be told.
+        assert!(
+            ms[2] <= 2.0 * ms[0].max(10.0),
+            "{kind:?}: 48 layers take {:.1} ms, one {:.1} ms",
+            ms[2],
+            ms[0]
+        );
+    }
 }

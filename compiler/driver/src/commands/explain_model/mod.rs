@@ -1,0 +1,165 @@
+//! `lacuna explain MODEL`: for each layer what was decided, by which rules, at what cost, and what the alternatives would have cost;
+//! then the choices along the frontier of cycles and error.
+
+mod layer;
+mod points;
+
+use std::path::Path;
+
+use lacuna_optimize::{Report as Rewrites, Site, Survey, rule_names};
+use serde_json::{Value, json};
+
+use super::{Context, Model, Settings, verify};
+use crate::cli;
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::files;
+use lacuna_driver::pipeline::{self, Compiled};
+use lacuna_driver::plot;
+use lacuna_driver::report::Report;
+use lacuna_driver::selection::{self, point_json};
+use lacuna_driver::testset::TestSet;
+use layer::View;
+
+/// Runs the command on a model or a test folder.
+///
+/// # Errors
+/// Those of compiling the model, of measuring it, and of writing the plot.
+pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report, Failed> {
+    let mut settings = Settings::measuring(&args.options)?;
+    let set = TestSet::find(path)?;
+    let model = Model::read(&set.model)?;
+    if let Some(svg) = &args.svg {
+        files::keep_input(&set.model, svg)?;
+    }
+    if set.has_data() {
+        let data = set.load()?;
+        if let Some(first) = data.first() {
+            settings = verify::bind(&model, &settings, first, context).0;
+        }
+        settings.calibrate_on(&data);
+    }
+    let compiled = settings.compile(&model, context, None)?;
+    let request = settings.request(&model, context.threads);
+    let mut interpreter = selection::interpreter(&compiled.optimized, &request, &context.progress)?;
+    let mut warnings = compiled.warnings.clone();
+    let mut own = None;
+    let mut compiled = compiled;
+    let chosen = compiled.selection.take();
+    let price = chosen.as_ref().map(|c| c.verdict.price);
+    let header = chosen.as_ref().map(|c| (selection::text(c), selection::json(c)));
+    let (survey, choice) = match chosen {
+        Some(chosen) => {
+            let choice = chosen.verdict.point.choice.clone();
+            (own.insert(chosen.survey), choice)
+        }
+        None => {
+            // Alternatives are measured as plain rounding gives them, under the same scales.
+            let mut options = pipeline::options(&settings.target, settings.precision);
+            options.weights = settings.weights.plain();
+            let survey = selection::survey(&compiled.optimized, &request, &options, &mut interpreter)?;
+            warnings.extend(survey.warnings.iter().cloned());
+            let choice = assigned(&survey, &compiled);
+            (own.insert(survey), choice)
+        }
+    };
+    if interpreter.is_random {
+        let warning = "errors were measured on random inputs; --calibrate DIR measures them on real ones";
+        warnings.extend((!warnings.iter().any(|w| w == warning)).then(|| warning.to_owned()));
+    }
+    let profile = lacuna_runtime::profile(&compiled.object, &settings.target, 0)
+        .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
+    let name = if price.is_some() { "chosen".to_owned() } else { settings.precision.to_string() };
+    let named = points::pareto(survey, &choice, &name, &mut interpreter)?;
+    let view = View { survey, choice: &choice, compiled: &compiled, profile: &profile, price };
+
+    let mut text =
+        format!("{} for {}, {}\n", compiled.imported.name, settings.target.name, settings.precision);
+    text += &selection::weights_text(&compiled.weights);
+    text += &header.as_ref().map_or_else(String::new, |h| h.0.clone());
+    if let Some(price) = price.filter(|p| *p > 0.0) {
+        text += &format!(
+            "price: at the margin, noise of -20 dB more at the worst output would save {:.0} cycles; each layer has about the least \
+             of cycles plus its noise at this price\n",
+            price * 1e-2
+        );
+    } else if price.is_some() {
+        text += "price: the budget does not bind; each layer has the fewest cycles\n";
+    }
+    let mut layers = Vec::new();
+    for number in 0..survey.sites.len() {
+        text += &view.text(number);
+        layers.push(view.json(number));
+    }
+    text += &view.refined_text();
+    text += "\nchoices by budget: of the frontier of modelled cycles and predicted error, and uniform precisions\n";
+    text += &points::table(&named);
+    text += "\nrewrites of the exact phase\n";
+    text += &compiled.report.to_string();
+    if !compiled.packing.rules.is_empty() {
+        text += "\nconversions moved after selection\n";
+        text += &compiled.packing.counts();
+    }
+    if let Some(path) = &args.svg {
+        let title = format!("{} for {}", compiled.imported.name, settings.target.name);
+        let drawn = plot::svg(&title, &points::marks(&named))
+            .map_err(|e| Diagnostic::new(codes::WRITE, format!("{}: {e}", path.display())))?;
+        files::write(path, drawn.as_bytes())?;
+        text += &format!("plot: {}\n", path.display());
+    }
+    let json = json!({
+        "ok": true,
+        "target": settings.target.name,
+        "precision": settings.precision.to_string(),
+        "weights": selection::weights_json(&compiled.weights),
+        "four_bit_weights": selection::four_bit_share(&compiled.weights),
+        "selection": header.map(|h| h.1),
+        "price": price,
+        "layers": layers,
+        "pareto": named.iter().map(|(name, _, point)| {
+            let mut json = point_json(point);
+            json["name"] = json!(name);
+            json
+        }).collect::<Vec<Value>>(),
+        "svg": args.svg,
+        "formats": view.formats_json(),
+        "refined": view.refined_json(),
+        "nodes_before": compiled.report.n_nodes.0,
+        "nodes_after": compiled.report.n_nodes.1,
+        "cost_before": compiled.report.cost.0,
+        "cost_after": compiled.report.cost.1,
+        "rules": rules_json(&[&compiled.report, &compiled.packing]),
+        "saturated": compiled.report.limited.is_empty() && compiled.packing.limited.is_empty(),
+        "proven": compiled.report.unproven.is_empty(),
+        "rewrites": compiled
+            .report
+            .applied
+            .iter()
+            .chain(&compiled.packing.applied)
+            .map(|a| view.rewrite_json(a))
+            .collect::<Vec<Value>>(),
+    });
+    Ok(Report { warnings, ..Report::new(text, json) })
+}
+
+/// How often each rule fired, and how often the result uses it.
+fn rules_json(reports: &[&Rewrites]) -> Vec<Value> {
+    let sum = |rule, get: fn(lacuna_optimize::RuleCount) -> usize| {
+        reports.iter().map(|r| get(r.count(rule))).sum::<usize>()
+    };
+    let one = |(rule, class): (&'static str, lacuna_optimize::RuleClass)| {
+        let (fired, used) = (sum(rule, |c| c.fired), sum(rule, |c| c.used));
+        json!({ "rule": rule, "class": class.to_string(), "fired": fired, "used": used })
+    };
+    rule_names().into_iter().map(one).collect()
+}
+
+/// The candidates that a fixed precision amounts to.
+fn assigned(survey: &Survey, compiled: &Compiled) -> Vec<usize> {
+    let of = |(i, site): (usize, &Site)| {
+        let formats = compiled.assignments.get(i).map(|a| a.formats);
+        let at = site.candidates.iter().position(|c| Some(c.formats) == formats && !c.dense);
+        at.unwrap_or(0)
+    };
+    survey.sites.iter().enumerate().map(of).collect()
+}
