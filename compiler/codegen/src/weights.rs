@@ -118,10 +118,12 @@ pub fn narrowest(constant: &Constant) -> Option<ScalarType> {
 }
 
 /// Types that constants are stored in, narrowest first.
-const NARROW: [ScalarType; 7] = [
+const NARROW: [ScalarType; 9] = [
     ScalarType::I4,
+    ScalarType::U4,
     ScalarType::E2M1,
     ScalarType::I8,
+    ScalarType::U8,
     ScalarType::E4M3,
     ScalarType::E5M2,
     ScalarType::Bf16,

@@ -37,7 +37,7 @@ pub fn cost(g: &Graph, class: Id, term: &Term) -> u64 {
     let add = |costs: &[u64]| costs.iter().fold(1u64, |sum, &c| sum.saturating_add(c));
     let moved = |bytes: u64| bytes.saturating_mul(BYTE);
     let behind = |args: &[&Facts]| args.iter().fold(0u64, |sum, a| sum.saturating_add(a.memory));
-    let streamed = || args.iter().fold(0u64, |sum, a| sum.saturating_add(bytes_of(a)));
+    let streamed = || args.iter().fold(0u64, |sum, a| sum.saturating_add(stored_bytes(a)));
     let kernel = |read: u64| add(&[LAUNCH, moved(read), moved(result)]);
     match op {
         Op::Const { .. } | Op::Iota { .. } => 0,
@@ -92,6 +92,16 @@ pub fn cost(g: &Graph, class: Id, term: &Term) -> u64 {
 
 fn bytes_of(facts: &Facts) -> u64 {
     facts.types.iter().map(|t| t.bytes()).fold(0, u64::saturating_add)
+}
+
+/// Bytes of an operand of a product in memory: constants lie there in the narrowest type that has their values.
+fn stored_bytes(facts: &Facts) -> u64 {
+    let bytes = bytes_of(facts);
+    let wide = facts.types.first().and_then(|ty| ty.elem.scalar()).map(|ty| u64::from(ty.bits()));
+    match (facts.narrow, wide) {
+        (Some(narrow), Some(wide)) => (u128::from(bytes) * u128::from(narrow) / u128::from(wide)) as u64,
+        _ => bytes,
+    }
 }
 
 /// Whether a reshape only adds or drops dimensions of size 1.

@@ -28,6 +28,8 @@ pub struct Facts {
     pub kernel: Kernel,
     /// Least bytes of memory behind the value: what it repeats counts once.
     pub memory: u64,
+    /// Bits of the narrowest scalar type from which a constant was widened, where code generation can store it so.
+    pub narrow: Option<u32>,
 }
 
 /// Where a value stands among the kernels that a function needs.
@@ -53,6 +55,7 @@ impl Facts {
                 open: self.kernel.open || other.kernel.open,
             },
             memory: self.memory.min(other.memory),
+            narrow: self.narrow.into_iter().chain(other.narrow).min(),
         }
     }
 
@@ -67,6 +70,7 @@ impl Facts {
             epilogue: false,
             kernel: Kernel::default(),
             memory,
+            narrow: None,
         }
     }
 }
@@ -162,11 +166,30 @@ fn of_op(module: &Module, op: &Op, args: &[&Facts], types: Vec<TensorType>) -> F
         facts.memory = facts.memory.min(x.memory);
         facts.splat = if matches!(op, Op::Window { .. }) { None } else { x.splat };
     }
+    if let ([x], true) = (args, facts.constant) {
+        facts.narrow = match op {
+            Op::Cast { .. } => widened_from(x, &facts),
+            op if op.is_movement() => x.narrow,
+            _ => None,
+        };
+    }
     // What the compiler computes needs no kernel.
     if !facts.constant {
         facts.kernel = kernel_of(op, args);
     }
     facts
+}
+
+/// Bits of the operand of a cast that keeps every value, to a floating-point type.
+fn widened_from(from: &Facts, to: &Facts) -> Option<u32> {
+    let ([from], [to]) = (&from.types[..], &to.types[..]) else { return None };
+    let (from, to) = (from.elem.scalar()?, to.elem.scalar()?);
+    let exact = match to {
+        ScalarType::F32 => from.bits() <= 16,
+        ScalarType::Bf16 | ScalarType::F16 => from.bits() <= 8 && from.is_int(),
+        _ => false,
+    };
+    (exact && from.bits() < to.bits()).then_some(from.bits())
 }
 
 fn kernel_of(op: &Op, args: &[&Facts]) -> Kernel {

@@ -93,6 +93,15 @@ impl<'m> Lab<'m> {
         self.b.constant(Constant::new(ty, ConstantData::Splat(u64::from(value.to_bits())), "")).unwrap()
     }
 
+    /// An `i8` constant widened to f32, as quantised weights are.
+    pub fn widened_konst(&mut self, shape: &[u64]) -> Value {
+        let n: u64 = shape.iter().product();
+        let bytes = (0..n).map(|_| self.random(255) as u8).collect();
+        let ty = TensorType::new(ScalarType::I8, shape);
+        let codes = self.b.constant(Constant::dense(ty, bytes, "")).unwrap();
+        self.emit(Op::Cast { to: ScalarType::F32, saturate: true }, &[codes])
+    }
+
     /// An integer constant of elements from 1 to 9.
     pub fn int_konst(&mut self, shape: &[u64]) -> Value {
         let n: u64 = shape.iter().product();

@@ -152,6 +152,10 @@ const SPELLINGS: &[(&str, &[&str])] = &[
         &["scale-into-contract-left", "input-scale-into-contract-left"],
     ),
     (
+        "weights quantised ahead of time: DequantizeLinear before MatMul, Gemm and Conv",
+        &["scale-out-of-contract-right", "scale-out-of-contract-left", "scale-out-of-conv"],
+    ),
+    (
         "layers that pruning or zero initialisation emptied",
         &[
             "mul-zero",

@@ -68,5 +68,39 @@ pub fn cases() -> Vec<Case> {
             },
             "contractjk,ij->ik(mul(.., ..), param0)",
         ),
+        case(
+            "scale-out-of-contract-right",
+            |l| {
+                let d = l.dims(3);
+                let (x, w) = (l.param(&[d[0], d[1]]), l.widened_konst(&[d[1], d[2]]));
+                let s = l.channel(&[d[1], d[2]], 1);
+                let w = l.bin(Mul, w, s);
+                l.contract("ij,jk->ki", x, w)
+            },
+            "mul(contractij,jk->ki(.., ..), broadcast[0](..))",
+        ),
+        case(
+            "scale-out-of-contract-left",
+            |l| {
+                let d = l.dims(3);
+                let (w, x) = (l.widened_konst(&[d[1], d[2]]), l.param(&[d[0], d[1]]));
+                let s = l.splat(&[d[1], d[2]], 0.125);
+                let w = l.bin(Mul, w, s);
+                l.contract("jk,ij->ik", w, x)
+            },
+            "mul(contractjk,ij->ik(.., ..), c)",
+        ),
+        case(
+            "scale-out-of-conv",
+            |l| {
+                let (x, w, op) = conv_parts(l, 2);
+                let shape = l.shape(w);
+                let w = l.widened_konst(&shape);
+                let s = l.channel(&shape, 0);
+                let w = l.bin(Mul, w, s);
+                l.emit(op, &[x, w])
+            },
+            "mul(conv(.., ..), broadcast[1](..))",
+        ),
     ]
 }

@@ -273,6 +273,24 @@ const FOLDING: &[Refusal] = &[
         let x = l.bin(Mul, x, s);
         l.contract("ij,jk->ik", x, w)
     }),
+    ("scale-out-of-contract-right", "weights that are no narrower without the scale", Shape, |l| {
+        let (x, w) = (l.param(&[2, 3]), l.konst(&[3, 4]));
+        let s = l.channel(&[3, 4], 1);
+        let w = l.bin(Mul, w, s);
+        l.contract("ij,jk->ik", x, w)
+    }),
+    ("scale-out-of-contract-left", "the scale varies along what is summed", Shape, |l| {
+        let (w, x) = (l.widened_konst(&[3, 4]), l.param(&[2, 3]));
+        let s = l.channel(&[3, 4], 0);
+        let w = l.bin(Mul, w, s);
+        l.contract("jk,ij->ik", w, x)
+    }),
+    ("scale-out-of-conv", "the scale varies along input channels", Shape, |l| {
+        let (x, w) = (l.param(&[1, 2, 5]), l.widened_konst(&[3, 2, 2]));
+        let s = l.channel(&[3, 2, 2], 1);
+        let w = l.bin(Mul, w, s);
+        l.emit(conv1d(0, 0, 1), &[x, w])
+    }),
 ];
 
 const EPILOGUE: &[Refusal] = &[
