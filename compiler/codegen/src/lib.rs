@@ -31,7 +31,7 @@ use lacuna_isa::object::{Address, EntryPoint, Launch, MemSpace, Object, ObjectOr
 use lacuna_isa::target::Target;
 
 pub use crate::check::check;
-pub use crate::kernels::sparse::ProductZeros;
+pub use crate::kernels::sparse::{Form, ProductZeros};
 use crate::lower::Lowering;
 use crate::memory::{ALIGN, Life, address, plan};
 use crate::place::{StorageId, StorageKind};

@@ -2,7 +2,7 @@
 //! weights stored densely.
 
 use cranelift_entity::SecondaryMap;
-use lacuna_codegen::ProductZeros;
+use lacuna_codegen::{Form, ProductZeros};
 use lacuna_ir::op::{ContractMap, ConvAttrs};
 use lacuna_ir::{Constant, Entry, FunctionBuilder, Module, Node, Op, TensorType, Value};
 use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
@@ -80,7 +80,9 @@ fn conv(k: u64, n: u64, taps: u64, weights: &[f32]) -> Module {
     })
 }
 
-fn compile(module: &Module, target: &Target, zeros: &SecondaryMap<Node, ProductZeros>) -> Object {
+type Zeros = SecondaryMap<Node, ProductZeros>;
+
+fn compile(module: &Module, target: &Target, zeros: &Zeros) -> Object {
     let generated = lacuna_codegen::generate(module, target, zeros)
         .unwrap_or_else(|failures| panic!("{failures:?}\n{module}"));
     let faults = generated.object.validate();
@@ -114,17 +116,18 @@ fn check(name: &str, module: &Module, pattern: Pattern) {
     let entry = module.entries[0].func;
     let func = &module.functions[entry];
     let asked = [WeightSparsity { n: pattern.n, m: pattern.m }];
-    let mut zeros: SecondaryMap<Node, ProductZeros> = SecondaryMap::new();
+    let (mut zeros, mut dense_zeros): (Zeros, Zeros) = (SecondaryMap::new(), SecondaryMap::new());
     let mut n_sparse = 0;
     for (node, sparse) in sparsity_of(module, entry, &asked).iter() {
         if !sparse.patterns.is_empty() {
-            zeros[node].pattern = Some(pattern);
+            zeros[node].only = Some(Form::Pattern(pattern));
+            dense_zeros[node].only = Some(Form::Dense);
             n_sparse += 1;
         }
     }
     assert_eq!(n_sparse, 1, "{name}: products with a constant operand of {pattern}");
     let (dense, sparse) =
-        (compile(module, &target, &SecondaryMap::new()), compile(module, &target, &zeros));
+        (compile(module, &target, &dense_zeros), compile(module, &target, &zeros));
     let uses = |object: &Object| {
         object.kernels.iter().flat_map(|k| &k.code).any(|i| matches!(i.kind, InstKind::Mmnm { .. }))
     };

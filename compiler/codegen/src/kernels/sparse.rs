@@ -27,6 +27,8 @@ pub struct ProductZeros {
     pub pattern: Option<Pattern>,
     /// Whether the computed operand is probably zero in many places.
     pub active: bool,
+    /// The only form to try, for comparisons; `None` for the best.
+    pub only: Option<Form>,
 }
 
 /// How a product uses zeros.
@@ -100,6 +102,9 @@ impl Lowering<'_> {
     pub(super) fn forms(&self, hero: Node) -> Vec<Form> {
         let Some((constant, swapped)) = self.second_constant(hero) else { return vec![Form::Dense] };
         let zeros = self.zeros[hero];
+        if let Some(form) = zeros.only {
+            return vec![form];
+        }
         let sparse = is_sparse(&self.module.constants[constant]);
         let pattern = zeros.pattern.filter(|_| !swapped);
         let mut forms = Vec::new();
