@@ -4,7 +4,6 @@
 //! rows. Each is costed with the machine's own timing: DPE cycles, epilogue cycles, bytes over the shared ports with
 //! multicast counted once. Ties go to the first candidate, so the choice is deterministic.
 
-use super::map::LOCAL_FILL;
 use lacuna_isa::view::PE_COORDS;
 
 use super::problem::{Problem, Role, Second};
@@ -182,36 +181,46 @@ fn evaluate(
     let mut plan = Plan { nest, chunk: k_size, slots: SLOTS[0], pieces: 1 };
     plan.pieces = plan.pieces_of(problem, area * result.element_bytes);
 
-    let budget = (target.local_bytes as f64 * LOCAL_FILL) as u64;
+    // Slots are rounded up to whole beats.
+    let budget = (target.local_bytes as f64 * PRODUCT_FILL) as u64;
     if epilogue_tile(problem, &plan, problem.a.storage, 0, 0, true).0.dims.len() > 5 {
         return None;
     }
-    // The largest chunks of K that fit, in equal parts: a shorter one has more rounds, but more of them fit at a time.
+    // The largest chunk of K that fits and parts of it: a shorter one has more rounds, but more of them fit at a time.
     let mut best: Option<(f64, Plan)> = None;
-    let (mut parts, mut n_fitting) = (1, 0);
-    while n_fitting < MAX_CHUNKS {
-        let chunk = k_size.div_ceil(parts).next_multiple_of(multiple).min(k_size);
+    let chunk_of = |parts: u64| k_size.div_ceil(parts).next_multiple_of(multiple).min(k_size);
+    let mut of_chunk = |chunk: u64| -> Option<Time> {
         let axis = plan.k_axis();
         plan.chunk = chunk;
         plan.nest.axes[axis].tile = chunk / k_unit;
         plan.nest.axes[axis].trip = k_size.div_ceil(chunk);
         let time = Time::of(problem, expr, result, area, lowering, &plan)?;
-        if plan.nest.fits() && time.slot_bytes(2) <= budget {
-            n_fitting += 1;
-            for slots in SLOTS.into_iter().filter(|&s| time.slot_bytes(u64::from(s)) <= budget) {
-                let cycles = time.cycles(slots);
-                if best.as_ref().is_none_or(|(known, _)| cycles < *known) {
-                    best = Some((cycles, Plan { slots, ..plan.clone() }));
-                }
+        if !plan.nest.fits() || time.slot_bytes(SLOTS[0]) > budget {
+            return None;
+        }
+        for slots in SLOTS.into_iter().filter(|&s| time.slot_bytes(s) <= budget) {
+            let cycles = time.cycles(slots);
+            if best.as_ref().is_none_or(|(known, _)| cycles < *known) {
+                best = Some((cycles, Plan { slots, ..plan.clone() }));
             }
         }
+        Some(time)
+    };
+    let mut parts = 1;
+    while of_chunk(chunk_of(parts)).is_none() {
+        let chunk = chunk_of(parts);
         if chunk <= multiple {
-            break;
+            return None;
         }
-        parts = match n_fitting {
-            0 if k_size.div_ceil(parts + 1) < chunk => parts + 1,
-            _ => parts * 2,
-        };
+        parts = if chunk_of(parts + 1) < chunk { parts + 1 } else { parts * 2 };
+    }
+    let mut last = chunk_of(parts);
+    for [times, of] in CHUNK_PARTS {
+        let chunk = chunk_of((parts * times).div_ceil(of));
+        if chunk < last {
+            of_chunk(chunk);
+            last = chunk;
+        }
     }
     best
 }
@@ -263,7 +272,9 @@ fn traffic(weights: &[(Vec<bool>, u64); 2], n_tiles: &[u64], pes: &[[u16; PE_COO
     weights.iter().map(of).fold(0, u64::saturating_add)
 }
 
-/// Chunks of K that are tried for each tile, from the largest that fits.
-const MAX_CHUNKS: usize = 4;
+/// Share of local memory that buffers of a product may fill.
+const PRODUCT_FILL: f64 = 0.98;
+/// Shorter chunks of K that are tried for each tile: this many times as many parts as of the largest that fits.
+const CHUNK_PARTS: [[u64; 2]; 6] = [[3, 2], [2, 1], [3, 1], [4, 1], [6, 1], [8, 1]];
 /// Slots of a buffer that is filled in the innermost loop.
 const SLOTS: [u8; 5] = [2, 3, 4, 8, 16];

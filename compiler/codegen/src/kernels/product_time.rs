@@ -163,7 +163,8 @@ impl Time {
     }
 
     /// Bytes of local memory for operands and result, with `slots` slots in the innermost loop.
-    pub fn slot_bytes(&self, slots: u64) -> u64 {
+    pub fn slot_bytes(&self, slots: u8) -> u64 {
+        let slots = u64::from(slots);
         let slots_of = |f: &Fetch| match (f.inner, f.times > 1.0) {
             (true, _) => f.slots.max(slots),
             (false, true) => 2,
