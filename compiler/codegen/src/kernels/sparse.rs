@@ -92,9 +92,10 @@ const WORTHWHILE: f64 = 0.95;
 /// values which are as often negative as positive.
 pub(super) const ASSUMED_ACTIVITY: f64 = 0.5;
 
-/// Elements of K that a flag of `mmblk` stands for: what a DPE skips together.
+/// Elements of K that a flag of `mmblk` stands for: what a DPE skips together, as a power of two so that groups fit.
 pub(super) fn flag_elements(format: Format) -> u64 {
-    DPE_SKIP_BYTES * 8 / u64::from(format.element().bits()).max(1)
+    let together = DPE_SKIP_BYTES * 8 / u64::from(format.element().bits()).max(1);
+    (1 << together.max(1).ilog2()).max(u64::from(format.group_size()))
 }
 
 impl Lowering<'_> {
