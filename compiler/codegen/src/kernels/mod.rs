@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod attention_plan;
 pub mod attention_programs;
+mod attention_tiles;
 pub mod dots;
 pub mod fill;
 pub mod gather;
