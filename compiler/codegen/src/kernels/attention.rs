@@ -13,19 +13,20 @@
 //!
 //! Causal attention ends the loop at the diagonal, a trip count affine in the tile of queries. Only tiles on the diagonal
 //! compare positions: the domain of one program ends where that of the other begins, and the empty one costs nothing. Where
-//! all keys are one tile, the stages belong to the innermost loop over units instead.
+//! all keys are one tile, the stages belong to the innermost loop over units instead. Scores that are only scaled and compared in
+//! tiles on the diagonal take another course: [`super::attention_flow`].
 
 use lacuna_ir::expand::Attention;
 use lacuna_ir::{Node, TensorType, Value};
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, InstKind, Operand};
+use lacuna_isa::inst::{Action, InstKind};
 use lacuna_isa::object::{Access, BufferKind, Trip};
 use lacuna_isa::program::Stream;
-use lacuna_isa::view::{PE_COORDS, VIEW_DIMS};
+use lacuna_isa::view::PE_COORDS;
 
-use super::attention_plan::{BATCH, GROUP, KEY_SLOTS, KEYS, Plan, TILE, VALUE_SLOTS};
+use super::attention_plan::{BATCH, GROUP, KEYS, Plan, TILE};
 use super::attention_programs::{Compare, Streams, exponentials, greatest, passes};
-use super::attention_tiles::{Buffers, Flash, Pass, fit};
+use super::attention_tiles::{Buffers, Flash, KEY_STEPS, Pass, fit};
 use crate::emit::KernelBuilder;
 use crate::lower::{Lowered, Lowering};
 use crate::place::{Storage, StorageId};
@@ -147,23 +148,10 @@ impl Flash<'_, '_> {
     /// A block of queries whose keys come in several tiles. The result of the block before is stored after this one's
     /// loads: transfers share their port in program order.
     fn streamed(&mut self, pass: &Pass, before: Option<(u8, &Pass)>) -> Lowered<()> {
-        let (least, zero) = (u64::from(f32::MIN.to_bits()), 0);
         let tiles = 0..self.plan.cut;
         for tile in tiles.clone() {
             self.load_queries(0, pass, tile)?;
-            let numbers = self.slot(Format::F32, &[self.plan.rows()])?;
-            for (buffer, value) in [(self.buffers.greatest, least), (self.buffers.sum, zero)] {
-                let constants = &mut self.kb.kernel.constants;
-                let at = constants.iter().position(|&c| c == value).unwrap_or_else(|| {
-                    constants.push(value);
-                    constants.len() - 1
-                });
-                let dst = Operand::new(buffer, Action::Push, numbers);
-                self.push(0, InstKind::Fill { dst, value: at as u16 });
-            }
-            let result = self.dense_rows(Format::F32, self.plan.sizes.width)?;
-            let bank = Operand::new(self.buffers.result, Action::Push, result);
-            self.push(0, InstKind::Zero { bank });
+            self.start_rows(0)?;
         }
         let trip = self.trip(pass)?;
         self.open(trip, KEYS, 4);
@@ -219,9 +207,6 @@ impl Flash<'_, '_> {
     }
 }
 
-/// Dimensions before the walked one: a row's keys are its sequence.
-const KEY_STEPS: u8 = (VIEW_DIMS - 1) as u8;
-
 impl Lowering<'_> {
     /// `attention`: see the head of this file.
     pub fn attention(&mut self, node: Node, result: Value) -> Lowered {
@@ -253,11 +238,16 @@ impl Lowering<'_> {
         let (step, half, length) = (plan.block() as i64, plan.half(), plan.sizes.length);
         let last = (plan.n_blocks as i64 - 1) * step;
         let mut passes = Vec::new();
-        for part in 0..plan.parts {
+        let across = plan.across();
+        for part in 0..if across { 1 } else { plan.parts } {
             let within = part * plan.queries * plan.cut;
-            passes.push(Pass { block: 0, step, within, low: 0, high: half.min(length) });
+            let (one, ends) =
+                if across { (plan.queries as i64, (plan.parts - 1) * plan.queries) } else { (0, within) };
+            passes.push(Pass { block: 0, step, within, part: one, low: 0, high: half.min(length) });
             if plan.triangular {
-                passes.push(Pass { block: last, step: -step, within, low: half, high: length });
+                // The part that sees the least of one block's last tile sees the most of the other's.
+                let (block, step) = (last, -step);
+                passes.push(Pass { block, step, within: ends, part: -one, low: half, high: length });
             }
         }
         let axes: Vec<usize> =
@@ -267,10 +257,18 @@ impl Lowering<'_> {
             let trip = Trip::constant(fit(flash.kb.nest.axes[axis].trip as i64)?);
             let innermost = i + 1 == axes.len();
             // One step, or a result that is stored in the next round.
-            let stages = if innermost && single { 4 } else { 1 + u8::from(innermost) };
+            let stages = match (innermost, single, plan.flows()) {
+                (false, _, _) => 1,
+                (true, true, _) => 4,
+                (true, false, true) => Flash::flow_stages(passes.len()),
+                (true, false, false) => 2,
+            };
             flash.open(trip, axis, stages);
         }
-        for (i, pass) in passes.iter().enumerate() {
+        if plan.flows() {
+            flash.flow(&passes, !axes.is_empty())?;
+        }
+        for (i, pass) in passes.iter().enumerate().filter(|_| !plan.flows()) {
             let before = match i {
                 0 if axes.is_empty() => None,
                 0 => passes.last().map(|p| (1, p)),
@@ -282,7 +280,7 @@ impl Lowering<'_> {
                 flash.streamed(pass, before)?;
             }
         }
-        if let (Some(pass), true, false) = (passes.last(), axes.is_empty(), single) {
+        if let (Some(pass), true, false) = (passes.last(), axes.is_empty(), single || plan.flows()) {
             for tile in 0..plan.cut {
                 flash.store(0, pass, tile)?;
             }
@@ -301,17 +299,18 @@ fn buffers(kb: &mut KernelBuilder<'_>, plan: &Plan, mask: Option<&TensorType>) -
     let s = &plan.sizes;
     let rows = plan.rows();
     let [q, k, v, y] = s.types;
-    let mut local = |name: &str, elem: ScalarType, elements: u64, slots: u8| {
-        kb.buffer(name, BufferKind::Local, elem.bytes_for(elements), slots)
+    let mut local = |name: &str, elem: ScalarType, elements: u64, n: u8| {
+        kb.buffer(name, BufferKind::Local, elem.bytes_for(elements), n)
     };
     let single = plan.n_key_tiles() == 1;
     // Those of the tiles of a block, and of the block before or after.
     let two = 2 * plan.cut as u8;
     // Those that are free again when the next ones are made.
     let more = plan.cut as u8 + 1;
-    let q = local("q", q, rows * s.size, two)?;
-    let k = local("k", k, plan.keys * s.size, KEY_SLOTS)?;
-    let v_buffer = local("v", v, plan.keys * s.width, VALUE_SLOTS)?;
+    let slots = plan.slots();
+    let q = local("q", q, rows * s.size, slots.queries)?;
+    let k = local("k", k, plan.keys * s.size, plan.key_slots)?;
+    let v_buffer = local("v", v, plan.keys * s.width, slots.values)?;
     let mask = match mask {
         None => None,
         Some(ty) => {
@@ -326,10 +325,11 @@ fn buffers(kb: &mut KernelBuilder<'_>, plan: &Plan, mask: Option<&TensorType>) -
     let greatest = local("greatest", ScalarType::F32, rows, two)?;
     let sum = local("sum", ScalarType::F32, rows, two)?;
     let factor = if single { None } else { Some(local("factor", ScalarType::F32, rows, two)?) };
+    let peaks = if plan.flows() { Some(local("peaks", ScalarType::F32, rows, two)?) } else { None };
     let weights = local("weights", v, rows * plan.keys, more)?;
-    let y = local("y", y, rows * s.width, more)?;
+    let y = local("y", y, rows * s.width, slots.results)?;
     let [score_bytes, result_bytes] = plan.bank_slots();
     let scores = kb.buffer("scores", BufferKind::Bank, score_bytes, plan.banks[0].max(plan.cut as u8))?;
     let result = kb.buffer("result", BufferKind::Bank, result_bytes, plan.banks[1] * plan.cut as u8)?;
-    Ok(Buffers { q, k, v: v_buffer, mask, scores, bent, greatest, sum, factor, weights, result, y })
+    Ok(Buffers { q, k, v: v_buffer, mask, scores, bent, greatest, sum, factor, peaks, weights, result, y })
 }

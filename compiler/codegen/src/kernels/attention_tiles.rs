@@ -8,7 +8,7 @@ use lacuna_isa::object::{Access, Trip};
 use lacuna_isa::program::{Program, Stream};
 use lacuna_isa::view::{Advance, Dim, LOOP_LEVELS, PE_COORDS, Space, VIEW_DIMS, View};
 
-use super::attention_plan::{BATCH, GROUP, KEYS, Plan, Rejection, TILE};
+use super::attention_plan::{BATCH, GROUP, KEYS, PART, Plan, Rejection, TILE};
 use super::attention_programs::{Compare, Parts, divide, rescale};
 use crate::emit::KernelBuilder;
 use crate::lower::Lowered;
@@ -39,10 +39,15 @@ pub(super) struct Pass {
     pub step: i64,
     /// First query of the pass within its block.
     pub within: u64,
+    /// Distance of the parts of a block that PEs take at the same time.
+    pub part: i64,
     /// Queries from `low` to `high` are this pass's.
     pub low: u64,
     pub high: u64,
 }
+
+/// Dimensions before the walked one: a row's keys are its sequence.
+pub(super) const KEY_STEPS: u8 = (VIEW_DIMS - 1) as u8;
 
 /// The buffers of the kernel.
 pub(super) struct Buffers {
@@ -55,6 +60,7 @@ pub(super) struct Buffers {
     pub greatest: u8,
     pub sum: u8,
     pub factor: Option<u8>,
+    pub peaks: Option<u8>,
     pub weights: u8,
     pub result: u8,
     pub y: u8,
@@ -97,12 +103,14 @@ impl Flash<'_, '_> {
                 let step = |elements: u64| -> Lowered<Advance> {
                     Ok(Advance { dim: dim as u8, step: fit(elements as i64 * scale)? })
                 };
-                if let Some(level) = self.kb.nest.level(axis) {
-                    levels[usize::from(level)] = Some(step(data.tile)?);
-                }
-                for (c, coord) in coords.iter_mut().enumerate() {
-                    if data.pes[c] > 1 {
-                        *coord = Some(step(data.coord_step(c))?);
+                let level =
+                    self.kb.nest.level(axis).map(|level| (&mut levels[usize::from(level)], data.tile));
+                let along = coords.iter_mut().enumerate().filter(|(c, _)| data.pes[*c] > 1);
+                for (place, elements) in
+                    level.into_iter().chain(along.map(|(c, to)| (to, data.coord_step(c))))
+                {
+                    if place.replace(step(elements)?).is_some() {
+                        return Err("a counter or coordinate moves two dimensions of a view".into());
                     }
                 }
             }
@@ -157,7 +165,7 @@ impl Flash<'_, '_> {
             stride,
             origin: pass.block + self.within(pass, tile) - pass.low as i64,
             bound: pass.high - pass.low,
-            moves: vec![(TILE, pass.step)],
+            moves: vec![(TILE, pass.step), (PART, pass.part)],
         }
     }
 
@@ -222,12 +230,20 @@ impl Flash<'_, '_> {
 
     pub fn load_keyed(&mut self, stage: u8, which: usize) -> Lowered<()> {
         let place = self.places[which].clone();
-        let [b, g, _, l, d] = self.strides(&place, false);
+        let stride = self.strides(&place, false)[3];
+        let tile = self.keys(stride);
+        self.load_keys(stage, which, tile)
+    }
+
+    /// Loads keys or values.
+    pub fn load_keys(&mut self, stage: u8, which: usize, tile: Side) -> Lowered<()> {
+        let place = self.places[which].clone();
+        let [b, g, _, _, d] = self.strides(&place, false);
         let (width, buffer) = match which {
             1 => (self.plan.sizes.size, self.buffers.k),
             _ => (self.plan.sizes.width, self.buffers.v),
         };
-        let sides = [self.one(BATCH, b), self.one(GROUP, g), self.keys(l), Side::free(width, d)];
+        let sides = [self.one(BATCH, b), self.one(GROUP, g), tile, Side::free(width, d)];
         let alone = self.plan.triangular;
         self.load(stage, buffer, place.storage, place.offset, &sides, alone)
     }
@@ -346,8 +362,40 @@ impl Flash<'_, '_> {
         self.push(stage, InstKind::Run { program });
     }
 
+    /// Sums and results of a tile of queries without keys.
+    pub fn start_rows(&mut self, stage: u8) -> Lowered<()> {
+        let (least, zero) = (u64::from(f32::MIN.to_bits()), 0);
+        let numbers = self.slot(Format::F32, &[self.plan.rows()])?;
+        for (buffer, value) in [(self.buffers.greatest, least), (self.buffers.sum, zero)] {
+            let constants = &mut self.kb.kernel.constants;
+            let at = constants.iter().position(|&c| c == value).unwrap_or_else(|| {
+                constants.push(value);
+                constants.len() - 1
+            });
+            let dst = Operand::new(buffer, Action::Push, numbers);
+            self.push(stage, InstKind::Fill { dst, value: at as u16 });
+        }
+        let result = self.dense_rows(Format::F32, self.plan.sizes.width)?;
+        let bank = Operand::new(self.buffers.result, Action::Push, result);
+        self.push(stage, InstKind::Zero { bank });
+        Ok(())
+    }
+
     /// Scores: queries times keys.
     pub fn score(&mut self, stage: u8, pass: &Pass, tile: u64, done: Action) -> Lowered<()> {
+        let columns = self.keys(self.plan.sizes.size as i64);
+        self.score_columns(stage, pass, tile, done, columns)
+    }
+
+    /// Queries times these keys of a slot.
+    pub fn score_columns(
+        &mut self,
+        stage: u8,
+        pass: &Pass,
+        tile: u64,
+        done: Action,
+        columns: Side,
+    ) -> Lowered<()> {
         let s = self.plan.sizes;
         let [q, k, ..] = s.types.map(Format::Scalar);
         let (queries, size) = (self.plan.queries as i64, s.size as i64);
@@ -359,8 +407,7 @@ impl Flash<'_, '_> {
             Side::free(s.size, 1),
         ];
         let a = self.local(q, &rows)?;
-        let columns =
-            [Side::free(1, 0), self.keys(size), Side::free(1, 0), Side::free(1, 0), Side::free(s.size, 1)];
+        let columns = [Side::free(1, 0), columns, Side::free(1, 0), Side::free(1, 0), Side::free(s.size, 1)];
         let b = self.local(k, &columns)?;
         let bank = self.dense_rows(Format::F32, self.plan.keys)?;
         let bank = Operand::new(self.buffers.scores, Action::Push, bank);

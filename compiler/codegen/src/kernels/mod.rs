@@ -1,6 +1,7 @@
 //! Kernels by family: each turns one fusion group into a stream.
 
 pub mod attention;
+mod attention_flow;
 pub mod attention_plan;
 pub mod attention_programs;
 mod attention_tiles;
