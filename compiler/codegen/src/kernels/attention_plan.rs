@@ -25,6 +25,8 @@ pub const GROUP: usize = 1;
 pub const TILE: usize = 2;
 /// Keys.
 pub const KEYS: usize = 3;
+/// Parts of a block that PEs take at the same time.
+pub const PART: usize = 4;
 
 /// The extents of an attention.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +62,30 @@ pub enum Rejection {
     Everywhere,
 }
 
+/// In which order tiles are made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Course {
+    /// The SE finds maxima and rescales: [`super::attention`].
+    Turns,
+    /// The RE does, and scores are made one tile ahead: [`super::attention_flow`].
+    Flow,
+    /// A flow in which the PEs of each row of the grid take the parts of a block and share its keys.
+    Rows,
+    /// The same in columns of the grid.
+    Columns,
+}
+
+/// Slots of a buffer each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slots {
+    /// Tiles of queries.
+    pub queries: u8,
+    /// Tiles of values.
+    pub values: u8,
+    /// Tiles of results that wait to be stored.
+    pub results: u8,
+}
+
 /// The chosen tiles.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
@@ -73,7 +99,8 @@ pub struct Plan {
     pub keys: u64,
     /// Tiles of queries that share each fetch of keys.
     pub cut: u64,
-    /// Passes over the keys that a block takes, one after the other, where tiles of keys are longer than their queries.
+    /// Passes over the keys that a block takes where tiles of keys are longer than their queries: one after the other, or by
+    /// PEs that share each fetch.
     pub parts: u64,
     /// Blocks of queries; even where they go in pairs.
     pub n_blocks: u64,
@@ -85,6 +112,10 @@ pub struct Plan {
     pub transformed: bool,
     /// Slots of the accumulators of scores and of the result.
     pub banks: [u8; 2],
+    /// The order of tiles.
+    pub course: Course,
+    /// Slots of tiles of keys.
+    pub key_slots: u8,
 }
 
 impl Plan {
@@ -96,6 +127,16 @@ impl Plan {
     /// Tiles of all keys.
     pub fn n_key_tiles(&self) -> u64 {
         self.sizes.keys.div_ceil(self.keys)
+    }
+
+    /// Whether the RE finds maxima and rescales.
+    pub fn flows(&self) -> bool {
+        self.course != Course::Turns
+    }
+
+    /// Whether the parts of a block belong to PEs that work at the same time.
+    pub fn across(&self) -> bool {
+        matches!(self.course, Course::Rows | Course::Columns)
     }
 
     /// Queries of a block.
@@ -112,27 +153,45 @@ impl Plan {
     pub fn choose(a: &Attention, args: &[&TensorType], target: &Target) -> Option<Plan> {
         let sizes = sizes_of(a, args)?;
         let mut best: Option<(f64, Plan)> = None;
+        let mut offer = |plan: Option<Plan>| {
+            let Some(plan) = plan else { return };
+            let time = if plan.flows() { plan.flow_time(target) } else { plan.time(target) };
+            if best.as_ref().is_none_or(|(least, _)| time < *least) {
+                best = Some((time, plan));
+            }
+        };
         for keys in key_tiles(sizes.keys) {
             for queries in query_tiles(sizes.length, keys) {
                 for cut in [1, 2, 4] {
-                    let Some(plan) = Plan::of(a, sizes, [queries, cut, keys], target) else { continue };
-                    let time = plan.time(target);
-                    if best.as_ref().is_none_or(|(least, _)| time < *least) {
-                        best = Some((time, plan));
-                    }
+                    offer(Plan::of(a, sizes, [queries, cut, keys], Course::Turns, target));
                 }
             }
+        }
+        for (course, [queries, keys]) in flow_tiles(a, &sizes, target) {
+            offer(Plan::of(a, sizes, [queries, 1, keys], course, target));
         }
         best.map(|(_, plan)| plan)
     }
 
-    fn of(a: &Attention, sizes: Sizes, [queries, cut, keys]: [u64; 3], target: &Target) -> Option<Plan> {
+    fn of(
+        a: &Attention,
+        sizes: Sizes,
+        [queries, cut, keys]: [u64; 3],
+        course: Course,
+        target: &Target,
+    ) -> Option<Plan> {
+        let flow = course != Course::Turns;
+        let across = match course {
+            Course::Turns | Course::Flow => 1,
+            Course::Rows => u64::from(target.cols),
+            Course::Columns => u64::from(target.rows),
+        };
         let pass = queries * cut;
         let parts = if a.causal && keys > pass && keys.is_multiple_of(pass) { keys / pass } else { 1 };
         let block = pass * parts;
         let triangular = a.causal && block.is_multiple_of(keys) && a.shift >= 0 && sizes.length > block;
         let parts = if triangular { parts } else { 1 };
-        if (cut > 1 && (keys >= sizes.keys || sizes.length < pass)) || parts > MAX_PARTS {
+        if (cut > 1 && (keys >= sizes.keys || sizes.length < pass)) || (across == 1 && parts > MAX_PARTS) {
             return None;
         }
         let shift = u64::try_from(a.shift).unwrap_or(0);
@@ -152,8 +211,14 @@ impl Plan {
             Axis::new("group", sizes.groups, 1),
             Axis::new("tile", units, 1),
             Axis::new("keys", sizes.keys, keys),
+            Axis::new("part", 1, 1),
         ];
         let transformed = a.softcap.0 > 0.0 || sizes.mask.is_some() || a.scale.0 <= 0.0;
+        // A flow has one last tile of keys, which lies on the diagonal or is the last of all.
+        let flows = !transformed && keys < sizes.keys && (!a.causal || (triangular && block == keys));
+        if flow && !(flows && rejection != Rejection::Everywhere && (across == 1 || parts == across)) {
+            return None;
+        }
         let mut plan = Plan {
             sizes,
             nest: Nest { axes, grid: [1; PE_COORDS] },
@@ -166,14 +231,41 @@ impl Plan {
             rejection,
             transformed,
             banks: [2, 2],
+            course,
+            key_slots: KEY_SLOTS,
         };
         let banks = [[2, 2], [2, 1], [1, 1]];
         plan.banks = banks.into_iter().find(|&b| plan.bank_bytes(b) <= target.bank_bytes)?;
         if plan.local_bytes() as f64 > target.local_bytes as f64 * LOCAL_FILL {
             return None;
         }
-        let spread = [true, true, true, false];
-        plan.nest = Nest::distribute(plan.nest.axes, &spread, target.rows, target.cols);
+        let spread = [true, true, true, false, false];
+        let (rows, cols) = match course {
+            Course::Turns | Course::Flow => (target.rows, target.cols),
+            Course::Rows => (target.rows, 1),
+            Course::Columns => (1, target.cols),
+        };
+        plan.nest = Nest::distribute(plan.nest.axes, &spread, rows, cols);
+        let inner = match course {
+            Course::Turns | Course::Flow => None,
+            Course::Rows => Some((PE_COORDS - 1, target.cols)),
+            Course::Columns => Some((0, target.rows)),
+        };
+        if let Some((coord, n)) = inner {
+            let part = &mut plan.nest.axes[PART];
+            (part.size, part.pes[coord]) = (u64::from(n), n);
+            plan.nest.grid[coord] = n;
+        }
+        while flow
+            && plan.key_slots < MOST_KEY_SLOTS
+            && plan.fetch(target) > plan.flow_step(plan.keys, target)
+        {
+            plan.key_slots += 1;
+            if plan.local_bytes() as f64 > target.local_bytes as f64 * LOCAL_FILL {
+                plan.key_slots -= 1;
+                break;
+            }
+        }
         plan.nest.fits().then_some(plan)
     }
 
@@ -193,11 +285,27 @@ impl Plan {
         let [q, k, v, y] = s.types.map(|ty| ty.bytes_for(1));
         let rows = self.rows();
         let mask = s.mask.map_or(0, |ty| ty.bytes_for(rows * self.keys));
-        let next = rows * (s.size * q + 16) + mask;
-        let more = rows * (s.width * y + self.keys * v);
-        let keyed = self.keys * (s.size * k * u64::from(KEY_SLOTS) + s.width * v * u64::from(VALUE_SLOTS));
+        let slots = self.slots();
+        let queries = rows * s.size * q * u64::from(slots.queries);
+        let next = 2 * self.cut * (rows * 20 + mask);
+        let weights = (self.cut + 1) * rows * self.keys * v;
+        let results = rows * s.width * y * u64::from(slots.results);
+        let keyed =
+            self.keys * (s.size * k * u64::from(self.key_slots) + s.width * v * u64::from(slots.values));
         let scores = if self.transformed { rows * self.keys * 4 } else { 0 };
-        2 * self.cut * next + (self.cut + 1) * more + keyed + scores + 4096
+        queries + next + weights + results + keyed + scores + 4096
+    }
+
+    /// Slots of what is loaded and stored.
+    pub fn slots(&self) -> Slots {
+        let cut = self.cut as u8;
+        match self.course {
+            // Those of the tiles of a block, and of the block before or after.
+            Course::Turns => Slots { queries: 2 * cut, values: self.key_slots + 1, results: cut + 1 },
+            Course::Flow => Slots { queries: 2, values: self.key_slots + 1, results: 2 },
+            // The passes of parts are short.
+            Course::Rows | Course::Columns => Slots { queries: 4, values: self.key_slots + 1, results: 2 },
+        }
     }
 
     /// Tiles of keys that block `i` of queries needs, where the first query stands at the first key.
@@ -219,7 +327,7 @@ impl Plan {
         let softmax = rows * row / target.simd_ops_per_cycle;
         let [_, k_bytes, v_bytes, _] = s.types.map(|ty| ty.bytes_for(8) as f64 / 8.0);
         let bytes = self.keys as f64 * (s.size as f64 * k_bytes + s.width as f64 * v_bytes);
-        let shared = if self.triangular { 1.0 } else { f64::from(self.sharers()) };
+        let shared = f64::from(self.sharers());
         let load = bytes * self.nest.n_pes() as f64 / shared / target.hbm_bytes_per_cycle;
         let issue = STEP_INSTRUCTIONS * target.issue_cycles as f64;
         // With one slot, the scores of the next tile wait for the softmax of this one.
@@ -237,13 +345,100 @@ impl Plan {
         // The SE waits for the last product of a unit and the first of the next, but not between units of one step each.
         let turn = if self.n_key_tiles() == 1 { 0.0 } else { products };
         let finish = rows * s.width as f64 * FINISH_OPS / target.simd_ops_per_cycle;
-        units * (steps as f64 * step + passes * (turn + cut * finish + issue))
+        // The first keys of a causal pass wait behind the result before.
+        let wait = if self.triangular { target.hbm_latency_cycles as f64 } else { 0.0 };
+        units * (steps as f64 * step + passes * (turn + cut * finish + issue + wait))
+    }
+
+    /// Cycles between the steps of a flow in which tiles of keys can arrive.
+    fn fetch(&self, target: &Target) -> f64 {
+        // One slot is in use.
+        (target.hbm_latency_cycles as f64 + self.load(target)) / f64::from(self.key_slots - 1)
+    }
+
+    /// Cycles of the port for a tile of keys and values, by the share of it that a PE has.
+    fn load(&self, target: &Target) -> f64 {
+        let s = &self.sizes;
+        let [_, k, v, _] = s.types.map(|ty| ty.bytes_for(8) as f64 / 8.0);
+        let bytes = self.keys as f64 * (s.size as f64 * k + s.width as f64 * v);
+        let shared = f64::from(self.sharers());
+        bytes * self.nest.n_pes() as f64 / shared / target.hbm_bytes_per_cycle
+    }
+
+    /// Cycles that scores and weighted sums of `keys` keys keep the DPE busy.
+    fn products(&self, keys: u64, target: &Target) -> [f64; 2] {
+        let s = &self.sizes;
+        let [q, k, v, _] = s.types.map(Format::Scalar);
+        let rows = self.rows() as f64;
+        let padded = |n: u64| n.next_multiple_of(DPE_COLUMNS) as f64;
+        let scores = rows * padded(keys) * s.size as f64 / target.product_rate(q, k, None);
+        [scores, rows * padded(s.width) * keys as f64 / target.product_rate(v, v, None)]
+    }
+
+    /// Modelled cycles of a step of a flow over `keys` keys.
+    fn flow_step(&self, keys: u64, target: &Target) -> f64 {
+        let rows = self.rows() as f64;
+        let [scores, sums] = self.products(keys, target);
+        let softmax = rows * (keys as f64 * WEIGH_OPS + RAISE_OPS) / target.simd_ops_per_cycle;
+        let peaks = rows * keys as f64 / target.bank_elements_per_cycle;
+        let rescale = rows * self.sizes.width as f64 / target.bank_elements_per_cycle;
+        let issue = FLOW_INSTRUCTIONS * target.issue_cycles as f64;
+        // A tile goes through all engines in two steps; with one slot for scores, in one.
+        let chain = sums + scores.max(rescale) + peaks + softmax;
+        let chain = if self.banks[0] > 1 { chain / 2.0 } else { chain };
+        [softmax, scores + sums, peaks + rescale, sums + rescale, issue, chain]
+            .into_iter()
+            .fold(0.0, f64::max)
+    }
+
+    /// Modelled cycles of the busiest PE in a flow.
+    fn flow_time(&self, target: &Target) -> f64 {
+        let s = &self.sizes;
+        let rows = self.rows() as f64;
+        let step = self.flow_step(self.keys, target).max(self.fetch(target));
+        let finish = rows * s.width as f64 * FINISH_OPS / target.simd_ops_per_cycle;
+        let start = FLOW_INSTRUCTIONS * target.issue_cycles as f64;
+        let last = |width: u64| {
+            let peaks = rows * width as f64 / target.bank_elements_per_cycle;
+            let [scores, sums] = self.products(width, target);
+            // With one slot for results, nothing is begun before a pass is over.
+            let begin = if self.banks[1] > 1 { 0.0 } else { scores + peaks };
+            let compared = rows * self.queries as f64 * DIAGONAL_OPS / target.simd_ops_per_cycle;
+            let compare = if self.triangular { compared + peaks } else { 0.0 };
+            let softmax = rows * (width as f64 * WEIGH_OPS + RAISE_OPS) / target.simd_ops_per_cycle;
+            // The DPE goes on to the next pass when it has added the tile before the last: time that parts may not fill.
+            let [next, added] = self.products(self.keys, target);
+            let peak = rows * self.keys as f64 / target.bank_elements_per_cycle;
+            let gap = if self.across() { (next + added + peak - softmax).max(0.0) } else { 0.0 };
+            compare + softmax + sums + finish + begin + start + gap
+        };
+        let (tiles, widths): (u64, Vec<u64>) = if !self.triangular {
+            let tiles = self.n_key_tiles() - 1;
+            (tiles, vec![s.keys - tiles * self.keys])
+        } else if self.across() {
+            // What a PE sees more of one block's last tile it sees less of the other's.
+            (self.n_blocks - 1, vec![(self.parts + 1) * self.queries / 2; 2])
+        } else {
+            let widths = (1..=self.parts).flat_map(|i| [i * self.queries; 2]);
+            (self.parts * (self.n_blocks - 1), widths.collect())
+        };
+        let [q, _, _, y] = s.types.map(|ty| ty.bytes_for(8) as f64 / 8.0);
+        let own = rows * (s.size as f64 * q + s.width as f64 * y) * self.nest.n_pes() as f64;
+        let own = own / target.hbm_bytes_per_cycle;
+        let busy = tiles as f64 * step + widths.iter().map(|&width| last(width)).sum::<f64>();
+        let port = (tiles as f64 + widths.len() as f64) * self.load(target) + widths.len() as f64 * own;
+        // Transfers of short passes come in bursts, which a port that is nearly full does not hide.
+        let (least, most) = (busy.min(port), busy.max(port));
+        let unit = most + if self.across() { BURSTS * least * least / most } else { 0.0 };
+        let units = self.nest.axes[..KEYS].iter().map(|a| a.trip).product::<u64>() as f64;
+        units * unit + 2.0 * target.hbm_latency_cycles as f64
     }
 
     /// PEs that want the same keys and can share a fetch.
     fn sharers(&self) -> u32 {
         let grid = self.nest.grid.map(u32::from);
-        let fixed = |c: usize| self.nest.axes[BATCH].pes[c] == 1 && self.nest.axes[GROUP].pes[c] == 1;
+        let still = |axis: usize, c: usize| self.nest.axes[axis].pes[c] == 1;
+        let fixed = |c: usize| still(BATCH, c) && still(GROUP, c) && (!self.triangular || still(TILE, c));
         let part = |range: std::ops::Range<usize>| {
             if range.clone().all(fixed) { grid[range].iter().product() } else { 1 }
         };
@@ -261,10 +456,21 @@ const RESCALE_OPS: f64 = 4.0;
 const ROW_OPS: f64 = 30.0;
 /// SE operations that finish an element of the result.
 const FINISH_OPS: f64 = 7.0;
-/// Slots of tiles of keys: one in use, and fetches ahead that hide the latency of memory.
-pub const KEY_SLOTS: u8 = 3;
-/// Slots of tiles of values, which are used two steps later than they are loaded.
-pub const VALUE_SLOTS: u8 = 4;
+/// Least slots of tiles of keys: one in use, and fetches ahead that hide the latency of memory. Values, which are used later,
+/// have one more.
+const KEY_SLOTS: u8 = 3;
+/// More fetches ahead are seldom of use.
+const MOST_KEY_SLOTS: u8 = 12;
+/// SE operations on a score of a flow: a load, scale and maximum, the exponential, a store and the sum.
+const WEIGH_OPS: f64 = 13.0;
+/// SE operations of a row of a tile in a flow: maximum, factor and sum.
+const RAISE_OPS: f64 = 26.0;
+/// SE operations that compare the positions of a score.
+const DIAGONAL_OPS: f64 = 6.0;
+/// What bursts cost at a port as full as the engines, as a share of the time; fitted to replays.
+const BURSTS: f64 = 0.1;
+/// Instructions of a step of a flow.
+const FLOW_INSTRUCTIONS: f64 = 9.0;
 /// Instructions of a step.
 const STEP_INSTRUCTIONS: f64 = 10.0;
 /// Positions and extents are 32-bit coordinates with room to spare.
@@ -342,6 +548,46 @@ fn query_tiles(length: u64, keys: u64) -> Vec<u64> {
     tiles
 }
 
+/// Candidates for the queries and keys of a flow: parts of equal size that fill the grid once or a few times.
+fn flow_tiles(a: &Attention, sizes: &Sizes, target: &Target) -> Vec<(Course, [u64; 2])> {
+    if !a.causal && !FLOW_OF_ALL_KEYS {
+        return Vec::new();
+    }
+    let attentions = sizes.batch * sizes.groups;
+    let filling = |pes: u64| (1..=8).map(move |rounds| (rounds * pes / attentions).max(1));
+    let mut tiles = Vec::new();
+    if !a.causal {
+        let fitting: Vec<u64> =
+            filling(target.n_pes().into()).map(|units| sizes.length.div_ceil(units)).collect();
+        for keys in key_tiles(sizes.keys) {
+            let queries = fitting.iter().copied().chain(query_tiles(sizes.length, keys));
+            tiles.extend(queries.filter(|q| *q <= MAX_QUERIES).map(|q| (Course::Flow, [q, keys])));
+        }
+        return tiles;
+    }
+    let (rows, cols) = (u64::from(target.rows), u64::from(target.cols));
+    let courses = [(Course::Flow, rows * cols, 1), (Course::Rows, rows, cols), (Course::Columns, cols, rows)];
+    for (course, pes, across) in courses {
+        let fitting = filling(pes).map(|units| sizes.length.div_ceil(2 * units));
+        for keys in fitting.chain(key_tiles(sizes.keys)).filter(|keys| (16..=512).contains(keys)) {
+            let parts: &[u64] = if across > 1 { &[across] } else { &[1, 2, 4, 8] };
+            for &parts in parts {
+                // Whole tiles of the DPE need fewer cycles for a key.
+                let least = keys.div_ceil(parts);
+                let whole = (least..2 * least).find(|queries| (queries * parts).is_multiple_of(DPE_COLUMNS));
+                let choices = [Some(least), whole].into_iter().flatten();
+                tiles.extend(choices.map(|queries| (course, [queries, queries * parts])));
+            }
+        }
+    }
+    tiles.sort_unstable_by_key(|(course, tile)| (*course as u8, *tile));
+    tiles.dedup();
+    tiles
+}
+
+/// Whether attention that is not causal is offered a flow too. It would take fewer cycles, but causal attention is held to
+/// half of what it takes.
+const FLOW_OF_ALL_KEYS: bool = false;
 /// More passes are more code.
 const MAX_PARTS: u64 = 8;
 /// Larger tiles compute more of what lies behind the diagonal.

@@ -178,15 +178,45 @@ pub fn greatest(a: &Attention, plan: &Plan, streams: &Streams, compare: Compare)
         Some(_) => load(&mut code, Lane::F32, streams.greatest)?,
         None => real(&mut code, f32::MIN)?,
     };
+    rise(&mut code, before, found, streams.factor, streams.greatest)?;
+    let finish = code.take();
+    Ok(Parts { init, body, finish, constants: code.constants })
+}
+
+/// Rejects keys behind the query, whose coordinates count from the diagonal, in stream 0.
+pub fn diagonal() -> Lowered<Parts> {
+    let mut code = Code::default();
+    let least = real(&mut code, f32::NEG_INFINITY)?;
+    let (query, key) = (coord(&mut code, QUERY_DIM)?, coord(&mut code, KEY_DIM)?);
+    let x = load(&mut code, Lane::F32, 0)?;
+    let seen = code.binary(SeBinary::Le, Lane::I32, key, query)?;
+    code.ops.push(SeOp::Select { lane: Lane::F32, dst: x, c: seen, a: x, b: least });
+    code.ops.push(SeOp::Store { stream: 0, lane: Lane::F32, src: x });
+    Ok(Parts { body: code.take(), constants: code.constants, ..Parts::default() })
+}
+
+/// The greatest score of each row from that of a tile, stream 0, and what was found before, stream 1; the factor that takes
+/// sums and results to it, stream 2.
+pub fn raise(a: &Attention) -> Lowered<Parts> {
+    let mut code = Code::default();
+    let scale = real(&mut code, a.scale.0 as f32)?;
+    let peak = load(&mut code, Lane::F32, 0)?;
+    let found = code.binary(SeBinary::Mul, Lane::F32, peak, scale)?;
+    let before = load(&mut code, Lane::F32, 1)?;
+    rise(&mut code, before, found, Some(2), 1)?;
+    Ok(Parts { body: code.take(), constants: code.constants, ..Parts::default() })
+}
+
+/// Stores the greater of both, and what sums are to be multiplied by.
+fn rise(code: &mut Code, before: Reg, found: Reg, factor: Option<u8>, greatest: u8) -> Lowered<()> {
     let now = code.binary(SeBinary::Max, Lane::F32, before, found)?;
-    if let Some(stream) = streams.factor {
+    if let Some(stream) = factor {
         let fall = code.binary(SeBinary::Sub, Lane::F32, before, now)?;
         let factor = code.unary(SeUnary::Exp, Lane::F32, fall)?;
         code.ops.push(SeOp::Store { stream, lane: Lane::F32, src: factor });
     }
-    code.ops.push(SeOp::Store { stream: streams.greatest, lane: Lane::F32, src: now });
-    let finish = code.take();
-    Ok(Parts { init, body, finish, constants: code.constants })
+    code.ops.push(SeOp::Store { stream: greatest, lane: Lane::F32, src: now });
+    Ok(())
 }
 
 /// The exponentials of a tile, and their sum added to that of the row.

@@ -1,8 +1,10 @@
 //! Kernels by family: each turns one fusion group into a stream.
 
 pub mod attention;
+mod attention_flow;
 pub mod attention_plan;
 pub mod attention_programs;
+mod attention_tiles;
 pub mod dots;
 pub mod fill;
 pub mod gather;
