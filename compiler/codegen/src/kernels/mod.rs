@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod attention_plan;
 pub mod attention_programs;
+pub mod carry;
 pub mod dots;
 pub mod fill;
 pub mod gather;

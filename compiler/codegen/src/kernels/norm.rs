@@ -1,13 +1,13 @@
 //! Softmax and norms: reductions of rows, and what they scale.
 
 use lacuna_ir::{Node, Value};
-use lacuna_isa::format::ScaleMode;
+use lacuna_isa::format::{ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, Operand};
 use lacuna_isa::object::BufferKind;
 use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, SeUnary, Stream};
 
 use super::map::{result_tile, stream_dims};
-use super::rows::{RowKernel, Rows, Sections, live_bytes, load};
+use super::rows::{RowKernel, Rows, Sections, load, operand_bytes};
 use crate::emit::KernelBuilder;
 use crate::expr::{Code, Leaf, lane};
 use crate::lower::{Lowered, Lowering};
@@ -16,6 +16,18 @@ use crate::place::{Place, order_of};
 fn real(code: &mut Code, lane: Lane, value: f64) -> Lowered<Reg> {
     let bits = if lane == Lane::F64 { value.to_bits() } else { u64::from((value as f32).to_bits()) };
     code.constant(lane, bits)
+}
+
+/// Bytes of local memory for each element of a softmax's row.
+pub fn softmax_bytes(operands: impl Iterator<Item = ScalarType> + Clone) -> u64 {
+    let wide = operands.clone().any(|elem| lane(elem) == Lane::F64);
+    operand_bytes(operands) + if wide { 32 } else { 16 }
+}
+
+/// Bytes of local memory for each element of a norm's row that has quantised copies.
+pub fn norm_bytes(operands: impl Iterator<Item = ScalarType> + Clone, n_copies: usize) -> u64 {
+    let wide = operands.clone().any(|elem| lane(elem) == Lane::F64);
+    operand_bytes(operands) + if wide { 16 } else { 8 } + 4 * n_copies as u64
 }
 
 impl Lowering<'_> {
@@ -32,7 +44,7 @@ impl Lowering<'_> {
             &expr,
             &place.strides,
             &walked,
-            live_bytes(&expr, if lane == Lane::F64 { 32 } else { 16 }),
+            softmax_bytes(expr.leaves.iter().map(|l| l.elem)),
         )?;
         let storages = self.storages.clone();
         let storage_of = |s| storages[s].clone();
@@ -121,7 +133,7 @@ impl Lowering<'_> {
         let walked: Vec<bool> = (0..rank).map(|d| axes.contains(&(d as u8))).collect();
         let order = order_of(&expr.leaves[0].place.strides);
         let mut sinks = self.sinks(result, Some(order));
-        let live = live_bytes(&expr, if lane == Lane::F64 { 16 } else { 8 }) + 4 * sinks.grouped.len() as u64;
+        let live = norm_bytes(expr.leaves.iter().map(|l| l.elem), sinks.grouped.len());
         let rows = Rows::new(self, &expr, &sinks.plain.strides, &walked, live)?;
         sinks.retain(|sink| rows.groups_fit(sink).is_some());
         let storages = self.storages.clone();

@@ -16,12 +16,13 @@ use crate::place::order_of;
 use crate::sinks::Sinks;
 
 impl Lowering<'_> {
-    /// An element-wise expression whose result is quantised in the same kernel, row by row.
+    /// An element-wise expression whose result is quantised in the same kernel, in tiles of whole groups.
     pub fn map_rows(&mut self, expr: &Expr, sinks: &mut Sinks) -> Lowered {
-        let axis = sinks.grouped.first().map(|g| g.axis);
-        let walked: Vec<bool> = (0..expr.shape.rank()).map(|d| Some(d) == axis).collect();
         let live = live_bytes(expr, 4 + 4 * sinks.grouped.len() as u64);
-        let rows = match Rows::new(self, expr, &sinks.plain.strides, &walked, live) {
+        // Every group size is a power of two, so the greatest is a multiple of all.
+        let unit = sinks.grouped.iter().map(|g| u64::from(g.format.size)).max().unwrap_or(1);
+        let axis = sinks.grouped.first().map_or(expr.shape.rank(), |g| g.axis);
+        let rows = match Rows::in_groups(self, expr, &sinks.plain.strides, axis, unit, live) {
             Ok(rows) if expr.leaves.len() + 1 + sinks.grouped.len() <= MAX_STREAMS => rows,
             // Rows that are too long, or too many operands: the copies get kernels of their own.
             Ok(_) | Err(_) => {
@@ -60,10 +61,10 @@ impl Lowering<'_> {
         let ElemType::Grouped { format, axis } = self.func.ty(result).elem else {
             return Err("the result of a quantisation is not grouped".into());
         };
-        let walked: Vec<bool> = (0..expr.shape.rank()).map(|d| d == axis as usize).collect();
+        let (axis, group) = (usize::from(axis), u64::from(format.size));
         let order = expr.leaves.first().map(|l| order_of(&l.place.strides));
         let place = self.allocate_in(result, order);
-        let rows = Rows::new(self, &expr, &place.strides, &walked, live_bytes(&expr, 4))?;
+        let rows = Rows::in_groups(self, &expr, &place.strides, axis, group, live_bytes(&expr, 4))?;
         let storages = self.storages.clone();
         let storage_of = |s| storages[s].clone();
         let mut rk = RowKernel::new("quantize", rows, &expr, &storage_of)?;
@@ -71,8 +72,12 @@ impl Lowering<'_> {
         let (mut out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, Some(k));
         // Rows of the result are whole groups; what the operand lacks is +0.
         let slot = out_at[k].ok_or("groups along a repeated dimension")?;
-        let padded = rk.rows.dims[k].size.next_multiple_of(u64::from(format.size));
-        out_tile.dims[slot] = TileDim::whole(padded, out_tile.dims[slot].stride);
+        let tile = &mut out_tile.dims[slot];
+        *tile = TileDim {
+            size: tile.size.next_multiple_of(group),
+            bound: tile.bound.next_multiple_of(group),
+            ..tile.clone()
+        };
         let grouped = Format::Grouped(format);
         let bytes = KernelBuilder::slot_bytes(grouped, None, out_tile.elements());
         let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;

@@ -2,14 +2,14 @@
 
 use lacuna_ir::Value;
 use lacuna_ir::op::ReduceOp;
-use lacuna_isa::format::ScaleMode;
+use lacuna_isa::format::{ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, Operand};
 use lacuna_isa::object::BufferKind;
-use lacuna_isa::program::{Lane, SeBinary, SeOp, SeReduce, Stream};
+use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
 use super::map::{result_tile, stream_dims};
-use super::rows::{RowKernel, Rows, Sections, live_bytes, load};
+use super::rows::{RowKernel, Rows, Sections, live_bytes, load, row_limit};
 use crate::emit::KernelBuilder;
 use crate::expr::{Code, Expr, Hero, compile, lane};
 use crate::ints;
@@ -40,6 +40,11 @@ impl Lowering<'_> {
         let place = self.allocate(result);
         let out_strides = spread(&place.strides, walked);
         let live = live_bytes(expr, 0);
+        let row: u64 = expr.shape.iter().zip(walked).filter(|(_, w)| **w).map(|(n, _)| n).product();
+        if row > row_limit(self.target, live) {
+            self.places[result] = Some(place);
+            return self.reduce_in_tiles(name, result, expr, op, walked);
+        }
         let rows = Rows::new(self, expr, &out_strides, walked, live)?;
         let storages = self.storages.clone();
         let storage_of = |s| storages[s].clone();
@@ -62,32 +67,12 @@ impl Lowering<'_> {
         let mut code = Code::default();
         let numbers: Vec<u8> = (0..expr.leaves.len() as u8).collect();
         let value = compile(expr, &mut code, &numbers, Hero::None, &|_| 0)?;
-        let ordered = matches!(op, ReduceOp::Max | ReduceOp::Min);
-        if ordered {
+        if matches!(op, ReduceOp::Max | ReduceOp::Min) {
             ints::flip_order(&mut code, elem, value)?;
         }
-        let f = match op {
-            ReduceOp::Sum | ReduceOp::Mean => SeReduce::Sum,
-            ReduceOp::Prod => SeReduce::Prod,
-            ReduceOp::Max => SeReduce::Max,
-            ReduceOp::Min => SeReduce::Min,
-        };
-        code.ops.push(SeOp::Accumulate { f, lane, acc: 0, a: value });
+        code.ops.push(SeOp::Accumulate { f: reducer(op), lane, acc: 0, a: value });
         let body = code.take();
-        let mut total = code.reg()?;
-        code.ops.push(SeOp::Tree { f, lane, dst: total, acc: 0 });
-        if op == ReduceOp::Mean {
-            let (divisor, divide) = match lane {
-                Lane::F32 => (u64::from((n as f32).to_bits()), SeBinary::Div),
-                Lane::F64 => ((n as f64).to_bits(), SeBinary::Div),
-                Lane::I32 | Lane::I64 => (n, SeBinary::Div),
-            };
-            let divisor = code.constant(lane, divisor)?;
-            total = code.binary(divide, lane, total, divisor)?;
-        }
-        if ordered {
-            ints::flip_order(&mut code, elem, total)?;
-        }
+        let total = total(&mut code, op, elem, n)?;
         code.ops.push(SeOp::Store { stream: expr.leaves.len() as u8, lane, src: total });
         let finish = code.take();
         rk.run(name, true, streams, code, Sections { body, finish, ..Sections::default() });
@@ -148,8 +133,39 @@ impl Lowering<'_> {
     }
 }
 
+/// The function that accumulators combine by.
+pub(super) fn reducer(op: ReduceOp) -> SeReduce {
+    match op {
+        ReduceOp::Sum | ReduceOp::Mean => SeReduce::Sum,
+        ReduceOp::Prod => SeReduce::Prod,
+        ReduceOp::Max => SeReduce::Max,
+        ReduceOp::Min => SeReduce::Min,
+    }
+}
+
+/// The result of a reduction of `n` elements of type `elem`, from accumulator 0.
+pub(super) fn total(code: &mut Code, op: ReduceOp, elem: ScalarType, n: u64) -> Lowered<Reg> {
+    let lane = lane(elem);
+    let mut total = code.reg()?;
+    code.ops.push(SeOp::Tree { f: reducer(op), lane, dst: total, acc: 0 });
+    match op {
+        ReduceOp::Mean => {
+            let divisor = match lane {
+                Lane::F32 => u64::from((n as f32).to_bits()),
+                Lane::F64 => (n as f64).to_bits(),
+                Lane::I32 | Lane::I64 => n,
+            };
+            let divisor = code.constant(lane, divisor)?;
+            total = code.binary(SeBinary::Div, lane, total, divisor)?;
+        }
+        ReduceOp::Max | ReduceOp::Min => ints::flip_order(code, elem, total)?,
+        ReduceOp::Sum | ReduceOp::Prod => {}
+    }
+    Ok(total)
+}
+
 /// Strides over the operand's dimensions of a result that lacks the walked ones.
-fn spread(strides: &[i64], walked: &[bool]) -> Vec<i64> {
+pub(super) fn spread(strides: &[i64], walked: &[bool]) -> Vec<i64> {
     let mut rest = strides.iter();
     walked.iter().map(|&w| if w { 0 } else { rest.next().copied().unwrap_or(0) }).collect()
 }

@@ -6,6 +6,7 @@ use lacuna_isa::format::{Format, ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, Fill, Operand};
 use lacuna_isa::object::BufferKind;
 use lacuna_isa::program::{Lane, Program, Reg, SeOp, Stream};
+use lacuna_isa::target::Target;
 use lacuna_isa::view::VIEW_DIMS;
 
 use super::map::{LOCAL_FILL, domain_dims, result_tile, stream_dims};
@@ -52,7 +53,7 @@ pub(super) struct Sections {
 
 impl Rows {
     /// `walked[d]` tells whether logical dimension d is walked; `out_strides` has 0 for dimensions that the result lacks.
-    /// `live_bytes` is the number of bytes in local memory for each element of the space.
+    /// `live_bytes` is the number of bytes in local memory for each element of the space. Walked dimensions are whole.
     pub fn new(
         lowering: &Lowering,
         expr: &Expr,
@@ -60,6 +61,31 @@ impl Rows {
         walked: &[bool],
         live_bytes: u64,
     ) -> Lowered<Rows> {
+        let (dims, parallel) = Rows::space(expr, out_strides, walked)?;
+        let units: Vec<u64> =
+            dims.iter().enumerate().map(|(d, dim)| if d >= parallel { dim.size } else { 1 }).collect();
+        Rows::cut(lowering, dims, parallel, &units, live_bytes)
+    }
+
+    /// Like [`Rows::new`], but the one walked dimension is cut into whole multiples of `unit` where that makes more tiles,
+    /// or smaller ones: for programs that treat each group of elements by itself.
+    pub fn in_groups(
+        lowering: &Lowering,
+        expr: &Expr,
+        out_strides: &[i64],
+        axis: usize,
+        unit: u64,
+        live_bytes: u64,
+    ) -> Lowered<Rows> {
+        let walked: Vec<bool> = (0..expr.shape.rank()).map(|d| d == axis).collect();
+        let (dims, parallel) = Rows::space(expr, out_strides, &walked)?;
+        let units: Vec<u64> = (0..dims.len()).map(|d| if d >= parallel { unit } else { 1 }).collect();
+        Rows::cut(lowering, dims, parallel, &units, live_bytes)
+            .or_else(|_| Rows::new(lowering, expr, out_strides, &walked, live_bytes))
+    }
+
+    /// The dimensions and the number of parallel ones.
+    pub fn space(expr: &Expr, out_strides: &[i64], walked: &[bool]) -> Lowered<(Vec<SpaceDim>, usize)> {
         let dim = |d: usize| -> SpaceDim {
             let size = expr.shape[d];
             let mut walks = vec![Walk { stride: out_strides[d], origin: 0, bound: size }];
@@ -78,28 +104,39 @@ impl Rows {
         if dims.len() > VIEW_DIMS {
             return Err(format!("the rows have more than {VIEW_DIMS} dimensions that do not merge"));
         }
-        let whole: Vec<bool> = (0..dims.len()).map(|d| d >= parallel).collect();
-        let limit = (lowering.target.local_bytes as f64 * LOCAL_FILL) as u64 / live_bytes.max(1);
-        let row: u64 = dims[parallel..].iter().map(|d| d.size).product();
-        let tiles = cut(&dims, &whole, limit, u64::from(lowering.target.n_pes())).ok_or_else(|| {
+        Ok((dims, parallel))
+    }
+
+    fn cut(
+        lowering: &Lowering,
+        dims: Vec<SpaceDim>,
+        parallel: usize,
+        units: &[u64],
+        live_bytes: u64,
+    ) -> Lowered<Rows> {
+        let target = lowering.target;
+        let limit = row_limit(target, live_bytes);
+        let tiles = cut(&dims, units, limit, u64::from(target.n_pes())).ok_or_else(|| {
+            let row: u64 = dims[parallel..].iter().map(|d| d.size).product();
             format!(
                 "a row of {row} elements does not fit the local memory of a PE ({} bytes)",
-                lowering.target.local_bytes
+                target.local_bytes
             )
         })?;
-        let nest = nest_of(&dims, &tiles, &whole, lowering.target.rows, lowering.target.cols);
+        let nest = nest_of(&dims, &tiles, target.rows, target.cols);
         if !nest.fits() {
             return Err("the rows need more loop levels than the machine has".into());
         }
         Ok(Rows { dims, parallel, nest })
     }
 
-    /// The dimension that the groups of a sink run along, if it is the innermost and consists of whole groups.
+    /// The dimension that the groups of a sink run along, if it is the innermost and its tiles consist of whole groups.
     pub fn groups_fit(&self, sink: &GroupedSink) -> Option<usize> {
         let along = self.dims.iter().position(|d| d.logical.last() == Some(&sink.axis))?;
         let dim = &self.dims[along];
-        let whole = dim.size.is_multiple_of(u64::from(sink.format.size)) && along >= self.parallel;
-        (whole && dim.walks.first().is_some_and(|w| w.stride == 1)).then_some(along)
+        let size = u64::from(sink.format.size);
+        let whole = dim.size.is_multiple_of(size) && self.nest.axes[along].tile.is_multiple_of(size);
+        (along >= self.parallel && whole && dim.walks.first().is_some_and(|w| w.stride == 1)).then_some(along)
     }
 
     pub fn row_len(&self) -> u64 {
@@ -236,8 +273,17 @@ impl Lowering<'_> {
     }
 }
 
-/// Bytes of local memory per element of the space: two slots of each load and of the result, and `scratch` bytes.
+/// Elements of a tile in local memory, at `live_bytes` for each.
+pub fn row_limit(target: &Target, live_bytes: u64) -> u64 {
+    (target.local_bytes as f64 * LOCAL_FILL) as u64 / live_bytes.max(1)
+}
+
+/// Bytes of local memory per element of the space: those of the operands and the result, and `scratch` bytes.
 pub(super) fn live_bytes(expr: &Expr, scratch: u64) -> u64 {
-    let loads: u64 = expr.leaves.iter().map(|l| u64::from(l.elem.bits().div_ceil(8))).sum();
-    2 * (loads + 8) + scratch
+    operand_bytes(expr.leaves.iter().map(|l| l.elem)) + scratch
+}
+
+/// Bytes of local memory per element: two slots of each operand and of the result.
+pub(super) fn operand_bytes(operands: impl Iterator<Item = ScalarType>) -> u64 {
+    2 * (operands.map(|elem| u64::from(elem.bits().div_ceil(8))).sum::<u64>() + 8)
 }
