@@ -211,11 +211,13 @@ pub fn text(selection: &Selection) -> String {
         }
         None => String::new(),
     };
+    let attention =
+        if selection.survey.narrows_attention(&point.choice) { "attention in bf16\n" } else { "" };
     let judged = judged.replacen(" of ", " points of ", usize::from(point.drop.is_some_and(|d| d.by_labels)));
     format!(
         "budget: {}\nchosen: {judged}{} at the worst output (predicted {}); modelled {:.0} cycles of contractions, {} of the \
          machine model in all\n{} forward passes, {} joint choices tried; at most {:.2}% from the modelled optimum; \
-         {:.2} s without measurements\n",
+         {:.2} s without measurements\n{attention}",
         budget_text(selection.budget),
         decibels(point.sqnr_db),
         decibels(lacuna_optimize::sqnr_db(point.error)),
@@ -248,6 +250,7 @@ pub fn json(selection: &Selection) -> Value {
         "tried": tried.collect::<Vec<_>>(),
         "gap": verdict.gap,
         "uniform": verdict.uniform,
+        "narrow_attention": selection.survey.narrows_attention(&verdict.point.choice),
         "point": point_json(&verdict.point),
     })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lacuna_ir::OriginId;
 use lacuna_isa::format::Format;
-use lacuna_optimize::{Application, ParetoPoint, Site, Survey, WeightReport, sqnr_db};
+use lacuna_optimize::{Application, ParetoPoint, Precision, Site, Survey, WeightReport, sqnr_db};
 use lacuna_runtime::profile::{LaunchProfile, Profile};
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
             options.weights = settings.weights.plain();
             let survey = selection::survey(&compiled.optimized, &request, &options, &mut interpreter)?;
             warnings.extend(survey.warnings.iter().cloned());
-            let choice = assigned(&survey, &compiled);
+            let choice = assigned(&survey, &compiled, settings.precision);
             (own.insert(survey), choice)
         }
     };
@@ -135,13 +135,17 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
 }
 
 /// The candidates that a fixed precision amounts to.
-fn assigned(survey: &Survey, compiled: &Compiled) -> Vec<usize> {
+fn assigned(survey: &Survey, compiled: &Compiled, precision: Precision) -> Vec<usize> {
     let of = |(i, site): (usize, &Site)| {
         let formats = compiled.assignments.get(i).map(|a| a.formats);
         let at = site.candidates.iter().position(|c| Some(c.formats) == formats && !c.dense);
         at.unwrap_or(0)
     };
-    survey.sites.iter().enumerate().map(of).collect()
+    let narrows = match precision {
+        Precision::Bf16 | Precision::Mx { .. } => true,
+        Precision::F32 | Precision::Auto => false,
+    };
+    survey.with_attention(survey.sites.iter().enumerate().map(of).collect(), narrows)
 }
 
 /// Named choices, all of them run: the one that is explained, the frontier, and the uniform ones.

@@ -54,6 +54,11 @@ pub fn castable(func: &Function, node: &NodeData) -> Result<(), &'static str> {
     if f32s { Ok(()) } else { Err("an operand is not f32") }
 }
 
+/// Whether the operands of attention can become narrower: queries, keys and values are all f32.
+pub fn narrows(func: &Function, node: &NodeData) -> bool {
+    node.args[..3].iter().all(|&a| func.ty(a).elem == ElemType::Scalar(ScalarType::F32))
+}
+
 /// The dimension of each operand along which groups run, or why the contraction stays ungrouped.
 pub fn grouped_axes(func: &Function, node: &NodeData) -> Result<[u8; 2], &'static str> {
     for &arg in &node.args {
@@ -156,7 +161,7 @@ impl<'a> Converter<'a> {
     /// Converts operands to bf16 where all of them are f32.
     fn narrow(&mut self, node: &NodeData, args: &mut [Value]) -> Result<(), String> {
         let olds = &node.args[..args.len()];
-        if olds.iter().any(|&a| self.source.ty(a).elem != ElemType::Scalar(ScalarType::F32)) {
+        if !narrows(self.source, node) {
             return Ok(());
         }
         for (arg, &old) in args.iter_mut().zip(olds) {
