@@ -2,12 +2,9 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use serde_json::Value;
-
-use crate::{cargo, output, status};
+use crate::lab::{CALIBRATE, Lab};
 
 /// The trained models of the repository, and the formats of weights and activations in which each is measured.
 const MODELS: &[(&str, &[&str])] = &[
@@ -15,7 +12,7 @@ const MODELS: &[(&str, &[&str])] = &[
     ("digits-cnn-24", &["mxfp8", "mxfp6", "mxint8", "mxfp4"]),
     ("adder-llama", &["mxfp8", "nvfp4", "mxfp4:mxfp8", "mxfp4"]),
 ];
-/// What is done to weights, with the options that say so. `CALIBRATE` names the model's own data.
+/// What is done to weights, with the options that say so. [`CALIBRATE`] names the model's own data.
 const TECHNIQUES: &[(&str, &[&str])] = &[
     ("direct cast", &[]),
     ("tosa scales", &["--scale-mode", "tosa"]),
@@ -65,7 +62,6 @@ const BUDGETS: (&[&str], &[&[&str]]) = (
         &["--precision", "auto", "--max-drop", "0.5"],
     ],
 );
-const CALIBRATE: &str = "CALIBRATE";
 
 const HEAD: &str = "# Accuracy
 
@@ -115,45 +111,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     fs::write(&path, page).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-struct Lab {
-    root: PathBuf,
-    lacuna: PathBuf,
-}
-
 impl Lab {
-    /// Builds the command.
-    fn new(root: &Path) -> Result<Lab, String> {
-        status(cargo().args(["build", "--quiet", "--release", "--package", "lacuna"]).current_dir(root))?;
-        let metadata = ["metadata", "--no-deps", "--offline", "--format-version", "1"];
-        let metadata = output(cargo().args(metadata).current_dir(root))?;
-        let metadata: Value = serde_json::from_str(&metadata).map_err(|e| e.to_string())?;
-        let folder = metadata["target_directory"].as_str().ok_or("no target directory")?;
-        Ok(Lab { root: root.to_owned(), lacuna: Path::new(folder).join("release/lacuna") })
-    }
-
-    fn model(&self, name: &str) -> PathBuf {
-        self.root.join("testdata/models").join(name)
-    }
-
-    /// The report of a command that may find that outputs differ.
-    fn report(&self, command: &[&str], model: &Path, options: &[&str]) -> Result<Value, String> {
-        let mut run = Command::new(&self.lacuna);
-        run.args(command).arg(model);
-        for option in options {
-            if *option == CALIBRATE {
-                run.arg("--calibrate").arg(model);
-            } else {
-                run.arg(option);
-            }
-        }
-        let found = run.output().map_err(|e| format!("{run:?}: {e}"))?;
-        let report: Value = serde_json::from_slice(&found.stdout).map_err(|e| format!("{run:?}: {e}"))?;
-        match &report["error"]["message"] {
-            Value::String(message) => Err(format!("{run:?}: {message}")),
-            _ => Ok(report),
-        }
-    }
-
     /// One row for each format, one column for each technique.
     fn table(
         &self,
