@@ -124,7 +124,10 @@ impl Survey {
         let wide = self.machine_cost(&choice, measure)?.cycles;
         choice[self.sites.len()] = 1;
         let narrow = self.machine_cost(&choice, measure)?.cycles;
-        let (error, _) = self.quality(&choice, measure)?;
+        let (noise, _) = self.quality(&choice, measure)?;
+        choice[self.sites.len()] = 0;
+        // Pruning loses something before any format does.
+        let error = (noise - self.quality(&choice, measure)?.0).max(0.0);
         self.attention = Some(Narrowed { cycles: narrow as f64 - wide as f64, error });
         Ok(())
     }
