@@ -2,7 +2,7 @@
 
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
-use lacuna_ir::{ElemType, Function, Module, NodeData, Op, OriginId, Value};
+use lacuna_ir::{ConstId, Constant, ElemType, Function, Module, NodeData, Op, OriginId, Value};
 use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 
 use super::{Assignment, weights};
@@ -93,6 +93,9 @@ enum Conversion {
     Group(GroupFormat, u8),
 }
 
+/// Weights that were quantised before, by their number in the module: choices among the same formats share them.
+pub type Quantised = IndexMap<(ConstId, GroupFormat, u8), Constant>;
+
 /// A function on its way to other formats.
 pub struct Converter<'a> {
     module: &'a mut Module,
@@ -105,6 +108,8 @@ pub struct Converter<'a> {
     pub out: Emitter,
     values: SecondaryMap<Value, Option<Value>>,
     converted: IndexMap<(Value, Conversion), Value>,
+    /// Weights with groups.
+    pub quantised: Quantised,
 }
 
 impl<'a> Converter<'a> {
@@ -119,6 +124,7 @@ impl<'a> Converter<'a> {
             out: Emitter::new(source),
             values: SecondaryMap::new(),
             converted: IndexMap::new(),
+            quantised: Quantised::new(),
         };
         for (&old, new) in source.params.iter().zip(this.out.params.clone()) {
             this.values[old] = Some(new);
@@ -253,8 +259,15 @@ impl<'a> Converter<'a> {
         let new = match (&to, self.out.func().as_const(x)) {
             // Techniques take the place of plain rounding later, where all of the function is known.
             (&Conversion::Group(format, axis), Some(weight)) if self.weights.is_plain() => {
-                let weight = &self.module.constants[weight];
-                let grouped = weights::quantized(self.module, weight, format, axis, &self.weights)?;
+                let grouped = match self.quantised.get(&(weight, format, axis)) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let dense = &self.module.constants[weight];
+                        let new = weights::quantized(self.module, dense, format, axis, &self.weights)?;
+                        self.quantised.insert((weight, format, axis), new.clone());
+                        new
+                    }
+                };
                 let value = self.module.constants.push(grouped);
                 self.emit(Op::Const { value }, &[], origins)?
             }

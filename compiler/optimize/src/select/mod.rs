@@ -34,7 +34,7 @@ pub use choose::{Budget, Chosen, Verdict};
 pub use measure::{Drop, MachineCost, Measure, Outputs, SelectError, noise_to_signal, sqnr_db};
 pub use survey::{ParetoPoint, Survey};
 
-use convert::{Converter, Forms, uniform};
+use convert::{Converter, Forms, Quantised, uniform};
 
 /// What a contraction got.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,7 +87,7 @@ pub fn select(module: Module, options: &Options) -> Result<Selected, Error> {
     };
     let plan =
         &mut |_, func: &Function, node: &NodeData, constant| uniform(func, node, constant, options.precision);
-    convert(module, options, narrows_attention, plan)
+    convert(module, options, narrows_attention, &mut Quantised::new(), plan)
 }
 
 /// How each contraction is converted: function, source, node, and whether each operand is constant.
@@ -97,6 +97,7 @@ fn convert(
     mut module: Module,
     options: &Options,
     narrows_attention: bool,
+    quantised: &mut Quantised,
     plan: Plan<'_>,
 ) -> Result<Selected, Error> {
     let mut assignments = Vec::new();
@@ -105,7 +106,9 @@ fn convert(
         let source = module.functions[func].clone();
         let mut converter = Converter::new(&mut module, &source, options.weights);
         converter.narrows_attention = narrows_attention;
+        converter.quantised = std::mem::take(quantised);
         let converted = converter.all(|node, constant| plan(func, &source, node, constant), &mut assignments);
+        *quantised = std::mem::take(&mut converter.quantised);
         let broken = |message| Error::Contradiction { function: source.name.clone(), message };
         let converted = converted.map_err(broken)?;
         changed |= converted.nodes.len() != source.nodes.len();

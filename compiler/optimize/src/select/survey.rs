@@ -5,6 +5,7 @@
 //! Errors are ratios of noise to signal at the worst output, and are added up, which is a model: the joint choice is run before
 //! it is believed.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use lacuna_ir::{FuncId, Module, Op};
@@ -12,7 +13,7 @@ use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::target::Target;
 
 use super::candidates::{Shared, Site, formats, list};
-use super::convert::{Forms, narrows};
+use super::convert::{Forms, Quantised, narrows};
 use super::measure::{Drop, MachineCost, Measure, Outputs, SelectError, noise_to_signal, sqnr_db};
 use super::probe::{Probe, probed};
 use super::{Selected, convert};
@@ -74,6 +75,7 @@ pub struct Survey {
     pub warnings: Vec<String>,
     known: BTreeMap<Vec<usize>, (f64, Option<Drop>)>,
     machine: BTreeMap<Vec<usize>, MachineCost>,
+    quantised: RefCell<Quantised>,
 }
 
 impl Survey {
@@ -106,6 +108,7 @@ impl Survey {
             warnings: Vec::new(),
             known: BTreeMap::new(),
             machine: BTreeMap::new(),
+            quantised: RefCell::default(),
         };
         survey.measure_locally(measure)?;
         survey.measure_gains(measure)?;
@@ -247,7 +250,9 @@ impl Survey {
     pub fn selected(&self, choice: &[usize]) -> Result<Selected, Error> {
         let mut next = 0;
         let entry = self.func;
-        convert(self.module.clone(), &self.options, self.narrows_attention(choice), &mut |func, _, _, _| {
+        let narrow = self.narrows_attention(choice);
+        let quantised = &mut self.quantised.borrow_mut();
+        convert(self.module.clone(), &self.options, narrow, quantised, &mut |func, _, _, _| {
             if func != entry {
                 return (Forms::default(), None);
             }
