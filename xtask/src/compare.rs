@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::lab::Lab;
 
@@ -66,7 +66,7 @@ pub fn run(root: &Path, zoo: Option<&Path>) -> Result<(), String> {
 }
 
 /// The table of one model, and its ratios.
-fn table(lab: &Lab, model: &str, folder: &PathBuf, by_drop: bool) -> Result<(String, Vec<f64>), String> {
+fn table(lab: &Lab, model: &str, folder: &Path, by_drop: bool) -> Result<(String, Vec<f64>), String> {
     eprintln!("{model}{}", if by_drop { ", by accuracy" } else { "" });
     let mut options: Vec<&str> = UNIFORM.iter().flat_map(|u| ["--uniform", u]).collect();
     options.extend(by_drop.then_some("--by-drop"));

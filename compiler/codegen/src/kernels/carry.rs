@@ -66,7 +66,7 @@ impl Lowering<'_> {
         walked: &[bool],
     ) -> Lowered {
         let elem = expr.nodes.last().ok_or("an empty expression")?.1;
-        let place = self.places[result].clone().map_or_else(|| self.allocate(result), |place| place);
+        let place = self.places[result].clone().unwrap_or_else(|| self.allocate(result));
         let out_strides = spread(&place.strides, walked);
         let space = Rows::space(expr, &out_strides, walked);
         let merged = space
