@@ -1,7 +1,9 @@
 //! Developers' commands: `cargo xtask COMMAND`.
 
 mod accuracy;
+mod compare;
 mod docs;
+mod lab;
 mod layering;
 mod style;
 mod zoo;
@@ -47,6 +49,12 @@ enum Task {
     },
     /// Measure the trained models in every format with every technique, and write docs/accuracy.md (takes minutes).
     Accuracy,
+    /// Compare chosen formats with uniform ones at equal error, and write docs/comparison.md (takes minutes).
+    Compare {
+        /// Folder of the models that are too large for the repository; target/zoo unless given.
+        #[arg(long)]
+        zoo: Option<PathBuf>,
+    },
     /// Run what CI runs.
     Ci,
 }
@@ -61,6 +69,7 @@ fn main() -> ExitCode {
             zoo::run(&root, &zoo::Options { python, keep, target, precision })
         }
         Task::Accuracy => accuracy::run(&root),
+        Task::Compare { zoo } => compare::run(&root, zoo.as_deref()),
         Task::Ci => status(Command::new("bash").arg(root.join(".ci/run")).current_dir(&root)),
     };
     match result {

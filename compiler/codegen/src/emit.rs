@@ -106,7 +106,16 @@ impl<'a> KernelBuilder<'a> {
     /// A kernel named `name` over `nest`.
     pub fn new(name: &str, nest: Nest, storage_of: &'a dyn Fn(StorageId) -> Storage) -> KernelBuilder<'a> {
         let kernel = Kernel { name: name.to_string(), grid: nest.grid, ..Kernel::default() };
-        KernelBuilder { kernel, bases: Vec::new(), nest, storage_of, loads: Vec::new(), stage: 0, late: 0, inner_slots: DOUBLE }
+        KernelBuilder {
+            kernel,
+            bases: Vec::new(),
+            nest,
+            storage_of,
+            loads: Vec::new(),
+            stage: 0,
+            late: 0,
+            inner_slots: DOUBLE,
+        }
     }
 
     /// Format of a storage.

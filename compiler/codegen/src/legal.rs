@@ -3,11 +3,14 @@
 use cranelift_entity::SecondaryMap;
 use lacuna_ir::expand::{self, Attention};
 use lacuna_ir::infer::TypeError;
-use lacuna_ir::{FuncId, Function, FunctionBuilder, Module, Node, NodeData, TensorType, Value};
+use lacuna_ir::{FuncId, Function, FunctionBuilder, Module, Node, NodeData, Op, TensorType, Value};
 use lacuna_isa::target::Target;
 
 use crate::kernels::attention_plan::Plan;
+use crate::kernels::norm::{norm_bytes, softmax_bytes};
+use crate::kernels::rows::row_limit;
 use crate::kernels::sparse::ProductZeros;
+use crate::sinks::Quantised;
 
 /// A module, and what is known of the zeros of its entry's products.
 pub type Legal = (Module, SecondaryMap<Node, ProductZeros>);
@@ -23,7 +26,9 @@ pub fn legalize(
     target: &Target,
 ) -> Result<Option<Legal>, TypeError> {
     let source = &module.functions[func];
-    if source.nodes.values().all(|data| whole(source, data, target)) {
+    let quantised = Quantised::of(source);
+    let whole = |data: &NodeData| whole(source, &quantised, data, target);
+    if source.nodes.values().all(whole) {
         return Ok(None);
     }
     let mut rewritten = module.clone();
@@ -38,9 +43,10 @@ pub fn legalize(
         let args =
             data.args.iter().map(|&a| values[a].ok_or_else(|| missing(a))).collect::<Result<Vec<_>, _>>()?;
         b.set_origins(data.origins.clone());
-        let results = match Attention::of(&data.op) {
-            Some(a) if !whole(source, data, target) => vec![expand::attention(&mut b, &a, &args)?],
-            Some(_) | None => {
+        let parts = if whole(data) { None } else { parts(&mut b, &data.op, &args)? };
+        let results = match parts {
+            Some(result) => vec![result],
+            None => {
                 let results = b.emit_all(data.op.clone(), &args)?;
                 if let Some(last) = b.func().nodes.keys().next_back() {
                     moved[last] = zeros[node];
@@ -60,13 +66,37 @@ pub fn legalize(
     for entry in rewritten.entries.iter_mut().filter(|entry| entry.func == func) {
         entry.func = id;
     }
-    Ok(Some((rewritten, moved)))
+    // The parts of attention have a softmax.
+    let again = legalize(&rewritten, id, &moved, target)?;
+    Ok(Some(again.unwrap_or((rewritten, moved))))
 }
 
-/// Whether a kernel takes the node as it is.
-fn whole(func: &Function, data: &NodeData, target: &Target) -> bool {
-    let Some(a) = Attention::of(&data.op) else { return true };
+/// The node as its parts, if it has any.
+fn parts(b: &mut FunctionBuilder<'_>, op: &Op, args: &[Value]) -> Result<Option<Value>, TypeError> {
+    if let Op::Softmax { axis, log } = op {
+        return expand::softmax(b, *axis, *log, args[0]).map(Some);
+    }
+    if let Op::Norm { axes, centre, eps } = op {
+        return expand::norm(b, axes, *centre, eps.0, args).map(Some);
+    }
+    Attention::of(op).map(|a| expand::attention(b, &a, args)).transpose()
+}
+
+/// Whether a kernel takes the node as it is: rows of softmax and norms must fit local memory.
+fn whole(func: &Function, quantised: &Quantised, data: &NodeData, target: &Target) -> bool {
+    if data.results.iter().any(|&r| func.ty(r).shape.elements() == 0) {
+        return true;
+    }
     let types: Vec<&TensorType> = data.args.iter().map(|&v| func.ty(v)).collect();
-    let empty = data.results.iter().any(|&r| func.ty(r).shape.elements() == 0);
-    empty || Plan::choose(&a, &types, target).is_some()
+    let row = |axes: &[u8]| axes.iter().map(|&a| types[0].shape[usize::from(a)]).product::<u64>();
+    let scalars = || types.iter().filter_map(|ty| ty.elem.scalar());
+    if let Op::Softmax { axis, .. } = data.op {
+        return row(&[axis]) <= row_limit(target, softmax_bytes(scalars()));
+    }
+    if let Op::Norm { axes, .. } = &data.op {
+        let copies = data.results.iter().map(|&r| quantised.copies[r].len()).sum();
+        return row(axes) <= row_limit(target, norm_bytes(scalars(), copies));
+    }
+    let Some(a) = Attention::of(&data.op) else { return true };
+    Plan::choose(&a, &types, target).is_some()
 }

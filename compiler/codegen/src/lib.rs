@@ -222,7 +222,8 @@ fn pack_weights(
     addresses: &mut SecondaryMap<StorageId, Option<Address>>,
 ) -> Result<Vec<u8>, Vec<Failure>> {
     let mut bytes: Vec<u8> = Vec::new();
-    let used: BTreeSet<StorageId> = lowering.launches.iter().flat_map(|l| l.bases.iter().map(|&(s, _)| s)).collect();
+    let used: BTreeSet<StorageId> =
+        lowering.launches.iter().flat_map(|l| l.bases.iter().map(|&(s, _)| s)).collect();
     for (id, storage) in &lowering.storages {
         let StorageKind::Const(constant, packing) = &storage.kind else { continue };
         // Forms that were weighed and not taken.

@@ -107,7 +107,11 @@ impl<'a> Lowering<'a> {
     pub fn run(&mut self) {
         for (i, &param) in self.func.params.iter().enumerate() {
             let ty = self.func.ty(param);
-            let storage = self.storages.push(Storage::dense(StorageKind::Input(i), ty.elem.format(), ty.shape.elements()));
+            let storage = self.storages.push(Storage::dense(
+                StorageKind::Input(i),
+                ty.elem.format(),
+                ty.shape.elements(),
+            ));
             self.places[param] = Some(self.row_major(param, storage));
         }
         // A value computed by the function is stored where the first result that names it lies.
@@ -204,7 +208,11 @@ impl<'a> Lowering<'a> {
     pub fn allocate_in(&mut self, value: Value, order: Option<Vec<usize>>) -> Place {
         let ty = self.func.ty(value).clone();
         if let Some(i) = self.outputs[value] {
-            let storage = self.storages.push(Storage::dense(StorageKind::Output(i), ty.elem.format(), ty.shape.elements()));
+            let storage = self.storages.push(Storage::dense(
+                StorageKind::Output(i),
+                ty.elem.format(),
+                ty.shape.elements(),
+            ));
             return self.row_major(value, storage);
         }
         let rank = ty.shape.rank();
@@ -215,7 +223,8 @@ impl<'a> Lowering<'a> {
             order.push(axis as usize);
             sizes[axis as usize] = sizes[axis as usize].next_multiple_of(u64::from(format.size));
         }
-        let storage = self.storages.push(Storage::dense(StorageKind::Temp, ty.elem.format(), sizes.iter().product()));
+        let storage =
+            self.storages.push(Storage::dense(StorageKind::Temp, ty.elem.format(), sizes.iter().product()));
         Place { storage, offset: 0, strides: strides_in_order(&sizes, &order) }
     }
 
@@ -388,7 +397,11 @@ impl<'a> Lowering<'a> {
                 Some(strides) => strides,
                 None => {
                     let (expr, _) = self.copy_of(x)?;
-                    let storage = self.storages.push(Storage::dense(StorageKind::Temp, self.func.ty(x).elem.format(), shape.elements()));
+                    let storage = self.storages.push(Storage::dense(
+                        StorageKind::Temp,
+                        self.func.ty(x).elem.format(),
+                        shape.elements(),
+                    ));
                     let dense = self.row_major(x, storage);
                     self.map("copy", &expr, &dense)?;
                     self.places[result] = Some(self.row_major(result, storage));
@@ -413,7 +426,11 @@ impl<'a> Lowering<'a> {
 
     fn copy_to_output(&mut self, result: Value, i: usize) -> Lowered {
         let (expr, _) = self.copy_of(result)?;
-        let storage = self.storages.push(Storage::dense(StorageKind::Output(i), self.func.ty(result).elem.format(), expr.shape.elements()));
+        let storage = self.storages.push(Storage::dense(
+            StorageKind::Output(i),
+            self.func.ty(result).elem.format(),
+            expr.shape.elements(),
+        ));
         let place = self.row_major(result, storage);
         if expr.shape.elements() == 0 {
             return Ok(());

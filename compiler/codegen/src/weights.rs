@@ -316,7 +316,7 @@ fn is_zero(elem: ScalarType, code: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use lacuna_ir::TensorType;
-    use lacuna_isa::format::GroupFormat;
+    use lacuna_isa::format::{Format, GroupFormat};
     use lacuna_isa::view::PlaneMap;
 
     use super::*;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lacuna_optimize::weights::{Prune, PruneBy, Rounding, ScaleModes};
-use lacuna_optimize::{Precision, WeightOptions, WeightSparsity};
+use lacuna_optimize::{Extraction, Precision, WeightOptions, WeightSparsity};
 
 /// Compiles ONNX models to accelerator instruction streams, runs them bit-exactly, and shows what they cost.
 #[derive(Parser, Debug)]
@@ -44,6 +44,9 @@ pub enum Command {
     Ops(Ops),
     /// Explain a diagnostic code, or what the optimiser did to a model.
     Explain(Explain),
+    /// Compare chosen formats with uniform ones at the error of each.
+    #[command(hide = true)]
+    Compare(Compare),
 }
 
 /// Options of everything that compiles a model.
@@ -77,6 +80,9 @@ pub struct CompileOptions {
     /// NAME.npy. `verify` of that same folder measures techniques on each half of the samples in turn and scores the other.
     #[arg(long, value_name = "DIR")]
     pub calibrate: Option<PathBuf>,
+    /// How terms are chosen from all equal ones: exact, or greedy, which measurements compare with.
+    #[arg(long, default_value = "exact", value_name = "HOW", hide = true)]
+    pub extraction: Extraction,
     /// How weights become narrow or sparse.
     #[command(flatten)]
     pub weights: WeightArgs,
@@ -310,6 +316,22 @@ pub struct Explain {
     /// Of a model: where a plot of cycles, error and bytes goes.
     #[arg(long, value_name = "FILE.svg", conflicts_with = "all")]
     pub svg: Option<PathBuf>,
+    /// Options of compilation.
+    #[command(flatten)]
+    pub options: CompileOptions,
+}
+
+/// `lacuna compare`, for developers.
+#[derive(Args, Debug)]
+pub struct Compare {
+    /// The ONNX model, or a folder with model.onnx and test_data_set_*.
+    pub model: PathBuf,
+    /// A uniform precision whose error becomes a budget.
+    #[arg(long, required = true, value_name = "P")]
+    pub uniform: Vec<Precision>,
+    /// Compare at the accuracy of each, not at its signal-to-noise ratio.
+    #[arg(long)]
+    pub by_drop: bool,
     /// Options of compilation.
     #[command(flatten)]
     pub options: CompileOptions,

@@ -13,7 +13,7 @@ use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 use lacuna_onnx::{ExternalData, Literal};
 use lacuna_optimize::{
-    Assignment, Precision, Selected, TargetFeatures, WeightOptions, WeightReport, WeightSparsity,
+    Assignment, Extraction, Precision, Selected, TargetFeatures, WeightOptions, WeightReport, WeightSparsity,
 };
 
 use crate::calibration::Calibration;
@@ -70,6 +70,8 @@ pub struct Request<'a> {
     pub target: &'a Target,
     /// Number formats of contractions.
     pub precision: Precision,
+    /// How terms are chosen from all equal ones.
+    pub extraction: Extraction,
     /// How weights become narrow or sparse.
     pub weights: WeightOptions,
     /// Inputs for techniques that measure.
@@ -167,6 +169,7 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
     let (imported, mut warnings) = import(request, watch)?;
     let mut options = options(request.target, request.precision);
     options.weights = request.weights;
+    options.extraction = request.extraction;
     if let Some(calibration) = request.calibration {
         options.calibration = calibration.batches(&imported)?;
     }
@@ -252,7 +255,8 @@ fn verify(module: &Module, after: &str) -> Result<(), Failed> {
     })
 }
 
-pub(crate) fn contradiction(pass: &str, what: impl std::fmt::Display) -> Failed {
+/// The finding that a pass broke what it promises.
+pub fn contradiction(pass: &str, what: impl std::fmt::Display) -> Failed {
     Diagnostic::new(codes::INTERNAL, format!("after `{pass}`: {what}")).into()
 }
 

@@ -255,9 +255,11 @@ pub fn text(selection: &Selection) -> String {
         let held_out = if drop.held_out { "held-out " } else { "" };
         format!("{} points of {what} lost on {} {held_out}{unit}, ", drop_text(point), drop.n_judged)
     });
+    let attention =
+        if selection.survey.narrows_attention(&point.choice) { "attention in bf16\n" } else { "" };
     format!(
         "budget: {}; {}\nchosen: {judged}{} at the worst output (predicted {}); modelled {:.0} cycles of contractions, {} of the \
-         machine model in all\n{} forward passes, {} joint choices tried ({}); {}; {:.2} s without measurements\n",
+         machine model in all\n{} forward passes, {} joint choices tried ({}); {}; {:.2} s without measurements\n{attention}",
         budget_text(selection.budget),
         used_text(selection.budget, point),
         decibels(point.sqnr_db),
@@ -292,6 +294,7 @@ pub fn json(selection: &Selection) -> Value {
         "tried": tried.collect::<Vec<_>>(),
         "gap": verdict.gap,
         "uniform": verdict.uniform,
+        "narrow_attention": selection.survey.narrows_attention(&verdict.point.choice),
         "point": point_json(&verdict.point),
     })
 }

@@ -19,6 +19,15 @@ fn check(
     inputs: &[Input<'_>],
     build: impl Fn(&mut FunctionBuilder<'_>, &[Value]) -> Value,
 ) -> usize {
+    computed(name, inputs, build).0
+}
+
+/// Like [`check`]; also returns what the machine computed.
+fn computed(
+    name: &str,
+    inputs: &[Input<'_>],
+    build: impl Fn(&mut FunctionBuilder<'_>, &[Value]) -> Value,
+) -> (usize, Vec<f64>) {
     let mut module = Module { name: name.into(), ..Module::default() };
     let mut b = FunctionBuilder::new(&mut module, "main");
     let params: Vec<Value> =
@@ -47,19 +56,22 @@ fn check(
     let machine = Machine::load(&generated.object).expect("a valid object loads");
     let bytes: Vec<Vec<u8>> = tensors.iter().map(Tensor::to_bytes).collect();
     let bytes: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
-    match machine.run(&bytes, &RunOptions::default()).expect("inputs of the right size") {
+    let got = match machine.run(&bytes, &RunOptions::default()).expect("inputs of the right size") {
         Outcome::Trap(trap) => panic!("{name}: {trap:?}\n{}", generated.tiled),
         Outcome::Done { outputs, .. } => {
             let got = Tensor::from_bytes(ty, &outputs[0]).expect("a result of the right size");
-            let (want, got) = (want[0].to_f64(), got.to_f64());
+            let (want, got) = (want[0].to_f64(), got.to_f64().to_vec());
             let near = |w: f64, g: f64| {
                 w == g || (w.is_nan() && g.is_nan()) || (w - g).abs() <= 1e-6 * w.abs().max(1.0)
             };
-            let equal = want.len() == got.len() && want.iter().zip(&**got).all(|(&w, &g)| near(w, g));
+            let equal = want.len() == got.len() && want.iter().zip(&got).all(|(&w, &g)| near(w, g));
             assert!(equal, "{name}: {got:?}, not {want:?}\n{}", generated.tiled);
+            got
         }
-    }
-    generated.object.entries[0].launches.len()
+    };
+    let faults = lacuna_codegen::check::check(&generated.object, &target);
+    assert!(faults.is_empty(), "{name}: {faults:?}\n{}", generated.tiled);
+    (generated.object.entries[0].launches.len(), got)
 }
 
 /// Values of an integer type that are near its bounds or zero.
@@ -244,6 +256,120 @@ fn products_read_views_of_groups() {
 
 fn slice_of(starts: &[i64], shape: &[u64], steps: &[i64]) -> Op {
     Op::Slice { starts: starts.to_vec(), shape: shape.into(), steps: steps.to_vec() }
+}
+
+/// Rows that no local memory holds: whole groups go to tiles and PEs, a last group may be short.
+#[test]
+fn long_rows_are_quantised_in_groups() {
+    for name in ["mxfp8", "mxfp4", "nvfp4", "mxint8"] {
+        let format = GroupFormat::from_name(name).expect("a format");
+        for (rows, width) in [(2u64, 20_480u64), (1, 20_011), (3, 40)] {
+            let n = (rows * width) as usize;
+            let x: Vec<f64> = (0..n).map(|i| f64::from((i * 37 % 1013) as u32) / 64.0 - 7.0).collect();
+            let w: Vec<f64> = (0..n).map(|i| f64::from((i * 53 % 89) as u32 % 5) - 2.0).collect();
+            let inputs: [Input<'_>; 2] =
+                [(ScalarType::F32, &[rows, width], &x), (ScalarType::F32, &[rows, width], &w)];
+            for is_read in [false, true] {
+                check(&format!("{name} of {width}, read: {is_read}"), &inputs, |b, v| {
+                    let quantise = Op::MxQuantize { format, axis: 1, mode: ScaleMode::Floor };
+                    let y = b.binary(BinaryOp::Mul, v[0], v[1]).expect("typed");
+                    let q = b.emit(quantise.clone(), &[y]).expect("typed");
+                    let r = b.emit(quantise, &[v[1]]).expect("typed");
+                    let map = ContractMap::parse("mk,nk->mn").expect("a map");
+                    let product = b.emit(Op::Contract { map, elem: ScalarType::F32 }, &[q, r]);
+                    let product = product.expect("typed");
+                    if is_read {
+                        let sum = b.emit(Op::Reduce { op: ReduceOp::Max, axes: vec![1] }, &[y]);
+                        let dims = vec![0];
+                        let wide = Op::Broadcast { dims, shape: vec![rows, rows].into() };
+                        let wide = b.emit(wide, &[sum.expect("typed")]).expect("typed");
+                        b.binary(BinaryOp::Add, product, wide).expect("typed")
+                    } else {
+                        product
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Rows that no local memory holds: partials are carried over tiles, along dimensions of any stride.
+#[test]
+fn long_rows_are_reduced_in_tiles() {
+    let shapes: [(&[u64], &[u8]); 5] = [
+        (&[2, 40_960], &[1]),
+        (&[20_011], &[0]),
+        (&[20_005, 3], &[0]),
+        (&[3, 5, 2, 7_000], &[1, 3]),
+        (&[2, 150, 150], &[1, 2]),
+    ];
+    for (shape, axes) in shapes {
+        let n = shape.iter().product::<u64>() as usize;
+        let x: Vec<f64> = (0..n).map(|i| f64::from((i * 37 % 1013) as u32 % 16) - 7.0).collect();
+        for elem in [ScalarType::F32, ScalarType::Bf16, ScalarType::F64, ScalarType::I32, ScalarType::I64] {
+            for op in [ReduceOp::Sum, ReduceOp::Mean, ReduceOp::Max, ReduceOp::Min] {
+                check(&format!("{op} of {elem}{shape:?}"), &[(elem, shape, &x)], |b, v| {
+                    let y = b.binary(BinaryOp::Sub, v[0], v[0]).expect("typed");
+                    let y = b.binary(BinaryOp::Add, v[0], y).expect("typed");
+                    b.emit(Op::Reduce { op, axes: axes.to_vec() }, &[y]).expect("typed")
+                });
+            }
+        }
+    }
+}
+
+/// A sum in tiles has the bits of the sum that the numerics define: sixteen partials, then halving.
+#[test]
+fn tiles_do_not_change_a_sum() {
+    for n in [40_960usize, 20_011] {
+        let x: Vec<f32> = (0..n).map(|i| ((i * 7919 % 10_007) as f32).sin()).collect();
+        let mut partials = [0f32; 16];
+        x.iter().enumerate().for_each(|(i, v)| partials[i % 16] += v);
+        for half in [8, 4, 2, 1] {
+            (0..half).for_each(|i| partials[i] += partials[i + half]);
+        }
+        let wide: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+        // Scaled down, because the evaluator sums in double precision.
+        let (_, got) = computed("sum", &[(ScalarType::F32, &[n as u64], &wide)], |b, v| {
+            let sum = b.emit(Op::Reduce { op: ReduceOp::Sum, axes: vec![0] }, &v[..1]).expect("typed");
+            let thousandth = b.const_f32(Vec::new(), &[1.0 / 1024.0]).expect("a constant");
+            b.binary(BinaryOp::Mul, sum, thousandth).expect("typed")
+        });
+        assert_eq!(got, [f64::from(partials[0]) / 1024.0], "{n}");
+    }
+}
+
+/// Softmax and norms of rows that no local memory holds.
+#[test]
+fn long_rows_are_normalised() {
+    for (shape, axis) in [([2u64, 20_480], 1u8), ([1, 12_011], 1), ([12_011, 3], 0)] {
+        let n = shape.iter().product::<u64>() as usize;
+        let (length, inner) = (shape[usize::from(axis)] as i64, if axis == 0 { shape[1] as i64 } else { 1 });
+        // Rows are odd about their middle, so that their sums, and those of their squares, are exact in f32.
+        let x: Vec<f64> = (0..n as i64)
+            .map(|i| i / inner % length)
+            .map(|at| if 2 * at < length { at } else { at - length + 1 } * 37 % 16)
+            .map(|v| v as f64)
+            .collect();
+        for elem in [ScalarType::F32, ScalarType::F64] {
+            for log in [false, true] {
+                check(&format!("softmax of {elem}{shape:?}"), &[(elem, &shape, &x)], |b, v| {
+                    b.emit(Op::Softmax { axis, log }, v).expect("typed")
+                });
+            }
+            let row = [shape[usize::from(axis)]];
+            let scale: Vec<f64> = (0..row[0]).map(|i| f64::from((i % 7) as u32) / 8.0).collect();
+            for centre in [false, true] {
+                let inputs: [Input<'_>; 3] = [(elem, &shape, &x), (elem, &row, &scale), (elem, &row, &scale)];
+                for n_args in 1..=3 {
+                    check(&format!("norm of {elem}{shape:?}"), &inputs, |b, v| {
+                        let norm = Op::Norm { axes: vec![axis], centre, eps: Real(1e-5) };
+                        b.emit(norm, &v[..n_args]).expect("typed")
+                    });
+                }
+            }
+        }
+    }
 }
 
 #[test]

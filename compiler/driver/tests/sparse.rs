@@ -126,8 +126,7 @@ fn check(name: &str, module: &Module, pattern: Pattern) {
         }
     }
     assert_eq!(n_sparse, 1, "{name}: products with a constant operand of {pattern}");
-    let (dense, sparse) =
-        (compile(module, &target, &dense_zeros), compile(module, &target, &zeros));
+    let (dense, sparse) = (compile(module, &target, &dense_zeros), compile(module, &target, &zeros));
     let uses = |object: &Object| {
         object.kernels.iter().flat_map(|k| &k.code).any(|i| matches!(i.kind, InstKind::Mmnm { .. }))
     };

@@ -143,7 +143,8 @@ fn folded(module: &Module, format: Option<GroupFormat>) -> Module {
     });
     let one = lacuna_ir::eval::Tensor::from_f64(ScalarType::F32, vec![1], &[0.0]).expect("one element");
     let entry = quantise.entries[0].func;
-    let codes = lacuna_ir::eval::eval(&quantise, entry, &[one], lacuna_ir::eval::Mode::Typed).unwrap().remove(0);
+    let codes =
+        lacuna_ir::eval::eval(&quantise, entry, &[one], lacuna_ir::eval::Mode::Typed).unwrap().remove(0);
     let rows = module.functions[func].ty(module.functions[func].params[0]).shape.0.clone();
     module = self::module(&rows, |b, x| {
         let x = relu(b, x);
@@ -159,8 +160,13 @@ fn folded(module: &Module, format: Option<GroupFormat>) -> Module {
 #[test]
 fn every_form_has_the_bits_of_the_dense_one() {
     let shapes = [[1, 128, 96], [5, 100, 70], [67, 256, 40]];
-    let formats =
-        [None, Some(GroupFormat::MXFP8), Some(GroupFormat::MXFP4), Some(GroupFormat::MX6), Some(GroupFormat::MXINT8)];
+    let formats = [
+        None,
+        Some(GroupFormat::MXFP8),
+        Some(GroupFormat::MXFP4),
+        Some(GroupFormat::MX6),
+        Some(GroupFormat::MXINT8),
+    ];
     for chip in ["mtia-300", "trainium2"] {
         for sizes in shapes {
             for format in formats {
@@ -197,12 +203,16 @@ fn narrow_constants_have_the_bits_of_wide_ones() {
     for (stored, value) in values {
         let narrow = sparse_product([3, 70, 40], 8, 1.0, None, value);
         // One value that needs f32, times 0: the same sums from constants that are not narrow.
-        let wide = module(&[3, 70], |b, x| {
-            let w = f32_const(b, &[70, 41], |i| if i % 41 < 40 { value(i / 41 * 40 + i % 41) } else { 1.000_000_1 });
-            let x = relu(b, x);
-            let y = contract(b, x, w);
-            b.emit(Op::Slice { starts: vec![0, 0], shape: vec![3, 40].into(), steps: vec![1, 1] }, &[y]).unwrap()
-        });
+        let wide =
+            module(&[3, 70], |b, x| {
+                let w = f32_const(b, &[70, 41], |i| {
+                    if i % 41 < 40 { value(i / 41 * 40 + i % 41) } else { 1.000_000_1 }
+                });
+                let x = relu(b, x);
+                let y = contract(b, x, w);
+                b.emit(Op::Slice { starts: vec![0, 0], shape: vec![3, 40].into(), steps: vec![1, 1] }, &[y])
+                    .unwrap()
+            });
         let input = input_of(&narrow);
         let (a, b) = (in_form(&narrow, "mtia-300", Form::Dense), in_form(&wide, "mtia-300", Form::Dense));
         assert!(run(&a, &input).0 == run(&b, &input).0, "{stored}: other bits");
@@ -252,7 +262,8 @@ fn zero_blocks_are_skipped() {
     let model = sparse_product([512, 4096, 4096], 32, 0.1, None, noise);
     let set = (0..128 * 128u64).filter(|i| among(i / 128 * 1_000 + i % 128, 32, 0.1)).count() as f64;
     let allowed = (1.0 - set / (128.0 * 128.0)) * 512.0 * 4096.0 * 4096.0;
-    let (dense, sparse) = (in_form(&model, "mtia-300", Form::Dense), compile(&model, "mtia-300", &Zeros::new()));
+    let (dense, sparse) =
+        (in_form(&model, "mtia-300", Form::Dense), compile(&model, "mtia-300", &Zeros::new()));
     let (dense, sparse) = (profile(&dense, &[]), profile(&sparse, &[]));
     let skipped = sparse.macs_skipped as f64 / allowed;
     let ratio = sparse.cycles as f64 / dense.cycles as f64;
@@ -292,7 +303,8 @@ fn rows_behind_a_relu_are_not_loaded() {
         let up = f32_const(b, &[width, hidden], |i| noise(i) / 16.0);
         let h = contract(b, x, up);
         let bias = f32_const(b, &[hidden], |_| -0.193);
-        let bias = b.emit(Op::Broadcast { dims: [1].into(), shape: vec![1, hidden].into() }, &[bias]).unwrap();
+        let bias =
+            b.emit(Op::Broadcast { dims: [1].into(), shape: vec![1, hidden].into() }, &[bias]).unwrap();
         let h = b.binary(BinaryOp::Add, h, bias).unwrap();
         let h = relu(b, h);
         let down = f32_const(b, &[hidden, width], |i| noise(i + 77));
@@ -300,8 +312,7 @@ fn rows_behind_a_relu_are_not_loaded() {
     });
     let mut zeros = Zeros::new();
     zeros[hero(&model)].active = true;
-    let (dense, sparse) =
-        (compile(&model, "mtia-300", &Zeros::new()), compile(&model, "mtia-300", &zeros));
+    let (dense, sparse) = (compile(&model, "mtia-300", &Zeros::new()), compile(&model, "mtia-300", &zeros));
     let input = input_of(&model);
     let ((expect, _), (got, records)) = (run(&dense, &input), run(&sparse, &input));
     assert!(got == expect, "other bits");

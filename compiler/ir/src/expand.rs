@@ -152,3 +152,85 @@ pub fn attention(b: &mut FunctionBuilder<'_>, a: &Attention, args: &[Value]) -> 
     let y = b.emit(Op::Contract { map: map("abgqk,abkd->abgqd")?, elem: a.elem }, &[weights, args[2]])?;
     b.emit(Op::Reshape { shape: vec![batch, heads, length, width].into() }, &[y])
 }
+
+/// A softmax along `axis`, or its logarithm, as reductions and what is between them. Types narrower than f32 are computed in f32.
+///
+/// # Errors
+/// When the operand does not fit the operator.
+pub fn softmax(b: &mut FunctionBuilder<'_>, axis: u8, log: bool, x: Value) -> Result<Value, TypeError> {
+    let (x, own) = widened(b, x)?;
+    let shape = b.ty(x).shape.clone();
+    let axes = [axis];
+    let greatest = b.emit(Op::Reduce { op: ReduceOp::Max, axes: axes.to_vec() }, &[x])?;
+    let greatest = repeated(b, greatest, &shape, &axes)?;
+    let shifted = b.binary(BinaryOp::Sub, x, greatest)?;
+    let exp = b.unary(UnaryOp::Exp, shifted)?;
+    let mut sum = b.emit(Op::Reduce { op: ReduceOp::Sum, axes: axes.to_vec() }, &[exp])?;
+    if log {
+        sum = b.unary(UnaryOp::Log, sum)?;
+    }
+    let sum = repeated(b, sum, &shape, &axes)?;
+    let result =
+        if log { b.binary(BinaryOp::Sub, shifted, sum)? } else { b.binary(BinaryOp::Div, exp, sum)? };
+    narrowed(b, result, own)
+}
+
+/// A norm over `axes` as reductions and what is between them. Types narrower than f32 are computed in f32.
+///
+/// # Errors
+/// When the operands do not fit the operator.
+pub fn norm(
+    b: &mut FunctionBuilder<'_>,
+    axes: &[u8],
+    centre: bool,
+    eps: f64,
+    args: &[Value],
+) -> Result<Value, TypeError> {
+    let (x, own) = widened(b, args[0])?;
+    let shape = b.ty(x).shape.clone();
+    let mean = Op::Reduce { op: ReduceOp::Mean, axes: axes.to_vec() };
+    let mut value = x;
+    if centre {
+        let mean = b.emit(mean.clone(), &[x])?;
+        let mean = repeated(b, mean, &shape, axes)?;
+        value = b.binary(BinaryOp::Sub, x, mean)?;
+    }
+    let square = b.binary(BinaryOp::Mul, value, value)?;
+    let variance = b.emit(mean, &[square])?;
+    let of_rows = b.ty(variance).clone();
+    let elem = of_rows.elem.scalar().ok_or_else(|| TypeError("a norm of groups".into()))?;
+    let eps = splat(b, elem, &of_rows.shape, eps)?;
+    let sum = b.binary(BinaryOp::Add, variance, eps)?;
+    let root = b.unary(UnaryOp::Sqrt, sum)?;
+    let one = splat(b, elem, &of_rows.shape, 1.0)?;
+    let factor = b.binary(BinaryOp::Div, one, root)?;
+    let factor = repeated(b, factor, &shape, axes)?;
+    value = b.binary(BinaryOp::Mul, value, factor)?;
+    for (&arg, op) in args[1..].iter().zip([BinaryOp::Mul, BinaryOp::Add]) {
+        let (arg, _) = widened(b, arg)?;
+        let wide = b.emit(Op::Broadcast { dims: axes.to_vec(), shape: shape.clone() }, &[arg])?;
+        value = b.binary(op, value, wide)?;
+    }
+    narrowed(b, value, own)
+}
+
+/// A value in f32 if its type is a narrower float, and its own type.
+fn widened(b: &mut FunctionBuilder<'_>, x: Value) -> Result<(Value, ScalarType), TypeError> {
+    let own = b.ty(x).elem.scalar().ok_or_else(|| TypeError("a grouped operand".into()))?;
+    let wide = matches!(own, ScalarType::F32 | ScalarType::F64);
+    let cast = Op::Cast { to: ScalarType::F32, saturate: true };
+    Ok((if wide { x } else { b.emit(cast, &[x])? }, own))
+}
+
+fn narrowed(b: &mut FunctionBuilder<'_>, x: Value, to: ScalarType) -> Result<Value, TypeError> {
+    if b.ty(x).elem.scalar() == Some(to) {
+        return Ok(x);
+    }
+    b.emit(Op::Cast { to, saturate: true }, &[x])
+}
+
+/// A value that lacks `axes`, repeated along them.
+fn repeated(b: &mut FunctionBuilder<'_>, x: Value, shape: &Shape, axes: &[u8]) -> Result<Value, TypeError> {
+    let dims = (0..shape.rank() as u8).filter(|d| !axes.contains(d)).collect();
+    b.emit(Op::Broadcast { dims, shape: shape.clone() }, &[x])
+}

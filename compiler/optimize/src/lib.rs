@@ -44,7 +44,8 @@ pub use report::{Application, Report, RuleCount};
 pub use rules::{RuleClass, rule_names};
 pub use select::{
     Assignment, Budget, Candidate, Chosen, Drop, MachineCost, Measure, Outputs, ParetoPoint, SelectError,
-    Selected, Site, Survey, Verdict, WeightShare, compressed, select, sqnr_db, weight_shares,
+    Selected, Site, Survey, Verdict, WeightShare, compressed, noise_to_signal, select, sqnr_db,
+    weight_shares,
 };
 pub use weights::{WeightOptions, WeightReport};
 pub use zeros::{

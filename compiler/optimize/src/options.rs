@@ -35,6 +35,18 @@ pub enum Extraction {
     Greedy,
 }
 
+impl FromStr for Extraction {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Extraction, String> {
+        match text {
+            "exact" => Ok(Extraction::Best),
+            "greedy" => Ok(Extraction::Greedy),
+            _ => Err("it must be exact or greedy".to_owned()),
+        }
+    }
+}
+
 /// Number formats of the operands of contractions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Precision {

@@ -11,7 +11,11 @@ use crate::place::{Place, Storage, StorageKind, order_of, strides_in_order};
 impl Lowering<'_> {
     /// A new intermediate of the given type, in a physical order.
     pub fn temporary(&mut self, elem: ScalarType, shape: &[u64], order: &[usize]) -> Place {
-        let storage = self.storages.push(Storage::dense(StorageKind::Temp, Format::Scalar(elem), shape.iter().product()));
+        let storage = self.storages.push(Storage::dense(
+            StorageKind::Temp,
+            Format::Scalar(elem),
+            shape.iter().product(),
+        ));
         Place { storage, offset: 0, strides: strides_in_order(shape, order) }
     }
 

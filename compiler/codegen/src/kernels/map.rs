@@ -82,9 +82,9 @@ impl Lowering<'_> {
             eighth_bytes += bytes_of(Format::Scalar(leaf.elem));
         }
         let limit = (self.target.local_bytes as f64 * LOCAL_FILL / 2.0 * 8.0 / eighth_bytes as f64) as u64;
-        let whole = vec![false; dims.len()];
-        let tiles = cut(&dims, &whole, limit, u64::from(self.target.n_pes())).ok_or("no tile fits")?;
-        let nest = nest_of(&dims, &tiles, &whole, self.target.rows, self.target.cols);
+        let units = vec![1; dims.len()];
+        let tiles = cut(&dims, &units, limit, u64::from(self.target.n_pes())).ok_or("no tile fits")?;
+        let nest = nest_of(&dims, &tiles, self.target.rows, self.target.cols);
         if !nest.fits() {
             return Err("the region needs more loop levels than the machine has".into());
         }

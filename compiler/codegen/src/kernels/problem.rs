@@ -11,12 +11,12 @@ use lacuna_isa::inst::Order;
 use lacuna_isa::sparse::BLOCK;
 use lacuna_isa::view::PlaneMap;
 
-use super::sparse::{BlockFlags, Form, flag_elements};
 use super::space::{SpaceDim, Walk, coalesce};
+use super::sparse::{BlockFlags, Form, flag_elements};
 use crate::expr::Expr;
 use crate::lower::{Lowered, Lowering};
-use crate::weights;
 use crate::place::{Packing, Panels, Place, Storage, StorageKind, order_of};
+use crate::weights;
 
 /// Columns of a weight panel.
 pub const PANEL: u64 = 32;
@@ -314,7 +314,11 @@ impl Lowering<'_> {
                 size: sizes[i],
                 a: if i < n_spatial { xs(i + 2) * attrs.dilations[i] as i64 } else { xs(1) },
                 b: b_strides[i],
-                a_bound: if i == n_spatial { stored_terms(&x_ty.elem, channels).min(sizes[i]) } else { sizes[i] },
+                a_bound: if i == n_spatial {
+                    stored_terms(&x_ty.elem, channels).min(sizes[i])
+                } else {
+                    sizes[i]
+                },
                 window: i < n_spatial,
             })
             .collect();

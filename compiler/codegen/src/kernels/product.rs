@@ -45,7 +45,9 @@ impl Lowering<'_> {
                 Ok((time, problem, plan))
             });
             match planned {
-                Ok(found) if best.as_ref().is_none_or(|(time, ..)| found.0 < time * MARGIN) => best = Some(found),
+                Ok(found) if best.as_ref().is_none_or(|(time, ..)| found.0 < time * MARGIN) => {
+                    best = Some(found)
+                }
                 Ok(_) => {}
                 Err(reason) => refusal = Some(reason),
             }
@@ -76,7 +78,7 @@ impl Lowering<'_> {
                 // Stores of an innermost loop take a stage.
                 let late = if chunked { 2 } else { 1 };
                 Some(kb.flags(a, a_view, plan.chunk, late)?)
-            },
+            }
             (Form::Blocks, Some(flags)) => {
                 Some(kb.load("set", &flags_tile(problem, plan, flags), Fill::Zero, None, None)?)
             }

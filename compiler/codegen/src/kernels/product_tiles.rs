@@ -7,8 +7,8 @@
 use lacuna_isa::view::PE_COORDS;
 
 use super::problem::{Problem, Role, Second};
-use super::product_views::epilogue_tile;
 use super::product_time::{Stored, Time};
+use super::product_views::epilogue_tile;
 use crate::expr::Expr;
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Axis, Nest};
@@ -77,12 +77,7 @@ impl Plan {
 ///
 /// # Errors
 /// When no tile fits the target's memories.
-pub fn choose(
-    problem: &Problem,
-    expr: &Expr,
-    result: &Stored,
-    lowering: &Lowering,
-) -> Lowered<(f64, Plan)> {
+pub fn choose(problem: &Problem, expr: &Expr, result: &Stored, lowering: &Lowering) -> Lowered<(f64, Plan)> {
     let n_dims = problem.dims.len();
     let mut options: Vec<Vec<u64>> = Vec::new();
     for (d, dim) in problem.dims.iter().enumerate() {
@@ -232,7 +227,8 @@ fn operand_weights(problem: &Problem, tiles: &[u64], lowering: &Lowering) -> [(V
         walks[walks.len() - from_last].stride != 0
     };
     let n = problem.dims.len();
-    let first = |d: usize| problem.dims[d].role != Role::Column && (walk(d, 2) || problem.dims[d].window.is_some());
+    let first =
+        |d: usize| problem.dims[d].role != Role::Column && (walk(d, 2) || problem.dims[d].window.is_some());
     let second = |d: usize| match &problem.b {
         Second::Panels(_) => problem.dims[d].role == Role::Column,
         Second::Dense(..) => problem.dims[d].role != Role::Row && walk(d, 1),

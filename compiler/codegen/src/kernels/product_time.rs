@@ -11,9 +11,9 @@ use lacuna_isa::timing::{Work, cost};
 use lacuna_isa::view::Pattern;
 
 use super::problem::{PANEL, Problem, Role, Second};
-use super::product_views::{epilogue_tile, first_tile, second_tile};
 use super::product::PIECE_SLOTS;
 use super::product_tiles::Plan;
+use super::product_views::{epilogue_tile, first_tile, second_tile};
 use super::sparse::{ASSUMED_ACTIVITY, Form};
 use crate::emit::{DOUBLE, KernelBuilder, STAGED_SLOTS, Tile};
 use crate::expr::{Expr, ExprNode};
@@ -249,9 +249,7 @@ impl Zeros {
         let dense = KernelBuilder::slot_bytes(storage.slot, storage.pattern, storage.elements);
         let stored = storage.bytes() as f64 / dense.max(1) as f64;
         match problem.form {
-            Form::Dense | Form::Pattern(_) => {
-                Zeros { steps: 1.0, near: stored, far: stored }
-            }
+            Form::Dense | Form::Pattern(_) => Zeros { steps: 1.0, near: stored, far: stored },
             Form::Compressed => Zeros { steps: 1.0, near: 1.0, far: stored },
             Form::Blocks => {
                 let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
@@ -293,8 +291,8 @@ fn fetches(nest: &Nest, tile: &Tile) -> f64 {
 fn distinct_pes(nest: &Nest, tile: &Tile) -> f64 {
     let mut distinct = 1.0;
     for coords in [0..2, 2..4] {
-        let moved =
-            (0..nest.axes.len()).any(|a| moves(tile, a) && nest.axes[a].pes[coords.clone()].iter().any(|&p| p > 1));
+        let moved = (0..nest.axes.len())
+            .any(|a| moves(tile, a) && nest.axes[a].pes[coords.clone()].iter().any(|&p| p > 1));
         if moved {
             distinct *= nest.grid[coords].iter().map(|&g| f64::from(g)).product::<f64>();
         }

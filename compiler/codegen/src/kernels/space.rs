@@ -110,35 +110,34 @@ pub fn tile_in_order(
     (Tile { storage, offset, dims: tile_dims, k_dim }, at)
 }
 
-/// Cuts dimensions into tiles of at most `limit` elements, and small enough that `n_pes` PEs have work; dimensions of
-/// `whole` stay uncut. Inner dimensions are filled first.
-pub fn cut(dims: &[SpaceDim], whole: &[bool], limit: u64, n_pes: u64) -> Option<Vec<u64>> {
-    let fixed: u64 = dims.iter().zip(whole).filter(|(_, w)| **w).map(|(d, _)| d.size).product();
-    let open: u64 = dims.iter().zip(whole).filter(|(_, w)| !**w).map(|(d, _)| d.size).product();
-    if fixed > limit {
+/// Cuts dimensions into tiles of at most `limit` elements, and small enough that `n_pes` PEs have work. A tile has a whole
+/// multiple of `units[d]` indices along dimension d, or all of them: a unit of the dimension's size leaves it uncut. Inner
+/// dimensions are filled first. `None` where even single units are too large.
+pub fn cut(dims: &[SpaceDim], units: &[u64], limit: u64, n_pes: u64) -> Option<Vec<u64>> {
+    let counts: Vec<u64> = dims.iter().zip(units).map(|(d, &unit)| d.size.div_ceil(unit.max(1))).collect();
+    let smallest: u64 = units.iter().product();
+    if smallest > limit {
         return None;
     }
+    let open: u64 = counts.iter().product();
     // A tile below a few hundred elements costs more to issue than to compute.
-    let fair = open.div_ceil(n_pes).max((MIN_TILE / fixed.max(1)).max(1));
-    let mut left = (limit / fixed.max(1)).min(fair).max(1);
+    let fair = open.div_ceil(n_pes).max((MIN_TILE / smallest.max(1)).max(1));
+    let mut left = (limit / smallest.max(1)).min(fair).max(1);
     let mut tiles = vec![1; dims.len()];
     for d in (0..dims.len()).rev() {
-        if whole[d] {
-            tiles[d] = dims[d].size;
-        } else {
-            let tile = dims[d].size.min(left);
-            // Equal parts leave no short last tile.
-            tiles[d] = dims[d].size.div_ceil(dims[d].size.div_ceil(tile));
-            left = (left / tiles[d]).max(1);
-        }
+        let tile = counts[d].min(left).max(1);
+        // Equal parts leave no short last tile.
+        let tile = counts[d].div_ceil(counts[d].div_ceil(tile).max(1));
+        tiles[d] = (tile * units[d]).min(dims[d].size).max(1);
+        left = (left / tile.max(1)).max(1);
     }
     Some(tiles)
 }
 
 const MIN_TILE: u64 = 512;
 
-/// A nest over the dimensions with the given tiles.
-pub fn nest_of(dims: &[SpaceDim], tiles: &[u64], whole: &[bool], rows: u16, cols: u16) -> Nest {
+/// A nest over the dimensions with the given tiles; those in one piece have no loop.
+pub fn nest_of(dims: &[SpaceDim], tiles: &[u64], rows: u16, cols: u16) -> Nest {
     const NAMES: [&str; 5] = ["d0", "d1", "d2", "d3", "d4"];
     let axes = dims
         .iter()
@@ -146,6 +145,6 @@ pub fn nest_of(dims: &[SpaceDim], tiles: &[u64], whole: &[bool], rows: u16, cols
         .enumerate()
         .map(|(d, (dim, &t))| Axis::new(NAMES[d.min(4)], dim.size, t))
         .collect();
-    let spread: Vec<bool> = whole.iter().map(|w| !w).collect();
+    let spread: Vec<bool> = dims.iter().zip(tiles).map(|(d, &t)| t < d.size).collect();
     Nest::distribute(axes, &spread, rows, cols)
 }

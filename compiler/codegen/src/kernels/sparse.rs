@@ -127,7 +127,12 @@ impl Lowering<'_> {
     }
 
     /// Compresses the storage of a constant in panels, if that pays.
-    pub(super) fn compress(&mut self, id: ConstId, panels: &Panels, dense: Storage) -> Result<Storage, String> {
+    pub(super) fn compress(
+        &mut self,
+        id: ConstId,
+        panels: &Panels,
+        dense: Storage,
+    ) -> Result<Storage, String> {
         let survey = self.survey(id, panels);
         let constant = &self.module.constants[id];
         let (code, share) = survey.best;
@@ -162,7 +167,8 @@ impl Lowering<'_> {
         }
         let packing = Packing::Flags { panels: panels.clone(), k };
         let kind = StorageKind::Const(id, packing);
-        let storage = self.constant(Storage::dense(kind, Format::Scalar(ScalarType::Bool), flags.len() as u64));
+        let storage =
+            self.constant(Storage::dense(kind, Format::Scalar(ScalarType::Bool), flags.len() as u64));
         let place = Place { storage, offset: 0, strides: vec![n_flags as i64] };
         Ok(BlockFlags { place, k, n_set, n_flags })
     }

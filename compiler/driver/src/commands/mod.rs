@@ -1,6 +1,7 @@
 //! The commands, and what they share: reading models and turning options into a request.
 
 mod asm;
+mod compare;
 mod compile;
 mod disasm;
 mod energy;
@@ -23,7 +24,7 @@ use lacuna_isa::target::Target;
 use lacuna_isa::target_file::DEFAULT_TARGET;
 use lacuna_onnx::Literal;
 use lacuna_optimize::weights::Rounding;
-use lacuna_optimize::{Budget, Precision, WeightOptions};
+use lacuna_optimize::{Budget, Extraction, Precision, WeightOptions};
 
 use crate::cli::{Cli, Command, CompileOptions};
 use lacuna_driver::calibration::Calibration;
@@ -71,6 +72,7 @@ pub fn run(command: Command, context: &Context) -> Result<Report, Failed> {
         Command::Targets(args) => targets::run(&args),
         Command::Ops(args) => Ok(ops::run(&args)),
         Command::Explain(args) => explain::run(&args, context),
+        Command::Compare(args) => compare::run(&args, context),
     }
 }
 
@@ -104,6 +106,7 @@ fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Dia
         named(options.max_drop.is_some(), "--max-drop"),
         named(options.max_bytes.is_some(), "--max-bytes"),
         named(options.calibrate.is_some(), "--calibrate"),
+        named(options.extraction != Extraction::default(), "--extraction"),
     ];
     let given: Vec<&str> = given.into_iter().flatten().chain(options.weights.options().1).collect();
     if given.is_empty() {
@@ -118,6 +121,7 @@ fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Dia
 struct Settings {
     target: Target,
     precision: Precision,
+    extraction: Extraction,
     dims: BTreeMap<String, u64>,
     bindings: BTreeMap<String, Literal>,
     budget: Option<Budget>,
@@ -214,6 +218,7 @@ impl Settings {
         Ok(Settings {
             target: exec::target(&options.target)?,
             precision: options.precision,
+            extraction: options.extraction,
             dims: options.dims.iter().cloned().collect(),
             bindings,
             weights,
@@ -239,6 +244,7 @@ impl Settings {
             bindings: self.bindings.clone(),
             target: &self.target,
             precision: self.precision,
+            extraction: self.extraction,
             weights: self.weights,
             calibration: self.calibration.as_ref(),
             selection: SelectionRequest {

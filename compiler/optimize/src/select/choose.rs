@@ -8,7 +8,7 @@
 use super::Selected;
 use super::measure::{Measure, SelectError, sqnr_db};
 use super::solve::{Charge, Frontier, Limits, Problem, frontier, lower_bound};
-use super::survey::{ParetoPoint, Survey};
+use super::survey::{Narrowed, ParetoPoint, Survey};
 
 /// Runs of joint choices at most: each halves the ratio between a budget that holds and one that does not.
 const MAX_RUNS: usize = 8;
@@ -90,6 +90,13 @@ impl Survey {
                 objective.charge(c.cycles, c.bytes, c.error)
             });
         }
+        if let Some(Narrowed { cycles, error }) = self.attention {
+            let narrow = problem.variable(2);
+            problem.factor(&[narrow], |value| match value[0] {
+                0 => objective.charge((-cycles).max(0.0), 0, 0.0),
+                _ => objective.charge(cycles.max(0.0), 0, error),
+            });
+        }
         for shared in &self.shared {
             let hub = problem.variable(shared.states.len());
             problem.factor(&[hub], |state| {
@@ -110,7 +117,7 @@ impl Survey {
     }
 
     fn sites_of(&self, choice: &[usize]) -> Vec<usize> {
-        choice[..self.sites.len()].to_vec()
+        choice[..self.kept().len()].to_vec()
     }
 
     /// Choices of the frontier of modelled cycles and predicted error, cheapest first: the ends, and between them the
@@ -140,7 +147,7 @@ impl Survey {
         budget: Budget,
         measure: &mut M,
     ) -> Result<Chosen, SelectError<M::Error>> {
-        let kept = vec![0; self.sites.len()];
+        let kept = self.kept();
         if let Budget::MaxDrop(points) = budget {
             let drop = self.quality(&kept, measure)?.1.ok_or(SelectError::NoClasses)?;
             let step = 100.0 / drop.n_judged.max(1) as f64;

@@ -2,7 +2,7 @@
 
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
-use lacuna_ir::{ElemType, Function, Module, NodeData, Op, OriginId, Value};
+use lacuna_ir::{ConstId, Constant, ElemType, Function, Module, NodeData, Op, OriginId, Value};
 use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 
 use super::{Assignment, weights};
@@ -54,6 +54,11 @@ pub fn castable(func: &Function, node: &NodeData) -> Result<(), &'static str> {
     if f32s { Ok(()) } else { Err("an operand is not f32") }
 }
 
+/// Whether the operands of attention can become narrower: queries, keys and values are all f32.
+pub fn narrows(func: &Function, node: &NodeData) -> bool {
+    node.args[..3].iter().all(|&a| func.ty(a).elem == ElemType::Scalar(ScalarType::F32))
+}
+
 /// The dimension of each operand along which groups run, or why the contraction stays ungrouped.
 pub fn grouped_axes(func: &Function, node: &NodeData) -> Result<[u8; 2], &'static str> {
     for &arg in &node.args {
@@ -88,6 +93,9 @@ enum Conversion {
     Group(GroupFormat, u8),
 }
 
+/// Weights that were quantised before, by their number in the module: choices among the same formats share them.
+pub type Quantised = IndexMap<(ConstId, GroupFormat, u8), Constant>;
+
 /// A function on its way to other formats.
 pub struct Converter<'a> {
     module: &'a mut Module,
@@ -100,6 +108,8 @@ pub struct Converter<'a> {
     pub out: Emitter,
     values: SecondaryMap<Value, Option<Value>>,
     converted: IndexMap<(Value, Conversion), Value>,
+    /// Weights with groups.
+    pub quantised: Quantised,
 }
 
 impl<'a> Converter<'a> {
@@ -114,6 +124,7 @@ impl<'a> Converter<'a> {
             out: Emitter::new(source),
             values: SecondaryMap::new(),
             converted: IndexMap::new(),
+            quantised: Quantised::new(),
         };
         for (&old, new) in source.params.iter().zip(this.out.params.clone()) {
             this.values[old] = Some(new);
@@ -156,7 +167,7 @@ impl<'a> Converter<'a> {
     /// Converts operands to bf16 where all of them are f32.
     fn narrow(&mut self, node: &NodeData, args: &mut [Value]) -> Result<(), String> {
         let olds = &node.args[..args.len()];
-        if olds.iter().any(|&a| self.source.ty(a).elem != ElemType::Scalar(ScalarType::F32)) {
+        if !narrows(self.source, node) {
             return Ok(());
         }
         for (arg, &old) in args.iter_mut().zip(olds) {
@@ -248,8 +259,15 @@ impl<'a> Converter<'a> {
         let new = match (&to, self.out.func().as_const(x)) {
             // Techniques take the place of plain rounding later, where all of the function is known.
             (&Conversion::Group(format, axis), Some(weight)) if self.weights.is_plain() => {
-                let weight = &self.module.constants[weight];
-                let grouped = weights::quantized(self.module, weight, format, axis, &self.weights)?;
+                let grouped = match self.quantised.get(&(weight, format, axis)) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let dense = &self.module.constants[weight];
+                        let new = weights::quantized(self.module, dense, format, axis, &self.weights)?;
+                        self.quantised.insert((weight, format, axis), new.clone());
+                        new
+                    }
+                };
                 let value = self.module.constants.push(grouped);
                 self.emit(Op::Const { value }, &[], origins)?
             }

@@ -33,10 +33,10 @@ use crate::zeros::{Sparse, WeightSparsity};
 
 pub use candidates::{Candidate, Site};
 pub use choose::{Budget, Chosen, Verdict};
-pub use measure::{Drop, MachineCost, Measure, Outputs, SelectError, sqnr_db};
+pub use measure::{Drop, MachineCost, Measure, Outputs, SelectError, noise_to_signal, sqnr_db};
 pub use survey::{ParetoPoint, Survey};
 
-use convert::{Converter, Forms, uniform};
+use convert::{Converter, Forms, Quantised, uniform};
 
 /// What a contraction got.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,24 +85,34 @@ pub struct WeightShare {
 /// When a constant cannot be converted, never for a verified module; when the calibration inputs do not fit, or the
 /// function cannot be evaluated on them.
 pub fn select(module: Module, options: &Options) -> Result<Selected, Error> {
-    convert(module, options, &mut |_, func, node, constant| uniform(func, node, constant, options.precision))
+    let narrows_attention = match options.precision {
+        Precision::Bf16 | Precision::Mx { .. } => true,
+        Precision::F32 | Precision::Auto => false,
+    };
+    let plan =
+        &mut |_, func: &Function, node: &NodeData, constant| uniform(func, node, constant, options.precision);
+    convert(module, options, narrows_attention, &mut Quantised::new(), plan)
 }
 
 /// How each contraction is converted: function, source, node, and whether each operand is constant.
 type Plan<'a> = &'a mut dyn FnMut(FuncId, &Function, &NodeData, [bool; 2]) -> (Forms, Option<&'static str>);
 
-fn convert(mut module: Module, options: &Options, plan: Plan<'_>) -> Result<Selected, Error> {
+fn convert(
+    mut module: Module,
+    options: &Options,
+    narrows_attention: bool,
+    quantised: &mut Quantised,
+    plan: Plan<'_>,
+) -> Result<Selected, Error> {
     let mut assignments = Vec::new();
     let mut changed = false;
     for func in functions(&module) {
         let source = module.functions[func].clone();
         let mut converter = Converter::new(&mut module, &source, options.weights);
-        // A budget is spent on contractions alone: what attention loses was not measured.
-        converter.narrows_attention = match options.precision {
-            Precision::Bf16 | Precision::Mx { .. } => true,
-            Precision::F32 | Precision::Auto => false,
-        };
+        converter.narrows_attention = narrows_attention;
+        converter.quantised = std::mem::take(quantised);
         let converted = converter.all(|node, constant| plan(func, &source, node, constant), &mut assignments);
+        *quantised = std::mem::take(&mut converter.quantised);
         let broken = |message| Error::Contradiction { function: source.name.clone(), message };
         let converted = converted.map_err(broken)?;
         changed |= converted.nodes.len() != source.nodes.len();

@@ -5,14 +5,15 @@
 //! Errors are ratios of noise to signal at the worst output, and are added up, which is a model: the joint choice is run before
 //! it is believed.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use lacuna_ir::{FuncId, Module};
-use lacuna_isa::format::Format;
+use lacuna_ir::{FuncId, Module, Op};
+use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::target::Target;
 
 use super::candidates::{Shared, Site, formats, list};
-use super::convert::Forms;
+use super::convert::{Forms, Quantised, narrows};
 use super::measure::{Drop, MachineCost, Measure, Outputs, SelectError, noise_to_signal, sqnr_db};
 use super::probe::{Probe, probed};
 use super::{Selected, convert};
@@ -21,13 +22,14 @@ use crate::options::Options;
 
 /// Contractions whose gain one run measures together.
 const BLOCK: usize = 2;
+const BF16: Format = Format::Scalar(ScalarType::Bf16);
 /// Gain of a block whose noise is drowned at the outputs.
 const MIN_GAIN: f64 = 1e-9;
 
 /// A choice with what was predicted and measured.
 #[derive(Clone, Debug)]
 pub struct ParetoPoint {
-    /// The number of the candidate of each site.
+    /// The number of the candidate of each site; then, where attention is a choice too, 1 if it gets operands in bf16.
     pub choice: Vec<usize>,
     /// Modelled cycles of the contractions and their conversions.
     pub cycles: f64,
@@ -43,6 +45,15 @@ pub struct ParetoPoint {
     pub machine: MachineCost,
 }
 
+/// What narrower operands of all attention nodes change, measured alone.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Narrowed {
+    /// Cycles of the machine model, fewer if negative.
+    pub cycles: f64,
+    /// Noise to signal of the worst output.
+    pub error: f64,
+}
+
 /// Everything the choice is made from.
 pub struct Survey {
     module: Module,
@@ -51,6 +62,8 @@ pub struct Survey {
     /// The contractions of the entry, in order.
     pub sites: Vec<Site>,
     pub(super) shared: Vec<Shared>,
+    /// What it changes if attention gets operands in bf16, where that is a choice.
+    pub(super) attention: Option<Narrowed>,
     /// The outputs of the reference run.
     reference: Outputs,
     n_outputs: usize,
@@ -62,6 +75,7 @@ pub struct Survey {
     pub warnings: Vec<String>,
     known: BTreeMap<Vec<usize>, (f64, Option<Drop>)>,
     machine: BTreeMap<Vec<usize>, MachineCost>,
+    quantised: RefCell<Quantised>,
 }
 
 impl Survey {
@@ -86,6 +100,7 @@ impl Survey {
             options: options.clone(),
             sites: listed.sites,
             shared: listed.shared,
+            attention: None,
             reference: Vec::new(),
             n_outputs: module.functions[func].results.len(),
             other_bytes: listed.other_bytes,
@@ -93,10 +108,48 @@ impl Survey {
             warnings: Vec::new(),
             known: BTreeMap::new(),
             machine: BTreeMap::new(),
+            quantised: RefCell::default(),
         };
         survey.measure_locally(measure)?;
         survey.measure_gains(measure)?;
+        survey.measure_attention(measure)?;
         Ok(survey)
+    }
+
+    /// One run with nothing but attention narrowed, which is one decision: its errors are far below those of groups.
+    fn measure_attention<M: Measure>(&mut self, measure: &mut M) -> Result<(), SelectError<M::Error>> {
+        let func = &self.module.functions[self.func];
+        let mut nodes = func.nodes.values().filter(|n| matches!(n.op, Op::Attention { .. }));
+        if !nodes.any(|n| narrows(func, n)) || !self.options.features.formats.contains(&BF16) {
+            return Ok(());
+        }
+        let mut choice = vec![0; self.sites.len() + 1];
+        let wide = self.machine_cost(&choice, measure)?.cycles;
+        choice[self.sites.len()] = 1;
+        let narrow = self.machine_cost(&choice, measure)?.cycles;
+        let (noise, _) = self.quality(&choice, measure)?;
+        choice[self.sites.len()] = 0;
+        // Pruning loses something before any format does.
+        let error = (noise - self.quality(&choice, measure)?.0).max(0.0);
+        self.attention = Some(Narrowed { cycles: narrow as f64 - wide as f64, error });
+        Ok(())
+    }
+
+    /// The choice that keeps the model's formats.
+    pub(super) fn kept(&self) -> Vec<usize> {
+        vec![0; self.sites.len() + usize::from(self.attention.is_some())]
+    }
+
+    /// A choice for the sites, with attention narrowed or not where that is a choice.
+    pub fn with_attention(&self, mut choice: Vec<usize>, narrow: bool) -> Vec<usize> {
+        choice.truncate(self.sites.len());
+        choice.extend(self.attention.map(|_| usize::from(narrow)));
+        choice
+    }
+
+    /// Whether a choice narrows the operands of attention.
+    pub fn narrows_attention(&self, choice: &[usize]) -> bool {
+        choice.get(self.sites.len()) == Some(&1)
     }
 
     fn run<M: Measure>(&mut self, module: &Module, measure: &mut M) -> Result<Outputs, M::Error> {
@@ -206,7 +259,9 @@ impl Survey {
     pub fn selected(&self, choice: &[usize]) -> Result<Selected, Error> {
         let mut next = 0;
         let entry = self.func;
-        convert(self.module.clone(), &self.options, &mut |func, _, _, _| {
+        let narrow = self.narrows_attention(choice);
+        let quantised = &mut self.quantised.borrow_mut();
+        convert(self.module.clone(), &self.options, narrow, quantised, &mut |func, _, _, _| {
             if func != entry {
                 return (Forms::default(), None);
             }
@@ -299,13 +354,17 @@ impl Survey {
             total.0 += cycles;
             total.1 += bytes;
         }
+        if let Some(attention) = self.attention.filter(|_| self.narrows_attention(choice)) {
+            total.0 += attention.cycles;
+            total.2 += attention.error;
+        }
         total
     }
 
     /// The same formats for every contraction that has them as a candidate, by name; the first keeps the model's.
     pub fn uniform_choices(&self) -> Vec<(String, Vec<usize>)> {
         let formats = formats(&self.options.features);
-        let mut all = vec![("f32".to_owned(), vec![0; self.sites.len()])];
+        let mut all = vec![("f32".to_owned(), self.kept())];
         for &weights in &formats {
             for &activations in &formats {
                 let grouped = [weights, activations].map(|f| matches!(f, Format::Grouped(_)));
@@ -324,7 +383,7 @@ impl Survey {
                 } else {
                     format!("{weights}:{activations}")
                 };
-                let choice: Vec<usize> = self.sites.iter().map(pick).collect();
+                let choice = self.with_attention(self.sites.iter().map(pick).collect(), true);
                 if choice.iter().any(|&c| c > 0) {
                     all.push((name, choice));
                 }

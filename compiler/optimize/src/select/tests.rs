@@ -1,7 +1,7 @@
 //! The choice under a budget on small functions, measured with the IR evaluator.
 
 use lacuna_ir::eval::{Mode, Tensor, eval};
-use lacuna_ir::op::{ContractMap, UnaryOp};
+use lacuna_ir::op::{ContractMap, EmptyRow, Real, UnaryOp};
 use lacuna_ir::{Entry, FunctionBuilder, Module, Op, TensorType, Value};
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::target_file::target;
@@ -129,7 +129,7 @@ fn the_choice_holds_when_it_is_run() {
         // What is reported is what the module does.
         let found = evaluator.run(&chosen.selected.module).expect("it runs");
         let reference = evaluator.run(&survey.selected(&[0; 6]).expect("a module").module).expect("it runs");
-        let noise = measure::noise_to_signal(&reference, &found, 3);
+        let noise = noise_to_signal(&reference, &found, 3);
         assert_eq!(sqnr_db(noise), point.sqnr_db);
         lacuna_ir::verify::verify(&chosen.selected.module).expect("a legal module");
         assert_eq!(chosen.selected.assignments.len(), 6);
@@ -216,6 +216,50 @@ fn the_same_twenty_times() {
     };
     let first = run();
     assert!((0..20).all(|_| run() == first));
+}
+
+/// Attention is a variable beside the contractions, and uniform choices are what the precisions of the same names make.
+#[test]
+fn attention_is_part_of_the_choice() {
+    let (mut module, mut evaluator) = (Module::default(), network(1, 0).1);
+    let mut b = FunctionBuilder::new(&mut module, "main");
+    let x = b.param(TensorType::new(ScalarType::F32, vec![32, 64]), "x");
+    let weights = b.const_f32(vec![64, 64], &noise(1, 64 * 64)).expect("weights");
+    let map = ContractMap::parse("mk,kn->mn").expect("a map");
+    let y = b.emit(Op::Contract { map, elem: ScalarType::F32 }, &[x, weights]).expect("a product");
+    let heads = b.emit(Op::Reshape { shape: vec![1, 1, 32, 64].into() }, &[y]).expect("a reshape");
+    let attention = Op::Attention {
+        scale: Real(0.125),
+        softcap: Real(0.0),
+        causal: false,
+        shift: 0,
+        window: 0,
+        empty_row: EmptyRow::Nan,
+        elem: ScalarType::F32,
+    };
+    let z = b.emit(attention, &[heads, heads, heads]).expect("attention");
+    b.results(&[z]);
+    let func = b.id();
+    drop(b);
+    let (inputs, outputs) = (vec!["x".into()], vec!["z".into()]);
+    module.entries.push(Entry { name: "main".into(), func, inputs, outputs });
+    let options = |precision: &str| Options {
+        precision: precision.parse().expect("a precision"),
+        ..Options::default()
+    };
+    let target = target("mtia-300").expect("a target");
+    let mut survey = Survey::new(&module, &target, &options("auto"), &mut evaluator).expect("a survey");
+    let narrowed = survey.attention.expect("attention is a choice");
+    assert!(narrowed.error > 0.0 && narrowed.error < 1e-3, "{narrowed:?}");
+    for (name, choice) in survey.uniform_choices() {
+        let own = select(module.clone(), &options(&name)).expect("formats").module;
+        assert_eq!(survey.selected(&choice).expect("formats").module.to_string(), own.to_string(), "{name}");
+    }
+    for db in [60.0, 30.0, 10.0] {
+        let chosen = survey.choose(Budget::MinSqnr(db), &mut evaluator).expect("a choice");
+        assert!(chosen.verdict.point.sqnr_db >= db);
+        assert_eq!(chosen.verdict.point.choice.len(), 2);
+    }
 }
 
 /// Beneath a budget techniques work on what is run.

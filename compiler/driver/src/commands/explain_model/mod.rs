@@ -6,7 +6,7 @@ mod points;
 
 use std::path::Path;
 
-use lacuna_optimize::{Report as Rewrites, Site, Survey, rule_names};
+use lacuna_optimize::{Precision, Report as Rewrites, Site, Survey, rule_names};
 use serde_json::{Value, json};
 
 use super::{Context, Model, Settings, verify};
@@ -59,7 +59,7 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
             options.weights = settings.weights.plain();
             let survey = selection::survey(&compiled.optimized, &request, &options, &mut interpreter)?;
             warnings.extend(survey.warnings.iter().cloned());
-            let choice = assigned(&survey, &compiled);
+            let choice = assigned(&survey, &compiled, settings.precision);
             (own.insert(survey), choice)
         }
     };
@@ -155,11 +155,15 @@ fn rules_json(reports: &[&Rewrites]) -> Vec<Value> {
 }
 
 /// The candidates that a fixed precision amounts to.
-fn assigned(survey: &Survey, compiled: &Compiled) -> Vec<usize> {
+fn assigned(survey: &Survey, compiled: &Compiled, precision: Precision) -> Vec<usize> {
     let of = |(i, site): (usize, &Site)| {
         let formats = compiled.assignments.get(i).map(|a| a.formats);
         let at = site.candidates.iter().position(|c| Some(c.formats) == formats && !c.dense);
         at.unwrap_or(0)
     };
-    survey.sites.iter().enumerate().map(of).collect()
+    let narrows = match precision {
+        Precision::Bf16 | Precision::Mx { .. } => true,
+        Precision::F32 | Precision::Auto => false,
+    };
+    survey.with_attention(survey.sites.iter().enumerate().map(of).collect(), narrows)
 }

@@ -1,0 +1,171 @@
+//! Reductions of rows.
+
+use lacuna_ir::Value;
+use lacuna_ir::op::ReduceOp;
+use lacuna_isa::format::{ScalarType, ScaleMode};
+use lacuna_isa::inst::{Action, Operand};
+use lacuna_isa::object::BufferKind;
+use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, Stream};
+use lacuna_isa::view::VIEW_DIMS;
+
+use super::map::{result_tile, stream_dims};
+use super::rows::{RowKernel, Rows, Sections, live_bytes, load, row_limit};
+use crate::emit::KernelBuilder;
+use crate::expr::{Code, Expr, Hero, compile, lane};
+use crate::ints;
+use crate::lower::{Lowered, Lowering};
+
+impl Lowering<'_> {
+    /// `reduce`: the operand's expression is computed on the way in.
+    pub fn reduce(&mut self, result: Value, x: Value, op: ReduceOp, axes: &[u8]) -> Lowered {
+        if self.func.ty(x).shape.elements() == 0 {
+            return self.reduce_nothing(result, op);
+        }
+        let expr = self.operand_expression(x)?;
+        let walked: Vec<bool> = (0..expr.shape.rank()).map(|d| axes.contains(&(d as u8))).collect();
+        self.reduce_expression("reduce", result, &expr, op, &walked)
+    }
+
+    /// Reduces an expression over the dimensions that are `walked`; the result has the others, in order.
+    pub(super) fn reduce_expression(
+        &mut self,
+        name: &str,
+        result: Value,
+        expr: &Expr,
+        op: ReduceOp,
+        walked: &[bool],
+    ) -> Lowered {
+        let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+        let lane = lane(elem);
+        let place = self.allocate(result);
+        let out_strides = spread(&place.strides, walked);
+        let live = live_bytes(expr, 0);
+        let row: u64 = expr.shape.iter().zip(walked).filter(|(_, w)| **w).map(|(n, _)| n).product();
+        if row > row_limit(self.target, live) {
+            self.places[result] = Some(place);
+            return self.reduce_in_tiles(name, result, expr, op, walked);
+        }
+        let rows = Rows::new(self, expr, &out_strides, walked, live)?;
+        let storages = self.storages.clone();
+        let storage_of = |s| storages[s].clone();
+        let n = rows.row_len();
+        let mut rk = RowKernel::new(name, rows, expr, &storage_of)?;
+        let (out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, None);
+        let out_format = storages[place.storage].format;
+        let y = rk.kb.buffer(
+            "y",
+            BufferKind::Local,
+            KernelBuilder::slot_bytes(out_format, None, out_tile.elements()),
+            2,
+        )?;
+        let depth = rk.depth();
+        rk.kb.open(depth);
+        let mut streams = (0..expr.leaves.len()).map(|i| rk.leaf(i, true)).collect::<Lowered<Vec<_>>>()?;
+        let dims = stream_dims(&rk.rows.nest, &out_at, &out_tile.slot_strides());
+        let view = rk.kb.local(out_format, None, None, &dims)?;
+        streams.push(Stream { operand: Operand::new(y, Action::Push, view), mode: ScaleMode::Floor });
+        let mut code = Code::default();
+        let numbers: Vec<u8> = (0..expr.leaves.len() as u8).collect();
+        let value = compile(expr, &mut code, &numbers, Hero::None, &|_| 0)?;
+        if matches!(op, ReduceOp::Max | ReduceOp::Min) {
+            ints::flip_order(&mut code, elem, value)?;
+        }
+        code.ops.push(SeOp::Accumulate { f: reducer(op), lane, acc: 0, a: value });
+        let body = code.take();
+        let total = total(&mut code, op, elem, n)?;
+        code.ops.push(SeOp::Store { stream: expr.leaves.len() as u8, lane, src: total });
+        let finish = code.take();
+        rk.run(name, true, streams, code, Sections { body, finish, ..Sections::default() });
+        rk.kb.store(y, &out_tile)?;
+        self.finish_rows(rk, depth)?;
+        self.places[result] = Some(place);
+        Ok(())
+    }
+
+    /// `arg_reduce`: the extreme so far and its index are carried along the row.
+    pub fn arg_reduce(&mut self, result: Value, x: Value, max: bool, axis: u8, last: bool) -> Lowered {
+        let (expr, _) = self.copy_of(x)?;
+        let elem = expr.leaves[0].elem;
+        let lane = lane(elem);
+        let walked: Vec<bool> = (0..expr.shape.rank()).map(|d| d == axis as usize).collect();
+        let place = self.allocate(result);
+        let out_strides = spread(&place.strides, &walked);
+        let rows = Rows::new(self, &expr, &out_strides, &walked, live_bytes(&expr, 0))?;
+        let storages = self.storages.clone();
+        let storage_of = |s| storages[s].clone();
+        let mut rk = RowKernel::new("arg_reduce", rows, &expr, &storage_of)?;
+        let (out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, None);
+        let out_format = storages[place.storage].format;
+        let bytes = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
+        let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
+        let depth = rk.depth();
+        rk.kb.open(depth);
+        let mut streams = vec![rk.leaf(0, true)?];
+        let dims = stream_dims(&rk.rows.nest, &out_at, &out_tile.slot_strides());
+        let view = rk.kb.local(out_format, None, None, &dims)?;
+        streams.push(Stream { operand: Operand::new(y, Action::Push, view), mode: ScaleMode::Floor });
+        // The carried pair starts as the row's first element.
+        let mut code = Code::default();
+        let best = load(&mut code, lane, 0)?;
+        ints::flip_order(&mut code, elem, best)?;
+        let at = code.constant(Lane::I32, 0)?;
+        let init = code.take();
+        let value = load(&mut code, lane, 0)?;
+        ints::flip_order(&mut code, elem, value)?;
+        let here = code.reg()?;
+        let walked_dim = (VIEW_DIMS - rk.rows.dims.len() + rk.rows.parallel) as u8;
+        code.ops.push(SeOp::Coord { dst: here, dim: walked_dim });
+        let (a, b) = if max { (best, value) } else { (value, best) };
+        let f = if last { SeBinary::Le } else { SeBinary::Lt };
+        let better = code.binary(f, lane, a, b)?;
+        code.ops.push(SeOp::Select { lane, dst: best, c: better, a: value, b: best });
+        code.ops.push(SeOp::Select { lane: Lane::I32, dst: at, c: better, a: here, b: at });
+        let body = code.take();
+        let wide = code.reg()?;
+        code.ops.push(SeOp::Convert { from: Lane::I32, to: Lane::I64, dst: wide, a: at });
+        code.ops.push(SeOp::Store { stream: 1, lane: Lane::I64, src: wide });
+        let finish = code.take();
+        rk.run("arg_reduce", true, streams, code, Sections { init, body, finish });
+        rk.kb.store(y, &out_tile)?;
+        self.finish_rows(rk, depth)?;
+        self.places[result] = Some(place);
+        Ok(())
+    }
+}
+
+/// The function that accumulators combine by.
+pub(super) fn reducer(op: ReduceOp) -> SeReduce {
+    match op {
+        ReduceOp::Sum | ReduceOp::Mean => SeReduce::Sum,
+        ReduceOp::Prod => SeReduce::Prod,
+        ReduceOp::Max => SeReduce::Max,
+        ReduceOp::Min => SeReduce::Min,
+    }
+}
+
+/// The result of a reduction of `n` elements of type `elem`, from accumulator 0.
+pub(super) fn total(code: &mut Code, op: ReduceOp, elem: ScalarType, n: u64) -> Lowered<Reg> {
+    let lane = lane(elem);
+    let mut total = code.reg()?;
+    code.ops.push(SeOp::Tree { f: reducer(op), lane, dst: total, acc: 0 });
+    match op {
+        ReduceOp::Mean => {
+            let divisor = match lane {
+                Lane::F32 => u64::from((n as f32).to_bits()),
+                Lane::F64 => (n as f64).to_bits(),
+                Lane::I32 | Lane::I64 => n,
+            };
+            let divisor = code.constant(lane, divisor)?;
+            total = code.binary(SeBinary::Div, lane, total, divisor)?;
+        }
+        ReduceOp::Max | ReduceOp::Min => ints::flip_order(code, elem, total)?,
+        ReduceOp::Sum | ReduceOp::Prod => {}
+    }
+    Ok(total)
+}
+
+/// Strides over the operand's dimensions of a result that lacks the walked ones.
+pub(super) fn spread(strides: &[i64], walked: &[bool]) -> Vec<i64> {
+    let mut rest = strides.iter();
+    walked.iter().map(|&w| if w { 0 } else { rest.next().copied().unwrap_or(0) }).collect()
+}
