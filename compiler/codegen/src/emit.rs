@@ -97,6 +97,8 @@ pub struct KernelBuilder<'a> {
 const MAX_VIEWS: usize = 4096;
 /// Slots of a buffer that is filled while it is read.
 pub const DOUBLE: u8 = 2;
+/// Most slots of a buffer that a loop around the innermost one fills.
+pub const OUTER_SLOTS: u8 = 4;
 /// Slots of a buffer whose content lives for up to four stages.
 pub const STAGED_SLOTS: u8 = 4;
 /// Stages that a loop has at most.
@@ -275,7 +277,7 @@ impl<'a> KernelBuilder<'a> {
         match depth {
             0 => 1,
             inner if inner == self.n_loops() => self.inner_slots,
-            _ => DOUBLE,
+            _ => self.inner_slots.clamp(DOUBLE, OUTER_SLOTS),
         }
     }
 

@@ -58,12 +58,11 @@ fn relu(b: &mut FunctionBuilder<'_>, x: Value) -> Value {
     b.binary(BinaryOp::Max, x, zero).unwrap()
 }
 
-/// The only product of a module.
+/// The last product of a module.
 fn hero(module: &Module) -> Node {
     let func = &module.functions[module.entries[0].func];
     let mut products = func.nodes.iter().filter(|(_, data)| data.op.is_product()).map(|(node, _)| node);
-    let found = products.next_back().expect("a product");
-    found
+    products.next_back().expect("a product")
 }
 
 fn compile(module: &Module, chip: &str, zeros: &Zeros) -> Object {
@@ -194,7 +193,8 @@ fn every_form_has_the_bits_of_the_dense_one() {
 /// Weights of every narrower type, widened on the way in, give the bits of the same values in f32.
 #[test]
 fn narrow_constants_have_the_bits_of_wide_ones() {
-    let values: [(ScalarType, fn(u64) -> f32); 4] = [
+    type Numbers = fn(u64) -> f32;
+    let values: [(ScalarType, Numbers); 4] = [
         (ScalarType::I4, |i| (i % 16) as f32 - 8.0),
         (ScalarType::I8, |i| (i % 256) as f32 - 128.0),
         (ScalarType::E4M3, |i| ((i % 15) as f32 - 7.0) * 0.25),

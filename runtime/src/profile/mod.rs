@@ -28,8 +28,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use lacuna_isa::energy::EnergyByAction;
-use lacuna_isa::inst::Engine;
-use lacuna_isa::object::{Launch, Object};
+use lacuna_isa::inst::{Engine, InstKind};
+use lacuna_isa::object::{Kernel, Launch, Object};
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::{Cost, cost, message};
 use lacuna_isa::view::Position;
@@ -88,6 +88,8 @@ pub struct LaunchProfile {
     pub kernel: String,
     /// Origins that the launch implements.
     pub origins: Vec<u32>,
+    /// Instructions of its stream that leave zeros out.
+    pub sparse: Vec<&'static str>,
     /// First cycle.
     pub start: u64,
     /// Cycle at which its last PE ends.
@@ -259,6 +261,7 @@ fn blank(kernel: String, start: u64) -> LaunchProfile {
     LaunchProfile {
         kernel,
         origins: Vec::new(),
+        sparse: Vec::new(),
         start,
         end: start,
         busy_cycles: [0; Engine::ALL.len()],
@@ -332,6 +335,7 @@ impl Replay<'_> {
         let Replay { launch, plan, target, position, start: now, .. } = *self;
         let mut report = blank(plan.kernel.name.clone(), now);
         report.origins.clone_from(&launch.origins);
+        report.sparse = sparse(plan.kernel);
         for (pe, n) in self.classes()? {
             let mut simulation = Simulation::new(&plan.kernel.buffers, target, plan.n_pes() as f64);
             self.walk(pe, &mut |step| {
@@ -353,6 +357,25 @@ impl Replay<'_> {
         (report.bound_cycles, report.bound) = bound(&report, target);
         Ok(report)
     }
+}
+
+/// The instructions of a kernel that leave zeros out, each once, in the order of their first place.
+fn sparse(kernel: &Kernel) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    for inst in &kernel.code {
+        let leaves_out = matches!(
+            inst.kind,
+            InstKind::Ldx { .. }
+                | InstKind::Ldmask { .. }
+                | InstKind::Mmnm { .. }
+                | InstKind::Mmblk { .. }
+                | InstKind::Mmact { .. }
+        );
+        if leaves_out && !found.contains(&inst.kind.mnemonic()) {
+            found.push(inst.kind.mnemonic());
+        }
+    }
+    found
 }
 
 /// Position of an engine in [`Engine::ALL`].

@@ -15,7 +15,7 @@ use super::product::PIECE_SLOTS;
 use super::product_tiles::Plan;
 use super::product_views::{epilogue_tile, first_tile, second_tile};
 use super::sparse::{ASSUMED_ACTIVITY, Form};
-use crate::emit::{DOUBLE, KernelBuilder, STAGED_SLOTS, Tile};
+use crate::emit::{DOUBLE, KernelBuilder, OUTER_SLOTS, STAGED_SLOTS, Tile};
 use crate::expr::{Expr, ExprNode};
 use crate::lower::Lowering;
 use crate::nest::Nest;
@@ -167,7 +167,7 @@ impl Time {
         let slots = u64::from(slots);
         let slots_of = |f: &Fetch| match (f.inner, f.times > 1.0) {
             (true, _) => f.slots.max(slots),
-            (false, true) => 2,
+            (false, true) => slots.clamp(u64::from(DOUBLE), u64::from(OUTER_SLOTS)),
             (false, false) => 1,
         };
         let operands: u64 = self.fetches.iter().map(|f| f.bytes * slots_of(f)).sum();
@@ -182,6 +182,14 @@ impl Time {
             Some(flight.map_or(f.cycles + f.latency, |before| before.max(f.latency) + f.cycles))
         });
         let flight = flight.map_or(0.0, |flight| (flight + self.dpe) / f64::from(slots));
+        // Loads of outer loops stand in the same queue: what is behind one waits for its slot too.
+        let latency = self.fetches.iter().fold(0.0f64, |most, f| most.max(f.latency));
+        let outer = self.fetches.iter().filter(|f| !f.inner && f.times > 1.0);
+        let outer = outer.map(|f| {
+            let rounds = self.rounds / f.times;
+            (latency + f.cycles + rounds * self.dpe) / (rounds * f64::from(slots.clamp(DOUBLE, OUTER_SLOTS)))
+        });
+        let flight = outer.fold(flight, f64::max);
         // Flags need the operand that they are made of before the load that they choose from may start.
         let late = match self.flag_wait {
             Some(wait) if self.rounds_of_tile > 1.0 => wait,

@@ -182,6 +182,7 @@ fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
         json!({
             "name": launch.kernel,
             "nodes": nodes(launch, object),
+            "sparse": launch.sparse,
             "start": launch.start,
             "cycles": launch.end - launch.start,
             "bound_cycles": launch.bound_cycles,

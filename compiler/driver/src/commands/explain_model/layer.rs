@@ -219,7 +219,11 @@ impl View<'_> {
         text += &format!("  gain {:.3}: the share of local noise that reaches the worst output\n", site.gain);
         let kernel = |l: &LaunchProfile| {
             let (hbm, sram) = (report::bytes(l.hbm_bytes), report::bytes(l.sram_bytes));
-            format!("{} {} cycles ({hbm} HBM, {sram} SRAM)", l.kernel, l.end - l.start)
+            let sparse = match &l.sparse[..] {
+                [] => String::new(),
+                some => format!(" with {}", some.join(" and ")),
+            };
+            format!("{}{sparse} {} cycles ({hbm} HBM, {sram} SRAM)", l.kernel, l.end - l.start)
         };
         let kernels: Vec<String> = self.launches(site).map(kernel).collect();
         text +=
@@ -271,7 +275,7 @@ impl View<'_> {
             })
         });
         let kernels = self.launches(site).map(|l| {
-            json!({ "name": l.kernel, "cycles": l.end - l.start, "hbm_bytes": l.hbm_bytes, "sram_bytes": l.sram_bytes })
+            json!({ "name": l.kernel, "sparse": l.sparse, "cycles": l.end - l.start, "hbm_bytes": l.hbm_bytes, "sram_bytes": l.sram_bytes })
         });
         let own = &site.candidates[chosen];
         let [weights, activations] = selection::weights_first(own.formats, site.constant);
