@@ -384,6 +384,8 @@ mod tests {
         }
         let ratio = |code| {
             let c = compress(&codes, ScalarType::I8, codes.len(), code).unwrap();
+            let known = record_bytes(&codes, ScalarType::I8, codes.len());
+            assert!(known.contains(&(code, c.records.len() as u64)), "{code:?}: {known:?}");
             (c.records.len() + 4 * c.offsets.len()) as f64 / codes.len() as f64
         };
         assert!(ratio(MaskCode::Nibble) < 0.37, "{}", ratio(MaskCode::Nibble));
