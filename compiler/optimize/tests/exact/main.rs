@@ -1,5 +1,6 @@
 //! The exact phase on deep and on real modules.
 
+#[cfg(not(debug_assertions))]
 mod clock;
 mod layers;
 mod onnx_file;
