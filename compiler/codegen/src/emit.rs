@@ -378,7 +378,7 @@ impl<'a> KernelBuilder<'a> {
     /// Opens loop number `depth` (from 1) and places the loads that stand in it.
     ///
     /// The innermost loop is software-pipelined: the loads of an iteration run ahead of the computation of the one before,
-    /// and that ahead of its store. Every buffer of the innermost loop has two slots for it. Where loads depend on loads,
+    /// and that ahead of its store. Every buffer of the innermost loop has two slots or more for it. Where loads depend on loads,
     /// these run ahead of them in turn; later stages then stand first in the code, so that whoever reads a slot finds it at
     /// the head of its buffer.
     pub fn open_loop(&mut self, depth: usize) {

@@ -256,6 +256,29 @@ fn convolutions_by_blocks() {
     assert!(zeros > 0.6, "{zeros} of the products are skipped");
 }
 
+/// A group whose scale is NaN has codes of zero and is not zero: its block is multiplied.
+#[test]
+fn zeros_under_a_nan_scale_are_not_zeros() {
+    let (k, n, format) = (128u64, 64u64, GroupFormat::MXFP8);
+    let codes = (0..k * n).map(|i| if i < 32 * 32 && i % n < 32 { 0x38 } else { 0 });
+    // The last scale is of column 63 in the last group of rows.
+    let scales = (0..k / 32 * n).map(|i| if i == k / 32 * n - 1 { 0xFF } else { 0x7F });
+    let bytes: Vec<u8> = codes.chain(scales).collect();
+    let model = module(&[3, k], |b, x| {
+        let x = b.emit(Op::MxQuantize { format, axis: 1, mode: ScaleMode::Floor }, &[x]).unwrap();
+        let ty = TensorType::grouped(format, 0, vec![k, n]);
+        let w = b.constant(Constant::dense(ty, bytes.clone(), "w")).unwrap();
+        contract(b, x, w)
+    });
+    let object = compile(&model, "mtia-300", &Zeros::new());
+    let input = input_of(&model);
+    let (expect, _) = run(&in_form(&model, "mtia-300", Form::Dense), &input);
+    assert!(!uses(&object, |kind| matches!(kind, InstKind::Mmblk { .. })));
+    assert!(run(&object, &input).0 == expect, "other bits");
+    let last = expect.chunks_exact(4).nth(63).expect("64 columns");
+    assert!(f32::from_le_bytes(last.try_into().expect("four bytes")).is_nan());
+}
+
 /// Of a product by 4096 x 4096 weights of which 90% of the 32 x 32 blocks are zero, the terms of zero blocks are skipped.
 #[test]
 fn zero_blocks_are_skipped() {

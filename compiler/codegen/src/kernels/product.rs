@@ -144,17 +144,16 @@ impl Lowering<'_> {
             read.push((flags, action));
             mask = Some(Operand::new(kb.loaded(flags).buffer, action, view));
         }
-        let (a_read, b_read) = (a_op, b_op);
         kb.push(match (problem.form, mask) {
             (Form::Blocks, Some(mask)) => {
-                InstKind::Mmblk { bank: bank_op, a: a_read, b: b_read, mask, order: b_order }
+                InstKind::Mmblk { bank: bank_op, a: a_op, b: b_op, mask, order: b_order }
             }
             (Form::Active, Some(mask)) => {
-                InstKind::Mmact { bank: bank_op, a: a_read, b: b_read, mask, order: b_order }
+                InstKind::Mmact { bank: bank_op, a: a_op, b: b_op, mask, order: b_order }
             }
-            (Form::Pattern(_), _) => InstKind::Mmnm { bank: bank_op, a: a_read, b: b_read, order: b_order },
+            (Form::Pattern(_), _) => InstKind::Mmnm { bank: bank_op, a: a_op, b: b_op, order: b_order },
             (Form::Dense | Form::Compressed | Form::Blocks | Form::Active, _) => {
-                InstKind::Mm { bank: bank_op, a: a_read, b: b_read, order: b_order }
+                InstKind::Mm { bank: bank_op, a: a_op, b: b_op, order: b_order }
             }
         });
         let mut popped: Vec<usize> =

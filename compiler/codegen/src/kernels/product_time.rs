@@ -7,7 +7,7 @@
 
 use lacuna_isa::object::MemSpace;
 use lacuna_isa::target::Target;
-use lacuna_isa::timing::{Work, cost};
+use lacuna_isa::timing::{DMA_BEAT_BYTES, Work, cost};
 use lacuna_isa::view::Pattern;
 
 use super::problem::{PANEL, Problem, Role, Second};
@@ -174,8 +174,9 @@ impl Time {
             (false, true) => slots.clamp(u64::from(DOUBLE), u64::from(OUTER_SLOTS)),
             (false, false) => 1,
         };
-        let operands: u64 = self.fetches.iter().map(|f| f.bytes * slots_of(f)).sum();
-        operands + self.flag_bytes * slots + self.result_bytes * self.result_slots(slots)
+        let whole = |bytes: u64| bytes.next_multiple_of(DMA_BEAT_BYTES);
+        let operands: u64 = self.fetches.iter().map(|f| whole(f.bytes) * slots_of(f)).sum();
+        operands + whole(self.flag_bytes) * slots + whole(self.result_bytes) * self.result_slots(slots)
     }
 
     /// Modelled cycles with `slots` slots in the innermost loop, and a share of what other work hides.

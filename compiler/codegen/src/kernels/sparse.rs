@@ -153,6 +153,9 @@ impl Lowering<'_> {
         rows: u64,
         k: u64,
     ) -> Result<BlockFlags, String> {
+        if weights::has_nan_scale(&self.module.constants[id]) {
+            return Err("a block of zeros under a NaN scale is not zero".to_owned());
+        }
         let survey = self.survey(id, panels);
         let elem = panels.stored(&self.module.constants[id]);
         let elements = survey.codes.len() * 8 / elem.bits() as usize;
