@@ -8,6 +8,7 @@
 //! Approximations, chosen so that a whole model takes seconds:
 //! - PEs whose dynamic instructions do equal work form a class; one PE per class is simulated.
 //! - Ports are shared evenly: each PE of the launch's grid has its fraction of the bandwidth, whatever the others need.
+//! - A port serves loads first, and stores in what they leave: memory controllers keep writes back and serve reads meanwhile.
 //! - A multicast fetch is paid once and split evenly among its receivers, which are taken to run in step.
 //! - Compressed constants (`ldx`) are known. What the flags of `ldmask` choose is what a recorded run brought, or a declared
 //!   share.
@@ -338,17 +339,17 @@ impl Replay<'_> {
         report.sparse = sparse(plan.kernel);
         for (pe, n) in self.classes()? {
             let mut simulation = Simulation::new(&plan.kernel.buffers, target, plan.n_pes() as f64);
-            self.walk(pe, &mut |step| {
-                report.charge(step.engine, &cost(&step.work(), target), n);
-                if let Some((start, cycles)) = simulation.step(step)
-                    && events.len() < MAX_EVENTS
-                {
-                    let (name, engine) = (step.mnemonic, step.engine);
+            let mut visit = |name, engine, start: u64, cycles| {
+                if events.len() < MAX_EVENTS {
                     let start = now + start;
                     events.push(TraceEvent { name, launch: position, pe, engine, start, cycles });
                 }
+            };
+            self.walk(pe, &mut |step| {
+                report.charge(step.engine, &cost(&step.work(), target), n);
+                simulation.step(step, &mut visit);
             })?;
-            let (end, gated) = simulation.finish();
+            let (end, gated) = simulation.finish(&mut visit);
             report.end = report.end.max(now + end);
             for (total, cycles) in report.gated_cycles.iter_mut().zip(gated) {
                 *total += cycles * n;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use lacuna_isa::inst::{Action, Engine};
 use lacuna_isa::object::Buffer;
 use lacuna_isa::target::Target;
-use lacuna_isa::timing::{Work, cost};
+use lacuna_isa::timing::{Cost, Work, cost};
 
 use super::engine_idx;
 use super::walk::Step;
@@ -39,8 +39,7 @@ impl Ring {
 
 /// A PE's share of a memory port: the intervals in which it is taken, in order and apart.
 ///
-/// Loads and stores come in program order, not in order of time: a load that is ready goes before a store that still waits
-/// for its data, so an interval is looked for in the gaps too.
+/// Transfers come in program order, not in order of time, so an interval is looked for in the gaps too.
 #[derive(Default)]
 struct Port {
     taken: VecDeque<(f64, f64)>,
@@ -50,9 +49,7 @@ impl Port {
     /// Takes the first `cycles` in a row from `earliest` on, and returns when they begin. Nothing will ever be asked for
     /// before `past`.
     fn take(&mut self, earliest: f64, cycles: f64, past: f64) -> f64 {
-        while self.taken.front().is_some_and(|&(_, end)| end <= past) {
-            self.taken.pop_front();
-        }
+        self.forget(past);
         let mut start = earliest;
         let mut at = self.taken.partition_point(|&(_, end)| end <= earliest);
         while let Some(&(from, end)) = self.taken.get(at)
@@ -61,8 +58,43 @@ impl Port {
             start = end;
             at += 1;
         }
-        let (mut from, mut end) = (start, start + cycles);
-        // Neighbours that touch become one.
+        self.insert(at, start, start + cycles);
+        start
+    }
+
+    /// Takes the first `cycles` from `earliest` on, in a row or not, and returns when the first begins and the last ends.
+    fn take_parts(&mut self, earliest: f64, cycles: f64, past: f64) -> (f64, f64) {
+        self.forget(past);
+        let (mut first, mut left) = (None, cycles);
+        let mut from = earliest;
+        let mut at = self.taken.partition_point(|&(_, end)| end <= earliest);
+        loop {
+            if let Some(&(taken, end)) = self.taken.get(at)
+                && taken <= from
+            {
+                from = end;
+                at += 1;
+                continue;
+            }
+            let room = self.taken.get(at).map_or(left, |&(taken, _)| left.min(taken - from));
+            first.get_or_insert(from);
+            left -= room;
+            let end = from + room;
+            at = self.insert(at, from, end);
+            if left <= 0.0 {
+                return (first.unwrap_or(earliest), end);
+            }
+        }
+    }
+
+    fn forget(&mut self, past: f64) {
+        while self.taken.front().is_some_and(|&(_, end)| end <= past) {
+            self.taken.pop_front();
+        }
+    }
+
+    /// Inserts an interval before number `at` and returns the number that it has; neighbours that touch become one.
+    fn insert(&mut self, mut at: usize, mut from: f64, mut end: f64) -> usize {
         if self.taken.get(at).is_some_and(|next| next.0 <= end) {
             end = self.taken[at].1;
             self.taken.remove(at);
@@ -73,9 +105,22 @@ impl Port {
             self.taken.remove(at);
         }
         self.taken.insert(at, (from, end));
-        start
+        at
     }
 }
+
+/// A store whose place at its port is open: loads go first, as memory controllers have it, which keep writes back and serve
+/// reads meanwhile. It is settled when somebody needs its slot.
+struct Waiting {
+    mnemonic: &'static str,
+    /// When its slots are there.
+    earliest: f64,
+    need: Cost,
+    slots: Vec<(usize, usize)>,
+}
+
+/// Receives what an engine did: mnemonic, engine, first cycle, number of cycles that it is occupied.
+pub(super) type Visit<'v> = &'v mut dyn FnMut(&'static str, Engine, u64, u64);
 
 /// The simulation of one PE, fed step by step.
 pub(super) struct Simulation<'t> {
@@ -92,6 +137,8 @@ pub(super) struct Simulation<'t> {
     gated_cycles: [f64; Engine::ALL.len()],
     /// The slots of the current step.
     slots: Vec<(usize, usize, Action)>,
+    /// Stores that are not settled, oldest first.
+    waiting: VecDeque<Waiting>,
 }
 
 impl<'t> Simulation<'t> {
@@ -117,11 +164,13 @@ impl<'t> Simulation<'t> {
             gated: [None; Engine::ALL.len()],
             gated_cycles: [0.0; Engine::ALL.len()],
             slots: Vec::new(),
+            waiting: VecDeque::new(),
         }
     }
 
     /// The cycle at which the last instruction ends, and for how many each engine had no power.
-    pub fn finish(mut self) -> (u64, [u64; Engine::ALL.len()]) {
+    pub fn finish(mut self, visit: Visit<'_>) -> (u64, [u64; Engine::ALL.len()]) {
+        self.settle(self.waiting.len(), visit);
         let end = self.end.max(self.issued);
         for (total, since) in self.gated_cycles.iter_mut().zip(self.gated) {
             *total += since.map_or(0.0, |since| (end - since).max(0.0));
@@ -129,12 +178,16 @@ impl<'t> Simulation<'t> {
         (end.ceil() as u64, self.gated_cycles.map(|cycles| cycles as u64))
     }
 
-    /// The next instruction; returns the first cycle and the number of cycles that it occupies its engine.
-    pub fn step(&mut self, step: &Step) -> Option<(u64, u64)> {
+    /// The next instruction.
+    pub fn step(&mut self, step: &Step, visit: Visit<'_>) {
         let target = self.target;
         self.issued += target.issue_cycles as f64;
-        if let Some((engine, on)) = step.gate {
-            let engine = engine_idx(engine);
+        let engine = engine_idx(step.engine);
+        if let Some((gated, on)) = step.gate {
+            if gated == Engine::FiStore {
+                self.settle(self.waiting.len(), visit);
+            }
+            let engine = engine_idx(gated);
             // Power goes when the queue is empty, and is back when the instruction is issued.
             if on {
                 let since = self.gated[engine].take();
@@ -143,12 +196,17 @@ impl<'t> Simulation<'t> {
                 self.gated[engine] = Some(self.issued.max(self.queues[engine]));
             }
         }
-        let engine = engine_idx(step.engine);
         let mut start = self.issued;
         self.slots.clear();
         for slot in &step.slots {
-            let ring = &mut self.rings[usize::from(slot.buffer)];
-            let Some(at) = ring.locate(slot.action, slot.delta) else { continue };
+            let buffer = usize::from(slot.buffer);
+            let Some(at) = self.rings[buffer].locate(slot.action, slot.delta) else { continue };
+            if matches!(slot.action, Action::Push | Action::Update) {
+                let reads = |store: &Waiting| store.slots.contains(&(buffer, at));
+                let n = self.waiting.iter().rposition(reads).map_or(0, |last| last + 1);
+                self.settle(n, visit);
+            }
+            let ring = &mut self.rings[buffer];
             let times = ring.slots[at];
             start = start.max(match slot.action {
                 Action::Push => times.released,
@@ -163,34 +221,30 @@ impl<'t> Simulation<'t> {
                 }
                 Action::Read | Action::Update => {}
             }
-            self.slots.push((usize::from(slot.buffer), at, slot.action));
+            self.slots.push((buffer, at, slot.action));
         }
         if step.engine == Engine::Cp {
             // The command processor waits for a parameter before it goes on.
             if let Work::Dma { .. } = step.work() {
                 self.issued += target.hbm_latency_cycles as f64;
             }
-            return None;
+            return;
+        }
+        let need = cost(&step.work(), target);
+        if step.engine == Engine::FiStore {
+            let slots = self.slots.iter().map(|&(buffer, at, _)| (buffer, at)).collect();
+            self.waiting.push_back(Waiting { mnemonic: step.mnemonic, earliest: start, need, slots });
+            return;
         }
         start = start.max(self.queues[engine]);
-        let work = step.work();
-        let need = cost(&work, target);
         let mut busy = need.cycles as f64;
+        let past = self.past();
+        let (port, occupied, delay) = self.port(&need);
         let mut latency = 0.0;
-        if let Work::Dma { .. } | Work::Uneven { .. } = work {
-            let past = self.queues[engine_idx(Engine::FiLoad)].min(self.queues[engine_idx(Engine::FiStore)]);
-            let (port, rate, bytes, delay) = if need.sram_bytes > 0 {
-                (&mut self.sram, target.sram_bytes_per_cycle, need.sram_bytes, target.sram_latency_cycles)
-            } else {
-                (&mut self.hbm, target.hbm_bytes_per_cycle, need.hbm_bytes, target.hbm_latency_cycles)
-            };
-            if bytes > 0 {
-                let occupied = bytes as f64 * self.n_pes / rate;
-                // Both queues of the fabric interface go forward only.
-                start = port.take(start, occupied, past);
-                busy = busy.max(occupied);
-                latency = delay as f64;
-            }
+        if occupied > 0.0 {
+            start = port.take(start, occupied, past);
+            busy = busy.max(occupied);
+            latency = delay;
         }
         self.queues[engine] = start + busy;
         let done = start + busy + latency;
@@ -206,7 +260,49 @@ impl<'t> Simulation<'t> {
                 }
             }
         }
-        Some((start as u64, busy.ceil() as u64))
+        visit(step.mnemonic, step.engine, start as u64, busy.ceil() as u64);
+    }
+
+    /// Settles the `n` oldest stores that wait, in what loads leave of their ports.
+    fn settle(&mut self, n: usize, visit: Visit<'_>) {
+        let queue = engine_idx(Engine::FiStore);
+        for store in self.waiting.drain(..n).collect::<Vec<_>>() {
+            let mut start = store.earliest.max(self.queues[queue]);
+            let mut busy = store.need.cycles as f64;
+            let past = self.past();
+            let (port, occupied, delay) = self.port(&store.need);
+            let mut latency = 0.0;
+            if occupied > 0.0 {
+                let (from, to) = port.take_parts(start, occupied, past);
+                start = from;
+                busy = busy.max(to - from);
+                latency = delay;
+            }
+            self.queues[queue] = start + busy;
+            let done = start + busy + latency;
+            self.end = self.end.max(done);
+            for (buffer, at) in store.slots {
+                let times = &mut self.rings[buffer].slots[at];
+                times.released = times.released.max(done);
+            }
+            visit(store.mnemonic, Engine::FiStore, start as u64, busy.ceil() as u64);
+        }
+    }
+
+    /// Nothing will be asked of a port before: both queues of the fabric interface go forward only.
+    fn past(&self) -> f64 {
+        self.queues[engine_idx(Engine::FiLoad)].min(self.queues[engine_idx(Engine::FiStore)])
+    }
+
+    /// The port that a transfer takes, for how many cycles of this PE's share, and its latency.
+    fn port(&mut self, need: &Cost) -> (&mut Port, f64, f64) {
+        let target = self.target;
+        let (port, rate, bytes, delay) = if need.sram_bytes > 0 {
+            (&mut self.sram, target.sram_bytes_per_cycle, need.sram_bytes, target.sram_latency_cycles)
+        } else {
+            (&mut self.hbm, target.hbm_bytes_per_cycle, need.hbm_bytes, target.hbm_latency_cycles)
+        };
+        (port, bytes as f64 * self.n_pes / rate, delay as f64)
     }
 }
 
@@ -226,5 +322,19 @@ mod tests {
         assert_eq!(take(0.0, 10.0), 40.0);
         assert_eq!(take(0.0, 1.0), 71.0);
         assert_eq!(port.taken.len(), 1, "{:?}", port.taken);
+    }
+
+    #[test]
+    fn parts_take_what_others_leave() {
+        let mut port = Port::default();
+        assert_eq!(port.take(10.0, 5.0, 0.0), 10.0);
+        assert_eq!(port.take(20.0, 5.0, 0.0), 20.0);
+        // 8..10, 15..20, 25..28.
+        assert_eq!(port.take_parts(8.0, 10.0, 0.0), (8.0, 28.0));
+        assert_eq!(port.taken, [(8.0, 28.0)]);
+        assert_eq!(port.take_parts(12.0, 3.0, 0.0), (28.0, 31.0));
+        assert_eq!(port.take_parts(0.0, 8.0, 0.0), (0.0, 8.0));
+        assert_eq!(port.take_parts(40.0, 1.0, 31.0), (40.0, 41.0));
+        assert_eq!(port.taken, [(40.0, 41.0)]);
     }
 }
