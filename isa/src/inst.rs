@@ -394,7 +394,13 @@ macro_rules! for_each_inst {
             /// whole multiple of its size t, and index i of `b` has the flag at index i / (s / t). Flags that clip are not set.
             /// Where an operand is grouped, blocks consist of whole groups of both operands along k; a group that is off adds
             /// nothing, whatever its scales. What is legal does not depend on the flags.
-            Mmblk = 0x32, "mmblk", Dpe { bank: BankDest = 32, a: Source = 56, b: Source = 80, mask: Source = 104, order: Order = 10 }
+            ///
+            /// With `packed` the slot of `b` holds the set blocks alone: index r of dimension 0 of its view is the r-th set flag
+            /// in row-major order of `mask`, the others are one block, (1, 1, k, n) for `kn` and (n, 1, 1, k) for `nk`, and the
+            /// view's clipping is not used. The product is that by the operand these blocks are cut from: its sizes are those of
+            /// `mask`, times the block's n in dimension 4 or 1 and its k in dimension 3 or 4, and columns take part where
+            /// `mask` does not clip them. Set flags that dimension 0 has no index for count as not set.
+            Mmblk = 0x32, "mmblk", Dpe { bank: BankDest = 32, a: Source = 56, b: Source = 80, mask: Source = 104, order: Order = 10, packed: Flag = 11 }
             /// Like `mm` where only the k whose flag is set multiply, in ascending k; the terms of the others contribute nothing,
             /// infinities and NaN included. `mask`'s view is `bool` (set: not 0): its dimensions 2 to 4 have the sizes of `a`'s, the
             /// others size 1. Flags that clip are not set. Flags may cut groups: a group sums its set terms, and adds nothing

@@ -16,6 +16,7 @@
 //! elements of the dense code plane; [`PlaneMap`] derives the position in the other planes.
 
 use crate::format::{Format, ScalarType};
+use crate::inst::Order;
 
 /// Dimensions of a view.
 pub const VIEW_DIMS: usize = 5;
@@ -231,6 +232,45 @@ impl View {
             ranges[d] = (first as u32, (end - first) as u32);
         }
         ranges
+    }
+
+    /// The second operand of a product, dense in row-major order, whose blocks this view of a packed one holds where `mask`
+    /// has set flags; it clips where `mask` does. `None` where the view is not one block for each index of dimension 0, or
+    /// a figure does not fit its field.
+    pub fn unpacked(&self, mask: &View, order: Order) -> Option<View> {
+        let [_, x, y, z, last] = self.sizes();
+        let (ones, (n_dim, n), (k_dim, k)) = match order {
+            Order::Kn => ([x, y], (4, last), (3, z)),
+            Order::Nk => ([y, z], (1, x), (4, last)),
+        };
+        if ones != [1, 1] {
+            return None;
+        }
+        let mut whole =
+            View { format: self.format, pattern: self.pattern, k_dim: self.k_dim, ..mask.clone() };
+        for (d, times) in [(n_dim, n), (k_dim, k)] {
+            let steps = i32::try_from(times).ok()?;
+            let dim = &mut whole.dims[d];
+            dim.size = dim.size.checked_mul(times)?;
+            dim.origin = dim.origin.checked_mul(steps)?;
+            dim.bound = dim.bound.saturating_mul(times);
+            for advance in whole.levels.iter_mut().chain(&mut whole.coords).flatten() {
+                if usize::from(advance.dim) == d {
+                    advance.step = advance.step.checked_mul(steps)?;
+                }
+            }
+            if let Some(shift) = whole.shift.as_mut().filter(|shift| usize::from(shift.dim) == d) {
+                shift.origin = shift.origin.checked_mul(steps)?;
+                shift.bound = shift.bound.checked_mul(steps)?;
+            }
+        }
+        let mut stride = 1i32;
+        for dim in whole.dims.iter_mut().rev() {
+            dim.stride = stride;
+            stride = stride.checked_mul(i32::try_from(dim.size).ok()?)?;
+        }
+        whole.offset = 0;
+        Some(whole)
     }
 
     /// How the planes of the slot or tensor relate.

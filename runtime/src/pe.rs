@@ -269,8 +269,8 @@ impl<'m> Pe<'m> {
             InstKind::Mm { bank, a, b, order } | InstKind::Mmnm { bank, a, b, order } => {
                 self.multiply(bank, a, b, order, None)?;
             }
-            InstKind::Mmblk { bank, a, b, mask, order } => {
-                self.multiply(bank, a, b, order, Some((Grain::Blocks, mask)))?;
+            InstKind::Mmblk { bank, a, b, mask, order, packed } => {
+                self.multiply(bank, a, b, order, Some((Grain::Blocks { packed }, mask)))?;
             }
             InstKind::Mmact { bank, a, b, mask, order } => {
                 self.multiply(bank, a, b, order, Some((Grain::Active, mask)))?;

@@ -35,6 +35,8 @@ struct Case {
     flags: Vec<u8>,
     /// Whether the flags are constants of the object.
     constant: bool,
+    /// Blocks that the slot of the second operand has room for, where it holds the set ones alone.
+    room: Option<u32>,
     /// Codes, scales.
     a: [Vec<u8>; 2],
     b: [Vec<u8>; 2],
@@ -59,10 +61,52 @@ impl Case {
         views
     }
 
+    /// The second operand's slot with its set blocks alone: view, codes and scales.
+    fn packed(&self, room: u32) -> (View, [Vec<u8>; 2]) {
+        let whole = &self.views()[1];
+        let [n_dims, k_dims] = if self.order == Order::Kn { [[0, 4], [2, 3]] } else { [[0, 1], [3, 4]] };
+        let times = |d: usize| whole.dims[d].size / self.mask[d];
+        let (k_dim, n_dim) = (k_dims[1], n_dims[1]);
+        let mut sizes = [1; 5];
+        (sizes[0], sizes[k_dim], sizes[n_dim]) = (room, times(k_dim), times(n_dim));
+        assert_eq!(sizes.iter().skip(1).product::<u32>(), (0..5).map(times).product(), "blocks along one k");
+        let view = View { k_dim: whole.k_dim, ..View::dense(whole.format, sizes) };
+        let (from, to) = (whole.planes(), view.planes());
+        let [codes, scales, _] = to.plane_bytes(view.elements());
+        let mut planes = [vec![0; codes as usize], vec![127; scales as usize]];
+        let ty = whole.format.element();
+        let set = (0..self.flags.len()).filter(|&flag| self.flags[flag] != 0);
+        for (rank, flag) in set.take(room as usize).enumerate() {
+            let mut rest = flag as u32;
+            let mut first = [0; 5];
+            for d in (0..5).rev() {
+                first[d] = rest % self.mask[d] * times(d);
+                rest /= self.mask[d];
+            }
+            for (k, n) in (0..sizes[k_dim]).flat_map(|k| (0..sizes[n_dim]).map(move |n| (k, n))) {
+                let (mut there, mut here) = (first, [0; 5]);
+                (there[k_dim], there[n_dim]) = (there[k_dim] + k, there[n_dim] + n);
+                (here[0], here[k_dim], here[n_dim]) = (rank as u32, k, n);
+                let element = |view: &View, idx: [u32; 5]| -> u64 {
+                    view.dims.iter().zip(idx).map(|(dim, i)| dim.stride as u64 * u64::from(i)).sum()
+                };
+                let (there, here) = (element(whole, there), element(&view, here));
+                let code = pack::get(&self.b[0], ty, there as usize);
+                pack::set(&mut planes[0], ty, here as usize, code);
+                if scales > 0 {
+                    planes[1][to.scale_idx(here) as usize] = self.b[1][from.scale_idx(there) as usize];
+                }
+            }
+        }
+        (view, planes)
+    }
+
     fn object(&self) -> Object {
         let mut builder = Builder::new([1; 4]);
         let mut operands = Vec::new();
-        for (view, planes) in self.views().into_iter().zip([&self.a, &self.b]) {
+        let [a, b] = self.views();
+        let b = self.room.map_or_else(|| (b, self.b.clone()), |room| self.packed(room));
+        for (view, planes) in [(a, self.a.clone()), b] {
             let w = builder.weight(&[&planes[0], &planes[1]]);
             let mut far = global(w, view.format, view.dims);
             far.k_dim = view.k_dim;
@@ -98,7 +142,8 @@ impl Case {
                 builder.emit(InstKind::Pop { n: 1, buffer: masks });
             }
             Kind::Blocks => {
-                builder.emit(InstKind::Mmblk { bank: bank_at, a, b, mask: pop(masks, near), order });
+                let (mask, packed) = (pop(masks, near), self.room.is_some());
+                builder.emit(InstKind::Mmblk { bank: bank_at, a, b, mask, order, packed });
             }
             Kind::Active => {
                 builder.emit(InstKind::Mmact { bank: bank_at, a, b, mask: pop(masks, near), order });
@@ -185,6 +230,7 @@ fn f32_case(kind: Kind, order: Order, flags: impl Fn(usize) -> bool) -> Case {
         mask,
         flags: (0..n_flags as usize).map(|i| if flags(i) { 1 + (i % 3) as u8 } else { 0 }).collect(),
         constant: true,
+        room: None,
         a: [Vec::new(), Vec::new()],
         b: [Vec::new(), Vec::new()],
     };
@@ -276,6 +322,7 @@ fn coded(kind: Kind, formats: [Format; 2], order: Order, seeds: &[u64]) -> Case 
         mask,
         flags: (0..n_flags).map(|_| u8::from(next() % 3 == 0)).collect(),
         constant: true,
+        room: None,
         a: [Vec::new(), Vec::new()],
         b: [Vec::new(), Vec::new()],
     };
@@ -324,6 +371,48 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A slot of set blocks alone gives the bits and the counts of the whole operand; blocks that it has no room for are off.
+    #[test]
+    fn packed_blocks_are_those_of_the_whole(
+        fa in 0..8usize, fb in 0..8usize, nk: bool, spare in 0..3u32, missing in 0..3usize, seed: u64,
+    ) {
+        let formats = [FORMATS[fa], FORMATS[fb]].map(|name| Format::from_name(name).expect("a format"));
+        let order = if nk { Order::Nk } else { Order::Kn };
+        let mut whole = coded(Kind::Blocks, formats, order, &[seed]);
+        let n_set = whole.flags.iter().filter(|&&flag| flag != 0).count() as u32;
+        let room = n_set.saturating_sub(missing as u32).max(1);
+        let mut packed = whole.clone();
+        packed.room = Some(if missing == 0 { room + spare } else { room });
+        let set = whole.flags.iter_mut().filter(|flag| **flag != 0);
+        set.skip(room as usize).for_each(|flag| *flag = 0);
+        let (a, b) = (packed.run().expect("no trap"), whole.run().expect("no trap"));
+        let bits = |sums: &[f32]| sums.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        prop_assert_eq!(bits(&a.0), bits(&b.0), "{:?} {:?}", formats, order);
+        prop_assert_eq!(a.1.products[0].actions, b.1.products[0].actions);
+        let report = |case: &Case| lacuna_runtime::profile(&case.object(), &small(), 0).expect("loads");
+        let (a, b) = (report(&packed), report(&whole));
+        prop_assert_eq!((a.macs, a.macs_skipped), (b.macs, b.macs_skipped));
+        prop_assert_eq!(a.launches[0].busy_cycles[4], b.launches[0].busy_cycles[4]);
+    }
+}
+
+/// Three dimensions of k, of which blocks take part of the last.
+#[test]
+fn packed_blocks_follow_every_dimension() {
+    for order in [Order::Kn, Order::Nk] {
+        let mut case = f32_case(Kind::Blocks, order, |_| true);
+        case.mask = if order == Order::Kn { [2, 2, 3, 2, 3] } else { [2, 3, 2, 3, 2] };
+        let n_flags: u32 = case.mask.iter().product();
+        case.flags = (0..n_flags as usize).map(|i| u8::from(i % 3 != 1)).collect();
+        let want = case.run().expect("no trap").0;
+        case.room = Some(n_flags);
+        assert_eq!(case.run().expect("no trap").0, want, "{order:?}");
+    }
+}
+
 fn figures(actions: DpeActions) -> [u64; 4] {
     let DpeActions { steps, a_reads, b_reads, macs, .. } = actions;
     [steps, a_reads, b_reads, macs]
@@ -344,6 +433,7 @@ fn gating_and_skipping_count_as_published() {
         mask: [1, 1, 1, 1, 6],
         flags: flags.to_vec(),
         constant: false,
+        room: None,
         a: [bytes(&a), Vec::new()],
         b: [bytes(&b), Vec::new()],
     };
@@ -382,6 +472,7 @@ fn gates_close_where_nothing_changes() {
         mask: [1; 5],
         flags: vec![0],
         constant: false,
+        room: None,
         a: [bytes(&[0.0, -0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]), Vec::new()],
         b: [bytes(&[1.0, 1.0, f32::NAN, 1.0]), Vec::new()],
     };
@@ -454,6 +545,7 @@ fn blocks_skip_whole_steps() {
             mask,
             flags: (0..n_flags as usize).map(|i| u8::from(set.contains(&i))).collect(),
             constant: true,
+            room: None,
             a: [vec![0; 2 * 32 * 4], Vec::new()],
             b: [vec![0; 64 * 32 * 4], Vec::new()],
         };

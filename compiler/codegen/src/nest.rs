@@ -38,6 +38,9 @@ impl Axis {
     }
 }
 
+/// What a tile of the longest PE takes, and a figure for ties, for the PEs along each coordinate that divide each axis.
+pub type GridCost<'a> = dyn Fn(&[[u16; PE_COORDS]]) -> (f64, u64) + 'a;
+
 /// An iteration space cut into tiles and dealt to PEs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Nest {
@@ -51,29 +54,29 @@ impl Nest {
     /// Deals the tiles of `axes` to a grid of `rows` x `cols` PEs so that the longest PE has the fewest tiles. An axis
     /// whose `spread` is false stays on one PE. The choice is deterministic: the first best in a fixed order.
     pub fn distribute(axes: Vec<Axis>, spread: &[bool], rows: u16, cols: u16) -> Nest {
-        Nest::distribute_by(axes, spread, rows, cols, &|_| 0)
+        Nest::distribute_by(axes, spread, rows, cols, &|_| (1.0, 0))
     }
 
-    /// The same; of the ways that are equally fast in tiles the one with the least `traffic`, which is asked for the PEs
-    /// along each coordinate that divide each axis.
+    /// The same where tiles may not be equal; of the ways that are equally fast the one with the least second figure of
+    /// `cost` is taken.
     pub fn distribute_by(
         axes: Vec<Axis>,
         spread: &[bool],
         rows: u16,
         cols: u16,
-        traffic: &dyn Fn(&[[u16; PE_COORDS]]) -> u64,
+        cost: &GridCost<'_>,
     ) -> Nest {
         let tiles: Vec<u64> = axes.iter().map(Axis::n_tiles).collect();
         let open: Vec<usize> = (0..axes.len()).filter(|&a| spread[a] && tiles[a] > 1).collect();
-        let rounds_for = |pes: &[[u16; PE_COORDS]]| -> u64 {
-            tiles
-                .iter()
-                .zip(pes)
-                .map(|(&n, p)| n.div_ceil(p.iter().map(|&x| u64::from(x)).product()))
-                .product()
+        let cost_of = |pes: &[[u16; PE_COORDS]]| -> (f64, u64) {
+            let of_axis =
+                |(&n, p): (&u64, &[u16; PE_COORDS])| n.div_ceil(p.iter().map(|&x| u64::from(x)).product());
+            let rounds: u64 = tiles.iter().zip(pes).map(of_axis).product();
+            let (time, traffic) = cost(pes);
+            (rounds as f64 * time, traffic)
         };
         let none = vec![[1; PE_COORDS]; axes.len()];
-        let mut best = ((rounds_for(&none), traffic(&none)), none.clone());
+        let mut best = (cost_of(&none), none.clone());
         if !open.is_empty() {
             for rh in divisors(rows) {
                 for ch in divisors(cols) {
@@ -84,12 +87,9 @@ impl Nest {
                         for (c, &p) in pick.iter().enumerate() {
                             pes[open[p]][c] = split[c];
                         }
-                        let rounds = rounds_for(&pes);
-                        if rounds <= best.0.0 {
-                            let cost = (rounds, traffic(&pes));
-                            if cost < best.0 {
-                                best = (cost, pes);
-                            }
+                        let cost = cost_of(&pes);
+                        if cost < best.0 {
+                            best = (cost, pes);
                         }
                         let Some(c) = (0..PE_COORDS).find(|&c| split[c] > 1 && pick[c] + 1 < open.len())
                         else {

@@ -12,6 +12,8 @@ use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::MaskCode;
 use lacuna_isa::view::{Pattern, PlaneMap};
 
+use crate::kernels::problem::PANEL;
+
 /// One allocation of HBM, shared SRAM or weights.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StorageId(u32);
@@ -31,6 +33,78 @@ pub enum Packing {
         /// Elements of K that share a flag.
         k: u64,
     },
+    /// The blocks of the second operand of a product that are not zero.
+    Blocks {
+        /// The layout that they are cut from.
+        panels: Panels,
+        /// The tiles that they are cut into.
+        tiles: BlockTiles,
+    },
+}
+
+/// The blocks of panels that are not zero, tile by tile as a product loads them: `[tile along N][chunk of K][room][k][32]`. The
+/// blocks of a tile stand in row-major order of panel and position along K, and what is left of its room is zero.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct BlockTiles {
+    /// Elements of K in a block.
+    pub k: u64,
+    /// Blocks of a panel along the summed dimensions outside the one that is cut into chunks, along it, and inside it.
+    pub along: [u64; 3],
+    /// Blocks of a chunk along the dimension that is cut.
+    pub flags: u64,
+    /// Panels of a tile.
+    pub panels: u64,
+    /// Blocks that a tile has room for.
+    pub room: u64,
+    /// Elements from a tile along N to the next, for each of its panels.
+    pub stride: u64,
+}
+
+impl BlockTiles {
+    /// Elements of a block.
+    pub fn block(&self) -> u64 {
+        self.k * PANEL
+    }
+
+    /// Number of chunks.
+    pub fn chunks(&self) -> u64 {
+        self.along[1].div_ceil(self.flags.max(1))
+    }
+
+    /// For every block of panels whose flag in `set` is not 0, its first element there and here.
+    pub fn moves(&self, set: &[u8]) -> Vec<(u64, u64)> {
+        let [outer, cut, inner] = self.along;
+        let of_panel = outer * cut * inner;
+        let n_panels = set.len() as u64 / of_panel.max(1);
+        let mut moves = Vec::new();
+        for (tile, first) in (0..n_panels).step_by(self.panels.max(1) as usize).enumerate() {
+            for chunk in 0..self.chunks() {
+                let start = tile as u64 * self.panels * self.stride + chunk * self.room * self.block();
+                let mut rank = 0;
+                for panel in first..(first + self.panels).min(n_panels) {
+                    for o in 0..outer {
+                        let from = (o * cut + chunk * self.flags) * inner;
+                        let to = (o * cut + ((chunk + 1) * self.flags).min(cut)) * inner;
+                        for flag in from..to {
+                            let at = panel * of_panel + flag;
+                            if set[at as usize] != 0 {
+                                moves.push((at * self.block(), start + rank * self.block()));
+                                rank += 1;
+                            }
+                        }
+                    }
+                }
+                debug_assert!(rank <= self.room, "{rank} blocks in room for {}", self.room);
+            }
+        }
+        moves
+    }
+
+    /// Elements of all tiles of panels with `n_flags` blocks altogether.
+    pub fn elements(&self, n_flags: u64) -> u64 {
+        let panels = n_flags / self.along.iter().product::<u64>().max(1);
+        panels.div_ceil(self.panels.max(1)) * self.panels * self.stride
+    }
 }
 
 /// The second operand of a product: `[N/32][K][32]` codes, `[N/32][K/g][32]` scales, N:M indices like the codes.

@@ -27,6 +27,9 @@ pub fn print(lowering: &Lowering, module: &Module) -> String {
                 let kind = match &storage.kind {
                     StorageKind::Const(c, Packing::Plain) => format!("{c}"),
                     StorageKind::Const(c, Packing::Panels(panels)) => format!("{c}:{panels}"),
+                    StorageKind::Const(c, Packing::Blocks { panels, tiles }) => {
+                        format!("{c}:{panels} in blocks of {}", tiles.k)
+                    }
                     StorageKind::Const(c, Packing::Flags { k, .. }) => format!("{c}:flags of {k}"),
                     StorageKind::Input(i) => format!("input {i}"),
                     StorageKind::Output(i) => format!("output {i}"),

@@ -8,7 +8,7 @@ use lacuna_isa::inst::MaskCode;
 use lacuna_isa::sparse::{self, SparseError};
 use lacuna_isa::view::Pattern;
 
-use crate::place::{Packing, Panels, Records, Storage};
+use crate::place::{BlockTiles, Packing, Panels, Records, Storage};
 
 /// Columns of a panel.
 const PANEL: u64 = crate::kernels::problem::PANEL;
@@ -51,6 +51,7 @@ pub fn packed(constant: &Constant, packing: &Packing, storage: &Storage) -> Resu
             debug_assert_eq!(storage.elements, grid.n_panels() * PANEL * grid.k_at.len() as u64);
             Ok(bytes)
         }
+        Packing::Blocks { .. } => Err("blocks are stored as records".to_owned()),
         Packing::Flags { panels, k } => {
             let codes = panel_codes(constant, panels);
             let n = storage.elements as usize * (*k * PANEL) as usize;
@@ -85,23 +86,94 @@ pub fn compress(
     codes: &[u8],
     code: MaskCode,
 ) -> Result<Records, SparseError> {
-    let elem = panels.stored(constant);
     let grid = Grid::new(constant, panels);
     let elements = grid.n_panels() * PANEL * grid.k_at.len() as u64;
+    let scales = scale_entries(constant, elements, |scales| write_scales(constant, panels, scales));
+    compressed(codes, scales, panels.stored(constant), elements, code)
+}
+
+/// The scale plane of `elements` elements of a grouped constant.
+fn scale_entries(constant: &Constant, elements: u64, write: impl FnOnce(&mut [u8])) -> Option<Vec<u8>> {
+    let ElemType::Grouped { format, .. } = constant.ty.elem else { return None };
+    let mut scales = vec![0; format.scale_bytes(elements.div_ceil(u64::from(format.size))) as usize];
+    write(&mut scales);
+    Some(scales)
+}
+
+/// Records, scales and offsets of the first `elements` codes of a dense tensor.
+fn compressed(
+    codes: &[u8],
+    scales: Option<Vec<u8>>,
+    elem: ScalarType,
+    elements: u64,
+    code: MaskCode,
+) -> Result<Records, SparseError> {
     let compressed = sparse::compress(codes, elem, elements as usize, code)?;
     let mut bytes = compressed.records.clone();
     bytes.resize(bytes.len().next_multiple_of(PLANE_ALIGN), 0);
     let scale_plane = bytes.len();
-    if let ElemType::Grouped { format, .. } = constant.ty.elem {
-        let n_scales = elements.div_ceil(u64::from(format.size));
-        bytes.resize(scale_plane + format.scale_bytes(n_scales) as usize, 0);
-        write_scales(constant, panels, &mut bytes[scale_plane..]);
+    if let Some(scales) = scales {
+        bytes.extend(scales);
         bytes.resize(bytes.len().next_multiple_of(PLANE_ALIGN), 0);
     }
     let offset_plane = bytes.len();
     bytes.extend(compressed.offset_bytes());
     let planes = [0, scale_plane as u64, offset_plane as u64];
     Ok(Records { code, bytes: Blob::new(bytes), planes })
+}
+
+/// The set blocks of a constant in panels, laid out for tiles.
+pub struct Blocks {
+    /// Codes, dense.
+    pub codes: Vec<u8>,
+    /// Scales, where the constant has them.
+    scales: Option<Vec<u8>>,
+}
+
+impl Blocks {
+    /// The same without zeros.
+    ///
+    /// # Errors
+    /// When the records take more than 2^32 bytes.
+    pub fn compress(self, elem: ScalarType, elements: u64, code: MaskCode) -> Result<Records, SparseError> {
+        compressed(&self.codes, self.scales, elem, elements, code)
+    }
+}
+
+/// Lays out the blocks whose flag in `set` is not 0 of a constant whose codes in panels are `codes`.
+pub fn block_tiles(
+    constant: &Constant,
+    panels: &Panels,
+    codes: &[u8],
+    set: &[u8],
+    tiles: &BlockTiles,
+) -> Blocks {
+    let elem = panels.stored(constant);
+    let elements = tiles.elements(set.len() as u64);
+    let moves = tiles.moves(set);
+    let block = elem.bytes_for(tiles.block()) as usize;
+    let mut packed = vec![0; elem.bytes_for(elements) as usize];
+    for &(from, to) in &moves {
+        let (from, to) = (elem.bytes_for(from) as usize, elem.bytes_for(to) as usize);
+        packed[to..to + block].copy_from_slice(&codes[from..from + block]);
+    }
+    let dense = scale_entries(constant, set.len() as u64 * tiles.block(), |scales| {
+        write_scales(constant, panels, scales);
+    });
+    let scales = scale_entries(constant, elements, |scales| {
+        let (ElemType::Grouped { format, .. }, Some(dense)) = (constant.ty.elem, &dense) else { return };
+        let g = u64::from(format.size);
+        for i in 0..elements.div_ceil(g) {
+            GroupScale::one(format).write(format, scales, i as usize);
+        }
+        for (from, to) in moves {
+            for i in 0..tiles.block() / g {
+                let [from, to] = [from / g + i, to / g + i].map(|at| at as usize);
+                GroupScale::read(format, dense, from).write(format, scales, to);
+            }
+        }
+    });
+    Blocks { codes: packed, scales }
 }
 
 /// Whether a group of a constant has a scale that is NaN: its codes are zeros, but what they mean is not.

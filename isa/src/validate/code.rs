@@ -185,8 +185,18 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn product(&mut self, bank: &Operand, a: &Operand, b: &Operand, order: Order, pattern: bool) {
-        let (Some(a), Some(b)) = (self.view(a), self.view(b)) else { return };
+    fn packed(&mut self, bank: &Operand, a: &Operand, b: &Operand, mask: &Operand, order: Order) {
+        let (Some(b), Some(mask)) = (self.view(b), self.view(mask)) else { return };
+        match b.unpacked(mask, order) {
+            Some(whole) => self.product(bank, self.view(a), Some(&whole), order, false),
+            None => {
+                self.push(&format!("{:?} are not blocks for a mask of {:?}", b.sizes(), mask.sizes()));
+            }
+        }
+    }
+
+    fn product(&mut self, bank: &Operand, a: Option<&View>, b: Option<&View>, order: Order, pattern: bool) {
+        let (Some(a), Some(b)) = (a, b) else { return };
         let (a_sizes, b_sizes) = (a.sizes(), b.sizes());
         let (m, a_k) = a_sizes.split_at(2);
         let (n, b_k) = match order {
@@ -270,9 +280,10 @@ fn check_inst(pc: usize, kind: &InstKind, kernel: &Kernel, max_trip: u32, faults
         InstKind::Mask { .. } => {}
         InstKind::Pack { dst, src } => c.same_box(c.view(&src), c.view(&dst)),
         InstKind::Mm { bank, a, b, order }
-        | InstKind::Mmblk { bank, a, b, order, .. }
-        | InstKind::Mmact { bank, a, b, order, .. } => c.product(&bank, &a, &b, order, false),
-        InstKind::Mmnm { bank, a, b, order } => c.product(&bank, &a, &b, order, true),
+        | InstKind::Mmblk { bank, a, b, order, packed: false, .. }
+        | InstKind::Mmact { bank, a, b, order, .. } => c.product(&bank, c.view(&a), c.view(&b), order, false),
+        InstKind::Mmblk { bank, a, b, mask, order, packed: true } => c.packed(&bank, &a, &b, &mask, order),
+        InstKind::Mmnm { bank, a, b, order } => c.product(&bank, c.view(&a), c.view(&b), order, true),
         InstKind::Zero { .. } => {}
         InstKind::Drain { dst, bank } => c.same_box(c.view(&bank), c.view(&dst)),
         InstKind::Seed { bank, src } | InstKind::Resc { bank, src } => {

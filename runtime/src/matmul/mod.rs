@@ -15,7 +15,7 @@ use crate::pe::Pe;
 use crate::simd::Units;
 use crate::slots::Layout;
 use crate::trap::{Fault, TrapKind};
-use mask::{Chosen, Flags, Grain};
+use mask::{Chosen, Flags, Grain, Packed};
 
 /// An operand of a product.
 pub(crate) struct Side<'a> {
@@ -86,8 +86,13 @@ impl Pe<'_> {
     ) -> Result<(), Fault> {
         let kernel = self.plan.kernel;
         let view = |operand: Operand| &kernel.views[usize::from(operand.view)];
-        let (bank_view, a_view, b_view) = (view(bank), view(a), view(b));
+        let (bank_view, a_view, near) = (view(bank), view(a), view(b));
         let (n_dims, k_dims) = mask::second_dims(order);
+        let b_view = match mask {
+            Some((grain, mask)) => &*mask::whole(grain, near, view(mask), order)?,
+            None => near,
+        };
+        let packed = matches!(mask, Some((Grain::Blocks { packed: true }, _)));
         let size =
             |view: &View, dims: &[usize]| dims.iter().map(|&d| u64::from(view.dims[d].size)).product::<u64>();
         let (m, n, k) = (size(a_view, &[0, 1]), size(b_view, &n_dims), size(a_view, &[2, 3, 4]));
@@ -100,6 +105,7 @@ impl Pe<'_> {
         }
         check_groups(a_view, &[2, 3, 4])?;
         check_groups(b_view, &k_dims)?;
+        check_groups(near, &k_dims)?;
         if let Some((grain, mask)) = mask {
             mask::check(grain, a_view, b_view, view(mask), order)?;
         }
@@ -180,7 +186,13 @@ impl Pe<'_> {
                 Ok(())
             };
             inside(&product.a, &product.rows, a_slot.layout.elements)?;
-            inside(&product.b, &product.cols, b_slot.layout.elements)?;
+            if packed {
+                // All blocks lie within their slot, however many are set.
+                let all = near.sizes().map(|size| (0, size));
+                local_walk([near, near], [b_slot.layout.elements; 2], all)?;
+            } else {
+                inside(&product.b, &product.cols, b_slot.layout.elements)?;
+            }
             let n_rows = product.rows.len() as u64;
             let dense = DpeActions::dense(n_rows, product.cols.len() as u64, n_in);
             let values: &mut [f32] = bytemuck::cast_slice_mut(target.bytes.get_mut());
@@ -188,18 +200,26 @@ impl Pe<'_> {
             let mut actions = dense;
             if let Some((grain, view, slot)) = &chooser {
                 let flags = Flags::new(view, &self.at, |e| slot.planes()[0][e as usize] != 0);
+                let flags = if packed { flags.first(near.dims[0].size) } else { flags };
                 let columns: Vec<usize> = product.cols.iter().map(|col| col.0).collect();
                 let chosen = Chosen::new(*grain, b_view, order, &flags, &columns, &product.mask);
                 actions = chosen.actions(*grain, n_rows, b_view, &product.mask);
-                let all = std::mem::take(&mut product.cols);
-                for (number, set) in chosen.sets.iter().enumerate() {
-                    let of_set = all.iter().zip(&chosen.of).filter(|(_, of)| **of == number);
-                    product.cols = of_set.map(|(col, _)| *col).collect();
-                    product.mask = if set.contains(&false) { set.clone() } else { Vec::new() };
+                let (cols, inside) = (std::mem::take(&mut product.cols), std::mem::take(&mut product.mask));
+                let parts = match packed {
+                    true => Packed::new(near, &flags, order).parts(&cols, &inside),
+                    false => chosen.parts(&cols),
+                };
+                for part in parts {
                     // Nothing to add, and nothing that a kernel could read.
-                    if set.contains(&true) {
-                        self.accumulate(&product, values, &mut actions);
+                    if !part.set.contains(&true) {
+                        continue;
                     }
+                    product.cols = part.cols;
+                    product.mask = if part.set.contains(&false) { part.set } else { Vec::new() };
+                    if let Some(elements) = part.elements {
+                        product.b.k_offsets = elements;
+                    }
+                    self.accumulate(&product, values, &mut actions);
                 }
             } else {
                 if let Some(pattern) = b_view.pattern {

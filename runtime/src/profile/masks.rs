@@ -7,11 +7,11 @@ use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::{Action, InstKind, Operand, Order};
 use lacuna_isa::object::{Address, Kernel, MemSpace};
 use lacuna_isa::timing::DpeActions;
-use lacuna_isa::view::{Position, Space, VIEW_DIMS};
+use lacuna_isa::view::{Position, Space, VIEW_DIMS, View};
 
 use super::walk::SlotUse;
 use crate::matmul::actions::{LoadRecord, ProductRecord};
-use crate::matmul::mask::{Chosen, Flags, Grain, check, second_dims};
+use crate::matmul::mask::{Chosen, Flags, Grain, check, second_dims, whole};
 
 /// What is known of a launch besides its stream.
 #[derive(Clone, Copy)]
@@ -122,14 +122,13 @@ impl<'a> Masks<'a> {
         let view = |operand: Operand| &self.kernel.views[usize::from(operand.view)];
         let ring = &self.rings[usize::from(mask.buffer)];
         let origin = ring.get(usize::from(mask.delta)).copied().flatten();
-        let fits = check(grain, view(a), view(b), view(mask), order).is_ok();
-        if let Some(origin) = origin.filter(|_| fits) {
+        let b_view = whole(grain, view(b), view(mask), order).ok();
+        let b_view = b_view.filter(|b| check(grain, view(a), b, view(mask), order).is_ok());
+        if let (Some(origin), Some(b_view)) = (origin, b_view) {
             let (n_dims, k_dims) = second_dims(order);
-            let (a_ranges, b_ranges) = (view(a).clip(at), view(b).clip(at));
-            let b_view = view(b);
-            let sizes = |dims: &[usize], of: Operand| -> Vec<u32> {
-                dims.iter().map(|&d| view(of).dims[d].size).collect()
-            };
+            let (a_ranges, b_ranges) = (view(a).clip(at), b_view.clip(at));
+            let sizes =
+                |dims: &[usize], of: &View| -> Vec<u32> { dims.iter().map(|&d| of.dims[d].size).collect() };
             let inside = |sizes: &[u32], dims: &[usize], ranges: &[(u32, u32); VIEW_DIMS]| -> Vec<bool> {
                 let n: usize = sizes.iter().map(|&s| s as usize).product();
                 let takes_part = |number: usize| {
@@ -142,17 +141,21 @@ impl<'a> Masks<'a> {
                 };
                 (0..n).map(takes_part).collect()
             };
-            let a_k = inside(&sizes(&[2, 3, 4], a), &[2, 3, 4], &a_ranges);
-            let b_k = inside(&sizes(&k_dims, b), &k_dims, &b_ranges);
+            let a_k = inside(&sizes(&[2, 3, 4], view(a)), &[2, 3, 4], &a_ranges);
+            let b_k = inside(&sizes(&k_dims, &b_view), &k_dims, &b_ranges);
             if a_k.len() != b_k.len() {
                 return dense;
             }
             let k: Vec<bool> = a_k.iter().zip(&b_k).map(|(a, b)| *a && *b).collect();
-            let columns = inside(&sizes(&n_dims, b), &n_dims, &b_ranges);
+            let columns = inside(&sizes(&n_dims, &b_view), &n_dims, &b_ranges);
             let columns: Vec<usize> = (0..columns.len()).filter(|&column| columns[column]).collect();
             let flags = Flags::new(view(mask), at, |element| self.flag(&origin, element));
-            let chosen = Chosen::new(grain, b_view, order, &flags, &columns, &k);
-            return chosen.actions(grain, m, b_view, &k);
+            let flags = match grain {
+                Grain::Blocks { packed: true } => flags.first(view(b).dims[0].size),
+                Grain::Blocks { packed: false } | Grain::Active => flags,
+            };
+            let chosen = Chosen::new(grain, &b_view, order, &flags, &columns, &k);
+            return chosen.actions(grain, m, &b_view, &k);
         }
         let n_flags = view(mask).elements();
         let actions = match self.known.products.iter().find(|product| product.pc == pc) {

@@ -11,7 +11,7 @@ use lacuna_isa::view::{Pattern, Position, Space, VIEW_DIMS, View};
 use super::masks::{Known, Masks};
 use crate::boxes::Walk;
 use crate::dma::{Piece, Records, open_dim, touched_blocks};
-use crate::matmul::mask::Grain;
+use crate::matmul::mask::{Grain, whole};
 use crate::plan::KernelPlan;
 
 /// A slot that a dynamic instruction uses.
@@ -246,9 +246,9 @@ impl Walker<'_, '_> {
             InstKind::Mm { bank, a, b, order } | InstKind::Mmnm { bank, a, b, order } => {
                 (vec![slot(bank), slot(a), slot(b)], self.product(pc, a, b, order, None))
             }
-            InstKind::Mmblk { bank, a, b, mask, order } => {
+            InstKind::Mmblk { bank, a, b, mask, order, packed } => {
                 let slots = [bank, a, b, mask].map(slot).to_vec();
-                (slots, self.product(pc, a, b, order, Some((Grain::Blocks, mask))))
+                (slots, self.product(pc, a, b, order, Some((Grain::Blocks { packed }, mask))))
             }
             InstKind::Mmact { bank, a, b, mask, order } => {
                 let slots = [bank, a, b, mask].map(slot).to_vec();
@@ -419,7 +419,9 @@ impl Walker<'_, '_> {
         order: Order,
         mask: Option<(Grain, Operand)>,
     ) -> Amount {
-        let (a_view, b_view) = (self.view(a.view), self.view(b.view));
+        let (a_view, near) = (self.view(a.view), self.view(b.view));
+        let packed = mask.and_then(|(grain, mask)| whole(grain, near, self.view(mask.view), order).ok());
+        let b_view = packed.as_deref().unwrap_or(near);
         let (ra, rb) = (a_view.clip(&self.at), b_view.clip(&self.at));
         let count = |ranges: &[(u32, u32); VIEW_DIMS], dims: &[usize]| {
             dims.iter().map(|&d| u64::from(ranges[d].1)).product::<u64>()

@@ -25,12 +25,14 @@ kernel k0 "rows" grid 1x1x1x1 {
   view v10 i64 local k4 offset 0 (1:8, 1:8, 1:8, 2:4, 4:1)
   view v11 f32 local k4 offset 0 (1:64, 1:64, 1:64, 2:8, 8:1@-2<5)
   view v12 i64 local k4 offset 0 (1:8, 1:8, 1:8, 2:4, 3:1)
+  view v13 f32 local k4 offset 0 (4:8, 1:8, 1:8, 2:4, 4:1)
   constant c0 0x1
   code:
     ld b0+:v2, v0
     fill b1+:v5, c0
     mmact b2+:v4, b0:v3, b0:v4, b1:v5
     mmblk b2!:v4, b0:v3, b0:v4, b1:v6
+    mmblk b2!:v4, b0:v3, b0:v13, b1:v6, packed=true
     seed b2!:v7, b0:v8
     resc b2!:v4, b0:v8
     stat max, b5+:v9, b2:v7

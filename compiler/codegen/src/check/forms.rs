@@ -1,5 +1,7 @@
 //! What an instruction means on its own: actions, formats, shapes, lanes; and the balance of loop bodies.
 
+use std::borrow::Cow;
+
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::{Action, Combine, InstKind, Multicast, Operand, Order, Share, Use};
 use lacuna_isa::object::Kernel;
@@ -155,9 +157,16 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
         InstKind::Mm { bank, a, b, order } | InstKind::Mmnm { bank, a, b, order } => {
             product(local(bank), local(a), local(b), *order)
         }
-        InstKind::Mmblk { bank, a, b, mask, order } => {
-            product(local(bank), local(a), local(b), *order)?;
-            rows::blocks(local(a), local(b), local(mask), *order)
+        InstKind::Mmblk { bank, a, b, mask, order, packed } => {
+            let (near, mask) = (local(b), local(mask));
+            let Some(whole) = unpacked(near, mask, *order, *packed) else {
+                return shape(format!("{:?} are not blocks for a mask of {:?}", near.sizes(), mask.sizes()));
+            };
+            product(local(bank), local(a), &whole, *order)?;
+            if near.dims[usize::from(near.k_dim)].stride <= 0 && grouped(near) {
+                return Err((Rule::PartialGroup, "groups of blocks do not lie along k".to_owned()));
+            }
+            rows::blocks(local(a), &whole, mask, *order)
         }
         InstKind::Mmact { bank, a, b, mask, order } => {
             product(local(bank), local(a), local(b), *order)?;
@@ -286,6 +295,11 @@ fn same_box(from: &View, to: &View) -> Result<(), Reason> {
         return Ok(());
     }
     shape(format!("a box of {:?} goes to one of {:?}", from.sizes(), to.sizes()))
+}
+
+/// The second operand of `mmblk` with all its blocks.
+pub(super) fn unpacked<'v>(b: &'v View, mask: &View, order: Order, packed: bool) -> Option<Cow<'v, View>> {
+    if packed { b.unpacked(mask, order).map(Cow::Owned) } else { Some(Cow::Borrowed(b)) }
 }
 
 /// Whether the elements of a view are stored in groups of any kind.

@@ -196,7 +196,17 @@ pub(super) fn check(
         InstKind::Mm { bank, a, b, order } | InstKind::Mmnm { bank, a, b, order } => {
             product(control, pc, [view(bank), view(a), view(b)], *order, layouts, at)
         }
-        InstKind::Mmblk { bank, a, b, mask, order } | InstKind::Mmact { bank, a, b, mask, order } => {
+        InstKind::Mmblk { bank, a, b, mask, order, packed: true } => {
+            let (near, mask) = (view(b), view(mask));
+            // The forms have refused others.
+            let Some(all) = near.unpacked(mask, *order) else { return Ok(()) };
+            let slot = Layout { elements: all.slot_elements(), ..layouts[2] };
+            product(control, pc, [view(bank), view(a), &all], *order, &[layouts[0], layouts[1], slot], at)?;
+            within(strides(near), near.offset, near.sizes().map(|size| (0, size)), &layouts[2])?;
+            whole(mask, &layouts[3], at)
+        }
+        InstKind::Mmblk { bank, a, b, mask, order, packed: false }
+        | InstKind::Mmact { bank, a, b, mask, order } => {
             product(control, pc, [view(bank), view(a), view(b)], *order, layouts, at)?;
             whole(view(mask), &layouts[3], at)
         }

@@ -11,8 +11,9 @@ use lacuna_isa::inst::Order;
 use lacuna_isa::sparse::BLOCK;
 use lacuna_isa::view::PlaneMap;
 
+use super::blocks::BlockFlags;
 use super::space::{SpaceDim, Walk, coalesce};
-use super::sparse::{BlockFlags, Form, flag_elements};
+use super::sparse::{Form, flag_elements};
 use crate::expr::Expr;
 use crate::lower::{Lowered, Lowering};
 use crate::place::{Packing, Panels, Place, Storage, StorageKind, order_of};
@@ -407,8 +408,9 @@ impl Lowering<'_> {
             Form::Dense | Form::Pattern(_) | Form::Compressed | Form::Active => None,
         };
         let storage = match form {
-            Form::Blocks | Form::Compressed => self.compress(id, &panels, dense)?,
-            Form::Dense | Form::Pattern(_) | Form::Active => dense,
+            Form::Compressed => self.compress(id, &panels, dense)?,
+            // Blocks are laid out for the tiles that are chosen.
+            Form::Dense | Form::Pattern(_) | Form::Blocks | Form::Active => dense,
         };
         let storage = self.constant(storage);
         let mut strides = vec![PANEL as i64; sizes.len()];
@@ -505,8 +507,8 @@ fn whole_groups(elems: [&ElemType; 2], form: Form) -> u64 {
 /// In multiples of what the summed dimension is cut: whole groups, and whole records of a compressed operand.
 fn cut(group: u64, form: Form) -> u64 {
     let records = match form {
-        Form::Compressed | Form::Blocks => BLOCK as u64 / PANEL,
-        Form::Dense | Form::Pattern(_) | Form::Active => 1,
+        Form::Compressed => BLOCK as u64 / PANEL,
+        Form::Dense | Form::Pattern(_) | Form::Blocks | Form::Active => 1,
     };
     if records.is_multiple_of(group) { records } else { group.next_multiple_of(records) }
 }

@@ -52,9 +52,10 @@ impl Lowering<'_> {
                 Err(reason) => refusal = Some(reason),
             }
         }
-        let Some((_, problem, plan)) = best else {
+        let Some((_, mut problem, plan)) = best else {
             return Err(refusal.unwrap_or_else(|| "a product without a form".to_owned()));
         };
+        self.lay_out_blocks(&mut problem, &plan)?;
         sinks.retain(|sink| groups_fit(&problem, &plan, sink).is_some());
         self.emit_product(&problem, &plan, expr, sinks)
     }
@@ -121,9 +122,17 @@ impl Lowering<'_> {
             outlets.push(epilogue.outlet(&mut kb, tile, &at, format, sink.mode, Some(along))?);
         }
 
+        // The bank of the next tile is cleared before this one leaves, which may wait for memory.
+        let zero = InstKind::Zero { bank: Operand::new(bank, Action::Push, bank_view) };
+        let ahead = chunked && banks > 1 && depth > 0;
+        if ahead {
+            kb.push(zero);
+        }
         kb.open(depth);
         let bank_action = if chunked {
-            kb.push(InstKind::Zero { bank: Operand::new(bank, Action::Push, bank_view) });
+            if !ahead {
+                kb.push(zero);
+            }
             kb.open_loop(depth + 1);
             Action::Update
         } else {
@@ -146,7 +155,7 @@ impl Lowering<'_> {
         }
         kb.push(match (problem.form, mask) {
             (Form::Blocks, Some(mask)) => {
-                InstKind::Mmblk { bank: bank_op, a: a_op, b: b_op, mask, order: b_order }
+                InstKind::Mmblk { bank: bank_op, a: a_op, b: b_op, mask, order: b_order, packed: true }
             }
             (Form::Active, Some(mask)) => {
                 InstKind::Mmact { bank: bank_op, a: a_op, b: b_op, mask, order: b_order }
@@ -160,6 +169,9 @@ impl Lowering<'_> {
             read.iter().filter(|(_, x)| *x == Action::Pop).map(|(load, _)| *load).collect();
         if chunked {
             kb.close_loop(depth + 1, &popped);
+        }
+        if ahead {
+            kb.push(zero);
         }
 
         let copies = expr.is_copy() && sinks.grouped.is_empty();
@@ -209,6 +221,9 @@ impl Lowering<'_> {
             }
         }
         kb.close(depth, &popped);
+        if ahead {
+            kb.push(InstKind::Pop { n: 1, buffer: bank });
+        }
         let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
         self.launch(kernel, bases);
         Ok(())

@@ -4,14 +4,16 @@
 //! rows. Each is costed with the machine's own timing: DPE cycles, epilogue cycles, bytes over the shared ports with
 //! multicast counted once. Ties go to the first candidate, so the choice is deterministic.
 
+use lacuna_isa::sparse::BLOCK;
 use lacuna_isa::view::PE_COORDS;
 
-use super::problem::{Problem, Role, Second};
+use super::blocks::{BlockFlags, Counts};
+use super::problem::{PANEL, Problem, Role, Second};
 use super::product_time::{Stored, Time};
 use super::product_views::epilogue_tile;
 use crate::expr::Expr;
 use crate::lower::{Lowered, Lowering};
-use crate::nest::{Axis, Nest};
+use crate::nest::{Axis, GridCost, Nest};
 
 /// The chosen tiles: one axis per result dimension in the problem's order, then the axis of K.
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub struct Plan {
     pub slots: u8,
     /// Pieces in which a tile of the result leaves its bank.
     pub pieces: u64,
+    /// Blocks that a slot of the second operand has room for, where it holds blocks.
+    pub room: u64,
 }
 
 impl Plan {
@@ -32,9 +36,21 @@ impl Plan {
         self.nest.axes.len() - 1
     }
 
-    /// Elements of the cut summed dimension for each step of the axis of K.
-    pub fn k_unit(problem: &Problem) -> u64 {
-        problem.flags.as_ref().map_or(1, |flags| flags.k)
+    /// Panels of a tile.
+    pub fn panels(&self, problem: &Problem) -> u64 {
+        let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
+        column.map_or(1, |d| self.nest.axes[d].tile)
+    }
+
+    /// Elements of a block of the second operand.
+    pub fn block(&self, problem: &Problem) -> u64 {
+        problem.flags.as_ref().map_or(1, |flags| flags.k) * PANEL
+    }
+
+    /// Elements from the blocks of a tile of columns to those of the next, for each panel of the tile; whole records.
+    pub fn tile_stride(&self, problem: &Problem) -> u64 {
+        let elements = self.nest.axes[self.k_axis()].size * self.room * self.block(problem);
+        elements.div_ceil(self.panels(problem)).next_multiple_of(self.block(problem).max(BLOCK as u64))
     }
 
     /// Elements of summed dimension `i` in one step.
@@ -97,15 +113,23 @@ pub fn choose(problem: &Problem, expr: &Expr, result: &Stored, lowering: &Loweri
                 Role::Row => halves(third, 1, MAX_ROWS),
                 Role::Column => halves(third, 1, MAX_COLUMNS / problem.unit(d)),
             };
-            let new: Vec<u64> = more.into_iter().filter(|n| !options[d].contains(n)).collect();
-            options[d].extend(new);
+            // Results leave in pieces of equal numbers of rows: a prime number has none.
+            let even =
+                more.clone().into_iter().filter(|_| dim.role == Role::Row).map(|n| n.next_multiple_of(4));
+            for n in more.iter().copied().chain(even) {
+                if !options[d].contains(&n) {
+                    options[d].push(n);
+                }
+            }
         }
     }
+    let counts = problem.flags.as_ref().map(|flags| flags.counts(problem));
+    let search = Search { problem, counts, expr, result, lowering };
     let mut best: Option<(f64, Plan)> = None;
     let mut pick = vec![0usize; n_dims];
     loop {
         let tiles: Vec<u64> = pick.iter().zip(&options).map(|(&p, o)| o[p]).collect();
-        if let Some((time, plan)) = evaluate(problem, expr, result, lowering, &tiles)
+        if let Some((time, plan)) = search.of_tiles(&tiles)
             && best.as_ref().is_none_or(|(t, _)| time < *t)
         {
             best = Some((time, plan));
@@ -127,7 +151,7 @@ const PIECE_BYTES: u64 = 16 << 10;
 /// Each piece takes instructions of its own.
 const MAX_PIECES: u64 = 16;
 const MAX_ROWS: u64 = 1024;
-const MAX_COLUMNS: u64 = 512;
+const MAX_COLUMNS: u64 = 1024;
 
 /// `size` and its halves, rounded up, from at most `max` down to `min`.
 fn halves(size: u64, min: u64, max: u64) -> Vec<u64> {
@@ -144,80 +168,114 @@ fn halves(size: u64, min: u64, max: u64) -> Vec<u64> {
     }
 }
 
-fn evaluate(
-    problem: &Problem,
-    expr: &Expr,
-    result: &Stored,
-    lowering: &Lowering,
-    tiles: &[u64],
-) -> Option<(f64, Plan)> {
-    let target = lowering.target;
-    let n_dims = problem.dims.len();
-    let unit = |d: usize| problem.unit(d);
-    let area: u64 =
-        (0..n_dims).filter(|&d| problem.dims[d].role != Role::Batch).map(|d| tiles[d] * unit(d)).product();
-    if area * 4 > target.bank_bytes {
-        return None;
-    }
-    const NAMES: [&str; 8] = ["r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7"];
-    let mut axes: Vec<Axis> = (0..n_dims)
-        .map(|d| Axis::new(NAMES[d.min(7)], problem.dims[d].space.size.div_ceil(unit(d)), tiles[d]))
-        .collect();
-    let (cut, multiple) = problem.chunk;
-    let k_size = problem.summed[cut].size;
-    let k_unit = Plan::k_unit(problem);
-    axes.push(Axis::new("k", k_size / k_unit, k_size / k_unit));
-    let mut spread = vec![true; n_dims];
-    spread.push(false);
-    let sizes: Vec<u64> = axes.iter().map(Axis::n_tiles).collect();
-    let weights = operand_weights(problem, tiles, lowering);
-    let traffic = |pes: &[[u16; PE_COORDS]]| traffic(&weights, &sizes, pes);
-    let nest = Nest::distribute_by(axes, &spread, target.rows, target.cols, &traffic);
-    let mut plan = Plan { nest, chunk: k_size, slots: SLOTS[0], pieces: 1 };
-    plan.pieces = plan.pieces_of(problem, area * result.element_bytes);
+/// What a plan is looked for.
+struct Search<'s> {
+    problem: &'s Problem,
+    /// Of the flags of its blocks.
+    counts: Option<Counts>,
+    expr: &'s Expr,
+    result: &'s Stored,
+    lowering: &'s Lowering<'s>,
+}
 
-    // Slots are rounded up to whole beats.
-    let budget = (target.local_bytes as f64 * PRODUCT_FILL) as u64;
-    if epilogue_tile(problem, &plan, problem.a.storage, 0, 0, true).0.dims.len() > 5 {
-        return None;
-    }
-    // The largest chunk of K that fits and parts of it: a shorter one has more rounds, but more of them fit at a time.
-    let mut best: Option<(f64, Plan)> = None;
-    let chunk_of = |parts: u64| k_size.div_ceil(parts).next_multiple_of(multiple).min(k_size);
-    let mut of_chunk = |chunk: u64| -> Option<Time> {
-        let axis = plan.k_axis();
-        plan.chunk = chunk;
-        plan.nest.axes[axis].tile = chunk / k_unit;
-        plan.nest.axes[axis].trip = k_size.div_ceil(chunk);
-        let time = Time::of(problem, expr, result, area, lowering, &plan)?;
-        if !plan.nest.fits() || time.slot_bytes(SLOTS[0]) > budget {
+impl Search<'_> {
+    /// The best plan with these tiles, and its modelled time.
+    fn of_tiles(&self, tiles: &[u64]) -> Option<(f64, Plan)> {
+        let Search { problem, lowering, .. } = *self;
+        let target = lowering.target;
+        let n_dims = problem.dims.len();
+        let unit = |d: usize| problem.unit(d);
+        let area: u64 = (0..n_dims)
+            .filter(|&d| problem.dims[d].role != Role::Batch)
+            .map(|d| tiles[d] * unit(d))
+            .product();
+        if area * 4 > target.bank_bytes {
             return None;
         }
-        for slots in SLOTS.into_iter().filter(|&s| time.slot_bytes(s) <= budget) {
-            let cycles = time.cycles(slots);
-            if best.as_ref().is_none_or(|(known, _)| cycles < *known) {
-                best = Some((cycles, Plan { slots, ..plan.clone() }));
+        const NAMES: [&str; 8] = ["r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7"];
+        let mut axes: Vec<Axis> = (0..n_dims)
+            .map(|d| Axis::new(NAMES[d.min(7)], problem.dims[d].space.size.div_ceil(unit(d)), tiles[d]))
+            .collect();
+        // An element of this axis is a chunk.
+        axes.push(Axis::new("k", 1, 1));
+        let mut spread = vec![true; n_dims];
+        spread.push(false);
+        let sizes: Vec<u64> = axes.iter().map(Axis::n_tiles).collect();
+        let weights = operand_weights(problem, tiles, lowering);
+        let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
+        let traffic = |pes: &[[u16; PE_COORDS]]| traffic(&weights, &sizes, pes);
+        let plan_of = |cost: &GridCost<'_>| {
+            let nest = Nest::distribute_by(axes.clone(), &spread, target.rows, target.cols, cost);
+            let mut plan = Plan { nest, chunk: 1, slots: SLOTS[0], pieces: 1, room: 0 };
+            plan.pieces = plan.pieces_of(problem, area * self.result.element_bytes);
+            plan
+        };
+        let mut plans = vec![plan_of(&|pes| (1.0, traffic(pes)))];
+        if let (Some(flags), Some(d)) = (&problem.flags, column) {
+            // Blocks are not spread evenly: another grid may move more and still be faster.
+            let balanced = plan_of(&|pes| {
+                let n_pes = pes[d].iter().map(|&n| u64::from(n)).product();
+                (flags.worst_share(sizes[d].div_ceil(n_pes) * tiles[d]), traffic(pes))
+            });
+            if balanced.nest != plans[0].nest {
+                plans.push(balanced);
             }
         }
-        Some(time)
-    };
-    let mut parts = 1;
-    while of_chunk(chunk_of(parts)).is_none() {
-        let chunk = chunk_of(parts);
-        if chunk <= multiple {
+        let found = plans.into_iter().filter_map(|plan| self.of_nest(plan, area));
+        found.reduce(|best, other| if other.0 < best.0 { other } else { best })
+    }
+
+    /// The best chunk and number of slots for a plan whose tiles have `area` elements.
+    fn of_nest(&self, mut plan: Plan, area: u64) -> Option<(f64, Plan)> {
+        let Search { problem, expr, result, lowering, .. } = *self;
+        // Slots are rounded up to whole beats.
+        let budget = (lowering.target.local_bytes as f64 * PRODUCT_FILL) as u64;
+        if epilogue_tile(problem, &plan, problem.a.storage, 0, 0, true).0.dims.len() > 5 {
             return None;
         }
-        parts = if chunk_of(parts + 1) < chunk { parts + 1 } else { parts * 2 };
-    }
-    let mut last = chunk_of(parts);
-    for [times, of] in CHUNK_PARTS {
-        let chunk = chunk_of((parts * times).div_ceil(of));
-        if chunk < last {
-            of_chunk(chunk);
-            last = chunk;
+        let (cut, multiple) = problem.chunk;
+        let k_size = problem.summed[cut].size;
+        // The largest chunk of K that fits and parts of it: a shorter one has more rounds, but more of them fit at a time.
+        let mut best: Option<(f64, Plan)> = None;
+        let chunk_of = |parts: u64| k_size.div_ceil(parts).next_multiple_of(multiple).min(k_size);
+        let mut of_chunk = |chunk: u64| -> Option<Time> {
+            let axis = plan.k_axis();
+            plan.chunk = chunk;
+            let n_chunks = k_size.div_ceil(chunk);
+            (plan.nest.axes[axis].size, plan.nest.axes[axis].trip) = (n_chunks, n_chunks);
+            if let (Some(flags), Some(counts)) = (&problem.flags, &self.counts) {
+                plan.room = flags.room(counts, problem, plan.panels(problem), chunk);
+            }
+            let time = Time::of(problem, expr, result, area, lowering, &plan)?;
+            if !plan.nest.fits() || time.slot_bytes(SLOTS[0]) > budget {
+                return None;
+            }
+            for slots in SLOTS.into_iter().filter(|&s| time.slot_bytes(s) <= budget) {
+                let cycles = time.cycles(slots);
+                if best.as_ref().is_none_or(|(known, _)| cycles < *known) {
+                    best = Some((cycles, Plan { slots, ..plan.clone() }));
+                }
+            }
+            Some(time)
+        };
+        let mut parts = 1;
+        while of_chunk(chunk_of(parts)).is_none() {
+            let chunk = chunk_of(parts);
+            if chunk <= multiple {
+                return None;
+            }
+            parts = if chunk_of(parts + 1) < chunk { parts + 1 } else { parts * 2 };
         }
+        let mut last = chunk_of(parts);
+        for [times, of] in CHUNK_PARTS {
+            let chunk = chunk_of((parts * times).div_ceil(of));
+            if chunk < last {
+                of_chunk(chunk);
+                last = chunk;
+            }
+        }
+        best
     }
-    best
 }
 
 /// For each operand which axes move it, and its bytes for each K of one tile.
@@ -245,6 +303,8 @@ fn operand_weights(problem: &Problem, tiles: &[u64], lowering: &Lowering) -> [(V
     // Bytes in 64ths: elements may be narrower than a byte, and records shorter than codes.
     let a_bytes = 8 * u64::from(problem.a_format.element().bits());
     let b_bytes = (64 * b_storage.bytes()).div_ceil(b_storage.elements.max(1));
+    let set = problem.flags.as_ref().map_or(1.0, BlockFlags::share);
+    let b_bytes = ((b_bytes as f64 * set).ceil() as u64).max(1);
     let weights = [weight(&first, a_bytes), weight(&second, b_bytes)];
     [(first, weights[0]), (second, weights[1])]
 }
@@ -273,4 +333,4 @@ const PRODUCT_FILL: f64 = 0.98;
 /// Shorter chunks of K that are tried for each tile: this many times as many parts as of the largest that fits.
 const CHUNK_PARTS: [[u64; 2]; 6] = [[3, 2], [2, 1], [3, 1], [4, 1], [6, 1], [8, 1]];
 /// Slots of a buffer that is filled in the innermost loop.
-const SLOTS: [u8; 5] = [2, 3, 4, 8, 16];
+const SLOTS: [u8; 8] = [2, 3, 4, 5, 6, 8, 12, 16];

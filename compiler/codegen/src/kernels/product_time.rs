@@ -10,7 +10,8 @@ use lacuna_isa::target::Target;
 use lacuna_isa::timing::{DMA_BEAT_BYTES, Work, cost};
 use lacuna_isa::view::Pattern;
 
-use super::problem::{PANEL, Problem, Role, Second};
+use super::blocks::BlockFlags;
+use super::problem::{Problem, Role, Second};
 use super::product::PIECE_SLOTS;
 use super::product_tiles::Plan;
 use super::product_views::{epilogue_tile, first_tile, second_tile};
@@ -137,7 +138,7 @@ impl Time {
         Some(Time {
             flag_bytes: match problem.form {
                 Form::Active => plan.chunk,
-                Form::Blocks => b.elements() / (PANEL * Plan::k_unit(problem)),
+                Form::Blocks => n * k / plan.block(problem),
                 Form::Dense | Form::Pattern(_) | Form::Compressed => 0,
             },
             flag_wait: (problem.form == Form::Active)
@@ -215,7 +216,8 @@ impl Time {
         let tile = others.fold(tile, f64::max);
         let n_tiles = self.rounds / self.rounds_of_tile;
         let hidden = self.rounds * (loads + self.issue);
-        self.ends + n_tiles * tile + leaving + HIDDEN * hidden
+        let last = if self.one_bank { 0.0 } else { leaving };
+        self.ends + n_tiles * tile + last + HIDDEN * hidden
     }
 }
 
@@ -262,15 +264,19 @@ impl Zeros {
         let storage = &lowering.storages[place.storage];
         let dense = KernelBuilder::slot_bytes(storage.slot, storage.pattern, storage.elements);
         let stored = storage.bytes() as f64 / dense.max(1) as f64;
+        let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
+        let column = column.map(|d| &plan.nest.axes[d]);
         match problem.form {
             Form::Dense | Form::Pattern(_) => Zeros { steps: 1.0, near: stored, far: stored },
             Form::Compressed => Zeros { steps: 1.0, near: 1.0, far: stored },
             Form::Blocks => {
-                let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
-                let axis = column.map(|d| &plan.nest.axes[d]);
-                let panels = axis.map_or(1, |axis| axis.trip * axis.tile);
+                let panels = column.map_or(1, |axis| axis.trip * axis.tile);
                 let steps = problem.flags.as_ref().map_or(1.0, |flags| flags.worst_share(panels));
-                Zeros { steps, near: 1.0, far: stored }
+                let set = problem.flags.as_ref().map_or(1.0, BlockFlags::share);
+                // Of the blocks that a tile has, so many are set and cross the port; the rest of its slot is zero.
+                let blocks = plan.columns(problem) * plan.chunk / plan.block(problem);
+                let far = stored * set * blocks as f64 / plan.room.max(1) as f64 + RECORD_SHARE;
+                Zeros { steps, near: 1.0, far: far.min(1.0) }
             }
             Form::Active => {
                 // A k is needed when it is active in any row.
@@ -281,6 +287,9 @@ impl Zeros {
         }
     }
 }
+
+/// Bytes of a record besides its codes for each byte of the slot, roughly.
+const RECORD_SHARE: f64 = 0.005;
 
 /// Where a storage will most likely lie: intermediates in shared SRAM, all else in HBM.
 fn space_of(kind: &StorageKind) -> MemSpace {

@@ -4,9 +4,10 @@ use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::Order;
 use lacuna_isa::view::VIEW_DIMS;
 
+use super::blocks::BlockFlags;
 use super::problem::{PANEL, Problem, ResultDim, Role, Second};
 use super::product_tiles::Plan;
-use super::sparse::BlockFlags;
+use super::sparse::Form;
 use crate::emit::{KernelBuilder, LocalDim, Tile, free};
 use crate::lower::Lowered;
 use crate::nest::{Axis, TileDim};
@@ -51,7 +52,7 @@ pub fn first_tile(problem: &Problem, plan: &Plan) -> (Tile, FirstAt) {
         if k.window {
             continue;
         }
-        let axis = (i == problem.chunk.0).then_some((k_axis, Plan::k_unit(problem) as i64));
+        let axis = (i == problem.chunk.0).then_some((k_axis, plan.chunk as i64));
         let size = plan.chunk_of(problem, i);
         found.push((TileDim { axis, size, stride: k.a, origin: 0, bound: k.a_bound }, None, vec![i]));
     }
@@ -90,7 +91,7 @@ pub fn flags_tile(problem: &Problem, plan: &Plan, flags: &BlockFlags) -> Tile {
     for (i, k) in problem.summed.iter().enumerate() {
         stride /= blocks(i, k.size) as i64;
         dims.push(TileDim {
-            axis: (i == problem.chunk.0).then_some((plan.k_axis(), 1)),
+            axis: (i == problem.chunk.0).then_some((plan.k_axis(), blocks(i, plan.chunk) as i64)),
             size: blocks(i, plan.chunk_of(problem, i)),
             stride,
             origin: 0,
@@ -100,7 +101,7 @@ pub fn flags_tile(problem: &Problem, plan: &Plan, flags: &BlockFlags) -> Tile {
     Tile { storage: flags.place.storage, offset: flags.place.offset, dims, k_dim: None }
 }
 
-/// The second operand's box: panels, or batch dimensions with columns and summed dimensions in the DPE's order.
+/// The second operand's box: panels, the set blocks of panels, or batch dimensions with columns and summed dimensions in the DPE's order.
 pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
     let axes = &plan.nest.axes;
     let k_axis = plan.k_axis();
@@ -109,7 +110,7 @@ pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
         .iter()
         .enumerate()
         .map(|(i, k)| TileDim {
-            axis: (i == problem.chunk.0).then_some((k_axis, Plan::k_unit(problem) as i64)),
+            axis: (i == problem.chunk.0).then_some((k_axis, plan.chunk as i64)),
             size: plan.chunk_of(problem, i),
             stride: k.b,
             origin: 0,
@@ -118,6 +119,28 @@ pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
         .collect();
     let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
     match &problem.b {
+        Second::Panels(place) if problem.form == Form::Blocks => {
+            let slot = plan.room * plan.block(problem);
+            let mut dims = Vec::new();
+            dims.extend(column.map(|d| TileDim {
+                axis: Some((d, 1)),
+                size: 1,
+                stride: plan.tile_stride(problem) as i64,
+                origin: 0,
+                bound: axes[d].size,
+            }));
+            dims.push(TileDim {
+                axis: Some((k_axis, 1)),
+                size: 1,
+                stride: slot as i64,
+                origin: 0,
+                bound: axes[k_axis].size,
+            });
+            let k_dim = Some(dims.len());
+            dims.push(TileDim::whole(slot / PANEL, PANEL as i64));
+            dims.push(TileDim::whole(PANEL, 1));
+            (Tile { storage: place.storage, offset: place.offset, dims, k_dim }, Order::Kn)
+        }
         Second::Panels(place) => {
             let mut dims = Vec::new();
             dims.extend(column.map(|d| TileDim {
@@ -238,7 +261,7 @@ pub fn first_view(
     Ok(kb.local(problem.a_format, None, Some(4), &dims)?)
 }
 
-/// The second operand as the DPE reads it: (n, k, k, k, n) or (n, n, k, k, k).
+/// The second operand as the DPE reads it: (n, k, k, k, n) or (n, n, k, k, k), or set blocks (block, 1, 1, k, n).
 pub fn second_view(
     kb: &mut KernelBuilder<'_>,
     problem: &Problem,
@@ -246,6 +269,12 @@ pub fn second_view(
     tile: &Tile,
     order: Order,
 ) -> Lowered<u16> {
+    if problem.form == Form::Blocks {
+        let block = plan.block(problem);
+        let rows = free(block / PANEL, PANEL as i64);
+        let dims = [free(plan.room, block as i64), free(1, 0), free(1, 0), rows, free(PANEL, 1)];
+        return Ok(kb.local(problem.b_format, None, Some(3), &dims)?);
+    }
     let strides = tile.slot_strides();
     let n_k = problem.summed.len();
     let k_at = |first: usize| -> Vec<LocalDim> {

@@ -1,8 +1,8 @@
 //! What a product makes of the zeros of its operands.
 //!
 //! A constant second operand has zeros that are known, and they are used in one of three ways: an N:M pattern of the target,
-//! multiplied with `mmnm`; records without the zeros, expanded on the way in (`ldx`), which saves bytes; and records together
-//! with flags of blocks, of which `mmblk` multiplies those that are set, which saves cycles too. A first operand that is
+//! multiplied with `mmnm`; records without the zeros, expanded on the way in (`ldx`), which saves bytes; and blocks that are not
+//! zero, which `mmblk` multiplies and slots hold alone ([`super::blocks`]), which saves cycles too. A first operand that is
 //! probably zero in many places when the program runs, behind a ReLU, is looked at: rows of the second operand that only
 //! meet zeros are neither loaded (`ldmask`) nor multiplied (`mmact`). Which of these forms a product takes is a matter of
 //! modelled time, see [`super::product_tiles`].
@@ -17,7 +17,7 @@ use lacuna_isa::timing::DPE_SKIP_BYTES;
 use lacuna_isa::view::Pattern;
 
 use crate::lower::Lowering;
-use crate::place::{Packing, Panels, Place, Storage, StorageKind};
+use crate::place::{Packing, Panels, Storage, StorageKind};
 use crate::weights;
 
 /// What is known of the zeros of a product before code is generated.
@@ -56,38 +56,17 @@ impl Form {
     }
 }
 
-/// Flags of the blocks of a second operand.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct BlockFlags {
-    /// Where they lie, `[N/32][K/k]`.
-    pub place: Place,
-    /// Elements along K that share a flag.
-    pub k: u64,
-    /// Flags that are set, panel by panel.
-    pub n_set: Vec<u64>,
-    /// Flags of a panel.
-    pub n_flags: u64,
-}
-
-impl BlockFlags {
-    /// The share of flags that are set in the worst of the runs of `n` panels: PEs each have one, and wait for the slowest.
-    pub fn worst_share(&self, n: u64) -> f64 {
-        let worst = self.n_set.chunks(n.max(1) as usize).map(|run| run.iter().sum::<u64>()).max();
-        worst.unwrap_or(0) as f64 / (n * self.n_flags).max(1) as f64
-    }
-}
-
 /// Zeros of a constant in panels.
 #[derive(Debug)]
 pub struct Survey {
     /// The best code of masks, and the bytes of its records for each byte of dense codes.
     best: (MaskCode, f64),
     /// Dense codes.
-    codes: Vec<u8>,
+    pub(super) codes: Vec<u8>,
 }
 
 /// Shares of dense bytes and of flags above which leaving out zeros is not worth an instruction.
-const WORTHWHILE: f64 = 0.95;
+pub(super) const WORTHWHILE: f64 = 0.95;
 /// The share of activations that are taken to be other than zero behind a ReLU, when nothing has been measured: that of
 /// values which are as often negative as positive.
 pub(super) const ASSUMED_ACTIVITY: f64 = 0.5;
@@ -145,39 +124,8 @@ impl Lowering<'_> {
         Ok(Storage { kind, records: Some(records), ..dense })
     }
 
-    /// The flags of a constant in panels of `rows` rows for blocks of `k` of them, if blocks are zero.
-    pub(super) fn block_flags(
-        &mut self,
-        id: ConstId,
-        panels: &Panels,
-        rows: u64,
-        k: u64,
-    ) -> Result<BlockFlags, String> {
-        if weights::has_nan_scale(&self.module.constants[id]) {
-            return Err("a block of zeros under a NaN scale is not zero".to_owned());
-        }
-        let survey = self.survey(id, panels);
-        let elem = panels.stored(&self.module.constants[id]);
-        let elements = survey.codes.len() * 8 / elem.bits() as usize;
-        let flags = weights::flags(&survey.codes, elem, elements, k);
-        let n_flags = rows / k;
-        let n_set: Vec<u64> = flags
-            .chunks(n_flags.max(1) as usize)
-            .map(|panel| panel.iter().filter(|&&f| f != 0).count() as u64)
-            .collect();
-        if n_set.iter().sum::<u64>() as f64 > flags.len() as f64 * WORTHWHILE {
-            return Err("hardly any of its blocks is zero".to_owned());
-        }
-        let packing = Packing::Flags { panels: panels.clone(), k };
-        let kind = StorageKind::Const(id, packing);
-        let storage =
-            self.constant(Storage::dense(kind, Format::Scalar(ScalarType::Bool), flags.len() as u64));
-        let place = Place { storage, offset: 0, strides: vec![n_flags as i64] };
-        Ok(BlockFlags { place, k, n_set, n_flags })
-    }
-
     /// What the zeros of a constant in panels are worth; the last one is kept, as forms are tried one after the other.
-    fn survey(&mut self, id: ConstId, panels: &Panels) -> Rc<Survey> {
+    pub(super) fn survey(&mut self, id: ConstId, panels: &Panels) -> Rc<Survey> {
         if let Some((of, survey)) = &self.surveyed
             && of.0 == id
             && of.1 == *panels
