@@ -29,6 +29,10 @@ use super::pack;
 use super::scalar::{Mini, decode_e8m0, encode_sign_magnitude, round_to_small_int};
 use super::{GroupFormat, ScalarType, ScaleMode};
 
+mod axis;
+
+pub use axis::quantize_axis;
+
 const F32_INF: u32 = 0x7F80_0000;
 const HIDDEN_BIT: u32 = 1 << 23;
 
@@ -165,10 +169,21 @@ impl Element {
         exponent - self.emax + i32::from(significand > bump_above)
     }
 
-    /// The shift of a pair in a group of this scale code.
+    /// The E8M0 code of the scale for values whose largest magnitude has these bits, a finite one.
     #[inline(always)]
-    fn shifts(self, bump_above: u32, pair: &[f32], scale: u8) -> bool {
-        let amax = magnitude(pair);
+    fn scale_code(self, bump_above: u32, amax: u32) -> u8 {
+        if amax == 0 { 0 } else { (self.scale_exponent(bump_above, amax).clamp(-127, 127) + 127) as u8 }
+    }
+
+    /// The code of a scale that is no power of two, as [`Element::scale_code`].
+    #[inline(always)]
+    fn quotient_scale(self, fmt: GroupFormat, amax: u32, unit: f32) -> u8 {
+        fmt.scale.encode_saturating(f32::from_bits(amax) / self.largest(unit))
+    }
+
+    /// The shift of a pair whose largest magnitude has these bits, in a group of this scale code.
+    #[inline(always)]
+    fn is_shifted(self, bump_above: u32, amax: u32, scale: u8) -> bool {
         amax != 0 && self.scale_exponent(bump_above, amax) < i32::from(scale) - 127
     }
 
@@ -176,7 +191,7 @@ impl Element {
     #[inline(always)]
     fn pair_shifts(self, bump_above: u32, values: &[f32], scale: u8) -> u8 {
         let pairs = values.chunks(2).take(8).enumerate();
-        pairs.fold(0, |all, (i, pair)| all | u8::from(self.shifts(bump_above, pair, scale)) << i)
+        pairs.fold(0, |all, (i, pair)| all | u8::from(self.is_shifted(bump_above, magnitude(pair), scale)) << i)
     }
 
     /// The code of a scaled value: nearest even, saturated. `unit` is the code of 1.0 and is read for `i8` alone.
@@ -261,11 +276,7 @@ fn quantize<const ELEMENT: u8>(
         return GroupScale::nan(fmt);
     }
     if fmt.scale == ScalarType::E8M0 {
-        let code = if amax == 0 {
-            0
-        } else {
-            (element.scale_exponent(bump_above, amax).clamp(-127, 127) + 127) as u8
-        };
+        let code = element.scale_code(bump_above, amax);
         let inverse = inverse_e8m0(code);
         if fmt.pair_shift {
             let scale = GroupScale { code, shifts: element.pair_shifts(bump_above, values, code) };
@@ -277,7 +288,7 @@ fn quantize<const ELEMENT: u8>(
         }
         return GroupScale { code, shifts: 0 };
     }
-    let scale = fmt.scale.encode_saturating(f32::from_bits(amax) / element.largest(unit));
+    let scale = element.quotient_scale(fmt, amax, unit);
     let divisor = fmt.scale.decode_f32(u32::from(scale));
     if divisor == 0.0 {
         for (code, &value) in codes.iter_mut().zip(values) {
@@ -326,6 +337,8 @@ macro_rules! with_element {
         }
     };
 }
+
+use with_element;
 
 fn bump_above(fmt: GroupFormat, mode: ScaleMode) -> u32 {
     Element::of(fmt.element).map_or(u32::MAX, |element| element.bump_above(mode))
