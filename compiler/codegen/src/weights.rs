@@ -106,12 +106,7 @@ pub fn compress(
 
 /// Whether a group of a constant has a scale that is NaN: its codes are zeros, but what they mean is not.
 pub fn has_nan_scale(constant: &Constant) -> bool {
-    let (ElemType::Grouped { format, .. }, ConstantData::Dense(blob)) = (constant.ty.elem, &constant.data)
-    else {
-        return false;
-    };
-    let plane = &blob.bytes()[blob.bytes().len() - constant.ty.scale_bytes() as usize..];
-    (0..constant.ty.scales() as usize).any(|i| GroupScale::read(format, plane, i).value(format).is_nan())
+    constant.has_nan_scale()
 }
 
 /// The narrowest scalar type that has every value of a constant of scalars exactly, if it is narrower than the constant's.

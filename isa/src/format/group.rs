@@ -181,17 +181,25 @@ impl Element {
         fmt.scale.encode_saturating(f32::from_bits(amax) / self.largest(unit))
     }
 
-    /// The shift of a pair whose largest magnitude has these bits, in a group of this scale code.
+    /// The bits of the least magnitude whose exponent is that of this scale code, or more: pairs below it are shifted.
     #[inline(always)]
-    fn is_shifted(self, bump_above: u32, amax: u32, scale: u8) -> bool {
-        amax != 0 && self.scale_exponent(bump_above, amax) < i32::from(scale) - 127
+    fn shift_limit(self, bump_above: u32, scale: u8) -> u32 {
+        let exponent = i32::from(scale) - 127 + self.emax;
+        let (exponent, significand) =
+            if bump_above >= 2 * HIDDEN_BIT - 1 { (exponent, HIDDEN_BIT) } else { (exponent - 1, bump_above + 1) };
+        if exponent >= -126 {
+            return (((exponent + 127) as u32) << 23 | (significand & (HIDDEN_BIT - 1))).min(F32_INF);
+        }
+        // Subnormal magnitudes are multiples of 2^-149.
+        (u64::from(significand)).div_ceil(1 << (-126 - exponent).min(32)) as u32
     }
 
     /// The shifts of all pairs of a group of this scale code.
     #[inline(always)]
     fn pair_shifts(self, bump_above: u32, values: &[f32], scale: u8) -> u8 {
+        let limit = self.shift_limit(bump_above, scale);
         let pairs = values.chunks(2).take(8).enumerate();
-        pairs.fold(0, |all, (i, pair)| all | u8::from(self.is_shifted(bump_above, magnitude(pair), scale)) << i)
+        pairs.fold(0, |all, (i, pair)| all | u8::from(is_shifted(magnitude(pair), limit)) << i)
     }
 
     /// The code of a scaled value: nearest even, saturated. `unit` is the code of 1.0 and is read for `i8` alone.
@@ -233,6 +241,12 @@ fn magnitude(values: &[f32]) -> u32 {
     amax as u32
 }
 
+/// Whether a pair of this largest magnitude is shifted in a group of this [`Element::shift_limit`]; a pair of zeros is not.
+#[inline(always)]
+fn is_shifted(amax: u32, limit: u32) -> bool {
+    (amax as i32 > 0) & ((amax as i32) < limit as i32)
+}
+
 /// The element type with this code.
 const fn element_of(code: u8) -> Element {
     let Some(ty) = ScalarType::from_code(code) else { panic!("a scalar type's code") };
@@ -250,12 +264,17 @@ fn inverse_e8m0(scale: u8) -> f32 {
 #[inline(always)]
 fn encode_shifted(element: Element, scale: GroupScale, values: &[f32], codes: &mut [u8], unit: f32) {
     let inverse = inverse_e8m0(scale.code);
-    for (i, (codes, pair)) in codes.chunks_mut(2).zip(values.chunks(2)).enumerate() {
-        let double = if i < 8 && scale.shifts >> i & 1 != 0 { 2.0 } else { 1.0 };
-        for (code, &value) in codes.iter_mut().zip(pair) {
-            // Two products, because 2^128 is no f32.
-            *code = element.encode(value * inverse * double, unit);
-        }
+    let mut doubles = [1.0; 16];
+    for (i, pair) in doubles.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        *pair = [if scale.shifts >> i & 1 != 0 { 2.0 } else { 1.0 }; 2];
+    }
+    let n_paired = values.len().min(16);
+    for ((code, &value), double) in codes.iter_mut().zip(values).zip(doubles) {
+        // Two products, because 2^128 is no f32.
+        *code = element.encode(value * inverse * double, unit);
+    }
+    for (code, &value) in codes[n_paired..].iter_mut().zip(&values[n_paired..]) {
+        *code = element.encode(value * inverse, unit);
     }
 }
 

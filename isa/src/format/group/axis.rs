@@ -1,7 +1,7 @@
 //! Groups along any axis of a tensor: weights, whose summed dimension is seldom the innermost one.
 
 use super::{
-    Element, F32_INF, GroupScale, bump_above, element_of, fixed_unit, inverse_e8m0, quantize, with_element,
+    Element, F32_INF, GroupScale, bump_above, element_of, fixed_unit, inverse_e8m0, is_shifted, quantize, with_element,
 };
 use crate::format::{GroupFormat, ScalarType, pack};
 
@@ -137,19 +137,20 @@ fn quantize_tile<const ELEMENT: u8>(
         (*scale, *by) = column_scale(element, fmt, bump, amax, unit);
     }
     if fmt.pair_shift {
+        let limits = scales.map(|scale| element.shift_limit(bump, scale.code));
         for (i, (pair, codes)) in tile.chunks(2).zip(codes.chunks_mut(2)).enumerate() {
-            let mut double = [1.0; WIDTH];
+            let mut doubles = [1.0; WIDTH];
             if i < 8 {
                 let own = magnitudes(pair, computed);
-                for (c, double) in double.iter_mut().enumerate().take(width) {
-                    if element.is_shifted(bump, own[c], scales[c].code) {
-                        *double = 2.0;
-                        scales[c].shifts |= 1 << i;
-                    }
+                for (((double, scale), &own), &limit) in doubles.iter_mut().zip(&mut scales).zip(&own).zip(&limits)
+                {
+                    let shifted = is_shifted(own, limit);
+                    *double = if shifted { 2.0 } else { 1.0 };
+                    scale.shifts |= u8::from(shifted) << i;
                 }
             }
             for (row, codes) in pair.iter().zip(codes) {
-                let columns = codes.iter_mut().zip(row).zip(&by).zip(&double).take(computed);
+                let columns = codes.iter_mut().zip(row).zip(&by).zip(&doubles).take(computed);
                 for (((code, &value), &by), &double) in columns {
                     *code = element.encode(value * by * double, unit);
                 }
