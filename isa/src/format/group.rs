@@ -185,8 +185,11 @@ impl Element {
     #[inline(always)]
     fn shift_limit(self, bump_above: u32, scale: u8) -> u32 {
         let exponent = i32::from(scale) - 127 + self.emax;
-        let (exponent, significand) =
-            if bump_above >= 2 * HIDDEN_BIT - 1 { (exponent, HIDDEN_BIT) } else { (exponent - 1, bump_above + 1) };
+        let (exponent, significand) = if bump_above >= 2 * HIDDEN_BIT - 1 {
+            (exponent, HIDDEN_BIT)
+        } else {
+            (exponent - 1, bump_above + 1)
+        };
         if exponent >= -126 {
             return (((exponent + 127) as u32) << 23 | (significand & (HIDDEN_BIT - 1))).min(F32_INF);
         }

@@ -273,8 +273,12 @@ pub(super) fn pack_codes(ty: ScalarType, codes: &[u8], bytes: &mut [u8]) {
         8 => bytes.copy_from_slice(codes),
         bits @ (3 | 5) => {
             let (eights, _) = codes.as_chunks::<8>();
-            for (packed, eight) in bytes.chunks_exact_mut(bits as usize).zip(eights) {
-                let word = eight.iter().rev().fold(0, |word, &code| word << bits | u64::from(code));
+            for (packed, &eight) in bytes.chunks_exact_mut(bits as usize).zip(eights) {
+                // Neighbours join: fields of one code, of two, of four.
+                let word = u64::from_le_bytes(eight);
+                let twos = (word & 0x00FF_00FF_00FF_00FF) | (word >> 8 & 0x00FF_00FF_00FF_00FF) << bits;
+                let fours = (twos & 0xFFFF_0000_FFFF) | (twos >> 16 & 0xFFFF_0000_FFFF) << (2 * bits);
+                let word = (fours & 0xFFFF_FFFF) | fours >> 32 << (4 * bits);
                 packed.copy_from_slice(&word.to_le_bytes()[..bits as usize]);
             }
         }

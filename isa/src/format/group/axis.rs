@@ -1,7 +1,8 @@
 //! Groups along any axis of a tensor: weights, whose summed dimension is seldom the innermost one.
 
 use super::{
-    Element, F32_INF, GroupScale, bump_above, element_of, fixed_unit, inverse_e8m0, is_shifted, quantize, with_element,
+    Element, F32_INF, GroupScale, bump_above, element_of, fixed_unit, inverse_e8m0, is_shifted, quantize,
+    with_element,
 };
 use crate::format::{GroupFormat, ScalarType, pack};
 
@@ -75,7 +76,19 @@ fn rows<const ELEMENT: u8>(
             let (wide, staged) = (&mut wide[..count], &mut staged[..count]);
             pack::decode_slice(source.ty, source.bytes, at, wide);
             for (group, codes) in wide.chunks(size).zip(staged.chunks_mut(size)) {
-                quantize::<ELEMENT>(fmt, bump, group, codes).write(fmt, scales, number);
+                // Loops of a known length are unrolled.
+                let scale = match (group.as_chunks::<32>(), group.as_chunks::<16>()) {
+                    (([whole], []), _) => {
+                        let codes = &mut codes.as_chunks_mut::<32>().0[0];
+                        quantize::<ELEMENT>(fmt, bump, whole, codes)
+                    }
+                    (_, ([whole], [])) => {
+                        let codes = &mut codes.as_chunks_mut::<16>().0[0];
+                        quantize::<ELEMENT>(fmt, bump, whole, codes)
+                    }
+                    _ => quantize::<ELEMENT>(fmt, bump, group, codes),
+                };
+                scale.write(fmt, scales, number);
                 number += 1;
             }
             pack::set_slice(codes, fmt.element, at, staged);
@@ -142,7 +155,8 @@ fn quantize_tile<const ELEMENT: u8>(
             let mut doubles = [1.0; WIDTH];
             if i < 8 {
                 let own = magnitudes(pair, computed);
-                for (((double, scale), &own), &limit) in doubles.iter_mut().zip(&mut scales).zip(&own).zip(&limits)
+                for (((double, scale), &own), &limit) in
+                    doubles.iter_mut().zip(&mut scales).zip(&own).zip(&limits)
                 {
                     let shifted = is_shifted(own, limit);
                     *double = if shifted { 2.0 } else { 1.0 };
