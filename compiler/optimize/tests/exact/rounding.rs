@@ -18,14 +18,20 @@ fn module(map: &str, summed_last: bool) -> Module {
     let mut module = Module::default();
     let mut b = FunctionBuilder::new(&mut module, "main");
     let x = b.param(TensorType::new(ScalarType::F32, &[2, summed][..]), "x");
-    let values: Vec<f32> = (0..N as u32).map(|i| i.wrapping_mul(2_654_435_761) as i32 as f32 * 1e-9).collect();
+    let values: Vec<f32> =
+        (0..N as u32).map(|i| i.wrapping_mul(2_654_435_761) as i32 as f32 * 1e-9).collect();
     let shape = if summed_last { [columns, summed] } else { [summed, columns] };
     let w = b.const_f32(&shape[..], &values).unwrap();
     let map = ContractMap::parse(map).unwrap();
     let y = b.emit(Op::Contract { map, elem: ScalarType::F32 }, &[x, w]).unwrap();
     b.results(&[y]);
     let func = b.id();
-    module.entries.push(Entry { name: "main".into(), func, inputs: vec!["x".into()], outputs: vec!["y".into()] });
+    module.entries.push(Entry {
+        name: "main".into(),
+        func,
+        inputs: vec!["x".into()],
+        outputs: vec!["y".into()],
+    });
     module
 }
 
@@ -42,7 +48,12 @@ fn rounding_costs_little_time() {
                 let started = Clock::start();
                 let done = select(optimize(own, &Options::default()).unwrap().module, &options).unwrap();
                 let ms = started.ms();
-                assert!(done.module.constants.values().any(|c| c.ty.bytes() < 4 * N && c.ty.shape.elements() == N));
+                assert!(
+                    done.module
+                        .constants
+                        .values()
+                        .any(|c| c.ty.bytes() < 4 * N && c.ty.shape.elements() == N)
+                );
                 ms
             };
             let ms = (0..5).map(run).fold(f64::INFINITY, f64::min);

@@ -151,16 +151,17 @@ fn quantize_tile<const ELEMENT: u8>(
     }
     if fmt.pair_shift {
         let limits = scales.map(|scale| element.shift_limit(bump, scale.code));
+        let mut shifts = [0u8; WIDTH];
         for (i, (pair, codes)) in tile.chunks(2).zip(codes.chunks_mut(2)).enumerate() {
             let mut doubles = [1.0; WIDTH];
             if i < 8 {
                 let own = magnitudes(pair, computed);
-                for (((double, scale), &own), &limit) in
-                    doubles.iter_mut().zip(&mut scales).zip(&own).zip(&limits)
+                for (((double, shifts), &own), &limit) in
+                    doubles.iter_mut().zip(&mut shifts).zip(&own).zip(&limits)
                 {
                     let shifted = is_shifted(own, limit);
                     *double = if shifted { 2.0 } else { 1.0 };
-                    scale.shifts |= u8::from(shifted) << i;
+                    *shifts |= u8::from(shifted) << i;
                 }
             }
             for (row, codes) in pair.iter().zip(codes) {
@@ -169,6 +170,9 @@ fn quantize_tile<const ELEMENT: u8>(
                     *code = element.encode(value * by * double, unit);
                 }
             }
+        }
+        for (scale, shifts) in scales.iter_mut().zip(shifts) {
+            scale.shifts = shifts;
         }
     } else if fmt.scale == ScalarType::E8M0 {
         for (row, codes) in tile.iter().zip(codes.iter_mut()) {
