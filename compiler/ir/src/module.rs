@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use cranelift_entity::{PrimaryMap, entity_impl};
 pub use lacuna_isa::Blob;
-use lacuna_isa::format::group;
+use lacuna_isa::format::{ScalarType, group};
 
 use crate::op::Op;
 use crate::types::{ElemType, TensorType};
@@ -42,6 +42,19 @@ pub struct Origin {
     /// ONNX operator type.
     pub op: String,
 }
+
+/// Scalar types that code generation stores a constant in, narrowest first: the first one that has all of its values exactly.
+pub const STORED_TYPES: [ScalarType; 9] = [
+    ScalarType::I4,
+    ScalarType::U4,
+    ScalarType::E2M1,
+    ScalarType::I8,
+    ScalarType::U8,
+    ScalarType::E4M3,
+    ScalarType::E5M2,
+    ScalarType::Bf16,
+    ScalarType::F16,
+];
 
 /// How a constant's elements are held.
 #[derive(Clone, Debug)]
