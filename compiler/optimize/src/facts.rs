@@ -392,7 +392,7 @@ mod tests {
         ];
         for (from, expect) in cases {
             let found = of_result(|l| {
-                let ty = lacuna_ir::TensorType::new(from, vec![16]);
+                let ty = TensorType::new(from, vec![16]);
                 let bytes = vec![0x21; ty.bytes() as usize];
                 let x = l.b.constant(Constant::dense(ty, bytes, "")).unwrap();
                 l.emit(Op::Cast { to: ScalarType::F32, saturate: false }, &[x])

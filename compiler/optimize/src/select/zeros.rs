@@ -205,8 +205,8 @@ mod tests {
     #[test]
     fn what_zeros_leave_costs_less() {
         let all = |_: u64, _: u64| true;
-        let blocks = |k: u64, n: u64| (k / 16 + n / 32) % 4 == 0;
-        let scattered = |k: u64, n: u64| (k * 7 + n) % 4 == 0;
+        let blocks = |k: u64, n: u64| (k / 16 + n / 32).is_multiple_of(4);
+        let scattered = |k: u64, n: u64| (k * 7 + n).is_multiple_of(4);
         // Few rows wait for weights: their bytes count, and behind a ReLU the rows of weights that meet nothing.
         assert!(cycles(1, false, scattered) < 0.65 * cycles(1, false, all));
         assert!(cycles(1, true, all) < 0.75 * cycles(1, false, all));
