@@ -120,6 +120,34 @@ proptest! {
     }
 
     #[test]
+    fn any_axis_agrees_with_groups(
+        fmt in format(),
+        mode in mode(),
+        n in 1usize..80,
+        inner in prop_oneof![1usize..4, 60usize..140],
+        seed in prop::collection::vec(prop_oneof![60 => value(), 1 => Just(f32::NAN), 1 => Just(f32::INFINITY)], 241),
+    ) {
+        let outer = 2;
+        let values: Vec<f32> = (0..outer * n * inner).map(|i| seed[i % seed.len()]).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let (size, n_groups) = (usize::from(fmt.size), group::groups_per_row(fmt, n));
+        let mut codes = vec![0xAA; fmt.element.bytes_for(values.len() as u64) as usize];
+        let mut scales = vec![0xAA; fmt.scale_bytes((outer * n_groups * inner) as u64) as usize];
+        group::quantize_axis(fmt, mode, (ScalarType::F32, &bytes), [outer, n, inner], &mut codes, &mut scales);
+        for number in 0..outer * n_groups * inner {
+            let (o, g, i) = (number / inner / n_groups, number / inner % n_groups, number % inner);
+            let place = |j: usize| (o * n + g * size + j) * inner + i;
+            let lane: Vec<f32> = (0..size.min(n - g * size)).map(|j| values[place(j)]).collect();
+            let mut want = vec![0; lane.len()];
+            let scale = group::quantize_group(fmt, mode, &lane, &mut want);
+            prop_assert_eq!(GroupScale::read(fmt, &scales, number), scale);
+            for (j, &code) in want.iter().enumerate() {
+                prop_assert_eq!(pack::get(&codes, fmt.element, place(j)), u64::from(code), "{} {}", fmt, j);
+            }
+        }
+    }
+
+    #[test]
     fn a_second_round_trip_changes_nothing(fmt in mx_format(), values in prop::collection::vec(-8f32..8.0, 1..33)) {
         let once = group::round_trip(fmt, ScaleMode::Floor, &values);
         let twice = group::round_trip(fmt, ScaleMode::Floor, &once);
@@ -194,4 +222,8 @@ fn elements_without_a_group_rule_quantise_to_nan() {
     assert_eq!(group::quantize_group(fmt, ScaleMode::Floor, &[1.0, 2.0], &mut codes).code, 0xFF);
     assert_eq!(codes, [0; 4]);
     assert!(group::round_trip(fmt, ScaleMode::Floor, &[1.0; 40]).iter().all(|x| x.is_nan()));
+    let (mut codes, mut scales) = ([0xAA; 20], [0xAA; 4]);
+    let (dims, ones) = ([1, 20, 2], 1f32.to_le_bytes().repeat(40));
+    group::quantize_axis(fmt, ScaleMode::Floor, (ScalarType::F32, &ones), dims, &mut codes, &mut scales);
+    assert_eq!((codes, scales), ([0; 20], [0xFF, 0xFF, 0xAA, 0xAA]));
 }

@@ -1,6 +1,6 @@
 //! Laying out constants in the object's weights.
 
-use lacuna_ir::{Constant, ConstantData, ElemType};
+use lacuna_ir::{Constant, ConstantData, ElemType, STORED_TYPES};
 use lacuna_isa::Blob;
 use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{ScalarType, pack};
@@ -178,12 +178,7 @@ pub fn block_tiles(
 
 /// Whether a group of a constant has a scale that is NaN: its codes are zeros, but what they mean is not.
 pub fn has_nan_scale(constant: &Constant) -> bool {
-    let (ElemType::Grouped { format, .. }, ConstantData::Dense(blob)) = (constant.ty.elem, &constant.data)
-    else {
-        return false;
-    };
-    let plane = &blob.bytes()[blob.bytes().len() - constant.ty.scale_bytes() as usize..];
-    (0..constant.ty.scales() as usize).any(|i| GroupScale::read(format, plane, i).value(format).is_nan())
+    constant.has_nan_scale()
 }
 
 /// The narrowest scalar type that has every value of a constant of scalars exactly, if it is narrower than the constant's.
@@ -196,21 +191,8 @@ pub fn narrowest(constant: &Constant) -> Option<ScalarType> {
         let mut values = (0..n).map(|i| elem.decode(pack::get(blob.bytes(), elem, i)));
         ty.bits() < elem.bits() && values.all(|x| ty.decode(ty.encode(x)) == x)
     };
-    if !elem.is_float() { None } else { NARROW.iter().find(exact).copied() }
+    if !elem.is_float() { None } else { STORED_TYPES.iter().find(exact).copied() }
 }
-
-/// Types that constants are stored in, narrowest first.
-const NARROW: [ScalarType; 9] = [
-    ScalarType::I4,
-    ScalarType::U4,
-    ScalarType::E2M1,
-    ScalarType::I8,
-    ScalarType::U8,
-    ScalarType::E4M3,
-    ScalarType::E5M2,
-    ScalarType::Bf16,
-    ScalarType::F16,
-];
 
 /// The places of a constant's elements in panels.
 struct Grid<'a> {

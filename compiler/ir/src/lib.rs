@@ -19,7 +19,7 @@ pub mod verify;
 pub use build::FunctionBuilder;
 pub use module::{
     Blob, ConstId, Constant, ConstantData, Entry, FuncId, Function, Module, Node, NodeData, Origin, OriginId,
-    Value, ValueData, ValueDef,
+    STORED_TYPES, Value, ValueData, ValueDef,
 };
 pub use op::Op;
 pub use types::{ElemType, Shape, TensorType};

@@ -4,9 +4,10 @@ use std::sync::OnceLock;
 
 use cranelift_entity::{PrimaryMap, entity_impl};
 pub use lacuna_isa::Blob;
+use lacuna_isa::format::{ScalarType, group};
 
 use crate::op::Op;
-use crate::types::TensorType;
+use crate::types::{ElemType, TensorType};
 
 /// A function of a module.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +43,19 @@ pub struct Origin {
     pub op: String,
 }
 
+/// Scalar types that code generation stores a constant in, narrowest first: the first one that has all of its values exactly.
+pub const STORED_TYPES: [ScalarType; 9] = [
+    ScalarType::I4,
+    ScalarType::U4,
+    ScalarType::E2M1,
+    ScalarType::I8,
+    ScalarType::U8,
+    ScalarType::E4M3,
+    ScalarType::E5M2,
+    ScalarType::Bf16,
+    ScalarType::F16,
+];
+
 /// How a constant's elements are held.
 #[derive(Clone, Debug)]
 pub enum ConstantData {
@@ -72,6 +86,19 @@ impl Constant {
     /// A constant from little-endian bytes.
     pub fn dense(ty: TensorType, bytes: Vec<u8>, name: impl Into<String>) -> Constant {
         Constant::new(ty, ConstantData::Dense(Blob::new(bytes)), name)
+    }
+
+    /// Whether a group has a scale that is NaN: its codes are zeros, but what they mean is not.
+    pub fn has_nan_scale(&self) -> bool {
+        let (ElemType::Grouped { format, .. }, ConstantData::Dense(blob)) = (self.ty.elem, &self.data) else {
+            return false;
+        };
+        let n_scale_bytes = self.ty.scale_bytes() as usize;
+        let Some(first) = blob.bytes().len().checked_sub(n_scale_bytes) else { return false };
+        let is_nan: [bool; 256] = std::array::from_fn(|code| group::scale_value(format, code as u8).is_nan());
+        // Behind each scale its pair shifts, where the format has them.
+        let step = format.scale_bytes(1).max(1) as usize;
+        blob.bytes()[first..].iter().step_by(step).any(|&code| is_nan[usize::from(code)])
     }
 
     /// Hash (BLAKE3) of type and elements, computed on first use.

@@ -5,7 +5,7 @@ use egg::{Analysis, DidMerge, EGraph, Id};
 use indexmap::IndexMap;
 use lacuna_ir::infer::infer;
 use lacuna_ir::op::{Dims, Real};
-use lacuna_ir::{ConstId, Constant, ConstantData, Module, Op, TensorType};
+use lacuna_ir::{ConstId, Constant, ConstantData, Module, Op, STORED_TYPES, TensorType};
 use lacuna_isa::format::ScalarType;
 
 use crate::lang::{OpTable, Term};
@@ -180,7 +180,7 @@ fn of_op(module: &Module, op: &Op, args: &[&Facts], types: Vec<TensorType>) -> F
     facts
 }
 
-/// Bits of the operand of a cast that keeps every value, to a floating-point type.
+/// Bits in which code generation stores the operand of a cast that keeps every value, to a floating-point type.
 fn widened_from(from: &Facts, to: &Facts) -> Option<u32> {
     let ([from], [to]) = (&from.types[..], &to.types[..]) else { return None };
     let (from, to) = (from.elem.scalar()?, to.elem.scalar()?);
@@ -189,7 +189,20 @@ fn widened_from(from: &Facts, to: &Facts) -> Option<u32> {
         ScalarType::Bf16 | ScalarType::F16 => from.bits() <= 8 && from.is_int(),
         _ => false,
     };
-    (exact && from.bits() < to.bits()).then_some(from.bits())
+    stored_bits(from).filter(|&bits| exact && bits < to.bits())
+}
+
+/// Bits of the narrowest type that constants are stored in which has every value of `from`, if there is one.
+fn stored_bits(from: ScalarType) -> Option<u32> {
+    if STORED_TYPES.contains(&from) {
+        return Some(from.bits());
+    }
+    if from.bits() > 8 {
+        return None;
+    }
+    let values = (0..1 << from.bits()).map(|code| from.decode(code)).filter(|x| !x.is_nan());
+    let has_all = |ty: &&ScalarType| values.clone().all(|x| ty.decode(ty.encode(x)) == x);
+    STORED_TYPES.iter().find(has_all).map(|ty| ty.bits())
 }
 
 fn kernel_of(op: &Op, args: &[&Facts]) -> Kernel {
@@ -363,6 +376,29 @@ mod tests {
             .zeros
             .all
         );
+    }
+
+    #[test]
+    fn widened_constants_have_the_bits_that_they_are_stored_in() {
+        let cases = [
+            (ScalarType::I2, Some(4)),
+            (ScalarType::U4, Some(4)),
+            (ScalarType::E2M3, Some(8)),
+            (ScalarType::I8, Some(8)),
+            (ScalarType::E4M3Fnuz, Some(16)),
+            (ScalarType::Bf16, Some(16)),
+            (ScalarType::I16, None),
+            (ScalarType::U16, None),
+        ];
+        for (from, expect) in cases {
+            let found = of_result(|l| {
+                let ty = TensorType::new(from, vec![16]);
+                let bytes = vec![0x21; ty.bytes() as usize];
+                let x = l.b.constant(Constant::dense(ty, bytes, "")).unwrap();
+                l.emit(Op::Cast { to: ScalarType::F32, saturate: false }, &[x])
+            });
+            assert_eq!(found.narrow, expect, "{from}");
+        }
     }
 
     #[test]

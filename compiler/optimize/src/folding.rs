@@ -1,12 +1,14 @@
-//! Constant recipes on bytes: movement as strided views, and the arithmetic that folding of scales leaves. The general
-//! evaluator computes in double precision, with eight bytes for every element; weights of models are too large for that.
+//! Constant recipes on bytes: movement as strided views, the arithmetic that folding of scales leaves, and what gives weights
+//! other formats. The general evaluator computes in double precision, with eight bytes for every element; weights of models are
+//! too large for that.
 //!
-//! The results have the bits of the evaluator's: one f32 operation rounds as the same operation in f64, rounded again.
+//! The results have the bits of the evaluator's: one f32 operation rounds as the same operation in f64, rounded again. A
+//! conversion rounds once, and a group is quantised from f32 in both.
 
 use indexmap::IndexMap;
 use lacuna_ir::op::{BinaryOp, UnaryOp};
-use lacuna_ir::{Blob, ConstantData, Function, Module, Op, Shape, TensorType, Value};
-use lacuna_isa::format::ScalarType;
+use lacuna_ir::{Blob, ConstantData, ElemType, Function, Module, Op, Shape, TensorType, Value};
+use lacuna_isa::format::{ScalarType, ScaleMode, group, pack};
 
 /// Elements of a row-major buffer, one after the other in the order of a shape.
 #[derive(Clone)]
@@ -22,8 +24,30 @@ struct View {
 /// The dense bytes of a constant recipe; `None` where something else is in it than this file knows.
 pub fn bytes(module: &Module, func: &Function, value: Value) -> Option<Blob> {
     let mut known = IndexMap::new();
+    let data = &func.nodes[func.def(value)?];
+    if let Op::MxQuantize { mode, .. } = data.op {
+        let elem = func.ty(data.args[0]).elem.scalar()?;
+        let view = view(module, func, data.args[0], &mut known)?;
+        return grouped((elem, &view.contiguous()), func.ty(value), mode).map(Blob::new);
+    }
     let view = view(module, func, value, &mut known)?;
     Some(if view.is_dense() { view.data } else { Blob::new(view.to_bytes()) })
+}
+
+/// The dense form of `ty`, a grouped type, for the elements of a dense array of another type; `None` for other types than the
+/// operator takes.
+pub fn grouped((elem, elements): (ScalarType, &[u8]), ty: &TensorType, mode: ScaleMode) -> Option<Vec<u8>> {
+    let ElemType::Grouped { format, axis } = ty.elem else { return None };
+    let (shape, axis) = (sizes(&ty.shape)?, usize::from(axis));
+    if !elem.is_float() || elem.bits() < 8 || axis >= shape.len() {
+        return None;
+    }
+    let dims = [shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product()];
+    let (n_bytes, n_scale_bytes) = (ty.bytes() as usize, ty.scale_bytes() as usize);
+    let mut out = vec![0; n_bytes];
+    let (codes, scales) = out.split_at_mut(n_bytes - n_scale_bytes);
+    group::quantize_axis(format, mode, (elem, elements), dims, codes, scales);
+    Some(out)
 }
 
 fn view(module: &Module, func: &Function, value: Value, known: &mut IndexMap<Value, View>) -> Option<View> {
@@ -33,12 +57,19 @@ fn view(module: &Module, func: &Function, value: Value, known: &mut IndexMap<Val
     let data = &func.nodes[func.def(value)?];
     let ty = func.ty(value);
     let args = data.args.iter().map(|&a| view(module, func, a, known)).collect::<Option<Vec<View>>>()?;
-    let found = computed(module, &data.op, &args, ty)?;
+    let from = data.args.first().and_then(|&a| func.ty(a).elem.scalar());
+    let found = computed(module, &data.op, &args, from, ty)?;
     known.insert(value, found.clone());
     Some(found)
 }
 
-fn computed(module: &Module, op: &Op, args: &[View], ty: &TensorType) -> Option<View> {
+fn computed(
+    module: &Module,
+    op: &Op,
+    args: &[View],
+    from: Option<ScalarType>,
+    ty: &TensorType,
+) -> Option<View> {
     let elem = ty.elem.scalar()?;
     let shape = sizes(&ty.shape)?;
     match op {
@@ -108,6 +139,11 @@ fn computed(module: &Module, op: &Op, args: &[View], ty: &TensorType) -> Option<
         Op::Binary { op: BinaryOp::Sub } if elem == ScalarType::F32 => {
             Some(arithmetic(&args[0], &args[1], shape, |x, y| x - y))
         }
+        // Types of 8 bits may saturate otherwise than their encoder does.
+        Op::Cast { to: to @ (ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16), .. } => {
+            let from = from.filter(|f| matches!(f, ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16))?;
+            Some(cast(&args[0], from, *to, shape))
+        }
         // The evaluator knows the rest.
         _ => None,
     }
@@ -115,6 +151,27 @@ fn computed(module: &Module, op: &Op, args: &[View], ty: &TensorType) -> Option<
 
 fn sizes(shape: &Shape) -> Option<Vec<usize>> {
     shape.iter().map(|&n| usize::try_from(n).ok()).collect()
+}
+
+/// Elements that are converted at once.
+const RUN: usize = 1024;
+
+fn cast(x: &View, from: ScalarType, to: ScalarType, shape: Vec<usize>) -> View {
+    let n: usize = shape.iter().product();
+    // What repeats is converted once, and what is permuted stays so.
+    let stays = x.data.bytes().len() <= n * x.width;
+    let elements = if stays { x.data.bytes().into() } else { x.contiguous() };
+    let width = (to.bits() / 8) as usize;
+    let n_elements = elements.len() / x.width;
+    let mut out = vec![0; n_elements * width];
+    let mut wide = [0.0; RUN];
+    for first in (0..n_elements).step_by(RUN) {
+        let wide = &mut wide[..RUN.min(n_elements - first)];
+        pack::decode_slice(from, &elements, first, wide);
+        pack::encode_slice(to, wide, &mut out, first);
+    }
+    let data = Blob::new(out);
+    if stays { View { data, width, shape, ..x.clone() } } else { View::dense(data, width, shape) }
 }
 
 fn arithmetic(x: &View, y: &View, shape: Vec<usize>, f: impl Fn(f32, f32) -> f32) -> View {
@@ -222,6 +279,7 @@ fn row_major(shape: &[usize]) -> Vec<isize> {
 #[cfg(test)]
 mod tests {
     use lacuna_ir::eval::{Mode, eval};
+    use lacuna_isa::format::GroupFormat;
     use proptest::prelude::*;
 
     use super::*;
@@ -233,7 +291,7 @@ mod tests {
         let mut x = l.konst(&dims);
         for _ in 0..1 + l.random(5) {
             let shape = l.shape(x);
-            x = match l.random(9) {
+            x = match l.random(10) {
                 0 => {
                     let perm = l.perm(shape.len());
                     l.permute(x, &perm)
@@ -268,6 +326,16 @@ mod tests {
                     let wide = [&[2], &shape[..]].concat();
                     l.broadcast(x, &dims, &wide)
                 }
+                8 => {
+                    let to = [ScalarType::Bf16, ScalarType::F16][l.random(2) as usize];
+                    let starts = vec![0; shape.len()];
+                    let narrow = l.emit(Op::Cast { to, saturate: true }, &[x]);
+                    // Movement of narrow elements, and a part of what was converted.
+                    let kept: Vec<u64> = shape.iter().map(|n| n.div_ceil(2)).collect();
+                    let slice = Op::Slice { starts, shape: kept.into(), steps: vec![1; shape.len()] };
+                    let part = l.emit(slice, &[narrow]);
+                    l.emit(Op::Cast { to: ScalarType::F32, saturate: false }, &[part])
+                }
                 _ => l.un(UnaryOp::Neg, x),
             };
             let n: u64 = l.shape(x).iter().product();
@@ -278,11 +346,25 @@ mod tests {
         x
     }
 
+    /// A recipe whose result is to be bf16, or grouped along one of its axes.
+    fn converted(l: &mut Lab) -> Value {
+        let x = recipe(l);
+        match l.random(3) {
+            0 => x,
+            1 => l.emit(Op::Cast { to: ScalarType::Bf16, saturate: true }, &[x]),
+            _ => {
+                let axis = l.random(3) as u8;
+                let format = GroupFormat::ALL[l.random(GroupFormat::ALL.len() as u64) as usize];
+                l.emit(Op::MxQuantize { format, axis, mode: ScaleMode::Even }, &[x])
+            }
+        }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn recipes_have_the_bits_of_the_evaluator(seed: u64) {
-            let (m, _) = module(seed, false, |l| vec![recipe(l)]);
+            let (m, _) = module(seed, false, |l| vec![converted(l)]);
             let func = &m.functions[m.entries[0].func];
             let found = bytes(&m, func, func.results[0]).expect("only known operators");
             let expect = eval(&m, m.entries[0].func, &[], Mode::Typed).unwrap();

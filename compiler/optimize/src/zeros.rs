@@ -1,9 +1,8 @@
 //! Zero structure of constants: how many elements are zero, and whether zeros follow an N:M pattern.
 
 use cranelift_entity::SecondaryMap;
-use lacuna_ir::{Constant, ConstantData, ElemType, FuncId, Module, Node, Op, Value};
+use lacuna_ir::{Constant, ConstantData, FuncId, Module, Node, Op, Value};
 use lacuna_isa::format::ScalarType;
-use lacuna_isa::format::group::GroupScale;
 
 use crate::constants::dense_bytes;
 use crate::structure::{Indices, Likely, likely_zero};
@@ -254,13 +253,6 @@ pub fn follows(constant: &Constant, axis: usize, pattern: WeightSparsity) -> boo
     let element = constant.ty.elem.format().element();
     let Some(bytes) = dense_bytes(constant) else { return false };
     let shape = &constant.ty.shape;
-    if let ElemType::Grouped { format, .. } = constant.ty.elem {
-        let plane = &bytes[bytes.len() - constant.ty.scale_bytes() as usize..];
-        let mut scales = (0..constant.ty.scales() as usize).map(|i| GroupScale::read(format, plane, i));
-        if scales.any(|scale| scale.value(format).is_nan()) {
-            return false;
-        }
-    }
     if axis >= shape.rank() || shape.elements() == 0 {
         return false;
     }
@@ -272,13 +264,15 @@ pub fn follows(constant: &Constant, axis: usize, pattern: WeightSparsity) -> boo
     let zeros = Zeros { element, bytes };
     let (extent, stride) = (shape[axis] as usize, shape.strides()[axis] as usize);
     let lanes = shape.elements() as usize / extent;
-    (0..lanes).all(|lane| {
+    let sparse = (0..lanes).all(|lane| {
         let base = lane / stride * stride * extent + lane % stride;
         (0..extent).step_by(usize::from(pattern.m)).all(|start| {
             let group = start..extent.min(start + usize::from(pattern.m));
             group.filter(|&k| !zeros.is_zero(base + k * stride)).count() <= usize::from(pattern.n)
         })
-    })
+    });
+    // Most constants are ruled out by their first elements, and all of the scales need not be read.
+    sparse && !constant.has_nan_scale()
 }
 
 #[cfg(test)]

@@ -29,6 +29,10 @@ use super::pack;
 use super::scalar::{Mini, decode_e8m0, encode_sign_magnitude, round_to_small_int};
 use super::{GroupFormat, ScalarType, ScaleMode};
 
+mod axis;
+
+pub use axis::quantize_axis;
+
 const F32_INF: u32 = 0x7F80_0000;
 const HIDDEN_BIT: u32 = 1 << 23;
 
@@ -165,18 +169,40 @@ impl Element {
         exponent - self.emax + i32::from(significand > bump_above)
     }
 
-    /// The shift of a pair in a group of this scale code.
+    /// The E8M0 code of the scale for values whose largest magnitude has these bits, a finite one.
     #[inline(always)]
-    fn shifts(self, bump_above: u32, pair: &[f32], scale: u8) -> bool {
-        let amax = magnitude(pair);
-        amax != 0 && self.scale_exponent(bump_above, amax) < i32::from(scale) - 127
+    fn scale_code(self, bump_above: u32, amax: u32) -> u8 {
+        if amax == 0 { 0 } else { (self.scale_exponent(bump_above, amax).clamp(-127, 127) + 127) as u8 }
+    }
+
+    /// The code of a scale that is no power of two, as [`Element::scale_code`].
+    #[inline(always)]
+    fn quotient_scale(self, fmt: GroupFormat, amax: u32, unit: f32) -> u8 {
+        fmt.scale.encode_saturating(f32::from_bits(amax) / self.largest(unit))
+    }
+
+    /// The bits of the least magnitude whose exponent is that of this scale code, or more: pairs below it are shifted.
+    #[inline(always)]
+    fn shift_limit(self, bump_above: u32, scale: u8) -> u32 {
+        let exponent = i32::from(scale) - 127 + self.emax;
+        let (exponent, significand) = if bump_above >= 2 * HIDDEN_BIT - 1 {
+            (exponent, HIDDEN_BIT)
+        } else {
+            (exponent - 1, bump_above + 1)
+        };
+        if exponent >= -126 {
+            return (((exponent + 127) as u32) << 23 | (significand & (HIDDEN_BIT - 1))).min(F32_INF);
+        }
+        // Subnormal magnitudes are multiples of 2^-149.
+        (u64::from(significand)).div_ceil(1 << (-126 - exponent).min(32)) as u32
     }
 
     /// The shifts of all pairs of a group of this scale code.
     #[inline(always)]
     fn pair_shifts(self, bump_above: u32, values: &[f32], scale: u8) -> u8 {
+        let limit = self.shift_limit(bump_above, scale);
         let pairs = values.chunks(2).take(8).enumerate();
-        pairs.fold(0, |all, (i, pair)| all | u8::from(self.shifts(bump_above, pair, scale)) << i)
+        pairs.fold(0, |all, (i, pair)| all | u8::from(is_shifted(magnitude(pair), limit)) << i)
     }
 
     /// The code of a scaled value: nearest even, saturated. `unit` is the code of 1.0 and is read for `i8` alone.
@@ -218,6 +244,12 @@ fn magnitude(values: &[f32]) -> u32 {
     amax as u32
 }
 
+/// Whether a pair of this largest magnitude is shifted in a group of this [`Element::shift_limit`]; a pair of zeros is not.
+#[inline(always)]
+fn is_shifted(amax: u32, limit: u32) -> bool {
+    (amax as i32 > 0) & ((amax as i32) < limit as i32)
+}
+
 /// The element type with this code.
 const fn element_of(code: u8) -> Element {
     let Some(ty) = ScalarType::from_code(code) else { panic!("a scalar type's code") };
@@ -235,12 +267,17 @@ fn inverse_e8m0(scale: u8) -> f32 {
 #[inline(always)]
 fn encode_shifted(element: Element, scale: GroupScale, values: &[f32], codes: &mut [u8], unit: f32) {
     let inverse = inverse_e8m0(scale.code);
-    for (i, (codes, pair)) in codes.chunks_mut(2).zip(values.chunks(2)).enumerate() {
-        let double = if i < 8 && scale.shifts >> i & 1 != 0 { 2.0 } else { 1.0 };
-        for (code, &value) in codes.iter_mut().zip(pair) {
-            // Two products, because 2^128 is no f32.
-            *code = element.encode(value * inverse * double, unit);
-        }
+    let mut doubles = [1.0; 16];
+    for (i, pair) in doubles.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        *pair = [if scale.shifts >> i & 1 != 0 { 2.0 } else { 1.0 }; 2];
+    }
+    let n_paired = values.len().min(16);
+    for ((code, &value), double) in codes.iter_mut().zip(values).zip(doubles) {
+        // Two products, because 2^128 is no f32.
+        *code = element.encode(value * inverse * double, unit);
+    }
+    for (code, &value) in codes[n_paired..].iter_mut().zip(&values[n_paired..]) {
+        *code = element.encode(value * inverse, unit);
     }
 }
 
@@ -261,11 +298,7 @@ fn quantize<const ELEMENT: u8>(
         return GroupScale::nan(fmt);
     }
     if fmt.scale == ScalarType::E8M0 {
-        let code = if amax == 0 {
-            0
-        } else {
-            (element.scale_exponent(bump_above, amax).clamp(-127, 127) + 127) as u8
-        };
+        let code = element.scale_code(bump_above, amax);
         let inverse = inverse_e8m0(code);
         if fmt.pair_shift {
             let scale = GroupScale { code, shifts: element.pair_shifts(bump_above, values, code) };
@@ -277,7 +310,7 @@ fn quantize<const ELEMENT: u8>(
         }
         return GroupScale { code, shifts: 0 };
     }
-    let scale = fmt.scale.encode_saturating(f32::from_bits(amax) / element.largest(unit));
+    let scale = element.quotient_scale(fmt, amax, unit);
     let divisor = fmt.scale.decode_f32(u32::from(scale));
     if divisor == 0.0 {
         for (code, &value) in codes.iter_mut().zip(values) {
@@ -326,6 +359,8 @@ macro_rules! with_element {
         }
     };
 }
+
+use with_element;
 
 fn bump_above(fmt: GroupFormat, mode: ScaleMode) -> u32 {
     Element::of(fmt.element).map_or(u32::MAX, |element| element.bump_above(mode))

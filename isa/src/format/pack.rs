@@ -214,26 +214,38 @@ const STAGE: usize = 64;
 
 #[inline(always)]
 fn encode_narrow(ty: ScalarType, values: &[f32], bytes: &mut [u8], start: usize, encode: impl Fn(f32) -> u8) {
-    let per_unit = ty.unit_elements();
-    let head = (start.next_multiple_of(per_unit) - start).min(values.len());
-    for (i, &value) in values[..head].iter().enumerate() {
-        set(bytes, ty, start + i, u64::from(encode(value)));
-    }
-    let mut at = start + head;
-    for chunk in values[head..].chunks(STAGE) {
+    let head = (start.next_multiple_of(ty.unit_elements()) - start).min(values.len());
+    let mut at = start;
+    for chunk in std::iter::once(&values[..head]).chain(values[head..].chunks(STAGE)) {
         let mut codes = [0; STAGE];
         for (code, &value) in codes.iter_mut().zip(chunk) {
             *code = encode(value);
         }
-        let whole = chunk.len() / per_unit * per_unit;
-        let first = at * ty.bits() as usize / 8;
-        let n_bytes = whole * ty.bits() as usize / 8;
-        pack_codes(ty, &codes[..whole], &mut bytes[first..first + n_bytes]);
-        for (i, &code) in codes[..chunk.len()].iter().enumerate().skip(whole) {
-            set(bytes, ty, at + i, u64::from(code));
-        }
+        set_slice(bytes, ty, at, &codes[..chunk.len()]);
         at += chunk.len();
     }
+}
+
+/// Stores one code per byte, of a type of at most 8 bits, as elements `start_elem..`; other elements stay as they are. Bits of a
+/// code above the type's width must be clear.
+///
+/// # Panics
+/// If an element lies outside `bytes`.
+#[inline]
+pub fn set_slice(bytes: &mut [u8], ty: ScalarType, start_elem: usize, codes: &[u8]) {
+    let per_unit = ty.unit_elements();
+    let head = (start_elem.next_multiple_of(per_unit) - start_elem).min(codes.len());
+    let whole = (codes.len() - head) / per_unit * per_unit;
+    let set_each = |bytes: &mut [u8], places: std::ops::Range<usize>| {
+        for i in places {
+            set(bytes, ty, start_elem + i, u64::from(codes[i]));
+        }
+    };
+    set_each(bytes, 0..head);
+    let first = (start_elem + head) * ty.bits() as usize / 8;
+    let n_bytes = whole * ty.bits() as usize / 8;
+    pack_codes(ty, &codes[head..head + whole], &mut bytes[first..first + n_bytes]);
+    set_each(bytes, head + whole..codes.len());
 }
 
 /// Packs one code per byte into `ty`'s dense form, whole units of [`ScalarType::unit_elements`]. Bits of a code above the
@@ -261,8 +273,12 @@ pub(super) fn pack_codes(ty: ScalarType, codes: &[u8], bytes: &mut [u8]) {
         8 => bytes.copy_from_slice(codes),
         bits @ (3 | 5) => {
             let (eights, _) = codes.as_chunks::<8>();
-            for (packed, eight) in bytes.chunks_exact_mut(bits as usize).zip(eights) {
-                let word = eight.iter().rev().fold(0, |word, &code| word << bits | u64::from(code));
+            for (packed, &eight) in bytes.chunks_exact_mut(bits as usize).zip(eights) {
+                // Neighbours join: fields of one code, of two, of four.
+                let word = u64::from_le_bytes(eight);
+                let twos = (word & 0x00FF_00FF_00FF_00FF) | (word >> 8 & 0x00FF_00FF_00FF_00FF) << bits;
+                let fours = (twos & 0xFFFF_0000_FFFF) | (twos >> 16 & 0xFFFF_0000_FFFF) << (2 * bits);
+                let word = (fours & 0xFFFF_FFFF) | fours >> 32 << (4 * bits);
                 packed.copy_from_slice(&word.to_le_bytes()[..bits as usize]);
             }
         }

@@ -2,16 +2,18 @@
 
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
-use lacuna_ir::{ElemType, Function, Module, Node, OriginId, Value};
+use lacuna_ir::{ElemType, FuncId, Function, Module, Node, OriginId, Value};
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 
 use super::convert::{Forms, castable, grouped_axes};
 use super::model::{Extents, Model, cast_joins, groups_join};
+use super::zeros::Zeros;
 use crate::constants::{constant_values, dense_bytes};
-use crate::options::TargetFeatures;
-use crate::zeros::{WeightSparsity, follows, summed_dims};
+use crate::options::{Options, TargetFeatures};
+use crate::weights::Rounding;
+use crate::zeros::{WeightSparsity, activity_of, follows, summed_dims};
 
 /// The local error that a gain is best measured with: far above rounding, far below saturation.
 const PROBE_NOISE: f64 = 1e-3;
@@ -100,8 +102,12 @@ pub fn formats(features: &TargetFeatures) -> Vec<Format> {
 }
 
 /// The contractions of a function with their candidates, and the values that several of them read.
-pub fn list(module: &Module, func: &Function, target: &Target, features: &TargetFeatures) -> Listed {
+pub fn list(module: &Module, id: FuncId, target: &Target, options: &Options) -> Listed {
+    let (func, features) = (&module.functions[id], &options.features);
     let model = Model { target };
+    let active = activity_of(module, id);
+    // Techniques that move weights off zero leave nothing to count on.
+    let zeros_stay = options.weights.rounding == Rounding::Nearest && !options.weights.hadamard;
     let constant = constant_values(func);
     let mut uses: SecondaryMap<Value, usize> = SecondaryMap::new();
     func.nodes.values().flat_map(|n| &n.args).chain(&func.results).for_each(|&v| uses[v] += 1);
@@ -129,19 +135,28 @@ pub fn list(module: &Module, func: &Function, target: &Target, features: &Target
         let own = [0, 1].map(|i| func.ty(values[i]).elem.format());
         let pairs = pairs(own, constant, castable(func, node).is_ok(), grouped.is_ok(), &formats);
         let exact_zeros = features.sparse_2_4 && zeros_follow(module, func, id);
+        let zeros = if zeros_stay {
+            let wanted: Vec<Format> = pairs.iter().map(|p| p[1 - extents.first]).collect();
+            Zeros::of(module, func, node, &extents, &wanted, active[id].is_some())
+        } else {
+            Zeros::default()
+        };
         let mut candidates = Vec::new();
         for formats in pairs {
             let patterns: &[Option<Pattern>] =
                 if exact_zeros { &[Some(Pattern { n: 2, m: 4 }), None] } else { &[None] };
             for &pattern in patterns {
-                let mut cycles = model.product(&extents, formats, pattern).cycles;
+                let product = model.product(&extents, formats, pattern, &zeros);
+                let mut cycles = product.cycles;
                 let mut bytes = 0;
                 for i in 0..2 {
                     let private = readers.get(&values[i]).is_some_and(|r| r.len() == 1);
                     if !private {
                         continue;
                     }
-                    if constant[i] {
+                    if constant[i] && extents.packed && i != extents.first {
+                        bytes += product.weight_bytes;
+                    } else if constant[i] {
                         bytes += model.weight_bytes(&extents, formats[i], pattern.filter(|_| i == 1));
                     } else {
                         cycles += conversions.cycles(values[i], &[form(formats[i], axes[i])]);

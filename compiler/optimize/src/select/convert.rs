@@ -263,7 +263,7 @@ impl<'a> Converter<'a> {
                     Some(known) => known.clone(),
                     None => {
                         let dense = &self.module.constants[weight];
-                        let new = weights::quantized(self.module, dense, format, axis, &self.weights)?;
+                        let new = weights::quantized(dense, format, axis, &self.weights)?;
                         self.quantised.insert((weight, format, axis), new.clone());
                         new
                     }

@@ -2,7 +2,7 @@
 //!
 //! An approximation is a choice made once on the extracted function, never a union in the e-graph, where congruence
 //! would compose errors untracked. [`select`] applies one precision everywhere. Under an error budget, `candidates` lists what every contraction
-//! could be with its modelled cost (`model`), `survey` measures their errors through the trait [`Measure`], and `choose` solves for the best
+//! could be with its modelled cost (`model`, of what `zeros` leave), `survey` measures their errors through the trait [`Measure`], and `choose` solves for the best
 //! joint choice (`solve`) and holds it to the budget by running it. `convert` rewrites the graph, and every weight passes through
 //! `weights::quantized`, unless a technique of [`crate::weights`] takes its place. Candidates are measured with plain rounding; what is
 //! run whole, under a budget too, has the techniques. At last [`crate::pack`] moves the conversions to where they cost least.
@@ -18,6 +18,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod weights;
+mod zeros;
 
 use indexmap::IndexMap;
 use lacuna_ir::{FuncId, Function, Module, NodeData, OriginId};

@@ -3,8 +3,8 @@
 //! Everything that takes an instruction is asked of [`lacuna_isa::timing::cost`], which the machine model replays too: products,
 //! transfers, accumulator drains, SIMD programs. What this file adds is the shape of a kernel: a tile for
 //! each PE and round, operands fetched once with multicast, ports shared evenly, the stages of a round in sequence and those of
-//! successive rounds overlapped. Code generation decides tiles with more knowledge; this is the same arithmetic on fewer
-//! candidates, good enough to rank formats.
+//! successive rounds overlapped, in each of the forms that zeros admit ([`super::zeros`]). Code generation decides tiles with more
+//! knowledge; this is the same arithmetic on fewer candidates, good enough to rank formats.
 
 use lacuna_ir::op::ContractMap;
 use lacuna_ir::{Function, NodeData, Op, Value};
@@ -13,6 +13,8 @@ use lacuna_isa::object::MemSpace;
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::{DPE_COLUMNS, Work, cost};
 use lacuna_isa::view::{Pattern, PlaneMap};
+
+use super::zeros::{Left, Zeros};
 
 /// Share of local memory that tiles may fill, as code generation has it.
 const LOCAL_FILL: f64 = 0.9;
@@ -57,6 +59,8 @@ pub struct KernelCost {
     pub cycles: f64,
     /// Bytes over the HBM and SRAM ports.
     pub bytes: u64,
+    /// Bytes of weights in the object, of a product.
+    pub weight_bytes: u64,
 }
 
 /// The cost model for one target.
@@ -144,15 +148,29 @@ impl Model<'_> {
         bytes(format, pattern, extents.batch * extents.columns.next_multiple_of(DPE_COLUMNS) * k)
     }
 
-    /// The kernel of a contraction whose operands have these formats.
-    pub fn product(&self, extents: &Extents, formats: [Format; 2], pattern: Option<Pattern>) -> KernelCost {
+    /// The kernel of a contraction whose operands have these formats, in the fastest of the forms that its zeros admit.
+    pub fn product(
+        &self,
+        extents: &Extents,
+        formats: [Format; 2],
+        pattern: Option<Pattern>,
+        zeros: &Zeros,
+    ) -> KernelCost {
+        let forms = zeros.forms(formats[1 - extents.first], pattern);
+        let costs = forms.iter().map(|left| self.form(extents, formats, left));
+        let fastest = costs.reduce(|best, next| if next.cycles < best.cycles { next } else { best });
+        fastest.unwrap_or_default()
+    }
+
+    fn form(&self, extents: &Extents, formats: [Format; 2], left: &Left) -> KernelCost {
         let (first, second) = (extents.first, 1 - extents.first);
         let (a, b) = (formats[first], formats[second]);
+        let pattern = left.pattern;
         let k = extents.summed / extents.grouped.max(1)
             * padded(extents.grouped, a, None).max(padded(extents.grouped, b, pattern));
         let a_bytes = bytes(a, None, extents.elements[first]);
         let b_bytes = if extents.packed {
-            self.weight_bytes(extents, b, pattern)
+            (self.weight_bytes(extents, b, pattern) as f64 * left.stored) as u64
         } else {
             bytes(b, pattern, extents.elements[second])
         };
@@ -161,7 +179,7 @@ impl Model<'_> {
         let mut best: Option<f64> = None;
         for rows in halves(extents.rows, MAX_TILE[0]) {
             for panels in halves(extents.columns.div_ceil(unit), MAX_TILE[1] / unit) {
-                let tile = Tile { rows, columns: panels * unit, k, a, b, pattern };
+                let tile = Tile { rows, columns: panels * unit, k, a, b, left: *left };
                 let cycles = self.tiled(extents, &tile, [a_bytes, b_bytes, out_bytes], [first, second]);
                 if let Some(cycles) = cycles
                     && best.is_none_or(|known| cycles < known)
@@ -178,6 +196,7 @@ impl Model<'_> {
         KernelCost {
             cycles: best.unwrap_or_else(alone) + self.target.launch_cycles as f64,
             bytes: a_bytes + b_bytes + out_bytes,
+            weight_bytes: if extents.packed { b_bytes } else { 0 },
         }
     }
 
@@ -192,7 +211,7 @@ impl Model<'_> {
         let mut parts = 1;
         let slots = loop {
             let k = tile.k.div_ceil(parts);
-            let slots = bytes(tile.a, None, tile.rows * k) + bytes(tile.b, tile.pattern, tile.columns * k);
+            let slots = bytes(tile.a, None, tile.rows * k) + tile.second_bytes(k);
             if 2 * slots + 8 * area <= local {
                 break slots;
             }
@@ -205,19 +224,25 @@ impl Model<'_> {
             extents.batch * extents.rows.div_ceil(tile.rows) * extents.columns.div_ceil(tile.columns);
         let rounds = n_tiles.div_ceil(u64::from(target.n_pes())) * parts;
         let k = tile.k.div_ceil(parts);
-        let Tile { rows: m, columns: n, a, b, pattern, .. } = *tile;
-        let dpe = cost(&Work::Matmul { m, n, k, a, b, pattern, actions: None }, target).cycles as f64;
+        let Tile { rows: m, columns: n, a, b, left, .. } = *tile;
+        let work = Work::Matmul { m, n, k, a, b, pattern: left.pattern, actions: None };
+        let needed = left.needed(m);
+        let dpe = cost(&work, target).cycles as f64 * left.steps * needed;
         let drain = cost(&Work::Bank { elements: area }, target).cycles
             + cost(&Work::Simd { elements: area, ops: EPILOGUE_OPS, bytes: area * 8 }, target).cycles;
         let drain = drain as f64 / parts as f64;
+        let near = slots as f64 - tile.second_bytes(k) as f64 * (1.0 - needed);
         let mut ports = [0.0; 2];
         let mut latency = 0u64;
-        for (operand, &bytes) in order.iter().zip(&far) {
+        // Rows that are chosen by what one PE computes are fetched for it alone.
+        let apart = (n_tiles * parts * tile.second_bytes(k)) as f64;
+        let far_of_second = if left.by_rows { apart * needed } else { far[1] as f64 };
+        for (operand, bytes) in order.iter().zip([far[0] as f64, far_of_second]) {
             let (port, delay) = self.port(extents.spaces[*operand]);
-            ports[port] += bytes as f64 / self.rate(extents.spaces[*operand]);
+            ports[port] += bytes / self.rate(extents.spaces[*operand]);
             latency = latency.max(delay);
         }
-        let fetch = (ports[0].max(ports[1]) / rounds as f64).max(slots as f64 / target.local_bytes_per_cycle);
+        let fetch = (ports[0].max(ports[1]) / rounds as f64).max(near / target.local_bytes_per_cycle);
         let store = far[2] as f64 / self.rate(extents.result_space) / rounds as f64;
         let latency = (latency + self.port(extents.result_space).1) as f64;
         let stages = [fetch, dpe, drain, store];
@@ -240,13 +265,14 @@ impl Model<'_> {
             + 2.0 * target.sram_latency_cycles as f64
             + (read + written) as f64 / target.sram_bytes_per_cycle
             + cost(&work, target).cycles as f64;
-        KernelCost { cycles, bytes: read + written }
+        KernelCost { cycles, bytes: read + written, ..KernelCost::default() }
     }
 
     /// Storing `elements` in a format to shared SRAM from a kernel that computes them anyway.
     pub fn store(&self, elements: u64, format: Format) -> KernelCost {
         let bytes = bytes(format, None, elements);
-        KernelCost { cycles: bytes as f64 / self.target.sram_bytes_per_cycle, bytes }
+        let cycles = bytes as f64 / self.target.sram_bytes_per_cycle;
+        KernelCost { cycles, bytes, ..KernelCost::default() }
     }
 
     fn port(&self, space: MemSpace) -> (usize, u64) {
@@ -270,7 +296,14 @@ struct Tile {
     k: u64,
     a: Format,
     b: Format,
-    pattern: Option<Pattern>,
+    left: Left,
+}
+
+impl Tile {
+    /// Bytes of a slot of the second operand, for `k` summed elements.
+    fn second_bytes(&self, k: u64) -> u64 {
+        bytes(self.b, self.left.pattern, self.columns * k)
+    }
 }
 
 /// `n` and its halves, rounded up, those of at most `max`.

@@ -93,7 +93,7 @@ impl Survey {
         let broken =
             || Error::Contradiction { function: module.name.clone(), message: "there is no entry".into() };
         let func = func.ok_or_else(broken)?;
-        let listed = list(module, &module.functions[func], target, &options.features);
+        let listed = list(module, func, target, options);
         let mut survey = Survey {
             module: module.clone(),
             func,

@@ -4,6 +4,8 @@
 mod clock;
 mod layers;
 mod onnx_file;
+#[cfg(not(debug_assertions))]
+mod rounding;
 
 use std::thread;
 

@@ -1,0 +1,223 @@
+//! Groups along any axis of a tensor: weights, whose summed dimension is seldom the innermost one.
+
+use super::{
+    Element, F32_INF, GroupScale, bump_above, element_of, fixed_unit, inverse_e8m0, is_shifted, quantize,
+    with_element,
+};
+use crate::format::{GroupFormat, ScalarType, pack};
+
+/// Columns of a tile. Elements of one group are a whole row of the tensor apart, so neighbouring groups are computed side by side,
+/// from whole cache lines, each vector with one element of several groups.
+const WIDTH: usize = 64;
+
+/// Columns are computed in multiples of this, whole vectors; what the last ones hold is not read.
+const LANES: usize = 16;
+
+/// Elements of a row that are widened at once.
+const RUN: usize = 1024;
+
+/// What is quantised: a dense row-major array.
+struct Source<'a> {
+    ty: ScalarType,
+    bytes: &'a [u8],
+    /// Elements before, along and behind the grouped axis.
+    dims: [usize; 3],
+}
+
+/// Quantises a dense row-major array of `ty` along one axis, each group as [`super::quantize_group`] does; `dims` has the elements
+/// before, along and behind that axis. Element codes go to `codes`, densely in the order of the array, and scales to `scales`, in
+/// the order of the array with the axis divided by the group size. The last group along the axis may be short.
+///
+/// # Panics
+/// If `bytes`, `codes` or `scales` is too short.
+pub fn quantize_axis(
+    fmt: GroupFormat,
+    mode: super::ScaleMode,
+    (ty, bytes): (ScalarType, &[u8]),
+    dims: [usize; 3],
+    codes: &mut [u8],
+    scales: &mut [u8],
+) {
+    if dims.contains(&0) {
+        return;
+    }
+    let source = Source { ty, bytes, dims };
+    let bump = bump_above(fmt, mode);
+    if dims[2] == 1 {
+        with_element!(fmt.element, rows(fmt, bump, &source, codes, scales), other => without_rule(fmt, dims, codes, scales));
+    } else {
+        with_element!(fmt.element, columns(fmt, bump, &source, codes, scales), other => without_rule(fmt, dims, codes, scales));
+    }
+}
+
+fn without_rule(fmt: GroupFormat, [outer, n, inner]: [usize; 3], codes: &mut [u8], scales: &mut [u8]) {
+    codes[..fmt.element.bytes_for((outer * n * inner) as u64) as usize].fill(0);
+    for number in 0..outer * n.div_ceil(usize::from(fmt.size.max(1))) * inner {
+        GroupScale::nan(fmt).write(fmt, scales, number);
+    }
+}
+
+/// Groups along the innermost axis.
+fn rows<const ELEMENT: u8>(
+    fmt: GroupFormat,
+    bump: u32,
+    source: &Source<'_>,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) {
+    let size = usize::from(fmt.size.max(1));
+    let [outer, n, _] = source.dims;
+    let run = (RUN / size).max(1) * size;
+    let (mut wide, mut staged) = (vec![0.0; run], vec![0; run]);
+    let mut number = 0;
+    for row in 0..outer {
+        for first in (0..n).step_by(run) {
+            let (at, count) = (row * n + first, run.min(n - first));
+            let (wide, staged) = (&mut wide[..count], &mut staged[..count]);
+            pack::decode_slice(source.ty, source.bytes, at, wide);
+            for (group, codes) in wide.chunks(size).zip(staged.chunks_mut(size)) {
+                // Loops of a known length are unrolled.
+                let scale = match (group.as_chunks::<32>(), group.as_chunks::<16>()) {
+                    (([whole], []), _) => {
+                        let codes = &mut codes.as_chunks_mut::<32>().0[0];
+                        quantize::<ELEMENT>(fmt, bump, whole, codes)
+                    }
+                    (_, ([whole], [])) => {
+                        let codes = &mut codes.as_chunks_mut::<16>().0[0];
+                        quantize::<ELEMENT>(fmt, bump, whole, codes)
+                    }
+                    _ => quantize::<ELEMENT>(fmt, bump, group, codes),
+                };
+                scale.write(fmt, scales, number);
+                number += 1;
+            }
+            pack::set_slice(codes, fmt.element, at, staged);
+        }
+    }
+}
+
+/// Groups along another axis, neighbours side by side.
+fn columns<const ELEMENT: u8>(
+    fmt: GroupFormat,
+    bump: u32,
+    source: &Source<'_>,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) {
+    let size = usize::from(fmt.size.max(1));
+    let [outer, n, inner] = source.dims;
+    let n_groups = n.div_ceil(size);
+    let mut tile = vec![[0.0; WIDTH]; size];
+    let mut staged = vec![[0; WIDTH]; size];
+    for (o, g) in (0..outer).flat_map(|o| (0..n_groups).map(move |g| (o, g))) {
+        let count = size.min(n - g * size);
+        let (tile, staged) = (&mut tile[..count], &mut staged[..count]);
+        for first in (0..inner).step_by(WIDTH) {
+            let width = WIDTH.min(inner - first);
+            let at = |j: usize| (o * n + g * size + j) * inner + first;
+            for (j, row) in tile.iter_mut().enumerate() {
+                pack::decode_slice(source.ty, source.bytes, at(j), &mut row[..width]);
+            }
+            let found = quantize_tile::<ELEMENT>(fmt, bump, tile, width, staged);
+            for (j, row) in staged.iter().enumerate() {
+                pack::set_slice(codes, fmt.element, at(j), &row[..width]);
+            }
+            let number = (o * n_groups + g) * inner + first;
+            for (i, scale) in found[..width].iter().enumerate() {
+                scale.write(fmt, scales, number + i);
+            }
+        }
+    }
+}
+
+/// Quantises the first `width` columns of a tile, each a group.
+#[inline(always)]
+fn quantize_tile<const ELEMENT: u8>(
+    fmt: GroupFormat,
+    bump: u32,
+    tile: &[[f32; WIDTH]],
+    width: usize,
+    codes: &mut [[u8; WIDTH]],
+) -> [GroupScale; WIDTH] {
+    let element = const { element_of(ELEMENT) };
+    let unit = fixed_unit(fmt);
+    let computed = width.next_multiple_of(LANES).min(WIDTH);
+    let amax = magnitudes(tile, computed);
+    let mut scales = [GroupScale::default(); WIDTH];
+    // What a column is divided by, or for E8M0 multiplied by.
+    let mut by = [0.0; WIDTH];
+    for ((scale, by), &amax) in scales.iter_mut().zip(&mut by).zip(&amax).take(width) {
+        (*scale, *by) = column_scale(element, fmt, bump, amax, unit);
+    }
+    if fmt.pair_shift {
+        let limits = scales.map(|scale| element.shift_limit(bump, scale.code));
+        let mut shifts = [0u8; WIDTH];
+        for (i, (pair, codes)) in tile.chunks(2).zip(codes.chunks_mut(2)).enumerate() {
+            let mut doubles = [1.0; WIDTH];
+            if i < 8 {
+                let own = magnitudes(pair, computed);
+                for (((double, shifts), &own), &limit) in
+                    doubles.iter_mut().zip(&mut shifts).zip(&own).zip(&limits)
+                {
+                    let shifted = is_shifted(own, limit);
+                    *double = if shifted { 2.0 } else { 1.0 };
+                    *shifts |= u8::from(shifted) << i;
+                }
+            }
+            for (row, codes) in pair.iter().zip(codes) {
+                let columns = codes.iter_mut().zip(row).zip(&by).zip(&doubles).take(computed);
+                for (((code, &value), &by), &double) in columns {
+                    *code = element.encode(value * by * double, unit);
+                }
+            }
+        }
+        for (scale, shifts) in scales.iter_mut().zip(shifts) {
+            scale.shifts = shifts;
+        }
+    } else if fmt.scale == ScalarType::E8M0 {
+        for (row, codes) in tile.iter().zip(codes.iter_mut()) {
+            for ((code, &value), &by) in codes.iter_mut().zip(row).zip(&by).take(computed) {
+                *code = element.encode(value * by, unit);
+            }
+        }
+    } else {
+        for (row, codes) in tile.iter().zip(codes.iter_mut()) {
+            for ((code, &value), &by) in codes.iter_mut().zip(row).zip(&by).take(computed) {
+                *code = element.encode(value / by, unit);
+            }
+        }
+    }
+    for (c, scale) in scales.iter_mut().enumerate().take(width).filter(|&(c, _)| amax[c] >= F32_INF) {
+        *scale = GroupScale::nan(fmt);
+        codes.iter_mut().for_each(|row| row[c] = 0);
+    }
+    scales
+}
+
+/// The bits of the largest magnitude of each column, as [`super::magnitude`] has it.
+#[inline(always)]
+fn magnitudes(rows: &[[f32; WIDTH]], computed: usize) -> [u32; WIDTH] {
+    let mut amax = [0i32; WIDTH];
+    for row in rows {
+        for (amax, value) in amax.iter_mut().zip(row).take(computed) {
+            *amax = (*amax).max((value.to_bits() & 0x7FFF_FFFF) as i32);
+        }
+    }
+    amax.map(|amax| amax as u32)
+}
+
+/// The scale of a group and what its values are multiplied by (E8M0) or divided by; of no use where `amax` is not finite.
+#[inline(always)]
+fn column_scale(element: Element, fmt: GroupFormat, bump: u32, amax: u32, unit: f32) -> (GroupScale, f32) {
+    if amax >= F32_INF {
+        return (GroupScale::default(), 1.0);
+    }
+    if fmt.scale == ScalarType::E8M0 {
+        let code = element.scale_code(bump, amax);
+        return (GroupScale { code, shifts: 0 }, inverse_e8m0(code));
+    }
+    let code = element.quotient_scale(fmt, amax, unit);
+    let divisor = fmt.scale.decode_f32(u32::from(code));
+    // What a scale of zero leaves are signed zeros.
+    (GroupScale { code, shifts: 0 }, if divisor == 0.0 { f32::INFINITY } else { divisor })
+}
