@@ -10,6 +10,7 @@ use lacuna_isa::object::Object;
 use lacuna_isa::target_file::target;
 use lacuna_runtime::profile::Profile;
 use lacuna_runtime::{LaunchRecord, Machine, Outcome, ProfileOptions, RunOptions, profile_with};
+use proptest::prelude::*;
 
 type Zeros = SecondaryMap<Node, ProductZeros>;
 
@@ -254,6 +255,31 @@ fn convolutions_by_blocks() {
     let got = profile(&chosen, &[]);
     let zeros = got.macs_skipped as f64 / (got.macs + got.macs_skipped) as f64;
     assert!(zeros > 0.6, "{zeros} of the products are skipped");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Blocks of any size and density, in operands of any shape and format: the bits of the dense form.
+    #[test]
+    fn blocks_have_the_bits_of_the_whole(
+        rows in 1..80u64, k in 8..400u64, n in 1..300u64, block in 1..5u32, share in 0.02..0.9f64, format in 0..4usize,
+        chip in 0..3usize,
+    ) {
+        let format = [None, Some(GroupFormat::MXFP8), Some(GroupFormat::MXFP4), Some(GroupFormat::MX9)][format];
+        let chip = ["mtia-300", "trainium2", "mtia-2i"][chip];
+        let block = format.map_or(4, |f| u64::from(f.size)) << block;
+        let module = folded(&sparse_product([rows, k, n], block, share, format, noise), format);
+        let input = input_of(&module);
+        let mut zeros = Zeros::new();
+        zeros[hero(&module)].only = Some(Form::Blocks);
+        let target = target(chip).expect("a target");
+        // Nothing to leave out is a reason to refuse the form.
+        if lacuna_codegen::generate(&module, &target, &zeros).is_ok() {
+            let (expect, _) = run(&in_form(&module, chip, Form::Dense), &input);
+            prop_assert!(run(&in_form(&module, chip, Form::Blocks), &input).0 == expect, "other bits");
+        }
+    }
 }
 
 /// A group whose scale is NaN has codes of zero and is not zero: its block is multiplied.
