@@ -260,7 +260,7 @@ impl Lowering<'_> {
             let stages = match (innermost, single, plan.flows()) {
                 (false, _, _) => 1,
                 (true, true, _) => 4,
-                (true, false, true) if plan.course == Course::Stripes => 4,
+                (true, false, true) if plan.course == Course::Stripes => 3,
                 (true, false, true) => Flash::flow_stages(passes.len()),
                 (true, false, false) => 2,
             };
@@ -310,15 +310,12 @@ fn buffers(kb: &mut KernelBuilder<'_>, plan: &Plan, mask: Option<&TensorType>) -
     let two = 2 * plan.cut as u8;
     let slots = plan.slots();
     let q = local("q", q, rows * s.size, slots.queries)?;
-    let pieces = match plan.last_stripes() {
-        None => None,
-        Some(_) => {
-            let row = s.share * s.size;
-            Some((
-                local("whole", s.types[0], (plan.queries - 1) * row, 1)?,
-                local("row", s.types[0], row, 1)?,
-            ))
+    let pieces = plan.pieces_of_stripe();
+    let pieces = match pieces.iter().map(|piece| piece.rows).max() {
+        Some(most) if pieces.len() > 1 => {
+            Some(local("pieces", s.types[0], most * s.share * s.size, pieces.len() as u8)?)
         }
+        _ => None,
     };
     let k = local("k", k, plan.keys * s.size, plan.key_slots)?;
     let v_buffer = local("v", v, plan.keys * s.width, slots.values)?;

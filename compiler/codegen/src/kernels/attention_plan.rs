@@ -14,7 +14,7 @@ use lacuna_isa::target::Target;
 use lacuna_isa::timing::DPE_COLUMNS;
 use lacuna_isa::view::PE_COORDS;
 
-use super::attention_stripes::{FAR, Seen};
+use super::attention_stripes::{FAR, Piece, Seen};
 use super::map::LOCAL_FILL;
 use crate::nest::{Axis, Nest};
 
@@ -127,6 +127,8 @@ pub struct Plan {
     pub round: u64,
     /// Whether keys before a window are hidden.
     pub windowed: bool,
+    /// Pieces in which a stripe is transferred.
+    pub pieces: u64,
 }
 
 impl Plan {
@@ -167,10 +169,19 @@ impl Plan {
         if rounds > 1 { rounds } else { 0 }
     }
 
-    /// How many stripes have the last row, where not all have.
-    pub fn last_stripes(&self) -> Option<u64> {
-        let n = self.sizes.length % self.stripes;
-        (self.course == Course::Stripes && n > 0).then_some(n)
+    /// What is transferred of a stripe at a time: as many pieces as planned, and the last row where not all stripes have it.
+    pub fn pieces_of_stripe(&self) -> Vec<Piece> {
+        let stripes = self.stripes;
+        let last = self.sizes.length % stripes;
+        let rows = if last > 0 { self.queries - 1 } else { self.queries };
+        let piece = rows.div_ceil(self.pieces).max(1);
+        let firsts = (0..rows).step_by(piece as usize);
+        let mut pieces: Vec<Piece> =
+            firsts.map(|first| Piece { first, rows: piece.min(rows - first), stripes }).collect();
+        if last > 0 {
+            pieces.push(Piece { first: rows, rows: 1, stripes: last });
+        }
+        pieces
     }
 
     /// Queries of a block.
@@ -277,6 +288,7 @@ impl Plan {
             stripes: 1,
             round: 1,
             windowed: a.window > 0,
+            pieces: 1,
         };
         plan.fill_memories(target)?;
         let spread = [true, true, true, false, false];
@@ -329,6 +341,7 @@ impl Plan {
             stripes,
             round,
             windowed: a.window > 0,
+            pieces: 1,
         };
         plan.fill_memories(target)?;
         let axes = vec![
@@ -340,6 +353,11 @@ impl Plan {
         ];
         let spread = [true, true, true, false, false];
         plan.nest = Nest::distribute_by(axes, &spread, target.rows, target.cols, &fetches);
+        // A piece should take the port no longer than two steps.
+        let own = plan.rows() as f64 * (sizes.size * sizes.types[0].bytes_for(1)) as f64;
+        let own = own * plan.nest.n_pes() as f64 / target.hbm_bytes_per_cycle;
+        let most = (MAX_COPIES / round).min(plan.rounds().saturating_sub(1)).max(1);
+        plan.pieces = ((own / plan.flow_step(plan.rows(), keys, target) / 2.0).ceil() as u64).clamp(1, most);
         plan.fetch_ahead(plan.flow_step(plan.rows() / 8, keys, target), target);
         plan.nest.fits().then_some(plan)
     }
@@ -383,7 +401,7 @@ impl Plan {
         let next = 2 * self.cut * (rows * 28 + mask);
         let weights = u64::from(slots.weights) * rows * self.keys * v;
         let results = rows * s.width * y * u64::from(slots.results);
-        let queries = queries + if self.last_stripes().is_some() { rows * s.size * q } else { 0 };
+        let queries = queries + if self.course == Course::Stripes { rows * s.size * q } else { 0 };
         let keyed =
             self.keys * (s.size * k * u64::from(self.key_slots) + s.width * v * u64::from(slots.values));
         let scores = if self.transformed { rows * self.keys * 4 } else { 0 };
@@ -752,6 +770,8 @@ fn gcd(a: u64, b: u64) -> u64 {
 const MAX_STRIPES: u64 = 512;
 /// A round is that many copies of the code of a tile.
 const MAX_ROUND: u64 = 12;
+/// Copies of it for all parts of the loop over keys, between which pieces of stripes are transferred.
+const MAX_COPIES: u64 = 24;
 /// Rows with hidden keys of a tile, one instruction each.
 const MAX_HIDDEN: u64 = 4;
 /// More passes are more code.

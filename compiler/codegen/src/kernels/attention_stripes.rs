@@ -31,6 +31,17 @@ struct Tile {
     looped: bool,
 }
 
+/// Rows of a stripe that are transferred together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Piece {
+    /// The first row.
+    pub first: u64,
+    /// How many.
+    pub rows: u64,
+    /// Stripes that have them.
+    pub stripes: u64,
+}
+
 /// Rows of a stripe that see a tile of keys, the same for all stripes. Those of a looped tile are relative to its round.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Seen {
@@ -74,29 +85,33 @@ impl Flash<'_, '_> {
         let last = Tile { number: n_tiles - 1, looped: false };
         // With one slot for results, a stripe ends before the next one begins.
         let ahead = self.plan.banks[1] > 1;
-        // Looped, the queries of the next stripe are loaded in the middle of this one: `ahead` of all else by a stage.
+        // Looped, the queries of the next stripe are loaded `ahead` of all else by a stage, between parts of the loop over
+        // keys, as the results of the stripe before are stored: transfers that take long would hold up keys.
         let s = u8::from(looped);
+        let pieces = self.plan.pieces_of_stripe();
         if !looped {
-            self.load_stripe(0)?;
+            self.load_pieces(0, &pieces)?;
         }
         self.take_stripe(s)?;
         self.start_rows(s)?;
         let tile = |number: u64| Tile { number, looped: false };
         self.load_seen(s, 1, tile(0))?;
         self.scores_of(s, tile(0))?;
-        if looped {
-            self.store_stripe(s + 2)?;
-            if ahead {
-                self.end_stripe(s + 1, last)?;
-            }
+        if looped && ahead {
+            self.end_stripe(s + 1, last)?;
         }
-        let halves = [rounds / 2, rounds - rounds / 2];
-        let mut begun = 0;
-        for (half, rounds) in halves.into_iter().enumerate() {
-            self.tiles_in_rounds(begun, rounds, s)?;
-            begun += rounds * round;
-            if half == 0 && looped {
-                self.load_stripe(0)?;
+        let (mut begun, mut rest) = (0, &pieces[..]);
+        for part in 0..=self.plan.pieces {
+            let end = rounds * (part + 1) / (self.plan.pieces + 1) * round;
+            self.tiles_in_rounds(begun, (end - begun) / round, s)?;
+            begun = end;
+            // The last row, where few stripes have it, goes with the last piece.
+            let n = if part + 1 == self.plan.pieces { rest.len() } else { rest.len().min(1) };
+            let (now, later) = rest.split_at(n);
+            rest = later;
+            if looped {
+                self.load_pieces(0, now)?;
+                self.store_pieces(s + 1, now, later.is_empty())?;
             }
         }
         let mut former = None;
@@ -111,10 +126,7 @@ impl Flash<'_, '_> {
         if !looped || !ahead {
             self.end_stripe(s, last)?;
         }
-        if !looped {
-            self.store_stripe(0)?;
-        }
-        Ok(())
+        if looped { Ok(()) } else { self.store_pieces(0, &pieces, true) }
     }
 
     /// The loop over so many rounds of tiles from number `first` on, in stage `s` of the loop around it.
@@ -191,8 +203,9 @@ impl Flash<'_, '_> {
         self.load_keys(stage, which, Side { size, stride, origin, bound: plan.sizes.keys, moves })
     }
 
-    /// The dimensions of a stripe in memory: its rows from `first` on, and how many stripes have them.
-    fn stripe(&self, which: usize, first: u64, rows: u64, stripes: u64) -> (i64, Vec<Side>) {
+    /// The dimensions of a piece of a stripe in memory.
+    fn stripe(&self, which: usize, piece: &Piece) -> (i64, Vec<Side>) {
+        let Piece { first, rows, stripes } = *piece;
         let (plan, place) = (self.plan, &self.places[which]);
         let [b, g, r, l, d] = self.strides(place, true);
         let s = &plan.sizes;
@@ -211,46 +224,34 @@ impl Flash<'_, '_> {
         (place.offset + first as i64 * step, sides)
     }
 
-    /// The parts of a stripe: first row, rows, stripes that have them. Where not all have a last row, that is one for itself.
-    fn parts_of_stripe(&self) -> Vec<[u64; 3]> {
-        let plan = self.plan;
-        match plan.last_stripes() {
-            None => vec![[0, plan.queries, plan.stripes]],
-            Some(last) => vec![[0, plan.queries - 1, plan.stripes], [plan.queries - 1, 1, last]],
-        }
-    }
-
-    /// Loads a stripe of queries.
-    fn load_stripe(&mut self, stage: u8) -> Lowered<()> {
+    /// Loads these pieces of a stripe of queries.
+    fn load_pieces(&mut self, stage: u8, pieces: &[Piece]) -> Lowered<()> {
         let storage = self.places[0].storage;
-        let buffers = match self.buffers.pieces {
-            None => vec![self.buffers.q],
-            Some((whole, row)) => vec![whole, row],
-        };
-        for (buffer, [first, rows, stripes]) in buffers.into_iter().zip(self.parts_of_stripe()) {
-            let (offset, sides) = self.stripe(0, first, rows, stripes);
+        let buffer = self.buffers.pieces.unwrap_or(self.buffers.q);
+        for piece in pieces {
+            let (offset, sides) = self.stripe(0, piece);
             self.load(stage, buffer, storage, offset, &sides, false)?;
         }
         Ok(())
     }
 
-    /// Puts the parts of a stripe of queries together.
+    /// Puts the pieces of a stripe of queries together.
     fn take_stripe(&mut self, stage: u8) -> Lowered<()> {
-        let Some((whole, row)) = self.buffers.pieces else { return Ok(()) };
+        let Some(buffer) = self.buffers.pieces else { return Ok(()) };
         let s = self.plan.sizes;
         let (queries, step) = (Format::Scalar(s.types[0]), s.size as i64);
-        // The first part fills the slot, with a last row of zeros.
-        let parts = [(whole, Action::Push, self.plan.queries), (row, Action::Update, 1)];
-        for ((buffer, action, all), [first, rows, _]) in parts.into_iter().zip(self.parts_of_stripe()) {
-            let first = if action == Action::Push { 0 } else { first };
-            let box_of = |rows: u64| {
-                let row = Side { bound: rows, ..Side::free(all, step) };
-                [row, Side::free(s.size, 1)]
+        for (i, piece) in self.plan.pieces_of_stripe().into_iter().enumerate() {
+            // The first piece is pushed, and with it the whole slot: the other rows are zeros until their pieces come.
+            let (action, first, all) = if i == 0 {
+                (Action::Push, 0, self.plan.queries)
+            } else {
+                (Action::Update, piece.first, piece.rows)
             };
-            let [row, width] = box_of(rows);
-            let src = self.local(queries, &[Side::free(s.share, rows as i64 * step), row, width])?;
-            let [row, width] = box_of(all);
-            let sides = [Side::free(s.share, self.plan.queries as i64 * step), row, width];
+            let row = Side { bound: piece.rows, ..Side::free(all, step) };
+            let share = Side::free(s.share, piece.rows as i64 * step);
+            let src = self.local(queries, &[share, row, Side::free(s.size, 1)])?;
+            let share = Side::free(s.share, self.plan.queries as i64 * step);
+            let sides = [share, Side::free(all, step), Side::free(s.size, 1)];
             let dst = self.view(queries, Space::Local, first as i64 * step, &sides)?;
             let (dst, src) =
                 (Operand::new(self.buffers.q, action, dst), Operand::new(buffer, Action::Pop, src));
@@ -259,26 +260,24 @@ impl Flash<'_, '_> {
         Ok(())
     }
 
-    /// Stores a stripe of results.
-    fn store_stripe(&mut self, stage: u8) -> Lowered<()> {
+    /// Stores these pieces of a stripe of results; `done` with the last of them.
+    fn store_pieces(&mut self, stage: u8, pieces: &[Piece], done: bool) -> Lowered<()> {
         let plan = self.plan;
-        let width = plan.sizes.width;
+        let step = plan.sizes.width as i64;
         let base = self.kb.base(self.places[3].storage, Access::Out);
         let format = self.formats[usize::from(base)];
-        let parts = self.parts_of_stripe();
-        for (i, &[first, rows, stripes]) in parts.iter().enumerate() {
-            let action = if i + 1 == parts.len() { Action::Pop } else { Action::Read };
-            let (offset, sides) = self.stripe(3, first, rows, stripes);
+        for (i, piece) in pieces.iter().enumerate() {
+            let (offset, sides) = self.stripe(3, piece);
             let dst = self.view(format, Space::Global(base), offset, &sides)?;
             // The slot's dimensions are those of the box.
-            let step = width as i64;
             let mut local: Vec<Side> = sides.iter().map(|side| Side::free(side.size, 0)).collect();
             let d = local.len();
             (local[d - 1].stride, local[d - 2].stride) = (1, step);
             if plan.sizes.share > 1 {
                 local[d - 4].stride = plan.queries as i64 * step;
             }
-            let src = self.view(format, Space::Local, first as i64 * step, &local)?;
+            let src = self.view(format, Space::Local, piece.first as i64 * step, &local)?;
+            let action = if done && i + 1 == pieces.len() { Action::Pop } else { Action::Read };
             self.push(stage, InstKind::St { src: Operand::new(self.buffers.y, action, src), dst });
         }
         Ok(())

@@ -62,8 +62,8 @@ pub(super) struct Buffers {
     pub factor: Option<u8>,
     /// Maxima of the parts of a tile.
     pub peaks: Vec<u8>,
-    /// A stripe of queries without its last row, and that row.
-    pub pieces: Option<(u8, u8)>,
+    /// Pieces of a stripe of queries, where there are several.
+    pub pieces: Option<u8>,
     pub weights: u8,
     pub result: u8,
     pub y: u8,
