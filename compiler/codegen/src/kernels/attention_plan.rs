@@ -309,7 +309,7 @@ impl Plan {
             plan.nest.grid[coord] = n;
         }
         if flow {
-            plan.fetch_ahead(plan.flow_step(plan.rows(), plan.keys, target), target);
+            plan.fetch_ahead(plan.flow_step(plan.rows(), plan.keys, target), MOST_KEY_SLOTS, target);
         }
         plan.nest.fits().then_some(plan)
     }
@@ -344,6 +344,8 @@ impl Plan {
             pieces: 1,
         };
         plan.fill_memories(target)?;
+        // A stripe is over before the next one begins.
+        plan.banks[1] = 1;
         let axes = vec![
             Axis::new("batch", sizes.batch, 1),
             Axis::new("group", sizes.groups, 1),
@@ -358,7 +360,7 @@ impl Plan {
         let own = own * plan.nest.n_pes() as f64 / target.hbm_bytes_per_cycle;
         let most = (MAX_COPIES / round).min(plan.rounds().saturating_sub(1)).max(1);
         plan.pieces = ((own / plan.flow_step(plan.rows(), keys, target) / 2.0).ceil() as u64).clamp(1, most);
-        plan.fetch_ahead(plan.flow_step(plan.rows() / 8, keys, target), target);
+        plan.fetch_ahead(plan.flow_step(plan.rows() / 16, keys, target), MOST_STRIPE_SLOTS, target);
         plan.nest.fits().then_some(plan)
     }
 
@@ -370,8 +372,8 @@ impl Plan {
     }
 
     /// More slots of keys, where they arrive more slowly than steps of so many cycles take them.
-    fn fetch_ahead(&mut self, step: f64, target: &Target) {
-        while self.key_slots < MOST_KEY_SLOTS && self.fetch(target) > step {
+    fn fetch_ahead(&mut self, step: f64, most: u8, target: &Target) {
+        while self.key_slots < most && self.fetch(target) > step {
             self.key_slots += 1;
             if self.local_bytes() as f64 > target.local_bytes as f64 * LOCAL_FILL {
                 self.key_slots -= 1;
@@ -401,7 +403,9 @@ impl Plan {
         let next = 2 * self.cut * (rows * 28 + mask);
         let weights = u64::from(slots.weights) * rows * self.keys * v;
         let results = rows * s.width * y * u64::from(slots.results);
-        let queries = queries + if self.course == Course::Stripes { rows * s.size * q } else { 0 };
+        let pieces = self.pieces_of_stripe();
+        let most = pieces.iter().map(|piece| piece.rows).max().filter(|_| pieces.len() > 1).unwrap_or(0);
+        let queries = queries + most * s.share * s.size * q * pieces.len() as u64;
         let keyed =
             self.keys * (s.size * k * u64::from(self.key_slots) + s.width * v * u64::from(slots.values));
         let scores = if self.transformed { rows * self.keys * 4 } else { 0 };
@@ -418,8 +422,12 @@ impl Plan {
             Course::Flow => Slots { queries: 2, values, weights: 2, results: 2 },
             // The passes of parts are short.
             Course::Rows | Course::Columns => Slots { queries: 4, values, weights: 2, results: 2 },
-            // A tile's weights wait for the scores of the next but one.
-            Course::Stripes => Slots { queries: 2, values, weights: 3, results: 2 },
+            // A tile's weights wait for the scores of the next but one. Queries are put together when the stripe before is
+            // nearly over, and results are stored before the next are there.
+            Course::Stripes => {
+                let queries = if self.pieces_of_stripe().len() > 1 { 1 } else { 2 };
+                Slots { queries, values, weights: 3, results: 1 }
+            }
         }
     }
 
@@ -546,13 +554,14 @@ impl Plan {
         let (least, most) = (busy.min(port), busy.max(port));
         let unit = most + if self.across() { BURSTS * least * least / most } else { 0.0 };
         let units = self.nest.axes[..KEYS].iter().map(|a| a.trip).product::<u64>() as f64;
-        units * unit + 2.0 * target.hbm_latency_cycles as f64
+        // The first queries and the last results meet nothing else.
+        units * unit + own + finish + 2.0 * target.hbm_latency_cycles as f64
     }
 
     /// Modelled cycles of the busiest PE in a flow of stripes.
     fn stripes_time(&self, a: &Attention, target: &Target) -> f64 {
         let s = &self.sizes;
-        let fetch = self.fetch(target);
+        let fetch = self.fetch(target).max(self.load(target));
         let mut busy = 0.0;
         for tile in 0..self.n_key_tiles() {
             let seen = Seen::of(self, a.shift, a.window, (tile * self.keys) as i64);
@@ -571,11 +580,11 @@ impl Plan {
         let own = own / target.hbm_bytes_per_cycle;
         let port = self.n_key_tiles() as f64 * self.load(target) + own;
         let units = self.nest.axes[..KEYS].iter().map(|a| a.trip).product::<u64>() as f64;
+        // The SE divides while the first scores of the next stripe are made.
+        let begin = finish.max(scores + peaks);
         // The first queries and the last results meet nothing else.
-        units * (busy + scores + peaks + finish).max(port)
-            + own
-            + finish
-            + 3.0 * target.hbm_latency_cycles as f64
+        let ends = own + finish + 2.0 * target.hbm_latency_cycles as f64;
+        units * (busy + begin).max(port) + ends
     }
 
     /// PEs that want the same keys and can share a fetch.
@@ -605,6 +614,8 @@ const FINISH_OPS: f64 = 7.0;
 const KEY_SLOTS: u8 = 3;
 /// More fetches ahead are seldom of use.
 const MOST_KEY_SLOTS: u8 = 12;
+/// The last steps of a stripe are short.
+const MOST_STRIPE_SLOTS: u8 = 15;
 /// SE operations on a score of a flow: a load, scale and maximum, the exponential, a store and the sum.
 const WEIGH_OPS: f64 = 13.0;
 /// SE operations of a row of a tile in a flow: maximum, factor and sum.

@@ -9,8 +9,8 @@
 //! |---|---|---|
 //! | before the loop | load queries and keys, scores, their maxima | FI, DPE, RE |
 //! | each tile | load the next keys and these values, weighted sum of the tile before, softmax, rescale, next scores and maxima | FI, DPE, SE, RE |
-//! | before the next stripe's loop | weighted sum of the last tile, division | DPE, SE |
-//! | before the loop of the stripe after that | store | FI |
+//! | between parts of the loop | load a piece of the next stripe, store a piece of the stripe before | FI |
+//! | behind the loop | weighted sum of the last tile, division | DPE, SE |
 
 use std::ops::Range;
 
@@ -33,7 +33,7 @@ struct Tile {
 
 /// Rows of a stripe that are transferred together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Piece {
+pub struct Piece {
     /// The first row.
     pub first: u64,
     /// How many.
@@ -83,8 +83,6 @@ impl Flash<'_, '_> {
         let n_tiles = self.plan.n_key_tiles();
         let (rounds, round) = (self.plan.rounds(), self.plan.round);
         let last = Tile { number: n_tiles - 1, looped: false };
-        // With one slot for results, a stripe ends before the next one begins.
-        let ahead = self.plan.banks[1] > 1;
         // Looped, the queries of the next stripe are loaded `ahead` of all else by a stage, between parts of the loop over
         // keys, as the results of the stripe before are stored: transfers that take long would hold up keys.
         let s = u8::from(looped);
@@ -97,9 +95,6 @@ impl Flash<'_, '_> {
         let tile = |number: u64| Tile { number, looped: false };
         self.load_seen(s, 1, tile(0))?;
         self.scores_of(s, tile(0))?;
-        if looped && ahead {
-            self.end_stripe(s + 1, last)?;
-        }
         let (mut begun, mut rest) = (0, &pieces[..]);
         for part in 0..=self.plan.pieces {
             let end = rounds * (part + 1) / (self.plan.pieces + 1) * round;
@@ -123,9 +118,9 @@ impl Flash<'_, '_> {
         for buffer in [self.buffers.q, self.buffers.greatest] {
             self.push(s, InstKind::Pop { n: 1, buffer });
         }
-        if !looped || !ahead {
-            self.end_stripe(s, last)?;
-        }
+        // Few rows see the last tile: the SE divides while the DPE makes the first scores of the next stripe.
+        self.add_tile(s, last)?;
+        self.finish(s)?;
         if looped { Ok(()) } else { self.store_pieces(0, &pieces, true) }
     }
 
@@ -435,12 +430,6 @@ impl Flash<'_, '_> {
         let b = Operand::new(self.buffers.v, Action::Pop, b);
         self.push(stage, InstKind::Mm { bank, a, b, order: Order::Kn });
         Ok(())
-    }
-
-    /// What is left of a stripe when its last tile is weighed.
-    fn end_stripe(&mut self, stage: u8, last: Tile) -> Lowered<()> {
-        self.add_tile(stage, last)?;
-        self.finish(stage)
     }
 }
 
