@@ -14,7 +14,7 @@
 //! Causal attention ends the loop at the diagonal, a trip count affine in the tile of queries. Only tiles on the diagonal
 //! compare positions: the domain of one program ends where that of the other begins, and the empty one costs nothing. Where
 //! all keys are one tile, the stages belong to the innermost loop over units instead. Scores that are only scaled and compared in
-//! tiles on the diagonal take another course: [`super::attention_flow`].
+//! tiles on the diagonal take another course: [`super::attention_flow`], or [`super::attention_stripes`].
 
 use lacuna_ir::expand::Attention;
 use lacuna_ir::{Node, TensorType, Value};

@@ -4,7 +4,7 @@
 //! key, so units differ in length. There the unit is a pair of blocks: block i and block n - 1 - i, which together are always
 //! as long. A block is one tile of queries or several, which share each fetch of keys or pass over the keys in turn, and whole
 //! tiles of keys long, so that trip counts are affine. The tiles of keys are the innermost loop; a few sizes are costed and the fastest that
-//! fits is taken.
+//! fits is taken. Units that are stripes of queries are as long from the start: [`super::attention_stripe_plan`].
 
 use lacuna_ir::expand::Attention;
 use lacuna_ir::op::EmptyRow;
@@ -14,7 +14,7 @@ use lacuna_isa::target::Target;
 use lacuna_isa::timing::DPE_COLUMNS;
 use lacuna_isa::view::PE_COORDS;
 
-use super::attention_stripes::{FAR, Piece, Seen};
+use super::attention_stripe_plan::stripe_tiles;
 use super::map::LOCAL_FILL;
 use crate::nest::{Axis, Nest};
 
@@ -163,27 +163,6 @@ impl Plan {
         matches!(self.course, Course::Rows | Course::Columns)
     }
 
-    /// Rounds of the loop over keys of a stripe, which the last tile is not in. A partial tile is in none.
-    pub fn rounds(&self) -> u64 {
-        let rounds = (self.sizes.keys / self.keys).saturating_sub(1) / self.round;
-        if rounds > 1 { rounds } else { 0 }
-    }
-
-    /// What is transferred of a stripe at a time: as many pieces as planned, and the last row where not all stripes have it.
-    pub fn pieces_of_stripe(&self) -> Vec<Piece> {
-        let stripes = self.stripes;
-        let last = self.sizes.length % stripes;
-        let rows = if last > 0 { self.queries - 1 } else { self.queries };
-        let piece = rows.div_ceil(self.pieces).max(1);
-        let firsts = (0..rows).step_by(piece as usize);
-        let mut pieces: Vec<Piece> =
-            firsts.map(|first| Piece { first, rows: piece.min(rows - first), stripes }).collect();
-        if last > 0 {
-            pieces.push(Piece { first: rows, rows: 1, stripes: last });
-        }
-        pieces
-    }
-
     /// Queries of a block.
     pub fn block(&self) -> u64 {
         self.queries * self.cut * self.parts
@@ -314,65 +293,15 @@ impl Plan {
         plan.nest.fits().then_some(plan)
     }
 
-    /// Stripes of queries, dealt to PEs so that few fetch the same keys.
-    fn striped(a: &Attention, sizes: Sizes, stripes: u64, keys: u64, target: &Target) -> Option<Plan> {
-        let queries = sizes.length.div_ceil(stripes);
-        let transformed = a.softcap.0 > 0.0 || sizes.mask.is_some() || a.scale.0 <= 0.0;
-        // A view has a dimension for each of batch, group and head that there are several of.
-        let several = [sizes.batch, sizes.groups, sizes.share].into_iter().filter(|&n| n > 1).count();
-        if !a.causal || transformed || keys >= sizes.keys || queries < 2 || several > 2 {
-            return None;
-        }
-        let round = stripes / gcd(stripes, keys);
-        let mut plan = Plan {
-            sizes,
-            nest: Nest { axes: Vec::new(), grid: [1; PE_COORDS] },
-            queries,
-            keys,
-            cut: 1,
-            parts: 1,
-            n_blocks: stripes,
-            triangular: false,
-            rejection: Rejection::Diagonal,
-            transformed,
-            banks: [2, 2],
-            course: Course::Stripes,
-            key_slots: KEY_SLOTS,
-            stripes,
-            round,
-            windowed: a.window > 0,
-            pieces: 1,
-        };
-        plan.fill_memories(target)?;
-        // A stripe is over before the next one begins.
-        plan.banks[1] = 1;
-        let axes = vec![
-            Axis::new("batch", sizes.batch, 1),
-            Axis::new("group", sizes.groups, 1),
-            Axis::new("tile", stripes, 1),
-            Axis::new("keys", plan.rounds(), 1),
-            Axis::new("part", 1, 1),
-        ];
-        let spread = [true, true, true, false, false];
-        plan.nest = Nest::distribute_by(axes, &spread, target.rows, target.cols, &fetches);
-        // A piece should take the port no longer than two steps.
-        let own = plan.rows() as f64 * (sizes.size * sizes.types[0].bytes_for(1)) as f64;
-        let own = own * plan.nest.n_pes() as f64 / target.hbm_bytes_per_cycle;
-        let most = (MAX_COPIES / round).min(plan.rounds().saturating_sub(1)).max(1);
-        plan.pieces = ((own / plan.flow_step(plan.rows(), keys, target) / 2.0).ceil() as u64).clamp(1, most);
-        plan.fetch_ahead(plan.flow_step(plan.rows() / 16, keys, target), MOST_STRIPE_SLOTS, target);
-        plan.nest.fits().then_some(plan)
-    }
-
     /// As many slots as the accumulators have room for; `None` where the tiles fit a memory not at all.
-    fn fill_memories(&mut self, target: &Target) -> Option<()> {
+    pub(super) fn fill_memories(&mut self, target: &Target) -> Option<()> {
         let banks = [[2, 2], [2, 1], [1, 1]];
         self.banks = banks.into_iter().find(|&b| self.bank_bytes(b) <= target.bank_bytes)?;
         (self.local_bytes() as f64 <= target.local_bytes as f64 * LOCAL_FILL).then_some(())
     }
 
     /// More slots of keys, where they arrive more slowly than steps of so many cycles take them.
-    fn fetch_ahead(&mut self, step: f64, most: u8, target: &Target) {
+    pub(super) fn fetch_ahead(&mut self, step: f64, most: u8, target: &Target) {
         while self.key_slots < most && self.fetch(target) > step {
             self.key_slots += 1;
             if self.local_bytes() as f64 > target.local_bytes as f64 * LOCAL_FILL {
@@ -474,13 +403,13 @@ impl Plan {
     }
 
     /// Cycles between the steps of a flow in which tiles of keys can arrive.
-    fn fetch(&self, target: &Target) -> f64 {
+    pub(super) fn fetch(&self, target: &Target) -> f64 {
         // One slot is in use.
         (target.hbm_latency_cycles as f64 + self.load(target)) / f64::from(self.key_slots - 1)
     }
 
     /// Cycles of the port for a tile of keys and values, by the share of it that a PE has.
-    fn load(&self, target: &Target) -> f64 {
+    pub(super) fn load(&self, target: &Target) -> f64 {
         let s = &self.sizes;
         let [_, k, v, _] = s.types.map(|ty| ty.bytes_for(8) as f64 / 8.0);
         let bytes = self.keys as f64 * (s.size as f64 * k + s.width as f64 * v);
@@ -489,7 +418,7 @@ impl Plan {
     }
 
     /// Cycles that scores and weighted sums of so many rows and keys keep the DPE busy.
-    fn products(&self, rows: u64, keys: u64, target: &Target) -> [f64; 2] {
+    pub(super) fn products(&self, rows: u64, keys: u64, target: &Target) -> [f64; 2] {
         let s = &self.sizes;
         let [q, k, v, _] = s.types.map(Format::Scalar);
         let rows = rows as f64;
@@ -499,7 +428,7 @@ impl Plan {
     }
 
     /// Modelled cycles of a step of a flow over so many rows and keys.
-    fn flow_step(&self, rows: u64, keys: u64, target: &Target) -> f64 {
+    pub(super) fn flow_step(&self, rows: u64, keys: u64, target: &Target) -> f64 {
         let [scores, sums] = self.products(rows, keys, target);
         let rows = rows as f64;
         let softmax = rows * (keys as f64 * WEIGH_OPS + RAISE_OPS) / target.simd_ops_per_cycle;
@@ -558,35 +487,6 @@ impl Plan {
         units * unit + own + finish + 2.0 * target.hbm_latency_cycles as f64
     }
 
-    /// Modelled cycles of the busiest PE in a flow of stripes.
-    fn stripes_time(&self, a: &Attention, target: &Target) -> f64 {
-        let s = &self.sizes;
-        let fetch = self.fetch(target).max(self.load(target));
-        let mut busy = 0.0;
-        for tile in 0..self.n_key_tiles() {
-            let seen = Seen::of(self, a.shift, a.window, (tile * self.keys) as i64);
-            let rows = seen.rows.end.min(self.queries as i64) - seen.rows.start.clamp(0, self.queries as i64);
-            let hidden = (seen.diagonal - seen.rows.start) + (seen.rows.end.min(FAR) - seen.edge.min(FAR));
-            let issue = (hidden as f64 + STRIPE_INSTRUCTIONS) * target.issue_cycles as f64;
-            let rows = s.share * rows.max(0) as u64;
-            busy += self.flow_step(rows, self.keys, target).max(issue).max(fetch);
-        }
-        let rows = self.rows() as f64;
-        let [scores, _] = self.products(self.rows(), self.keys, target);
-        let peaks = rows * self.keys as f64 / target.bank_elements_per_cycle;
-        let finish = rows * s.width as f64 * FINISH_OPS / target.simd_ops_per_cycle;
-        let [q, _, _, y] = s.types.map(|ty| ty.bytes_for(8) as f64 / 8.0);
-        let own = rows * (s.size as f64 * q + s.width as f64 * y) * self.nest.n_pes() as f64;
-        let own = own / target.hbm_bytes_per_cycle;
-        let port = self.n_key_tiles() as f64 * self.load(target) + own;
-        let units = self.nest.axes[..KEYS].iter().map(|a| a.trip).product::<u64>() as f64;
-        // The SE divides while the first scores of the next stripe are made.
-        let begin = finish.max(scores + peaks);
-        // The first queries and the last results meet nothing else.
-        let ends = own + finish + 2.0 * target.hbm_latency_cycles as f64;
-        units * (busy + begin).max(port) + ends
-    }
-
     /// PEs that want the same keys and can share a fetch.
     fn sharers(&self) -> u32 {
         let grid = self.nest.grid.map(u32::from);
@@ -608,14 +508,12 @@ const RESCALE_OPS: f64 = 4.0;
 /// SE operations of a row of a tile: its maximum, sum and factor.
 const ROW_OPS: f64 = 30.0;
 /// SE operations that finish an element of the result.
-const FINISH_OPS: f64 = 7.0;
+pub(super) const FINISH_OPS: f64 = 7.0;
 /// Least slots of tiles of keys: one in use, and fetches ahead that hide the latency of memory. Values, which are used later,
 /// have one more.
-const KEY_SLOTS: u8 = 3;
+pub(super) const KEY_SLOTS: u8 = 3;
 /// More fetches ahead are seldom of use.
 const MOST_KEY_SLOTS: u8 = 12;
-/// The last steps of a stripe are short.
-const MOST_STRIPE_SLOTS: u8 = 15;
 /// SE operations on a score of a flow: a load, scale and maximum, the exponential, a store and the sum.
 const WEIGH_OPS: f64 = 13.0;
 /// SE operations of a row of a tile in a flow: maximum, factor and sum.
@@ -626,8 +524,6 @@ const DIAGONAL_OPS: f64 = 6.0;
 const BURSTS: f64 = 0.1;
 /// Instructions of a step of a flow.
 const FLOW_INSTRUCTIONS: f64 = 9.0;
-/// Instructions of a step of stripes without hidden keys.
-const STRIPE_INSTRUCTIONS: f64 = 10.0;
 /// Instructions of a step.
 const STEP_INSTRUCTIONS: f64 = 10.0;
 /// Positions and extents are 32-bit coordinates with room to spare.
@@ -739,32 +635,8 @@ fn flow_tiles(a: &Attention, sizes: &Sizes, target: &Target) -> Vec<(Course, [u6
     tiles
 }
 
-/// Stripes and the keys of a tile.
-fn stripe_tiles(a: &Attention, sizes: &Sizes, target: &Target) -> Vec<[u64; 2]> {
-    if !a.causal {
-        return Vec::new();
-    }
-    let (pes, attentions) = (u64::from(target.n_pes()), sizes.batch * sizes.groups);
-    let filling = (1..=16).map(|rounds| rounds * pes / attentions);
-    let parts = (1..=8).flat_map(|n| [pes / n, pes * n]);
-    let mut stripes: Vec<u64> =
-        filling.chain(parts).filter(|n| (2..=MAX_STRIPES).contains(n) && 2 * n <= sizes.length).collect();
-    stripes.sort_unstable();
-    stripes.dedup();
-    let mut tiles = Vec::new();
-    for stripes in stripes {
-        for keys in (1..=8).map(|n| n * DPE_COLUMNS) {
-            let round = stripes / gcd(stripes, keys);
-            if round <= MAX_ROUND && keys <= MAX_HIDDEN * stripes {
-                tiles.push([stripes, keys]);
-            }
-        }
-    }
-    tiles
-}
-
 /// Fetches of the same keys by PEs that the axes are so dealt to.
-fn fetches(pes: &[[u16; PE_COORDS]]) -> u64 {
+pub(super) fn fetches(pes: &[[u16; PE_COORDS]]) -> u64 {
     let part = |range: std::ops::Range<usize>| -> u64 {
         let own = range.clone().any(|c| pes[BATCH][c] > 1 || pes[GROUP][c] > 1);
         let n = range.map(|c| pes.iter().map(|axis| u64::from(axis[c])).max().unwrap_or(1)).product();
@@ -773,18 +645,6 @@ fn fetches(pes: &[[u16; PE_COORDS]]) -> u64 {
     part(0..2) * part(2..PE_COORDS)
 }
 
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-/// Stripes of fewer queries are all diagonal.
-const MAX_STRIPES: u64 = 512;
-/// A round is that many copies of the code of a tile.
-const MAX_ROUND: u64 = 12;
-/// Copies of it for all parts of the loop over keys, between which pieces of stripes are transferred.
-const MAX_COPIES: u64 = 24;
-/// Rows with hidden keys of a tile, one instruction each.
-const MAX_HIDDEN: u64 = 4;
 /// More passes are more code.
 const MAX_PARTS: u64 = 8;
 /// Larger tiles compute more of what lies behind the diagonal.
