@@ -279,14 +279,14 @@ fn causal_attention_over_4096_tokens_takes_half() {
     const FEW_WIDE: Sizes = [1, 8, 1, 4096, 4096, 128, 128];
     const MANY_WIDE: Sizes = [1, 32, 1, 4096, 4096, 128, 128];
     const SHARED: Sizes = [1, 8, 4, 4096, 4096, 128, 128];
-    let all = [FEW, MANY, FEW_WIDE, MANY_WIDE, SHARED];
+    let all = [FEW, MANY, FEW_WIDE, MANY_WIDE];
     let both = |name: &'static str, sizes: &[Sizes]| -> Vec<(&'static str, Sizes, ScalarType)> {
         sizes.iter().flat_map(|&sizes| [(name, sizes, F32), (name, sizes, Bf16)]).collect()
     };
     // Eight heads take the faster targets so few cycles that the latency of memory at both ends is more than 0.05 of them.
+    // Heads that share keys there have local memory for few fetches ahead.
     let mut cases = both("mtia-300", &all);
-    cases.extend(both("mtia-2i", &all[..4]));
-    cases.push(("mtia-2i", SHARED, F32));
+    cases.extend(both("mtia-2i", &all));
     cases.extend(both("mtia-400", &[MANY, MANY_WIDE, SHARED]));
     cases.extend(both("mtia-450", &[MANY_WIDE, SHARED]));
     cases.extend([FEW, MANY, FEW_WIDE].map(|sizes| ("mtia-450", sizes, F32)));

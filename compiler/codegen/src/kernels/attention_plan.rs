@@ -276,7 +276,9 @@ impl Plan {
             Course::Rows => (target.rows, 1),
             Course::Columns => (1, target.cols),
         };
-        plan.nest = Nest::distribute(plan.nest.axes, &spread, rows, cols);
+        // PEs whose blocks end at different keys share no fetch, however they are dealt.
+        let traffic = |pes: &[[u16; PE_COORDS]]| if triangular { 0 } else { fetches(pes) };
+        plan.nest = Nest::distribute_by(plan.nest.axes, &spread, rows, cols, &traffic);
         let inner = match course {
             Course::Turns | Course::Flow | Course::Stripes => None,
             Course::Rows => Some((PE_COORDS - 1, target.cols)),
