@@ -14,7 +14,7 @@
 //! Causal attention ends the loop at the diagonal, a trip count affine in the tile of queries. Only tiles on the diagonal
 //! compare positions: the domain of one program ends where that of the other begins, and the empty one costs nothing. Where
 //! all keys are one tile, the stages belong to the innermost loop over units instead. Scores that are only scaled and compared in
-//! tiles on the diagonal take another course: [`super::attention_flow`].
+//! tiles on the diagonal take another course: [`super::attention_flow`], or [`super::attention_stripes`].
 
 use lacuna_ir::expand::Attention;
 use lacuna_ir::{Node, TensorType, Value};
@@ -24,7 +24,7 @@ use lacuna_isa::object::{Access, BufferKind, Trip};
 use lacuna_isa::program::Stream;
 use lacuna_isa::view::PE_COORDS;
 
-use super::attention_plan::{BATCH, GROUP, KEYS, Plan, TILE};
+use super::attention_plan::{BATCH, Course, GROUP, KEYS, Plan, TILE};
 use super::attention_programs::{Compare, Streams, exponentials, greatest, passes};
 use super::attention_tiles::{Buffers, Flash, KEY_STEPS, Pass, fit};
 use crate::emit::KernelBuilder;
@@ -260,12 +260,15 @@ impl Lowering<'_> {
             let stages = match (innermost, single, plan.flows()) {
                 (false, _, _) => 1,
                 (true, true, _) => 4,
+                (true, false, true) if plan.course == Course::Stripes => 3,
                 (true, false, true) => Flash::flow_stages(passes.len()),
                 (true, false, false) => 2,
             };
             flash.open(trip, axis, stages);
         }
-        if plan.flows() {
+        if plan.course == Course::Stripes {
+            flash.stripes(!axes.is_empty())?;
+        } else if plan.flows() {
             flash.flow(&passes, !axes.is_empty())?;
         }
         for (i, pass) in passes.iter().enumerate().filter(|_| !plan.flows()) {
@@ -305,10 +308,15 @@ fn buffers(kb: &mut KernelBuilder<'_>, plan: &Plan, mask: Option<&TensorType>) -
     let single = plan.n_key_tiles() == 1;
     // Those of the tiles of a block, and of the block before or after.
     let two = 2 * plan.cut as u8;
-    // Those that are free again when the next ones are made.
-    let more = plan.cut as u8 + 1;
     let slots = plan.slots();
     let q = local("q", q, rows * s.size, slots.queries)?;
+    let pieces = plan.pieces_of_stripe();
+    let pieces = match pieces.iter().map(|piece| piece.rows).max() {
+        Some(most) if pieces.len() > 1 => {
+            Some(local("pieces", s.types[0], most * s.share * s.size, pieces.len() as u8)?)
+        }
+        _ => None,
+    };
     let k = local("k", k, plan.keys * s.size, plan.key_slots)?;
     let v_buffer = local("v", v, plan.keys * s.width, slots.values)?;
     let mask = match mask {
@@ -325,11 +333,27 @@ fn buffers(kb: &mut KernelBuilder<'_>, plan: &Plan, mask: Option<&TensorType>) -
     let greatest = local("greatest", ScalarType::F32, rows, two)?;
     let sum = local("sum", ScalarType::F32, rows, two)?;
     let factor = if single { None } else { Some(local("factor", ScalarType::F32, rows, two)?) };
-    let peaks = if plan.flows() { Some(local("peaks", ScalarType::F32, rows, two)?) } else { None };
-    let weights = local("weights", v, rows * plan.keys, more)?;
+    let peaks = ["peaks", "diagonal_peaks", "edge_peaks"].into_iter().take(plan.n_peaks());
+    let peaks = peaks.map(|name| local(name, ScalarType::F32, rows, two)).collect::<Result<Vec<u8>, _>>()?;
+    let weights = local("weights", v, rows * plan.keys, slots.weights)?;
     let y = local("y", y, rows * s.width, slots.results)?;
     let [score_bytes, result_bytes] = plan.bank_slots();
     let scores = kb.buffer("scores", BufferKind::Bank, score_bytes, plan.banks[0].max(plan.cut as u8))?;
     let result = kb.buffer("result", BufferKind::Bank, result_bytes, plan.banks[1] * plan.cut as u8)?;
-    Ok(Buffers { q, k, v: v_buffer, mask, scores, bent, greatest, sum, factor, peaks, weights, result, y })
+    Ok(Buffers {
+        q,
+        k,
+        v: v_buffer,
+        mask,
+        scores,
+        bent,
+        greatest,
+        sum,
+        factor,
+        peaks,
+        pieces,
+        weights,
+        result,
+        y,
+    })
 }

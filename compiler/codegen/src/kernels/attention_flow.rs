@@ -181,7 +181,7 @@ impl Flash<'_, '_> {
     }
 
     fn peaks(&self) -> Lowered<u8> {
-        self.buffers.peaks.ok_or_else(|| "a flow without maxima".to_string())
+        self.buffers.peaks.first().copied().ok_or_else(|| "a flow without maxima".to_string())
     }
 
     /// Scores of a tile: queries times keys.
@@ -257,7 +257,7 @@ impl Flash<'_, '_> {
             Self::stream(factor, Action::Push, number),
         ];
         let domain = self.domain_of(pass, Side::free(1, 0))?;
-        self.run(0, "raise", domain, VIEW_DIMS as u8, streams, raise(&self.a)?);
+        self.run(0, "raise", domain, VIEW_DIMS as u8, streams, raise(&self.a, 0)?);
 
         let scores = self.dense_rows(Format::F32, plan.keys)?;
         let value = Format::Scalar(plan.sizes.types[2]);

@@ -4,7 +4,7 @@
 //! key, so units differ in length. There the unit is a pair of blocks: block i and block n - 1 - i, which together are always
 //! as long. A block is one tile of queries or several, which share each fetch of keys or pass over the keys in turn, and whole
 //! tiles of keys long, so that trip counts are affine. The tiles of keys are the innermost loop; a few sizes are costed and the fastest that
-//! fits is taken.
+//! fits is taken. Units that are stripes of queries are as long from the start: [`super::attention_stripe_plan`].
 
 use lacuna_ir::expand::Attention;
 use lacuna_ir::op::EmptyRow;
@@ -14,6 +14,7 @@ use lacuna_isa::target::Target;
 use lacuna_isa::timing::DPE_COLUMNS;
 use lacuna_isa::view::PE_COORDS;
 
+use super::attention_stripe_plan::stripe_tiles;
 use super::map::LOCAL_FILL;
 use crate::nest::{Axis, Nest};
 
@@ -73,6 +74,8 @@ pub enum Course {
     Rows,
     /// The same in columns of the grid.
     Columns,
+    /// A flow whose tiles of queries are stripes, which see almost the same keys: [`super::attention_stripes`].
+    Stripes,
 }
 
 /// Slots of a buffer each.
@@ -82,6 +85,8 @@ pub struct Slots {
     pub queries: u8,
     /// Tiles of values.
     pub values: u8,
+    /// Tiles of weights.
+    pub weights: u8,
     /// Tiles of results that wait to be stored.
     pub results: u8,
 }
@@ -116,6 +121,14 @@ pub struct Plan {
     pub course: Course,
     /// Slots of tiles of keys.
     pub key_slots: u8,
+    /// Stripes of queries, and tiles of keys after which all of them have come by the same number of rows.
+    pub stripes: u64,
+    /// See `stripes`.
+    pub round: u64,
+    /// Whether keys before a window are hidden.
+    pub windowed: bool,
+    /// Pieces in which a stripe is transferred.
+    pub pieces: u64,
 }
 
 impl Plan {
@@ -132,6 +145,17 @@ impl Plan {
     /// Whether the RE finds maxima and rescales.
     pub fn flows(&self) -> bool {
         self.course != Course::Turns
+    }
+
+    /// Parts of a tile of keys whose maxima are found apart: rows without hidden keys, those on the diagonal, and those at
+    /// the edge of a window.
+    pub fn n_peaks(&self) -> usize {
+        match self.course {
+            Course::Turns => 0,
+            Course::Flow | Course::Rows | Course::Columns => 1,
+            Course::Stripes if self.windowed => 3,
+            Course::Stripes => 2,
+        }
     }
 
     /// Whether the parts of a block belong to PEs that work at the same time.
@@ -155,7 +179,11 @@ impl Plan {
         let mut best: Option<(f64, Plan)> = None;
         let mut offer = |plan: Option<Plan>| {
             let Some(plan) = plan else { return };
-            let time = if plan.flows() { plan.flow_time(target) } else { plan.time(target) };
+            let time = match plan.course {
+                Course::Turns => plan.time(target),
+                Course::Flow | Course::Rows | Course::Columns => plan.flow_time(target),
+                Course::Stripes => plan.stripes_time(a, target),
+            };
             if best.as_ref().is_none_or(|(least, _)| time < *least) {
                 best = Some((time, plan));
             }
@@ -170,6 +198,9 @@ impl Plan {
         for (course, [queries, keys]) in flow_tiles(a, &sizes, target) {
             offer(Plan::of(a, sizes, [queries, 1, keys], course, target));
         }
+        for [stripes, keys] in stripe_tiles(a, &sizes, target) {
+            offer(Plan::striped(a, sizes, stripes, keys, target));
+        }
         best.map(|(_, plan)| plan)
     }
 
@@ -182,7 +213,7 @@ impl Plan {
     ) -> Option<Plan> {
         let flow = course != Course::Turns;
         let across = match course {
-            Course::Turns | Course::Flow => 1,
+            Course::Turns | Course::Flow | Course::Stripes => 1,
             Course::Rows => u64::from(target.cols),
             Course::Columns => u64::from(target.rows),
         };
@@ -233,21 +264,23 @@ impl Plan {
             banks: [2, 2],
             course,
             key_slots: KEY_SLOTS,
+            stripes: 1,
+            round: 1,
+            windowed: a.window > 0,
+            pieces: 1,
         };
-        let banks = [[2, 2], [2, 1], [1, 1]];
-        plan.banks = banks.into_iter().find(|&b| plan.bank_bytes(b) <= target.bank_bytes)?;
-        if plan.local_bytes() as f64 > target.local_bytes as f64 * LOCAL_FILL {
-            return None;
-        }
+        plan.fill_memories(target)?;
         let spread = [true, true, true, false, false];
         let (rows, cols) = match course {
-            Course::Turns | Course::Flow => (target.rows, target.cols),
+            Course::Turns | Course::Flow | Course::Stripes => (target.rows, target.cols),
             Course::Rows => (target.rows, 1),
             Course::Columns => (1, target.cols),
         };
-        plan.nest = Nest::distribute(plan.nest.axes, &spread, rows, cols);
+        // PEs whose blocks end at different keys share no fetch, however they are dealt.
+        let traffic = |pes: &[[u16; PE_COORDS]]| if triangular { 0 } else { fetches(pes) };
+        plan.nest = Nest::distribute_by(plan.nest.axes, &spread, rows, cols, &traffic);
         let inner = match course {
-            Course::Turns | Course::Flow => None,
+            Course::Turns | Course::Flow | Course::Stripes => None,
             Course::Rows => Some((PE_COORDS - 1, target.cols)),
             Course::Columns => Some((0, target.rows)),
         };
@@ -256,17 +289,28 @@ impl Plan {
             (part.size, part.pes[coord]) = (u64::from(n), n);
             plan.nest.grid[coord] = n;
         }
-        while flow
-            && plan.key_slots < MOST_KEY_SLOTS
-            && plan.fetch(target) > plan.flow_step(plan.keys, target)
-        {
-            plan.key_slots += 1;
-            if plan.local_bytes() as f64 > target.local_bytes as f64 * LOCAL_FILL {
-                plan.key_slots -= 1;
+        if flow {
+            plan.fetch_ahead(plan.flow_step(plan.rows(), plan.keys, target), MOST_KEY_SLOTS, target);
+        }
+        plan.nest.fits().then_some(plan)
+    }
+
+    /// As many slots as the accumulators have room for; `None` where the tiles fit a memory not at all.
+    pub(super) fn fill_memories(&mut self, target: &Target) -> Option<()> {
+        let banks = [[2, 2], [2, 1], [1, 1]];
+        self.banks = banks.into_iter().find(|&b| self.bank_bytes(b) <= target.bank_bytes)?;
+        (self.local_bytes() as f64 <= target.local_bytes as f64 * LOCAL_FILL).then_some(())
+    }
+
+    /// More slots of keys, where they arrive more slowly than steps of so many cycles take them.
+    pub(super) fn fetch_ahead(&mut self, step: f64, most: u8, target: &Target) {
+        while self.key_slots < most && self.fetch(target) > step {
+            self.key_slots += 1;
+            if self.local_bytes() as f64 > target.local_bytes as f64 * LOCAL_FILL {
+                self.key_slots -= 1;
                 break;
             }
         }
-        plan.nest.fits().then_some(plan)
     }
 
     /// Bytes of a slot of scores, and of the result.
@@ -287,9 +331,12 @@ impl Plan {
         let mask = s.mask.map_or(0, |ty| ty.bytes_for(rows * self.keys));
         let slots = self.slots();
         let queries = rows * s.size * q * u64::from(slots.queries);
-        let next = 2 * self.cut * (rows * 20 + mask);
-        let weights = (self.cut + 1) * rows * self.keys * v;
+        let next = 2 * self.cut * (rows * 28 + mask);
+        let weights = u64::from(slots.weights) * rows * self.keys * v;
         let results = rows * s.width * y * u64::from(slots.results);
+        let pieces = self.pieces_of_stripe();
+        let most = pieces.iter().map(|piece| piece.rows).max().filter(|_| pieces.len() > 1).unwrap_or(0);
+        let queries = queries + most * s.share * s.size * q * pieces.len() as u64;
         let keyed =
             self.keys * (s.size * k * u64::from(self.key_slots) + s.width * v * u64::from(slots.values));
         let scores = if self.transformed { rows * self.keys * 4 } else { 0 };
@@ -299,12 +346,19 @@ impl Plan {
     /// Slots of what is loaded and stored.
     pub fn slots(&self) -> Slots {
         let cut = self.cut as u8;
+        let values = self.key_slots + 1;
         match self.course {
             // Those of the tiles of a block, and of the block before or after.
-            Course::Turns => Slots { queries: 2 * cut, values: self.key_slots + 1, results: cut + 1 },
-            Course::Flow => Slots { queries: 2, values: self.key_slots + 1, results: 2 },
+            Course::Turns => Slots { queries: 2 * cut, values, weights: cut + 1, results: cut + 1 },
+            Course::Flow => Slots { queries: 2, values, weights: 2, results: 2 },
             // The passes of parts are short.
-            Course::Rows | Course::Columns => Slots { queries: 4, values: self.key_slots + 1, results: 2 },
+            Course::Rows | Course::Columns => Slots { queries: 4, values, weights: 2, results: 2 },
+            // A tile's weights wait for the scores of the next but one. Queries are put together when the stripe before is
+            // nearly over, and results are stored before the next are there.
+            Course::Stripes => {
+                let queries = if self.pieces_of_stripe().len() > 1 { 1 } else { 2 };
+                Slots { queries, values, weights: 3, results: 1 }
+            }
         }
     }
 
@@ -351,13 +405,13 @@ impl Plan {
     }
 
     /// Cycles between the steps of a flow in which tiles of keys can arrive.
-    fn fetch(&self, target: &Target) -> f64 {
+    pub(super) fn fetch(&self, target: &Target) -> f64 {
         // One slot is in use.
         (target.hbm_latency_cycles as f64 + self.load(target)) / f64::from(self.key_slots - 1)
     }
 
     /// Cycles of the port for a tile of keys and values, by the share of it that a PE has.
-    fn load(&self, target: &Target) -> f64 {
+    pub(super) fn load(&self, target: &Target) -> f64 {
         let s = &self.sizes;
         let [_, k, v, _] = s.types.map(|ty| ty.bytes_for(8) as f64 / 8.0);
         let bytes = self.keys as f64 * (s.size as f64 * k + s.width as f64 * v);
@@ -365,20 +419,20 @@ impl Plan {
         bytes * self.nest.n_pes() as f64 / shared / target.hbm_bytes_per_cycle
     }
 
-    /// Cycles that scores and weighted sums of `keys` keys keep the DPE busy.
-    fn products(&self, keys: u64, target: &Target) -> [f64; 2] {
+    /// Cycles that scores and weighted sums of so many rows and keys keep the DPE busy.
+    pub(super) fn products(&self, rows: u64, keys: u64, target: &Target) -> [f64; 2] {
         let s = &self.sizes;
         let [q, k, v, _] = s.types.map(Format::Scalar);
-        let rows = self.rows() as f64;
+        let rows = rows as f64;
         let padded = |n: u64| n.next_multiple_of(DPE_COLUMNS) as f64;
         let scores = rows * padded(keys) * s.size as f64 / target.product_rate(q, k, None);
         [scores, rows * padded(s.width) * keys as f64 / target.product_rate(v, v, None)]
     }
 
-    /// Modelled cycles of a step of a flow over `keys` keys.
-    fn flow_step(&self, keys: u64, target: &Target) -> f64 {
-        let rows = self.rows() as f64;
-        let [scores, sums] = self.products(keys, target);
+    /// Modelled cycles of a step of a flow over so many rows and keys.
+    pub(super) fn flow_step(&self, rows: u64, keys: u64, target: &Target) -> f64 {
+        let [scores, sums] = self.products(rows, keys, target);
+        let rows = rows as f64;
         let softmax = rows * (keys as f64 * WEIGH_OPS + RAISE_OPS) / target.simd_ops_per_cycle;
         let peaks = rows * keys as f64 / target.bank_elements_per_cycle;
         let rescale = rows * self.sizes.width as f64 / target.bank_elements_per_cycle;
@@ -395,19 +449,19 @@ impl Plan {
     fn flow_time(&self, target: &Target) -> f64 {
         let s = &self.sizes;
         let rows = self.rows() as f64;
-        let step = self.flow_step(self.keys, target).max(self.fetch(target));
+        let step = self.flow_step(self.rows(), self.keys, target).max(self.fetch(target));
         let finish = rows * s.width as f64 * FINISH_OPS / target.simd_ops_per_cycle;
         let start = FLOW_INSTRUCTIONS * target.issue_cycles as f64;
         let last = |width: u64| {
             let peaks = rows * width as f64 / target.bank_elements_per_cycle;
-            let [scores, sums] = self.products(width, target);
+            let [scores, sums] = self.products(self.rows(), width, target);
             // With one slot for results, nothing is begun before a pass is over.
             let begin = if self.banks[1] > 1 { 0.0 } else { scores + peaks };
             let compared = rows * self.queries as f64 * DIAGONAL_OPS / target.simd_ops_per_cycle;
             let compare = if self.triangular { compared + peaks } else { 0.0 };
             let softmax = rows * (width as f64 * WEIGH_OPS + RAISE_OPS) / target.simd_ops_per_cycle;
             // The DPE goes on to the next pass when it has added the tile before the last: time that parts may not fill.
-            let [next, added] = self.products(self.keys, target);
+            let [next, added] = self.products(self.rows(), self.keys, target);
             let peak = rows * self.keys as f64 / target.bank_elements_per_cycle;
             let gap = if self.across() { (next + added + peak - softmax).max(0.0) } else { 0.0 };
             compare + softmax + sums + finish + begin + start + gap
@@ -431,7 +485,8 @@ impl Plan {
         let (least, most) = (busy.min(port), busy.max(port));
         let unit = most + if self.across() { BURSTS * least * least / most } else { 0.0 };
         let units = self.nest.axes[..KEYS].iter().map(|a| a.trip).product::<u64>() as f64;
-        units * unit + 2.0 * target.hbm_latency_cycles as f64
+        // The first queries and the last results meet nothing else.
+        units * unit + own + finish + 2.0 * target.hbm_latency_cycles as f64
     }
 
     /// PEs that want the same keys and can share a fetch.
@@ -455,10 +510,10 @@ const RESCALE_OPS: f64 = 4.0;
 /// SE operations of a row of a tile: its maximum, sum and factor.
 const ROW_OPS: f64 = 30.0;
 /// SE operations that finish an element of the result.
-const FINISH_OPS: f64 = 7.0;
+pub(super) const FINISH_OPS: f64 = 7.0;
 /// Least slots of tiles of keys: one in use, and fetches ahead that hide the latency of memory. Values, which are used later,
 /// have one more.
-const KEY_SLOTS: u8 = 3;
+pub(super) const KEY_SLOTS: u8 = 3;
 /// More fetches ahead are seldom of use.
 const MOST_KEY_SLOTS: u8 = 12;
 /// SE operations on a score of a flow: a load, scale and maximum, the exponential, a store and the sum.
@@ -550,9 +605,6 @@ fn query_tiles(length: u64, keys: u64) -> Vec<u64> {
 
 /// Candidates for the queries and keys of a flow: parts of equal size that fill the grid once or a few times.
 fn flow_tiles(a: &Attention, sizes: &Sizes, target: &Target) -> Vec<(Course, [u64; 2])> {
-    if !a.causal && !FLOW_OF_ALL_KEYS {
-        return Vec::new();
-    }
     let attentions = sizes.batch * sizes.groups;
     let filling = |pes: u64| (1..=8).map(move |rounds| (rounds * pes / attentions).max(1));
     let mut tiles = Vec::new();
@@ -585,9 +637,16 @@ fn flow_tiles(a: &Attention, sizes: &Sizes, target: &Target) -> Vec<(Course, [u6
     tiles
 }
 
-/// Whether attention that is not causal is offered a flow too. It would take fewer cycles, but causal attention is held to
-/// half of what it takes.
-const FLOW_OF_ALL_KEYS: bool = false;
+/// Fetches of the same keys by PEs that the axes are so dealt to.
+pub(super) fn fetches(pes: &[[u16; PE_COORDS]]) -> u64 {
+    let part = |range: std::ops::Range<usize>| -> u64 {
+        let own = range.clone().any(|c| pes[BATCH][c] > 1 || pes[GROUP][c] > 1);
+        let n = range.map(|c| pes.iter().map(|axis| u64::from(axis[c])).max().unwrap_or(1)).product();
+        if own { n } else { 1 }
+    };
+    part(0..2) * part(2..PE_COORDS)
+}
+
 /// More passes are more code.
 const MAX_PARTS: u64 = 8;
 /// Larger tiles compute more of what lies behind the diagonal.

@@ -196,11 +196,15 @@ pub fn diagonal() -> Lowered<Parts> {
 }
 
 /// The greatest score of each row from that of a tile, stream 0, and what was found before, stream 1; the factor that takes
-/// sums and results to it, stream 2.
-pub fn raise(a: &Attention) -> Lowered<Parts> {
+/// sums and results to it, stream 2. Maxima of `more` parts of the tile are in the streams from 3 on.
+pub fn raise(a: &Attention, more: usize) -> Lowered<Parts> {
     let mut code = Code::default();
     let scale = real(&mut code, a.scale.0 as f32)?;
-    let peak = load(&mut code, Lane::F32, 0)?;
+    let mut peak = load(&mut code, Lane::F32, 0)?;
+    for part in 0..more {
+        let other = load(&mut code, Lane::F32, 3 + part as u8)?;
+        peak = code.binary(SeBinary::Max, Lane::F32, peak, other)?;
+    }
     let found = code.binary(SeBinary::Mul, Lane::F32, peak, scale)?;
     let before = load(&mut code, Lane::F32, 1)?;
     rise(&mut code, before, found, Some(2), 1)?;
@@ -261,6 +265,14 @@ pub fn rescale() -> Lowered<Parts> {
     let (x, factor) = (load(&mut code, Lane::F32, 0)?, load(&mut code, Lane::F32, 1)?);
     let x = code.binary(SeBinary::Mul, Lane::F32, x, factor)?;
     code.ops.push(SeOp::Store { stream: 0, lane: Lane::F32, src: x });
+    Ok(Parts { body: code.take(), constants: code.constants, ..Parts::default() })
+}
+
+/// Minus infinity into stream 0.
+pub fn hide() -> Lowered<Parts> {
+    let mut code = Code::default();
+    let src = real(&mut code, f32::NEG_INFINITY)?;
+    code.ops.push(SeOp::Store { stream: 0, lane: Lane::F32, src });
     Ok(Parts { body: code.take(), constants: code.constants, ..Parts::default() })
 }
 

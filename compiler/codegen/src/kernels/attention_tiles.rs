@@ -60,7 +60,10 @@ pub(super) struct Buffers {
     pub greatest: u8,
     pub sum: u8,
     pub factor: Option<u8>,
-    pub peaks: Option<u8>,
+    /// Maxima of the parts of a tile.
+    pub peaks: Vec<u8>,
+    /// Pieces of a stripe of queries, where there are several.
+    pub pieces: Option<u8>,
     pub weights: u8,
     pub result: u8,
     pub y: u8,
@@ -506,14 +509,20 @@ impl Flash<'_, '_> {
         Ok(())
     }
 
+    /// Opens the loop of an axis, if it has one.
     pub fn open(&mut self, trip: Trip, axis: usize, stages: u8) -> bool {
+        self.open_in(0, trip, axis, stages)
+    }
+
+    /// The same in a stage of the loop around it.
+    pub fn open_in(&mut self, stage: u8, trip: Trip, axis: usize, stages: u8) -> bool {
         let Some(level) = self.kb.nest.level(axis) else { return false };
         let trips = &mut self.kb.kernel.trips;
         let at = trips.iter().position(|t| *t == trip).unwrap_or_else(|| {
             trips.push(trip);
             trips.len() - 1
         });
-        self.push(0, InstKind::Loop { trip: at as u16, level, stages });
+        self.push(stage, InstKind::Loop { trip: at as u16, level, stages });
         true
     }
 }

@@ -4,6 +4,8 @@ pub mod attention;
 mod attention_flow;
 pub mod attention_plan;
 pub mod attention_programs;
+mod attention_stripe_plan;
+mod attention_stripes;
 mod attention_tiles;
 pub mod blocks;
 mod carry;
