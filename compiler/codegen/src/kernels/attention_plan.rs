@@ -277,7 +277,7 @@ impl Plan {
             Course::Columns => (1, target.cols),
         };
         // PEs whose blocks end at different keys share no fetch, however they are dealt.
-        let traffic = |pes: &[[u16; PE_COORDS]]| if triangular { 0 } else { fetches(pes) };
+        let traffic = |pes: &[[u16; PE_COORDS]]| (1.0, if triangular { 0 } else { fetches(pes) });
         plan.nest = Nest::distribute_by(plan.nest.axes, &spread, rows, cols, &traffic);
         let inner = match course {
             Course::Turns | Course::Flow | Course::Stripes => None,

@@ -77,7 +77,7 @@ impl Plan {
             Axis::new("part", 1, 1),
         ];
         let spread = [true, true, true, false, false];
-        plan.nest = Nest::distribute_by(axes, &spread, target.rows, target.cols, &fetches);
+        plan.nest = Nest::distribute_by(axes, &spread, target.rows, target.cols, &|pes| (1.0, fetches(pes)));
         // A piece should take the port no longer than two steps.
         let own = plan.rows() as f64 * (sizes.size * sizes.types[0].bytes_for(1)) as f64;
         let own = own * plan.nest.n_pes() as f64 / target.hbm_bytes_per_cycle;
