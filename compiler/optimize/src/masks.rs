@@ -1,4 +1,6 @@
-//! What constant masks of attention let through: all keys, or a causal band.
+//! What constant masks of attention let through: all keys, those up to a query's position, or a window of these.
+
+use std::ops::Range;
 
 use egg::{Id, Language};
 use indexmap::IndexMap;
@@ -12,6 +14,8 @@ use crate::graph::Graph;
 pub struct Band {
     /// Position of the first query among the keys, if keys behind a query's position are rejected; else all are kept.
     pub causal: Option<i64>,
+    /// Number of keys up to a query's position that are kept, or 0 for all.
+    pub window: u64,
     /// Whether rejected keys can have no weight, be the row otherwise empty.
     pub rejects: bool,
 }
@@ -39,22 +43,37 @@ pub fn band(g: &Graph, mask: Id) -> Option<Band> {
         (false, 0.0) => Some(true),
         (false, v) => (v <= LOW).then_some(false),
     };
-    let prefix = |row: &[f64]| -> Option<usize> {
-        let n = row.iter().position(|&v| kept(v) != Some(true)).unwrap_or(row.len());
-        row[n..].iter().all(|&v| kept(v) == Some(false)).then_some(n)
+    // The keys that a row keeps, if they are neighbours.
+    let run = |row: &[f64]| -> Option<Range<usize>> {
+        let from = row.iter().position(|&v| kept(v) != Some(false)).unwrap_or(row.len());
+        let n = row[from..].iter().position(|&v| kept(v) != Some(true)).unwrap_or(row.len() - from);
+        row[from + n..].iter().all(|&v| kept(v) == Some(false)).then_some(from..from + n)
     };
-    let rows: Vec<usize> = values.chunks(keys as usize).map(prefix).collect::<Option<_>>()?;
+    let keys = keys as usize;
+    let rows: Vec<Range<usize>> = values.chunks(keys).map(run).collect::<Option<_>>()?;
     let rejects = is_bool || values.iter().all(|&v| v == 0.0 || v == f64::NEG_INFINITY);
-    if rows.iter().all(|&n| n == keys as usize) {
-        return Some(Band { causal: None, rejects });
+    if rows.iter().all(|row| *row == (0..keys)) {
+        return Some(Band { causal: None, window: 0, rejects });
     }
-    // A row that sees some keys but not all tells where its query stands.
+    // A row that sees some keys but not the last tells where its query stands; where all see the last, the first stands there.
     let length = length as usize;
-    let at = rows.iter().position(|&n| n > 0 && n < keys as usize)?;
-    let shift = rows[at] as i64 - 1 - (at % length) as i64;
-    let expect = |row: usize| (row as i64 + shift + 1).clamp(0, keys as i64) as usize;
-    let exact = rows.iter().enumerate().all(|(i, &n)| n == expect(i % length));
-    exact.then_some(Band { causal: Some(shift), rejects })
+    let known = rows.iter().position(|row| !row.is_empty() && row.end < keys);
+    let shift = known.map_or(keys as i64 - 1, |at| rows[at].end as i64 - 1 - (at % length) as i64);
+    let position = |row: usize| (row % length) as i64 + shift;
+    let cut = rows.iter().position(|row| !row.is_empty() && row.start > 0);
+    let window = cut.map_or(0, |at| position(at) + 1 - rows[at].start as i64);
+    let expect = |row: usize| {
+        let end = position(row) + 1;
+        let [start, end] =
+            [if window > 0 { end - window } else { 0 }, end].map(|at| at.clamp(0, keys as i64) as usize);
+        start..end
+    };
+    let exact = |(i, row): (usize, &Range<usize>)| {
+        let expect = expect(i);
+        *row == expect || (row.is_empty() && expect.is_empty())
+    };
+    let whole = rows.iter().enumerate().all(exact);
+    whole.then_some(Band { causal: Some(shift), window: window as u64, rejects })
 }
 
 /// The value of a class that depends on no parameter. Repetition along leading dimensions is evaluated as it is.

@@ -80,7 +80,7 @@ pub const RULES: &[Rule] = &[
             if let Some(shift) = band.causal {
                 // A mask that repeats says nothing about positions.
                 (g.shape(mask)[2..] == [length, keys]).then_some(())?;
-                (a.causal, a.shift) = (true, shift);
+                (a.causal, a.shift, a.window) = (true, shift, band.window);
             }
             // Finite masks leave a row that has no other key its softmax.
             (band.rejects || a.every_row_lives(length, keys)).then_some(())?;

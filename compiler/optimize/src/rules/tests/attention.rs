@@ -30,6 +30,8 @@ pub struct Spelling {
     softcap: bool,
     /// 0 none, 1 a constant triangle that is added, 2 one that is selected, 3 from positions, 4 a computed one by key.
     mask: u64,
+    /// Keys that a triangle leaves a row at most; 0 for all.
+    window: u64,
     low: f32,
     guard: bool,
     /// Keys and values of a group are repeated for its heads.
@@ -38,14 +40,21 @@ pub struct Spelling {
     turned: bool,
 }
 
-/// `[length, keys]` where the key is not behind the query, of `bool`.
-fn triangle(l: &mut Lab, length: u64, keys: u64, from_positions: bool) -> Value {
-    if from_positions {
+/// `[length, keys]` where the key is not behind the query, and in its window, of `bool`.
+fn triangle(l: &mut Lab, length: u64, keys: u64, s: &Spelling) -> Value {
+    let window = if s.window > 0 { s.window } else { length };
+    if s.mask == 3 {
         let iota = |axis| Op::Iota { elem: ScalarType::I64, shape: vec![length, keys].into(), axis };
         let (row, column) = (l.emit(iota(0), &[]), l.emit(iota(1), &[]));
-        return l.emit(Op::Compare { op: CompareOp::Le }, &[column, row]);
+        let behind = l.emit(Op::Compare { op: CompareOp::Le }, &[column, row]);
+        let ty = TensorType::new(ScalarType::I64, vec![length, keys]);
+        let by = l.b.constant(Constant::new(ty, ConstantData::Splat(window), "")).unwrap();
+        let first = l.bin(Sub, row, by);
+        let near = l.emit(Op::Compare { op: CompareOp::Lt }, &[first, column]);
+        return l.emit(Op::Binary { op: And }, &[behind, near]);
     }
-    let bytes = (0..length * keys).map(|i| u8::from(i % keys <= i / keys)).collect();
+    let near = |row: u64, key: u64| key <= row && row < key + window;
+    let bytes = (0..length * keys).map(|i| u8::from(near(i / keys, i % keys))).collect();
     let ty = TensorType::new(ScalarType::Bool, vec![length, keys]);
     let half = l.b.constant(Constant::dense(ty.clone(), bytes, "")).unwrap();
     // Models combine it with masks that keep everything.
@@ -102,14 +111,14 @@ pub fn attention(l: &mut Lab, s: Spelling) -> Value {
     }
     match s.mask {
         1 | 3 => {
-            let keep = triangle(l, length, keys, s.mask == 3);
+            let keep = triangle(l, length, keys, &s);
             let (zero, low) = (l.splat(&[length, keys], 0.0), l.splat(&[length, keys], s.low));
             let mask = l.emit(Op::Select {}, &[keep, zero, low]);
             let mask = l.broadcast(mask, &[2, 3], &full);
             scores = l.bin(Add, scores, mask);
         }
         2 => {
-            let keep = triangle(l, length, keys, false);
+            let keep = triangle(l, length, keys, &s);
             let keep = l.broadcast(keep, &[2, 3], &full);
             let low = by(l, s.low);
             scores = l.emit(Op::Select {}, &[keep, scores, low]);
@@ -139,6 +148,7 @@ pub fn attention(l: &mut Lab, s: Spelling) -> Value {
 pub fn any_spelling(l: &mut Lab) -> Spelling {
     let (softcap, scale, mask) = (l.random(3) == 0, l.random(4), l.random(5));
     Spelling {
+        window: l.random(3),
         scale,
         softcap,
         mask,

@@ -548,6 +548,9 @@ const ATTENTION: &[Refusal] = &[
         l.emit(a.op(), &[q, k, v, mask])
     }),
     ("attention-of-band", "no triangle", Shape, |l| banded(l, f32::MIN, |i, j| i == j && i > 0)),
+    ("attention-of-band", "windows of several widths", Shape, |l| {
+        banded(l, f32::NEG_INFINITY, |i, j| j > i || (i, j) == (1, 0))
+    }),
     ("attention-of-band", "keys lose little", Shape, |l| banded(l, -100.0, |i, j| j > i)),
     ("attention-of-band", "a finite mask leaves the first row no key", Shape, |l| {
         banded(l, f32::MIN, |i, j| j >= i)
