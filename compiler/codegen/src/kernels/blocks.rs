@@ -30,27 +30,20 @@ pub struct BlockFlags {
     panels: Panels,
     /// The flags themselves, a byte each.
     set: Rc<Vec<u8>>,
-    /// Flags of a panel.
+    /// Flags of a panel, and how many are set in each.
     n_flags: u64,
+    n_set: Vec<u64>,
 }
 
 impl BlockFlags {
-    /// Flags that are set, panel by panel.
-    fn n_set(&self) -> impl Iterator<Item = u64> {
-        self.set
-            .chunks(self.n_flags.max(1) as usize)
-            .map(|panel| panel.iter().map(|&set| u64::from(set)).sum())
-    }
-
     /// The share of flags that are set.
     pub fn share(&self) -> f64 {
-        self.n_set().sum::<u64>() as f64 / self.set.len().max(1) as f64
+        self.n_set.iter().sum::<u64>() as f64 / self.set.len().max(1) as f64
     }
 
     /// The share of flags that are set in the worst of the runs of `n` panels: PEs each have one, and wait for the slowest.
     pub fn worst_share(&self, n: u64) -> f64 {
-        let panels: Vec<u64> = self.n_set().collect();
-        let worst = panels.chunks(n.max(1) as usize).map(|run| run.iter().sum::<u64>()).max();
+        let worst = self.n_set.chunks(n.max(1) as usize).map(|run| run.iter().sum::<u64>()).max();
         worst.unwrap_or(0) as f64 / (n * self.n_flags).max(1) as f64
     }
 
@@ -144,7 +137,10 @@ impl Lowering<'_> {
         let kind = StorageKind::Const(id, Packing::Flags { panels: panels.clone(), k });
         let storage = Storage::dense(kind, Format::Scalar(ScalarType::Bool), set.len() as u64);
         let place = Place { storage: self.constant(storage), offset: 0, strides: vec![n_flags as i64] };
-        let flags = BlockFlags { place, k, constant: id, panels: panels.clone(), set: Rc::new(set), n_flags };
+        let of_panel = |panel: &[u8]| panel.iter().map(|&set| u64::from(set)).sum();
+        let n_set = set.chunks(n_flags.max(1) as usize).map(of_panel).collect();
+        let (panels, set) = (panels.clone(), Rc::new(set));
+        let flags = BlockFlags { place, k, constant: id, panels, set, n_flags, n_set };
         if flags.share() > WORTHWHILE {
             return Err("hardly any of its blocks is zero".to_owned());
         }
