@@ -5,8 +5,9 @@ use lacuna_isa::target::Target;
 use lacuna_isa::timing::DPE_COLUMNS;
 use lacuna_isa::view::PE_COORDS;
 
-use super::attention_plan::{Course, FINISH_OPS, KEY_SLOTS, KEYS, Plan, Rejection, Sizes, fetches};
+use super::attention_plan::{Course, KEY_SLOTS, KEYS, Plan, Rejection, Sizes};
 use super::attention_stripes::{FAR, Piece, Seen};
+use super::attention_time::{FINISH_OPS, fetches};
 use crate::nest::{Axis, Nest};
 
 impl Plan {

@@ -7,6 +7,7 @@ pub mod attention_programs;
 mod attention_stripe_plan;
 mod attention_stripes;
 mod attention_tiles;
+mod attention_time;
 pub mod blocks;
 mod carry;
 pub mod dots;
