@@ -40,7 +40,11 @@ impl Blob {
     pub fn interleaved(parts: Vec<Blob>, n_rounds: usize) -> Blob {
         assert!(parts.iter().all(|p| p.len.is_multiple_of(n_rounds)), "a part has no whole rounds");
         let len = parts.iter().map(Blob::len).sum();
-        Blob { owner: Owner::Parts(Arc::new(Interleaved { parts, n_rounds, whole: OnceLock::new() })), offset: 0, len }
+        Blob {
+            owner: Owner::Parts(Arc::new(Interleaved { parts, n_rounds, whole: OnceLock::new() })),
+            offset: 0,
+            len,
+        }
     }
 
     /// A part of this blob; `None` when it reaches beyond the end.

@@ -209,22 +209,24 @@ fn cast(x: &View, from: ScalarType, to: ScalarType, shape: Vec<usize>) -> View {
 }
 
 fn arithmetic(x: &View, y: &View, shape: Vec<usize>, f: impl Fn(f32, f32) -> f32) -> View {
-    let mut out = Vec::with_capacity(shape.iter().product::<usize>() * 4);
-    let (a, b) = (x.data.bytes(), y.data.bytes());
-    let number = |bytes: &[u8], at: isize| {
-        let at = at as usize * 4;
-        f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-    };
+    let mut out = vec![0; shape.iter().product::<usize>() * 4];
+    let (mut rest, _) = out.as_chunks_mut::<4>();
+    let ((a, _), (b, _)) = (x.data.bytes().as_chunks::<4>(), y.data.bytes().as_chunks::<4>());
+    let number = |words: &[[u8; 4]], at: isize| f32::from_le_bytes(words[at as usize]);
     rows(&shape, [x, y], |n, [i, j], [s, t]| {
+        let (row, behind) = std::mem::take(&mut rest).split_at_mut(n);
+        rest = behind;
         if let (1, 0) = (s, t) {
             // A scale of channels: most of what folding does.
             let scale = number(b, j);
-            let row = &a[i as usize * 4..(i as usize + n) * 4];
-            let words = row.chunks_exact(4).map(|w| f(number(w, 0), scale).to_le_bytes());
-            return out.extend(words.flatten());
-        }
-        for k in 0..n as isize {
-            out.extend_from_slice(&f(number(a, i + k * s), number(b, j + k * t)).to_le_bytes());
+            for (out, &word) in row.iter_mut().zip(&a[i as usize..i as usize + n]) {
+                *out = f(f32::from_le_bytes(word), scale).to_le_bytes();
+            }
+        } else {
+            for (k, out) in row.iter_mut().enumerate() {
+                let k = k as isize;
+                *out = f(number(a, i + k * s), number(b, j + k * t)).to_le_bytes();
+            }
         }
     });
     View::dense(Blob::new(out), 4, shape)

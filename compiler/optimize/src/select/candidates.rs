@@ -397,8 +397,7 @@ impl Conversions<'_> {
                     Format::Scalar(s) => ElemType::Scalar(s),
                     Format::Grouped(format) => ElemType::Grouped { format, axis: form.1 },
                 };
-                let stored =
-                    self.func.as_const(value).is_some_and(|c| dense(&module.constants[c]).is_some());
+                let stored = self.func.as_const(value).is_some_and(|c| dense(&module.constants[c]).is_some());
                 if stored { (lacuna_ir::TensorType { elem, shape: ty.shape.clone() }).bytes() } else { 0 }
             };
             let states = sets.into_iter().map(|set| {
