@@ -80,7 +80,7 @@ impl<'a> Grid<'a> {
 
     fn moved<const W: usize>(&self, source: &[u8], cleared: impl Fn([u8; W]) -> [u8; W], out: &mut [u8]) {
         let (source, _) = source.as_chunks::<W>();
-        let mut staged = vec![[0; W]; BLOCK * PANEL];
+        let mut staged = [[0; W]; BLOCK * PANEL];
         let mut wide = vec![0.0; if self.stored == self.elem { 0 } else { BLOCK * PANEL }];
         let mut step = |panel: usize, first: usize| {
             let rows = &self.rows[first..self.rows.len().min(first + BLOCK)];
