@@ -329,3 +329,17 @@ fn packed_layout_is_onnx_raw_data() {
         assert_eq!(packed, bytes, "{ty}");
     }
 }
+
+#[test]
+fn slices_of_codes_are_loaded_as_each_code_is() {
+    for &ty in ScalarType::ALL.iter().filter(|ty| ty.bits() <= 8) {
+        let n = 77;
+        let bytes: Vec<u8> = (0..ty.bytes_for(n as u64)).map(|i| (i * 151 + 89) as u8).collect();
+        for (start, len) in [(0, n), (1, 1), (3, 70), (8, 64), (5, 0)] {
+            let mut codes = vec![0xAA; len];
+            pack::get_slice(&bytes, ty, start, &mut codes);
+            let each: Vec<u8> = (start..start + len).map(|i| pack::get(&bytes, ty, i) as u8).collect();
+            assert_eq!(codes, each, "{ty} from {start}");
+        }
+    }
+}

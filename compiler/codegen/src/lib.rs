@@ -10,6 +10,7 @@ pub mod check;
 pub mod emit;
 pub mod expr;
 pub mod fuse;
+pub mod grid;
 pub mod ints;
 pub mod kernels;
 pub mod legal;
@@ -221,9 +222,10 @@ fn pack_weights(
     lowering: &Lowering,
     addresses: &mut SecondaryMap<StorageId, Option<Address>>,
 ) -> Result<Vec<u8>, Vec<Failure>> {
-    let mut bytes: Vec<u8> = Vec::new();
     let used: BTreeSet<StorageId> =
         lowering.launches.iter().flat_map(|l| l.bases.iter().map(|&(s, _)| s)).collect();
+    let mut placed = Vec::new();
+    let mut end = 0usize;
     for (id, storage) in &lowering.storages {
         let StorageKind::Const(constant, packing) = &storage.kind else { continue };
         // Forms that were weighed and not taken.
@@ -231,7 +233,14 @@ fn pack_weights(
             continue;
         }
         let constant = &module.constants[*constant];
-        let data = weights::packed(constant, packing, storage).map_err(|reason| {
+        let first = end.next_multiple_of(ALIGN as usize);
+        end = first + weights::packed_bytes(constant, packing, storage);
+        addresses[id] = Some(address(MemSpace::Weights, first as u64));
+        placed.push((constant, packing, storage, first..end));
+    }
+    let mut bytes = vec![0; end];
+    for (constant, packing, storage, range) in placed {
+        weights::pack_into(constant, packing, storage, &mut bytes[range]).map_err(|reason| {
             vec![Failure {
                 code: "L0401",
                 op: "const".into(),
@@ -240,9 +249,6 @@ fn pack_weights(
                 hint: String::new(),
             }]
         })?;
-        bytes.resize(bytes.len().next_multiple_of(ALIGN as usize), 0);
-        addresses[id] = Some(address(MemSpace::Weights, bytes.len() as u64));
-        bytes.extend(data);
     }
     Ok(bytes)
 }

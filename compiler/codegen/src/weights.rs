@@ -6,65 +6,83 @@ use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{ScalarType, pack};
 use lacuna_isa::inst::MaskCode;
 use lacuna_isa::sparse::{self, SparseError};
-use lacuna_isa::view::Pattern;
 
+use crate::grid::{Grid, positions, zero_codes};
 use crate::place::{BlockTiles, Packing, Panels, Records, Storage};
 
 /// Columns of a panel.
 const PANEL: u64 = crate::kernels::problem::PANEL;
-const MINUS_ZERO: [u8; 4] = (-0.0f32).to_le_bytes();
+/// Codes that are looked at together.
+const RUN: usize = 1024;
 /// Alignment of the planes of a compressed tensor.
 const PLANE_ALIGN: usize = 64;
 
-/// The bytes of a constant in a packing, all planes.
+/// Bytes of a constant in a packing, all planes.
+pub fn packed_bytes(constant: &Constant, packing: &Packing, storage: &Storage) -> usize {
+    if let Some(records) = &storage.records {
+        return records.bytes.len();
+    }
+    match (packing, &constant.data) {
+        (Packing::Plain, ConstantData::Dense(blob)) => blob.len(),
+        (Packing::Plain, ConstantData::Splat(_)) => {
+            constant.ty.elem.format().element().bytes_for(storage.elements) as usize
+        }
+        (Packing::Panels(_) | Packing::Blocks { .. }, _) => storage.bytes() as usize,
+        (Packing::Flags { .. }, _) => storage.elements as usize,
+    }
+}
+
+/// Writes the bytes of a constant in a packing, all planes, to `out`: [`packed_bytes`] zeros.
 ///
 /// # Errors
 /// When a pattern group has more non-zeros than the pattern stores.
-pub fn packed(constant: &Constant, packing: &Packing, storage: &Storage) -> Result<Vec<u8>, String> {
+pub fn pack_into(
+    constant: &Constant,
+    packing: &Packing,
+    storage: &Storage,
+    out: &mut [u8],
+) -> Result<(), String> {
     if let Some(records) = &storage.records {
-        return Ok(records.bytes.bytes().to_vec());
+        out.copy_from_slice(records.bytes.bytes());
+        return Ok(());
     }
     match packing {
-        Packing::Plain => Ok(match &constant.data {
-            ConstantData::Dense(blob) => blob.bytes().to_vec(),
+        Packing::Plain => match &constant.data {
+            ConstantData::Dense(blob) => out.copy_from_slice(blob.bytes()),
             ConstantData::Splat(code) => {
                 let elem = constant.ty.elem.format().element();
-                let mut bytes = vec![0; elem.bytes_for(storage.elements) as usize];
                 for i in 0..storage.elements as usize {
-                    pack::set(&mut bytes, elem, i, *code);
+                    pack::set(out, elem, i, *code);
                 }
-                bytes
             }
-        }),
+        },
         Packing::Panels(panels) => {
-            let mut bytes = vec![0u8; storage.bytes() as usize];
             let [_, scale_plane, index_plane] = storage.planes();
             let grid = Grid::new(constant, panels);
             match panels.pattern {
-                None => grid.codes(&mut bytes),
+                None => grid.codes(out),
                 Some(pattern) => {
-                    let (codes, indices) = bytes.split_at_mut(index_plane as usize);
+                    let (codes, indices) = out.split_at_mut(index_plane as usize);
                     grid.compressed(pattern, codes, indices)?;
                 }
             }
-            write_scales(constant, panels, &mut bytes[scale_plane as usize..]);
-            debug_assert_eq!(storage.elements, grid.n_panels() * PANEL * grid.k_at.len() as u64);
-            Ok(bytes)
+            write_scales(constant, panels, &mut out[scale_plane as usize..]);
+            debug_assert_eq!(storage.elements, grid.elements());
         }
-        Packing::Blocks { .. } => Err("blocks are stored as records".to_owned()),
+        Packing::Blocks { .. } => return Err("blocks are stored as records".to_owned()),
         Packing::Flags { panels, k } => {
             let codes = panel_codes(constant, panels);
             let n = storage.elements as usize * (*k * PANEL) as usize;
-            Ok(flags(&codes, panels.stored(constant), n, *k))
+            out.copy_from_slice(&flags(&codes, panels.stored(constant), n, *k));
         }
     }
+    Ok(())
 }
 
 /// The dense codes of a constant in panels.
 pub fn panel_codes(constant: &Constant, panels: &Panels) -> Vec<u8> {
     let grid = Grid::new(constant, panels);
-    let elements = grid.n_panels() * PANEL * grid.k_at.len() as u64;
-    let mut bytes = vec![0; grid.stored.bytes_for(elements) as usize];
+    let mut bytes = vec![0; panels.stored(constant).bytes_for(grid.elements()) as usize];
     grid.codes(&mut bytes);
     bytes
 }
@@ -72,7 +90,10 @@ pub fn panel_codes(constant: &Constant, panels: &Panels) -> Vec<u8> {
 /// For each `k` rows of a panel in turn whether any of their codes means something else than zero.
 pub fn flags(codes: &[u8], elem: ScalarType, n: usize, k: u64) -> Vec<u8> {
     let block = (k * PANEL) as usize;
-    let set = |first: usize| (first..n.min(first + block)).any(|i| !is_zero(elem, pack::get(codes, elem, i)));
+    let zeros = zero_codes(elem);
+    let set = |first: usize| {
+        (first..n.min(first + block)).any(|i| !zeros.is_some_and(|z| z.contains(&pack::get(codes, elem, i))))
+    };
     (0..n).step_by(block).map(|first| u8::from(set(first))).collect()
 }
 
@@ -86,8 +107,7 @@ pub fn compress(
     codes: &[u8],
     code: MaskCode,
 ) -> Result<Records, SparseError> {
-    let grid = Grid::new(constant, panels);
-    let elements = grid.n_panels() * PANEL * grid.k_at.len() as u64;
+    let elements = Grid::new(constant, panels).elements();
     let scales = scale_entries(constant, elements, |scales| write_scales(constant, panels, scales));
     compressed(codes, scales, panels.stored(constant), elements, code)
 }
@@ -186,127 +206,69 @@ pub fn has_nan_scale(constant: &Constant) -> bool {
 pub fn narrowest(constant: &Constant) -> Option<ScalarType> {
     let elem = constant.ty.elem.scalar()?;
     let ConstantData::Dense(blob) = &constant.data else { return None };
-    let n = constant.ty.shape.elements() as usize;
+    let (bytes, n) = (blob.bytes(), constant.ty.shape.elements() as usize);
     let exact = |ty: &&ScalarType| {
-        let mut values = (0..n).map(|i| elem.decode(pack::get(blob.bytes(), elem, i)));
-        ty.bits() < elem.bits() && values.all(|x| ty.decode(ty.encode(x)) == x)
+        ty.bits() < elem.bits()
+            && match elem {
+                ScalarType::F64 => (0..n).all(|i| {
+                    let value = elem.decode(pack::get(bytes, elem, i));
+                    ty.decode(ty.encode(value)) == value
+                }),
+                _ => exact_runs(bytes, elem, n, **ty),
+            }
     };
     if !elem.is_float() { None } else { STORED_TYPES.iter().find(exact).copied() }
 }
 
-/// The places of a constant's elements in panels.
-struct Grid<'a> {
-    codes: Codes<'a>,
-    /// Type that codes are stored in.
-    stored: ScalarType,
-    /// Element number of each column and of each position along K; `None` is padding.
-    column_at: Vec<Option<u64>>,
-    k_at: Vec<Option<u64>>,
+/// Whether a type has every one of `n` values exactly; f32 has them.
+fn exact_runs(bytes: &[u8], elem: ScalarType, n: usize, ty: ScalarType) -> bool {
+    let (mut values, mut again, mut codes) = ([0.0; RUN], [0.0; RUN], [0; 4 * RUN]);
+    (0..n).step_by(RUN).all(|first| {
+        let count = RUN.min(n - first);
+        pack::decode_slice(elem, bytes, first, &mut values[..count]);
+        pack::encode_slice(ty, &values[..count], &mut codes, 0);
+        pack::decode_slice(ty, &codes, 0, &mut again[..count]);
+        // A NaN is no value that a product may find elsewhere.
+        values[..count] == again[..count]
+    })
 }
 
-impl<'a> Grid<'a> {
-    fn new(constant: &'a Constant, panels: &Panels) -> Grid<'a> {
-        let shape = &constant.ty.shape;
-        let strides = shape.strides();
-        Grid {
-            codes: Codes { data: &constant.data, elem: constant.ty.elem.format().element() },
-            stored: panels.stored(constant),
-            column_at: positions(&panels.columns, shape, &strides, None),
-            k_at: positions(&panels.summed, shape, &strides, Some(panels.k_inner)),
-        }
-    }
-
-    fn n_panels(&self) -> u64 {
-        (self.column_at.len() as u64).div_ceil(PANEL)
-    }
-
-    /// The stored code of a column of a panel at a position along K. Zeros of either sign are code 0: sums of products start
-    /// at +0 and cannot tell, and pruning by multiplication with a mask leaves as many of one sign as of the other.
-    fn code(&self, panel: u64, at: Option<u64>, lane: u64) -> u64 {
-        let column = self.column_at.get((panel * PANEL + lane) as usize).copied().flatten();
-        let (Some(column), Some(row)) = (column, at) else { return 0 };
-        let code = self.codes.get(column + row);
-        let elem = self.codes.elem;
-        match (is_zero(elem, code), self.stored == elem) {
-            (true, _) => 0,
-            (false, true) => code,
-            (false, false) => self.stored.encode(elem.decode(code)),
-        }
-    }
-
-    fn codes(&self, bytes: &mut [u8]) {
-        if let (ScalarType::F32, true, ConstantData::Dense(blob)) =
-            (self.codes.elem, self.stored == self.codes.elem, self.codes.data)
-        {
-            // The common case, without a call per bit width.
-            let source = blob.bytes();
-            let mut next = 0;
-            for p in 0..self.n_panels() {
-                for at in &self.k_at {
-                    for lane in 0..PANEL {
-                        let column = self.column_at.get((p * PANEL + lane) as usize).copied().flatten();
-                        if let (Some(column), Some(row)) = (column, at) {
-                            let from = ((column + row) * 4) as usize;
-                            let word = &source[from..from + 4];
-                            if word != MINUS_ZERO {
-                                bytes[next * 4..next * 4 + 4].copy_from_slice(word);
-                            }
-                        }
-                        next += 1;
-                    }
-                }
+/// Whether more than one in `of` codes of a constant is zero.
+pub fn has_zeros(constant: &Constant, of: usize) -> bool {
+    let ConstantData::Dense(blob) = &constant.data else { return false };
+    let elem = constant.ty.elem.format().element();
+    let Some(zeros) = zero_codes(elem) else { return false };
+    let (bytes, n) = (blob.bytes(), constant.ty.shape.elements() as usize);
+    let mut unpacked = [0; RUN];
+    let (mut first, mut n_zero) = (0, 0);
+    while first < n && n_zero * of <= n {
+        let count = RUN.min(n - first);
+        let run = |width: usize| &bytes[first * width..(first + count) * width];
+        n_zero += match elem.bits() {
+            8 => n_equal(run(1), |[code]: [u8; 1]| code, zeros.map(|z| z as u8)),
+            16 => n_equal(run(2), u16::from_le_bytes, zeros.map(|z| z as u16)),
+            32 => n_equal(run(4), u32::from_le_bytes, zeros.map(|z| z as u32)),
+            64 => n_equal(run(8), u64::from_le_bytes, zeros),
+            _ => {
+                pack::get_slice(bytes, elem, first, &mut unpacked[..count]);
+                n_equal(&unpacked[..count], |[code]: [u8; 1]| code, zeros.map(|z| z as u8))
             }
-            return;
-        }
-        let mut next = 0;
-        for p in 0..self.n_panels() {
-            for &at in &self.k_at {
-                for lane in 0..PANEL {
-                    let code = self.code(p, at, lane);
-                    if code != 0 {
-                        pack::set(bytes, self.stored, next, code);
-                    }
-                    next += 1;
-                }
-            }
-        }
+        };
+        first += count;
     }
+    n_zero * of > n
+}
 
-    /// The codes that an N:M pattern stores, and their positions within the pattern's groups.
-    fn compressed(&self, pattern: Pattern, codes: &mut [u8], indices: &mut [u8]) -> Result<(), String> {
-        let Pattern { n: kept, m } = pattern;
-        let index_type = pattern.index_type();
-        let mut next = 0usize;
-        for p in 0..self.n_panels() {
-            for group in self.k_at.chunks(usize::from(m)) {
-                for lane in 0..PANEL {
-                    let mut stored: Vec<(u64, u64)> = group
-                        .iter()
-                        .enumerate()
-                        .map(|(j, &at)| (j as u64, self.code(p, at, lane)))
-                        .filter(|&(_, code)| !is_zero(self.stored, code))
-                        .collect();
-                    if stored.len() > usize::from(kept) {
-                        return Err(format!("weights said to be {kept}:{m} sparse are not"));
-                    }
-                    // Unused places hold zeros at positions not taken, in ascending order.
-                    for j in 0..u64::from(m) {
-                        if stored.len() < usize::from(kept) && !stored.iter().any(|&(i, _)| i == j) {
-                            stored.push((j, 0));
-                        }
-                    }
-                    stored.sort_unstable();
-                    for (slot, &(j, code)) in stored.iter().enumerate() {
-                        let at = next + slot * PANEL as usize + lane as usize;
-                        pack::set(codes, self.stored, at, code);
-                        pack::set(indices, index_type, at, j);
-                    }
-                }
-                next += usize::from(kept) * PANEL as usize;
-            }
-        }
-        Ok(())
-    }
+/// How many codes are one of two.
+fn n_equal<const N: usize, T: PartialEq + Copy>(
+    bytes: &[u8],
+    code: impl Fn([u8; N]) -> T,
+    of: [T; 2],
+) -> usize {
+    let (codes, _) = bytes.as_chunks::<N>();
+    // A run has fewer than 2^16 of them.
+    let n: u16 = codes.iter().map(|&c| u16::from((code(c) == of[0]) | (code(c) == of[1]))).sum();
+    usize::from(n)
 }
 
 /// Writes the scales of a grouped constant in the order of its panels; other constants have none.
@@ -340,48 +302,11 @@ fn write_scales(constant: &Constant, panels: &Panels, scales: &mut [u8]) {
     }
 }
 
-/// Reads codes of a constant by logical element number.
-struct Codes<'a> {
-    data: &'a ConstantData,
-    elem: ScalarType,
-}
-
-impl Codes<'_> {
-    fn get(&self, element: u64) -> u64 {
-        match self.data {
-            ConstantData::Dense(blob) => pack::get(blob.bytes(), self.elem, element as usize),
-            ConstantData::Splat(code) => *code,
-        }
-    }
-}
-
-/// Element numbers along the given dimensions in row-major order, the innermost padded to `inner` positions.
-fn positions(dims: &[u8], shape: &[u64], strides: &[u64], inner: Option<u64>) -> Vec<Option<u64>> {
-    let mut all = vec![Some(0u64)];
-    for (i, &d) in dims.iter().enumerate() {
-        let size = shape[d as usize];
-        let padded = if i + 1 == dims.len() { inner.unwrap_or(size) } else { size };
-        let mut next = Vec::with_capacity(all.len() * padded as usize);
-        for base in &all {
-            for j in 0..padded {
-                next.push(base.filter(|_| j < size).map(|b| b + j * strides[d as usize]));
-            }
-        }
-        all = next;
-    }
-    all
-}
-
-/// Whether a code is a zero of either sign.
-fn is_zero(elem: ScalarType, code: u64) -> bool {
-    elem.decode(code) == 0.0
-}
-
 #[cfg(test)]
 mod tests {
     use lacuna_ir::TensorType;
     use lacuna_isa::format::{Format, GroupFormat};
-    use lacuna_isa::view::PlaneMap;
+    use lacuna_isa::view::{Pattern, PlaneMap};
 
     use super::*;
     use crate::place::StorageKind;
@@ -389,6 +314,11 @@ mod tests {
     fn storage(packing: &Packing, format: Format, pattern: Option<Pattern>, elements: u64) -> Storage {
         let kind = StorageKind::Const(cranelift_entity::EntityRef::new(0), packing.clone());
         Storage { pattern, k_stride: PANEL, ..Storage::dense(kind, format, elements) }
+    }
+
+    fn packed(constant: &Constant, packing: &Packing, storage: &Storage) -> Result<Vec<u8>, String> {
+        let mut bytes = vec![0; packed_bytes(constant, packing, storage)];
+        pack_into(constant, packing, storage, &mut bytes).map(|()| bytes)
     }
 
     /// The panels of a constant `[k, n]`.

@@ -94,7 +94,7 @@ impl Constant {
             return false;
         };
         let n_scale_bytes = self.ty.scale_bytes() as usize;
-        let Some(first) = blob.bytes().len().checked_sub(n_scale_bytes) else { return false };
+        let Some(first) = blob.len().checked_sub(n_scale_bytes) else { return false };
         let is_nan: [bool; 256] = std::array::from_fn(|code| group::scale_value(format, code as u8).is_nan());
         // Behind each scale its pair shifts, where the format has them.
         let step = format.scale_bytes(1).max(1) as usize;

@@ -101,7 +101,7 @@ impl Verifier<'_> {
         }
         match (&constant.data, constant.ty.elem) {
             (ConstantData::Dense(blob), _) => {
-                let (got, want) = (blob.bytes().len() as u64, constant.ty.bytes());
+                let (got, want) = (blob.len() as u64, constant.ty.bytes());
                 if got != want {
                     self.report(2, place, format!("{got} bytes where {} has {want}", constant.ty));
                 }

@@ -213,10 +213,10 @@ fn prune(module: &mut Module) {
     }
 }
 
-/// Bytes of a constant's dense form.
-pub fn dense_bytes(constant: &Constant) -> Option<&[u8]> {
+/// A constant's dense form.
+pub fn dense(constant: &Constant) -> Option<&Blob> {
     match &constant.data {
-        ConstantData::Dense(blob) => Some(blob.bytes()),
+        ConstantData::Dense(blob) => Some(blob),
         ConstantData::Splat(_) => None,
     }
 }

@@ -369,7 +369,7 @@ fn share_small(g: &Graph, small: &mut IndexMap<(String, Vec<u8>), lacuna_ir::Con
     let Op::Const { value } = op else { return op };
     let constant = &g.eg.analysis.module.constants[value];
     let bytes = match &constant.data {
-        ConstantData::Dense(blob) if blob.bytes().len() <= SMALL_BYTES => blob.bytes().to_vec(),
+        ConstantData::Dense(blob) if blob.len() <= SMALL_BYTES => blob.bytes().to_vec(),
         ConstantData::Dense(_) => return op,
         ConstantData::Splat(code) => [&b"splat"[..], &code.to_le_bytes()].concat(),
     };

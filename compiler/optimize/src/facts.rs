@@ -238,11 +238,11 @@ fn splat_of(constant: &Constant) -> Option<Real> {
     let code = match &constant.data {
         ConstantData::Splat(code) => *code,
         ConstantData::Dense(blob) => {
-            let bytes = blob.bytes();
             let width = (elem.bits() / 8) as usize;
-            if width == 0 || bytes.is_empty() || bytes.len() > 4096 || bytes.len() % width != 0 {
+            if width == 0 || blob.is_empty() || blob.len() > 4096 || blob.len() % width != 0 {
                 return None;
             }
+            let bytes = blob.bytes();
             let (first, _) = bytes.split_at(width);
             if bytes.chunks_exact(width).any(|c| c != first) {
                 return None;

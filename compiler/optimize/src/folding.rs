@@ -8,7 +8,8 @@
 use indexmap::IndexMap;
 use lacuna_ir::op::{BinaryOp, UnaryOp};
 use lacuna_ir::{Blob, ConstantData, ElemType, Function, Module, Op, Shape, TensorType, Value};
-use lacuna_isa::format::{ScalarType, ScaleMode, group, pack};
+use lacuna_isa::format::group::{self, Place};
+use lacuna_isa::format::{ScalarType, ScaleMode, pack};
 
 /// Elements of a row-major buffer, one after the other in the order of a shape.
 #[derive(Clone)]
@@ -28,15 +29,15 @@ pub fn bytes(module: &Module, func: &Function, value: Value) -> Option<Blob> {
     if let Op::MxQuantize { mode, .. } = data.op {
         let elem = func.ty(data.args[0]).elem.scalar()?;
         let view = view(module, func, data.args[0], &mut known)?;
-        return grouped((elem, &view.contiguous()), func.ty(value), mode).map(Blob::new);
+        return grouped((elem, &view.dense_data()), func.ty(value), mode).map(Blob::new);
     }
     let view = view(module, func, value, &mut known)?;
-    Some(if view.is_dense() { view.data } else { Blob::new(view.to_bytes()) })
+    Some(view.dense_data())
 }
 
 /// The dense form of `ty`, a grouped type, for the elements of a dense array of another type; `None` for other types than the
 /// operator takes.
-pub fn grouped((elem, elements): (ScalarType, &[u8]), ty: &TensorType, mode: ScaleMode) -> Option<Vec<u8>> {
+pub fn grouped((elem, elements): (ScalarType, &Blob), ty: &TensorType, mode: ScaleMode) -> Option<Vec<u8>> {
     let ElemType::Grouped { format, axis } = ty.elem else { return None };
     let (shape, axis) = (sizes(&ty.shape)?, usize::from(axis));
     if !elem.is_float() || elem.bits() < 8 || axis >= shape.len() {
@@ -46,8 +47,42 @@ pub fn grouped((elem, elements): (ScalarType, &[u8]), ty: &TensorType, mode: Sca
     let (n_bytes, n_scale_bytes) = (ty.bytes() as usize, ty.scale_bytes() as usize);
     let mut out = vec![0; n_bytes];
     let (codes, scales) = out.split_at_mut(n_bytes - n_scale_bytes);
-    group::quantize_axis(format, mode, (elem, elements), dims, codes, scales);
+    match parts(elements, dims, (elem.bits() / 8) as usize) {
+        // Merged weights are quantised from where they were: together they are never copied.
+        Some(parts) => {
+            for (part, dims, place) in parts {
+                group::quantize_part(format, mode, (elem, part.bytes()), dims, place, codes, scales);
+            }
+        }
+        None => group::quantize_axis(format, mode, (elem, elements.bytes()), dims, codes, scales),
+    }
     Some(out)
+}
+
+/// The arrays that an array of `dims` (before, along and behind an axis) interleaves, each with its own dims and place; `None` where
+/// a part does not have all of the axis.
+fn parts(all: &Blob, dims: [usize; 3], width: usize) -> Option<Vec<(&Blob, [usize; 3], Place)>> {
+    let [outer, n, n_inner] = dims;
+    let (parts, n_rounds) = all.parts();
+    let mut at = 0;
+    let mut place = |part| -> Option<(&Blob, [usize; 3], Place)> {
+        let first = at;
+        let whole = |size: usize| Blob::len(part).is_multiple_of(size).then(|| part.len() / size);
+        // Parts follow one another before the axis, or stand side by side behind it.
+        if n_rounds == 1 {
+            let own = whole(n * n_inner * width)?;
+            at += own;
+            Some((part, [own, n, n_inner], Place { outer: first, inner: 0, n_inner }))
+        } else {
+            let own = whole(outer * n * width)?;
+            at += own;
+            Some((part, [outer, n, own], Place { outer: 0, inner: first, n_inner }))
+        }
+    };
+    if dims.contains(&0) || (n_rounds != 1 && n_rounds != outer * n) {
+        return None;
+    }
+    parts.iter().map(&mut place).collect()
 }
 
 fn view(module: &Module, func: &Function, value: Value, known: &mut IndexMap<Value, View>) -> Option<View> {
@@ -86,8 +121,7 @@ fn computed(
         }
         Op::Reshape { .. } => {
             let x = &args[0];
-            let data = if x.is_dense() { x.data.clone() } else { Blob::new(x.to_bytes()) };
-            Some(View::dense(data, x.width, shape))
+            Some(View::dense(x.dense_data(), x.width, shape))
         }
         Op::Permute { perm } => {
             let strides = perm.iter().map(|&p| args[0].strides[p as usize]).collect();
@@ -117,15 +151,9 @@ fn computed(
         Op::Concat { axis } => {
             let (axis, width) = (*axis as usize, args[0].width);
             let outer: usize = shape[..axis].iter().product();
-            let mut out = Vec::with_capacity(shape.iter().product::<usize>() * width);
-            let parts: Vec<std::borrow::Cow<[u8]>> = args.iter().map(View::contiguous).collect();
-            for o in 0..outer {
-                for part in &parts {
-                    let n = part.len() / outer;
-                    out.extend_from_slice(&part[o * n..(o + 1) * n]);
-                }
-            }
-            Some(View::dense(Blob::new(out), width, shape))
+            // What is merged is large, and often used part by part.
+            let parts = args.iter().map(View::dense_data).collect();
+            Some(View::dense(Blob::interleaved(parts, outer.max(1)), width, shape))
         }
         Op::Unary { op: UnaryOp::Neg } if elem == ScalarType::F32 => {
             Some(arithmetic(&args[0], &args[0], shape, |x, _| -x))
@@ -159,38 +187,46 @@ const RUN: usize = 1024;
 fn cast(x: &View, from: ScalarType, to: ScalarType, shape: Vec<usize>) -> View {
     let n: usize = shape.iter().product();
     // What repeats is converted once, and what is permuted stays so.
-    let stays = x.data.bytes().len() <= n * x.width;
-    let elements = if stays { x.data.bytes().into() } else { x.contiguous() };
+    let stays = x.data.len() <= n * x.width;
+    let elements = if stays { x.data.clone() } else { x.dense_data() };
     let width = (to.bits() / 8) as usize;
-    let n_elements = elements.len() / x.width;
-    let mut out = vec![0; n_elements * width];
+    let mut out = vec![0; elements.len() / x.width * width];
     let mut wide = [0.0; RUN];
-    for first in (0..n_elements).step_by(RUN) {
-        let wide = &mut wide[..RUN.min(n_elements - first)];
-        pack::decode_slice(from, &elements, first, wide);
-        pack::encode_slice(to, wide, &mut out, first);
+    // Merged weights are converted from where they were.
+    let (parts, n_rounds) = elements.parts();
+    let mut at = 0;
+    for (part, round) in (0..n_rounds).flat_map(|r| parts.iter().map(move |p| (p, r))) {
+        let n_elements = part.len() / n_rounds / x.width;
+        for first in (0..n_elements).step_by(RUN) {
+            let wide = &mut wide[..RUN.min(n_elements - first)];
+            pack::decode_slice(from, part.bytes(), round * n_elements + first, wide);
+            pack::encode_slice(to, wide, &mut out, at);
+            at += wide.len();
+        }
     }
     let data = Blob::new(out);
     if stays { View { data, width, shape, ..x.clone() } } else { View::dense(data, width, shape) }
 }
 
 fn arithmetic(x: &View, y: &View, shape: Vec<usize>, f: impl Fn(f32, f32) -> f32) -> View {
-    let mut out = Vec::with_capacity(shape.iter().product::<usize>() * 4);
-    let (a, b) = (x.data.bytes(), y.data.bytes());
-    let number = |bytes: &[u8], at: isize| {
-        let at = at as usize * 4;
-        f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-    };
+    let mut out = vec![0; shape.iter().product::<usize>() * 4];
+    let (mut rest, _) = out.as_chunks_mut::<4>();
+    let ((a, _), (b, _)) = (x.data.bytes().as_chunks::<4>(), y.data.bytes().as_chunks::<4>());
+    let number = |words: &[[u8; 4]], at: isize| f32::from_le_bytes(words[at as usize]);
     rows(&shape, [x, y], |n, [i, j], [s, t]| {
+        let (row, behind) = std::mem::take(&mut rest).split_at_mut(n);
+        rest = behind;
         if let (1, 0) = (s, t) {
             // A scale of channels: most of what folding does.
             let scale = number(b, j);
-            let row = &a[i as usize * 4..(i as usize + n) * 4];
-            let words = row.chunks_exact(4).map(|w| f(number(w, 0), scale).to_le_bytes());
-            return out.extend(words.flatten());
-        }
-        for k in 0..n as isize {
-            out.extend_from_slice(&f(number(a, i + k * s), number(b, j + k * t)).to_le_bytes());
+            for (out, &word) in row.iter_mut().zip(&a[i as usize..i as usize + n]) {
+                *out = f(f32::from_le_bytes(word), scale).to_le_bytes();
+            }
+        } else {
+            for (k, out) in row.iter_mut().enumerate() {
+                let k = k as isize;
+                *out = f(number(a, i + k * s), number(b, j + k * t)).to_le_bytes();
+            }
         }
     });
     View::dense(Blob::new(out), 4, shape)
@@ -240,18 +276,15 @@ impl View {
         let n: usize = self.shape.iter().product();
         let aligned = self.shape.iter().zip(&self.strides).zip(row_major(&self.shape));
         self.offset == 0
-            && self.data.bytes().len() == n * self.width
+            && self.data.len() == n * self.width
             && aligned.into_iter().all(|((&n, &stride), expect)| n <= 1 || stride == expect)
     }
 
-    fn contiguous(&self) -> std::borrow::Cow<'_, [u8]> {
-        if self.is_dense() { self.data.bytes().into() } else { self.to_bytes().into() }
+    fn dense_data(&self) -> Blob {
+        if self.is_dense() { self.data.clone() } else { Blob::new(self.to_bytes()) }
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        if self.is_dense() {
-            return self.data.bytes().to_vec();
-        }
         let mut out = Vec::with_capacity(self.shape.iter().product::<usize>() * self.width);
         let (data, width) = (self.data.bytes(), self.width);
         rows(&self.shape, [self, self], |n, [at, _], [step, _]| {
@@ -348,7 +381,14 @@ mod tests {
 
     /// A recipe whose result is to be bf16, or grouped along one of its axes.
     fn converted(l: &mut Lab) -> Value {
-        let x = recipe(l);
+        let mut x = recipe(l);
+        if l.random(2) == 0 {
+            // Merged weights, side by side or one after the other.
+            let shape = l.shape(x);
+            let axis = l.random(3) as u8;
+            let other = l.konst(&shape);
+            x = l.emit(Op::Concat { axis }, &[x, other, x]);
+        }
         match l.random(3) {
             0 => x,
             1 => l.emit(Op::Cast { to: ScalarType::Bf16, saturate: true }, &[x]),

@@ -4,7 +4,7 @@ use cranelift_entity::SecondaryMap;
 use lacuna_ir::{Constant, ConstantData, FuncId, Module, Node, Op, Value};
 use lacuna_isa::format::ScalarType;
 
-use crate::constants::dense_bytes;
+use crate::constants::dense;
 use crate::structure::{Indices, Likely, likely_zero};
 
 /// At most `n` of each `m` consecutive elements along the summed dimension are non-zero; a short last group counts as
@@ -145,7 +145,7 @@ pub fn is_zero(constant: &Constant) -> bool {
 /// element that is not.
 pub fn zero_slices(constant: &Constant, axis: usize) -> Option<Indices> {
     let element = constant.ty.elem.scalar()?;
-    let zeros = Zeros { element, bytes: dense_bytes(constant)? };
+    let zeros = Zeros { element, bytes: dense(constant)?.bytes() };
     let shape = &constant.ty.shape;
     if shape.elements() == 0 {
         return None;
@@ -251,7 +251,7 @@ pub fn activity_of(module: &Module, func: FuncId) -> SecondaryMap<Node, Option<A
 /// follows a pattern, and one with a NaN scale neither.
 pub fn follows(constant: &Constant, axis: usize, pattern: WeightSparsity) -> bool {
     let element = constant.ty.elem.format().element();
-    let Some(bytes) = dense_bytes(constant) else { return false };
+    let Some(bytes) = dense(constant).map(|blob| blob.bytes()) else { return false };
     let shape = &constant.ty.shape;
     if axis >= shape.rank() || shape.elements() == 0 {
         return false;

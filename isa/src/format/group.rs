@@ -31,7 +31,7 @@ use super::{GroupFormat, ScalarType, ScaleMode};
 
 mod axis;
 
-pub use axis::quantize_axis;
+pub use axis::{Place, quantize_axis, quantize_part};
 
 const F32_INF: u32 = 0x7F80_0000;
 const HIDDEN_BIT: u32 = 1 << 23;

@@ -248,6 +248,52 @@ pub fn set_slice(bytes: &mut [u8], ty: ScalarType, start_elem: usize, codes: &[u
     set_each(bytes, head + whole..codes.len());
 }
 
+/// Loads elements `start_elem..` of a type of at most 8 bits, one code per byte: undoes [`set_slice`].
+///
+/// # Panics
+/// If an element lies outside `bytes`.
+pub fn get_slice(bytes: &[u8], ty: ScalarType, start_elem: usize, codes: &mut [u8]) {
+    let per_unit = ty.unit_elements();
+    let head = (start_elem.next_multiple_of(per_unit) - start_elem).min(codes.len());
+    let whole = (codes.len() - head) / per_unit * per_unit;
+    let get_each = |codes: &mut [u8], first: usize| {
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code = get(bytes, ty, start_elem + first + i) as u8;
+        }
+    };
+    get_each(&mut codes[..head], 0);
+    let first = (start_elem + head) * ty.bits() as usize / 8;
+    let packed = &bytes[first..first + whole * ty.bits() as usize / 8];
+    let units = &mut codes[head..head + whole];
+    match ty.bits() {
+        4 => {
+            for (pair, &byte) in units.as_chunks_mut::<2>().0.iter_mut().zip(packed) {
+                *pair = [byte & 0xF, byte >> 4];
+            }
+        }
+        6 => {
+            for (quad, &[a, b, c]) in units.as_chunks_mut::<4>().0.iter_mut().zip(packed.as_chunks().0) {
+                let w = u32::from_le_bytes([a, b, c, 0]);
+                let spread = (w & 0x3F) | (w & 0xFC0) << 2 | (w & 0x3_F000) << 4 | (w & 0xFC_0000) << 6;
+                *quad = spread.to_le_bytes();
+            }
+        }
+        8 => units.copy_from_slice(packed),
+        bits @ (3 | 5) => {
+            for (eight, packed) in
+                units.as_chunks_mut::<8>().0.iter_mut().zip(packed.chunks_exact(bits as usize))
+            {
+                let mut word = [0; 8];
+                word[..bits as usize].copy_from_slice(packed);
+                let word = u64::from_le_bytes(word);
+                *eight = std::array::from_fn(|i| (word >> (i as u32 * bits)) as u8 & ((1 << bits) - 1));
+            }
+        }
+        _ => get_each(units, head),
+    }
+    get_each(&mut codes[head + whole..], head + whole);
+}
+
 /// Packs one code per byte into `ty`'s dense form, whole units of [`ScalarType::unit_elements`]. Bits of a code above the
 /// type's width must be clear.
 #[inline(always)]

@@ -9,8 +9,8 @@
 
 use std::rc::Rc;
 
-use lacuna_ir::{ConstId, Constant, ConstantData, Node};
-use lacuna_isa::format::{Format, ScalarType, pack};
+use lacuna_ir::{ConstId, Constant, Node};
+use lacuna_isa::format::Format;
 use lacuna_isa::inst::MaskCode;
 use lacuna_isa::sparse::record_bytes;
 use lacuna_isa::timing::DPE_SKIP_BYTES;
@@ -146,15 +146,5 @@ impl Lowering<'_> {
 
 /// Whether enough codes of a constant are zero for any form to pay: a bit for each element must be won back.
 fn is_sparse(constant: &Constant) -> bool {
-    let ConstantData::Dense(blob) = &constant.data else { return false };
-    let elem = constant.ty.elem.format().element();
-    let n = constant.ty.shape.elements() as usize;
-    let zeros = match elem {
-        ScalarType::F32 => {
-            let words = blob.bytes().chunks_exact(4);
-            words.filter(|w| w[..3] == [0, 0, 0] && w[3] & 0x7F == 0).count()
-        }
-        _ => (0..n).filter(|&i| elem.decode(pack::get(blob.bytes(), elem, i)) == 0.0).count(),
-    };
-    zeros * elem.bits() as usize > n
+    weights::has_zeros(constant, constant.ty.elem.format().element().bits() as usize)
 }

@@ -44,7 +44,7 @@ impl fmt::Display for Module {
 fn print_data(constant: &Constant, out: &mut String) {
     match &constant.data {
         ConstantData::Splat(code) => put(out, format_args!("splat {code:#x}")),
-        ConstantData::Dense(blob) if blob.bytes().len() > INLINE_BYTES => {
+        ConstantData::Dense(blob) if blob.len() > INLINE_BYTES => {
             out.push_str("blake3:");
             print_hex(constant.hash(), out);
         }

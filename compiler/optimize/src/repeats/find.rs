@@ -279,7 +279,7 @@ impl<'f> Sequence<'f> {
 fn constant_label(module: &Module, id: ConstId) -> Label<'_> {
     let constant = &module.constants[id];
     let elements = match &constant.data {
-        ConstantData::Dense(blob) if blob.bytes().len() <= SMALL_BYTES => blob.bytes().to_vec(),
+        ConstantData::Dense(blob) if blob.len() <= SMALL_BYTES => blob.bytes().to_vec(),
         ConstantData::Dense(blob) if is_masklike(constant, blob.bytes()) => constant.hash().to_vec(),
         ConstantData::Dense(_) => Vec::new(),
         ConstantData::Splat(code) => [&b"splat"[..], &code.to_le_bytes()].concat(),

@@ -192,7 +192,7 @@ impl Plan {
         }
         // Small constants of equal labels have equal elements.
         let small = |id: ConstId| match &module.constants[id].data {
-            ConstantData::Dense(blob) => blob.bytes().len() <= SMALL_BYTES,
+            ConstantData::Dense(blob) => blob.len() <= SMALL_BYTES,
             ConstantData::Splat(_) => true,
         };
         let differs: Vec<ConstId> = of

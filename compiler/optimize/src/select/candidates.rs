@@ -10,7 +10,7 @@ use lacuna_isa::view::Pattern;
 use super::convert::{Forms, castable, grouped_axes};
 use super::model::{Extents, Model, cast_joins, groups_join};
 use super::zeros::Zeros;
-use crate::constants::{constant_values, dense_bytes};
+use crate::constants::{constant_values, dense};
 use crate::options::{Options, TargetFeatures};
 use crate::weights::Rounding;
 use crate::zeros::{WeightSparsity, activity_of, follows, summed_dims};
@@ -198,7 +198,7 @@ pub fn list(module: &Module, id: FuncId, target: &Target, options: &Options) -> 
     }
     let shared = conversions.shared(module, &sites, &constant);
     let others = module.constants.iter().filter(|(id, _)| !weights.contains_key(id));
-    let other_bytes = others.map(|(_, c)| dense_bytes(c).map_or(0, |b| b.len() as u64)).sum();
+    let other_bytes = others.map(|(_, c)| dense(c).map_or(0, |blob| blob.len() as u64)).sum();
     Listed { sites, shared, other_bytes }
 }
 
@@ -397,8 +397,7 @@ impl Conversions<'_> {
                     Format::Scalar(s) => ElemType::Scalar(s),
                     Format::Grouped(format) => ElemType::Grouped { format, axis: form.1 },
                 };
-                let stored =
-                    self.func.as_const(value).is_some_and(|c| dense_bytes(&module.constants[c]).is_some());
+                let stored = self.func.as_const(value).is_some_and(|c| dense(&module.constants[c]).is_some());
                 if stored { (lacuna_ir::TensorType { elem, shape: ty.shape.clone() }).bytes() } else { 0 }
             };
             let states = sets.into_iter().map(|set| {

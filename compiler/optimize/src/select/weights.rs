@@ -1,6 +1,6 @@
 //! How a weight becomes grouped.
 
-use lacuna_ir::{Constant, ConstantData, ElemType, TensorType};
+use lacuna_ir::{Blob, Constant, ConstantData, ElemType, TensorType};
 use lacuna_isa::format::{GroupFormat, ScalarType};
 
 use crate::folding::grouped;
@@ -22,11 +22,11 @@ pub fn quantized(
     ty.check().map_err(|e| e.to_string())?;
     let mode = options.scale_modes.weights;
     let bytes = match &weight.data {
-        ConstantData::Dense(blob) => grouped((elem, blob.bytes()), &ty, mode),
+        ConstantData::Dense(blob) => grouped((elem, blob), &ty, mode),
         // Groups are quantised from f32, whatever the type was.
         ConstantData::Splat(code) if elem.is_float() => {
             let value = (elem.decode(*code) as f32).to_le_bytes();
-            let repeated = value.repeat(ty.shape.elements() as usize);
+            let repeated = Blob::new(value.repeat(ty.shape.elements() as usize));
             grouped((ScalarType::F32, &repeated), &ty, mode)
         }
         ConstantData::Splat(_) => None,

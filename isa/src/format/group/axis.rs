@@ -22,6 +22,25 @@ struct Source<'a> {
     bytes: &'a [u8],
     /// Elements before, along and behind the grouped axis.
     dims: [usize; 3],
+    place: Place,
+}
+
+/// Where an array lies in a larger one that goes on before or behind the grouped axis, never along it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Where the part begins among the elements before the axis.
+    pub outer: usize,
+    /// Where it begins among those behind.
+    pub inner: usize,
+    /// How many of these the larger array has.
+    pub n_inner: usize,
+}
+
+impl Source<'_> {
+    /// The number in the larger array of an element, or of a group if `n` counts groups.
+    fn number(&self, n: usize, [o, j, i]: [usize; 3]) -> usize {
+        ((self.place.outer + o) * n + j) * self.place.n_inner + self.place.inner + i
+    }
 }
 
 /// Quantises a dense row-major array of `ty` along one axis, each group as [`super::quantize_group`] does; `dims` has the elements
@@ -38,22 +57,43 @@ pub fn quantize_axis(
     codes: &mut [u8],
     scales: &mut [u8],
 ) {
+    let place = Place { outer: 0, inner: 0, n_inner: dims[2] };
+    quantize_part(fmt, mode, (ty, bytes), dims, place, codes, scales);
+}
+
+/// Quantises a dense row-major array that is part of a larger one, as [`quantize_axis`] does; `codes` and `scales` are those of the
+/// larger array, of which only the part is written.
+///
+/// # Panics
+/// If `bytes`, `codes` or `scales` is too short.
+pub fn quantize_part(
+    fmt: GroupFormat,
+    mode: super::ScaleMode,
+    (ty, bytes): (ScalarType, &[u8]),
+    dims: [usize; 3],
+    place: Place,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) {
     if dims.contains(&0) {
         return;
     }
-    let source = Source { ty, bytes, dims };
+    let source = Source { ty, bytes, dims, place };
     let bump = bump_above(fmt, mode);
-    if dims[2] == 1 {
-        with_element!(fmt.element, rows(fmt, bump, &source, codes, scales), other => without_rule(fmt, dims, codes, scales));
+    if place.n_inner == 1 {
+        with_element!(fmt.element, rows(fmt, bump, &source, codes, scales), other => without_rule(fmt, &source, codes, scales));
     } else {
-        with_element!(fmt.element, columns(fmt, bump, &source, codes, scales), other => without_rule(fmt, dims, codes, scales));
+        with_element!(fmt.element, columns(fmt, bump, &source, codes, scales), other => without_rule(fmt, &source, codes, scales));
     }
 }
 
-fn without_rule(fmt: GroupFormat, [outer, n, inner]: [usize; 3], codes: &mut [u8], scales: &mut [u8]) {
-    codes[..fmt.element.bytes_for((outer * n * inner) as u64) as usize].fill(0);
-    for number in 0..outer * n.div_ceil(usize::from(fmt.size.max(1))) * inner {
-        GroupScale::nan(fmt).write(fmt, scales, number);
+fn without_rule(fmt: GroupFormat, source: &Source<'_>, codes: &mut [u8], scales: &mut [u8]) {
+    let [outer, n, inner] = source.dims;
+    let n_groups = n.div_ceil(usize::from(fmt.size.max(1)));
+    for (o, i) in (0..outer).flat_map(|o| (0..inner).map(move |i| (o, i))) {
+        (0..n).for_each(|j| pack::set(codes, fmt.element, source.number(n, [o, j, i]), 0));
+        (0..n_groups)
+            .for_each(|g| GroupScale::nan(fmt).write(fmt, scales, source.number(n_groups, [o, g, i])));
     }
 }
 
@@ -69,7 +109,8 @@ fn rows<const ELEMENT: u8>(
     let [outer, n, _] = source.dims;
     let run = (RUN / size).max(1) * size;
     let (mut wide, mut staged) = (vec![0.0; run], vec![0; run]);
-    let mut number = 0;
+    let mut number = source.number(n.div_ceil(size), [0; 3]);
+    let place = source.number(n, [0; 3]);
     for row in 0..outer {
         for first in (0..n).step_by(run) {
             let (at, count) = (row * n + first, run.min(n - first));
@@ -91,7 +132,7 @@ fn rows<const ELEMENT: u8>(
                 scale.write(fmt, scales, number);
                 number += 1;
             }
-            pack::set_slice(codes, fmt.element, at, staged);
+            pack::set_slice(codes, fmt.element, place + at, staged);
         }
     }
 }
@@ -120,9 +161,10 @@ fn columns<const ELEMENT: u8>(
             }
             let found = quantize_tile::<ELEMENT>(fmt, bump, tile, width, staged);
             for (j, row) in staged.iter().enumerate() {
-                pack::set_slice(codes, fmt.element, at(j), &row[..width]);
+                let place = source.number(n, [o, g * size + j, first]);
+                pack::set_slice(codes, fmt.element, place, &row[..width]);
             }
-            let number = (o * n_groups + g) * inner + first;
+            let number = source.number(n_groups, [o, g, first]);
             for (i, scale) in found[..width].iter().enumerate() {
                 scale.write(fmt, scales, number + i);
             }
