@@ -334,6 +334,37 @@ fn zero_blocks_are_skipped() {
     }
 }
 
+/// One row and several by wide weights of integers that f32 alone has, whose sums are exact: the numbers themselves.
+#[test]
+fn few_rows_by_wide_weights() {
+    let (k, n) = (4096u64, 4096u64);
+    let weight = |i: u64| if among(i, 3, 0.5) { 0.0 } else { (noise(i) * 2000.0).floor() * 2.0 + 1.0 };
+    for rows in [1, 3] {
+        let model = module(&[rows, k], |b, x| {
+            let w = f32_const(b, &[k, n], weight);
+            contract(b, x, w)
+        });
+        let x: Vec<f32> = (0..rows * k).map(|i| (noise(i + 7) * 1.5).floor()).collect();
+        let input: Vec<u8> = x.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let weights: Vec<f32> = (0..k * n).map(weight).collect();
+        for only in [Some(Form::Dense), Some(Form::Compressed), None] {
+            let object = only.map_or_else(
+                || compile(&model, "mtia-300", &Zeros::new()),
+                |form| in_form(&model, "mtia-300", form),
+            );
+            let (found, _) = run(&object, &input);
+            let found = found.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            for (i, found) in found.enumerate() {
+                let (row, column) = (i / n as usize, i % n as usize);
+                let row = &x[row * k as usize..][..k as usize];
+                let expect: f32 =
+                    row.iter().zip(weights[column..].iter().step_by(n as usize)).map(|(a, b)| a * b).sum();
+                assert_eq!(found, expect, "{rows} rows, {only:?}, element {i}");
+            }
+        }
+    }
+}
+
 /// `i8` weights of which 75% are zero, at random: bytes in the object and over the memory port.
 #[test]
 fn random_zeros_of_integers_are_not_stored() {

@@ -113,9 +113,11 @@ pub fn choose(problem: &Problem, expr: &Expr, result: &Stored, lowering: &Loweri
                 Role::Row => halves(third, 1, MAX_ROWS),
                 Role::Column => halves(third, 1, MAX_COLUMNS / problem.unit(d)),
             };
-            // Results leave in pieces of equal numbers of rows: a prime number has none.
-            let even =
-                more.clone().into_iter().filter(|_| dim.role == Role::Row).map(|n| n.next_multiple_of(4));
+            // Results leave in pieces of equal numbers of rows: a prime number has none. A tile never reaches past its
+            // dimension, whose result may have no stride for more than one row.
+            let rows = more.iter().filter(|_| dim.role == Role::Row);
+            let even = rows.map(|n| n.next_multiple_of(4)).filter(|&n| n <= dim.space.size);
+            let even: Vec<u64> = even.collect();
             for n in more.iter().copied().chain(even) {
                 if !options[d].contains(&n) {
                     options[d].push(n);
