@@ -196,11 +196,6 @@ pub fn block_tiles(
     Blocks { codes: packed, scales }
 }
 
-/// Whether a group of a constant has a scale that is NaN: its codes are zeros, but what they mean is not.
-pub fn has_nan_scale(constant: &Constant) -> bool {
-    constant.has_nan_scale()
-}
-
 /// The narrowest scalar type that has every value of a constant of scalars exactly, if it is narrower than the constant's.
 /// Zeros of either sign are one value: a product never tells them apart.
 pub fn narrowest(constant: &Constant) -> Option<ScalarType> {

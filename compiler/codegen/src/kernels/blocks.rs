@@ -126,7 +126,7 @@ impl Lowering<'_> {
         rows: u64,
         k: u64,
     ) -> Lowered<BlockFlags> {
-        if weights::has_nan_scale(&self.module.constants[id]) {
+        if self.module.constants[id].has_nan_scale() {
             return Err("a block of zeros under a NaN scale is not zero".to_owned());
         }
         let survey = self.survey(id, panels);
