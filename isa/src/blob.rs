@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-/// A heap buffer, part of a memory-mapped file, or other blobs interleaved. Cloning copies no bytes.
+/// A heap buffer, part of a memory-mapped file, other blobs interleaved, or what a function computes. Cloning copies no bytes.
 #[derive(Clone)]
 pub struct Blob {
     owner: Owner,
@@ -15,12 +15,21 @@ pub struct Blob {
 enum Owner {
     Whole(Arc<dyn AsRef<[u8]> + Send + Sync>),
     Parts(Arc<Interleaved>),
+    Computed(Arc<Computed>),
 }
 
 /// Blobs whose bytes take turns.
 struct Interleaved {
     parts: Vec<Blob>,
     n_rounds: usize,
+    whole: OnceLock<Vec<u8>>,
+}
+
+/// Bytes that a function writes when they are asked for.
+struct Computed {
+    len: usize,
+    unit: usize,
+    fill: Box<dyn Fn(usize, &mut [u8]) + Send + Sync>,
     whole: OnceLock<Vec<u8>>,
 }
 
@@ -47,6 +56,21 @@ impl Blob {
         }
     }
 
+    /// `len` bytes that `fill` writes: those from an offset on, as many as there is room for, in whole units of `unit` bytes. All are
+    /// computed and kept when [`Blob::bytes`] first asks for them; [`Blob::read`] computes no more than it needs.
+    ///
+    /// # Panics
+    /// If `len` is no multiple of `unit`.
+    pub fn computed(
+        len: usize,
+        unit: usize,
+        fill: impl Fn(usize, &mut [u8]) + Send + Sync + 'static,
+    ) -> Blob {
+        assert!(len.is_multiple_of(unit), "the last unit is not whole");
+        let computed = Computed { len, unit, fill: Box::new(fill), whole: OnceLock::new() };
+        Blob { owner: Owner::Computed(Arc::new(computed)), offset: 0, len }
+    }
+
     /// A part of this blob; `None` when it reaches beyond the end.
     pub fn slice(&self, offset: usize, len: usize) -> Option<Blob> {
         (offset.checked_add(len)? <= self.len).then(|| Blob {
@@ -71,15 +95,34 @@ impl Blob {
         let all = match &self.owner {
             Owner::Whole(owner) => (**owner).as_ref(),
             Owner::Parts(interleaved) => interleaved.whole.get_or_init(|| interleaved.copied()),
+            Owner::Computed(computed) => computed.whole.get_or_init(|| computed.filled()),
         };
         &all[self.offset..self.offset + self.len]
+    }
+
+    /// The bytes from `offset` on, `len` of them: from where they lie, or computed into `scratch`.
+    ///
+    /// # Panics
+    /// If they reach beyond the end.
+    pub fn read<'a>(&'a self, offset: usize, len: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        if let Owner::Computed(computed) = &self.owner
+            && computed.whole.get().is_none()
+            && (self.offset + offset).is_multiple_of(computed.unit)
+            && len.is_multiple_of(computed.unit)
+        {
+            assert!(offset + len <= self.len, "bytes beyond the end");
+            scratch.resize(len, 0);
+            (computed.fill)(self.offset + offset, scratch);
+            return scratch;
+        }
+        &self.bytes()[offset..offset + len]
     }
 
     /// The blobs that this one interleaves, and in how many rounds: itself alone unless [`Blob::interleaved`] made it.
     pub fn parts(&self) -> (&[Blob], usize) {
         match &self.owner {
             Owner::Parts(of) if self.offset == 0 && self.len == of.len() => (&of.parts, of.n_rounds),
-            Owner::Parts(_) | Owner::Whole(_) => (std::slice::from_ref(self), 1),
+            Owner::Parts(_) | Owner::Whole(_) | Owner::Computed(_) => (std::slice::from_ref(self), 1),
         }
     }
 }
@@ -90,14 +133,20 @@ impl Interleaved {
     }
 
     fn copied(&self) -> Vec<u8> {
-        let parts: Vec<(&[u8], usize)> =
-            self.parts.iter().map(|p| (p.bytes(), p.len / self.n_rounds)).collect();
         let mut out = Vec::with_capacity(self.len());
-        for round in 0..self.n_rounds {
-            for &(bytes, n) in &parts {
-                out.extend_from_slice(&bytes[round * n..(round + 1) * n]);
-            }
+        let mut scratch = Vec::new();
+        for (round, part) in (0..self.n_rounds).flat_map(|r| self.parts.iter().map(move |p| (r, p))) {
+            let n = part.len / self.n_rounds;
+            out.extend_from_slice(part.read(round * n, n, &mut scratch));
         }
+        out
+    }
+}
+
+impl Computed {
+    fn filled(&self) -> Vec<u8> {
+        let mut out = vec![0; self.len];
+        (self.fill)(0, &mut out);
         out
     }
 }
@@ -122,7 +171,29 @@ impl PartialEq for Blob {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    #[test]
+    fn what_is_computed_is_computed_once() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        let blob = Blob::computed(8, 2, move |at, out| {
+            counter.fetch_add(out.len(), Ordering::Relaxed);
+            out.iter_mut().zip(at..).for_each(|(byte, n)| *byte = n as u8);
+        });
+        let mut scratch = vec![9; 3];
+        assert_eq!(blob.slice(2, 6).unwrap().read(2, 2, &mut scratch), [4, 5]);
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        // Half a unit cannot be computed alone.
+        assert_eq!(blob.read(3, 2, &mut scratch), [3, 4]);
+        assert_eq!(blob.bytes(), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(blob.read(4, 4, &mut scratch), [4, 5, 6, 7]);
+        assert_eq!(asked.load(Ordering::Relaxed), 10);
+        let rows = Blob::interleaved(vec![blob.clone(), blob], 4);
+        assert_eq!(rows.bytes(), [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7]);
+    }
 
     #[test]
     fn parts_take_turns() {

@@ -85,6 +85,8 @@ proptest! {
         }
         let finite = values.iter().all(|v| v.is_finite());
         prop_assert!(!finite || group::scale_with_shifts(fmt, mode, scale.code, values) == scale);
+        group::encode_group(fmt, scale, &[f32::NAN, -f32::NAN], &mut again);
+        prop_assert_eq!(&again[..2], &[0, 0]);
     }
 
     #[test]
@@ -124,7 +126,7 @@ proptest! {
         fmt in format(),
         mode in mode(),
         n in 1usize..80,
-        inner in prop_oneof![1usize..4, 60usize..140],
+        inner in prop_oneof![1usize..4, 250usize..330],
         seed in prop::collection::vec(prop_oneof![60 => value(), 1 => Just(f32::NAN), 1 => Just(f32::INFINITY)], 241),
     ) {
         let outer = 2;

@@ -51,7 +51,8 @@ pub fn grouped((elem, elements): (ScalarType, &Blob), ty: &TensorType, mode: Sca
         // Merged weights are quantised from where they were: together they are never copied.
         Some(parts) => {
             for (part, dims, place) in parts {
-                group::quantize_part(format, mode, (elem, part.bytes()), dims, place, codes, scales);
+                let read = &mut reader(elem, part);
+                group::quantize_part(format, mode, read, dims, place, codes, scales);
             }
         }
         None => group::quantize_axis(format, mode, (elem, elements.bytes()), dims, codes, scales),
@@ -184,6 +185,16 @@ fn sizes(shape: &Shape) -> Option<Vec<usize>> {
 /// Elements that are converted at once.
 const RUN: usize = 1024;
 
+/// Reads elements as f32, and computes those that nobody computed before.
+fn reader(elem: ScalarType, elements: &Blob) -> impl FnMut(usize, &mut [f32]) {
+    let width = (elem.bits() / 8) as usize;
+    let mut scratch = Vec::new();
+    move |at, out| {
+        let bytes = elements.read(at * width, out.len() * width, &mut scratch);
+        pack::decode_slice(elem, bytes, 0, out);
+    }
+}
+
 fn cast(x: &View, from: ScalarType, to: ScalarType, shape: Vec<usize>) -> View {
     let n: usize = shape.iter().product();
     // What repeats is converted once, and what is permuted stays so.
@@ -197,9 +208,10 @@ fn cast(x: &View, from: ScalarType, to: ScalarType, shape: Vec<usize>) -> View {
     let mut at = 0;
     for (part, round) in (0..n_rounds).flat_map(|r| parts.iter().map(move |p| (p, r))) {
         let n_elements = part.len() / n_rounds / x.width;
+        let mut read = reader(from, part);
         for first in (0..n_elements).step_by(RUN) {
             let wide = &mut wide[..RUN.min(n_elements - first)];
-            pack::decode_slice(from, part.bytes(), round * n_elements + first, wide);
+            read(round * n_elements + first, wide);
             pack::encode_slice(to, wide, &mut out, at);
             at += wide.len();
         }
@@ -208,33 +220,48 @@ fn cast(x: &View, from: ScalarType, to: ScalarType, shape: Vec<usize>) -> View {
     if stays { View { data, width, shape, ..x.clone() } } else { View::dense(data, width, shape) }
 }
 
-fn arithmetic(x: &View, y: &View, shape: Vec<usize>, f: impl Fn(f32, f32) -> f32) -> View {
-    let mut out = vec![0; shape.iter().product::<usize>() * 4];
-    let (mut rest, _) = out.as_chunks_mut::<4>();
-    let ((a, _), (b, _)) = (x.data.bytes().as_chunks::<4>(), y.data.bytes().as_chunks::<4>());
-    let number = |words: &[[u8; 4]], at: isize| f32::from_le_bytes(words[at as usize]);
-    rows(&shape, [x, y], |n, [i, j], [s, t]| {
-        let (row, behind) = std::mem::take(&mut rest).split_at_mut(n);
-        rest = behind;
-        if let (1, 0) = (s, t) {
-            // A scale of channels: most of what folding does.
-            let scale = number(b, j);
-            for (out, &word) in row.iter_mut().zip(&a[i as usize..i as usize + n]) {
-                *out = f(f32::from_le_bytes(word), scale).to_le_bytes();
+/// One operation on two views of one shape. Computed where it is read: what quantises scaled weights needs them once.
+fn arithmetic(
+    x: &View,
+    y: &View,
+    shape: Vec<usize>,
+    f: impl Fn(f32, f32) -> f32 + Send + Sync + 'static,
+) -> View {
+    let (views, dims) = ([x.clone(), y.clone()], shape.clone());
+    let fill = move |offset: usize, out: &mut [u8]| {
+        let (mut rest, _) = out.as_chunks_mut::<4>();
+        let [(a, _), (b, _)] = views.each_ref().map(|v| v.data.bytes().as_chunks::<4>());
+        let number = |words: &[[u8; 4]], at: isize| f32::from_le_bytes(words[at as usize]);
+        rows(&dims, views.each_ref(), offset / 4, rest.len(), |n, [i, j], [s, t]| {
+            let (row, behind) = std::mem::take(&mut rest).split_at_mut(n);
+            rest = behind;
+            if let (1, 0) = (s, t) {
+                // A scale of channels: most of what folding does.
+                let scale = number(b, j);
+                for (out, &word) in row.iter_mut().zip(&a[i as usize..i as usize + n]) {
+                    *out = f(f32::from_le_bytes(word), scale).to_le_bytes();
+                }
+            } else {
+                for (k, out) in row.iter_mut().enumerate() {
+                    let k = k as isize;
+                    *out = f(number(a, i + k * s), number(b, j + k * t)).to_le_bytes();
+                }
             }
-        } else {
-            for (k, out) in row.iter_mut().enumerate() {
-                let k = k as isize;
-                *out = f(number(a, i + k * s), number(b, j + k * t)).to_le_bytes();
-            }
-        }
-    });
-    View::dense(Blob::new(out), 4, shape)
+        });
+    };
+    View::dense(Blob::computed(shape.iter().product::<usize>() * 4, 4, fill), 4, shape)
 }
 
-/// Calls `each` for every row of two views of one shape: its length, where it begins in both, and the steps.
-fn rows(shape: &[usize], views: [&View; 2], mut each: impl FnMut(usize, [isize; 2], [isize; 2])) {
-    if shape.contains(&0) {
+/// Calls `each` for every row of two views of one shape, or what of it lies within `count` elements from `first` on: its length,
+/// where it begins in both, and the steps.
+fn rows(
+    shape: &[usize],
+    views: [&View; 2],
+    first: usize,
+    count: usize,
+    mut each: impl FnMut(usize, [isize; 2], [isize; 2]),
+) {
+    if count == 0 {
         return;
     }
     let Some((&n, outer)) = shape.split_last() else {
@@ -243,11 +270,23 @@ fn rows(shape: &[usize], views: [&View; 2], mut each: impl FnMut(usize, [isize; 
     let steps = views.map(|v| v.strides[outer.len()]);
     let mut index = vec![0; outer.len()];
     let mut at = views.map(|v| v.offset);
+    let mut row = first / n;
+    for d in (0..outer.len()).rev() {
+        index[d] = row % outer[d];
+        row /= outer[d];
+        for (at, v) in at.iter_mut().zip(views) {
+            *at += v.strides[d] * index[d] as isize;
+        }
+    }
+    let (mut skipped, mut left) = (first % n, count);
     loop {
-        each(n, at, steps);
+        let length = left.min(n - skipped);
+        let start = [0, 1].map(|i| at[i] + steps[i] * skipped as isize);
+        each(length, start, steps);
+        (skipped, left) = (0, left - length);
         let mut d = outer.len();
         loop {
-            if d == 0 {
+            if d == 0 || left == 0 {
                 return;
             }
             d -= 1;
@@ -285,9 +324,10 @@ impl View {
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.shape.iter().product::<usize>() * self.width);
+        let n_elements = self.shape.iter().product();
+        let mut out = Vec::with_capacity(n_elements * self.width);
         let (data, width) = (self.data.bytes(), self.width);
-        rows(&self.shape, [self, self], |n, [at, _], [step, _]| {
+        rows(&self.shape, [self, self], 0, n_elements, |n, [at, _], [step, _]| {
             if step == 1 {
                 out.extend_from_slice(&data[at as usize * width..(at as usize + n) * width]);
             } else {

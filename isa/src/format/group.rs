@@ -26,12 +26,12 @@
 //! groups of them quantise to the scale's NaN with element codes 0, and dequantise like any other.
 
 use super::pack;
-use super::scalar::{Mini, decode_e8m0, encode_sign_magnitude, round_to_small_int};
+use super::scalar::{Mini, decode_e8m0, encode_number_sign_magnitude, round_number_to_small_int};
 use super::{GroupFormat, ScalarType, ScaleMode};
 
 mod axis;
 
-pub use axis::{Place, quantize_axis, quantize_part};
+pub use axis::{Place, Read, quantize_axis, quantize_part};
 
 const F32_INF: u32 = 0x7F80_0000;
 const HIDDEN_BIT: u32 = 1 << 23;
@@ -84,6 +84,19 @@ impl GroupScale {
     /// The value of the scale, exactly; NaN for E8M0's 0xFF.
     pub fn value(self, fmt: GroupFormat) -> f64 {
         scale_value(fmt, self.code)
+    }
+
+    /// Writes entries from `number` on.
+    #[inline]
+    fn write_all(fmt: GroupFormat, scales: &[GroupScale], plane: &mut [u8], number: usize) {
+        if fmt.pair_shift {
+            let plane = &mut plane[2 * number..2 * (number + scales.len())];
+            let (entries, _) = plane.as_chunks_mut::<2>();
+            entries.iter_mut().zip(scales).for_each(|(entry, s)| *entry = [s.code, s.shifts]);
+        } else {
+            let plane = &mut plane[number..number + scales.len()];
+            plane.iter_mut().zip(scales).for_each(|(entry, s)| *entry = s.code);
+        }
     }
 
     /// What the shift makes of element `place`'s own value: a half, or all of it.
@@ -205,7 +218,7 @@ impl Element {
         pairs.fold(0, |all, (i, pair)| all | u8::from(is_shifted(magnitude(pair), limit)) << i)
     }
 
-    /// The code of a scaled value: nearest even, saturated. `unit` is the code of 1.0 and is read for `i8` alone.
+    /// The code of a scaled value, no NaN: nearest even, saturated. `unit` is the code of 1.0 and is read for `i8` alone.
     #[inline(always)]
     fn encode(self, scaled: f32, unit: f32) -> u8 {
         match self.layout {
@@ -215,8 +228,8 @@ impl Element {
                 let sign = (scaled.to_bits() >> 31) << (mini.exp_bits + mini.man_bits);
                 (if mini.is_signless_zero(code) { code } else { sign | code }) as u8
             }
-            Layout::TwosComplement => round_to_small_int(scaled * unit, -127.0, 127.0) as u8,
-            Layout::SignMagnitude(bits) => encode_sign_magnitude(scaled, bits) as u8,
+            Layout::TwosComplement => round_number_to_small_int(scaled * unit, -127.0, 127.0) as u8,
+            Layout::SignMagnitude(bits) => encode_number_sign_magnitude(scaled, bits) as u8,
         }
     }
 
@@ -382,7 +395,7 @@ pub fn quantize_group(fmt: GroupFormat, mode: ScaleMode, values: &[f32], codes: 
 }
 
 /// Encodes `values` under a given scale, each to its nearest code, ties to even, saturated: what
-/// [`quantize_group`] does once it has chosen the scale. A scale that is zero or NaN, and an element type without a
+/// [`quantize_group`] does once it has chosen the scale. A NaN, a scale that is zero or NaN, and an element type without a
 /// group rule, give codes 0.
 ///
 /// # Panics
@@ -390,6 +403,9 @@ pub fn quantize_group(fmt: GroupFormat, mode: ScaleMode, values: &[f32], codes: 
 pub fn encode_group(fmt: GroupFormat, scale: GroupScale, values: &[f32], codes: &mut [u8]) {
     let codes = &mut codes[..values.len()];
     with_element!(fmt.element, encode_under(fmt, scale, values, codes), other => codes.fill(0));
+    for (code, _) in codes.iter_mut().zip(values).filter(|(_, value)| value.is_nan()) {
+        *code = 0;
+    }
 }
 
 #[inline(always)]

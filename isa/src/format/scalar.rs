@@ -120,10 +120,16 @@ impl Mini {
 /// Rounds to nearest even into `lo..=hi`, which must lie within +-2^22; NaN gives 0.
 #[inline(always)]
 pub(super) fn round_to_small_int(x: f32, lo: f32, hi: f32) -> i32 {
+    let rounded = round_number_to_small_int(x, lo, hi);
+    if x.is_nan() { 0 } else { rounded }
+}
+
+/// As [`round_to_small_int`] where `x` is no NaN.
+#[inline(always)]
+pub(super) fn round_number_to_small_int(x: f32, lo: f32, hi: f32) -> i32 {
     let x = if x > hi { hi } else { x };
     let x = if x < lo { lo } else { x };
-    let rounded = (x + INT_MAGIC).to_bits().wrapping_sub(INT_MAGIC.to_bits()) as i32;
-    if x.is_nan() { 0 } else { rounded }
+    (x + INT_MAGIC).to_bits().wrapping_sub(INT_MAGIC.to_bits()) as i32
 }
 
 /// `2^(code - 127)`; 0xFF is NaN.
@@ -170,10 +176,17 @@ const fn decode_sign_magnitude(code: u32, bits: u32) -> f32 {
 
 #[inline(always)]
 pub(super) fn encode_sign_magnitude(value: f32, bits: u32) -> u32 {
+    let code = encode_number_sign_magnitude(value, bits);
+    if value.is_nan() { 0 } else { code }
+}
+
+/// As [`encode_sign_magnitude`] where `value` is no NaN.
+#[inline(always)]
+pub(super) fn encode_number_sign_magnitude(value: f32, bits: u32) -> u32 {
     let largest = ((1 << (bits - 1)) - 1) as f32;
-    let magnitude = round_to_small_int(value.abs() * sign_magnitude_unit(bits), 0.0, largest) as u32;
+    let magnitude = value.abs() * sign_magnitude_unit(bits);
     let sign = value.to_bits() >> 31 << (bits - 1);
-    if value.is_nan() { 0 } else { sign | magnitude }
+    sign | round_number_to_small_int(magnitude, 0.0, largest) as u32
 }
 
 const fn sign_extend(code: u64, bits: u32) -> i64 {

@@ -8,7 +8,7 @@ use crate::format::{GroupFormat, ScalarType, pack};
 
 /// Columns of a tile. Elements of one group are a whole row of the tensor apart, so neighbouring groups are computed side by side,
 /// from whole cache lines, each vector with one element of several groups.
-const WIDTH: usize = 64;
+const WIDTH: usize = 256;
 
 /// Columns are computed in multiples of this, whole vectors; what the last ones hold is not read.
 const LANES: usize = 16;
@@ -16,10 +16,12 @@ const LANES: usize = 16;
 /// Elements of a row that are widened at once.
 const RUN: usize = 1024;
 
-/// What is quantised: a dense row-major array.
+/// Reads a dense row-major array as f32: elements from a number on, as many as there is room for.
+pub type Read<'a> = &'a mut dyn FnMut(usize, &mut [f32]);
+
+/// What is quantised.
 struct Source<'a> {
-    ty: ScalarType,
-    bytes: &'a [u8],
+    read: Read<'a>,
     /// Elements before, along and behind the grouped axis.
     dims: [usize; 3],
     place: Place,
@@ -58,18 +60,19 @@ pub fn quantize_axis(
     scales: &mut [u8],
 ) {
     let place = Place { outer: 0, inner: 0, n_inner: dims[2] };
-    quantize_part(fmt, mode, (ty, bytes), dims, place, codes, scales);
+    let read = &mut |at, out: &mut [f32]| pack::decode_slice(ty, bytes, at, out);
+    quantize_part(fmt, mode, read, dims, place, codes, scales);
 }
 
-/// Quantises a dense row-major array that is part of a larger one, as [`quantize_axis`] does; `codes` and `scales` are those of the
-/// larger array, of which only the part is written.
+/// Quantises an array that is part of a larger one, as [`quantize_axis`] does, and may be computed while it is read; `codes` and
+/// `scales` are those of the larger array, of which only the part is written.
 ///
 /// # Panics
-/// If `bytes`, `codes` or `scales` is too short.
+/// If `codes` or `scales` is too short.
 pub fn quantize_part(
     fmt: GroupFormat,
     mode: super::ScaleMode,
-    (ty, bytes): (ScalarType, &[u8]),
+    read: Read<'_>,
     dims: [usize; 3],
     place: Place,
     codes: &mut [u8],
@@ -78,12 +81,12 @@ pub fn quantize_part(
     if dims.contains(&0) {
         return;
     }
-    let source = Source { ty, bytes, dims, place };
+    let mut source = Source { read, dims, place };
     let bump = bump_above(fmt, mode);
     if place.n_inner == 1 {
-        with_element!(fmt.element, rows(fmt, bump, &source, codes, scales), other => without_rule(fmt, &source, codes, scales));
+        with_element!(fmt.element, rows(fmt, bump, &mut source, codes, scales), other => without_rule(fmt, &source, codes, scales));
     } else {
-        with_element!(fmt.element, columns(fmt, bump, &source, codes, scales), other => without_rule(fmt, &source, codes, scales));
+        with_element!(fmt.element, columns(fmt, bump, &mut source, codes, scales), other => without_rule(fmt, &source, codes, scales));
     }
 }
 
@@ -101,7 +104,7 @@ fn without_rule(fmt: GroupFormat, source: &Source<'_>, codes: &mut [u8], scales:
 fn rows<const ELEMENT: u8>(
     fmt: GroupFormat,
     bump: u32,
-    source: &Source<'_>,
+    source: &mut Source<'_>,
     codes: &mut [u8],
     scales: &mut [u8],
 ) {
@@ -115,7 +118,7 @@ fn rows<const ELEMENT: u8>(
         for first in (0..n).step_by(run) {
             let (at, count) = (row * n + first, run.min(n - first));
             let (wide, staged) = (&mut wide[..count], &mut staged[..count]);
-            pack::decode_slice(source.ty, source.bytes, at, wide);
+            (source.read)(at, wide);
             for (group, codes) in wide.chunks(size).zip(staged.chunks_mut(size)) {
                 // Loops of a known length are unrolled.
                 let scale = match (group.as_chunks::<32>(), group.as_chunks::<16>()) {
@@ -141,7 +144,7 @@ fn rows<const ELEMENT: u8>(
 fn columns<const ELEMENT: u8>(
     fmt: GroupFormat,
     bump: u32,
-    source: &Source<'_>,
+    source: &mut Source<'_>,
     codes: &mut [u8],
     scales: &mut [u8],
 ) {
@@ -157,7 +160,7 @@ fn columns<const ELEMENT: u8>(
             let width = WIDTH.min(inner - first);
             let at = |j: usize| (o * n + g * size + j) * inner + first;
             for (j, row) in tile.iter_mut().enumerate() {
-                pack::decode_slice(source.ty, source.bytes, at(j), &mut row[..width]);
+                (source.read)(at(j), &mut row[..width]);
             }
             let found = quantize_tile::<ELEMENT>(fmt, bump, tile, width, staged);
             for (j, row) in staged.iter().enumerate() {
@@ -165,9 +168,7 @@ fn columns<const ELEMENT: u8>(
                 pack::set_slice(codes, fmt.element, place, &row[..width]);
             }
             let number = source.number(n_groups, [o, g, first]);
-            for (i, scale) in found[..width].iter().enumerate() {
-                scale.write(fmt, scales, number + i);
-            }
+            GroupScale::write_all(fmt, &found[..width], scales, number);
         }
     }
 }
