@@ -25,11 +25,14 @@ struct Interleaved {
     whole: OnceLock<Vec<u8>>,
 }
 
+/// Writes bytes from an offset on, as many as there is room for.
+type Fill = dyn Fn(usize, &mut [u8]) + Send + Sync;
+
 /// Bytes that a function writes when they are asked for.
 struct Computed {
     len: usize,
     unit: usize,
-    fill: Box<dyn Fn(usize, &mut [u8]) + Send + Sync>,
+    fill: Box<Fill>,
     whole: OnceLock<Vec<u8>>,
 }
 

@@ -363,6 +363,23 @@ pub const DPE_COLUMNS: u64 = 32;
 /// Bytes of the second operand's k that a DPE skips together in `mmblk`: half of the 64 that a tile holds. Assumed.
 pub const DPE_SKIP_BYTES: u64 = 32;
 
+/// Elements of k that a DPE skips together in `mmblk` where the second operand has this format.
+pub fn dpe_skip_elements(format: Format) -> u64 {
+    (DPE_SKIP_BYTES * 8 / u64::from(format.element().bits()).max(1)).max(1)
+}
+
+/// Elements of k that share a flag in what the compiler makes of zero blocks: what a DPE skips together, as a power of two so that
+/// groups fit.
+pub fn flag_elements(format: Format) -> u64 {
+    (1 << dpe_skip_elements(format).ilog2()).max(u64::from(format.group_size()))
+}
+
+/// The share of activations that the compiler takes to be other than zero behind a ReLU, when nothing has been measured: that of
+/// values which are as often negative as positive.
+pub const ASSUMED_ACTIVITY: f64 = 0.5;
+/// Shares of dense bytes and of flags above which leaving out zeros is not worth an instruction.
+pub const WORTHWHILE: f64 = 0.95;
+
 /// The network that `sort` is timed as, in SE operations for each element of a row of `n`: a bitonic one of p(p + 1)/2
 /// stages, p = log2 n, with a lesser and a greater of two 64-bit values for each pair. Assumed.
 pub fn sort_ops(n: u64) -> u64 {

@@ -7,7 +7,7 @@ use lacuna_isa::view::Pattern;
 use crate::place::Panels;
 
 /// Columns of a panel.
-const PANEL: usize = crate::kernels::problem::PANEL as usize;
+const PANEL: usize = crate::place::PANEL as usize;
 /// Positions along K that are moved together: what is read and what is written stays in the first cache.
 const BLOCK: usize = 64;
 

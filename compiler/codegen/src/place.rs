@@ -12,7 +12,8 @@ use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::MaskCode;
 use lacuna_isa::view::{Pattern, PlaneMap};
 
-use crate::kernels::problem::PANEL;
+/// Columns of a weight panel.
+pub const PANEL: u64 = 32;
 
 /// One allocation of HBM, shared SRAM or weights.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -8,10 +8,9 @@ use lacuna_isa::inst::MaskCode;
 use lacuna_isa::sparse::{self, SparseError};
 
 use crate::grid::{Grid, positions, zero_codes};
-use crate::place::{BlockTiles, Packing, Panels, Records, Storage};
+use crate::place::{BlockTiles, PANEL, Packing, Panels, Records, Storage};
 
 /// Columns of a panel.
-const PANEL: u64 = crate::kernels::problem::PANEL;
 /// Codes that are looked at together.
 const RUN: usize = 1024;
 /// Alignment of the planes of a compressed tensor.

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use lacuna_isa::inst::Order;
-use lacuna_isa::timing::{DPE_COLUMNS, DPE_SKIP_BYTES, DpeActions};
+use lacuna_isa::timing::{DPE_COLUMNS, DpeActions, dpe_skip_elements};
 use lacuna_isa::view::{Position, VIEW_DIMS, View};
 
 use crate::trap::{Fault, TrapKind};
@@ -291,8 +291,7 @@ impl Chosen {
                 a_reads = m * k;
             }
             Grain::Blocks { .. } => {
-                let together = (DPE_SKIP_BYTES * 8 / u64::from(b.format.element().bits())).max(1) as usize;
-                for step in present.chunks(together) {
+                for step in present.chunks(dpe_skip_elements(b.format) as usize) {
                     let mut read = false;
                     for tile in self.of.chunks(DPE_COLUMNS as usize) {
                         if tile.iter().any(|&set| step.iter().any(|&k| self.sets[set][k])) {

@@ -9,12 +9,12 @@ use std::rc::Rc;
 use lacuna_ir::ConstId;
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::sparse::{BLOCK, record_bytes};
+use lacuna_isa::timing::WORTHWHILE;
 
-use super::problem::{PANEL, Problem, Second};
+use super::problem::{Problem, Second};
 use super::product_tiles::Plan;
-use super::sparse::WORTHWHILE;
 use crate::lower::{Lowered, Lowering};
-use crate::place::{BlockTiles, Packing, Panels, Place, Storage, StorageKind};
+use crate::place::{BlockTiles, PANEL, Packing, Panels, Place, Storage, StorageKind};
 use crate::weights;
 
 /// Flags of the blocks of a second operand.

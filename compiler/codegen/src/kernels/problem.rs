@@ -9,18 +9,16 @@ use lacuna_ir::{ConstId, ElemType, Node, Op, Value};
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::Order;
 use lacuna_isa::sparse::BLOCK;
+use lacuna_isa::timing::flag_elements;
 use lacuna_isa::view::PlaneMap;
 
 use super::blocks::BlockFlags;
 use super::space::{SpaceDim, Walk, coalesce};
-use super::sparse::{Form, flag_elements};
+use super::sparse::Form;
 use crate::expr::Expr;
 use crate::lower::{Lowered, Lowering};
-use crate::place::{Packing, Panels, Place, Storage, StorageKind, order_of};
+use crate::place::{PANEL, Packing, Panels, Place, Storage, StorageKind, order_of};
 use crate::weights;
-
-/// Columns of a weight panel.
-pub const PANEL: u64 = 32;
 
 /// What role a result dimension plays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

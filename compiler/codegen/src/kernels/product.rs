@@ -31,7 +31,7 @@ impl Lowering<'_> {
             return Err(format!("products in {result} are not implemented"));
         }
         // The form that takes the least time; of nearly equal ones the sparsest, which moves fewer bytes.
-        let mut best: Option<(f64, Problem, Plan)> = None;
+        let mut found: Vec<(f64, Problem, Plan)> = Vec::new();
         let mut refusal: Option<String> = None;
         let result = Stored { storage: out.storage, element_bytes: sinks.element_bytes() };
         for form in self.forms(hero) {
@@ -45,17 +45,22 @@ impl Lowering<'_> {
                 Ok((time, problem, plan))
             });
             match planned {
-                Ok(found) if best.as_ref().is_none_or(|(time, ..)| found.0 < time * MARGIN) => {
-                    best = Some(found)
-                }
-                Ok(_) => {}
+                Ok(planned) => found.push(planned),
                 Err(reason) => refusal = Some(reason),
             }
         }
-        let Some((_, mut problem, plan)) = best else {
-            return Err(refusal.unwrap_or_else(|| "a product without a form".to_owned()));
+        let (problem, plan) = loop {
+            let better = |best: usize, i: usize| if found[i].0 < found[best].0 * MARGIN { i } else { best };
+            let Some(best) = (0..found.len()).reduce(better) else {
+                return Err(refusal.unwrap_or_else(|| "a product without a form".to_owned()));
+            };
+            let (_, mut problem, plan) = found.remove(best);
+            // Only a layout tells whether its records are too large.
+            match self.lay_out_blocks(&mut problem, &plan) {
+                Ok(()) => break (problem, plan),
+                Err(reason) => refusal = Some(reason),
+            }
         };
-        self.lay_out_blocks(&mut problem, &plan)?;
         sinks.retain(|sink| groups_fit(&problem, &plan, sink).is_some());
         self.emit_product(&problem, &plan, expr, sinks)
     }

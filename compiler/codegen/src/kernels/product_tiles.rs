@@ -8,12 +8,13 @@ use lacuna_isa::sparse::BLOCK;
 use lacuna_isa::view::PE_COORDS;
 
 use super::blocks::{BlockFlags, Counts};
-use super::problem::{PANEL, Problem, Role, Second};
+use super::problem::{Problem, Role, Second};
 use super::product_time::{Stored, Time};
 use super::product_views::epilogue_tile;
 use crate::expr::Expr;
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Axis, GridCost, Nest};
+use crate::place::PANEL;
 
 /// The chosen tiles: one axis per result dimension in the problem's order, then the axis of K.
 #[derive(Clone, Debug)]

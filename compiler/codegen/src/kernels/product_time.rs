@@ -7,7 +7,7 @@
 
 use lacuna_isa::object::MemSpace;
 use lacuna_isa::target::Target;
-use lacuna_isa::timing::{DMA_BEAT_BYTES, Work, cost};
+use lacuna_isa::timing::{ASSUMED_ACTIVITY, DMA_BEAT_BYTES, Work, cost};
 use lacuna_isa::view::Pattern;
 
 use super::blocks::BlockFlags;
@@ -15,7 +15,7 @@ use super::problem::{Problem, Role, Second};
 use super::product::PIECE_SLOTS;
 use super::product_tiles::Plan;
 use super::product_views::{epilogue_tile, first_tile, second_tile};
-use super::sparse::{ASSUMED_ACTIVITY, Form};
+use super::sparse::Form;
 use crate::emit::{DOUBLE, KernelBuilder, OUTER_SLOTS, STAGED_SLOTS, Tile};
 use crate::expr::{Expr, ExprNode};
 use crate::lower::Lowering;

@@ -10,10 +10,9 @@
 use std::rc::Rc;
 
 use lacuna_ir::{ConstId, Constant, Node};
-use lacuna_isa::format::Format;
 use lacuna_isa::inst::MaskCode;
 use lacuna_isa::sparse::record_bytes;
-use lacuna_isa::timing::DPE_SKIP_BYTES;
+use lacuna_isa::timing::WORTHWHILE;
 use lacuna_isa::view::Pattern;
 
 use crate::lower::Lowering;
@@ -63,18 +62,6 @@ pub struct Survey {
     best: (MaskCode, f64),
     /// Dense codes.
     pub(super) codes: Vec<u8>,
-}
-
-/// Shares of dense bytes and of flags above which leaving out zeros is not worth an instruction.
-pub(super) const WORTHWHILE: f64 = 0.95;
-/// The share of activations that are taken to be other than zero behind a ReLU, when nothing has been measured: that of
-/// values which are as often negative as positive.
-pub(super) const ASSUMED_ACTIVITY: f64 = 0.5;
-
-/// Elements of K that a flag of `mmblk` stands for: what a DPE skips together, as a power of two so that groups fit.
-pub(super) fn flag_elements(format: Format) -> u64 {
-    let together = DPE_SKIP_BYTES * 8 / u64::from(format.element().bits()).max(1);
-    (1 << together.max(1).ilog2()).max(u64::from(format.group_size()))
 }
 
 impl Lowering<'_> {

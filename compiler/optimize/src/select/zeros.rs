@@ -7,16 +7,11 @@
 use lacuna_ir::op::ContractMap;
 use lacuna_ir::{Constant, Function, Module, NodeData, Op};
 use lacuna_isa::format::Format;
-use lacuna_isa::timing::{DPE_COLUMNS, DPE_SKIP_BYTES};
+use lacuna_isa::timing::{ASSUMED_ACTIVITY, DPE_COLUMNS, WORTHWHILE, flag_elements};
 use lacuna_isa::view::Pattern;
 
 use super::model::Extents;
 use crate::zeros::{density, zero_blocks};
-
-/// The share of activations that are taken to be other than zero where nothing has been measured, as code generation has it.
-const ASSUMED_ACTIVITY: f64 = 0.5;
-/// Shares of bytes and of blocks above which leaving out zeros is not worth an instruction, as code generation has it.
-const WORTHWHILE: f64 = 0.95;
 
 /// Zeros of a product.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -77,7 +72,7 @@ impl Zeros {
             return Zeros { active, ..Zeros::default() };
         }
         let mut blocks: Vec<(u64, f64)> = Vec::new();
-        for k in formats.iter().map(|&f| block_length(f)) {
+        for k in formats.iter().map(|&f| flag_elements(f)) {
             if !blocks.iter().any(|b| b.0 == k)
                 && let Some(share) = set_blocks(constant, node, operand, k)
             {
@@ -95,7 +90,7 @@ impl Zeros {
         // The masks of records have a bit for each element at most.
         let stored = self.filled.map(|filled| filled + 1.0 / f64::from(weights.element().bits()));
         let stored = stored.filter(|&stored| stored <= WORTHWHILE);
-        let blocks = self.blocks.iter().find(|b| b.0 == block_length(weights));
+        let blocks = self.blocks.iter().find(|b| b.0 == flag_elements(weights));
         let steps = blocks.map(|b| b.1).filter(|&steps| steps <= WORTHWHILE);
         let mut forms = Vec::new();
         forms.extend(stored.zip(steps).map(|(stored, steps)| Left { steps, stored, ..dense }));
@@ -109,12 +104,6 @@ impl Zeros {
         }
         forms
     }
-}
-
-/// Elements along the summed dimension that a DPE skips together, whole groups of them.
-fn block_length(format: Format) -> u64 {
-    let together = DPE_SKIP_BYTES * 8 / u64::from(format.element().bits()).max(1);
-    (1 << together.max(1).ilog2()).max(u64::from(format.group_size()))
 }
 
 /// The share of blocks of 32 columns by `k` summed elements that are not zero; `None` where the weights are no matrix.
