@@ -45,6 +45,13 @@ impl Lab {
         }
         let found = run.output().map_err(|e| format!("{run:?}: {e}"))?;
         let report: Value = serde_json::from_slice(&found.stdout).map_err(|e| format!("{run:?}: {e}"))?;
+        for warning in report["warnings"].as_array().into_iter().flatten() {
+            eprintln!(
+                "{}: {}",
+                model.display(),
+                warning.as_str().map_or_else(|| warning.to_string(), str::to_owned)
+            );
+        }
         match &report["error"]["message"] {
             Value::String(message) => Err(format!("{run:?}: {message}")),
             _ => Ok(report),

@@ -50,6 +50,22 @@ fn contract(b: &mut FunctionBuilder<'_>, x: Value, w: Value) -> Value {
     b.emit(Op::Contract { map, elem: ScalarType::F32 }, &[x, w]).unwrap()
 }
 
+/// A convolution of 3 x 3 taps.
+fn conv(b: &mut FunctionBuilder<'_>, x: Value, w: Value, stride: u64) -> Value {
+    let attrs = ConvAttrs {
+        x: vec![0, 1, 2, 3],
+        w: vec![0, 1, 2, 3],
+        out: vec![0, 1, 2, 3],
+        strides: vec![stride; 2],
+        dilations: vec![1, 1],
+        x_dilations: vec![1, 1],
+        low: vec![1, 1],
+        high: vec![1, 1],
+        groups: 1,
+    };
+    b.emit(Op::Conv { attrs, elem: ScalarType::F32 }, &[x, w]).unwrap()
+}
+
 /// A value that is 0 where it was negative.
 fn relu(b: &mut FunctionBuilder<'_>, x: Value) -> Value {
     let shape = b.ty(x).shape.0.clone();
@@ -232,18 +248,7 @@ fn convolutions_by_blocks() {
             let (channel, tap) = (i / 9 % channels, i % 9);
             if among(channel / 8 * 9 + tap, 5, 0.3) { noise(i) } else { 0.0 }
         });
-        let attrs = ConvAttrs {
-            x: vec![0, 1, 2, 3],
-            w: vec![0, 1, 2, 3],
-            out: vec![0, 1, 2, 3],
-            strides: vec![1, 1],
-            dilations: vec![1, 1],
-            x_dilations: vec![1, 1],
-            low: vec![1, 1],
-            high: vec![1, 1],
-            groups: 1,
-        };
-        b.emit(Op::Conv { attrs, elem: ScalarType::F32 }, &[x, w]).unwrap()
+        conv(b, x, w, 1)
     });
     let input = input_of(&model);
     let (expect, _) = run(&in_form(&model, "mtia-300", Form::Dense), &input);
@@ -255,6 +260,26 @@ fn convolutions_by_blocks() {
     let got = profile(&chosen, &[]);
     let zeros = got.macs_skipped as f64 / (got.macs + got.macs_skipped) as f64;
     assert!(zeros > 0.6, "{zeros} of the products are skipped");
+}
+
+/// Rows of weights are left out along one summed dimension, and a window sums over three: its product stays dense.
+#[test]
+fn windows_behind_a_relu_stay_dense() {
+    let channels = 256u64;
+    let model = module(&[1, channels, 3, 3], |b, x| {
+        let x = relu(b, x);
+        let w = f32_const(b, &[channels, channels, 3, 3], noise);
+        conv(b, x, w, 2)
+    });
+    let input = input_of(&model);
+    let mut zeros = Zeros::new();
+    zeros[hero(&model)].active = true;
+    let [dense, chosen] = [&Zeros::new(), &zeros].map(|zeros| compile(&model, "mtia-300", zeros));
+    assert!(run(&chosen, &input).0 == run(&dense, &input).0, "other bits");
+    zeros[hero(&model)].only = Some(Form::Active);
+    let refused = lacuna_codegen::generate(&model, &target("mtia-300").unwrap(), &zeros);
+    let failures = refused.err().expect("flags for a window");
+    assert!(format!("{failures:?}").contains("more than one dimension"), "{failures:?}");
 }
 
 proptest! {

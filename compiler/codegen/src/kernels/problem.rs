@@ -243,6 +243,7 @@ impl Lowering<'_> {
         if summed.len() > 3 {
             return Err("a product over more than three dimensions that do not merge".into());
         }
+        form_fits(form, &summed)?;
         let chunk = (0..summed.len()).max_by_key(|&i| (summed[i].size, i)).unwrap_or(0);
         Ok(Problem {
             dims,
@@ -362,6 +363,7 @@ impl Lowering<'_> {
         if attrs.groups > 1 {
             split_groups(&mut dims, attrs.groups, xs(1) * channels as i64, w_strides.1, w_dim(0));
         }
+        form_fits(form, &summed)?;
         let chunk = summed.len() - 1;
         Ok(Problem {
             dims,
@@ -514,6 +516,14 @@ fn cut(group: u64, form: Form) -> u64 {
 /// Elements along the summed dimension that an operand has in memory: whole groups.
 fn stored_terms(elem: &ElemType, size: u64) -> u64 {
     size.next_multiple_of(u64::from(elem.format().group_size()))
+}
+
+/// Rows of weights are left out along one dimension (`ldmask`), and flags of a chunk are those of that dimension.
+fn form_fits(form: Form, summed: &[SummedDim]) -> Lowered {
+    if form == Form::Active && summed.iter().filter(|dim| dim.size > 1).count() > 1 {
+        return Err("rows that meet zeros in a sum over more than one dimension".to_owned());
+    }
+    Ok(())
 }
 
 /// Joins neighbouring summed dimensions that both operands walk alike.

@@ -5,7 +5,7 @@
 //! without zeros, blocks, active rows) this has the shares that decide between formats, not their layouts.
 
 use lacuna_ir::op::ContractMap;
-use lacuna_ir::{Constant, Function, Module, NodeData, Op};
+use lacuna_ir::{Constant, Function, Module, NodeData, Op, Shape};
 use lacuna_isa::format::Format;
 use lacuna_isa::timing::{ASSUMED_ACTIVITY, DPE_COLUMNS, WORTHWHILE, flag_elements};
 use lacuna_isa::view::Pattern;
@@ -64,6 +64,8 @@ impl Zeros {
         let operand = 1 - extents.first;
         let constant = func.as_const(node.args[operand]).map(|id| &module.constants[id]);
         let Some(constant) = constant.filter(|_| extents.packed) else { return Zeros::default() };
+        // Rows of weights are left out along one summed dimension.
+        let active = active && sums_once(node, &constant.ty.shape);
         if constant.ty.elem.scalar().is_none() {
             return Zeros { active, ..Zeros::default() };
         }
@@ -103,6 +105,15 @@ impl Zeros {
             forms.push(dense);
         }
         forms
+    }
+}
+
+/// Whether a product by weights of this shape sums over one dimension alone.
+fn sums_once(node: &NodeData, weights: &Shape) -> bool {
+    match &node.op {
+        Op::Conv { attrs, .. } => attrs.w[2..].iter().all(|&d| weights[usize::from(d)] == 1),
+        Op::Contract { map, .. } => map.summed().len() == 1,
+        _ => false,
     }
 }
 
