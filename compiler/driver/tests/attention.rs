@@ -148,6 +148,7 @@ fn sizes_of_every_kind() {
         [1, 1, 3, 130, 1030, 8, 40],
         [1, 2, 8, 1, 700, 64, 64],
         [1, 8, 1, 128, 128, 64, 64],
+        [1, 8, 4, 256, 1024, 16, 16],
     ] {
         check(PLAIN, sizes, F32, None, EXACT, true);
     }
@@ -278,20 +279,21 @@ fn causal_attention_over_4096_tokens_takes_half() {
     const MANY: Sizes = [1, 32, 1, 4096, 4096, 64, 64];
     const FEW_WIDE: Sizes = [1, 8, 1, 4096, 4096, 128, 128];
     const MANY_WIDE: Sizes = [1, 32, 1, 4096, 4096, 128, 128];
-    const SHARED: Sizes = [1, 8, 4, 4096, 4096, 128, 128];
-    let all = [FEW, MANY, FEW_WIDE, MANY_WIDE];
+    const SHARED: Sizes = [1, 8, 4, 4096, 4096, 64, 64];
+    const SHARED_WIDE: Sizes = [1, 8, 4, 4096, 4096, 128, 128];
+    let all = [FEW, MANY, FEW_WIDE, MANY_WIDE, SHARED, SHARED_WIDE];
+    let many = [MANY, MANY_WIDE, SHARED, SHARED_WIDE];
     let both = |name: &'static str, sizes: &[Sizes]| -> Vec<(&'static str, Sizes, ScalarType)> {
         sizes.iter().flat_map(|&sizes| [(name, sizes, F32), (name, sizes, Bf16)]).collect()
     };
     // Eight heads take the faster targets so few cycles that the latency of memory at both ends is more than 0.05 of them.
     let mut cases = both("mtia-300", &all);
-    cases.push(("mtia-300", SHARED, F32));
     cases.extend(both("mtia-2i", &all));
-    cases.extend(both("mtia-400", &[MANY, MANY_WIDE, SHARED]));
-    cases.extend(both("mtia-450", &[MANY_WIDE, SHARED]));
-    cases.extend([FEW, MANY, FEW_WIDE].map(|sizes| ("mtia-450", sizes, F32)));
-    cases.extend(both("mtia-500", &[MANY_WIDE, SHARED]));
-    cases.push(("mtia-500", MANY, F32));
+    cases.extend(both("mtia-400", &many));
+    cases.extend(both("mtia-450", &many));
+    cases.extend([FEW, FEW_WIDE].map(|sizes| ("mtia-450", sizes, F32)));
+    cases.extend(both("mtia-500", &[MANY_WIDE, SHARED_WIDE]));
+    cases.extend([MANY, SHARED].map(|sizes| ("mtia-500", sizes, F32)));
     for (name, sizes, inner) in cases {
         let full = cycles(&PLAIN, sizes, inner, name);
         let causal = cycles(&CAUSAL, sizes, inner, name);

@@ -1,6 +1,6 @@
 //! Tiles and grid of attention, by modelled time.
 //!
-//! A unit of work is a tile of queries, of all heads that share a group of keys. A causal unit ends at its last visible
+//! A unit of work is a tile of queries, of all heads that share a group of keys or of one of them. A causal unit ends at its last visible
 //! key, so units differ in length. There the unit is a pair of blocks: block i and block n - 1 - i, which together are always
 //! as long. A block is one tile of queries or several, which share each fetch of keys or pass over the keys in turn, and whole
 //! tiles of keys long, so that trip counts are affine. The tiles of keys are the innermost loop; a few sizes are costed and the fastest that
@@ -51,6 +51,17 @@ pub struct Sizes {
     pub types: [ScalarType; 4],
     /// Type of the mask.
     pub mask: Option<ScalarType>,
+    /// Whether the heads that share a group stand as `batch`, each for itself: keys are the same for all of these.
+    pub apart: bool,
+}
+
+impl Sizes {
+    /// Heads that share a group, each for itself: a tile has more queries of one head instead, of which fewer lie on the
+    /// diagonal.
+    fn heads_apart(self) -> Option<Sizes> {
+        let possible = self.batch == 1 && self.share > 1 && self.mask.is_none();
+        possible.then_some(Sizes { batch: self.share, share: 1, apart: true, ..self })
+    }
 }
 
 /// How keys that a query must not see are left out.
@@ -176,8 +187,8 @@ impl Plan {
 
     /// The best plan; `None` where attention must be computed by parts.
     pub fn choose(a: &Attention, args: &[&TensorType], target: &Target) -> Option<Plan> {
-        let sizes = sizes_of(a, args)?;
-        let mut best: Option<(f64, Plan)> = None;
+        let together = sizes_of(a, args)?;
+        let mut plans: Vec<(f64, Plan)> = Vec::new();
         let mut offer = |plan: Option<Plan>| {
             let Some(plan) = plan else { return };
             let time = match plan.course {
@@ -185,24 +196,33 @@ impl Plan {
                 Course::Flow | Course::Rows | Course::Columns => plan.flow_time(target),
                 Course::Stripes => plan.stripes_time(a, target),
             };
-            if best.as_ref().is_none_or(|(least, _)| time < *least) {
-                best = Some((time, plan));
-            }
+            plans.push((time, plan));
         };
-        for keys in key_tiles(sizes.keys) {
-            for queries in query_tiles(sizes.length, keys) {
-                for cut in [1, 2, 4] {
-                    offer(Plan::of(a, sizes, [queries, cut, keys], Course::Turns, target));
+        for sizes in [Some(together), together.heads_apart()].into_iter().flatten() {
+            for keys in key_tiles(sizes.keys) {
+                for queries in query_tiles(sizes.length, keys) {
+                    for cut in [1, 2, 4] {
+                        offer(Plan::of(a, sizes, [queries, cut, keys], Course::Turns, target));
+                    }
                 }
             }
+            for (course, [queries, keys]) in flow_tiles(a, &sizes, target) {
+                offer(Plan::of(a, sizes, [queries, 1, keys], course, target));
+            }
+            for [stripes, keys] in stripe_tiles(a, &sizes, target) {
+                offer(Plan::striped(a, sizes, stripes, keys, target));
+            }
         }
-        for (course, [queries, keys]) in flow_tiles(a, &sizes, target) {
-            offer(Plan::of(a, sizes, [queries, 1, keys], course, target));
-        }
-        for [stripes, keys] in stripe_tiles(a, &sizes, target) {
-            offer(Plan::striped(a, sizes, stripes, keys, target));
-        }
-        best.map(|(_, plan)| plan)
+        let (least, best) = plans.iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
+        let equal = plans.iter().filter(|(time, plan)| *time <= least * EQUAL && plan.course == best.course);
+        let order =
+            |a: &&(f64, Plan), b: &&(f64, Plan)| a.1.copies().cmp(&b.1.copies()).then(a.0.total_cmp(&b.0));
+        equal.min_by(order).map(|(_, plan)| plan.clone())
+    }
+
+    /// Copies of the code of a tile.
+    fn copies(&self) -> u64 {
+        if self.course == Course::Stripes { self.round * (self.pieces + 1) } else { self.parts }
     }
 
     fn of(
@@ -278,7 +298,8 @@ impl Plan {
             Course::Columns => (1, target.cols),
         };
         // PEs whose blocks end at different keys share no fetch, however they are dealt.
-        let traffic = |pes: &[[u16; PE_COORDS]]| (1.0, if triangular { 0 } else { fetches(pes) });
+        let traffic =
+            |pes: &[[u16; PE_COORDS]]| (1.0, if triangular { 0 } else { fetches(pes, sizes.apart) });
         plan.nest = Nest::distribute_by(plan.nest.axes, &spread, rows, cols, &traffic);
         let inner = match course {
             Course::Turns | Course::Flow | Course::Stripes => None,
@@ -391,6 +412,7 @@ fn sizes_of(a: &Attention, args: &[&TensorType]) -> Option<Sizes> {
             Some(mask) => Some(mask_type(&mask.shape, k[2], mask.elem.scalar()?)?),
             None => None,
         },
+        apart: false,
     };
     let extents = [sizes.batch, sizes.groups, sizes.share, sizes.length, sizes.keys, sizes.size, sizes.width];
     let near = a.shift.unsigned_abs() < MAX_EXTENT && a.window < MAX_EXTENT;
@@ -478,6 +500,8 @@ fn flow_tiles(a: &Attention, sizes: &Sizes, target: &Target) -> Vec<(Course, [u6
     tiles
 }
 
+/// Of plans whose modelled times differ by less, that with the least code is taken: the model is not that exact.
+const EQUAL: f64 = 1.001;
 /// More passes are more code.
 const MAX_PARTS: u64 = 8;
 /// Larger tiles compute more of what lies behind the diagonal.

@@ -78,7 +78,9 @@ impl Plan {
             Axis::new("part", 1, 1),
         ];
         let spread = [true, true, true, false, false];
-        plan.nest = Nest::distribute_by(axes, &spread, target.rows, target.cols, &|pes| (1.0, fetches(pes)));
+        plan.nest = Nest::distribute_by(axes, &spread, target.rows, target.cols, &|pes| {
+            (1.0, fetches(pes, sizes.apart))
+        });
         // A piece should take the port no longer than two steps.
         let own = plan.rows() as f64 * (sizes.size * sizes.types[0].bytes_for(1)) as f64;
         let own = own * plan.nest.n_pes() as f64 / target.hbm_bytes_per_cycle;
@@ -106,14 +108,22 @@ impl Plan {
         let peaks = rows * self.keys as f64 / target.bank_elements_per_cycle;
         let finish = rows * s.width as f64 * FINISH_OPS / target.simd_ops_per_cycle;
         let [q, _, _, y] = s.types.map(|ty| ty.bytes_for(8) as f64 / 8.0);
-        let own = rows * (s.size as f64 * q + s.width as f64 * y) * self.nest.n_pes() as f64;
-        let own = own / target.hbm_bytes_per_cycle;
-        let port = self.n_key_tiles() as f64 * self.load(target) + own;
-        let units = self.nest.axes[..KEYS].iter().map(|a| a.trip).product::<u64>() as f64;
+        let moved = |row: f64| rows * row * self.nest.n_pes() as f64 / target.hbm_bytes_per_cycle;
+        let (queries, results) = (moved(s.size as f64 * q), moved(s.width as f64 * y));
+        let latency = target.hbm_latency_cycles as f64;
+        let port = self.n_key_tiles() as f64 * self.load(target) + queries + results;
+        let trips = || self.nest.axes[..KEYS].iter().map(|a| a.trip);
+        let units = trips().product::<u64>() as f64;
+        // With one slot, queries are put together before a stripe begins, and fetched ahead in the innermost loop over stripes alone.
+        let inner = trips().rfind(|&trip| trip > 1).unwrap_or(1) as f64;
+        let (joined, loops) = match self.slots().queries {
+            1 => (2.0 * rows * s.size as f64 * q / target.local_bytes_per_cycle, units / inner),
+            _ => (0.0, 1.0),
+        };
         // The SE divides while the first scores of the next stripe are made.
-        let begin = finish.max(scores + peaks);
+        let begin = finish.max(joined + scores) + peaks;
         // The first queries and the last results meet nothing else.
-        let ends = own + finish + 2.0 * target.hbm_latency_cycles as f64;
+        let ends = loops * queries + results + finish + 2.0 * latency;
         units * (busy + begin).max(port) + ends
     }
 }

@@ -91,10 +91,11 @@ impl Flash<'_, '_> {
             self.load_pieces(0, &pieces)?;
         }
         self.take_stripe(s)?;
-        self.start_rows(s)?;
         let tile = |number: u64| Tile { number, looped: false };
         self.load_seen(s, 1, tile(0))?;
         self.scores_of(s, tile(0))?;
+        // The RE clears the result when the SE has what it waits for, the first maxima.
+        self.start_rows(s)?;
         let (mut begun, mut rest) = (0, &pieces[..]);
         for part in 0..=self.plan.pieces {
             let end = rounds * (part + 1) / (self.plan.pieces + 1) * round;

@@ -8,7 +8,7 @@ use lacuna_isa::object::{Access, Trip};
 use lacuna_isa::program::{Program, Stream};
 use lacuna_isa::view::{Advance, Dim, LOOP_LEVELS, PE_COORDS, Space, VIEW_DIMS, View};
 
-use super::attention_plan::{BATCH, GROUP, KEYS, PART, Plan, Rejection, TILE};
+use super::attention_plan::{BATCH, GROUP, KEYS, PART, Plan, Rejection, Sizes, TILE};
 use super::attention_programs::{Compare, Parts, divide, rescale};
 use crate::emit::KernelBuilder;
 use crate::lower::Lowered;
@@ -152,11 +152,20 @@ impl Flash<'_, '_> {
     /// Strides of batch, group, head of the group and the last two dimensions.
     pub fn strides(&self, place: &Place, heads: bool) -> [i64; 5] {
         let s = &place.strides;
-        let share = self.plan.sizes.share as i64;
-        if heads { [s[0], s[1] * share, s[1], s[2], s[3]] } else { [s[0], s[1], 0, s[2], s[3]] }
+        let Sizes { batch, share, apart, .. } = self.plan.sizes;
+        match (heads, apart) {
+            (true, false) => [s[0], s[1] * share as i64, s[1], s[2], s[3]],
+            (true, true) => [s[1], s[1] * batch as i64, 0, s[2], s[3]],
+            (false, false) => [s[0], s[1], 0, s[2], s[3]],
+            (false, true) => [0, s[1], 0, s[2], s[3]],
+        }
     }
 
+    /// The place along an axis that a unit has. What repeats along it is the same for all PEs.
     pub fn one(&self, axis: usize, stride: i64) -> Side {
+        if stride == 0 {
+            return Side::free(1, 0);
+        }
         let bound = self.kb.nest.axes[axis].size;
         Side { size: 1, stride, origin: 0, bound, moves: vec![(axis, 1)] }
     }

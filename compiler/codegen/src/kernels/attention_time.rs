@@ -139,7 +139,8 @@ impl Plan {
     fn sharers(&self) -> u32 {
         let grid = self.nest.grid.map(u32::from);
         let still = |axis: usize, c: usize| self.nest.axes[axis].pes[c] == 1;
-        let fixed = |c: usize| still(BATCH, c) && still(GROUP, c) && (!self.triangular || still(TILE, c));
+        let same = |c: usize| (self.sizes.apart || still(BATCH, c)) && still(GROUP, c);
+        let fixed = |c: usize| same(c) && (!self.triangular || still(TILE, c));
         let part = |range: std::ops::Range<usize>| {
             if range.clone().all(fixed) { grid[range].iter().product() } else { 1 }
         };
@@ -170,10 +171,10 @@ const FLOW_INSTRUCTIONS: f64 = 9.0;
 /// Instructions of a step.
 const STEP_INSTRUCTIONS: f64 = 10.0;
 
-/// Fetches of the same keys by PEs that the axes are so dealt to.
-pub(super) fn fetches(pes: &[[u16; PE_COORDS]]) -> u64 {
+/// Fetches of the same keys by PEs that the axes are so dealt to; heads that stand `apart` have the same keys.
+pub(super) fn fetches(pes: &[[u16; PE_COORDS]], apart: bool) -> u64 {
     let part = |range: std::ops::Range<usize>| -> u64 {
-        let own = range.clone().any(|c| pes[BATCH][c] > 1 || pes[GROUP][c] > 1);
+        let own = range.clone().any(|c| (pes[BATCH][c] > 1 && !apart) || pes[GROUP][c] > 1);
         let n = range.map(|c| pes.iter().map(|axis| u64::from(axis[c])).max().unwrap_or(1)).product();
         if own { n } else { 1 }
     };
