@@ -3,6 +3,9 @@
 //! An element-wise node whose only user is element-wise too, or reduces or quantises it, is *inlined* into that user's
 //! kernel. A product whose only user is element-wise of the same shape becomes that kernel's *hero*: its epilogue then
 //! never touches memory. A kernel has one hero and a bounded number of loads.
+//!
+//! A concatenation takes element-wise operands in as well, each into the kernel that stores its part. One whose only user is
+//! element-wise is never stored: that user has a kernel for each part instead, which reads what the part is made of.
 
 use cranelift_entity::{EntityRef, SecondaryMap};
 use lacuna_ir::{Function, Node, Op, Value};
@@ -31,6 +34,30 @@ fn is_hero(op: &Op) -> bool {
 pub struct Fusion {
     /// Whether a node is computed inside its user's kernel.
     pub inlined: SecondaryMap<Node, bool>,
+    /// The concatenation inside a node's expression whose parts have a kernel each.
+    pub cut: SecondaryMap<Node, Option<Node>>,
+}
+
+/// What an expression that ends in a node has.
+#[derive(Clone, Copy, Default)]
+struct Weight {
+    /// Loads.
+    leaves: usize,
+    /// Products.
+    heroes: usize,
+    /// A concatenation.
+    cut: Option<Node>,
+}
+
+/// Whether two concatenations, if there are two, have their parts at the same places.
+fn cut_alike(func: &Function, a: Option<Node>, b: Option<Node>) -> bool {
+    let (Some(a), Some(b)) = (a, b) else { return true };
+    let sizes = |node: Node| -> Option<(u8, Vec<u64>)> {
+        let Op::Concat { axis } = func.nodes[node].op else { return None };
+        let along = |&arg: &Value| func.ty(arg).shape[usize::from(axis)];
+        Some((axis, func.nodes[node].args.iter().map(along).collect()))
+    };
+    sizes(a) == sizes(b)
 }
 
 impl Fusion {
@@ -47,23 +74,35 @@ impl Fusion {
         for &result in &func.results {
             uses[result] += 1;
         }
-        let mut fusion = Fusion { inlined: SecondaryMap::new() };
-        // Loads and heroes of the expression that ends in each node.
-        let mut weight: SecondaryMap<Node, (usize, usize)> = SecondaryMap::new();
+        let mut fusion = Fusion { inlined: SecondaryMap::new(), cut: SecondaryMap::new() };
+        let mut weight: SecondaryMap<Node, Weight> = SecondaryMap::new();
         for (node, data) in &func.nodes {
+            if let Op::Concat { .. } = data.op {
+                // Each operand has a kernel of its own.
+                let mut leaves = 1;
+                for &arg in &data.args {
+                    let def = func.def(arg).filter(|&d| func.nodes[d].op.is_elementwise() && uses[arg] == 1);
+                    if let Some(def) = def.filter(|&d| weight[d].heroes == 0 && weight[d].cut.is_none()) {
+                        leaves = leaves.max(weight[def].leaves);
+                        fusion.inlined[def] = true;
+                    }
+                }
+                weight[node] = Weight { leaves, heroes: 0, cut: Some(node) };
+                continue;
+            }
             let absorbs =
                 data.op.is_elementwise() || matches!(data.op, Op::Reduce { .. } | Op::MxQuantize { .. });
             if !absorbs {
                 continue;
             }
-            let mut total = (0, 0);
+            let mut total = Weight::default();
             let mut candidates = Vec::new();
             for (n, &arg) in data.args.iter().enumerate() {
                 if data.args[..n].contains(&arg) {
                     continue;
                 }
                 let Some(def) = func.def(arg) else {
-                    total.0 += 1;
+                    total.leaves += 1;
                     continue;
                 };
                 let op = &func.nodes[def].op;
@@ -71,29 +110,33 @@ impl Fusion {
                     && users[arg].iter().all(|&u| u == node)
                     && uses[arg] as usize == users[arg].len();
                 let product_here = is_hero(op) && data.op.is_elementwise();
-                if once && (op.is_elementwise() || product_here) {
-                    let w = if op.is_product() { (0, 1) } else { weight[def] };
-                    candidates.push((w, def));
+                let concat_here = matches!(op, Op::Concat { .. }) && data.op.is_elementwise();
+                if once && (op.is_elementwise() || product_here || concat_here) {
+                    let product = Weight { heroes: 1, ..Weight::default() };
+                    candidates.push((if op.is_product() { product } else { weight[def] }, def));
                 } else if !is_scalar_const(func, arg) {
-                    total.0 += 1;
+                    total.leaves += 1;
                 }
             }
             // Products first, then the smallest expressions: what does not fit stays in a kernel of its own.
-            candidates
-                .sort_by_key(|&((leaves, heroes), def)| (std::cmp::Reverse(heroes), leaves, def.index()));
-            let hero_allowed = data.op.is_elementwise();
+            candidates.sort_by_key(|&(w, def)| (std::cmp::Reverse(w.heroes), w.leaves, def.index()));
+            // A reduction and a quantisation have a whole row at once, and so has a product's tile.
+            let allowed = usize::from(data.op.is_elementwise());
             let n_candidates = candidates.len();
-            for (i, ((leaves, heroes), def)) in candidates.into_iter().enumerate() {
+            for (i, (w, def)) in candidates.into_iter().enumerate() {
                 let rest = n_candidates - i - 1;
-                let fits =
-                    total.0 + leaves + rest <= MAX_LEAVES && total.1 + heroes <= usize::from(hero_allowed);
+                let cut = total.cut.or(w.cut);
+                let fits = total.leaves + w.leaves + rest <= MAX_LEAVES
+                    && total.heroes + w.heroes + usize::from(cut.is_some()) <= allowed
+                    && cut_alike(func, total.cut, w.cut);
                 if fits {
-                    total = (total.0 + leaves, total.1 + heroes);
+                    total = Weight { leaves: total.leaves + w.leaves, heroes: total.heroes + w.heroes, cut };
                     fusion.inlined[def] = true;
                 } else {
-                    total.0 += 1;
+                    total.leaves += 1;
                 }
             }
+            fusion.cut[node] = total.cut;
             weight[node] = total;
         }
         fusion
@@ -199,6 +242,29 @@ mod tests {
                 ]
             },
             &[("binary", true), ("contract", false), ("reduce", false), ("reduce", false)],
+        );
+    }
+
+    #[test]
+    fn a_concatenation_is_computed_part_by_part() {
+        check(
+            |b, x| {
+                let y = b.unary(UnaryOp::Exp, x).expect("exp");
+                let both = b.emit(Op::Concat { axis: 1 }, &[y, x]).expect("concat");
+                vec![b.unary(UnaryOp::Abs, both).expect("abs")]
+            },
+            &[("unary", true), ("concat", true), ("unary", false)],
+        );
+        // Of two that are cut at different places one is stored, and one in front of a reduction is.
+        check(
+            |b, x| {
+                let w = b.const_f32(vec![4, 4], &[0.5; 16]).expect("a constant");
+                let left = b.emit(Op::Concat { axis: 1 }, &[w, x]).expect("concat");
+                let right = b.emit(Op::Concat { axis: 1 }, &[x, w]).expect("concat");
+                let sum = b.binary(BinaryOp::Add, left, right).expect("add");
+                vec![b.emit(Op::Reduce { op: ReduceOp::Sum, axes: vec![1] }, &[sum]).expect("reduce")]
+            },
+            &[("concat", true), ("concat", false), ("binary", false), ("reduce", false)],
         );
     }
 

@@ -71,6 +71,17 @@ pub struct Lowering<'a> {
     outputs: SecondaryMap<Value, Option<usize>>,
 }
 
+/// What an expression computes of its result.
+#[derive(Clone, Copy)]
+struct Part {
+    /// The dimension that is cut.
+    axis: usize,
+    /// The first coordinate.
+    first: i64,
+    /// Number of the operand that concatenations have there.
+    operand: usize,
+}
+
 /// Lowering of one kernel, or why not.
 pub type Lowered<T = ()> = Result<T, String>;
 
@@ -285,6 +296,7 @@ impl<'a> Lowering<'a> {
             Op::Contract { map, elem } if is_wide(*elem) && !self.is_over_nothing(node) => {
                 self.dot(node, result, map, *elem)
             }
+            op if op.is_elementwise() && self.fusion.cut[node].is_some() => self.map_parts(node, result),
             op if op.is_elementwise() || op.is_product() => {
                 let (expr, hero) = self.expression(result)?;
                 let order = self.result_order(&expr, hero);
@@ -328,16 +340,9 @@ impl<'a> Lowering<'a> {
             }
             Op::Concat { axis } => {
                 let place = self.allocate(result);
-                let mut at = 0i64;
-                for &arg in &data.args {
-                    let (expr, _) = self.copy_of(arg)?;
-                    let part =
-                        Place { offset: place.offset + at * place.strides[*axis as usize], ..place.clone() };
-                    if expr.shape.elements() > 0 {
-                        self.map("copy", &expr, &part)?;
-                    }
-                    at += expr.shape[*axis as usize] as i64;
-                }
+                let parts = data.args.iter().map(|&arg| self.operand_expression(arg));
+                let parts = parts.collect::<Lowered<Vec<Expr>>>()?;
+                self.store_parts(usize::from(*axis), &parts, &place)?;
                 self.places[result] = Some(place);
                 Ok(())
             }
@@ -443,21 +448,61 @@ impl<'a> Lowering<'a> {
         let mut expr = Expr::new(self.func.ty(root).shape.clone());
         let mut hero = None;
         let mut seen = SecondaryMap::new();
-        self.grow(root, true, &mut expr, &mut hero, &mut seen)?;
+        self.grow(root, true, None, &mut expr, &mut hero, &mut seen)?;
         Ok((expr, hero))
     }
 
     /// The expression of an operand: what is inlined into its user, or a load.
     pub fn operand_expression(&mut self, value: Value) -> Lowered<Expr> {
         let mut expr = Expr::new(self.func.ty(value).shape.clone());
-        self.grow(value, false, &mut expr, &mut None, &mut SecondaryMap::new())?;
+        self.grow(value, false, None, &mut expr, &mut None, &mut SecondaryMap::new())?;
         Ok(expr)
     }
 
+    /// Emits an element-wise node with a concatenation in its expression: a kernel for each part.
+    fn map_parts(&mut self, node: Node, result: Value) -> Lowered {
+        let concat = self.fusion.cut[node].ok_or("an expression without a concatenation")?;
+        let data = &self.func.nodes[concat];
+        let Op::Concat { axis } = data.op else { return Err("parts of something else".into()) };
+        let axis = usize::from(axis);
+        let mut parts = Vec::new();
+        let mut first = 0;
+        for (operand, &arg) in data.args.iter().enumerate() {
+            let size = self.func.ty(arg).shape[axis];
+            let mut expr = Expr::new(self.func.ty(result).shape.clone());
+            expr.shape.0[axis] = size;
+            let part = Part { axis, first, operand };
+            self.grow(result, true, Some(part), &mut expr, &mut None, &mut SecondaryMap::new())?;
+            parts.push(expr);
+            first += size as i64;
+        }
+        let order = parts.first().and_then(|expr| self.result_order(expr, None));
+        let mut sinks = self.sinks(result, order);
+        // Groups might reach from one part into the next.
+        sinks.retain(|_| false);
+        self.store_parts(axis, &parts, &sinks.plain)?;
+        self.take_places(result, sinks);
+        Ok(())
+    }
+
+    /// Emits kernels that store parts side by side along an axis.
+    fn store_parts(&mut self, axis: usize, parts: &[Expr], place: &Place) -> Lowered {
+        let mut first = 0;
+        for expr in parts {
+            if expr.shape.elements() > 0 {
+                self.map(kernel_name(expr), expr, &place.part_from(axis, first))?;
+            }
+            first += expr.shape[axis] as i64;
+        }
+        Ok(())
+    }
+
+    /// Adds a value to an expression, or the `part` of it that the expression is about.
     fn grow(
         &mut self,
         value: Value,
         is_root: bool,
+        part: Option<Part>,
         expr: &mut Expr,
         hero: &mut Option<Node>,
         seen: &mut SecondaryMap<Value, Option<ExprId>>,
@@ -475,12 +520,17 @@ impl<'a> Lowering<'a> {
                 *hero = Some(node);
                 expr.add(ExprNode::Hero, elem)
             }
+            Some(node) if matches!(self.func.nodes[node].op, Op::Concat { .. }) => {
+                let part = part.ok_or("a concatenation in an expression without parts")?;
+                // What the part is made of is as large as the part.
+                self.grow(self.func.nodes[node].args[part.operand], false, None, expr, hero, seen)?
+            }
             Some(node) if self.func.nodes[node].op.is_elementwise() => {
                 let data = &self.func.nodes[node];
                 let args = data
                     .args
                     .iter()
-                    .map(|&a| self.grow(a, false, expr, hero, seen))
+                    .map(|&a| self.grow(a, false, part, expr, hero, seen))
                     .collect::<Lowered<Vec<_>>>()?;
                 expr.add(ExprNode::Op(Box::new(data.op.clone()), args), elem)
             }
@@ -488,6 +538,7 @@ impl<'a> Lowering<'a> {
                 Some(code) => expr.add(ExprNode::Const(lane_bits(elem, code)), elem),
                 None => {
                     let place = self.place(value)?;
+                    let place = part.map_or_else(|| place.clone(), |p| place.part_from(p.axis, p.first));
                     expr.leaf(Leaf { place, elem, pad: None })
                 }
             },

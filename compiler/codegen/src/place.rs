@@ -222,6 +222,13 @@ pub struct Place {
     pub strides: Vec<i64>,
 }
 
+impl Place {
+    /// The part from coordinate `first` of a dimension on.
+    pub fn part_from(&self, dim: usize, first: i64) -> Place {
+        Place { offset: self.offset + first * self.strides[dim], ..self.clone() }
+    }
+}
+
 /// Strides of a dense layout whose physical dimension order, outermost first, is `order`.
 pub fn strides_in_order(shape: &[u64], order: &[usize]) -> Vec<i64> {
     let mut strides = vec![0; shape.len()];
