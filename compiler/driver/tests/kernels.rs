@@ -258,6 +258,65 @@ fn slice_of(starts: &[i64], shape: &[u64], steps: &[i64]) -> Op {
     Op::Slice { starts: starts.to_vec(), shape: shape.into(), steps: steps.to_vec() }
 }
 
+/// What is put together and then computed with is computed where its parts are: positions that are rotated, for one.
+#[test]
+fn concatenations_are_computed_in_parts() {
+    let mxfp8 = GroupFormat::from_name("mxfp8").expect("a format");
+    let (heads, rows, width) = (3u64, 5, 64);
+    let x: Vec<f64> =
+        (0..heads * rows * width).map(|i| f64::from((i * 37 % 101) as u32) / 16.0 - 3.0).collect();
+    let table: Vec<f64> = (0..rows * width).map(|i| f64::from((i * 53 % 89) as u32) / 64.0 - 0.75).collect();
+    let shape = [heads, rows, width];
+    // Rows before heads in memory.
+    let inputs =
+        [(ScalarType::F32, &[rows, heads, width][..], &x[..]), (ScalarType::F32, &[rows, width], &table)];
+    let rotated = |b: &mut FunctionBuilder<'_>, v: &[Value]| {
+        let x = b.emit(Op::Permute { perm: vec![1, 0, 2] }, &[v[0]]).expect("typed");
+        let table =
+            b.emit(Op::Broadcast { dims: vec![1, 2], shape: shape.to_vec().into() }, &[v[1]]).expect("typed");
+        let half = width as i64 / 2;
+        let part = |first| slice_of(&[0, 0, first], &[heads, rows, width / 2], &[1, 1, 1]);
+        let left = b.emit(part(0), &[x]).expect("typed");
+        let right = b.emit(part(half), &[x]).expect("typed");
+        let right = b.unary(UnaryOp::Neg, right).expect("typed");
+        let both = b.emit(Op::Concat { axis: 2 }, &[right, left]).expect("typed");
+        let turned = b.binary(BinaryOp::Mul, both, table).expect("typed");
+        let straight = b.binary(BinaryOp::Mul, x, table).expect("typed");
+        (b.binary(BinaryOp::Add, straight, turned).expect("typed"), both)
+    };
+    assert_eq!(check("rotation", &inputs, |b, v| rotated(b, v).0), 2);
+    // A result that is quantised is stored whole; a concatenation with two users is stored.
+    let launches = check("quantised rotation", &inputs, |b, v| {
+        let y = rotated(b, v).0;
+        let q =
+            b.emit(Op::MxQuantize { format: mxfp8, axis: 2, mode: ScaleMode::Floor }, &[y]).expect("typed");
+        let weights: Vec<f32> = (0..16 * width).map(|i| (i * 29 % 83) as f32 / 128.0 - 0.25).collect();
+        let w = b.const_f32(vec![width, 16], &weights).expect("a constant");
+        let w =
+            b.emit(Op::MxQuantize { format: mxfp8, axis: 0, mode: ScaleMode::Floor }, &[w]).expect("typed");
+        let map = ContractMap::parse("abk,kn->abn").expect("a map");
+        b.emit(Op::Contract { map, elem: ScalarType::F32 }, &[q, w]).expect("typed")
+    });
+    assert_eq!(launches, 5);
+    let launches = check("a part that is read", &inputs, |b, v| {
+        let (y, both) = rotated(b, v);
+        b.binary(BinaryOp::Sub, y, both).expect("typed")
+    });
+    assert_eq!(launches, 3);
+    // Two that are cut alike, with an empty part.
+    let launches = check("two concatenations", &inputs, |b, v| {
+        let x = b.emit(Op::Permute { perm: vec![1, 0, 2] }, &[v[0]]).expect("typed");
+        let none = b.emit(slice_of(&[0, 0, 0], &[heads, 0, width], &[1, 1, 1]), &[x]).expect("typed");
+        let one = b.emit(slice_of(&[0, 2, 0], &[heads, 1, width], &[1, 1, 1]), &[x]).expect("typed");
+        let root = b.unary(UnaryOp::Abs, one).expect("typed");
+        let left = b.emit(Op::Concat { axis: 1 }, &[none, x, root]).expect("typed");
+        let right = b.emit(Op::Concat { axis: 1 }, &[none, x, one]).expect("typed");
+        let sum = b.binary(BinaryOp::Add, left, right).expect("typed");
+        b.unary(UnaryOp::Exp, sum).expect("typed")
+    });
+    assert_eq!(launches, 2);
+}
+
 /// Rows that no local memory holds: whole groups go to tiles and PEs, a last group may be short.
 #[test]
 fn long_rows_are_quantised_in_groups() {
