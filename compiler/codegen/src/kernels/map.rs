@@ -6,7 +6,7 @@ use lacuna_isa::object::BufferKind;
 use lacuna_isa::program::{Program, SeOp, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
-use super::space::{SpaceDim, Walk, coalesce, cut, nest_of, tile_in_order, tile_of};
+use super::space::{SpaceDim, Walk, coalesce, cut, tile_in_order, tile_of};
 use crate::emit::{EmitError, KernelBuilder, LocalDim, Tile};
 use crate::expr::{Code, Expr, ExprNode, Hero, compile, lane};
 use crate::lower::{Lowered, Lowering};
@@ -83,8 +83,7 @@ impl Lowering<'_> {
         }
         let limit = (self.target.local_bytes as f64 * LOCAL_FILL / 2.0 * 8.0 / eighth_bytes as f64) as u64;
         let units = vec![1; dims.len()];
-        let tiles = cut(&dims, &units, limit, u64::from(self.target.n_pes())).ok_or("no tile fits")?;
-        let nest = nest_of(&dims, &tiles, self.target.rows, self.target.cols);
+        let nest = cut(&dims, &units, limit, self.target).ok_or("no tile fits")?;
         if !nest.fits() {
             return Err("the region needs more loop levels than the machine has".into());
         }

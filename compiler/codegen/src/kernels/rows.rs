@@ -10,7 +10,7 @@ use lacuna_isa::target::Target;
 use lacuna_isa::view::VIEW_DIMS;
 
 use super::map::{LOCAL_FILL, domain_dims, result_tile, stream_dims};
-use super::space::{SpaceDim, Walk, coalesce, cut, nest_of, tile_of};
+use super::space::{SpaceDim, Walk, coalesce, cut, tile_of};
 use crate::emit::{KernelBuilder, LocalDim};
 use crate::expr::{Code, Expr};
 use crate::lower::{Lowered, Lowering};
@@ -116,14 +116,13 @@ impl Rows {
     ) -> Lowered<Rows> {
         let target = lowering.target;
         let limit = row_limit(target, live_bytes);
-        let tiles = cut(&dims, units, limit, u64::from(target.n_pes())).ok_or_else(|| {
+        let nest = cut(&dims, units, limit, target).ok_or_else(|| {
             let row: u64 = dims[parallel..].iter().map(|d| d.size).product();
             format!(
                 "a row of {row} elements does not fit the local memory of a PE ({} bytes)",
                 target.local_bytes
             )
         })?;
-        let nest = nest_of(&dims, &tiles, target.rows, target.cols);
         if !nest.fits() {
             return Err("the rows need more loop levels than the machine has".into());
         }

@@ -1,6 +1,8 @@
 //! Iteration spaces as the kernels want them: few dimensions, in the result's physical order.
 
 use crate::emit::Tile;
+use lacuna_isa::target::Target;
+
 use crate::nest::{Axis, Nest, TileDim};
 use crate::place::StorageId;
 
@@ -110,19 +112,35 @@ pub fn tile_in_order(
     (Tile { storage, offset, dims: tile_dims, k_dim }, at)
 }
 
-/// Cuts dimensions into tiles of at most `limit` elements, and small enough that `n_pes` PEs have work. A tile has a whole
-/// multiple of `units[d]` indices along dimension d, or all of them: a unit of the dimension's size leaves it uncut. Inner
-/// dimensions are filled first. `None` where even single units are too large.
-pub fn cut(dims: &[SpaceDim], units: &[u64], limit: u64, n_pes: u64) -> Option<Vec<u64>> {
+/// Cuts dimensions into tiles of at most `limit` elements and deals them to the PEs of a target, so that the PE with the most
+/// elements has few. A tile has a whole multiple of `units[d]` indices along dimension d, or all of them: a unit of the
+/// dimension's size leaves it uncut. Inner dimensions are filled first. `None` where even single units are too large.
+pub fn cut(dims: &[SpaceDim], units: &[u64], limit: u64, target: &Target) -> Option<Nest> {
     let counts: Vec<u64> = dims.iter().zip(units).map(|(d, &unit)| d.size.div_ceil(unit.max(1))).collect();
-    let smallest: u64 = units.iter().product();
-    if smallest > limit {
+    let smallest = units.iter().product::<u64>().max(1);
+    let most = limit / smallest;
+    if most == 0 {
         return None;
     }
     let open: u64 = counts.iter().product();
     // A tile below a few hundred elements costs more to issue than to compute.
-    let fair = open.div_ceil(n_pes).max((MIN_TILE / smallest.max(1)).max(1));
-    let mut left = (limit / smallest.max(1)).min(fair).max(1);
+    let fair = open.div_ceil(target.n_pes().into()).max(MIN_TILE / smallest).clamp(1, most);
+    // Parts of dimensions seldom come to the fair share: a little more in a tile may take a round less, and two rounds of half as much
+    // overlap. The first load and the last store meet nothing, which is as long as two rounds.
+    let larger = (0..=STEPS).map(|i| fair + fair * i / STEPS).filter(|&share| share <= most);
+    let smaller =
+        (1..=STEPS).map(|i| fair - fair * i / (2 * STEPS)).filter(|share| share * smallest >= 2 * MIN_TILE);
+    let nests =
+        larger.chain(smaller).map(|share| nest_of(dims, &filled(dims, units, &counts, share), target));
+    nests.min_by_key(|nest| {
+        let (tile, rounds) =
+            nest.axes.iter().fold((1, 1), |(tile, rounds), a| (tile * a.tile, rounds * a.trip));
+        tile * (rounds + 2) + rounds * ROUND
+    })
+}
+
+/// The tile of at most `left` units that inner dimensions are filled first in.
+fn filled(dims: &[SpaceDim], units: &[u64], counts: &[u64], mut left: u64) -> Vec<u64> {
     let mut tiles = vec![1; dims.len()];
     for d in (0..dims.len()).rev() {
         let tile = counts[d].min(left).max(1);
@@ -131,13 +149,17 @@ pub fn cut(dims: &[SpaceDim], units: &[u64], limit: u64, n_pes: u64) -> Option<V
         tiles[d] = (tile * units[d]).min(dims[d].size).max(1);
         left = (left / tile.max(1)).max(1);
     }
-    Some(tiles)
+    tiles
 }
 
 const MIN_TILE: u64 = 512;
+/// Elements that a round counts for, beside those of its tile.
+const ROUND: u64 = 1024;
+/// Sizes of tiles that are tried, up to twice the fair share and down to half of it.
+const STEPS: u64 = 8;
 
 /// A nest over the dimensions with the given tiles; those in one piece have no loop.
-pub fn nest_of(dims: &[SpaceDim], tiles: &[u64], rows: u16, cols: u16) -> Nest {
+fn nest_of(dims: &[SpaceDim], tiles: &[u64], target: &Target) -> Nest {
     const NAMES: [&str; 5] = ["d0", "d1", "d2", "d3", "d4"];
     let axes = dims
         .iter()
@@ -146,5 +168,31 @@ pub fn nest_of(dims: &[SpaceDim], tiles: &[u64], rows: u16, cols: u16) -> Nest {
         .map(|(d, (dim, &t))| Axis::new(NAMES[d.min(4)], dim.size, t))
         .collect();
     let spread: Vec<bool> = dims.iter().zip(tiles).map(|(d, &t)| t < d.size).collect();
-    Nest::distribute(axes, &spread, rows, cols)
+    Nest::distribute(axes, &spread, target.rows, target.cols)
+}
+
+#[cfg(test)]
+mod tests {
+    use lacuna_isa::target_file::target;
+
+    use super::*;
+
+    #[test]
+    fn tiles_come_to_the_fair_share_of_each_pe() {
+        let target = target("mtia-300").unwrap();
+        let dim = |size: u64, stride: i64| SpaceDim {
+            size,
+            walks: vec![Walk { stride, origin: 0, bound: size }],
+            logical: vec![0],
+            apart: false,
+        };
+        for (rows, columns) in [(3072, 384), (3072, 64), (1000, 1000), (72, 4096), (71, 4096), (144, 640)] {
+            let dims = [dim(rows, columns as i64), dim(columns, 1)];
+            let nest = cut(&dims, &[1, 32], 1 << 20, &target).unwrap();
+            let all: u64 = nest.axes.iter().map(|a| a.tile * a.trip).product();
+            let fair = (rows * columns).div_ceil(target.n_pes().into());
+            assert!(all <= fair * 5 / 4 + 32, "{rows} x {columns}: {all} elements of a PE, {fair} is fair");
+        }
+        assert!(cut(&[dim(64, 1)], &[64], 63, &target).is_none());
+    }
 }
