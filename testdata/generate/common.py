@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.reference
 import onnx_ir.passes.common as passes
 import onnxruntime
 import onnxscript.optimizer
@@ -70,6 +71,40 @@ def export(
     return proto
 
 
+def export_traced(model, inputs, path, opset):
+    """Exports with the older exporter, which records what the model runs on its inputs."""
+    torch.onnx.export(
+        model,
+        tuple(inputs.values()),
+        path,
+        input_names=list(inputs),
+        opset_version=opset,
+        dynamo=False,
+    )
+    finish(onnx.load(path), path)
+
+
+def export_program(model, inputs, path, opset=OPSET, optimize=True):
+    """Exports with the newer exporter, with or without its own optimiser."""
+    program = torch.onnx.export(
+        model,
+        tuple(inputs.values()),
+        input_names=list(inputs),
+        opset_version=opset,
+        dynamo=True,
+        optimize=optimize,
+        verbose=False,
+    )
+    finish(program.model_proto, path)
+
+
+def finish(proto, path):
+    """Writes a model without what ties it to the machine that wrote it."""
+    strip_metadata(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, path)
+
+
 def fold_constants(model):
     """Turns computed constants into initialisers and drops zero convolution biases."""
     passes.InlinePass()(model)
@@ -101,7 +136,13 @@ def reference(path, inputs):
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def write_test(model_dir, inputs, labels=None):
+def slow_reference(path, inputs):
+    """Runs the evaluator of ONNX itself, which has every operator for every type."""
+    evaluator = onnx.reference.ReferenceEvaluator(str(path))
+    return dict(zip(evaluator.output_names, evaluator.run(None, inputs), strict=True))
+
+
+def write_test(model_dir, inputs, labels=None, reference=reference):
     """Writes `test_data_set_0` beside `model.onnx` and returns the reference outputs.
 
     `inputs` maps graph input names, in graph order, to arrays.

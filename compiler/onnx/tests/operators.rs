@@ -4,7 +4,8 @@ mod common;
 
 use common::*;
 use lacuna_ir::eval::Tensor;
-use lacuna_isa::format::ScalarType::{F32, I64};
+use lacuna_isa::format::ScalarType::{F32, I8, I32, I64};
+use lacuna_onnx::Options;
 use lacuna_onnx::proto::{AttributeProto, NodeProto, TensorProto};
 
 /// One node on inputs, with constants `k0`, `k1`, ..., against a shape and elements.
@@ -88,6 +89,25 @@ fn products() {
         &[2, 2],
         &[1.0, 4.0, 3.0, 6.0],
     );
+}
+
+/// Codes with a zero point of 0 are multiplied in their own type, in which memory can hold them.
+#[test]
+fn dequantised_weights() {
+    let x = || f32s(&[1, 2], &[1.0, 10.0]);
+    for (zero, expect, n_wide) in [(0.0, [-15.5, 60.5], 0), (1.0, [-21.0, 55.0], 1)] {
+        let codes = constant("k0", I8, &[2, 2], &[-1.0, 1.0, -3.0, 12.0]);
+        let constants = vec![codes, constant("k1", F32, &[], &[0.5]), constant("k2", I8, &[], &[zero])];
+        let nodes = vec![
+            node("DequantizeLinear", &["k0", "k1", "k2"], &["w"], vec![]),
+            node("MatMul", &["x0", "w"], &["y"], vec![]),
+        ];
+        let model = model(vec![value("x0", F32, &[1, 2])], constants, nodes, &["y"]);
+        assert_eq!(*run(&model, &[x()])[0].to_f64(), expect);
+        let module = import_proto(&model, &Options::default()).unwrap().module;
+        let wide = module.constants.values().filter(|c| c.ty.elem.scalar() == Some(I32));
+        assert_eq!(wide.count(), n_wide);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Arithmetic, logic, comparison and activations, element by element.
 
 use lacuna_ir::op::{BinaryOp, CompareOp, UnaryOp};
-use lacuna_ir::{Op, Value};
+use lacuna_ir::{ConstantData, Op, Value};
 use lacuna_isa::format::ScalarType;
 
 use crate::call::Call;
@@ -349,6 +349,14 @@ fn quantisation_parameter(c: &mut Ctx<'_>, n: &Call<'_>, p: Value, x: Value) -> 
     c.slice_axis(p, axis, 0, shape[axis])
 }
 
+/// Whether every element is known to be 0, which in floats is the positive one.
+fn is_zero(c: &mut Ctx<'_>, x: Value) -> bool {
+    c.known(x).is_some_and(|known| match &known.data {
+        ConstantData::Splat(code) => *code == 0,
+        ConstantData::Dense(blob) => blob.bytes().iter().all(|&b| b == 0),
+    })
+}
+
 /// `(x - zero) * scale`. Subtraction is exact in i32, or in the result's type for wider codes.
 pub(super) fn dequantize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (x, scale) = (n.input(0)?, n.input(1)?);
@@ -361,11 +369,14 @@ pub(super) fn dequantize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     }
     let scale = quantisation_parameter(c, n, scale, x)?;
     let mut centred = x;
-    if let Some(zero) = n.opt(2) {
-        let zero = quantisation_parameter(c, n, zero, x)?;
-        let wide = if c.elem(x).is_int() { ScalarType::I32 } else { ScalarType::F32 };
-        let (a, b) = (c.cast(x, wide)?, c.cast(zero, wide)?);
-        centred = c.binary(BinaryOp::Sub, a, b)?;
+    if let Some(point) = n.opt(2) {
+        let zero = quantisation_parameter(c, n, point, x)?;
+        // Without the difference, codes are seen to fit into their own type.
+        if !is_zero(c, point) {
+            let wide = if c.elem(x).is_int() { ScalarType::I32 } else { ScalarType::F32 };
+            let (a, b) = (c.cast(x, wide)?, c.cast(zero, wide)?);
+            centred = c.binary(BinaryOp::Sub, a, b)?;
+        }
     }
     let (a, b) = (c.cast(centred, ScalarType::F32)?, c.cast(scale, ScalarType::F32)?);
     let y = c.binary(BinaryOp::Mul, a, b)?;

@@ -33,7 +33,12 @@ pub fn import(path: &Path) -> Result<Module, String> {
 
 /// The trained models of the repository.
 pub fn trained() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
+    models("models")
+}
+
+/// Folders with a model in a folder of `testdata`, in the order of their names.
+pub fn models(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(folder);
     let mut found: Vec<PathBuf> = fs::read_dir(folder)
         .into_iter()
         .flatten()
