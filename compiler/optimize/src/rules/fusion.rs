@@ -40,14 +40,6 @@ pub const RULES: &[Rule] = &[
         apply: centred,
     },
     Rule {
-        name: "layer-norm-by-sum",
-        class: RuleClass::E1,
-        before: "(norm (add ?x (neg ?m)))",
-        after: "(norm ?x) centred",
-        guard: None,
-        apply: centred,
-    },
-    Rule {
         name: "norm-scale",
         class: RuleClass::E1,
         before: "(mul (norm ?x) ?s)",

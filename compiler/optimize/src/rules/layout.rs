@@ -27,10 +27,6 @@ pub const RULES: &[Rule] = &[
         let both: Dims = outer.iter().map(|&p| inner[p as usize]).collect();
         g.permute(m.vars[0], &both)
     }),
-    rule("permute-of-nothing", "(permute ?x)", "?x", None, |g, m| {
-        let same = perm(g, m, 0)?.iter().enumerate().all(|(i, &p)| i == p as usize);
-        same.then_some(m.vars[0])
-    }),
     rule("permute-of-unit-dims", "(permute ?x)", "(reshape ?x)", None, |g, m| {
         // Groups run along a dimension, even if it is of size 1.
         g.elem(m.vars[0])?;
@@ -158,9 +154,6 @@ pub const RULES: &[Rule] = &[
         let to = g.shape(m.root).clone();
         g.reshape(m.vars[0], to)
     }),
-    rule("reshape-to-itself", "(reshape ?x)", "?x", None, |g, m| {
-        (g.shape(m.root) == g.shape(m.vars[0])).then_some(m.vars[0])
-    }),
     rule("reshape-through-unary", "(reshape (unary (reshape ?x)))", "(unary (reshape ?x))", None, |g, m| {
         let op = m.op(g, 1)?.clone();
         let to = g.shape(m.root).clone();
@@ -215,10 +208,6 @@ pub const RULES: &[Rule] = &[
         all.then_some(m.vars[0])
     }),
     rule("slice-of-concat", "(slice (concat ...))", "(slice ?x)", None, slice_of_concat),
-    rule("concat-of-one", "(concat ?x)", "?x", None, |_, m| Some(m.vars[0])),
-    rule("pad-by-nothing", "(pad ?x ?v)", "?x", None, |g, m| {
-        (g.ty(m.root) == g.ty(m.vars[0])).then_some(m.vars[0])
-    }),
 ];
 
 /// A class that is its own operand (a move that was found to move nothing) composes with itself without end.

@@ -87,21 +87,6 @@ pub fn cases() -> Vec<Case> {
             },
             after: "norm[2]centred(param0)",
         },
-        Case {
-            rule: "layer-norm-by-sum",
-            with: &["rms-norm-by-product", "rms-norm-by-quotient"],
-            build: |l| {
-                let d = l.dims(3);
-                let x = l.param(&d);
-                let mean = l.reduce(ReduceOp::Mean, &[2], x);
-                let mean = l.broadcast(mean, &[0, 1], &d);
-                let minus = l.un(UnaryOp::Neg, mean);
-                let y = l.bin(Add, x, minus);
-                let spelling = l.random(4);
-                rms(l, y, spelling)
-            },
-            after: "norm[2]centred(param0)",
-        },
         case(
             "norm-scale",
             |l| {

@@ -26,14 +26,6 @@ pub fn cases() -> Vec<Case> {
             "permute[..](param0)",
         ),
         case(
-            "permute-of-nothing",
-            |l| {
-                let (x, _) = permuted(l, 3);
-                l.permute(x, &[0, 1, 2])
-            },
-            "param0",
-        ),
-        case(
             "permute-of-unit-dims",
             |l| {
                 let d = l.dims(2);
@@ -192,15 +184,6 @@ pub fn cases() -> Vec<Case> {
             "reshape(param0)",
         ),
         case(
-            "reshape-to-itself",
-            |l| {
-                let d = l.dims(3);
-                let x = l.param(&d);
-                l.reshape(x, &d)
-            },
-            "param0",
-        ),
-        case(
             "reshape-through-unary",
             |l| {
                 let d = l.dims(3);
@@ -287,25 +270,6 @@ pub fn cases() -> Vec<Case> {
                 )
             },
             "slice(param1)",
-        ),
-        case(
-            "concat-of-one",
-            |l| {
-                let d = l.dims(2);
-                let x = l.param(&d);
-                l.emit(Op::Concat { axis: 1 }, &[x])
-            },
-            "param0",
-        ),
-        case(
-            "pad-by-nothing",
-            |l| {
-                let d = l.dims(2);
-                let x = l.param(&d);
-                let v = l.param(&[]);
-                l.emit(Op::Pad { low: vec![0, 0], high: vec![0, 0] }, &[x, v])
-            },
-            "param0",
         ),
         case(
             "permute-through-reshape",
