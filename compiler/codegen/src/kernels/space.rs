@@ -1,8 +1,8 @@
 //! Iteration spaces as the kernels want them: few dimensions, in the result's physical order.
 
-use crate::emit::Tile;
 use lacuna_isa::target::Target;
 
+use crate::emit::Tile;
 use crate::nest::{Axis, Nest, TileDim};
 use crate::place::StorageId;
 
