@@ -153,7 +153,7 @@ fn filled(dims: &[SpaceDim], units: &[u64], counts: &[u64], mut left: u64) -> Ve
 }
 
 const MIN_TILE: u64 = 512;
-/// Elements that a round counts for, beside those of its tile.
+/// Elements that a round counts for, beside those of its tile: latency. Fitted to replays.
 const ROUND: u64 = 1024;
 /// Sizes of tiles that are tried, up to twice the fair share and down to half of it.
 const STEPS: u64 = 8;
