@@ -1,9 +1,10 @@
 //! What the optimiser does to real models: `cargo bench -p lacuna-optimize --bench models -- [MODEL.onnx | FOLDER]...`.
 //!
 //! Prints time and size of the exact phase for each model, then the time of the whole optimiser for each precision, the least of
-//! [`RUNS`]: the exact phase, and selection with all the weights that it rounds. At last, for each rule how often it fired and how often the result
-//! uses it, over all of these runs. Without arguments it takes the trained models of the repository; `--precision=P`, which may be
-//! repeated, takes the place of the precisions of [`PRECISIONS`]. Fails when the optimiser takes more than a second.
+//! [`RUNS`]: the exact phase, and selection with all the weights that it rounds. At last, for each rule how often it fired and
+//! how often the result uses it, over all of these runs. Without arguments it takes the trained models of the repository;
+//! `--precision=P`, which may be repeated, takes the place of the precisions of [`PRECISIONS`]. Fails when the optimiser takes
+//! more than a second.
 
 #[path = "../tests/exact/clock.rs"]
 mod clock;

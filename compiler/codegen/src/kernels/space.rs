@@ -130,9 +130,11 @@ pub fn cut(dims: &[SpaceDim], units: &[u64], limit: u64, target: &Target) -> Opt
     let larger = (0..=STEPS).map(|i| fair + fair * i / STEPS).filter(|&share| share <= most);
     let smaller =
         (1..=STEPS).map(|i| fair - fair * i / (2 * STEPS)).filter(|share| share * smallest >= 2 * MIN_TILE);
-    let nests =
-        larger.chain(smaller).map(|share| nest_of(dims, &filled(dims, units, &counts, share), target));
-    nests.min_by_key(|nest| {
+    let mut tiles: Vec<Vec<u64>> =
+        larger.chain(smaller).map(|share| filled(dims, units, &counts, share)).collect();
+    // Neighbouring shares often come to the same parts.
+    tiles.dedup();
+    tiles.iter().map(|tiles| nest_of(dims, tiles, target)).min_by_key(|nest| {
         let (tile, rounds) =
             nest.axes.iter().fold((1, 1), |(tile, rounds), a| (tile * a.tile, rounds * a.trip));
         tile * (rounds + 2) + rounds * ROUND
