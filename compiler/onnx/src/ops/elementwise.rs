@@ -334,9 +334,16 @@ fn quantisation_parameter(c: &mut Ctx<'_>, n: &Call<'_>, p: Value, x: Value) -> 
         return c.broadcast_along(p, axis, &shape);
     }
     let block = u64::try_from(block).ok().filter(|&b| b > 0 && param.rank() == shape.rank());
-    let block = block.ok_or_else(|| invalid(format!("scale {param} does not fit {shape}")))?;
+    let block = block.ok_or_else(|| {
+        invalid(format!(
+            "a scale or zero point {param} does not fit {shape}: it must have one element, one for each index of axis {axis}, or \
+             the rank of the operand and a `block_size`"
+        ))
+    })?;
     if param[axis] != shape[axis].div_ceil(block) {
-        return Err(invalid(format!("scale {param} does not fit {shape} in blocks of {block}")));
+        return Err(invalid(format!(
+            "a scale or zero point {param} does not fit {shape} in blocks of {block} along axis {axis}"
+        )));
     }
     let mut split = param.0.clone();
     split.insert(axis + 1, 1);
