@@ -79,10 +79,13 @@ fn parts(b: &mut FunctionBuilder<'_>, op: &Op, args: &[Value]) -> Result<Option<
     if let Op::Norm { axes, centre, eps } = op {
         return expand::norm(b, axes, *centre, eps.0, args).map(Some);
     }
+    if let Op::Contract { map, elem } = op {
+        return expand::outer_product(b, map, *elem, args).map(Some);
+    }
     Attention::of(op).map(|a| expand::attention(b, &a, args)).transpose()
 }
 
-/// Whether a kernel takes the node as it is: rows of softmax and norms must fit local memory.
+/// Whether a kernel takes the node as it is: rows of softmax and norms must fit local memory, and a product must sum.
 fn whole(func: &Function, quantised: &Quantised, data: &NodeData, target: &Target) -> bool {
     if data.results.iter().any(|&r| func.ty(r).shape.elements() == 0) {
         return true;
@@ -96,6 +99,9 @@ fn whole(func: &Function, quantised: &Quantised, data: &NodeData, target: &Targe
     if let Op::Norm { axes, .. } = &data.op {
         let copies = data.results.iter().map(|&r| quantised.copies[r].len()).sum();
         return row(axes) <= row_limit(target, norm_bytes(scalars(), copies));
+    }
+    if let Op::Contract { map, .. } = &data.op {
+        return !map.summed().is_empty();
     }
     let Some(a) = Attention::of(&data.op) else { return true };
     Plan::choose(&a, &types, target).is_some()

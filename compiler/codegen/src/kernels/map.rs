@@ -7,7 +7,7 @@ use lacuna_isa::program::{Program, SeOp, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
 use super::space::{SpaceDim, Walk, coalesce, cut, tile_in_order, tile_of};
-use crate::emit::{EmitError, KernelBuilder, LocalDim, Tile};
+use crate::emit::{EmitError, KernelBuilder, LocalDim, STAGED_SLOTS, Tile};
 use crate::expr::{Code, Expr, ExprNode, Hero, compile, lane};
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Nest, TileDim};
@@ -107,7 +107,8 @@ impl Lowering<'_> {
                 None,
             );
             let fill = leaf.pad.as_ref().map_or(Fill::Zero, |p| p.2);
-            let load = kb.load("x", &tile, fill, Some(inner), Some(2))?;
+            // A slot lives from the load to the store, two stages later.
+            let load = kb.load("x", &tile, fill, Some(inner), Some(STAGED_SLOTS))?;
             kb.open(inner);
             let buffer = kb.loaded(load).buffer;
             kb.store(buffer, &out_tile)?;
