@@ -8,6 +8,10 @@ use crate::module::{Constant, ConstantData, Value};
 use crate::op::{BinaryOp, CompareOp, ContractMap, EmptyRow, Op, Real, ReduceOp, UnaryOp};
 use crate::types::{Shape, TensorType};
 
+mod products;
+
+pub use products::{contract_of_windows, conv, is_plain, outer_product};
+
 /// The attributes of [`Op::Attention`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attention {
@@ -153,48 +157,6 @@ pub fn attention(b: &mut FunctionBuilder<'_>, a: &Attention, args: &[Value]) -> 
     b.emit(Op::Reshape { shape: vec![batch, heads, length, width].into() }, &[y])
 }
 
-/// A contraction that sums over nothing, as a product of its repeated operands: each element is rounded once, to `elem`.
-///
-/// # Errors
-/// When the operands do not fit the operator, or `map` sums over a label.
-pub fn outer_product(
-    b: &mut FunctionBuilder<'_>,
-    map: &ContractMap,
-    elem: ScalarType,
-    args: &[Value],
-) -> Result<Value, TypeError> {
-    if !map.summed().is_empty() {
-        return Err(TypeError(format!("map {map} sums")));
-    }
-    let size = |b: &FunctionBuilder<'_>, label: u8| {
-        let of = |labels: &[u8], arg: Value| {
-            labels.iter().position(|&l| l == label).map(|d| b.ty(arg).shape[d])
-        };
-        of(&map.a, args[0]).or_else(|| of(&map.b, args[1])).unwrap_or(1)
-    };
-    let shape: Shape = map.out.iter().map(|&l| size(b, l)).collect();
-    let types: Vec<_> = args.iter().filter_map(|&arg| b.ty(arg).elem.scalar()).collect();
-    // A sum of one term is exact before it is rounded, so narrower floats meet in f32.
-    let common = match &types[..] {
-        [a, other] if a == other && *a == elem => elem,
-        _ if elem.is_float() && elem != ScalarType::F64 => ScalarType::F32,
-        _ => elem,
-    };
-    let mut operands = Vec::new();
-    for (labels, &arg) in [&map.a, &map.b].into_iter().zip(args) {
-        let mut order: Vec<usize> = (0..labels.len()).collect();
-        let at = |d: &usize| map.out.iter().position(|l| *l == labels[*d]).unwrap_or(0) as u8;
-        order.sort_by_key(at);
-        let dims = order.iter().map(at).collect();
-        let perm = order.iter().map(|&d| d as u8).collect();
-        let x = narrowed(b, arg, common)?;
-        let x = b.emit(Op::Permute { perm }, &[x])?;
-        operands.push(b.emit(Op::Broadcast { dims, shape: shape.clone() }, &[x])?);
-    }
-    let y = b.binary(BinaryOp::Mul, operands[0], operands[1])?;
-    narrowed(b, y, elem)
-}
-
 /// A softmax along `axis`, or its logarithm, as reductions and what is between them. Types narrower than f32 are computed in f32.
 ///
 /// # Errors
@@ -264,6 +226,7 @@ fn widened(b: &mut FunctionBuilder<'_>, x: Value) -> Result<(Value, ScalarType),
     Ok((if wide { x } else { b.emit(cast, &[x])? }, own))
 }
 
+/// A value in another type, or as it is.
 fn narrowed(b: &mut FunctionBuilder<'_>, x: Value, to: ScalarType) -> Result<Value, TypeError> {
     if b.ty(x).elem.scalar() == Some(to) {
         return Ok(x);
