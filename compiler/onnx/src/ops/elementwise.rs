@@ -136,10 +136,6 @@ pub(super) fn cast_like(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     convert(c, n, n.input(0)?, to)
 }
 
-pub(super) fn identity(_: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    Ok(vec![n.input(0)?])
-}
-
 /// Dropout in inference: the operand, and a mask of true.
 pub(super) fn dropout(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;

@@ -8,6 +8,8 @@ mod movement;
 mod normalization;
 mod pooling;
 mod reduction;
+mod resize;
+mod resize_taps;
 mod shape;
 
 use lacuna_ir::Value;
@@ -18,12 +20,22 @@ use crate::call::Call;
 use crate::codes;
 use crate::context::Ctx;
 use crate::diagnostic::Fail;
+use crate::graph::Importer;
+use crate::slot::Slot;
+use crate::{control, scan, sequence};
 use reduction::Around;
 
 /// The oldest and the newest operator set of `ai.onnx` that models may declare.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
 
-type Lower = fn(&mut Ctx<'_>, &Call<'_>) -> Result<Vec<Value>, Fail>;
+/// How a node becomes IR.
+#[derive(Clone, Copy)]
+enum Lower {
+    /// An operator on tensors.
+    Values(fn(&mut Ctx<'_>, &Call<'_>) -> Result<Vec<Value>, Fail>),
+    /// An operator on sequences or optionals, or with subgraphs.
+    Slots(fn(&mut Importer<'_>, &Call<'_, Slot>) -> Result<Vec<Slot>, Fail>),
+}
 
 /// Element types that the first operand may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +52,8 @@ pub enum Types {
     Number,
     /// As `Number`, and `bool`.
     NumberOrBool,
+    /// Every type, and sequences and optionals.
+    Slots,
 }
 
 impl Types {
@@ -48,7 +62,7 @@ impl Types {
         let int = elem.is_int() && elem.bits() >= 8;
         let boolean = elem == ScalarType::Bool;
         match self {
-            Types::Any => true,
+            Types::Any | Types::Slots => true,
             Types::Bool => boolean,
             Types::Int => int,
             Types::Float => float,
@@ -66,6 +80,7 @@ impl Types {
             Types::Float => "float",
             Types::Number => "number",
             Types::NumberOrBool => "number, bool",
+            Types::Slots => "any, sequence, optional",
         }
     }
 }
@@ -96,19 +111,35 @@ pub(crate) fn find(op: &str) -> Option<&'static SupportedOp> {
 }
 
 /// Lowers a node by its row.
-pub(crate) fn lower(row: &SupportedOp, c: &mut Ctx<'_>, n: &Call<'_>) -> Result<Vec<Value>, Fail> {
+pub(crate) fn lower(row: &SupportedOp, im: &mut Importer<'_>, n: Call<'_, Slot>) -> Result<Vec<Slot>, Fail> {
     if n.opset < row.since {
         let reason =
             format!("{} is supported from operator set {} on, not in {}", row.op, row.since, n.opset);
         return Err(Fail::new(codes::OPERATOR_VERSION, reason));
     }
+    let f = match row.lower {
+        Lower::Values(f) => f,
+        Lower::Slots(f) => return f(im, &n),
+    };
+    let inputs = (0..n.inputs.len()).map(|i| n.opt_value(i)).collect::<Result<_, Fail>>()?;
+    let n = Call { node: n.node, attributes: n.attributes, opset: n.opset, inputs };
     if let Some(x) = n.opt(0)
-        && !row.types.admits(c.elem(x))
+        && !row.types.admits(im.ctx.elem(x))
     {
-        let reason = format!("the operand is {}; supported are: {}", c.b.ty(x), row.types.name());
+        let reason = format!("the operand is {}; supported are: {}", im.ctx.b.ty(x), row.types.name());
         return Err(Fail::new(codes::ELEMENT_TYPE, reason));
     }
-    (row.lower)(c, n)
+    Ok(f(&mut im.ctx, &n)?.into_iter().map(Slot::Value).collect())
+}
+
+/// The lowering of a row by its types.
+macro_rules! lowering {
+    (Slots $lower:expr) => {
+        Lower::Slots($lower)
+    };
+    ($types:ident $lower:expr) => {
+        Lower::Values($lower)
+    };
 }
 
 macro_rules! table {
@@ -119,7 +150,7 @@ macro_rules! table {
             types: Types::$types,
             constraint: $constraint,
             lowering: $lowering,
-            lower: $lower,
+            lower: lowering!($types $lower),
         },)*];
     };
 }
@@ -150,6 +181,7 @@ table! {
     "Celu" 7 Float "" "exp, min, max, add" elementwise::celu;
     "Clip" 11 Number "" "max, min" elementwise::clip;
     "Concat" 7 Any "up to 4096 operands" "concat" movement::concat;
+    "ConcatFromSequence" 11 Slots "" "concat" sequence::concat;
     "Constant" 7 Any "no strings, no sparse tensors" "const" shape::constant;
     "ConstantOfShape" 7 Any "constant shape" "const" shape::constant_of_shape;
     "Conv" 7 Float "" "conv, add" contraction::conv;
@@ -186,7 +218,8 @@ table! {
     "HardSigmoid" 7 Float "" "mul, add, max, min" elementwise::hard_sigmoid;
     "HardSwish" 14 Float "" "mul, add, max, min" elementwise::hard_swish;
     "Hardmax" 13 Float "" "arg_reduce, iota, eq, cast" normalization::hardmax;
-    "Identity" 7 Any "no sequences" "none" elementwise::identity;
+    "Identity" 7 Slots "" "none" sequence::identity;
+    "If" 7 Slots "branches whose results have one type, where the condition is computed at run time" "the branch, or select of both" control::branch;
     "InstanceNormalization" 7 Float "" "norm, mul, add" normalization::instance_norm;
     "IsInf" 7 Float "" "isinf, lt, and" elementwise::is_inf;
     "IsNaN" 7 Float "" "isnan" |c, n| elementwise::unary(c, n, U::IsNan);
@@ -197,6 +230,7 @@ table! {
     "LessOrEqual" 7 Number "" "broadcast, le" |c, n| elementwise::compare(c, n, CompareOp::Le, false);
     "Log" 7 Float "" "log" |c, n| elementwise::unary(c, n, U::Log);
     "LogSoftmax" 7 Float "" "softmax" |c, n| normalization::softmax(c, n, true);
+    "Loop" 7 Slots "at most 4096 steps; constant number of steps; no collected results where the condition is computed at run time" "its steps, select" control::repeat;
     "LpNormalization" 7 Float "p is 1 or 2" "reduce, select, div" normalization::lp_normalization;
     "LpPool" 7 Float "up to three spatial axes" "pad, window, abs, pow, reduce" pooling::lp_pool;
     "MatMul" 7 Number "" "reshape, contract" contraction::mat_mul;
@@ -212,6 +246,9 @@ table! {
     "Neg" 7 Number "" "neg" |c, n| elementwise::unary(c, n, U::Neg);
     "Not" 7 Bool "" "not" |c, n| elementwise::unary(c, n, U::Not);
     "OneHot" 7 Number "constant depth" "iota, eq, select" indexing::one_hot;
+    "Optional" 15 Slots "" "none" sequence::optional;
+    "OptionalGetElement" 15 Slots "" "none" sequence::get_element;
+    "OptionalHasElement" 15 Slots "" "const" sequence::has_element;
     "Or" 7 Bool "" "broadcast, or" |c, n| elementwise::binary(c, n, B::Or);
     "PRelu" 7 Number "" "mul, select" elementwise::prelu;
     "Pad" 11 Any "constant pads" "pad, slice, gather" movement::pad;
@@ -232,11 +269,20 @@ table! {
     "ReduceSumSquare" 7 Number "constant axes" "mul, reduce" |c, n| reduction::reduce(c, n, R::Sum, Around::Square);
     "Relu" 7 Number "" "max" elementwise::relu;
     "Reshape" 7 Any "constant shape" "reshape" movement::reshape;
+    "Resize" 10 Any "constant scales, sizes and roi" "gather, mul, add; broadcast or slice for nearest" resize::resize;
     "RotaryEmbedding" 23 Float "" "gather, slice, mul, concat" attention::rotary;
     "Round" 7 Float "" "round" |c, n| elementwise::unary(c, n, U::Round);
+    "Scan" 8 Slots "at most 4096 steps" "its steps, slice, concat" scan::scan;
     "ScatterElements" 7 Any "constant indices, reduction=none" "concat, gather" indexing::scatter_elements;
     "ScatterND" 7 Any "constant indices, reduction=none" "concat, gather" indexing::scatter_nd;
     "Selu" 7 Float "" "exp, select, mul" elementwise::selu;
+    "SequenceAt" 11 Slots "equal shapes, where the position is computed at run time" "none, or concat, gather" sequence::at;
+    "SequenceConstruct" 11 Slots "" "none" sequence::construct;
+    "SequenceEmpty" 11 Slots "" "none" sequence::empty;
+    "SequenceErase" 11 Slots "equal shapes, where the position is computed at run time" "none, or select" sequence::erase;
+    "SequenceInsert" 11 Slots "equal shapes, where the position is computed at run time" "none, or select" sequence::insert;
+    "SequenceLength" 11 Slots "" "const" sequence::length;
+    "SequenceMap" 17 Slots "at most 4096 elements" "its steps" control::sequence_map;
     "Shape" 7 Any "" "const" shape::shape;
     "Shrink" 7 Number "" "lt, select" elementwise::shrink;
     "Sigmoid" 7 Float "" "sigmoid" |c, n| elementwise::unary(c, n, U::Sigmoid);
@@ -250,6 +296,7 @@ table! {
     "Softsign" 7 Float "" "abs, add, div" elementwise::softsign;
     "SpaceToDepth" 7 Any "" "reshape, permute" movement::space_to_depth;
     "Split" 7 Any "constant sizes" "slice" movement::split;
+    "SplitToSequence" 11 Slots "constant sizes" "slice" sequence::split;
     "Sqrt" 7 Float "" "sqrt" |c, n| elementwise::unary(c, n, U::Sqrt);
     "Squeeze" 7 Any "constant axes" "reshape" movement::squeeze;
     "Sub" 7 Number "" "broadcast, sub" |c, n| elementwise::binary(c, n, B::Sub);
@@ -262,6 +309,7 @@ table! {
     "Transpose" 7 Any "" "permute" movement::transpose;
     "Trilu" 14 NumberOrBool "constant k" "iota, le, select" movement::trilu;
     "Unsqueeze" 7 Any "constant axes" "reshape" movement::unsqueeze;
+    "Upsample" 7 Any "constant scales" "gather, mul, add; broadcast for nearest" resize::upsample;
     "Where" 7 Bool "" "broadcast, select" elementwise::select;
     "Xor" 7 Bool "" "broadcast, xor" |c, n| elementwise::binary(c, n, B::Xor);
 }
