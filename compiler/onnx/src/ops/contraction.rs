@@ -1,5 +1,7 @@
 //! Matrix products, einsum and convolutions.
 
+use lacuna_ir::expand;
+use lacuna_ir::infer::infer;
 use lacuna_ir::op::{BinaryOp, ContractMap, ConvAttrs};
 use lacuna_ir::{Op, Value};
 use lacuna_isa::format::ScalarType;
@@ -155,7 +157,17 @@ fn conv_of(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, w: Value) -> Result<Value, F
         high: high.iter().map(|&p| p as i64).collect(),
         groups: groups(n)?,
     };
-    c.emit(Op::Conv { attrs, elem }, &[x, w])
+    emit_conv(c, attrs, elem, x, w)
+}
+
+/// A convolution of floats as one that number formats with groups have; integers are summed in any order later.
+fn emit_conv(c: &mut Ctx<'_>, attrs: ConvAttrs, elem: ScalarType, x: Value, w: Value) -> Result<Value, Fail> {
+    if !elem.is_float() || expand::is_plain(&attrs) {
+        return c.emit(Op::Conv { attrs, elem }, &[x, w]);
+    }
+    let op = Op::Conv { attrs: attrs.clone(), elem };
+    infer(c.b.module, &op, &[c.b.ty(x), c.b.ty(w)]).map_err(|e| invalid(e.to_string()))?;
+    expand::conv(&mut c.b, &attrs, elem, x, w).map_err(|e| invalid(e.to_string()))
 }
 
 pub(super) fn conv(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
@@ -231,7 +243,7 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         return Err(invalid(format!("convolution of {} by {sw}", c.b.ty(x))));
     }
     let elem = c.elem(x);
-    let y = c.emit(Op::Conv { attrs, elem }, &[x, w])?;
+    let y = emit_conv(c, attrs, elem, x, w)?;
     Ok(vec![add_bias(c, y, n.opt(2))?])
 }
 
