@@ -71,6 +71,8 @@ pub struct Request<'a> {
     pub target: &'a Target,
     /// Number formats of contractions.
     pub precision: Precision,
+    /// Whether element-wise work may be rewritten by what holds over the real numbers.
+    pub relaxed: bool,
     /// How terms are chosen from all equal ones.
     pub extraction: Extraction,
     /// How weights become narrow or sparse.
@@ -231,6 +233,7 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
     let (imported, mut warnings) = import(request, watch)?;
     let mut options = options(request.target, request.precision);
     options.weights = request.weights;
+    options.relaxed = request.relaxed;
     options.extraction = request.extraction;
     if let Some(calibration) = request.calibration {
         options.calibration = calibration.batches(&imported)?;

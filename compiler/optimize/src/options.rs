@@ -8,6 +8,7 @@ use lacuna_ir::OriginId;
 use lacuna_ir::eval::Tensor;
 use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 
+use crate::rules::RuleClass;
 use crate::weights::WeightOptions;
 
 /// What the optimiser may do and for which machine.
@@ -17,6 +18,9 @@ pub struct Options {
     pub precision: Precision,
     /// Whether only rewrites that keep every bit are allowed: only rules of class E0 run.
     pub strict_float: bool,
+    /// Whether element-wise work may be rewritten by what holds over the real numbers: rules of class
+    /// [`RuleClass::Relaxed`] run, too.
+    pub relaxed: bool,
     /// What the target multiplies natively.
     pub features: TargetFeatures,
     /// How weights become narrow or sparse.
@@ -133,6 +137,15 @@ impl Default for TargetFeatures {
 }
 
 impl Options {
+    /// The least strict class of the rules that run.
+    pub(crate) fn most(&self) -> RuleClass {
+        match (self.strict_float, self.relaxed) {
+            (true, _) => RuleClass::E0,
+            (false, false) => RuleClass::E1,
+            (false, true) => RuleClass::Relaxed,
+        }
+    }
+
     /// One line for each chosen format that the target lacks.
     pub fn warnings(&self) -> Vec<String> {
         let mut chosen = match self.precision {
