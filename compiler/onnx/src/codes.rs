@@ -59,6 +59,8 @@ codes! {
     TOO_LARGE "L0112" "a value is too large"
         "A value has more than 2^40 elements or more than 8 dimensions, or functions of the model expand to more than 2^20 \
          nodes. Such sizes usually come from a damaged file or a wrong `--dim`.";
+    STORED_TYPE "L0113" "a tensor's element type is not supported"
+        "A constant holds strings or complex numbers, which the compiler has no instructions for.";
     OPERATOR "L0201" "the operator is not supported"
         "The importer has no lowering for this operator type. `lacuna ops` lists those that it has. There is no fallback to \
          the host: every node becomes instructions or the model is refused.";
