@@ -185,14 +185,17 @@ impl<'m> Importer<'m> {
         if let Some(&function) = self.functions.get(&key) {
             return self.call(node, attributes, function, inputs).map(Some);
         }
-        if !matches!(node.domain.as_str(), "" | "ai.onnx") {
+        if !ops::is_domain_of(&node.op_type, &node.domain) {
             let reason = format!("{} is of domain `{}`", node.op_type, node.domain);
             return Err(Fail::new(codes::DOMAIN, reason)
                 .hint("export the model without the optimisation that introduced this operator"));
         }
         let poisoned = inputs.contains(&Some(Slot::Poisoned));
         let Some(row) = ops::find(&node.op_type) else {
-            let reason = format!("there is no lowering for {}", node.op_type);
+            let reason = match ops::is_random(&node.op_type) {
+                true => format!("{} draws random numbers, of which the machine has no source", node.op_type),
+                false => format!("there is no lowering for {}", node.op_type),
+            };
             return Err(Fail::new(codes::OPERATOR, reason).hint("`lacuna ops` lists what is supported"));
         };
         if poisoned {

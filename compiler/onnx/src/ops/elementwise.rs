@@ -186,7 +186,7 @@ pub(super) fn prelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     below_zero(c, x, negative)
 }
 
-fn exp_minus_one(c: &mut Ctx<'_>, x: Value, alpha: f64) -> Result<Value, Fail> {
+pub(super) fn exp_minus_one(c: &mut Ctx<'_>, x: Value, alpha: f64) -> Result<Value, Fail> {
     let e = c.unary(UnaryOp::Exp, x)?;
     let e = c.binary_splat(BinaryOp::Sub, e, 1.0)?;
     if alpha == 1.0 { Ok(e) } else { c.binary_splat(BinaryOp::Mul, e, alpha) }
@@ -218,7 +218,7 @@ pub(super) fn selu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.binary_splat(BinaryOp::Mul, chosen, gamma)?])
 }
 
-fn hard_sigmoid_of(c: &mut Ctx<'_>, x: Value, alpha: f64, beta: f64) -> Result<Value, Fail> {
+pub(super) fn hard_sigmoid_of(c: &mut Ctx<'_>, x: Value, alpha: f64, beta: f64) -> Result<Value, Fail> {
     let y = c.binary_splat(BinaryOp::Mul, x, alpha)?;
     let y = c.binary_splat(BinaryOp::Add, y, beta)?;
     let y = c.binary_splat(BinaryOp::Max, y, 0.0)?;
@@ -236,7 +236,7 @@ pub(super) fn hard_swish(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 /// `log(1 + exp(x))` as `max(x, 0) + log(1 + exp(-|x|))`, which does not overflow.
-fn softplus_of(c: &mut Ctx<'_>, x: Value) -> Result<Value, Fail> {
+pub(super) fn softplus_of(c: &mut Ctx<'_>, x: Value) -> Result<Value, Fail> {
     let magnitude = c.unary(UnaryOp::Abs, x)?;
     let negative = c.unary(UnaryOp::Neg, magnitude)?;
     let e = c.unary(UnaryOp::Exp, negative)?;

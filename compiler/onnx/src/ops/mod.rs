@@ -1,16 +1,25 @@
 //! The table of supported operators: what dispatches a node to its lowering is also what `lacuna ops` prints.
 
+mod activation;
 mod attention;
+mod blocks;
 mod contraction;
 mod elementwise;
+mod grid;
 mod indexing;
+mod linear_attention;
 mod movement;
 mod normalization;
 mod pooling;
+mod recurrent;
+mod recurrent_cells;
 mod reduction;
+mod regions;
 mod resize;
 mod resize_taps;
+mod sampling;
 mod shape;
+mod spectrum;
 
 use lacuna_ir::Value;
 use lacuna_ir::op::{BinaryOp as B, CompareOp, ReduceOp as R, UnaryOp as U};
@@ -22,7 +31,7 @@ use crate::context::Ctx;
 use crate::diagnostic::Fail;
 use crate::graph::Importer;
 use crate::slot::Slot;
-use crate::{control, scan, sequence};
+use crate::{control, flex, scan, sequence};
 use reduction::Around;
 
 /// The oldest and the newest operator set of `ai.onnx` that models may declare.
@@ -106,6 +115,20 @@ pub fn supported_ops() -> &'static [SupportedOp] {
     TABLE
 }
 
+/// Whether an operator type of the table is one of this domain: all but the previews are standard.
+pub(crate) fn is_domain_of(op: &str, domain: &str) -> bool {
+    match domain {
+        "" | "ai.onnx" => op != "FlexAttention",
+        "ai.onnx.preview" => op == "FlexAttention",
+        _ => false,
+    }
+}
+
+/// Whether an operator's results differ from run to run.
+pub(crate) fn is_random(op: &str) -> bool {
+    matches!(op, "Bernoulli" | "Multinomial") || op.starts_with("Random")
+}
+
 pub(crate) fn find(op: &str) -> Option<&'static SupportedOp> {
     TABLE.binary_search_by(|row| row.op.cmp(op)).ok().map(|i| &TABLE[i])
 }
@@ -160,6 +183,7 @@ table! {
     "Acos" 7 Float "" "acos" |c, n| elementwise::unary(c, n, U::Acos);
     "Acosh" 7 Float "" "acosh" |c, n| elementwise::unary(c, n, U::Acosh);
     "Add" 7 Number "" "broadcast, add" |c, n| elementwise::binary(c, n, B::Add);
+    "AffineGrid" 20 Float "constant size" "mul, add" grid::affine_grid;
     "And" 7 Bool "" "broadcast, and" |c, n| elementwise::binary(c, n, B::And);
     "ArgMax" 7 Number "" "arg_reduce, reshape" |c, n| reduction::arg_reduce(c, n, true);
     "ArgMin" 7 Number "" "arg_reduce, reshape" |c, n| reduction::arg_reduce(c, n, false);
@@ -175,11 +199,15 @@ table! {
     "BitwiseNot" 18 Int "" "not" |c, n| elementwise::unary(c, n, U::Not);
     "BitwiseOr" 18 Int "" "broadcast, or" |c, n| elementwise::binary(c, n, B::Or);
     "BitwiseXor" 18 Int "" "broadcast, xor" |c, n| elementwise::binary(c, n, B::Xor);
+    "BlackmanWindow" 17 Any "constant size" "const" |c, n| spectrum::window(c, n, [0.42, -0.5, 0.08]);
     "Cast" 7 Any "no strings; to E8M0 only with round_mode=nearest" "cast" elementwise::cast;
     "CastLike" 15 Any "as Cast" "cast" elementwise::cast_like;
+    "CausalConvWithState" 27 Float "" "concat, conv, add, sigmoid, mul" linear_attention::causal_conv;
     "Ceil" 7 Float "" "ceil" |c, n| elementwise::unary(c, n, U::Ceil);
     "Celu" 7 Float "" "exp, min, max, add" elementwise::celu;
+    "CenterCropPad" 18 Any "constant shape" "slice, pad" blocks::center_crop_pad;
     "Clip" 11 Number "" "max, min" elementwise::clip;
+    "Col2Im" 18 Number "constant image_shape and block_shape" "gather, reduce" blocks::col2im;
     "Concat" 7 Any "up to 4096 operands" "concat" movement::concat;
     "ConcatFromSequence" 11 Slots "" "concat" sequence::concat;
     "Constant" 7 Any "no strings, no sparse tensors" "const" shape::constant;
@@ -191,8 +219,11 @@ table! {
     "Cosh" 7 Float "" "cosh" |c, n| elementwise::unary(c, n, U::Cosh);
     "CumProd" 26 Number "constant axis" "cumulate" |c, n| reduction::cumulate(c, n, R::Prod);
     "CumSum" 7 Number "constant axis" "cumulate" |c, n| reduction::cumulate(c, n, R::Sum);
+    "DFT" 17 Float "constant dft_length and axis" "contract" spectrum::dft;
+    "DeformConv" 19 Float "two spatial axes" "gather, mul, add, contract" grid::deform_conv;
     "DepthToSpace" 7 Any "" "reshape, permute" movement::depth_to_space;
     "DequantizeLinear" 7 Any "" "cast, sub, mul" elementwise::dequantize;
+    "Det" 11 Float "at most 256 rows" "arg_reduce, gather, div, mul, sub" blocks::det;
     "Div" 7 Number "" "broadcast, div" |c, n| elementwise::binary(c, n, B::Div);
     "Dropout" 7 Float "training_mode=false" "none" elementwise::dropout;
     "Einsum" 7 Number "at most two operands, no label repeated within one" "reduce, contract, permute" contraction::einsum;
@@ -203,7 +234,9 @@ table! {
     "Expand" 7 Any "constant shape" "broadcast" elementwise::expand;
     "EyeLike" 7 Any "" "iota, eq, cast" shape::eye_like;
     "Flatten" 7 Any "" "reshape" movement::flatten;
+    "FlexAttention" 1 Slots "domain ai.onnx.preview" "contract, mul, softmax" flex::attention;
     "Floor" 7 Float "" "floor" |c, n| elementwise::unary(c, n, U::Floor);
+    "GRU" 7 Float "at most 4096 steps" "contract, then per step contract, add, activations, mul" recurrent::gru;
     "Gather" 7 Any "" "gather" indexing::gather;
     "GatherElements" 7 Any "" "permute, gather" indexing::gather_elements;
     "GatherND" 7 Any "" "mul, reduce, gather" indexing::gather_nd;
@@ -214,7 +247,10 @@ table! {
     "GlobalMaxPool" 7 Float "" "reduce" |c, n| pooling::global_pool(c, n, R::Max);
     "Greater" 7 Number "" "broadcast, lt" |c, n| elementwise::compare(c, n, CompareOp::Lt, true);
     "GreaterOrEqual" 7 Number "" "broadcast, le" |c, n| elementwise::compare(c, n, CompareOp::Le, true);
+    "GridSample" 16 Number "" "floor, gather, mul, add" grid::grid_sample;
     "GroupNormalization" 18 Float "" "reshape, norm, mul, add" normalization::group_norm;
+    "HammingWindow" 17 Any "constant size" "const" |c, n| spectrum::window(c, n, [25.0 / 46.0, -21.0 / 46.0, 0.0]);
+    "HannWindow" 17 Any "constant size" "const" |c, n| spectrum::window(c, n, [0.5, -0.5, 0.0]);
     "HardSigmoid" 7 Float "" "mul, add, max, min" elementwise::hard_sigmoid;
     "HardSwish" 14 Float "" "mul, add, max, min" elementwise::hard_swish;
     "Hardmax" 13 Float "" "arg_reduce, iota, eq, cast" normalization::hardmax;
@@ -224,10 +260,12 @@ table! {
     "IsInf" 7 Float "" "isinf, lt, and" elementwise::is_inf;
     "IsNaN" 7 Float "" "isnan" |c, n| elementwise::unary(c, n, U::IsNan);
     "LRN" 7 Float "" "pad, window, reduce, pow, div" pooling::lrn;
+    "LSTM" 7 Float "at most 4096 steps" "contract, then per step contract, add, activations, mul" recurrent::lstm;
     "LayerNormalization" 17 Float "" "norm" |c, n| normalization::layer_norm(c, n, true);
     "LeakyRelu" 7 Float "" "mul, select" elementwise::leaky_relu;
     "Less" 7 Number "" "broadcast, lt" |c, n| elementwise::compare(c, n, CompareOp::Lt, false);
     "LessOrEqual" 7 Number "" "broadcast, le" |c, n| elementwise::compare(c, n, CompareOp::Le, false);
+    "LinearAttention" 27 Float "at most 4096 steps" "per step contract, mul, add" linear_attention::linear_attention;
     "Log" 7 Float "" "log" |c, n| elementwise::unary(c, n, U::Log);
     "LogSoftmax" 7 Float "" "softmax" |c, n| normalization::softmax(c, n, true);
     "Loop" 7 Slots "at most 4096 steps; constant number of steps; no collected results where the condition is computed at run time" "its steps, select" control::repeat;
@@ -237,8 +275,10 @@ table! {
     "MatMulInteger" 7 Int "" "cast, sub, contract" contraction::mat_mul_integer;
     "Max" 7 Number "" "broadcast, max" |c, n| elementwise::variadic(c, n, B::Max);
     "MaxPool" 7 Number "no Indices; up to three spatial axes" "pad, window, reduce" pooling::max_pool;
+    "MaxRoiPool" 7 Float "" "gather, select, reduce" regions::max_roi_pool;
     "Mean" 7 Float "" "broadcast, add, div" elementwise::mean;
     "MeanVarianceNormalization" 7 Float "" "reduce, sub, sqrt, div" normalization::mean_variance;
+    "MelWeightMatrix" 17 Any "constant operands" "const" spectrum::mel_weights;
     "Min" 7 Number "" "broadcast, min" |c, n| elementwise::variadic(c, n, B::Min);
     "Mish" 18 Float "" "exp, log, tanh, mul" elementwise::mish;
     "Mod" 7 Number "" "broadcast, mod or rem" elementwise::modulo;
@@ -255,6 +295,7 @@ table! {
     "Pow" 7 Number "" "broadcast, cast, pow" elementwise::pow;
     "QuantizeLinear" 7 Number "" "div, round, add, cast" elementwise::quantize;
     "RMSNormalization" 23 Float "" "norm" |c, n| normalization::layer_norm(c, n, false);
+    "RNN" 7 Float "at most 4096 steps" "contract, then per step contract, add, activation" recurrent::rnn;
     "Range" 7 Number "constant operands" "iota, mul, add" shape::range;
     "Reciprocal" 7 Float "" "recip" |c, n| elementwise::unary(c, n, U::Recip);
     "ReduceL1" 7 Number "constant axes" "abs, reduce" |c, n| reduction::reduce(c, n, R::Sum, Around::Abs);
@@ -270,8 +311,11 @@ table! {
     "Relu" 7 Number "" "max" elementwise::relu;
     "Reshape" 7 Any "constant shape" "reshape" movement::reshape;
     "Resize" 10 Any "constant scales, sizes and roi" "gather, mul, add; broadcast or slice for nearest" resize::resize;
+    "ReverseSequence" 10 Any "" "permute, gather" blocks::reverse_sequence;
+    "RoiAlign" 10 Float "constant rois where sampling_ratio=0" "gather, mul, add, reduce" regions::roi_align;
     "RotaryEmbedding" 23 Float "" "gather, slice, mul, concat" attention::rotary;
     "Round" 7 Float "" "round" |c, n| elementwise::unary(c, n, U::Round);
+    "STFT" 17 Float "constant frame_step and frame_length" "window, contract" spectrum::stft;
     "Scan" 8 Slots "at most 4096 steps" "its steps, slice, concat" scan::scan;
     "ScatterElements" 7 Any "constant indices, reduction=none" "concat, gather" indexing::scatter_elements;
     "ScatterND" 7 Any "constant indices, reduction=none" "concat, gather" indexing::scatter_nd;
