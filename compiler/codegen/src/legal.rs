@@ -5,6 +5,7 @@ use lacuna_ir::expand::{self, Attention};
 use lacuna_ir::infer::TypeError;
 use lacuna_ir::{FuncId, Function, FunctionBuilder, Module, Node, NodeData, Op, TensorType, Value};
 use lacuna_isa::target::Target;
+use lacuna_isa::view::VIEW_DIMS;
 
 use crate::kernels::attention_plan::Plan;
 use crate::kernels::norm::{norm_bytes, softmax_bytes};
@@ -79,10 +80,35 @@ fn parts(b: &mut FunctionBuilder<'_>, op: &Op, args: &[Value]) -> Result<Option<
     if let Op::Norm { axes, centre, eps } = op {
         return expand::norm(b, axes, *centre, eps.0, args).map(Some);
     }
+    if let Op::Pad { low, high } = op {
+        return padded_twice(b, low, high, args).map(Some);
+    }
+    if let Op::Contract { map, elem } = op {
+        return expand::outer_product(b, map, *elem, args).map(Some);
+    }
     Attention::of(op).map(|a| expand::attention(b, &a, args)).transpose()
 }
 
-/// Whether a kernel takes the node as it is: rows of softmax and norms must fit local memory.
+/// Dimensions that a view has at most, less one that carries those that are not padded.
+const MAX_PADDED: usize = VIEW_DIMS - 1;
+
+/// Dimensions that a pad pads.
+fn padded<'a>(low: &'a [u64], high: &'a [u64]) -> impl Iterator<Item = usize> + 'a {
+    (0..low.len()).filter(|&d| low[d] + high[d] > 0)
+}
+
+/// A pad of many dimensions as two.
+fn padded_twice(b: &mut FunctionBuilder<'_>, low: &[u64], high: &[u64], args: &[Value]) -> Result<Value, TypeError> {
+    let first: Vec<usize> = padded(low, high).take(MAX_PADDED).collect();
+    let of = |amounts: &[u64], now: bool| {
+        let amount = |(d, &n): (usize, &u64)| if first.contains(&d) == now { n } else { 0 };
+        amounts.iter().enumerate().map(amount).collect()
+    };
+    let once = b.emit(Op::Pad { low: of(low, true), high: of(high, true) }, args)?;
+    b.emit(Op::Pad { low: of(low, false), high: of(high, false) }, &[once, args[1]])
+}
+
+/// Whether a kernel takes the node as it is: rows of softmax and norms must fit local memory, and a product must sum.
 fn whole(func: &Function, quantised: &Quantised, data: &NodeData, target: &Target) -> bool {
     if data.results.iter().any(|&r| func.ty(r).shape.elements() == 0) {
         return true;
@@ -96,6 +122,12 @@ fn whole(func: &Function, quantised: &Quantised, data: &NodeData, target: &Targe
     if let Op::Norm { axes, .. } = &data.op {
         let copies = data.results.iter().map(|&r| quantised.copies[r].len()).sum();
         return row(axes) <= row_limit(target, norm_bytes(scalars(), copies));
+    }
+    if let Op::Pad { low, high } = &data.op {
+        return low.len() <= VIEW_DIMS || padded(low, high).count() <= MAX_PADDED;
+    }
+    if let Op::Contract { map, .. } = &data.op {
+        return !map.summed().is_empty();
     }
     let Some(a) = Attention::of(&data.op) else { return true };
     Plan::choose(&a, &types, target).is_some()

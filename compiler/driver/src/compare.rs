@@ -1,5 +1,6 @@
 //! How far outputs are from their references: errors, signal-to-noise ratio, top-1 agreement, accuracy.
 
+use lacuna_isa::format::ScalarType;
 use serde_json::{Value, json};
 
 /// Bounds that outputs must hold to.
@@ -24,6 +25,22 @@ pub enum Criterion {
     },
     /// Anything: the errors are reported and nothing is asked of them.
     Report,
+}
+
+impl Criterion {
+    /// No difference at all.
+    pub const EXACT: Criterion = Criterion::Close { atol: 0.0, rtol: 0.0 };
+
+    /// The criterion for elements of a type: a tolerance is one of floating-point numbers, all others are exact.
+    pub fn of(self, elem: ScalarType) -> Criterion {
+        match self {
+            Criterion::Close { .. } if !elem.is_float() => Criterion::EXACT,
+            Criterion::Close { .. }
+            | Criterion::Agreement { .. }
+            | Criterion::Sqnr { .. }
+            | Criterion::Report => self,
+        }
+    }
 }
 
 /// Positions, and those of them whose largest element is where the reference has it.

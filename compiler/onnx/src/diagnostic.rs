@@ -51,7 +51,7 @@ impl Diagnostic {
 
     /// True where the model is legal but not supported; false where the input or an option is wrong.
     pub fn is_unsupported(&self) -> bool {
-        self.code.starts_with("L02")
+        crate::codes::lookup(self.code).is_some_and(|code| code.is_unsupported())
     }
 }
 

@@ -7,6 +7,7 @@ use crate::call::Call;
 use crate::codes;
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::{Diagnostic, Fail};
+use crate::model::{CONVERT, NO_OPSET};
 use crate::ops;
 use crate::proto::{AttributeProto, FunctionProto, NodeProto};
 use crate::slot::Slot;
@@ -185,16 +186,24 @@ impl<'m> Importer<'m> {
         if let Some(&function) = self.functions.get(&key) {
             return self.call(node, attributes, function, inputs).map(Some);
         }
-        if !ops::is_domain_of(&node.op_type, &node.domain) {
+        let domain = if node.domain == "ai.onnx" { "" } else { node.domain.as_str() };
+        if !ops::is_domain(domain) {
             let reason = format!("{} is of domain `{}`", node.op_type, node.domain);
             return Err(Fail::new(codes::DOMAIN, reason)
                 .hint("export the model without the optimisation that introduced this operator"));
         }
+        if domain.is_empty() && self.opset == NO_OPSET {
+            let reason = "the model declares no version of `ai.onnx`";
+            return Err(Fail::new(codes::OPSET, reason).hint(CONVERT));
+        }
         let poisoned = inputs.contains(&Some(Slot::Poisoned));
-        let Some(row) = ops::find(&node.op_type) else {
-            let reason = match ops::is_random(&node.op_type) {
-                true => format!("{} draws random numbers, of which the machine has no source", node.op_type),
-                false => format!("there is no lowering for {}", node.op_type),
+        let Some(row) = ops::find(domain, &node.op_type) else {
+            let reason = match domain {
+                "" if ops::is_random(&node.op_type) => {
+                    format!("{} draws random numbers, of which the machine has no source", node.op_type)
+                }
+                "" => format!("there is no lowering for {}", node.op_type),
+                _ => format!("there is no lowering for {} of domain `{domain}`", node.op_type),
             };
             return Err(Fail::new(codes::OPERATOR, reason).hint("`lacuna ops` lists what is supported"));
         };
@@ -202,7 +211,9 @@ impl<'m> Importer<'m> {
             return Ok(None);
         }
         self.set_origin(node);
-        let call = Call { node, attributes, opset: self.opset, inputs };
+        // Lowerings of other domains share those of the newest operator set where the model names none.
+        let opset = if self.opset == NO_OPSET { *ops::OPSETS.end() } else { self.opset };
+        let call = Call { node, attributes, opset, inputs };
         ops::lower(row, self, call).map(Some)
     }
 
@@ -221,8 +232,8 @@ impl<'m> Importer<'m> {
             return Err(invalid(format!("{} takes {} operands", node.op_type, function.input.len())));
         }
         let opset = match crate::model::opset(&function.opset_import) {
+            Ok(opset) if function.opset_import.is_empty() => self.opset.max(opset),
             Ok(opset) => opset,
-            Err(_) if function.opset_import.is_empty() => self.opset,
             Err(found) => return Err(Fail::new(codes::OPSET, found.reason)),
         };
         // An optional operand that the call leaves out is empty inside the body too.

@@ -368,7 +368,12 @@ fn compare(
         if reference.ty == ty {
             let (found, shape) = samples(scored, &decode(ty, bytes)?.to_f64(), &port.shape);
             let (expected, _) = samples(scored, &reference.to_f64(), &port.shape);
+            let criterion = criterion.of(port.elem);
             stats.add(&found, &expected, &shape, labels.as_deref(), criterion);
+            // Integers of 64 bits may differ where the numbers of the report, which are f64, do not.
+            if criterion == Criterion::EXACT && found == expected && *bytes != reference.to_bytes() {
+                stats.mismatch("integers above 2^53 differ".to_owned());
+            }
         } else {
             stats.mismatch(format!("it is {} instead of {}", port_type(port), reference.ty));
         }

@@ -4,6 +4,7 @@ use lacuna_ir::op::{BinaryOp, CompareOp, UnaryOp};
 use lacuna_ir::{ConstantData, Op, Value};
 use lacuna_isa::format::ScalarType;
 
+use super::legacy;
 use crate::call::Call;
 use crate::codes;
 use crate::context::{Ctx, broadcast_shape, invalid, unsupported};
@@ -17,7 +18,8 @@ pub(super) fn unary(c: &mut Ctx<'_>, n: &Call<'_>, op: UnaryOp) -> Results {
 }
 
 pub(super) fn binary(c: &mut Ctx<'_>, n: &Call<'_>, op: BinaryOp) -> Results {
-    Ok(vec![c.binary(op, n.input(0)?, n.input(1)?)?])
+    let (a, b) = legacy::operands(c, n)?;
+    Ok(vec![c.binary(op, a, b)?])
 }
 
 /// Min, Max and Sum: any number of operands.
@@ -37,7 +39,7 @@ pub(super) fn mean(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 /// Pow keeps the base's type; an exponent of another type is computed with in its own.
 pub(super) fn pow(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, y) = (n.input(0)?, n.input(1)?);
+    let (x, y) = legacy::operands(c, n)?;
     let (base, exponent) = (c.elem(x), c.elem(y));
     let wide = if exponent.is_float() && !base.is_float() { exponent } else { base };
     let (x, y) = (c.cast(x, wide)?, c.cast(y, wide)?);
@@ -77,7 +79,7 @@ pub(super) fn bit_shift(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 /// A relation, or with `swap` its converse: greater is less with operands exchanged.
 pub(super) fn compare(c: &mut Ctx<'_>, n: &Call<'_>, op: CompareOp, swap: bool) -> Results {
-    let (a, b) = (n.input(0)?, n.input(1)?);
+    let (a, b) = legacy::operands(c, n)?;
     Ok(vec![if swap { c.compare(op, b, a)? } else { c.compare(op, a, b)? }])
 }
 
@@ -125,7 +127,10 @@ fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
 }
 
 pub(super) fn cast(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let to = n.int("to", 0)?;
+    let to = match n.opset < 6 {
+        true => legacy::data_type_code(n.string("to", "")?).unwrap_or(-1),
+        false => n.int("to", 0)?,
+    };
     let to = scalar_type(i32::try_from(to).unwrap_or(-1))
         .map_err(|r| Fail::new(codes::ELEMENT_TYPE, format!("the target type: {r}")))?;
     convert(c, n, n.input(0)?, to)
@@ -136,16 +141,26 @@ pub(super) fn cast_like(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     convert(c, n, n.input(0)?, to)
 }
 
-/// Dropout in inference: the operand, and a mask of true.
+/// Dropout where it drops nothing: the operand, and a mask of true (of ones up to operator set 9).
 pub(super) fn dropout(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    if let Some(training) = n.opt(2)
-        && c.const_ints(training, "training_mode")?.iter().any(|&t| t != 0)
-    {
-        return Err(unsupported("training_mode is true"));
+    let training = match (n.opset, n.opt(2)) {
+        (..7, _) => !n.flag("is_test", false)?,
+        (7..12, _) | (_, None) => false,
+        (_, Some(training)) => c.const_ints(training, "training_mode")?.iter().any(|&t| t != 0),
+    };
+    let ratio = match n.opt(1) {
+        _ if !training => 0.0,
+        None => n.float("ratio", 0.5)?,
+        Some(ratio) => c.const_scalar(ratio, "the ratio operand")?,
+    };
+    if ratio != 0.0 {
+        let reason = format!("training with ratio {ratio} drops elements at random");
+        return Err(unsupported(reason).hint("export the model for inference"));
     }
     let shape = c.shape(x);
-    Ok(vec![x, c.splat(ScalarType::Bool, &shape, 1.0)?])
+    let mask = if n.opset < 10 { c.elem(x) } else { ScalarType::Bool };
+    Ok(vec![x, c.splat(mask, &shape, 1.0)?])
 }
 
 pub(super) fn relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
@@ -154,6 +169,14 @@ pub(super) fn relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 pub(super) fn clip(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut x = n.input(0)?;
+    if n.opset < 11 {
+        for (name, op) in [("min", BinaryOp::Max), ("max", BinaryOp::Min)] {
+            if n.has(name) {
+                x = c.binary_splat(op, x, n.float(name, 0.0)?)?;
+            }
+        }
+        return Ok(vec![x]);
+    }
     for (i, op) in [(1, BinaryOp::Max), (2, BinaryOp::Min)] {
         if let Some(bound) = n.opt(i) {
             if c.shape(bound).elements() != 1 {
@@ -180,8 +203,7 @@ pub(super) fn leaky_relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 pub(super) fn prelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let shape = c.shape(x);
-    let slope = c.broadcast_to(n.input(1)?, &shape)?;
+    let slope = legacy::slopes(c, n, n.input(1)?, x)?;
     let negative = c.binary(BinaryOp::Mul, x, slope)?;
     below_zero(c, x, negative)
 }
