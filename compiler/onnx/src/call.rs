@@ -105,6 +105,14 @@ impl<'a, T> Call<'a, T> {
         Ok(self.attr(name, attribute_type::GRAPH)?.and_then(|a| a.g.as_ref()))
     }
 
+    pub fn strings(&self, name: &str) -> Result<Option<Vec<&'a str>>, Fail> {
+        let Some(attr) = self.attr(name, attribute_type::STRINGS)? else { return Ok(None) };
+        let texts: Result<Vec<&str>, _> = attr.strings.iter().map(|s| std::str::from_utf8(s)).collect();
+        texts
+            .map(Some)
+            .map_err(|_| Fail::new(codes::INVALID_NODE, format!("attribute `{name}` is not UTF-8")))
+    }
+
     pub fn tensor(&self, name: &str) -> Result<Option<&'a TensorProto>, Fail> {
         Ok(self.attr(name, attribute_type::TENSOR)?.and_then(|a| a.t.as_ref()))
     }

@@ -183,6 +183,21 @@ impl<'m> Ctx<'m> {
         self.constant(Constant::dense(ty, bytemuck::cast_slice(values).to_vec(), ""))
     }
 
+    /// A constant of f32 or f64.
+    pub fn floats(
+        &mut self,
+        elem: ScalarType,
+        shape: impl Into<Shape>,
+        values: &[f64],
+    ) -> Result<Value, Fail> {
+        let bytes = match elem {
+            ScalarType::F64 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|v| (*v as f32).to_le_bytes()).collect(),
+        };
+        let elem = if elem == ScalarType::F64 { elem } else { ScalarType::F32 };
+        self.constant(Constant::dense(TensorType::new(elem, shape), bytes, ""))
+    }
+
     pub fn unary(&mut self, op: UnaryOp, x: Value) -> Result<Value, Fail> {
         self.emit(Op::Unary { op }, &[x])
     }
@@ -320,6 +335,12 @@ impl<'m> Ctx<'m> {
         if self.elem(a) != self.elem(b) {
             return Err(invalid(format!("operands {} and {} differ in type", self.b.ty(a), self.b.ty(b))));
         }
+        self.emit(Op::Contract { map, elem }, &[a, b])
+    }
+
+    /// The sum of products of a map like `"bk,nk->bn"`, computed and given in type `elem`.
+    pub fn contract_as(&mut self, map: &str, a: Value, b: Value, elem: ScalarType) -> Result<Value, Fail> {
+        let map = ContractMap::parse(map).ok_or_else(|| invalid(format!("the map {map}")))?;
         self.emit(Op::Contract { map, elem }, &[a, b])
     }
 

@@ -199,6 +199,9 @@ impl<'m> Importer<'m> {
         let poisoned = inputs.contains(&Some(Slot::Poisoned));
         let Some(row) = ops::find(domain, &node.op_type) else {
             let reason = match domain {
+                "" if ops::is_random(&node.op_type) => {
+                    format!("{} draws random numbers, of which the machine has no source", node.op_type)
+                }
                 "" => format!("there is no lowering for {}", node.op_type),
                 _ => format!("there is no lowering for {} of domain `{domain}`", node.op_type),
             };

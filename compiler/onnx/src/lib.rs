@@ -17,6 +17,7 @@ pub mod codes;
 mod context;
 mod control;
 mod diagnostic;
+mod flex;
 mod fold;
 mod graph;
 pub mod limits;

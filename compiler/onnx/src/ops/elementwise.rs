@@ -250,7 +250,7 @@ pub(super) fn prelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     below_zero(c, x, negative)
 }
 
-fn exp_minus_one(c: &mut Ctx<'_>, x: Value, alpha: f64) -> Result<Value, Fail> {
+pub(super) fn exp_minus_one(c: &mut Ctx<'_>, x: Value, alpha: f64) -> Result<Value, Fail> {
     let e = c.unary(UnaryOp::Expm1, x)?;
     if alpha == 1.0 { Ok(e) } else { c.binary_splat(BinaryOp::Mul, e, alpha) }
 }
@@ -281,7 +281,7 @@ pub(super) fn selu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.binary_splat(BinaryOp::Mul, chosen, gamma)?])
 }
 
-fn hard_sigmoid_of(c: &mut Ctx<'_>, x: Value, alpha: f64, beta: f64) -> Result<Value, Fail> {
+pub(super) fn hard_sigmoid_of(c: &mut Ctx<'_>, x: Value, alpha: f64, beta: f64) -> Result<Value, Fail> {
     let y = c.binary_splat(BinaryOp::Mul, x, alpha)?;
     let y = c.binary_splat(BinaryOp::Add, y, beta)?;
     let y = c.binary_splat(BinaryOp::Max, y, 0.0)?;
@@ -299,7 +299,7 @@ pub(super) fn hard_swish(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 /// `log(1 + exp(x))` as `max(x, 0) + log1p(exp(-|x|))`, which neither overflows nor cancels.
-fn softplus_of(c: &mut Ctx<'_>, x: Value) -> Result<Value, Fail> {
+pub(super) fn softplus_of(c: &mut Ctx<'_>, x: Value) -> Result<Value, Fail> {
     let magnitude = c.unary(UnaryOp::Abs, x)?;
     let negative = c.unary(UnaryOp::Neg, magnitude)?;
     let e = c.unary(UnaryOp::Exp, negative)?;

@@ -1,21 +1,30 @@
 //! The table of supported operators: what dispatches a node to its lowering is also what `lacuna ops` prints.
 
+mod activation;
 mod attention;
+mod blocks;
 mod contraction;
 mod domains;
 mod elementwise;
+mod grid;
 mod indexing;
 mod learning;
 mod legacy;
+mod linear_attention;
 mod loss;
 mod movement;
 mod normalization;
 mod pooling;
 mod precision;
+mod recurrent;
+mod recurrent_cells;
 mod reduction;
+mod regions;
 mod resize;
 mod resize_taps;
+mod sampling;
 mod shape;
+mod spectrum;
 mod training;
 
 use lacuna_ir::Value;
@@ -116,12 +125,21 @@ pub fn supported_ops() -> impl Iterator<Item = &'static SupportedOp> {
 }
 
 /// The tables by domain; the empty one is `ai.onnx`.
-const DOMAINS: &[(&str, &[SupportedOp])] =
-    &[("", TABLE), (domains::ML, domains::ML_OPS), (domains::TRAINING, domains::TRAINING_OPS)];
+const DOMAINS: &[(&str, &[SupportedOp])] = &[
+    ("", TABLE),
+    (domains::ML, domains::ML_OPS),
+    (domains::PREVIEW, domains::PREVIEW_OPS),
+    (domains::TRAINING, domains::TRAINING_OPS),
+];
 
 /// Whether some operators of the domain are supported.
 pub(crate) fn is_domain(domain: &str) -> bool {
     DOMAINS.iter().any(|(known, _)| *known == domain)
+}
+
+/// Whether an operator's results differ from run to run.
+pub(crate) fn is_random(op: &str) -> bool {
+    matches!(op, "Bernoulli" | "Multinomial") || op.starts_with("Random")
 }
 
 pub(crate) fn find(domain: &str, op: &str) -> Option<&'static SupportedOp> {
@@ -185,6 +203,7 @@ table! {
     "Acos" 7 Float "" "acos" |c, n| elementwise::unary(c, n, U::Acos);
     "Acosh" 7 Float "" "acosh" |c, n| elementwise::unary(c, n, U::Acosh);
     "Add" 1 Number "" "broadcast, add" |c, n| elementwise::binary(c, n, B::Add);
+    "AffineGrid" 20 Float "constant size" "mul, add" grid::affine_grid;
     "And" 1 Bool "" "broadcast, and" |c, n| elementwise::binary(c, n, B::And);
     "ArgMax" 1 Number "" "arg_reduce, reshape" |c, n| reduction::arg_reduce(c, n, true);
     "ArgMin" 1 Number "" "arg_reduce, reshape" |c, n| reduction::arg_reduce(c, n, false);
@@ -200,11 +219,15 @@ table! {
     "BitwiseNot" 18 Int "" "not" |c, n| elementwise::unary(c, n, U::Not);
     "BitwiseOr" 18 Int "" "broadcast, or" |c, n| elementwise::binary(c, n, B::Or);
     "BitwiseXor" 18 Int "" "broadcast, xor" |c, n| elementwise::binary(c, n, B::Xor);
+    "BlackmanWindow" 17 Any "constant size" "const" |c, n| spectrum::window(c, n, [0.42, -0.5, 0.08]);
     "Cast" 1 Any "no strings" "cast" elementwise::cast;
     "CastLike" 15 Any "as Cast" "cast" elementwise::cast_like;
+    "CausalConvWithState" 27 Float "" "concat, conv, add, sigmoid, mul" linear_attention::causal_conv;
     "Ceil" 1 Float "" "ceil" |c, n| elementwise::unary(c, n, U::Ceil);
     "Celu" 7 Float "" "expm1, min, max, add" |c, n| in_f32(c, n, elementwise::celu);
+    "CenterCropPad" 18 Any "constant shape" "slice, pad" blocks::center_crop_pad;
     "Clip" 1 Number "" "max, min" elementwise::clip;
+    "Col2Im" 18 Number "constant image_shape and block_shape" "gather, reduce" blocks::col2im;
     "Concat" 1 Any "up to 4096 operands" "concat" movement::concat;
     "ConcatFromSequence" 11 Slots "" "concat" sequence::concat;
     "Constant" 1 Any "no strings, no sparse tensors" "const" shape::constant;
@@ -216,8 +239,11 @@ table! {
     "Cosh" 7 Float "" "cosh" |c, n| elementwise::unary(c, n, U::Cosh);
     "CumProd" 26 Number "constant axis" "cumulate" |c, n| reduction::cumulate(c, n, R::Prod);
     "CumSum" 7 Number "constant axis" "cumulate" |c, n| reduction::cumulate(c, n, R::Sum);
+    "DFT" 17 Float "constant dft_length and axis" "contract" spectrum::dft;
+    "DeformConv" 19 Float "two spatial axes" "gather, mul, add, contract" grid::deform_conv;
     "DepthToSpace" 1 Any "" "reshape, permute" movement::depth_to_space;
     "DequantizeLinear" 7 Any "" "cast, sub, mul" elementwise::dequantize;
+    "Det" 11 Float "at most 256 rows" "arg_reduce, gather, div, mul, sub" blocks::det;
     "Div" 1 Number "" "broadcast, div" |c, n| elementwise::binary(c, n, B::Div);
     "Dropout" 1 Float "training with a ratio above 0" "none" elementwise::dropout;
     "Einsum" 7 Number "at most two operands, no label repeated within one" "reduce, contract, permute" contraction::einsum;
@@ -229,6 +255,7 @@ table! {
     "EyeLike" 7 Any "" "iota, eq, cast" shape::eye_like;
     "Flatten" 1 Any "" "reshape" movement::flatten;
     "Floor" 1 Float "" "floor" |c, n| elementwise::unary(c, n, U::Floor);
+    "GRU" 7 Float "at most 4096 steps" "contract, then per step contract, add, activations, mul" recurrent::gru;
     "Gather" 1 Any "" "gather" indexing::gather;
     "GatherElements" 7 Any "" "permute, gather" indexing::gather_elements;
     "GatherND" 7 Any "" "mul, reduce, gather" indexing::gather_nd;
@@ -239,7 +266,10 @@ table! {
     "GlobalMaxPool" 1 Float "" "reduce" |c, n| pooling::global_pool(c, n, R::Max);
     "Greater" 1 Number "" "broadcast, lt" |c, n| elementwise::compare(c, n, CompareOp::Lt, true);
     "GreaterOrEqual" 7 Number "" "broadcast, le" |c, n| elementwise::compare(c, n, CompareOp::Le, true);
+    "GridSample" 16 Number "" "floor, gather, mul, add" grid::grid_sample;
     "GroupNormalization" 18 Float "" "reshape, norm, mul, add" |c, n| in_f32(c, n, normalization::group_norm);
+    "HammingWindow" 17 Any "constant size" "const" |c, n| spectrum::window(c, n, [25.0 / 46.0, -21.0 / 46.0, 0.0]);
+    "HannWindow" 17 Any "constant size" "const" |c, n| spectrum::window(c, n, [0.5, -0.5, 0.0]);
     "HardSigmoid" 1 Float "" "mul, add, max, min" |c, n| in_f32(c, n, elementwise::hard_sigmoid);
     "HardSwish" 14 Float "" "mul, add, max, min" |c, n| in_f32(c, n, elementwise::hard_swish);
     "Hardmax" 1 Float "" "arg_reduce, iota, eq, cast" normalization::hardmax;
@@ -249,10 +279,12 @@ table! {
     "IsInf" 7 Float "" "isinf, lt, and" elementwise::is_inf;
     "IsNaN" 7 Float "" "isnan" |c, n| elementwise::unary(c, n, U::IsNan);
     "LRN" 1 Float "" "pad, window, reduce, pow, div" |c, n| in_f32(c, n, pooling::lrn);
+    "LSTM" 7 Float "at most 4096 steps" "contract, then per step contract, add, activations, mul" recurrent::lstm;
     "LayerNormalization" 17 Float "" "norm" |c, n| normalization::layer_norm(c, n, true);
     "LeakyRelu" 1 Float "" "mul, select" |c, n| in_f32(c, n, elementwise::leaky_relu);
     "Less" 1 Number "" "broadcast, lt" |c, n| elementwise::compare(c, n, CompareOp::Lt, false);
     "LessOrEqual" 7 Number "" "broadcast, le" |c, n| elementwise::compare(c, n, CompareOp::Le, false);
+    "LinearAttention" 27 Float "at most 4096 steps" "per step contract, mul, add" linear_attention::linear_attention;
     "Log" 1 Float "" "log" |c, n| elementwise::unary(c, n, U::Log);
     "LogSoftmax" 1 Float "" "softmax" |c, n| normalization::softmax(c, n, true);
     "Loop" 1 Slots "at most 4096 steps; constant number of steps; no collected results where the condition is computed at run time" "its steps, select" control::repeat;
@@ -262,8 +294,10 @@ table! {
     "MatMulInteger" 7 Int "" "cast, sub, contract" contraction::mat_mul_integer;
     "Max" 1 Number "" "broadcast, max" |c, n| elementwise::variadic(c, n, B::Max);
     "MaxPool" 1 Number "no Indices; up to three spatial axes" "pad, window, reduce" pooling::max_pool;
+    "MaxRoiPool" 1 Float "" "gather, select, reduce" regions::max_roi_pool;
     "Mean" 1 Float "" "broadcast, add, div" |c, n| in_f32(c, n, elementwise::mean);
     "MeanVarianceNormalization" 7 Float "" "reduce, sub, sqrt, div" |c, n| in_f32(c, n, normalization::mean_variance);
+    "MelWeightMatrix" 17 Any "constant operands" "const" spectrum::mel_weights;
     "Min" 1 Number "" "broadcast, min" |c, n| elementwise::variadic(c, n, B::Min);
     "Mish" 18 Float "" "exp, log1p, tanh, mul" |c, n| in_f32(c, n, elementwise::mish);
     "Mod" 7 Number "" "broadcast, mod or rem" elementwise::modulo;
@@ -281,6 +315,7 @@ table! {
     "Pow" 1 Number "" "broadcast, cast, pow" elementwise::pow;
     "QuantizeLinear" 7 Number "" "div, round, add, cast" elementwise::quantize;
     "RMSNormalization" 23 Float "" "norm" |c, n| normalization::layer_norm(c, n, false);
+    "RNN" 7 Float "at most 4096 steps" "contract, then per step contract, add, activation" recurrent::rnn;
     "Range" 7 Number "constant operands" "iota, mul, add" shape::range;
     "Reciprocal" 1 Float "" "recip" |c, n| elementwise::unary(c, n, U::Recip);
     "ReduceL1" 1 Number "constant axes" "abs, reduce" |c, n| in_f32(c, n, |c, n| reduction::reduce(c, n, R::Sum, Around::Abs));
@@ -296,8 +331,11 @@ table! {
     "Relu" 1 Number "" "max" elementwise::relu;
     "Reshape" 1 Any "constant shape" "reshape" movement::reshape;
     "Resize" 10 Any "constant scales, sizes and roi" "gather, mul, add; broadcast or slice for nearest" resize::resize;
+    "ReverseSequence" 10 Any "" "permute, gather" blocks::reverse_sequence;
+    "RoiAlign" 10 Float "constant rois where sampling_ratio=0" "gather, mul, add, reduce" regions::roi_align;
     "RotaryEmbedding" 23 Float "" "gather, slice, mul, concat" |c, n| in_f32(c, n, attention::rotary);
     "Round" 7 Float "" "round" |c, n| elementwise::unary(c, n, U::Round);
+    "STFT" 17 Float "constant frame_step and frame_length" "window, contract" spectrum::stft;
     "Scan" 8 Slots "at most 4096 steps" "its steps, slice, concat" scan::scan;
     "ScatterElements" 7 Any "constant indices, reduction=none" "concat, gather" indexing::scatter_elements;
     "ScatterND" 7 Any "constant indices, reduction=none" "concat, gather" indexing::scatter_nd;

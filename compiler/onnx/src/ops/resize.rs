@@ -4,7 +4,7 @@
 //! to say, but an infinity or a NaN anywhere on the axis would make all of its results NaN.
 
 use lacuna_ir::op::{BinaryOp, ReduceOp, UnaryOp};
-use lacuna_ir::{Constant, Op, Shape, TensorType, Value};
+use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
 use super::movement::take;
@@ -303,17 +303,10 @@ fn weighted(c: &mut Ctx<'_>, x: Value, mut all: Vec<(usize, Taps)>) -> Result<Va
 fn weighted_axis(c: &mut Ctx<'_>, x: Value, d: usize, taps: &Taps) -> Result<Value, Fail> {
     let elem = c.elem(x);
     let n_out = taps.positions.len() / taps.width;
-    let weights = |c: &mut Ctx<'_>, shape: Vec<u64>, values: Vec<f64>| {
-        let bytes: Vec<u8> = match elem {
-            ScalarType::F64 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            _ => values.iter().flat_map(|v| (*v as f32).to_le_bytes()).collect(),
-        };
-        c.constant(Constant::dense(TensorType::new(elem, shape), bytes, ""))
-    };
     if taps.width > MAX_TERMS {
         let index = c.ints(vec![n_out as u64, taps.width as u64], &taps.positions)?;
         let picked = c.emit(Op::Gather { axis: d as u8, batch: 0 }, &[x, index])?;
-        let w = weights(c, vec![n_out as u64, taps.width as u64], taps.weights.clone())?;
+        let w = c.floats(elem, vec![n_out as u64, taps.width as u64], &taps.weights)?;
         let shape = c.shape(picked);
         let w = c.emit(Op::Broadcast { dims: vec![d as u8, d as u8 + 1], shape }, &[w])?;
         let terms = c.binary(BinaryOp::Mul, picked, w)?;
@@ -324,7 +317,8 @@ fn weighted_axis(c: &mut Ctx<'_>, x: Value, d: usize, taps: &Taps) -> Result<Val
         let column = |i: usize| i * taps.width + t;
         let positions: Vec<i64> = (0..n_out).map(|i| taps.positions[column(i)]).collect();
         let picked = take(c, x, d, &positions)?;
-        let w = weights(c, vec![n_out as u64], (0..n_out).map(|i| taps.weights[column(i)]).collect())?;
+        let weights: Vec<f64> = (0..n_out).map(|i| taps.weights[column(i)]).collect();
+        let w = c.floats(elem, vec![n_out as u64], &weights)?;
         let shape = c.shape(picked);
         let w = c.broadcast_along(w, d, &shape)?;
         let term = c.binary(BinaryOp::Mul, picked, w)?;
