@@ -80,6 +80,10 @@ pub struct CompileOptions {
     /// NAME.npy. `verify` of that same folder measures techniques on each half of the samples in turn and scores the other.
     #[arg(long, value_name = "DIR")]
     pub calibrate: Option<PathBuf>,
+    /// Allow rewrites of element-wise work that hold over the real numbers and change what floats compute: products by rounded
+    /// reciprocals for quotients, constants that meet through sums and products, zero for anything times zero.
+    #[arg(long)]
+    pub relaxed: bool,
     /// How terms are chosen from all equal ones: exact, or greedy, which measurements compare with.
     #[arg(long, default_value = "exact", value_name = "HOW", hide = true)]
     pub extraction: Extraction,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::codes::{self, Code};
+use crate::codes::Code;
 
 /// One finding. All findings of a model are reported in one run.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,8 +54,7 @@ impl Diagnostic {
 
     /// True where the model is legal but not supported; false where the input or an option is wrong.
     pub fn is_unsupported(&self) -> bool {
-        let legal = [codes::OPSET, codes::INPUT_TYPE, codes::TOO_LARGE, codes::STORED_TYPE];
-        self.code.starts_with("L02") || legal.iter().any(|code| code.code == self.code)
+        crate::codes::lookup(self.code).is_some_and(|code| code.is_unsupported())
     }
 }
 

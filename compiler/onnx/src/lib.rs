@@ -15,7 +15,9 @@
 mod call;
 pub mod codes;
 mod context;
+mod control;
 mod diagnostic;
+mod flex;
 mod fold;
 mod graph;
 pub mod limits;
@@ -23,6 +25,9 @@ mod model;
 mod ops;
 pub mod proto;
 mod prune;
+mod scan;
+mod sequence;
+mod slot;
 mod tensor;
 
 use std::collections::BTreeMap;

@@ -10,11 +10,12 @@ use prost::Message;
 use crate::codes;
 use crate::context::Ctx;
 use crate::diagnostic::Diagnostic;
-use crate::graph::{Importer, Slot};
+use crate::graph::Importer;
 use crate::limits;
 use crate::ops::OPSETS;
 use crate::proto::{GraphProto, ModelProto, OperatorSetIdProto, SparseTensorProto, ValueInfoProto};
 use crate::prune::prune;
+use crate::slot::Slot;
 use crate::tensor::{Literal, decode_tensor, scalar_type};
 use crate::{ExternalData, Imported, Options};
 
@@ -50,7 +51,7 @@ pub fn import(
         let reason = format!("graph `{}` has {} nodes and no outputs", graph.name, graph.node.len());
         return Err(vec![Diagnostic::new(codes::EMPTY_GRAPH, reason)]);
     }
-    let opset = opset(&proto.opset_import).map_err(|d| vec![*d])?;
+    let opset = model_opset(&proto).map_err(|d| vec![*d])?;
 
     let mut module = Module { name: graph.name.clone(), ..Module::default() };
     let ctx = Ctx::new(&mut module, "main", external);
@@ -58,7 +59,7 @@ pub fn import(
     let mut importer = Importer::new(ctx, &proto.functions, opset);
     let initializers = initializers(&mut importer, graph);
     let inputs = inputs(&mut importer, graph, &initializers, options);
-    importer.nodes(&graph.node);
+    importer.nodes(graph.node.iter());
     let (results, outputs) = outputs(&mut importer, graph);
     let Importer { mut ctx, diagnostics, warnings, .. } = importer;
     if !diagnostics.is_empty() {
@@ -70,11 +71,17 @@ pub fn import(
     Ok(Imported { module, opset, warnings })
 }
 
-/// The declared version of `ai.onnx`.
+/// Stands for the version of `ai.onnx` in a model that declares none, which may use other domains only.
+pub(crate) const NO_OPSET: i64 = 0;
+
+/// How to get a model of a supported version.
+pub(crate) const CONVERT: &str = "convert it: onnx.version_converter.convert_version(model, 18)";
+
+/// The declared version of `ai.onnx`, or [`NO_OPSET`].
 pub(crate) fn opset(imports: &[OperatorSetIdProto]) -> Result<i64, Box<Diagnostic>> {
     let standard = imports.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx");
-    let hint = "convert it: onnx.version_converter.convert_version(model, 18)";
     match standard.map(|o| o.version) {
+        None => Ok(NO_OPSET),
         Some(version) if OPSETS.contains(&version) => Ok(version),
         Some(version) => {
             let reason = format!(
@@ -82,12 +89,16 @@ pub(crate) fn opset(imports: &[OperatorSetIdProto]) -> Result<i64, Box<Diagnosti
                 OPSETS.start(),
                 OPSETS.end()
             );
-            Err(Box::new(Diagnostic::new(codes::OPSET, reason).hint(hint)))
+            Err(Box::new(Diagnostic::new(codes::OPSET, reason).hint(CONVERT)))
         }
-        None => {
-            let reason = "the model declares no version of `ai.onnx`";
-            Err(Box::new(Diagnostic::new(codes::OPSET, reason).hint(hint)))
-        }
+    }
+}
+
+/// The version of `ai.onnx` of a whole model: models from before operator sets were declared use the first.
+fn model_opset(model: &ModelProto) -> Result<i64, Box<Diagnostic>> {
+    match model.ir_version {
+        Some(..3) if model.opset_import.is_empty() => Ok(*OPSETS.start()),
+        _ => opset(&model.opset_import),
     }
 }
 
@@ -291,6 +302,10 @@ fn outputs(importer: &mut Importer<'_>, graph: &GraphProto) -> (Vec<Value>, Vec<
                 check_output(importer, output, value);
             }
             Some(Slot::Poisoned) => {}
+            Some(other @ (Slot::Sequence(_) | Slot::Optional(_) | Slot::Absent)) => {
+                let reason = format!("output `{}` is {}, not a tensor", output.name, other.kind());
+                importer.diagnostics.push(Diagnostic::new(codes::INPUT_TYPE, reason));
+            }
             None => importer.diagnostics.push(Diagnostic::new(
                 codes::UNDEFINED,
                 format!("nothing defines the graph's output `{}`", output.name),

@@ -1,5 +1,7 @@
 //! Matrix products, einsum and convolutions.
 
+use lacuna_ir::expand;
+use lacuna_ir::infer::infer;
 use lacuna_ir::op::{BinaryOp, ContractMap, ConvAttrs};
 use lacuna_ir::{Op, Value};
 use lacuna_isa::format::ScalarType;
@@ -129,8 +131,8 @@ fn with_bias(
     bias: Option<Value>,
 ) -> Result<Value, Fail> {
     let elem = c.elem(x);
-    let Some(bias) = bias else { return c.emit(Op::Conv { attrs, elem }, &[x, w]) };
-    let y = c.emit(Op::Conv { attrs, elem: wide(elem) }, &[x, w])?;
+    let Some(bias) = bias else { return emit_conv(c, attrs, elem, x, w) };
+    let y = emit_conv(c, attrs, wide(elem), x, w)?;
     let shape = c.shape(y);
     let bias = c.cast(bias, wide(elem))?;
     let bias = c.broadcast_along(bias, 1, &shape)?;
@@ -182,6 +184,16 @@ fn conv_of(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, w: Value, bias: Option<Value
         groups: groups(n)?,
     };
     with_bias(c, attrs, x, w, bias)
+}
+
+/// A convolution of floats as one that number formats with groups have; integers are summed in any order later.
+fn emit_conv(c: &mut Ctx<'_>, attrs: ConvAttrs, elem: ScalarType, x: Value, w: Value) -> Result<Value, Fail> {
+    if !elem.is_float() || expand::is_plain(&attrs) {
+        return c.emit(Op::Conv { attrs, elem }, &[x, w]);
+    }
+    let op = Op::Conv { attrs: attrs.clone(), elem };
+    infer(c.b.module, &op, &[c.b.ty(x), c.b.ty(w)]).map_err(|e| invalid(e.to_string()))?;
+    expand::conv(&mut c.b, &attrs, elem, x, w).map_err(|e| invalid(e.to_string()))
 }
 
 pub(super) fn conv(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {

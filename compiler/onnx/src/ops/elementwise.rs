@@ -4,6 +4,7 @@ use lacuna_ir::op::{BinaryOp, CompareOp, UnaryOp};
 use lacuna_ir::{ConstantData, Op, Value};
 use lacuna_isa::format::ScalarType;
 
+use super::legacy;
 use crate::call::Call;
 use crate::codes;
 use crate::context::{Ctx, broadcast_shape, invalid, unsupported};
@@ -17,7 +18,8 @@ pub(super) fn unary(c: &mut Ctx<'_>, n: &Call<'_>, op: UnaryOp) -> Results {
 }
 
 pub(super) fn binary(c: &mut Ctx<'_>, n: &Call<'_>, op: BinaryOp) -> Results {
-    Ok(vec![c.binary(op, n.input(0)?, n.input(1)?)?])
+    let (a, b) = legacy::operands(c, n)?;
+    Ok(vec![c.binary(op, a, b)?])
 }
 
 /// Min, Max and Sum: any number of operands.
@@ -37,7 +39,7 @@ pub(super) fn mean(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 /// Pow keeps the base's type. Operands of two types are computed with in one that holds both, f32 if that is enough.
 pub(super) fn pow(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, y) = (n.input(0)?, n.input(1)?);
+    let (x, y) = legacy::operands(c, n)?;
     let (base, exponent) = (c.elem(x), c.elem(y));
     let holds = |elem: ScalarType| elem.is_float() && elem != ScalarType::F64 || elem.bits() <= 16;
     let small = |c: &mut Ctx<'_>, v| {
@@ -89,7 +91,7 @@ pub(super) fn bit_shift(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 /// A relation, or with `swap` its converse: greater is less with operands exchanged.
 pub(super) fn compare(c: &mut Ctx<'_>, n: &Call<'_>, op: CompareOp, swap: bool) -> Results {
-    let (a, b) = (n.input(0)?, n.input(1)?);
+    let (a, b) = legacy::operands(c, n)?;
     Ok(vec![if swap { c.compare(op, b, a)? } else { c.compare(op, a, b)? }])
 }
 
@@ -167,7 +169,10 @@ fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
 }
 
 pub(super) fn cast(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let to = n.int("to", 0)?;
+    let to = match n.opset < 6 {
+        true => legacy::data_type_code(n.string("to", "")?).unwrap_or(-1),
+        false => n.int("to", 0)?,
+    };
     let to = scalar_type(i32::try_from(to).unwrap_or(-1))
         .map_err(|r| Fail::new(codes::ELEMENT_TYPE, format!("the target type: {r}")))?;
     convert(c, n, n.input(0)?, to)
@@ -178,20 +183,26 @@ pub(super) fn cast_like(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     convert(c, n, n.input(0)?, to)
 }
 
-pub(super) fn identity(_: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    Ok(vec![n.input(0)?])
-}
-
-/// Dropout in inference: the operand, and a mask of true.
+/// Dropout where it drops nothing: the operand, and a mask of true (of ones up to operator set 9).
 pub(super) fn dropout(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    if let Some(training) = n.opt(2)
-        && c.const_ints(training, "training_mode")?.iter().any(|&t| t != 0)
-    {
-        return Err(unsupported("training_mode is true"));
+    let training = match (n.opset, n.opt(2)) {
+        (..7, _) => !n.flag("is_test", false)?,
+        (7..12, _) | (_, None) => false,
+        (_, Some(training)) => c.const_ints(training, "training_mode")?.iter().any(|&t| t != 0),
+    };
+    let ratio = match n.opt(1) {
+        _ if !training => 0.0,
+        None => n.float("ratio", 0.5)?,
+        Some(ratio) => c.const_scalar(ratio, "the ratio operand")?,
+    };
+    if ratio != 0.0 {
+        let reason = format!("training with ratio {ratio} drops elements at random");
+        return Err(unsupported(reason).hint("export the model for inference"));
     }
     let shape = c.shape(x);
-    Ok(vec![x, c.splat(ScalarType::Bool, &shape, 1.0)?])
+    let mask = if n.opset < 10 { c.elem(x) } else { ScalarType::Bool };
+    Ok(vec![x, c.splat(mask, &shape, 1.0)?])
 }
 
 pub(super) fn relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
@@ -200,6 +211,14 @@ pub(super) fn relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 pub(super) fn clip(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut x = n.input(0)?;
+    if n.opset < 11 {
+        for (name, op) in [("min", BinaryOp::Max), ("max", BinaryOp::Min)] {
+            if n.has(name) {
+                x = c.binary_splat(op, x, n.float(name, 0.0)?)?;
+            }
+        }
+        return Ok(vec![x]);
+    }
     for (i, op) in [(1, BinaryOp::Max), (2, BinaryOp::Min)] {
         if let Some(bound) = n.opt(i) {
             if c.shape(bound).elements() != 1 {
@@ -226,13 +245,12 @@ pub(super) fn leaky_relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 pub(super) fn prelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let shape = c.shape(x);
-    let slope = c.broadcast_to(n.input(1)?, &shape)?;
+    let slope = legacy::slopes(c, n, n.input(1)?, x)?;
     let negative = c.binary(BinaryOp::Mul, x, slope)?;
     below_zero(c, x, negative)
 }
 
-fn exp_minus_one(c: &mut Ctx<'_>, x: Value, alpha: f64) -> Result<Value, Fail> {
+pub(super) fn exp_minus_one(c: &mut Ctx<'_>, x: Value, alpha: f64) -> Result<Value, Fail> {
     let e = c.unary(UnaryOp::Expm1, x)?;
     if alpha == 1.0 { Ok(e) } else { c.binary_splat(BinaryOp::Mul, e, alpha) }
 }
@@ -263,7 +281,7 @@ pub(super) fn selu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.binary_splat(BinaryOp::Mul, chosen, gamma)?])
 }
 
-fn hard_sigmoid_of(c: &mut Ctx<'_>, x: Value, alpha: f64, beta: f64) -> Result<Value, Fail> {
+pub(super) fn hard_sigmoid_of(c: &mut Ctx<'_>, x: Value, alpha: f64, beta: f64) -> Result<Value, Fail> {
     let y = c.binary_splat(BinaryOp::Mul, x, alpha)?;
     let y = c.binary_splat(BinaryOp::Add, y, beta)?;
     let y = c.binary_splat(BinaryOp::Max, y, 0.0)?;
@@ -281,7 +299,7 @@ pub(super) fn hard_swish(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 /// `log(1 + exp(x))` as `max(x, 0) + log1p(exp(-|x|))`, which neither overflows nor cancels.
-fn softplus_of(c: &mut Ctx<'_>, x: Value) -> Result<Value, Fail> {
+pub(super) fn softplus_of(c: &mut Ctx<'_>, x: Value) -> Result<Value, Fail> {
     let magnitude = c.unary(UnaryOp::Abs, x)?;
     let negative = c.unary(UnaryOp::Neg, magnitude)?;
     let e = c.unary(UnaryOp::Exp, negative)?;

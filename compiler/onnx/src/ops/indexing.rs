@@ -13,7 +13,7 @@ type Results = Result<Vec<Value>, Fail>;
 
 /// Indices with negative ones counted from the end of `extents` (the last dimension of the indices selects among
 /// them when there are several). Known indices are checked against the bounds and stay as they are where they can.
-fn non_negative(c: &mut Ctx<'_>, index: Value, extents: &[u64]) -> Result<Value, Fail> {
+pub(super) fn non_negative(c: &mut Ctx<'_>, index: Value, extents: &[u64]) -> Result<Value, Fail> {
     let elem = c.elem(index);
     if !matches!(elem, ScalarType::I32 | ScalarType::I64) {
         return Err(invalid(format!("indices are {}", c.b.ty(index))));

@@ -12,7 +12,10 @@ type Results = Result<Vec<Value>, Fail>;
 
 pub(super) fn reshape(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let target = c.const_ints(n.input(1)?, "the shape operand")?;
+    let target = match n.opset < 5 {
+        true => n.ints("shape")?.unwrap_or_default().to_vec(),
+        false => c.const_ints(n.input(1)?, "the shape operand")?,
+    };
     let from = c.shape(x);
     let keep_zero = n.flag("allowzero", false)?;
     let mut shape = Vec::with_capacity(target.len());
@@ -93,17 +96,18 @@ pub(super) fn transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 pub(super) fn slice(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
     let from = c.shape(x);
-    let begin = c.const_ints(n.input(1)?, "the starts operand")?;
-    let end = c.const_ints(n.input(2)?, "the ends operand")?;
+    // Bounds are attributes up to operator set 9.
+    let mut bounds = |name: &str, i: usize| match (n.opset < 10, n.opt(i)) {
+        (true, _) => Ok(n.ints(name)?.map(<[i64]>::to_vec)),
+        (false, Some(v)) => c.const_ints(v, &format!("the {name} operand")).map(Some),
+        (false, None) => Ok(None),
+    };
+    let missing = |what: &str| invalid(format!("{what} is missing"));
+    let begin = bounds("starts", 1)?.ok_or_else(|| missing("starts"))?;
+    let end = bounds("ends", 2)?.ok_or_else(|| missing("ends"))?;
     let count = begin.len();
-    let over = match n.opt(3) {
-        Some(v) => c.const_ints(v, "the axes operand")?,
-        None => (0..count as i64).collect(),
-    };
-    let step = match n.opt(4) {
-        Some(v) => c.const_ints(v, "the steps operand")?,
-        None => vec![1; count],
-    };
+    let over = bounds("axes", 3)?.unwrap_or_else(|| (0..count as i64).collect());
+    let step = bounds("steps", 4)?.unwrap_or_else(|| vec![1; count]);
     if end.len() != count || over.len() != count || step.len() != count || step.contains(&0) {
         return Err(invalid("starts, ends, axes and steps do not fit each other"));
     }
@@ -182,10 +186,10 @@ pub(super) fn split(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 pub(super) fn concat(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let parts = n.all()?;
-    if !n.has("axis") {
+    if !n.has("axis") && n.opset >= 4 {
         return Err(invalid("axis is missing"));
     }
-    let axis = axis(n.int("axis", 0)?, c.rank(parts[0]))?;
+    let axis = axis(n.int("axis", 1)?, c.rank(parts[0]))?;
     Ok(vec![c.concat(&parts, axis)?])
 }
 
@@ -198,7 +202,11 @@ pub(super) fn take(c: &mut Ctx<'_>, x: Value, axis: usize, positions: &[i64]) ->
 pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut x = n.input(0)?;
     let rank = c.rank(x);
-    let pads = c.const_ints(n.input(1)?, "the pads operand")?;
+    let pads = match n.opset {
+        ..2 => n.ints("paddings")?.unwrap_or_default().to_vec(),
+        2..11 => n.ints("pads")?.unwrap_or_default().to_vec(),
+        _ => c.const_ints(n.input(1)?, "the pads operand")?,
+    };
     let over: Vec<u8> = match n.opt(3) {
         Some(v) => axes(&c.const_ints(v, "the axes operand")?, rank)?,
         None => (0..rank as u8).collect(),
@@ -247,7 +255,10 @@ pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     }
     let value = match n.opt(2) {
         Some(v) => c.reshape(v, vec![])?,
-        None => c.splat(c.elem(x), &Shape::default(), 0.0)?,
+        None => {
+            let value = if n.opset < 11 { n.float("value", 0.0)? } else { 0.0 };
+            c.splat(c.elem(x), &Shape::default(), value)?
+        }
     };
     Ok(vec![c.emit(Op::Pad { low, high }, &[x, value])?])
 }
@@ -255,8 +266,14 @@ pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 /// Each dimension gets an outer one that repeats it.
 pub(super) fn tile(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut x = n.input(0)?;
-    let repeats = c.const_ints(n.input(1)?, "the repeats operand")?;
+    let mut repeats = c.const_ints(n.input(1)?, "the repeats operand")?;
     let rank = c.rank(x);
+    if n.opset < 6 {
+        // One number of tiles along one axis.
+        let along = axis(c.const_scalar(n.input(2)?, "the axis operand")? as i64, rank)?;
+        let [tiles] = repeats[..] else { return Err(invalid(format!("tiles are {repeats:?}"))) };
+        repeats = (0..rank).map(|d| if d == along { tiles } else { 1 }).collect();
+    }
     if repeats.len() != rank || repeats.iter().any(|&r| !(0..=MAX_ELEMENTS as i64).contains(&r)) {
         return Err(invalid(format!("repeats are {repeats:?} for rank {rank}")));
     }

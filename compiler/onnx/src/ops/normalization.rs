@@ -34,38 +34,86 @@ pub(super) fn softmax(c: &mut Ctx<'_>, n: &Call<'_>, log: bool) -> Results {
 /// One where the greatest element (the first of equal ones) stands, zero elsewhere.
 pub(super) fn hardmax(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let shape = c.shape(x);
-    let axis = axis(n.int("axis", -1)?, shape.rank())?;
+    let mut shape = c.shape(x);
+    let original = shape.clone();
+    let mut axis = axis(n.int("axis", if n.opset < 13 { 1 } else { -1 })?, shape.rank())?;
+    let mut x = x;
+    if n.opset < 13 {
+        // Up to operator set 12 all dimensions from the axis on are one.
+        let flat = vec![shape[..axis].iter().product(), shape[axis..].iter().product()];
+        (x, shape, axis) = (c.reshape(x, flat.clone())?, flat.into(), 1);
+    }
     let best = c.emit(Op::ArgReduce { max: true, axis: axis as u8, last: false }, &[x])?;
     let dims = (0..shape.rank()).filter(|&d| d != axis).map(|d| d as u8).collect();
     let best = c.emit(Op::Broadcast { dims, shape: shape.clone() }, &[best])?;
     let position = c.iota(ScalarType::I64, &shape, axis)?;
     let hit = c.compare(CompareOp::Eq, position, best)?;
-    Ok(vec![c.cast(hit, c.elem(x))?])
+    let hit = c.cast(hit, c.elem(x))?;
+    Ok(vec![c.reshape(hit, original)?])
 }
 
-/// `x * inv + (bias - mean * inv)` with `inv = scale / sqrt(var + epsilon)`, all four of shape `[channels]`.
+/// `x * inv + (bias - mean * inv)` with `inv = scale / sqrt(var + epsilon)`, all four of shape `[channels]`, or without
+/// `spatial` (up to operator set 8) of the operand's shape without the batch.
+///
+/// In training mean and variance are those of the batch, and the running ones, which are results, move towards them.
 pub(super) fn batch_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    if n.flag("training_mode", false)? {
-        return Err(unsupported("training_mode is 1: export the model for inference"));
-    }
     let x = n.input(0)?;
     let shape = c.shape(x);
     if shape.rank() < 2 {
         return Err(invalid(format!("BatchNormalization of {}", c.b.ty(x))));
     }
+    let spatial = n.opset >= 9 || n.flag("spatial", true)?;
+    let training = match n.opset {
+        ..7 => !n.flag("is_test", false)?,
+        7..14 => n.wants(1),
+        _ => n.flag("training_mode", false)?,
+    };
+    if n.wants(3) || n.wants(4) {
+        return Err(
+            unsupported("the results saved_mean and saved_var").hint("export the model for inference")
+        );
+    }
+    let kept: Vec<u8> = if spatial { vec![1] } else { (1..shape.rank() as u8).collect() };
     let elem = c.elem(x);
     let mut parameter = |i| n.input(i).and_then(|v| c.cast(v, elem));
     let (scale, bias, mean, var) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
+    let mut results = Vec::new();
+    let (mean, var) = match training {
+        false => (mean, var),
+        true => {
+            let over: Vec<u8> = (0..shape.rank() as u8).filter(|d| !kept.contains(d)).collect();
+            let (of_mean, of_var) = moments(c, x, &over, &kept)?;
+            let momentum = n.float("momentum", 0.9)?;
+            for (i, running, current) in [(3, mean, of_mean), (4, var, of_var)] {
+                let old = c.binary_splat(BinaryOp::Mul, running, momentum)?;
+                let new = c.binary_splat(BinaryOp::Mul, current, 1.0 - momentum)?;
+                let next = c.binary(BinaryOp::Add, old, new)?;
+                results.push(c.cast(next, c.elem(n.input(i)?))?);
+            }
+            (of_mean, of_var)
+        }
+    };
     let var = c.binary_splat(BinaryOp::Add, var, n.float("epsilon", 1e-5)?)?;
     let deviation = c.unary(UnaryOp::Sqrt, var)?;
     let inv = c.binary(BinaryOp::Div, scale, deviation)?;
     let offset = c.binary(BinaryOp::Mul, mean, inv)?;
     let offset = c.binary(BinaryOp::Sub, bias, offset)?;
-    let inv = c.broadcast_along(inv, 1, &shape)?;
-    let offset = c.broadcast_along(offset, 1, &shape)?;
+    let mut broadcast = |v| c.emit(Op::Broadcast { dims: kept.clone(), shape: shape.clone() }, &[v]);
+    let (inv, offset) = (broadcast(inv)?, broadcast(offset)?);
     let y = c.binary(BinaryOp::Mul, x, inv)?;
-    Ok(vec![c.binary(BinaryOp::Add, y, offset)?])
+    results.insert(0, c.binary(BinaryOp::Add, y, offset)?);
+    Ok(results)
+}
+
+/// Mean and variance (over the number of elements) of `x` over the dimensions `over`; those in `kept` stay.
+fn moments(c: &mut Ctx<'_>, x: Value, over: &[u8], kept: &[u8]) -> Result<(Value, Value), Fail> {
+    let shape = c.shape(x);
+    let mean = c.reduce(ReduceOp::Mean, x, over, false)?;
+    let spread = c.emit(Op::Broadcast { dims: kept.to_vec(), shape }, &[mean])?;
+    let distance = c.binary(BinaryOp::Sub, x, spread)?;
+    let square = c.binary(BinaryOp::Mul, distance, distance)?;
+    let var = c.reduce(ReduceOp::Mean, square, over, false)?;
+    Ok((mean, var))
 }
 
 /// LayerNormalization, and with `centre` false RMSNormalization.
