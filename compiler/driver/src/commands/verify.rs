@@ -218,14 +218,14 @@ pub(super) fn bind(
     if !needs_constants(&settings) {
         return (settings, Vec::new());
     }
-    let Ok(paired) = data.pair(&data.inputs, &signature.names(), "inputs") else {
+    let Ok(paired) = data.pair(&data.inputs, &signature.names(data), "inputs") else {
         return (settings, Vec::new());
     };
     let small =
         |literal: &Literal| literal.ty.shape.rank() <= 1 && literal.ty.shape.elements() <= MAX_BOUND_ELEMENTS;
     let mut bound = Vec::new();
     for integers_only in [true, false] {
-        for (name, &i) in signature.names().into_iter().zip(&paired) {
+        for (name, &i) in signature.names(data).into_iter().zip(&paired) {
             let literal = &data.inputs[i].1;
             let integer = literal.ty.elem.scalar().is_some_and(|e| e.is_int());
             if small(literal) && (integer || !integers_only) && !settings.bindings.contains_key(&name) {
