@@ -190,6 +190,7 @@ impl Model {
             bindings: BTreeMap::new(),
             target: &target,
             precision: precision.parse().expect("a precision"),
+            relaxed: false,
             extraction: lacuna_optimize::Extraction::default(),
             weights: lacuna_optimize::WeightOptions::default(),
             calibration: None,

@@ -39,6 +39,7 @@ fn stages(model: &str, target_name: &str, precision: &str) -> Stages {
         bindings: BTreeMap::new(),
         target: &target,
         precision: precision.parse().expect("a precision"),
+        relaxed: false,
         extraction: lacuna_optimize::Extraction::default(),
         weights: lacuna_optimize::WeightOptions::default(),
         calibration: None,

@@ -83,6 +83,15 @@ impl<'a, T> Call<'a, T> {
         }
     }
 
+    /// One of the values that the specification names, the first by default.
+    pub fn choice(&self, name: &str, values: &[&'static str]) -> Result<&'static str, Fail> {
+        let given = self.string(name, values[0])?;
+        values.iter().find(|v| **v == given).copied().ok_or_else(|| {
+            let reason = format!("attribute `{name}` is {given:?}, not one of {}", values.join(", "));
+            Fail::new(codes::INVALID_NODE, reason)
+        })
+    }
+
     pub fn ints(&self, name: &str) -> Result<Option<&'a [i64]>, Fail> {
         Ok(self.attr(name, attribute_type::INTS)?.map(|a| a.ints.as_slice()))
     }

@@ -57,8 +57,10 @@ codes! {
         "The number of operands, an attribute or the operands' types and shapes break the operator's specification. \
          `onnx.checker.check_model(model, full_check=True)` says more.";
     TOO_LARGE "L0112" "a value is too large"
-        "A value has more than 2^40 elements or more than 8 dimensions. Such sizes usually come from a damaged file or a \
-         wrong `--dim`.";
+        "A value has more than 2^40 elements or more than 8 dimensions, or functions of the model expand to more than 2^20 \
+         nodes. Such sizes usually come from a damaged file or a wrong `--dim`.";
+    STORED_TYPE "L0113" "a tensor's element type is not supported"
+        "A constant holds strings or complex numbers, which the compiler has no instructions for.";
     OPERATOR "L0201" "the operator is not supported"
         "The importer has no lowering for this operator type. `lacuna ops` lists those that it has. There is no fallback to \
          the host: every node becomes instructions or the model is refused.";
@@ -83,7 +85,7 @@ codes! {
 impl Code {
     /// True where the model is legal but not supported; false where the input or an option is wrong.
     pub fn is_unsupported(&self) -> bool {
-        self.code.starts_with("L02") || [OPSET, INPUT_TYPE, TOO_LARGE].contains(self)
+        self.code.starts_with("L02") || [OPSET, INPUT_TYPE, TOO_LARGE, STORED_TYPE].contains(self)
     }
 }
 

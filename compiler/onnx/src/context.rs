@@ -321,7 +321,18 @@ impl<'m> Ctx<'m> {
 
     pub fn contract(&mut self, map: ContractMap, a: Value, b: Value) -> Result<Value, Fail> {
         let elem = self.elem(a);
-        if elem != self.elem(b) {
+        self.contract_to(map, elem, a, b)
+    }
+
+    /// A contraction of operands of one type whose sums are rounded to `elem`.
+    pub fn contract_to(
+        &mut self,
+        map: ContractMap,
+        elem: ScalarType,
+        a: Value,
+        b: Value,
+    ) -> Result<Value, Fail> {
+        if self.elem(a) != self.elem(b) {
             return Err(invalid(format!("operands {} and {} differ in type", self.b.ty(a), self.b.ty(b))));
         }
         self.emit(Op::Contract { map, elem }, &[a, b])
@@ -345,7 +356,9 @@ impl<'m> Ctx<'m> {
         match inputs.first() {
             Some(first) => {
                 let reason = format!("{what} is computed at run time from input {}", names.join(", "));
-                Fail::new(codes::NOT_CONSTANT, reason).hint(format!("bind the input: --bind {first}=FILE"))
+                let hint = format!("bind the input: --bind {first}=FILE");
+                let inputs = inputs.iter().map(|&name| name.to_owned()).collect();
+                Fail { inputs, ..Fail::new(codes::NOT_CONSTANT, reason).hint(hint) }
             }
             None => {
                 Fail::new(codes::NOT_CONSTANT, format!("{what} ({}) is not known at import", self.b.ty(v)))

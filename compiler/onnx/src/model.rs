@@ -334,6 +334,10 @@ fn parameter(
 fn outputs(importer: &mut Importer<'_>, graph: &GraphProto) -> (Vec<Value>, Vec<String>) {
     let (mut results, mut names) = (Vec::new(), Vec::new());
     for output in &graph.output {
+        if names.contains(&output.name) {
+            importer.warnings.push(format!("output `{}` is listed more than once", output.name));
+            continue;
+        }
         match importer.lookup(&output.name) {
             Some(slot) => {
                 if let Slot::Value(value) = slot {

@@ -121,7 +121,7 @@ fn constants() {
     check(&with(short), "L0106", "needs 12 bytes of raw data, but has 8");
     check(&with(TensorProto { dims: vec![-1], ..good.clone() }), "L0106", "negative");
     check(&with(TensorProto { dims: vec![1 << 40; 3], ..good.clone() }), "L0106", "2^40");
-    check(&with(TensorProto { data_type: 8, ..good.clone() }), "L0106", "strings");
+    check(&with(TensorProto { data_type: 8, ..good.clone() }), "L0113", "strings");
     check(&with(TensorProto { data_type: 99, ..good.clone() }), "L0106", "99 is unknown");
     let typed = TensorProto { raw_data: None, float_data: vec![1.0], ..good.clone() };
     check(&with(typed), "L0106", "needs 2 elements, but has 1");

@@ -13,7 +13,7 @@ mod onnx_file;
 
 use std::path::PathBuf;
 
-use lacuna_optimize::{Extraction, Options, Precision, Report, optimize, rule_names, select};
+use lacuna_optimize::{Extraction, Options, Precision, Report, RuleInfo, optimize, rule_table, select};
 
 /// What the whole optimiser may take on one core.
 const MAX_MS: f64 = 1e3;
@@ -97,7 +97,7 @@ fn main() {
         }
     }
     println!("\n{:<36}{:>6}{:>9}{:>9}", "rule", "class", "fired", "used");
-    for (rule, class) in rule_names() {
+    for RuleInfo { name: rule, class, .. } in rule_table() {
         let sum = |get: fn(lacuna_optimize::RuleCount) -> usize| {
             reports.iter().map(|r| get(r.count(rule))).sum::<usize>()
         };

@@ -13,7 +13,7 @@ use crate::lang::{Kind, Term};
 use crate::options::{Extraction, Options, Precision};
 use crate::repeats::{self, Called, Origins};
 use crate::report::{Application, Report};
-use crate::rules::{Rule, RuleClass, merging};
+use crate::rules::{Rule, merging};
 use crate::saturate::{Compiled, Limits, Made, compile, saturate};
 
 /// Why a module could not be optimised: a defect of a rule, never of the input.
@@ -66,9 +66,7 @@ pub struct Optimized {
 /// When a rule is defective; a verified module never causes one.
 pub fn optimize(module: Module, options: &Options) -> Result<Optimized, Error> {
     let mut rules = crate::rules::all();
-    if options.strict_float {
-        rules.retain(|r| r.class == RuleClass::E0);
-    }
+    rules.retain(|r| r.class <= options.most());
     if matches!(options.precision, Precision::Mx { .. } | Precision::Auto) {
         // A norm that scales its channels gives the elements of a group unlike magnitudes, which groups of few bits lose.
         // Left apart, the scale moves into the weights behind it.
@@ -193,7 +191,7 @@ fn optimize_function(
                 made.push(Made {
                     rule: merging::NAME,
                     before: bundle.before.clone(),
-                    after: "(slice (contract ?x (concat $w ..)))",
+                    after: merging::AFTER,
                     source: bundle.source.clone(),
                 });
             }

@@ -1,6 +1,8 @@
 //! Facts about e-classes, joined whenever classes are: types, constancy, zero structure, and what the cost model needs
 //! to know about kernels and memory.
 
+use std::cell::RefCell;
+
 use egg::{Analysis, DidMerge, EGraph, Id};
 use indexmap::IndexMap;
 use lacuna_ir::infer::infer;
@@ -8,7 +10,9 @@ use lacuna_ir::op::{Dims, Real};
 use lacuna_ir::{ConstId, Constant, ConstantData, Module, Op, STORED_TYPES, TensorType};
 use lacuna_isa::format::ScalarType;
 
+use crate::extent::{Extent, extent};
 use crate::lang::{OpTable, Term};
+use crate::numbers::Numbers;
 use crate::structure::Zeros;
 
 /// Facts about an e-class.
@@ -22,6 +26,8 @@ pub struct Facts {
     pub splat: Option<Real>,
     /// What is known of the value's zeros.
     pub zeros: Zeros,
+    /// Which numbers the value is known never to have.
+    pub numbers: Numbers,
     /// Whether a contraction or element-wise work on one computes the value, so that a scale can fold into it.
     pub epilogue: bool,
     /// How the value is computed.
@@ -49,6 +55,7 @@ impl Facts {
             constant: self.constant || other.constant,
             splat: self.splat.or(other.splat),
             zeros: self.zeros.join(&other.zeros),
+            numbers: self.numbers.join(other.numbers),
             epilogue: self.epilogue || other.epilogue,
             kernel: Kernel {
                 stage: self.kernel.stage.min(other.kernel.stage),
@@ -63,6 +70,7 @@ impl Facts {
     fn of_types(types: Vec<TensorType>) -> Facts {
         let memory = types.iter().map(TensorType::bytes).fold(0, u64::saturating_add);
         Facts {
+            numbers: Numbers::of_types(&types),
             types,
             constant: false,
             splat: None,
@@ -101,6 +109,10 @@ pub struct Tables {
     pub splats: IndexMap<(TensorType, u64), ConstId>,
     /// Other constants made, by the hash of type and elements.
     pub made: IndexMap<[u8; 32], ConstId>,
+    /// Magnitudes of constants that a rule asked for, by class and by constant.
+    pub extents: RefCell<IndexMap<Id, Option<Extent>>>,
+    /// See `extents`.
+    pub scans: RefCell<IndexMap<ConstId, Option<Extent>>>,
 }
 
 impl Analysis<Term> for Tables {
@@ -142,22 +154,33 @@ fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, String> {
             let ty = of(*call).types.get(*n as usize).ok_or("a result that the call lacks")?;
             Ok(Facts { kernel: of(*call).kernel, ..Facts::of_types(vec![ty.clone()]) })
         }
-        Term::Apply(_, op, args) => {
+        Term::Apply(_, op, ids) => {
             let op = &tables.ops[*op];
-            let args: Vec<&Facts> = args.iter().map(|&a| of(a)).collect();
+            let finite = |i: usize| extent(egraph, ids[i]).is_some_and(|e| e.finite);
+            let args: Vec<&Facts> = ids.iter().map(|&a| of(a)).collect();
             let operands: Option<Vec<&TensorType>> = args.iter().map(|a| a.types.first()).collect();
             let types = infer(&tables.module, op, &operands.ok_or("an operand without a type")?)
                 .map_err(|e| e.to_string())?;
-            Ok(of_op(&tables.module, op, &args, types))
+            let mut facts = of_op(&tables.module, op, &args, &finite, types);
+            facts.numbers = facts.numbers.join(crate::numbers::of_op(&tables.module, op, &args, ids));
+            Ok(facts)
         }
     }
 }
 
-fn of_op(module: &Module, op: &Op, args: &[&Facts], types: Vec<TensorType>) -> Facts {
+/// Facts about a result, but for its numbers. `finite` says whether a constant operand is.
+fn of_op(
+    module: &Module,
+    op: &Op,
+    args: &[&Facts],
+    finite: &dyn Fn(usize) -> bool,
+    types: Vec<TensorType>,
+) -> Facts {
     let mut facts = Facts::of_types(types);
     facts.constant = !matches!(op, Op::Call { .. }) && args.iter().all(|a| a.constant);
     if let [ty] = &facts.types[..] {
-        facts.zeros = crate::structure::of_op(module, op, args, &ty.shape);
+        let finite = |i: usize| args[i].numbers.finite() || (args[i].constant && finite(i));
+        facts.zeros = crate::structure::of_op(module, op, args, &finite, &ty.shape);
     }
     facts.epilogue = op.is_product() || (op.is_elementwise() && args.iter().any(|a| a.epilogue));
     if let Op::Const { value } = op {
@@ -261,9 +284,10 @@ fn splat_of(constant: &Constant) -> Option<Real> {
             let exact = (code as i64).unsigned_abs() < 1 << 53;
             return exact.then_some(Real(code as i64 as f64));
         }
+        ScalarType::F16 => elem.decode(code),
         ScalarType::Bool | ScalarType::I2 | ScalarType::I4 | ScalarType::I8 | ScalarType::I16 => return None,
         ScalarType::U2 | ScalarType::U4 | ScalarType::U8 | ScalarType::U16 => return None,
-        ScalarType::U32 | ScalarType::U64 | ScalarType::F16 => return None,
+        ScalarType::U32 | ScalarType::U64 => return None,
         ScalarType::E4M3 | ScalarType::E5M2 | ScalarType::E4M3Fnuz | ScalarType::E5M2Fnuz => return None,
         ScalarType::E3M2
         | ScalarType::E2M3
@@ -282,13 +306,14 @@ pub fn code_of(elem: ScalarType, value: f64) -> Option<u64> {
         ScalarType::F32 => u64::from((value as f32).to_bits()),
         ScalarType::F64 => value.to_bits(),
         ScalarType::Bf16 => u64::from((value as f32).to_bits() >> 16),
+        ScalarType::F16 => elem.encode(value),
         ScalarType::I32 => {
             return (f64::from(value as i32) == value).then_some(u64::from(value as i32 as u32));
         }
         ScalarType::I64 => return (value as i64 as f64 == value).then_some(value as i64 as u64),
         ScalarType::Bool | ScalarType::I2 | ScalarType::I4 | ScalarType::I8 | ScalarType::I16 => return None,
         ScalarType::U2 | ScalarType::U4 | ScalarType::U8 | ScalarType::U16 => return None,
-        ScalarType::U32 | ScalarType::U64 | ScalarType::F16 => return None,
+        ScalarType::U32 | ScalarType::U64 => return None,
         ScalarType::E4M3 | ScalarType::E5M2 | ScalarType::E4M3Fnuz | ScalarType::E5M2Fnuz => return None,
         ScalarType::E3M2
         | ScalarType::E2M3
@@ -305,6 +330,7 @@ pub fn code_of(elem: ScalarType, value: f64) -> Option<u64> {
 mod tests {
     use lacuna_ir::Value;
     use lacuna_ir::op::BinaryOp::Mul;
+    use lacuna_ir::op::UnaryOp;
 
     use super::*;
     use crate::testing::{Lab, module, saturated};
@@ -367,15 +393,19 @@ mod tests {
             assert_eq!((sparse_dims(&zeros), zeros.all), (expect.to_vec(), false), "{name}");
         }
         assert!(of_result(|l| l.splat(&[8, 4], -0.0)).zeros.all);
-        assert!(
+        // A parameter may be infinite; the logistic function of an integer is not.
+        let times_zero = |int: bool| {
             of_result(|l| {
-                let x = l.param(&[4]);
+                let x = l.param_of(if int { ScalarType::I32 } else { ScalarType::F32 }, &[4]);
+                let x = l.emit(Op::Cast { to: ScalarType::F32, saturate: true }, &[x]);
+                let x = l.un(UnaryOp::Sigmoid, x);
+                let x = if int { x } else { l.un(UnaryOp::Exp, x) };
                 let z = l.splat(&[4], 0.0);
                 l.bin(Mul, x, z)
             })
-            .zeros
-            .all
-        );
+        };
+        assert!(times_zero(true).zeros.all);
+        assert!(!times_zero(false).zeros.all);
     }
 
     #[test]
@@ -407,7 +437,7 @@ mod tests {
         let facts = of_result(|l| {
             let (x, w) = (l.param(&[2, 3]), l.konst(&[3, 4]));
             let y = l.contract("ij,jk->ik", x, w);
-            let y = l.un(lacuna_ir::op::UnaryOp::Exp, y);
+            let y = l.un(UnaryOp::Exp, y);
             let sum = l.reduce(lacuna_ir::op::ReduceOp::Sum, &[1], y);
             let sum = l.broadcast(sum, &[0], &[2, 4]);
             l.bin(lacuna_ir::op::BinaryOp::Div, y, sum)

@@ -3,6 +3,8 @@
 //! Canonical form: the constant operand of a commutative operator is the second; movement that moves nothing is
 //! never built; arithmetic on constants that repeat one element is done at once.
 
+use std::cell::RefCell;
+
 use egg::{EGraph, Id};
 use indexmap::{IndexMap, IndexSet};
 use lacuna_ir::infer::infer;
@@ -71,6 +73,8 @@ impl Graph {
             error: None,
             splats: IndexMap::default(),
             made: IndexMap::default(),
+            extents: RefCell::default(),
+            scans: RefCell::default(),
         };
         Graph {
             eg: EGraph::new(tables),

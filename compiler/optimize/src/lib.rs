@@ -1,12 +1,13 @@
 //! The optimiser: exact rewriting in an e-graph, then the choice of number formats.
 //!
-//! [`optimize`] rewrites each function with rules that are equalities: of bits (class E0) or over the reals (E1).
+//! [`optimize`] rewrites each function with rules that are equalities: of bits (class E0), or over the reals in how sums are
+//! ordered and rounded (E1), or over the reals in general, if the user allows it ([`RuleClass::Relaxed`]).
 //! [`select`] then converts operands of contractions to the precision that the user asked for: an approximation, so
 //! never a rule; [`weights`] is how weights are pruned and rounded. [`sparsity_of`] reads sparsity patterns off the
 //! constants that result, [`activity_of`] finds the products whose activations are sparse at run time.
 //!
 //! Where to look: `lang` is the e-graph's language, `facts` what is known of its classes, `structure` what is known of
-//! their zeros, `graph` its constructors, `pattern` the rules' left sides, `rules` the rules, `saturate` the loop, `cost`
+//! their zeros, `numbers` which numbers they cannot be, `extent` the magnitudes of constants, `graph` its constructors, `pattern` the rules' left sides, `rules` the rules, `saturate` the loop, `cost`
 //! and `extract` the way back, `repeats` how equal layers are solved once. Nothing here looks at a clock or at the order
 //! of a hash table: the same module gives the same result on every machine.
 
@@ -14,6 +15,7 @@ mod constants;
 mod cost;
 mod emit;
 mod exact;
+mod extent;
 mod extract;
 mod facts;
 mod folding;
@@ -22,6 +24,7 @@ mod lang;
 mod masks;
 #[cfg(test)]
 mod models;
+mod numbers;
 mod options;
 mod pack;
 mod parts;
@@ -41,7 +44,7 @@ mod zeros;
 pub use exact::{Error, Optimized, optimize};
 pub use options::{Extraction, Options, ParsePrecisionError, Precision, TargetFeatures};
 pub use report::{Application, Report, RuleCount};
-pub use rules::{RuleClass, rule_names};
+pub use rules::{RuleClass, RuleInfo, rule_table};
 pub use select::{
     Assignment, Budget, Candidate, Chosen, Drop, MachineCost, Measure, Outputs, ParetoPoint, SelectError,
     Selected, Site, Survey, Verdict, WeightShare, compressed, noise_to_signal, select, sqnr_db,

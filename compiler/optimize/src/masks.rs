@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use egg::{Id, Language};
+use egg::Id;
 use indexmap::IndexMap;
-use lacuna_ir::eval::{Mode, Tensor, eval_op};
-use lacuna_ir::{Op, Shape};
 
+use crate::extent::value;
 use crate::graph::Graph;
 
 /// A mask that positions alone describe.
@@ -34,7 +33,7 @@ pub fn band(g: &Graph, mask: Id) -> Option<Band> {
     if shape.elements() > MAX_ELEMENTS || shape.elements() == 0 {
         return None;
     }
-    let tensor = constant(g, mask, &mut IndexMap::new())?;
+    let tensor = value(&g.eg, mask, MAX_ELEMENTS, &mut IndexMap::new())?;
     let values = tensor.to_f64();
     let is_bool = tensor.ints().is_some();
     // Whether a key is kept; no answer where the mask does more than keep or reject.
@@ -74,27 +73,4 @@ pub fn band(g: &Graph, mask: Id) -> Option<Band> {
     };
     let whole = rows.iter().enumerate().all(exact);
     whole.then_some(Band { causal: Some(shift), window: window as u64, rejects })
-}
-
-/// The value of a class that depends on no parameter. Repetition along leading dimensions is evaluated as it is.
-fn constant(g: &Graph, id: Id, known: &mut IndexMap<Id, Option<Tensor>>) -> Option<Tensor> {
-    let id = g.eg.find(id);
-    if let Some(tensor) = known.get(&id) {
-        return tensor.clone();
-    }
-    // A class that needs itself has another term that does not.
-    known.insert(id, None);
-    let size = |shape: &Shape| shape.elements() <= MAX_ELEMENTS;
-    let tensor = g.eg[id].nodes.iter().find_map(|term| {
-        let op = g.op(term).filter(|op| !matches!(op, Op::Call { .. }))?;
-        let args = term.children();
-        if args.iter().any(|&a| !size(g.shape(a))) {
-            return None;
-        }
-        let args: Vec<Tensor> = args.iter().map(|&a| constant(g, a, known)).collect::<Option<_>>()?;
-        let args: Vec<&Tensor> = args.iter().collect();
-        eval_op(&g.eg.analysis.module, op, &args, Mode::Typed).ok()?.pop()
-    });
-    known.insert(id, tensor.clone());
-    tensor
 }

@@ -1,11 +1,14 @@
 //! What the user asked for and what the target has.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use lacuna_ir::OriginId;
 use lacuna_ir::eval::Tensor;
 use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 
+use crate::rules::RuleClass;
 use crate::weights::WeightOptions;
 
 /// What the optimiser may do and for which machine.
@@ -15,6 +18,9 @@ pub struct Options {
     pub precision: Precision,
     /// Whether only rewrites that keep every bit are allowed: only rules of class E0 run.
     pub strict_float: bool,
+    /// Whether element-wise work may be rewritten by what holds over the real numbers: rules of class
+    /// [`RuleClass::Relaxed`] run, too.
+    pub relaxed: bool,
     /// What the target multiplies natively.
     pub features: TargetFeatures,
     /// How weights become narrow or sparse.
@@ -23,6 +29,8 @@ pub struct Options {
     pub extraction: Extraction,
     /// Inputs of the entry, batch by batch, for what is decided by measurement.
     pub calibration: Vec<Vec<Tensor>>,
+    /// ONNX nodes whose contractions get no groups, since there is no kernel for them: bf16 operands are the next wider ones.
+    pub ungrouped: BTreeSet<OriginId>,
 }
 
 /// How one term for each value is chosen from all equal ones.
@@ -70,6 +78,16 @@ pub enum Precision {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("`{0}` is no precision: f32, bf16, auto, a group format such as mxfp8, or WEIGHTS:ACTIVATIONS")]
 pub struct ParsePrecisionError(String);
+
+impl Precision {
+    /// The narrowest precision without groups that is no narrower than this one.
+    pub fn without_groups(self) -> Precision {
+        match self {
+            Precision::Mx { .. } => Precision::Bf16,
+            Precision::F32 | Precision::Bf16 | Precision::Auto => self,
+        }
+    }
+}
 
 impl FromStr for Precision {
     type Err = ParsePrecisionError;
@@ -119,6 +137,15 @@ impl Default for TargetFeatures {
 }
 
 impl Options {
+    /// The least strict class of the rules that run.
+    pub(crate) fn most(&self) -> RuleClass {
+        match (self.strict_float, self.relaxed) {
+            (true, _) => RuleClass::E0,
+            (false, false) => RuleClass::E1,
+            (false, true) => RuleClass::Relaxed,
+        }
+    }
+
     /// One line for each chosen format that the target lacks.
     pub fn warnings(&self) -> Vec<String> {
         let mut chosen = match self.precision {

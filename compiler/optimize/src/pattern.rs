@@ -1,7 +1,7 @@
 //! Patterns of rules and their matches.
 //!
 //! Text form: `?x` is any value, `$c` a constant one, `(mul ?x $c)` an operator on patterns, `(concat ...)` an
-//! operator with any operands; `unary` and `binary` stand for every function of one or two operands. A variable that
+//! operator with any operands; `unary` and `binary` stand for every function of one or two operands, `scaled` for a product or a quotient. A variable that
 //! occurs twice must match one class.
 
 use egg::{Id, Language};
@@ -206,6 +206,7 @@ fn kinds_of(name: &str) -> Option<Vec<Kind>> {
     match name {
         "unary" => Some(unary.map(Kind::Op).collect()),
         "binary" => Some(binary.map(Kind::Op).collect()),
+        "scaled" => Some([BinaryOp::Mul, BinaryOp::Div].map(|b| Kind::Op(b.name())).to_vec()),
         name => unary
             .chain(binary)
             .chain(OPERATORS.iter().copied())

@@ -106,6 +106,7 @@ fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Dia
         named(options.max_drop.is_some(), "--max-drop"),
         named(options.max_bytes.is_some(), "--max-bytes"),
         named(options.calibrate.is_some(), "--calibrate"),
+        named(options.relaxed, "--relaxed"),
         named(options.extraction != Extraction::default(), "--extraction"),
     ];
     let given: Vec<&str> = given.into_iter().flatten().chain(options.weights.options().1).collect();
@@ -121,6 +122,7 @@ fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Dia
 struct Settings {
     target: Target,
     precision: Precision,
+    relaxed: bool,
     extraction: Extraction,
     dims: BTreeMap<String, u64>,
     bindings: BTreeMap<String, Literal>,
@@ -218,6 +220,7 @@ impl Settings {
         Ok(Settings {
             target: exec::target(&options.target)?,
             precision: options.precision,
+            relaxed: options.relaxed,
             extraction: options.extraction,
             dims: options.dims.iter().cloned().collect(),
             bindings,
@@ -244,6 +247,7 @@ impl Settings {
             bindings: self.bindings.clone(),
             target: &self.target,
             precision: self.precision,
+            relaxed: self.relaxed,
             extraction: self.extraction,
             weights: self.weights,
             calibration: self.calibration.as_ref(),

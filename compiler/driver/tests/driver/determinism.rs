@@ -72,6 +72,7 @@ fn twenty_runs_of_one_process_are_equal() {
         let run = |threads| {
             let selection = SelectionRequest { budget, threads, ..SelectionRequest::default() };
             let request = Request {
+                relaxed: false,
                 extraction: lacuna_optimize::Extraction::default(),
                 path: &path,
                 model: blob.clone(),

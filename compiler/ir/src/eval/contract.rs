@@ -83,7 +83,14 @@ fn as_ints<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<(&'a [i64], &'a [i64])> {
 /// Sums of real products in the result's type.
 fn real_result(elem: ScalarType, sums: Vec<f64>, mode: Mode) -> TensorData {
     if elem.is_float() {
-        floats(elem, sums, mode)
+        match (floats(elem, sums, mode), elem, mode) {
+            // An accumulator that is drained has no -0: where a sum underflows, nothing tells on which side it did.
+            (TensorData::F(mut sums), ScalarType::F32, Mode::Typed) => {
+                Arc::make_mut(&mut sums).iter_mut().for_each(|v| *v += 0.0);
+                TensorData::F(sums)
+            }
+            (data, ..) => data,
+        }
     } else {
         TensorData::I(Arc::new(sums.iter().map(|&v| codec::float_to_int(elem, v)).collect()))
     }

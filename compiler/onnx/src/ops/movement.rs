@@ -117,12 +117,15 @@ pub(super) fn slice(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         let d = axis as usize;
         let extent = from[d] as i64;
         let absolute = |p: i64| if p < 0 { p.saturating_add(extent) } else { p };
-        let (low, high) = if step[i] > 0 { (0, extent) } else { (-1, extent - 1) };
-        let first = absolute(begin[i]).clamp(low.max(0).min(high.max(low)), high.max(low));
-        // A first position before the axis is clamped to its first element when stepping back as well.
-        let first = if step[i] < 0 { absolute(begin[i]).clamp(-1, extent - 1) } else { first };
-        let last = absolute(end[i]).clamp(low, high.max(low));
-        let distance = if step[i] > 0 { last - first } else { first - last };
+        // Stepping back, the first position is clamped to an element and the last to before the axis; without elements
+        // both stand there.
+        let (first, distance) = if step[i] > 0 {
+            let first = absolute(begin[i]).clamp(0, extent);
+            (first, absolute(end[i]).clamp(0, extent) - first)
+        } else {
+            let first = absolute(begin[i]).max(0).min(extent - 1);
+            (first, first - absolute(end[i]).clamp(-1, extent.max(1) - 1))
+        };
         let size = distance.max(0).unsigned_abs().div_ceil(step[i].unsigned_abs());
         starts[d] = if size == 0 { 0 } else { first };
         shape.0[d] = size;
@@ -154,10 +157,21 @@ pub(super) fn split(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
             if parts == 0 || parts > 4096 {
                 return Err(invalid(format!("a split into {parts} parts")));
             }
+            // From version 18 on, `num_outputs` lets the last part be smaller.
             let each = extent.div_ceil(parts);
-            (0..parts).map(|i| extent.saturating_sub(i * each).min(each)).collect()
+            let last = extent.checked_sub(each * (parts - 1));
+            let Some(last) = last.filter(|&last| last == each || n.opset >= 18 && n.has("num_outputs"))
+            else {
+                return Err(invalid(format!(
+                    "a dimension of {extent} does not split into {parts} equal parts"
+                )));
+            };
+            (0..parts).map(|i| if i + 1 == parts { last } else { each }).collect()
         }
     };
+    if sizes.len() != n.node.output.len() {
+        return Err(invalid(format!("{} parts for {} results", sizes.len(), n.node.output.len())));
+    }
     if sizes.iter().try_fold(0u64, |sum, &s| sum.checked_add(s)) != Some(extent) {
         return Err(invalid(format!("parts {sizes:?} of a dimension of {extent}")));
     }
@@ -200,40 +214,40 @@ pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if pads.len() != 2 * over.len() || pads.iter().any(|p| p.unsigned_abs() > MAX_ELEMENTS) {
         return Err(invalid(format!("pads are {pads:?} for {} axes", over.len())));
     }
-    let mode = n.string("mode", "constant")?;
+    let mode = n.choice("mode", &["constant", "reflect", "edge", "wrap"])?;
     let (mut low, mut high) = (vec![0; rank], vec![0; rank]);
     for (i, &axis) in over.iter().enumerate() {
         let d = axis as usize;
         let (before, after) = (pads[i], pads[i + over.len()]);
-        let extent = c.shape(x)[d] as i64;
+        // Negative amounts crop, before anything is added.
+        let (crop_low, crop_high) = ((-before).max(0), (-after).max(0));
+        let extent = c.shape(x)[d] as i64 - crop_low - crop_high;
+        let left = u64::try_from(extent)
+            .map_err(|_| invalid(format!("pads {pads:?} crop more than dimension {d}")))?;
+        x = c.slice_axis(x, d, crop_low as u64, left)?;
+        let (before, after) = (before.max(0), after.max(0));
         if mode == "constant" {
-            // Negative amounts crop.
-            let (crop_low, crop_high) = ((-before).max(0), (-after).max(0));
-            let left = u64::try_from(extent - crop_low - crop_high)
-                .map_err(|_| invalid(format!("pads {pads:?} crop more than dimension {d}")))?;
-            x = c.slice_axis(x, d, crop_low as u64, left)?;
-            (low[d], high[d]) = (before.max(0) as u64, after.max(0) as u64);
+            (low[d], high[d]) = (before as u64, after as u64);
             continue;
         }
-        let total = extent + before + after;
         if before == 0 && after == 0 {
             continue;
         }
-        if !(0..1 << 24).contains(&total) || extent == 0 {
+        let total = extent + before + after;
+        if total >= 1 << 24 || extent == 0 {
             return Err(invalid(format!("pads {pads:?} of dimension {d} in mode {mode}")));
         }
         let from = |p: i64| match mode {
-            "edge" => Ok(p.clamp(0, extent - 1)),
-            "wrap" => Ok(p.rem_euclid(extent)),
-            "reflect" if extent == 1 => Ok(0),
-            "reflect" => {
+            "edge" => p.clamp(0, extent - 1),
+            "wrap" => p.rem_euclid(extent),
+            _ if extent == 1 => 0,
+            _ => {
                 let period = 2 * (extent - 1);
                 let q = p.rem_euclid(period);
-                Ok(q.min(period - q))
+                q.min(period - q)
             }
-            other => Err(invalid(format!("mode is {other:?}"))),
         };
-        let positions: Vec<i64> = (-before..extent + after).map(from).collect::<Result<_, Fail>>()?;
+        let positions: Vec<i64> = (-before..extent + after).map(from).collect();
         x = take(c, x, d, &positions)?;
     }
     if low.iter().chain(&high).all(|&p| p == 0) {
@@ -306,11 +320,13 @@ pub(super) fn depth_to_space(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let [batch, channels, height, width] = shape[..] else {
         return Err(invalid(format!("DepthToSpace of {}", c.b.ty(x))));
     };
+    if channels % (b * b) != 0 {
+        return Err(invalid(format!("{channels} channels in blocks of {b} by {b}")));
+    }
     let depth = channels / (b * b);
-    let (split, perm) = match n.string("mode", "DCR")? {
+    let (split, perm) = match n.choice("mode", &["DCR", "CRD"])? {
         "DCR" => (vec![batch, b, b, depth, height, width], vec![0, 3, 4, 1, 5, 2]),
-        "CRD" => (vec![batch, depth, b, b, height, width], vec![0, 1, 4, 2, 5, 3]),
-        other => return Err(invalid(format!("mode is {other:?}"))),
+        _ => (vec![batch, depth, b, b, height, width], vec![0, 1, 4, 2, 5, 3]),
     };
     let y = c.reshape(x, split)?;
     let y = c.permute(y, perm)?;
@@ -324,11 +340,13 @@ pub(super) fn space_to_depth(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let [batch, channels, height, width] = shape[..] else {
         return Err(invalid(format!("SpaceToDepth of {}", c.b.ty(x))));
     };
+    if height % b != 0 || width % b != 0 {
+        return Err(invalid(format!("{height} by {width} elements in blocks of {b} by {b}")));
+    }
     let y = c.reshape(x, vec![batch, channels, height / b, b, width / b, b])?;
-    let perm = match n.string("mode", "DCR")? {
+    let perm = match n.choice("mode", &["DCR", "CRD"])? {
         "DCR" => vec![0, 3, 5, 1, 2, 4],
-        "CRD" => vec![0, 1, 3, 5, 2, 4],
-        other => return Err(invalid(format!("mode is {other:?}"))),
+        _ => vec![0, 1, 3, 5, 2, 4],
     };
     let y = c.permute(y, perm)?;
     Ok(vec![c.reshape(y, vec![batch, channels * b * b, height / b, width / b])?])

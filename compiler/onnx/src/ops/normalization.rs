@@ -1,12 +1,14 @@
 //! Softmax and the normalisations.
 
 use lacuna_ir::op::{BinaryOp, CompareOp, Real, ReduceOp, UnaryOp};
-use lacuna_ir::{Op, Value};
+use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
+use super::precision::wide;
 use crate::call::{Call, axes, axis};
-use crate::context::{Ctx, invalid, unsupported};
+use crate::context::{Ctx, broadcast_shape, invalid, unsupported};
 use crate::diagnostic::Fail;
+use crate::tensor::scalar_type;
 
 type Results = Result<Vec<Value>, Fail>;
 
@@ -112,52 +114,52 @@ fn moments(c: &mut Ctx<'_>, x: Value, over: &[u8], kept: &[u8]) -> Result<(Value
     Ok((mean, var))
 }
 
-/// The operand in the type that statistics are computed in: f32 for narrower floats when `stash_type` is 1.
-fn stashed(c: &mut Ctx<'_>, n: &Call<'_>, x: Value) -> Result<Value, Fail> {
-    let narrow = matches!(c.elem(x), ScalarType::F16 | ScalarType::Bf16);
-    if n.int("stash_type", 1)? == 1 && narrow { c.cast(x, ScalarType::F32) } else { Ok(x) }
-}
-
 /// LayerNormalization, and with `centre` false RMSNormalization.
+///
+/// A scale and a bias of the operand's type that repeat over nothing but the normalised dimensions are operands of the
+/// norm, which rounds once; others apply to a norm in f32.
 pub(super) fn layer_norm(c: &mut Ctx<'_>, n: &Call<'_>, centre: bool) -> Results {
     let x = n.input(0)?;
     let (elem, shape) = (c.elem(x), c.shape(x));
     let first = axis(n.int("axis", -1)?, shape.rank())?;
     let over: Vec<u8> = (first as u8..shape.rank() as u8).collect();
     let eps = n.float("epsilon", 1e-5)?;
-    let inner = shape[first..].to_vec().into();
-    let wide = stashed(c, n, x)?;
-    // Scale and bias apply after the result is rounded to the operand's type.
-    let mut operands = vec![wide];
-    let fused = c.elem(wide) == elem;
-    let parameters: Vec<Value> = (1..3).filter_map(|i| n.opt(i)).collect();
+    let inner: Shape = shape[first..].to_vec().into();
     if n.opt(2).is_some() && n.opt(1).is_none() {
         return Err(invalid("the scale is missing"));
     }
-    let mut shaped = Vec::new();
-    for &p in &parameters {
-        let p = c.cast(p, elem)?;
-        shaped.push(c.broadcast_to(p, &inner)?);
-    }
-    if fused {
-        operands.extend(&shaped);
-    }
-    let y = c.emit(Op::Norm { axes: over.clone(), centre, eps: Real(eps) }, &operands)?;
-    let mut y = c.cast(y, elem)?;
-    if !fused {
-        for (i, &p) in shaped.iter().enumerate() {
-            y = c.binary(if i == 0 { BinaryOp::Mul } else { BinaryOp::Add }, y, p)?;
+    let parameters: Vec<Value> = (1..3).filter_map(|i| n.opt(i)).collect();
+    let repeats = |own: &Shape| broadcast_shape(&[own.clone(), inner.clone()]).is_ok_and(|s| s == inner);
+    let norm = Op::Norm { axes: over.clone(), centre, eps: Real(eps) };
+    let mut y;
+    if parameters.iter().all(|&p| c.elem(p) == elem && repeats(&c.shape(p))) {
+        let mut operands = vec![x];
+        for &p in &parameters {
+            operands.push(c.broadcast_to(p, &inner)?);
         }
+        y = c.emit(norm, &operands)?;
+    } else {
+        let x = c.cast(x, wide(elem))?;
+        y = c.emit(norm, &[x])?;
+        for (&p, op) in parameters.iter().zip([BinaryOp::Mul, BinaryOp::Add]) {
+            let p = c.cast(p, wide(elem))?;
+            let p = c.broadcast_to(p, &shape)?;
+            y = c.binary(op, y, p)?;
+        }
+        y = c.cast(y, elem)?;
     }
     let mut results = vec![y];
     if n.wants(1) || n.wants(2) {
-        let mean = c.reduce(ReduceOp::Mean, wide, &over, true)?;
-        let distance = c.binary(BinaryOp::Sub, wide, mean)?;
+        let stash = scalar_type(i32::try_from(n.int("stash_type", 1)?).unwrap_or(-1)).map_err(invalid)?;
+        let x = c.cast(x, wide(elem))?;
+        let mean = c.reduce(ReduceOp::Mean, x, &over, true)?;
+        let distance = c.binary(BinaryOp::Sub, x, mean)?;
         let square = c.binary(BinaryOp::Mul, distance, distance)?;
         let var = c.reduce(ReduceOp::Mean, square, &over, true)?;
         let var = c.binary_splat(BinaryOp::Add, var, eps)?;
         let deviation = c.unary(UnaryOp::Sqrt, var)?;
-        results.extend([mean, c.unary(UnaryOp::Recip, deviation)?]);
+        let inverse = c.unary(UnaryOp::Recip, deviation)?;
+        results.extend([c.cast(mean, stash)?, c.cast(inverse, stash)?]);
     }
     Ok(results)
 }
@@ -185,7 +187,7 @@ pub(super) fn instance_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 /// Groups of channels normalised together. Scale and bias are per group up to opset 20, per channel from 21 on.
 pub(super) fn group_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let (elem, shape) = (c.elem(x), c.shape(x));
+    let shape = c.shape(x);
     let groups = u64::try_from(n.int("num_groups", 0)?).unwrap_or(0);
     if shape.rank() < 2 || groups == 0 || shape[1] % groups != 0 {
         return Err(invalid(format!("GroupNormalization of {} in {groups} groups", c.b.ty(x))));
@@ -193,10 +195,8 @@ pub(super) fn group_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let eps = Real(n.float("epsilon", 1e-5)?);
     let mut split = vec![shape[0], groups, shape[1] / groups];
     split.extend(&shape[2..]);
-    let wide = stashed(c, n, x)?;
-    let y = c.reshape(wide, split.clone())?;
+    let y = c.reshape(x, split.clone())?;
     let y = c.emit(Op::Norm { axes: (2..split.len() as u8).collect(), centre: true, eps }, &[y])?;
-    let y = c.cast(y, elem)?;
     let (scale, bias) = (n.input(1)?, n.input(2)?);
     if n.opset < 21 && c.shape(scale)[..] == [groups] {
         let y = channel_affine(c, y, scale, bias)?;

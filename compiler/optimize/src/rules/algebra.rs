@@ -1,11 +1,14 @@
-//! Constants meet constants, element-wise work moves before repetition, identities vanish.
+//! Identities vanish, and element-wise work moves before repetition. Every rule here keeps the bits, but for the zeros of
+//! contractions.
 
 use egg::Id;
 use lacuna_ir::Op;
 use lacuna_ir::op::{BinaryOp, Dims, UnaryOp};
 use lacuna_isa::format::ScalarType;
 
+use super::zeros::SKIPPED;
 use super::{Rule, RuleClass, float};
+use crate::extent::{elements, normal};
 use crate::graph::Graph;
 use crate::pattern::Match;
 use crate::views::{compact, views};
@@ -15,6 +18,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "sub-constant",
         class: RuleClass::E0,
+        may_change: "",
         before: "(sub ?x $c)",
         after: "(add ?x (neg $c))",
         guard: Some(float),
@@ -24,49 +28,23 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
-        name: "div-constant",
-        class: RuleClass::E1,
+        name: "div-by-power-of-two",
+        class: RuleClass::E0,
+        may_change: "",
         before: "(div ?x $c)",
         after: "(mul ?x (recip $c))",
-        guard: Some(|g, m| float(g, m) && !g.is_const(m.vars[0])),
+        // Quotient and product are then the same real number, so that both round to the same float, also below the normal
+        // numbers and beyond the greatest one.
+        guard: Some(|g, m| float(g, m) && !g.is_const(m.vars[0]) && exact_reciprocals(g, m.vars[1])),
         apply: |g, m| {
             let c = constant_unary(g, UnaryOp::Recip, m.vars[1])?;
             g.binary(BinaryOp::Mul, m.vars[0], c)
         },
     },
     Rule {
-        name: "add-constants",
-        class: RuleClass::E1,
-        before: "(add (add ?x $a) $b)",
-        after: "(add ?x (add $a $b))",
-        guard: Some(grows_toward_constants),
-        apply: |g, m| reassociate(g, m, BinaryOp::Add),
-    },
-    Rule {
-        name: "mul-constants",
-        class: RuleClass::E1,
-        before: "(mul (mul ?x $a) $b)",
-        after: "(mul ?x (mul $a $b))",
-        guard: Some(grows_toward_constants),
-        apply: |g, m| reassociate(g, m, BinaryOp::Mul),
-    },
-    Rule {
-        name: "scale-through-bias",
-        class: RuleClass::E1,
-        before: "(mul (add ?x $a) $b)",
-        after: "(add (mul ?x $b) (mul $a $b))",
-        // Elsewhere the second product buys nothing: only a contraction can swallow the scale.
-        guard: Some(|g, m| grows_toward_constants(g, m) && g.facts(m.vars[0]).epilogue),
-        apply: |g, m| {
-            let &[x, a, b] = &m.vars[..] else { return None };
-            let bias = constant_binary(g, BinaryOp::Mul, a, b)?;
-            let scaled = g.binary(BinaryOp::Mul, x, b)?;
-            g.binary(BinaryOp::Add, scaled, bias)
-        },
-    },
-    Rule {
         name: "square-by-product",
-        class: RuleClass::E1,
+        class: RuleClass::E0,
+        may_change: "",
         before: "(pow ?x $c)",
         after: "(mul ?x ?x)",
         guard: Some(|g, m| float(g, m) && g.splat(m.vars[1]) == Some(2.0)),
@@ -75,6 +53,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "add-nothing",
         class: RuleClass::E0,
+        may_change: "",
         before: "(add ?x $c)",
         after: "?x",
         guard: Some(|g, m| neutral_sum(g, m.vars[1])),
@@ -82,16 +61,20 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "add-zero",
-        class: RuleClass::E1,
+        class: RuleClass::E0,
+        may_change: "",
         before: "(add ?x $c)",
         after: "?x",
         // Of the sums with zero, only that of -0 and +0 changes a bit.
-        guard: Some(|g, m| float(g, m) && g.splat(m.vars[1]) == Some(0.0)),
+        guard: Some(|g, m| {
+            float(g, m) && g.splat(m.vars[1]) == Some(0.0) && g.facts(m.vars[0]).numbers.no_minus_zero
+        }),
         apply: |_, m| Some(m.vars[0]),
     },
     Rule {
         name: "sub-zero",
         class: RuleClass::E0,
+        may_change: "",
         before: "(sub ?x $c)",
         after: "?x",
         guard: Some(|g, m| g.splat(m.vars[1]).is_some_and(|v| v.to_bits() == 0)),
@@ -100,6 +83,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "mul-one",
         class: RuleClass::E0,
+        may_change: "",
         before: "(mul ?x $c)",
         after: "?x",
         guard: Some(|g, m| g.splat(m.vars[1]) == Some(1.0)),
@@ -108,22 +92,16 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "div-one",
         class: RuleClass::E0,
+        may_change: "",
         before: "(div ?x $c)",
         after: "?x",
         guard: Some(|g, m| g.splat(m.vars[1]) == Some(1.0)),
         apply: |_, m| Some(m.vars[0]),
     },
     Rule {
-        name: "mul-zero",
-        class: RuleClass::E0f,
-        before: "(mul ?x $c)",
-        after: "0",
-        guard: Some(|g, m| g.is_zero(m.vars[1])),
-        apply: |g, m| zero(g, m.root),
-    },
-    Rule {
         name: "contract-of-zeros",
         class: RuleClass::E0f,
+        may_change: SKIPPED,
         before: "(contract ?x ?y)",
         after: "0",
         guard: Some(|g, m| g.is_zero(m.root)),
@@ -132,6 +110,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "conv-of-zeros",
         class: RuleClass::E0f,
+        may_change: SKIPPED,
         before: "(conv ?x ?w)",
         after: "0",
         guard: Some(|g, m| g.is_zero(m.root)),
@@ -140,6 +119,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "cast-to-itself",
         class: RuleClass::E0,
+        may_change: "",
         before: "(cast ?x)",
         after: "?x",
         guard: Some(|g, m| g.ty(m.root) == g.ty(m.vars[0])),
@@ -148,6 +128,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "unary-before-broadcast",
         class: RuleClass::E0,
+        may_change: "",
         before: "(unary ?x)",
         after: "(broadcast (unary ?x'))",
         guard: None,
@@ -159,6 +140,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "cast-before-broadcast",
         class: RuleClass::E0,
+        may_change: "",
         before: "(cast ?x)",
         after: "(broadcast (cast ?x'))",
         guard: None,
@@ -170,6 +152,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "binary-before-broadcast",
         class: RuleClass::E0,
+        may_change: "",
         before: "(binary ?x ?y)",
         after: "(broadcast (binary ?x' ?y'))",
         guard: None,
@@ -188,9 +171,19 @@ fn zero(g: &mut Graph, like: Id) -> Option<Id> {
 
 /// The two constants are there to meet. A class that is its own operand (`x = x * c` once `c` is found to be 1) would
 /// make a new constant each time around.
-fn grows_toward_constants(g: &Graph, m: &Match) -> bool {
+pub fn grows_toward_constants(g: &Graph, m: &Match) -> bool {
     let inner = m.args(0).first().is_some_and(|&inner| g.eg.find(inner) != g.eg.find(m.root));
     float(g, m) && !g.is_const(m.vars[0]) && inner && g.eg.find(m.vars[0]) != g.eg.find(m.root)
+}
+
+/// Whether every element of a constant is a power of two, of either sign, whose reciprocal is a normal number.
+fn exact_reciprocals(g: &Graph, c: Id) -> bool {
+    let Some((least, greatest)) = g.elem(c).and_then(normal) else { return false };
+    let exact = |v: f64| {
+        let reciprocal = (1.0 / v).abs();
+        v.to_bits() << 12 == 0 && reciprocal >= least && reciprocal <= greatest
+    };
+    elements(&g.eg, c).is_some_and(|values| values.into_iter().all(exact))
 }
 
 /// `x + c` has the bits of `x`: integers with zero, floats with -0.
@@ -206,17 +199,6 @@ fn repeats(g: &Graph, id: Id) -> bool {
     }
     let all = g.shape(id).elements();
     views(g, id).iter().any(|v| g.shape(v.core).elements() < all)
-}
-
-fn reassociate(g: &mut Graph, m: &Match, op: BinaryOp) -> Option<Id> {
-    let &[x, a, b] = &m.vars[..] else { return None };
-    // An identity vanishes on its own; composed, it would make a new constant each time around.
-    let neutral = if op == BinaryOp::Mul { 1.0 } else { 0.0 };
-    if g.splat(a) == Some(neutral) || g.splat(b) == Some(neutral) {
-        return None;
-    }
-    let both = constant_binary(g, op, a, b)?;
-    g.binary(op, x, both)
 }
 
 /// A function of a constant, computed before it is repeated.

@@ -11,39 +11,47 @@ use lacuna_ir::expand::Attention;
 use lacuna_ir::op::{BinaryOp, EmptyRow, Real, ReduceOp, UnaryOp};
 use lacuna_isa::format::ScalarType;
 
-use super::{Rule, RuleClass};
+use super::{Rule, RuleClass, wide};
 use crate::graph::{Graph, Source};
 use crate::masks::band;
 use crate::parts::{self, weights};
 use crate::pattern::Match;
-use crate::views::views;
+use crate::views::{View, views};
+
+/// What recognising a softmax may change.
+const EXPONENTIALS: &str = "sums in another order, of exponentials behind the greatest element of a row: exponentials that overflow are \
+                            finite";
 
 /// The rules of this file.
 pub const RULES: &[Rule] = &[
     Rule {
         name: "softmax-by-quotient",
         class: RuleClass::E1,
+        may_change: EXPONENTIALS,
         before: "(div (exp ?x) ?s)",
         after: "(softmax ?x)",
-        guard: None,
+        guard: Some(wide),
         apply: |g, m| softmax(g, m, 1, m.vars[1], &[]),
     },
     Rule {
         name: "softmax-by-product",
         class: RuleClass::E1,
+        may_change: EXPONENTIALS,
         before: "(mul (exp ?x) ?r)",
         after: "(softmax ?x)",
-        guard: None,
+        guard: Some(wide),
         apply: |g, m| softmax(g, m, 1, m.vars[1], &[UnaryOp::Recip]),
     },
     Rule {
         name: "softmax-shift",
         class: RuleClass::E1,
+        may_change: "the greatest element of a row is subtracted once, not twice: differences round once",
         before: "(softmax (sub ?x ?m))",
         after: "(softmax ?x)",
         guard: Some(|g, m| {
             let Some(Op::Softmax { axis, .. }) = m.op(g, 0) else { return false };
-            steady(g, m.vars[1], *axis)
+            // Another number may be infinite, or so large that differences vanish in it.
+            views(g, m.vars[1]).iter().any(|v| reduced(g, v, m.vars[0], ReduceOp::Max) == Some(*axis))
         }),
         apply: |g, m| {
             let op = m.op(g, 0)?.clone();
@@ -53,6 +61,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "attention",
         class: RuleClass::E1,
+        may_change: "sums in another order, and scores scaled by one rounded factor; scores that overflow before they are scaled are finite, and a guard against NaN replaces empty rows only",
         before: "(contract ?p ?v)",
         after: "(attention ?q ?k ?v)",
         guard: Some(|g, m| g.elem(m.root) == Some(ScalarType::F32) && weights(g, m.vars[0]).is_some()),
@@ -67,6 +76,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "attention-of-band",
         class: RuleClass::E1,
+        may_change: "keys that a mask of -10,000 or less is added to have no weight, however large their score is",
         before: "(attention ?q ?k ?v $m)",
         after: "(attention ?q ?k ?v) causal",
         guard: Some(|g, m| m.op(g, 0).and_then(Attention::of).is_some_and(|a| !a.causal && a.window == 0)),
@@ -87,57 +97,48 @@ pub const RULES: &[Rule] = &[
             g.add(a.op(), &m.vars[..3])
         },
     },
-    Rule {
-        name: "softmax-without-nan",
-        class: RuleClass::E1,
-        before: "(select (isnan ?p) ?z ?p)",
-        after: "?p",
-        guard: Some(|g, m| g.is_zero(m.vars[1]) && g.is_float(m.root)),
-        apply: |g, m| {
-            let whole = weights(g, m.vars[0])?;
-            (whole.dims.len() == g.shape(m.root).rank() && never_empty(g, whole.scores)).then_some(m.vars[0])
-        },
-    },
 ];
 
-/// Whether a value repeats along a dimension.
-fn steady(g: &Graph, id: Id, axis: u8) -> bool {
-    let shape = g.shape(id);
-    let splat = g.splat(id).is_some();
-    splat || shape[usize::from(axis)] == 1 || views(g, id).iter().any(|v| !v.map.contains(&Some(axis)))
+/// The scores of the softmax that a guard against NaN is about, if it has the shape of these.
+pub(super) fn weights_of_guard(g: &Graph, m: &Match) -> Option<Id> {
+    let whole = weights(g, m.vars[0])?;
+    (whole.dims.len() == g.shape(m.root).rank()).then_some(whole.scores)
 }
 
 /// Whether scores are finite where their operands are: nothing masks them.
-fn never_empty(g: &Graph, scores: Id) -> bool {
+pub(super) fn never_empty(g: &Graph, scores: Id) -> bool {
     parts::product(g, scores).is_some_and(|p| p.masks.is_empty())
+}
+
+/// The one axis along which a view's core is `x` reduced by `by`, if the view puts each kept dimension back into its
+/// place.
+fn reduced(g: &Graph, view: &View, x: Id, by: ReduceOp) -> Option<u8> {
+    let shape = g.shape(x);
+    g.terms(view.core).find_map(|(op, args)| {
+        let Op::Reduce { op, axes } = op else { return None };
+        let &[axis] = &axes[..] else { return None };
+        let kept = (0..shape.rank() as u8).filter(|&d| d != axis);
+        let placed = kept.zip(&view.map).all(|(d, to)| shape[usize::from(d)] == 1 || *to == Some(d));
+        (*op == by && g.eg.find(args[0]) == g.eg.find(x) && placed).then_some(axis)
+    })
 }
 
 /// `exp(x)` divided by its own sum along one axis, which `total` has behind `inverse`.
 fn softmax(g: &mut Graph, m: &Match, exp: usize, total: Id, inverse: &[UnaryOp]) -> Option<Id> {
     let x = *m.args(exp).first()?;
-    let whole = g.eg.find(*m.args(0).first()?);
-    let rank = g.shape(m.root).rank();
+    let whole = *m.args(0).first()?;
     let mut sums = views(g, total);
     for &f in inverse {
         let inner = sums.iter().flat_map(|v| {
             let found = g.terms(v.core).filter(|(op, _)| **op == Op::Unary { op: f });
             found.flat_map(|(_, args)| views(g, args[0])).map(|inner| {
                 let map = inner.map.iter().map(|d| d.and_then(|d| v.map[usize::from(d)])).collect();
-                crate::views::View { core: inner.core, map }
+                View { core: inner.core, map }
             })
         });
         sums = inner.collect();
     }
-    let axis = sums.iter().find_map(|view| {
-        g.terms(view.core).find_map(|(op, args)| {
-            let Op::Reduce { op: ReduceOp::Sum, axes } = op else { return None };
-            let &[axis] = &axes[..] else { return None };
-            let kept = (0..rank as u8).filter(|&d| d != axis);
-            let shape = g.shape(m.root);
-            let placed = kept.zip(&view.map).all(|(d, to)| shape[usize::from(d)] == 1 || *to == Some(d));
-            (g.eg.find(args[0]) == whole && placed).then_some(axis)
-        })
-    })?;
+    let axis = sums.iter().find_map(|view| reduced(g, view, whole, ReduceOp::Sum))?;
     g.add(Op::Softmax { axis, log: false }, &[x])
 }
 

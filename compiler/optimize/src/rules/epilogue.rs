@@ -5,7 +5,8 @@ use egg::Id;
 use lacuna_ir::Op;
 use lacuna_ir::op::{BinaryOp, Dims};
 
-use super::{Rule, RuleClass, float};
+use super::folding::SCALE;
+use super::{Rule, RuleClass, factor, takes_factor, wide};
 use crate::graph::Graph;
 use crate::pattern::Match;
 use crate::views::{compact, parts};
@@ -15,23 +16,26 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "scale-after-contract-left",
         class: RuleClass::E1,
-        before: "(contract (mul ?x $c) ?y)",
+        may_change: SCALE,
+        before: "(contract (scaled ?x $c) ?y)",
         after: "(mul (contract ?x ?y) $c)",
         // A constant operand takes over the scale itself.
-        guard: Some(|g, m| float(g, m) && g.splat(m.vars[1]).is_some() && !g.is_const(m.vars[2])),
+        guard: Some(|g, m| moves(g, m, m.vars[1]) && !g.is_const(m.vars[2])),
         apply: |g, m| scale_after(g, m, m.vars[1], [m.vars[0], m.vars[2]]),
     },
     Rule {
         name: "scale-after-contract-right",
         class: RuleClass::E1,
-        before: "(contract ?x (mul ?y $c))",
+        may_change: SCALE,
+        before: "(contract ?x (scaled ?y $c))",
         after: "(mul (contract ?x ?y) $c)",
-        guard: Some(|g, m| float(g, m) && g.splat(m.vars[2]).is_some() && !g.is_const(m.vars[0])),
+        guard: Some(|g, m| moves(g, m, m.vars[2]) && !g.is_const(m.vars[0])),
         apply: |g, m| scale_after(g, m, m.vars[2], [m.vars[0], m.vars[1]]),
     },
     Rule {
         name: "unary-before-reshape",
         class: RuleClass::E0,
+        may_change: "",
         before: "(unary (reshape ?x))",
         after: "(reshape (unary ?x))",
         guard: Some(|g, m| g.facts(m.vars[0]).epilogue),
@@ -45,6 +49,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "binary-before-reshape",
         class: RuleClass::E0,
+        may_change: "",
         before: "(binary (reshape ?x) ?y)",
         after: "(reshape (binary ?x ?y'))",
         guard: Some(|g, m| g.facts(m.vars[0]).epilogue),
@@ -59,6 +64,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "softmax-before-reshape",
         class: RuleClass::E0,
+        may_change: "",
         before: "(softmax (reshape ?x))",
         after: "(reshape (softmax ?x))",
         guard: Some(|g, m| g.facts(m.vars[0]).epilogue),
@@ -72,9 +78,15 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
+/// Whether the factor of an operand is one finite number that the result can have instead.
+fn moves(g: &Graph, m: &Match, c: Id) -> bool {
+    wide(g, m) && g.splat(c).is_some() && takes_factor(g, m, 1, c).is_some()
+}
+
 fn scale_after(g: &mut Graph, m: &Match, c: Id, args: [Id; 2]) -> Option<Id> {
     let op = m.op(g, 0)?.clone();
-    let scale = g.splat(c)?;
+    let factor = factor(g, m, 1, c)?;
+    let scale = g.splat(factor)?;
     let product = g.add(op, &args)?;
     let ty = g.ty(product).clone();
     let scale = g.splat_const(&ty, scale)?;

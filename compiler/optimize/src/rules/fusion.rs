@@ -5,19 +5,27 @@ use egg::{Id, Language};
 use lacuna_ir::Op;
 use lacuna_ir::op::{BinaryOp, Dims, Real, ReduceOp, UnaryOp};
 
-use super::{Rule, RuleClass};
+use super::{Rule, RuleClass, wide};
 use crate::graph::{Graph, Source};
 use crate::pattern::Match;
 use crate::views::{View, along, views};
+
+/// What recognising a norm may change.
+const SQUARES: &str =
+    "sums of squares in another order, and one rounding at the end; squares that overflow may be finite";
+
+/// What scaling and shifting within a norm may change.
+const SCALED: &str = "one rounding for a norm with its scale and bias, not one for each";
 
 /// The rules of this file.
 pub const RULES: &[Rule] = &[
     Rule {
         name: "rms-norm-by-product",
         class: RuleClass::E1,
+        may_change: SQUARES,
         before: "(mul ?x ?r)",
         after: "(norm ?x)",
-        guard: None,
+        guard: Some(wide),
         apply: |g, m| {
             let &[x, r] = &m.vars[..] else { return None };
             norm(g, x, r, inverse_root).or_else(|| norm(g, r, x, inverse_root))
@@ -26,14 +34,16 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "rms-norm-by-quotient",
         class: RuleClass::E1,
+        may_change: SQUARES,
         before: "(div ?x ?r)",
         after: "(norm ?x)",
-        guard: None,
+        guard: Some(wide),
         apply: |g, m| norm(g, m.vars[0], m.vars[1], root),
     },
     Rule {
         name: "layer-norm",
         class: RuleClass::E1,
+        may_change: "sums in another order, and one rounding at the end",
         before: "(norm (sub ?x ?m))",
         after: "(norm ?x) centred",
         guard: None,
@@ -42,6 +52,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "norm-scale",
         class: RuleClass::E1,
+        may_change: SCALED,
         before: "(mul (norm ?x) ?s)",
         after: "(norm ?x ?s)",
         guard: None,
@@ -50,6 +61,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "norm-scale-first",
         class: RuleClass::E1,
+        may_change: SCALED,
         before: "(mul ?s (norm ?x))",
         after: "(norm ?x ?s)",
         guard: None,
@@ -58,6 +70,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "norm-bias",
         class: RuleClass::E1,
+        may_change: SCALED,
         before: "(add (norm ?x ?s) ?b)",
         after: "(norm ?x ?s ?b)",
         guard: None,

@@ -17,7 +17,7 @@ const fn rule(
     guard: Option<Guard>,
     apply: fn(&mut Graph, &Match) -> Option<Id>,
 ) -> Rule {
-    Rule { name, class: RuleClass::E0, before, after, guard, apply }
+    Rule { name, class: RuleClass::E0, may_change: "", before, after, guard, apply }
 }
 
 /// The rules of this file: all are moves, so all are E0.

@@ -10,12 +10,25 @@ use lacuna_ir::op::{BinaryOp, ContractMap};
 use lacuna_ir::{Op, Shape};
 use lacuna_isa::format::ScalarType;
 
+use super::{RuleClass, RuleInfo};
 use crate::extract::Choice;
 use crate::graph::{Graph, Source};
 use crate::views::along;
 
 /// Name of the hook in reports.
-pub const NAME: &str = "merge-contractions";
+pub const NAME: &str = INFO.name;
+
+/// What users are told of it. Each element of the result is the sum that it was.
+pub const INFO: RuleInfo = RuleInfo {
+    name: "merge-contractions",
+    class: RuleClass::E0,
+    may_change: "",
+    before: "(contract ?x $v) and (contract ?x $w)",
+    after: AFTER,
+};
+
+/// What a merged contraction becomes, for people.
+pub const AFTER: &str = "(slice (contract ?x (concat $w ..)))";
 
 /// Contractions that became one: each class with the class of the merged result that it is a slice of.
 pub struct Bundle {

@@ -2,8 +2,9 @@
 //!
 //! | file | theme |
 //! |---|---|
-//! | [`folding`] | scales into the constant operand of contractions |
-//! | [`algebra`] | constants meet constants; identities |
+//! | [`folding`] | scales and biases into the constant operand of contractions |
+//! | [`algebra`] | identities; work before repetition |
+//! | [`relaxed`] | constants meet constants, reciprocals: only where the user allows it |
 //! | [`layout`] | permutations, reshapes, broadcasts and slices move and cancel |
 //! | [`absorb`] | contractions take over the movement around them |
 //! | [`epilogue`] | scales and reshapes move behind contractions |
@@ -22,6 +23,7 @@ pub mod fusion;
 pub mod layout;
 pub mod merging;
 pub mod packing;
+pub mod relaxed;
 #[cfg(test)]
 mod tests;
 pub mod zeros;
@@ -29,19 +31,41 @@ pub mod zeros;
 use std::fmt;
 
 use egg::Id;
+use lacuna_ir::Op;
+use lacuna_ir::op::{BinaryOp, UnaryOp};
+use lacuna_isa::format::ScalarType;
 
+use crate::extent::{Extent, extent};
 use crate::graph::Graph;
 use crate::pattern::Match;
 
-/// In which sense the two sides of a rule are equal.
+/// In which sense the two sides of a rule are equal, and with it whether the rule runs unless the user asks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum RuleClass {
-    /// Equal bits on all inputs when each operator rounds to its type.
+    /// Equal bits on all inputs when each operator rounds to its type; every NaN counts as one.
     E0,
-    /// Equal bits on finite inputs, where zeros of both signs are one.
+    /// Equal bits on finite inputs, where zeros of both signs are one: terms of a sum that a zero makes vanish.
     E0f,
-    /// Equal over the real numbers.
+    /// Equal over the real numbers, in the order and the rounding of sums: contractions, reductions, normalisations, and finite
+    /// factors and biases that a contraction takes over. Element-wise work of this kind is [`RuleClass::Relaxed`].
     E1,
+    /// Equal over the real numbers, where floats may differ in any way: runs only when the user allows it.
+    Relaxed,
+}
+
+impl RuleClass {
+    /// Every class, strictest first.
+    pub const ALL: [RuleClass; 4] = [RuleClass::E0, RuleClass::E0f, RuleClass::E1, RuleClass::Relaxed];
+
+    /// What the class promises, in one sentence for users.
+    pub const fn promise(self) -> &'static str {
+        match self {
+            RuleClass::E0 => "equal bits on all inputs, when each operator rounds to its type",
+            RuleClass::E0f => "equal bits on finite inputs, where zeros of both signs are one",
+            RuleClass::E1 => "equal over the real numbers, in the order and rounding of sums only",
+            RuleClass::Relaxed => "equal over the real numbers; runs with `--relaxed` only",
+        }
+    }
 }
 
 impl fmt::Display for RuleClass {
@@ -50,6 +74,7 @@ impl fmt::Display for RuleClass {
             RuleClass::E0 => "E0",
             RuleClass::E0f => "E0f",
             RuleClass::E1 => "E1",
+            RuleClass::Relaxed => "relaxed",
         })
     }
 }
@@ -61,6 +86,8 @@ pub struct Rule {
     pub name: &'static str,
     /// In which sense it is exact.
     pub class: RuleClass,
+    /// What it may change in the numbers that a model computes, for users; empty where it keeps every bit.
+    pub may_change: &'static str,
     /// The pattern that it replaces, in the syntax of [`crate::pattern`].
     pub before: &'static str,
     /// What replaces it, for people.
@@ -92,18 +119,116 @@ pub fn all() -> Vec<Rule> {
         fusion::RULES,
         attention::RULES,
         zeros::RULES,
+        relaxed::RULES,
     ]
     .concat()
 }
 
-/// Name and class of every rule, in the order in which they run, and of the hook that merges contractions between the
-/// two phases.
-pub fn rule_names() -> Vec<(&'static str, RuleClass)> {
-    let names = |rules: Vec<Rule>| rules.into_iter().map(|r| (r.name, r.class)).collect::<Vec<_>>();
-    [names(all()), vec![(merging::NAME, RuleClass::E0)], names(packing::RULES.to_vec())].concat()
+/// What users are told of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RuleInfo {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// In which sense it is exact.
+    pub class: RuleClass,
+    /// What it may change in the numbers that a model computes; empty where it keeps every bit.
+    pub may_change: &'static str,
+    /// What it replaces.
+    pub before: &'static str,
+    /// What replaces that.
+    pub after: &'static str,
+}
+
+/// Every rule, in the order in which they run, and the hook that merges contractions between the two phases.
+pub fn rule_table() -> Vec<RuleInfo> {
+    let rows = |rules: Vec<Rule>| {
+        let row = |Rule { name, class, may_change, before, after, .. }: Rule| RuleInfo {
+            name,
+            class,
+            may_change,
+            before,
+            after,
+        };
+        rules.into_iter().map(row).collect::<Vec<_>>()
+    };
+    [rows(all()), vec![merging::INFO], rows(packing::RULES.to_vec())].concat()
 }
 
 /// The result is of a floating-point type.
 fn float(g: &Graph, m: &Match) -> bool {
     g.is_float(m.root)
+}
+
+/// The result is of a type in which only numbers near 10^38 overflow. In f16, sums that are scaled elsewhere overflow
+/// elsewhere.
+fn wide(g: &Graph, m: &Match) -> bool {
+    g.elem(m.root).is_some_and(is_wide)
+}
+
+/// Whether a type has at least the exponents of f32.
+fn is_wide(elem: ScalarType) -> bool {
+    matches!(elem, ScalarType::F32 | ScalarType::F64 | ScalarType::Bf16)
+}
+
+/// What takes the place of the constant of a matched product or quotient as a factor.
+fn factor(g: &mut Graph, m: &Match, scaled: usize, s: Id) -> Option<Id> {
+    if is_quotient(g, m, scaled) { algebra::constant_unary(g, UnaryOp::Recip, s) } else { Some(s) }
+}
+
+/// Whether pattern operator `i` matched a quotient.
+fn is_quotient(g: &Graph, m: &Match, i: usize) -> bool {
+    m.op(g, i) == Some(&Op::Binary { op: BinaryOp::Div })
+}
+
+/// Whether the constants `c` and `s`, as a product or quotient as operator `scaled` of the pattern says, become one
+/// without an element that is infinite, NaN, or loses bits below the normal numbers.
+fn folds(g: &Graph, m: &Match, scaled: usize, c: Id, s: Id) -> bool {
+    let (Some(elem), Some(own)) = (g.elem(c).filter(|&e| is_wide(e)), extent(&g.eg, c)) else { return false };
+    takes_factor(g, m, scaled, s).is_some_and(|s| own.finite && own.times(&s).within(elem))
+}
+
+/// Whether a value, after element-wise work and movement, meets a function that is discontinuous in many places, where the last bit of its
+/// operand decides.
+fn steps_follow(g: &Graph, id: Id) -> bool {
+    let (mut seen, mut todo) = (vec![g.eg.find(id)], vec![g.eg.find(id)]);
+    while let Some(class) = todo.pop() {
+        for parent in g.eg[class].parents() {
+            let Some(op) = g.op(g.eg.id_to_node(parent)) else { continue };
+            let next = g.eg.find(parent);
+            if is_step(op) || seen.len() > MOST_FOLLOWED {
+                return true;
+            }
+            let passes =
+                op.is_elementwise() || op.is_movement() || matches!(op, Op::Concat { .. } | Op::Pad { .. });
+            if passes && !seen.contains(&next) {
+                seen.push(next);
+                todo.push(next);
+            }
+        }
+    }
+    false
+}
+
+/// Values behind a value that are looked at.
+const MOST_FOLLOWED: usize = 256;
+
+fn is_step(op: &Op) -> bool {
+    match op {
+        Op::Unary { op } => matches!(op, UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Round | UnaryOp::Sign),
+        Op::Binary { op } => matches!(op, BinaryOp::Mod | BinaryOp::Rem),
+        Op::Cast { to, .. } => !to.is_float(),
+        op => matches!(op, Op::Compare { .. } | Op::ArgReduce { .. }),
+    }
+}
+
+/// The magnitudes of the factor that [`factor`] gives, if it is made of normal numbers and zeros. A quotient whose last bit decides
+/// something stays one.
+fn takes_factor(g: &Graph, m: &Match, scaled: usize, s: Id) -> Option<Extent> {
+    if is_quotient(g, m, scaled) && steps_follow(g, m.root) {
+        return None;
+    }
+    let elem = g.elem(s).filter(|&e| is_wide(e))?;
+    let given = extent(&g.eg, s).filter(|e| e.finite)?;
+    let factor = if is_quotient(g, m, scaled) { given.inverse()? } else { given };
+    factor.within(elem).then_some(factor)
 }

@@ -20,7 +20,7 @@ const fn rule(
     guard: Guard,
     apply: fn(&mut Graph, &Match) -> Option<Id>,
 ) -> Rule {
-    Rule { name, class: RuleClass::E0, before, after, guard: Some(guard), apply }
+    Rule { name, class: RuleClass::E0, may_change: "", before, after, guard: Some(guard), apply }
 }
 
 /// The rules of this file: moves and exact widening, so all are E0.

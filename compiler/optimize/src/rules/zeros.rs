@@ -21,11 +21,16 @@ const DEPTH: usize = 24;
 /// Most stretches of live results that are put back among zeros.
 const STRETCHES: usize = 4;
 
+/// What leaving out terms with a zero factor may change.
+pub const SKIPPED: &str =
+    "terms with a zero factor count as zero also where the other factor is infinite or NaN";
+
 /// The rules of this file.
 pub const RULES: &[Rule] = &[
     Rule {
         name: "contract-drops-dead-terms",
         class: RuleClass::E0f,
+        may_change: SKIPPED,
         before: "(contract ?x ?y)",
         after: "(contract ?x' ?y')",
         guard: None,
@@ -41,6 +46,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "conv-drops-dead-channels",
         class: RuleClass::E0f,
+        may_change: SKIPPED,
         before: "(conv ?x ?w)",
         after: "(conv ?x' ?w')",
         guard: None,
@@ -55,6 +61,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "contract-of-live-results",
         class: RuleClass::E0f,
+        may_change: SKIPPED,
         before: "(contract ?x ?y)",
         after: "(concat (contract ?x' ?y') 0)",
         guard: None,
@@ -63,6 +70,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "conv-of-live-channels",
         class: RuleClass::E0f,
+        may_change: SKIPPED,
         before: "(conv ?x ?w)",
         after: "(concat (conv ?x ?w') 0)",
         guard: None,

@@ -1,7 +1,8 @@
 //! Zero structure of values, as an analysis on e-classes: which slices along each dimension are all zero, which
 //! dimensions are 2:4, and what is probably zero at run time.
 //!
-//! All of it holds on finite inputs, where a product with zero is zero.
+//! A zero makes the terms of a contraction vanish that it is a factor of, whatever the other factor is (class E0f). In element-wise
+//! work it does only where the other factor is known to be finite.
 
 mod indices;
 
@@ -123,9 +124,12 @@ fn keeps_zero(op: UnaryOp) -> bool {
     match op {
         UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Sign | UnaryOp::Ceil | UnaryOp::Floor | UnaryOp::Round => true,
         UnaryOp::Sqrt | UnaryOp::Sin | UnaryOp::Tan | UnaryOp::Asin | UnaryOp::Atan | UnaryOp::Sinh => true,
-        UnaryOp::Tanh | UnaryOp::Asinh | UnaryOp::Atanh | UnaryOp::Erf => true,
+        UnaryOp::Tanh | UnaryOp::Asinh | UnaryOp::Atanh | UnaryOp::Erf | UnaryOp::Expm1 | UnaryOp::Log1p => {
+            true
+        }
         UnaryOp::Not | UnaryOp::Exp | UnaryOp::Log | UnaryOp::Recip | UnaryOp::Cos | UnaryOp::Acos => false,
-        UnaryOp::Cosh | UnaryOp::Acosh | UnaryOp::Sigmoid | UnaryOp::IsNan | UnaryOp::IsInf => false,
+        UnaryOp::Cosh | UnaryOp::Acosh | UnaryOp::Sigmoid | UnaryOp::NormCdf => false,
+        UnaryOp::IsNan | UnaryOp::IsInf => false,
     }
 }
 
@@ -166,8 +170,15 @@ pub fn likely_zero(op: &Op, args: &[Likely]) -> bool {
     (keeps || op.is_movement()) && !args.is_empty() && args.iter().all(|a| a.likely)
 }
 
-/// Zero structure of a result of shape `shape`.
-pub fn of_op(module: &Module, op: &Op, args: &[&Facts], shape: &Shape) -> Zeros {
+/// Zero structure of a result of shape `shape`; `finite` says of an operand whether it is neither infinite nor NaN
+/// anywhere.
+pub fn of_op(
+    module: &Module,
+    op: &Op,
+    args: &[&Facts],
+    finite: &dyn Fn(usize) -> bool,
+    shape: &Shape,
+) -> Zeros {
     let likely: Vec<Likely> = args
         .iter()
         .map(|a| Likely {
@@ -176,12 +187,26 @@ pub fn of_op(module: &Module, op: &Op, args: &[&Facts], shape: &Shape) -> Zeros 
             constant: a.constant,
         })
         .collect();
-    let mut zeros = structure(module, op, args, shape);
+    let mut zeros = structure(module, op, args, finite, shape);
     zeros.at_run_time = likely_zero(op, &likely);
     zeros
 }
 
-fn structure(module: &Module, op: &Op, args: &[&Facts], shape: &Shape) -> Zeros {
+/// The zeros that a factor gives a product, if the other factor is finite: infinity times zero is NaN.
+fn of_factor(args: &[&Facts], finite: &dyn Fn(usize) -> bool, i: usize) -> Zeros {
+    let zeros = &args[i].zeros;
+    let halved = zeros.halved;
+    let any = zeros.all || !zeros.dead.is_empty();
+    if any && finite(1 - i) { zeros.clone() } else { Zeros { halved, ..Zeros::default() } }
+}
+
+fn structure(
+    module: &Module,
+    op: &Op,
+    args: &[&Facts],
+    finite: &dyn Fn(usize) -> bool,
+    shape: &Shape,
+) -> Zeros {
     if args.iter().any(|a| a.types.is_empty()) {
         return Zeros::default();
     }
@@ -189,12 +214,12 @@ fn structure(module: &Module, op: &Op, args: &[&Facts], shape: &Shape) -> Zeros 
         Op::Const { value } => of_constant(&module.constants[*value]),
         Op::Unary { op } if keeps_zero(*op) => args[0].zeros.clone(),
         Op::Cast { .. } => args[0].zeros.clone(),
-        Op::Binary { op: BinaryOp::Mul } => args[0].zeros.join(&args[1].zeros),
+        Op::Binary { op: BinaryOp::Mul } => of_factor(args, finite, 0).join(&of_factor(args, finite, 1)),
         Op::Binary { op: BinaryOp::Add | BinaryOp::Sub | BinaryOp::Min | BinaryOp::Max } => {
             args[0].zeros.common(&args[1].zeros)
         }
         Op::Binary { op: BinaryOp::Div } => {
-            if args[1].splat.is_some_and(|v| v.0 != 0.0) {
+            if args[1].splat.is_some_and(|v| v.0 != 0.0 && !v.0.is_nan()) {
                 args[0].zeros.clone()
             } else {
                 Zeros::default()

@@ -47,9 +47,17 @@ fn dead_slices_move_with_values() {
             &[(1, &[4])],
         ),
         (
-            "a product with what is zero elsewhere",
+            "a product with what is zero elsewhere, of what may be infinite",
             |l| {
                 let (x, c) = (product(l), l.with_dead(&[2, 6], 1, &[0]));
+                l.bin(BinaryOp::Mul, x, c)
+            },
+            &[(1, &[1, 4])],
+        ),
+        (
+            "a product of constants with what is zero elsewhere",
+            |l| {
+                let (x, c) = (l.with_dead(&[2, 6], 1, &[1, 4]), l.with_dead(&[2, 6], 1, &[0]));
                 l.bin(BinaryOp::Mul, x, c)
             },
             &[(1, &[0, 1, 4])],

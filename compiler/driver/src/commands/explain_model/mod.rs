@@ -6,7 +6,7 @@ mod points;
 
 use std::path::Path;
 
-use lacuna_optimize::{Precision, Report as Rewrites, Site, Survey, rule_names};
+use lacuna_optimize::{Precision, Report as Rewrites, RuleClass, RuleInfo, Site, Survey, rule_table};
 use serde_json::{Value, json};
 
 use super::{Context, Model, Settings, verify};
@@ -100,6 +100,7 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
         text += "\nconversions moved after selection\n";
         text += &compiled.packing.counts();
     }
+    text += &changes(&[&compiled.report, &compiled.packing]);
     if let Some(path) = &args.svg {
         let title = format!("{} for {}", compiled.imported.name, settings.target.name);
         let drawn = plot::svg(&title, &points::marks(&named))
@@ -147,11 +148,38 @@ fn rules_json(reports: &[&Rewrites]) -> Vec<Value> {
     let sum = |rule, get: fn(lacuna_optimize::RuleCount) -> usize| {
         reports.iter().map(|r| get(r.count(rule))).sum::<usize>()
     };
-    let one = |(rule, class): (&'static str, lacuna_optimize::RuleClass)| {
-        let (fired, used) = (sum(rule, |c| c.fired), sum(rule, |c| c.used));
-        json!({ "rule": rule, "class": class.to_string(), "fired": fired, "used": used })
+    let one = |rule: RuleInfo| {
+        let (fired, used) = (sum(rule.name, |c| c.fired), sum(rule.name, |c| c.used));
+        json!({
+            "rule": rule.name,
+            "class": rule.class.to_string(),
+            "may_change": rule.may_change,
+            "fired": fired,
+            "used": used,
+        })
     };
-    rule_names().into_iter().map(one).collect()
+    rule_table().into_iter().map(one).collect()
+}
+
+/// What the rules that the result uses may change in its numbers; nothing where all of them keep the bits.
+fn changes(reports: &[&Rewrites]) -> String {
+    let used = |rule: &RuleInfo| reports.iter().any(|r| r.count(rule.name).used > 0);
+    let rules: Vec<RuleInfo> =
+        rule_table().into_iter().filter(|r| r.class != RuleClass::E0 && used(r)).collect();
+    if rules.is_empty() {
+        return "\nno rewrite changes a bit of what the model computes\n".to_owned();
+    }
+    let mut text = "\nwhat rewrites may change, on top of rounding to the chosen formats\n".to_owned();
+    for class in RuleClass::ALL {
+        let own: Vec<&RuleInfo> = rules.iter().filter(|r| r.class == class).collect();
+        if let [first, ..] = own[..] {
+            text += &format!("{}: {}\n", first.class, class.promise());
+        }
+        for rule in own {
+            text += &format!("  {}: {}\n", rule.name, rule.may_change);
+        }
+    }
+    text
 }
 
 /// The candidates that a fixed precision amounts to.

@@ -4,7 +4,7 @@ use lacuna_ir::Op;
 use lacuna_ir::op::{BinaryOp::*, UnaryOp};
 use lacuna_isa::format::ScalarType;
 
-use super::{Case, case, conv_parts, product};
+use super::{Case, case, conv_parts};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -19,50 +19,26 @@ pub fn cases() -> Vec<Case> {
             "add(param0, neg(..))",
         ),
         case(
-            "div-constant",
+            "div-by-power-of-two",
             |l| {
                 let d = l.dims(2);
                 let x = l.param(&d);
-                let c = l.konst(&d);
+                let c = [4.0, -0.5, f32::MIN_POSITIVE, 1.7014118e38][l.random(4) as usize];
+                let c = l.splat(&d, c);
                 l.bin(Div, x, c)
             },
-            "mul(param0, recip(..))",
+            "mul(param0, c)",
         ),
         case(
-            "add-constants",
+            "add-zero",
             |l| {
                 let d = l.dims(2);
                 let x = l.param(&d);
-                let a = l.channel(&d, 0);
-                let b = l.channel(&d, 1);
-                let y = l.bin(Add, x, a);
-                l.bin(Add, y, b)
+                let x = l.un(UnaryOp::Abs, x);
+                let c = l.splat(&d, 0.0);
+                l.bin(Add, c, x)
             },
-            "add(param0, add(.., ..))",
-        ),
-        case(
-            "mul-constants",
-            |l| {
-                let d = l.dims(3);
-                let x = l.param(&d);
-                let a = l.channel(&d, 1);
-                let b = l.channel(&d, 1);
-                let y = l.bin(Mul, x, a);
-                l.bin(Mul, b, y)
-            },
-            "mul(param0, broadcast[1](..))",
-        ),
-        case(
-            "scale-through-bias",
-            |l| {
-                let (x, w, d) = product(l);
-                let y = l.contract("ij,jk->ik", x, w);
-                let a = l.channel(&[d[0], d[2]], 1);
-                let b = l.channel(&[d[0], d[2]], 1);
-                let z = l.bin(Add, y, a);
-                l.bin(Mul, z, b)
-            },
-            "add(mul(.., ..), broadcast[1](..))",
+            "abs(param0)",
         ),
         case(
             "square-by-product",
@@ -80,16 +56,6 @@ pub fn cases() -> Vec<Case> {
                 let d = l.dims(2);
                 let x = l.param(&d);
                 let c = l.splat(&d, -0.0);
-                l.bin(Add, c, x)
-            },
-            "param0",
-        ),
-        case(
-            "add-zero",
-            |l| {
-                let d = l.dims(2);
-                let x = l.param(&d);
-                let c = l.splat(&d, 0.0);
                 l.bin(Add, c, x)
             },
             "param0",
@@ -173,16 +139,6 @@ pub fn cases() -> Vec<Case> {
                 l.bin(Sub, x, y)
             },
             "sub(broadcast[0, 2](..), broadcast[0, 1, 2](..))",
-        ),
-        case(
-            "mul-zero",
-            |l| {
-                let d = l.dims(2);
-                let x = l.param(&d);
-                let c = l.splat(&d, -0.0);
-                l.bin(Mul, c, x)
-            },
-            "c",
         ),
         case(
             "contract-of-zeros",

@@ -102,5 +102,62 @@ pub fn cases() -> Vec<Case> {
             },
             "mul(conv(.., ..), broadcast[1](..))",
         ),
+        case(
+            "scale-through-bias",
+            |l| {
+                let (x, w, d) = product(l);
+                let y = l.contract("ij,jk->ik", x, w);
+                let a = l.channel(&[d[0], d[2]], 1);
+                let b = l.channel(&[d[0], d[2]], 1);
+                let z = l.bin(Add, y, a);
+                l.bin(Mul, z, b)
+            },
+            "add(mul(.., ..), broadcast[1](..))",
+        ),
+        case(
+            "scale-into-contract-right",
+            |l| {
+                let (x, w, d) = product(l);
+                let y = l.contract("ij,jk->ik", x, w);
+                let s = l.channel(&[d[0], d[2]], 1);
+                l.bin(Div, y, s)
+            },
+            "contractij,jk->ik(param0, mul(.., ..))",
+        ),
+        case(
+            "scale-through-bias",
+            |l| {
+                let (x, w, op) = conv_parts(l, 1);
+                let y = l.emit(op, &[x, w]);
+                let shape = l.shape(y);
+                let (a, b) = (l.channel(&shape, 1), l.channel(&shape, 1));
+                let z = l.bin(Add, y, a);
+                l.bin(Div, z, b)
+            },
+            "add(mul(.., ..), broadcast[1](..))",
+        ),
+        case(
+            "divide-sum",
+            |l| {
+                let d = l.dims(3);
+                let (x, y) = (l.param(&[d[0], d[1]]), l.param(&[d[1], d[2]]));
+                let y = l.contract("ij,jk->ik", x, y);
+                let c = l.splat(&[d[0], d[2]], 3.0);
+                l.bin(Div, y, c)
+            },
+            "mul(contractij,jk->ik(.., ..), c)",
+        ),
+        case(
+            "add-biases",
+            |l| {
+                let (x, w, d) = product(l);
+                let y = l.contract("ij,jk->ik", x, w);
+                let a = l.channel(&[d[0], d[2]], 1);
+                let b = l.splat(&[d[0], d[2]], 1.5);
+                let z = l.bin(Add, y, a);
+                l.bin(Add, z, b)
+            },
+            "add(contractij,jk->ik(.., ..), broadcast[1](..))",
+        ),
     ]
 }

@@ -1,7 +1,7 @@
 //! Rules do not fire where they would be unsound or of no use; without its guard, a rule that has one does.
 
 use lacuna_ir::op::{BinaryOp::*, Real, ReduceOp, UnaryOp};
-use lacuna_ir::{Op, Value};
+use lacuna_ir::{Constant, ConstantData, Op, TensorType, Value};
 use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
 
 use super::{everything, rules_of};
@@ -59,43 +59,18 @@ const ALGEBRA: &[Refusal] = &[
         let (x, c) = (int(l, &[2, 3]), l.int_konst(&[2, 3]));
         l.bin(Sub, x, c)
     }),
-    ("div-constant", "integers", Guard, |l| {
-        let (x, c) = (int(l, &[2, 3]), l.int_konst(&[2, 3]));
+    ("div-by-power-of-two", "integers", Guard, |l| {
+        let (x, c) = (int(l, &[2, 3]), l.int_splat(&[2, 3], 2));
         l.bin(Div, x, c)
     }),
-    ("div-constant", "a constant dividend", Guard, |l| {
-        let (x, c) = (l.konst(&[2, 3]), l.konst(&[2, 3]));
+    ("div-by-power-of-two", "a rounded reciprocal", Guard, |l| with_constant(l, Div, 3.0)),
+    ("div-by-power-of-two", "a reciprocal beyond the greatest number", Guard, |l| {
+        with_constant(l, Div, 1e-45)
+    }),
+    ("div-by-power-of-two", "infinity", Guard, |l| with_constant(l, Div, f32::INFINITY)),
+    ("div-by-power-of-two", "one element of another kind", Guard, |l| {
+        let (x, c) = (l.param(&[3]), l.b.const_f32(vec![3], &[2.0, 3.0, 4.0]).unwrap());
         l.bin(Div, x, c)
-    }),
-    ("add-constants", "integers", Guard, |l| {
-        let (x, a, b) = (int(l, &[4]), l.int_konst(&[4]), l.int_konst(&[4]));
-        let y = l.bin(Add, x, a);
-        l.bin(Add, y, b)
-    }),
-    ("add-constants", "all constants", Guard, |l| {
-        let (x, a, b) = (l.konst(&[4]), l.konst(&[4]), l.konst(&[4]));
-        let y = l.bin(Add, x, a);
-        l.bin(Add, y, b)
-    }),
-    ("add-constants", "an identity", Shape, |l| {
-        let y = with_constant(l, Add, 0.0);
-        let b = l.konst(&[2, 3]);
-        l.bin(Add, y, b)
-    }),
-    ("mul-constants", "integers", Guard, |l| {
-        let (x, a, b) = (int(l, &[4]), l.int_konst(&[4]), l.int_konst(&[4]));
-        let y = l.bin(Mul, x, a);
-        l.bin(Mul, y, b)
-    }),
-    ("mul-constants", "an identity", Shape, |l| {
-        let y = with_constant(l, Mul, 1.0);
-        let b = l.konst(&[2, 3]);
-        l.bin(Mul, y, b)
-    }),
-    ("scale-through-bias", "no contraction", Guard, |l| {
-        let (x, a, b) = (l.param(&[4]), l.konst(&[4]), l.konst(&[4]));
-        let y = l.bin(Add, x, a);
-        l.bin(Mul, y, b)
     }),
     ("square-by-product", "a cube", Guard, |l| with_constant(l, Pow, 3.0)),
     ("square-by-product", "integers", Guard, |l| {
@@ -104,13 +79,10 @@ const ALGEBRA: &[Refusal] = &[
     }),
     ("add-nothing", "a positive zero, that takes the sign of -0", Guard, |l| with_constant(l, Add, 0.0)),
     ("add-zero", "another number", Guard, |l| with_constant(l, Add, 1.0)),
+    ("add-zero", "a value that may be -0", Guard, |l| with_constant(l, Add, 0.0)),
     ("sub-zero", "a negative zero", Guard, |l| with_constant(l, Sub, -0.0)),
     ("mul-one", "another number", Guard, |l| with_constant(l, Mul, -1.0)),
     ("div-one", "another number", Guard, |l| with_constant(l, Div, -1.0)),
-    ("mul-zero", "not all zeros", Guard, |l| {
-        let (x, c) = (l.param(&[4]), l.nearly_zero(&[4]));
-        l.bin(Mul, x, c)
-    }),
     ("contract-of-zeros", "not all zeros", Guard, |l| {
         let (x, w) = (l.param(&[2, 3]), l.nearly_zero(&[3, 4]));
         l.contract("ij,jk->ik", x, w)
@@ -211,7 +183,99 @@ fn int_conv(l: &mut Lab, x: Value) -> Value {
     l.emit(Op::Conv { attrs, elem: ScalarType::I32 }, &[x, w])
 }
 
+/// A product by these weights, scaled in the way of an operator by these columns.
+fn scaled(l: &mut Lab, op: lacuna_ir::op::BinaryOp, w: f32, s: &[f32]) -> Value {
+    let (x, w) = (l.param(&[2, 3]), l.splat(&[3, s.len() as u64], w));
+    let y = l.contract("ij,jk->ik", x, w);
+    let s = l.b.const_f32(vec![s.len() as u64], s).unwrap();
+    let shape = l.shape(y);
+    let s = l.broadcast(s, &[1], &shape);
+    l.bin(op, y, s)
+}
+
+/// A product by a constant, with a bias.
+fn biased(l: &mut Lab, bias: f32) -> Value {
+    let (x, w) = (l.param(&[2, 3]), l.konst(&[3, 4]));
+    let y = l.contract("ij,jk->ik", x, w);
+    let a = l.splat(&[2, 4], bias);
+    l.bin(Add, y, a)
+}
+
 const FOLDING: &[Refusal] = &[
+    ("scale-into-contract-right", "an infinite scale", Guard, |l| scaled(l, Mul, 1.0, &[1.0, f32::INFINITY])),
+    ("scale-into-contract-right", "a scale of NaN", Guard, |l| scaled(l, Mul, 1.0, &[f32::NAN, 1.0])),
+    ("scale-into-contract-right", "a quotient by infinity", Guard, |l| {
+        scaled(l, Div, 1.0, &[1.0, f32::INFINITY])
+    }),
+    ("scale-into-contract-right", "a quotient by zero", Guard, |l| scaled(l, Div, 1.0, &[1.0, 0.0])),
+    ("scale-into-contract-right", "a quotient by what has no reciprocal", Guard, |l| {
+        scaled(l, Div, 1.0, &[1.0, 1e-40])
+    }),
+    ("scale-into-contract-right", "weights that overflow", Guard, |l| scaled(l, Mul, 1e30, &[1.0, 1e30])),
+    ("scale-into-contract-right", "weights that vanish", Guard, |l| scaled(l, Mul, 1e-30, &[1.0, 1e-30])),
+    ("scale-into-contract-right", "weights that lose bits", Guard, |l| scaled(l, Mul, 1e-20, &[1.0, 1e-19])),
+    ("scale-into-contract-right", "a quotient that is rounded down", Guard, |l| {
+        let y = scaled(l, Div, 1.0, &[7.0, 3.0]);
+        l.un(UnaryOp::Floor, y)
+    }),
+    ("scale-into-contract-right", "a quotient that becomes an integer", Guard, |l| {
+        let y = scaled(l, Div, 1.0, &[7.0, 3.0]);
+        let c = l.konst(&[2, 2]);
+        let y = l.bin(Add, y, c);
+        l.emit(Op::Cast { to: ScalarType::I32, saturate: true }, &[y])
+    }),
+    ("scale-out-of-contract-right", "an infinite scale", Guard, |l| {
+        let (x, w) = (l.param(&[2, 3]), l.widened_konst(&[3, 4]));
+        let s = l.splat(&[3, 4], f32::INFINITY);
+        let w = l.bin(Mul, w, s);
+        l.contract("ij,jk->ik", x, w)
+    }),
+    ("scale-out-of-contract-left", "an infinite scale", Guard, |l| {
+        let (w, x) = (l.widened_konst(&[3, 4]), l.param(&[2, 3]));
+        let s = l.splat(&[3, 4], f32::INFINITY);
+        let w = l.bin(Mul, w, s);
+        l.contract("jk,ij->ik", w, x)
+    }),
+    ("scale-out-of-conv", "an infinite scale", Guard, |l| {
+        let (x, w) = (l.param(&[1, 2, 5]), l.widened_konst(&[3, 2, 2]));
+        let s = l.splat(&[3, 2, 2], f32::INFINITY);
+        let w = l.bin(Mul, w, s);
+        l.emit(conv1d(0, 0, 1), &[x, w])
+    }),
+    ("scale-through-bias", "no contraction", Guard, |l| {
+        let (x, a, b) = (l.param(&[4]), l.konst(&[4]), l.konst(&[4]));
+        let y = l.bin(Add, x, a);
+        l.bin(Mul, y, b)
+    }),
+    ("scale-through-bias", "a function of a contraction", Guard, |l| {
+        let y = biased(l, 1.0);
+        let (y, a, b) = (l.un(UnaryOp::Exp, y), l.konst(&[2, 4]), l.konst(&[2, 4]));
+        let y = l.bin(Add, y, a);
+        l.bin(Mul, y, b)
+    }),
+    ("scale-through-bias", "a bias that overflows", Guard, |l| {
+        let (y, b) = (biased(l, 1e30), l.splat(&[2, 4], 1e30));
+        l.bin(Mul, y, b)
+    }),
+    ("divide-sum", "no contraction", Guard, |l| with_constant(l, Div, 3.0)),
+    ("divide-sum", "a comparison behind it", Guard, |l| {
+        let (y, c) = (biased(l, 1.0), l.splat(&[2, 4], 3.0));
+        let (y, z) = (l.bin(Div, y, c), l.konst(&[2, 4]));
+        l.emit(Op::Compare { op: lacuna_ir::op::CompareOp::Eq }, &[y, z])
+    }),
+    ("add-biases", "no contraction", Guard, |l| {
+        let (x, a, b) = (l.param(&[4]), l.konst(&[4]), l.konst(&[4]));
+        let y = l.bin(Add, x, a);
+        l.bin(Add, y, b)
+    }),
+    ("add-biases", "large numbers that cancel", Shape, |l| {
+        let (y, b) = (biased(l, 12_582_912.0), l.splat(&[2, 4], -12_582_912.0));
+        l.bin(Add, y, b)
+    }),
+    ("add-biases", "biases that overflow", Shape, |l| {
+        let (y, b) = (biased(l, 3e38), l.splat(&[2, 4], 3e38));
+        l.bin(Add, y, b)
+    }),
     ("scale-into-conv", "integers", Guard, |l| {
         let x = int(l, &[1, 2, 5]);
         let y = int_conv(l, x);
@@ -350,11 +414,27 @@ fn minus_mean(l: &mut Lab, x: Value, axis: u8, place: u8) -> Value {
     l.emit(Op::Norm { axes: vec![1], centre: false, eps: Real(1e-3) }, &[y])
 }
 
+/// A norm in f16, by a quotient or a product.
+fn half_norm(l: &mut Lab, by_product: bool) -> Value {
+    let x = l.param_of(ScalarType::F16, &[4, 4]);
+    let square = l.bin(Mul, x, x);
+    let mean = l.reduce(ReduceOp::Mean, &[1], square);
+    let ty = TensorType::new(ScalarType::F16, vec![4]);
+    let eps = l.b.constant(Constant::new(ty, ConstantData::Splat(0x1000), "")).unwrap();
+    let sum = l.bin(Add, mean, eps);
+    let root = l.un(UnaryOp::Sqrt, sum);
+    let root = if by_product { l.un(UnaryOp::Recip, root) } else { root };
+    let root = l.broadcast(root, &[0], &[4, 4]);
+    l.bin(if by_product { Mul } else { Div }, x, root)
+}
+
 const FUSION: &[Refusal] = &[
     ("rms-norm-by-quotient", "the root of another value", Shape, |l| {
         let (x, y) = (l.param(&[4, 4]), l.param(&[4, 4]));
         by_root(l, x, y, ReduceOp::Mean, 0)
     }),
+    ("rms-norm-by-quotient", "squares that overflow early", Guard, |l| half_norm(l, false)),
+    ("rms-norm-by-product", "squares that overflow early", Guard, |l| half_norm(l, true)),
     ("rms-norm-by-quotient", "a sum, not a mean", Shape, |l| {
         let x = l.param(&[4, 4]);
         by_root(l, x, x, ReduceOp::Sum, 0)
@@ -447,27 +527,38 @@ const ATTENTION: &[Refusal] = &[
         let exp = l.un(UnaryOp::Exp, x);
         l.bin(Mul, exp, exp)
     }),
+    ("softmax-by-quotient", "a type that overflows early", Guard, |l| {
+        let x = l.param_of(ScalarType::F16, &[2, 3]);
+        let exp = l.un(UnaryOp::Exp, x);
+        let sum = l.reduce(ReduceOp::Sum, &[1], exp);
+        let sum = l.broadcast(sum, &[0], &[2, 3]);
+        l.bin(Div, exp, sum)
+    }),
+    ("softmax-by-product", "a type that overflows early", Guard, |l| {
+        let x = l.param_of(ScalarType::F16, &[2, 3]);
+        let exp = l.un(UnaryOp::Exp, x);
+        let sum = l.reduce(ReduceOp::Sum, &[1], exp);
+        let sum = l.un(UnaryOp::Recip, sum);
+        let sum = l.broadcast(sum, &[0], &[2, 3]);
+        l.bin(Mul, exp, sum)
+    }),
+    ("softmax-shift", "a shift by anything but the greatest", Guard, |l| {
+        let (x, m) = (l.param(&[3, 4]), l.param(&[3]));
+        let m = l.broadcast(m, &[0], &[3, 4]);
+        let x = l.bin(Sub, x, m);
+        l.emit(Op::Softmax { axis: 1, log: false }, &[x])
+    }),
+    ("softmax-shift", "the greatest along another axis", Guard, |l| {
+        let x = l.param(&[3, 4]);
+        let m = l.reduce(ReduceOp::Max, &[0], x);
+        let m = l.broadcast(m, &[1], &[3, 4]);
+        let x = l.bin(Sub, x, m);
+        l.emit(Op::Softmax { axis: 1, log: false }, &[x])
+    }),
     ("softmax-shift", "the shift varies along the row", Guard, |l| {
         let (x, m) = (l.param(&[3, 4]), l.param(&[3, 4]));
         let x = l.bin(Sub, x, m);
         l.emit(Op::Softmax { axis: 1, log: false }, &[x])
-    }),
-    ("softmax-without-nan", "the guard gives another number", Guard, |l| {
-        let (x, y) = (l.param(&[2, 3]), l.param(&[3, 4]));
-        let scores = l.contract("mk,kn->mn", x, y);
-        let p = l.emit(Op::Softmax { axis: 1, log: false }, &[scores]);
-        let nan = l.un(UnaryOp::IsNan, p);
-        let one = l.splat(&[2, 4], 1.0);
-        l.emit(Op::Select {}, &[nan, one, p])
-    }),
-    ("softmax-without-nan", "a mask may leave a row empty", Shape, |l| {
-        let (x, y, m) = (l.param(&[2, 3]), l.param(&[3, 4]), l.param(&[2, 4]));
-        let scores = l.contract("mk,kn->mn", x, y);
-        let scores = l.bin(Add, scores, m);
-        let p = l.emit(Op::Softmax { axis: 1, log: false }, &[scores]);
-        let nan = l.un(UnaryOp::IsNan, p);
-        let zero = l.splat(&[2, 4], 0.0);
-        l.emit(Op::Select {}, &[nan, zero, p])
     }),
     ("attention", "the softmax is over queries", Shape, |l| attend(l, |_, s| s, |_, p| p, 2)),
     ("attention", "a result that is not f32", Guard, |l| {
@@ -670,9 +761,69 @@ const PACKING: &[Refusal] = &[
     }),
 ];
 
+const RELAXED: &[Refusal] = &[
+    ("div-constant", "integers", Guard, |l| {
+        let (x, c) = (int(l, &[2, 3]), l.int_konst(&[2, 3]));
+        l.bin(Div, x, c)
+    }),
+    ("div-constant", "a constant dividend", Guard, |l| {
+        let (x, c) = (l.konst(&[2, 3]), l.konst(&[2, 3]));
+        l.bin(Div, x, c)
+    }),
+    ("add-constants", "integers", Guard, |l| {
+        let (x, a, b) = (int(l, &[4]), l.int_konst(&[4]), l.int_konst(&[4]));
+        let y = l.bin(Add, x, a);
+        l.bin(Add, y, b)
+    }),
+    ("add-constants", "all constants", Guard, |l| {
+        let (x, a, b) = (l.konst(&[4]), l.konst(&[4]), l.konst(&[4]));
+        let y = l.bin(Add, x, a);
+        l.bin(Add, y, b)
+    }),
+    ("add-constants", "an identity", Shape, |l| {
+        let y = with_constant(l, Add, 0.0);
+        let b = l.konst(&[2, 3]);
+        l.bin(Add, y, b)
+    }),
+    ("mul-constants", "integers", Guard, |l| {
+        let (x, a, b) = (int(l, &[4]), l.int_konst(&[4]), l.int_konst(&[4]));
+        let y = l.bin(Mul, x, a);
+        l.bin(Mul, y, b)
+    }),
+    ("mul-constants", "an identity", Shape, |l| {
+        let y = with_constant(l, Mul, 1.0);
+        let b = l.konst(&[2, 3]);
+        l.bin(Mul, y, b)
+    }),
+    ("add-any-zero", "another number", Guard, |l| with_constant(l, Add, 1.0)),
+    ("mul-zero", "not all zeros", Guard, |l| {
+        let (x, c) = (l.param(&[4]), l.nearly_zero(&[4]));
+        l.bin(Mul, x, c)
+    }),
+    ("softmax-without-nan", "the guard gives another number", Guard, |l| {
+        let (x, y) = (l.param(&[2, 3]), l.param(&[3, 4]));
+        let scores = l.contract("mk,kn->mn", x, y);
+        let p = l.emit(Op::Softmax { axis: 1, log: false }, &[scores]);
+        let nan = l.un(UnaryOp::IsNan, p);
+        let one = l.splat(&[2, 4], 1.0);
+        l.emit(Op::Select {}, &[nan, one, p])
+    }),
+    ("softmax-without-nan", "a mask may leave a row empty", Shape, |l| {
+        let (x, y, m) = (l.param(&[2, 3]), l.param(&[3, 4]), l.param(&[2, 4]));
+        let scores = l.contract("mk,kn->mn", x, y);
+        let scores = l.bin(Add, scores, m);
+        let p = l.emit(Op::Softmax { axis: 1, log: false }, &[scores]);
+        let nan = l.un(UnaryOp::IsNan, p);
+        let zero = l.splat(&[2, 4], 0.0);
+        l.emit(Op::Select {}, &[nan, zero, p])
+    }),
+];
+
 /// All of them.
 fn refusals() -> impl Iterator<Item = &'static Refusal> {
-    [ALGEBRA, LAYOUT, ABSORB, FOLDING, EPILOGUE, FUSION, ATTENTION, ZEROS, PACKING].into_iter().flatten()
+    [ALGEBRA, LAYOUT, ABSORB, FOLDING, EPILOGUE, FUSION, ATTENTION, ZEROS, PACKING, RELAXED]
+        .into_iter()
+        .flatten()
 }
 
 #[test]
