@@ -72,6 +72,12 @@ impl<'m> Importer<'m> {
         }
     }
 
+    /// Gives a name that is defined another meaning.
+    pub fn redefine(&mut self, name: &str, slot: Slot) {
+        let top = self.scopes.len() - 1;
+        self.scopes[top].insert(name.to_owned(), slot);
+    }
+
     pub fn define_literal(&mut self, name: &str, literal: Result<Literal, Box<Diagnostic>>) {
         let slot = match literal {
             Ok(literal) => self.ctx.literal(literal, name).map_or(Slot::Poisoned, Slot::Value),

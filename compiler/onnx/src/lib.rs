@@ -21,6 +21,7 @@ mod flex;
 mod fold;
 mod graph;
 pub mod limits;
+mod lists;
 mod model;
 mod ops;
 pub mod proto;
@@ -35,6 +36,7 @@ use std::collections::BTreeMap;
 use lacuna_ir::{Blob, Module};
 
 pub use diagnostic::Diagnostic;
+pub use lists::{Flat, List, ListKind, flatten};
 pub use model::import;
 pub use ops::{OPSETS, SupportedOp, Types, supported_ops};
 pub use tensor::{Literal, data_type, decode_tensor, encode_tensor, scalar_type};

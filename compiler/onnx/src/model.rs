@@ -12,6 +12,7 @@ use crate::context::Ctx;
 use crate::diagnostic::Diagnostic;
 use crate::graph::Importer;
 use crate::limits;
+use crate::lists::{Flat, ListKind, flatten};
 use crate::ops::OPSETS;
 use crate::proto::{GraphProto, ModelProto, OperatorSetIdProto, SparseTensorProto, ValueInfoProto};
 use crate::prune::prune;
@@ -202,7 +203,14 @@ fn inputs(
     let mut unused: BTreeSet<&str> = options.dims.keys().map(String::as_str).collect();
     let mut unbound: BTreeSet<&str> = options.bindings.keys().map(String::as_str).collect();
     let free = graph.input.iter().filter(|i| !initializers.contains(&i.name));
-    let parsed: Vec<(&ValueInfoProto, Result<_, String>)> = free.map(|i| (i, dimensions(i))).collect();
+    let flat = flatten(free, &sizes);
+    for list in &flat.lists {
+        for suffix in ["length", "present"] {
+            unused.remove(format!("{}.{suffix}", list.name).as_str());
+        }
+    }
+    let parsed: Vec<(&ValueInfoProto, Result<_, String>)> =
+        flat.inputs.iter().map(|i| (i, dimensions(i))).collect();
     // A bound tensor's shape determines named dimensions of other inputs too.
     for (input, dims) in &parsed {
         let Ok((_, dims)) = dims else { continue };
@@ -244,6 +252,7 @@ fn inputs(
             }
         }
     }
+    define_lists(importer, &flat);
     for name in unused {
         let reason = format!("--dim {name}: no input has a dimension of this name");
         importer.diagnostics.push(Diagnostic::new(codes::OPTION, reason));
@@ -253,6 +262,40 @@ fn inputs(
         importer.diagnostics.push(Diagnostic::new(codes::OPTION, reason));
     }
     names
+}
+
+/// Defines inputs that are sequences or optionals from the tensors that they hold.
+fn define_lists(importer: &mut Importer<'_>, flat: &Flat) {
+    for name in &flat.missing {
+        let reason = format!("the number of tensors `{name}` of an input is not known");
+        let hint = format!("give it: --dim {name}=N, at most {}", limits::MAX_PARTS);
+        importer.diagnostics.push(Diagnostic::new(codes::UNBOUND_DIM, reason).hint(hint));
+        if let Some((input, _)) = name.rsplit_once('.') {
+            importer.redefine(input, Slot::Poisoned);
+        }
+    }
+    for list in &flat.lists {
+        let tensors: Option<Vec<Value>> = list.elements.iter().flatten().try_fold(Vec::new(), |mut all, name| {
+            match importer.lookup(name) {
+                Some(Slot::Value(value)) => all.push(value),
+                _ => return None,
+            }
+            Some(all)
+        });
+        let slot = match (list.kind, tensors) {
+            (_, None) => Slot::Poisoned,
+            (_, Some(_)) if list.elements.is_none() => Slot::Optional(None),
+            (ListKind::OptionalTensor, Some(one)) => {
+                // The tensor is an input of the same name, which this one replaces.
+                let slot = one.first().map_or(Slot::Optional(None), |&v| Slot::some(Slot::Value(v)));
+                importer.redefine(&list.name, slot);
+                continue;
+            }
+            (ListKind::OptionalSequence, Some(all)) => Slot::some(Slot::sequence(all)),
+            (ListKind::Sequence | ListKind::Tensor, Some(all)) => Slot::sequence(all),
+        };
+        importer.define(&list.name, slot);
+    }
 }
 
 fn parameter(
@@ -296,15 +339,14 @@ fn outputs(importer: &mut Importer<'_>, graph: &GraphProto) -> (Vec<Value>, Vec<
             continue;
         }
         match importer.lookup(&output.name) {
-            Some(Slot::Value(value)) => {
-                results.push(value);
-                names.push(output.name.clone());
-                check_output(importer, output, value);
-            }
-            Some(Slot::Poisoned) => {}
-            Some(other @ (Slot::Sequence(_) | Slot::Optional(_) | Slot::Absent)) => {
-                let reason = format!("output `{}` is {}, not a tensor", output.name, other.kind());
-                importer.diagnostics.push(Diagnostic::new(codes::INPUT_TYPE, reason));
+            Some(slot) => {
+                if let Slot::Value(value) = slot {
+                    check_output(importer, output, value);
+                }
+                for (name, value) in tensors_of(&output.name, &slot) {
+                    results.push(value);
+                    names.push(name);
+                }
             }
             None => importer.diagnostics.push(Diagnostic::new(
                 codes::UNDEFINED,
@@ -313,6 +355,16 @@ fn outputs(importer: &mut Importer<'_>, graph: &GraphProto) -> (Vec<Value>, Vec<
         }
     }
     (results, names)
+}
+
+/// The tensors that an output holds, with their names.
+fn tensors_of(name: &str, slot: &Slot) -> Vec<(String, Value)> {
+    match slot {
+        Slot::Value(value) => vec![(name.to_owned(), *value)],
+        Slot::Sequence(all) => all.iter().enumerate().map(|(i, &v)| (format!("{name}[{i}]"), v)).collect(),
+        Slot::Optional(Some(element)) => tensors_of(name, element),
+        Slot::Optional(None) | Slot::Absent | Slot::Poisoned => Vec::new(),
+    }
 }
 
 /// Warns where the model declares another type for an output than its nodes give.

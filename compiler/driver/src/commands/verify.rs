@@ -224,7 +224,7 @@ pub(super) fn bind(
     if open.is_empty() {
         return (settings, bound);
     }
-    let names = signature.names();
+    let names = signature.names(data);
     let Ok(paired) = data.pair(&data.inputs, &names, "inputs") else { return (settings, bound) };
     let small = |name: &String| {
         let at = names.iter().position(|n| n == name)?;

@@ -61,7 +61,7 @@ pub(super) struct State {
 pub(super) struct Cell<'a> {
     pub kind: Kind,
     pub acts: &'a [Activation],
-    /// Bound on the magnitude of what activations get.
+    /// Bound on the magnitude of what the activations of gates get.
     pub clip: Option<f64>,
     /// Whether an LSTM forgets what it does not take in.
     pub couple: bool,
@@ -89,6 +89,7 @@ impl Cell<'_> {
         c.slice_axis(v, c.rank(v) - 1, i * self.hidden, self.hidden)
     }
 
+    /// Function `i` of a gate.
     fn activate(&self, c: &mut Ctx<'_>, i: usize, mut x: Value) -> Result<Value, Fail> {
         if let Some(clip) = self.clip {
             x = c.binary_splat(BinaryOp::Max, x, -clip)?;
@@ -132,7 +133,8 @@ impl Cell<'_> {
         let output = self.gate(c, all, 1)?;
         let output = with_peephole(c, output, 1, cell)?;
         let output = self.activate(c, 0, output)?;
-        let shown = self.activate(c, 2, cell)?;
+        // The cell state is no gate: as in ONNX Runtime, it is not clipped.
+        let shown = self.acts[2].apply(c, cell)?;
         Ok(State { h: c.binary(BinaryOp::Mul, output, shown)?, c: Some(cell) })
     }
 

@@ -34,10 +34,10 @@ pub(super) fn upsample(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     by_scales(c, n, x, &scales)
 }
 
-/// The first form of Resize, and Upsample: positions are divided by the scale, and rounded down.
+/// The first form of Resize, and Upsample: positions are divided by the scale.
 fn by_scales(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, scales: &[f64]) -> Results {
     let mode = match n.string("mode", "nearest")? {
-        "nearest" => Mode::Nearest(Rounding::Floor),
+        "nearest" => Mode::Nearest(Rounding::ByScale),
         // An early name of the same.
         "linear" | "bilinear" => Mode::Linear,
         other => return Err(invalid(format!("mode is {other:?}"))),
@@ -45,7 +45,7 @@ fn by_scales(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, scales: &[f64]) -> Results
     let shape = c.shape(x);
     let over: Vec<u8> = (0..shape.rank() as u8).collect();
     let plan = Plan::by_scales(&shape, &over, scales, &[])?;
-    let sampling = Sampling { mode, transform: Transform::Asymmetric, antialias: false, exclude: false };
+    let sampling = Sampling { mode, transform: Transform::SingleAsymmetric, antialias: false, exclude: false };
     Ok(vec![apply(c, x, &plan, &sampling, 0.0)?])
 }
 

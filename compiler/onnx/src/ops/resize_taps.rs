@@ -20,6 +20,8 @@ pub(super) enum Rounding {
     PreferCeil,
     Floor,
     Ceil,
+    /// Before operator set 11: down where an axis grows, up where it shrinks.
+    ByScale,
 }
 
 /// Ways from a position of the result to one of the operand.
@@ -30,6 +32,8 @@ pub(super) enum Transform {
     PytorchHalfPixel,
     AlignCorners,
     Asymmetric,
+    /// Before operator set 11: as `Asymmetric`, divided in f32, in which 8 / 1.6 is 5.
+    SingleAsymmetric,
     TfHalfPixel,
     CropAndResize,
 }
@@ -125,6 +129,7 @@ fn place(transform: Transform, i: f64, size: u64, out: u64, scale: f64, region: 
         Transform::AlignCorners if wide == 1.0 => 0.0,
         Transform::AlignCorners => i * (n - 1.0) / (wide - 1.0),
         Transform::Asymmetric => i / scale,
+        Transform::SingleAsymmetric => f64::from(i as f32 / scale as f32),
         Transform::PytorchHalfPixel if wide == 1.0 => -0.5,
         Transform::HalfPixel | Transform::PytorchHalfPixel => (i + 0.5) / scale - 0.5,
         Transform::TfHalfPixel => (i + 0.5) / scale,
@@ -150,7 +155,7 @@ fn weights(how: &Sampling, place: f64, scale: f64) -> (i64, Vec<f64>) {
     let ratio = if place == below { 1.0 } else { place - below };
     let shrink = scale.min(1.0);
     let weights = match how.mode {
-        Mode::Nearest(rounding) => return (nearest(place, rounding), vec![1.0]),
+        Mode::Nearest(rounding) => return (nearest(place, rounding, scale), vec![1.0]),
         Mode::Linear if how.antialias => {
             let start = (-1.0 / shrink).floor() as i64 + 1;
             let weight = |i: i64| (1.0 - ((i as f64 - ratio) * shrink).abs()).clamp(0.0, 1.0);
@@ -168,12 +173,14 @@ fn weights(how: &Sampling, place: f64, scale: f64) -> (i64, Vec<f64>) {
     (middle as i64 + 1 - weights.len() as i64 / 2, weights)
 }
 
-fn nearest(place: f64, rounding: Rounding) -> i64 {
+fn nearest(place: f64, rounding: Rounding, scale: f64) -> i64 {
     (match rounding {
         Rounding::PreferFloor => (place - 0.5).ceil(),
         Rounding::PreferCeil => (place + 0.5).floor(),
         Rounding::Floor => place.floor(),
         Rounding::Ceil => place.ceil(),
+        Rounding::ByScale if scale < 1.0 => place.ceil(),
+        Rounding::ByScale => place.floor(),
     }) as i64
 }
 
