@@ -16,7 +16,7 @@ pub(super) fn mat_mul(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 /// The product of NumPy's `matmul`. A batch dimension of size 1 that broadcasts is reshaped away and loses its label.
-fn product(c: &mut Ctx<'_>, a: Value, b: Value) -> Result<Value, Fail> {
+pub(super) fn product(c: &mut Ctx<'_>, a: Value, b: Value) -> Result<Value, Fail> {
     let (sa, sb) = (c.shape(a), c.shape(b));
     if sa.rank() == 0 || sb.rank() == 0 {
         return Err(invalid("MatMul of a scalar"));
@@ -55,7 +55,7 @@ fn product(c: &mut Ctx<'_>, a: Value, b: Value) -> Result<Value, Fail> {
 
 /// An operand of an integer product as i32, its zero point subtracted. Zero points are per tensor, or per row of the
 /// first operand and per column of the second.
-fn centred(c: &mut Ctx<'_>, x: Value, zero: Option<Value>, along: usize) -> Result<Value, Fail> {
+pub(super) fn centred(c: &mut Ctx<'_>, x: Value, zero: Option<Value>, along: usize) -> Result<Value, Fail> {
     let wide = c.cast(x, ScalarType::I32)?;
     let Some(zero) = zero else { return Ok(wide) };
     let zero = c.cast(zero, ScalarType::I32)?;
@@ -164,9 +164,32 @@ pub(super) fn conv(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 pub(super) fn conv_integer(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let x = centred(c, n.input(0)?, n.opt(2), 0)?;
-    let w = centred(c, n.input(1)?, n.opt(3), 0)?;
-    Ok(vec![conv_of(c, n, x, w)?])
+    let (x, w) = (n.input(0)?, n.input(1)?);
+    Ok(vec![integer_conv(c, n, (x, n.opt(2)), (w, n.opt(3)))?])
+}
+
+/// f32 holds every sum whose magnitude stays below this.
+const EXACT_IN_F32: u64 = 1 << 24;
+
+/// The convolution of codes, zero points subtracted, in i32. Sums that f32 holds exactly whatever the codes are, which is
+/// seen from the number of terms, are taken in f32.
+pub(super) fn integer_conv(
+    c: &mut Ctx<'_>,
+    n: &Call<'_>,
+    (x, zero): (Value, Option<Value>),
+    (w, w_zero): (Value, Option<Value>),
+) -> Result<Value, Fail> {
+    let terms: u64 = c.shape(w)[1..].iter().product();
+    // The greatest magnitude of a difference of two codes.
+    let span = |elem: ScalarType| 1u64 << elem.bits().min(32);
+    let bound = terms.saturating_mul(span(c.elem(x))).saturating_mul(span(c.elem(w)));
+    let (x, w) = (centred(c, x, zero, 0)?, centred(c, w, w_zero, 0)?);
+    if bound > EXACT_IN_F32 {
+        return conv_of(c, n, x, w);
+    }
+    let (x, w) = (c.cast(x, ScalarType::F32)?, c.cast(w, ScalarType::F32)?);
+    let y = conv_of(c, n, x, w)?;
+    c.cast(y, ScalarType::I32)
 }
 
 /// A convolution over the operand spread by the strides, with the kernel reversed.

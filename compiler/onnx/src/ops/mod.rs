@@ -2,18 +2,25 @@
 
 mod attention;
 mod contraction;
+mod data_dependent;
 mod domains;
 mod elementwise;
+mod grams;
 mod indexing;
 mod learning;
 mod legacy;
 mod loss;
+mod microsoft;
 mod movement;
 mod normalization;
 mod pooling;
+mod quantized;
 mod reduction;
+mod scatter;
 mod shape;
+mod sorting;
 mod training;
+mod unpooling;
 
 use lacuna_ir::Value;
 use lacuna_ir::op::{BinaryOp as B, CompareOp, ReduceOp as R, UnaryOp as U};
@@ -100,7 +107,7 @@ pub fn supported_ops() -> impl Iterator<Item = &'static SupportedOp> {
 
 /// The tables by domain; the empty one is `ai.onnx`.
 const DOMAINS: &[(&str, &[SupportedOp])] =
-    &[("", TABLE), (domains::ML, domains::ML_OPS), (domains::TRAINING, domains::TRAINING_OPS)];
+    &[("", TABLE), (domains::ML, domains::ML_OPS), (domains::TRAINING, domains::TRAINING_OPS), (domains::MICROSOFT, domains::MICROSOFT_OPS)];
 
 /// Whether some operators of the domain are supported.
 pub(crate) fn is_domain(domain: &str) -> bool {
@@ -170,6 +177,7 @@ table! {
     "Ceil" 1 Float "" "ceil" |c, n| elementwise::unary(c, n, U::Ceil);
     "Celu" 7 Float "" "exp, min, max, add" elementwise::celu;
     "Clip" 1 Number "" "max, min" elementwise::clip;
+    "Compress" 9 Any "conditions known at import" "gather" data_dependent::compress;
     "Concat" 1 Any "up to 4096 operands" "concat" movement::concat;
     "Constant" 1 Any "no strings, no sparse tensors" "const" shape::constant;
     "ConstantOfShape" 7 Any "constant shape" "const" shape::constant_of_shape;
@@ -184,6 +192,7 @@ table! {
     "DequantizeLinear" 7 Any "" "cast, sub, mul" elementwise::dequantize;
     "Div" 1 Number "" "broadcast, div" |c, n| elementwise::binary(c, n, B::Div);
     "Dropout" 1 Float "training with a ratio above 0" "none" elementwise::dropout;
+    "DynamicQuantizeLinear" 11 Float "" "reduce, div, round, cast" quantized::dynamic_quantize;
     "Einsum" 7 Number "at most two operands, no label repeated within one" "reduce, contract, permute" contraction::einsum;
     "Elu" 1 Float "" "exp, select" elementwise::elu;
     "Equal" 1 Any "" "broadcast, eq" |c, n| elementwise::compare(c, n, CompareOp::Eq, false);
@@ -223,7 +232,8 @@ table! {
     "MatMul" 1 Number "" "reshape, contract" contraction::mat_mul;
     "MatMulInteger" 7 Int "" "cast, sub, contract" contraction::mat_mul_integer;
     "Max" 1 Number "" "broadcast, max" |c, n| elementwise::variadic(c, n, B::Max);
-    "MaxPool" 1 Number "no Indices; up to three spatial axes" "pad, window, reduce" pooling::max_pool;
+    "MaxPool" 1 Number "up to three spatial axes" "pad, window, reduce, arg_reduce" pooling::max_pool;
+    "MaxUnpool" 9 Any "" "iota, eq, select, reduce, gather" unpooling::max_unpool;
     "Mean" 1 Float "" "broadcast, add, div" elementwise::mean;
     "MeanVarianceNormalization" 7 Float "" "reduce, sub, sqrt, div" normalization::mean_variance;
     "Min" 1 Number "" "broadcast, min" |c, n| elementwise::variadic(c, n, B::Min);
@@ -232,12 +242,16 @@ table! {
     "Mul" 1 Number "" "broadcast, mul" |c, n| elementwise::binary(c, n, B::Mul);
     "Neg" 1 Number "" "neg" |c, n| elementwise::unary(c, n, U::Neg);
     "NegativeLogLikelihoodLoss" 12 Float "" "gather, select, mul, reduce" loss::negative_log_likelihood;
+    "NonMaxSuppression" 10 Float "boxes and scores known at import" "const" data_dependent::non_max_suppression;
+    "NonZero" 9 Any "an operand known at import" "const" data_dependent::non_zero;
     "Not" 1 Bool "" "not" |c, n| elementwise::unary(c, n, U::Not);
     "OneHot" 7 Number "constant depth" "iota, eq, select" indexing::one_hot;
     "Or" 1 Bool "" "broadcast, or" |c, n| elementwise::binary(c, n, B::Or);
     "PRelu" 1 Number "" "mul, select" elementwise::prelu;
     "Pad" 1 Any "constant pads" "pad, slice, gather" movement::pad;
     "Pow" 1 Number "" "broadcast, cast, pow" elementwise::pow;
+    "QLinearConv" 10 Int "" "cast, sub, conv, mul, round" quantized::qlinear_conv;
+    "QLinearMatMul" 10 Int "" "cast, sub, contract, mul, round" quantized::qlinear_mat_mul;
     "QuantizeLinear" 7 Number "" "div, round, add, cast" elementwise::quantize;
     "RMSNormalization" 23 Float "" "norm" |c, n| normalization::layer_norm(c, n, false);
     "Range" 7 Number "constant operands" "iota, mul, add" shape::range;
@@ -254,10 +268,12 @@ table! {
     "ReduceSumSquare" 1 Number "constant axes" "mul, reduce" |c, n| reduction::reduce(c, n, R::Sum, Around::Square);
     "Relu" 1 Number "" "max" elementwise::relu;
     "Reshape" 1 Any "constant shape" "reshape" movement::reshape;
+    "ReverseSequence" 10 Any "" "iota, select, gather" indexing::reverse_sequence;
     "RotaryEmbedding" 23 Float "" "gather, slice, mul, concat" attention::rotary;
     "Round" 7 Float "" "round" |c, n| elementwise::unary(c, n, U::Round);
-    "ScatterElements" 7 Any "constant indices, reduction=none" "concat, gather" indexing::scatter_elements;
-    "ScatterND" 7 Any "constant indices, reduction=none" "concat, gather" indexing::scatter_nd;
+    "Scatter" 9 Any "as ScatterElements" "gather, or iota, eq, select, reduce" scatter::scatter_elements;
+    "ScatterElements" 11 Any "indices of run time that need over 2^28 comparisons" "gather, or iota, eq, select, reduce" scatter::scatter_elements;
+    "ScatterND" 11 Any "indices of run time that need over 2^28 comparisons" "gather, or iota, eq, select, reduce" scatter::scatter_nd;
     "Selu" 1 Float "" "exp, select, mul" elementwise::selu;
     "Shape" 1 Any "" "const" shape::shape;
     "Shrink" 7 Number "" "lt, select" elementwise::shrink;
@@ -280,10 +296,14 @@ table! {
     "Swish" 24 Float "" "sigmoid, mul" elementwise::swish;
     "Tan" 7 Float "" "tan" |c, n| elementwise::unary(c, n, U::Tan);
     "Tanh" 1 Float "" "tanh" |c, n| elementwise::unary(c, n, U::Tanh);
+    "TensorScatter" 24 Any "" "iota, sub, gather, select" scatter::tensor_scatter;
+    "TfIdfVectorizer" 9 Int "no strings" "eq, and, reduce, gather" grams::tf_idf;
     "ThresholdedRelu" 7 Float "" "lt, select" elementwise::thresholded_relu;
     "Tile" 1 Any "constant repeats" "broadcast, reshape" movement::tile;
+    "TopK" 1 Number "constant k; above 4096 elements a k of up to 128" "lt, eq, reduce, select, gather" sorting::top_k;
     "Transpose" 1 Any "" "permute" movement::transpose;
     "Trilu" 14 NumberOrBool "constant k" "iota, le, select" movement::trilu;
+    "Unique" 11 Any "an operand known at import" "const, gather" data_dependent::unique;
     "Unsqueeze" 1 Any "constant axes" "reshape" movement::unsqueeze;
     "Where" 7 Bool "" "broadcast, select" elementwise::select;
     "Xor" 1 Bool "" "broadcast, xor" |c, n| elementwise::binary(c, n, B::Xor);
