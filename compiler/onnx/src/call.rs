@@ -41,14 +41,6 @@ impl<'a, T> Call<'a, T> {
         self.node.output.get(i).is_some_and(|name| !name.is_empty())
     }
 
-    /// Fails with L0204 when the model uses result `i`.
-    pub fn refuse_output(&self, i: usize, what: &str) -> Result<(), Fail> {
-        match self.wants(i) {
-            true => Err(Fail::new(codes::ATTRIBUTE, format!("the optional result {what} is not supported"))),
-            false => Ok(()),
-        }
-    }
-
     fn attr(&self, name: &str, kind: i32) -> Result<Option<&'a AttributeProto>, Fail> {
         let Some(attr) = self.attributes.iter().find(|a| a.name == name) else { return Ok(None) };
         if attr.r#type != kind && attr.r#type != 0 {

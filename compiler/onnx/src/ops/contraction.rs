@@ -19,7 +19,7 @@ pub(super) fn mat_mul(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 /// The product of NumPy's `matmul`. A batch dimension of size 1 that broadcasts is reshaped away and loses its label.
-fn product(c: &mut Ctx<'_>, a: Value, b: Value) -> Result<Value, Fail> {
+pub(super) fn product(c: &mut Ctx<'_>, a: Value, b: Value) -> Result<Value, Fail> {
     let (sa, sb) = (c.shape(a), c.shape(b));
     if sa.rank() == 0 || sb.rank() == 0 {
         return Err(invalid("MatMul of a scalar"));
@@ -58,7 +58,7 @@ fn product(c: &mut Ctx<'_>, a: Value, b: Value) -> Result<Value, Fail> {
 
 /// An operand of an integer product as i32, its zero point subtracted. Zero points are per tensor, or per row of the
 /// first operand and per column of the second.
-fn centred(c: &mut Ctx<'_>, x: Value, zero: Option<Value>, along: usize) -> Result<Value, Fail> {
+pub(super) fn centred(c: &mut Ctx<'_>, x: Value, zero: Option<Value>, along: usize) -> Result<Value, Fail> {
     let wide = c.cast(x, ScalarType::I32)?;
     let Some(zero) = zero else { return Ok(wide) };
     let zero = c.cast(zero, ScalarType::I32)?;
@@ -201,9 +201,19 @@ pub(super) fn conv(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 pub(super) fn conv_integer(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let x = centred(c, n.input(0)?, n.opt(2), 0)?;
-    let w = centred(c, n.input(1)?, n.opt(3), 0)?;
-    Ok(vec![conv_of(c, n, x, w, None)?])
+    let (x, w) = (n.input(0)?, n.input(1)?);
+    Ok(vec![integer_conv(c, n, (x, n.opt(2)), (w, n.opt(3)))?])
+}
+
+/// The convolution of codes, zero points subtracted, in i32.
+pub(super) fn integer_conv(
+    c: &mut Ctx<'_>,
+    n: &Call<'_>,
+    (x, zero): (Value, Option<Value>),
+    (w, w_zero): (Value, Option<Value>),
+) -> Result<Value, Fail> {
+    let (x, w) = (centred(c, x, zero, 0)?, centred(c, w, w_zero, 0)?);
+    conv_of(c, n, x, w, None)
 }
 
 /// A convolution over the operand spread by the strides, with the kernel reversed.

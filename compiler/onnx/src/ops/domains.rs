@@ -1,6 +1,8 @@
 //! Operators of other domains than `ai.onnx`.
 
-use super::{SupportedOp, Types, learning, training};
+use lacuna_ir::op::{BinaryOp, UnaryOp};
+
+use super::{SupportedOp, Types, learning, microsoft, quantized, training};
 use crate::flex;
 
 /// Operators of classical machine learning.
@@ -11,6 +13,9 @@ pub(super) const PREVIEW: &str = "ai.onnx.preview";
 
 /// Optimisers of the preview of training.
 pub(super) const TRAINING: &str = "ai.onnx.preview.training";
+
+/// Operators of ONNX Runtime.
+pub(super) const MICROSOFT: &str = "com.microsoft";
 
 super::table! {
     ML_OPS ML;
@@ -28,4 +33,22 @@ super::table! {
     "Adagrad" 1 Float "" "mul, add, sqrt, div, sub" training::adagrad;
     "Adam" 1 Float "" "mul, add, sqrt, pow, div, sub" training::adam;
     "Momentum" 1 Float "" "mul, add, sub, select" training::momentum;
+}
+
+super::table! {
+    MICROSOFT_OPS MICROSOFT;
+    "BiasGelu" 1 Float "" "add, erf, mul" |c, n| microsoft::gelu(c, n, false);
+    "DynamicQuantizeMatMul" 1 Float "" "reduce, div, round, cast, contract, mul" quantized::dynamic_quantize_mat_mul;
+    "FastGelu" 1 Float "" "add, tanh, mul" |c, n| microsoft::gelu(c, n, true);
+    "FusedMatMul" 1 Float "transBatchA, transBatchB" "permute, contract, mul" microsoft::fused_mat_mul;
+    "Gelu" 1 Float "" "erf, mul" |c, n| microsoft::gelu(c, n, false);
+    "MatMulIntegerToFloat" 1 Int "" "cast, sub, contract, mul" quantized::mat_mul_integer_to_float;
+    "MatMulNBits" 1 Float "4 and 8 bits; no g_idx" "cast, sub, mul, contract" microsoft::mat_mul_n_bits;
+    "QLinearAdd" 1 Int "" "cast, sub, mul, add, div, round" |c, n| quantized::qlinear_binary(c, n, BinaryOp::Add);
+    "QLinearMul" 1 Int "" "cast, sub, mul, div, round" |c, n| quantized::qlinear_binary(c, n, BinaryOp::Mul);
+    "QLinearSigmoid" 1 Int "" "cast, sub, mul, sigmoid, div, round" |c, n| quantized::qlinear_unary(c, n, |c, x| c.unary(UnaryOp::Sigmoid, x));
+    "QuickGelu" 1 Float "" "sigmoid, mul" microsoft::quick_gelu;
+    "RotaryEmbedding" 1 Float "scale=1" "gather, slice, mul, concat" microsoft::rotary_embedding;
+    "SkipLayerNormalization" 1 Float "the results mean and inv_std_var" "add, norm" |c, n| microsoft::skip_layer_norm(c, n, true);
+    "SkipSimplifiedLayerNormalization" 1 Float "the results mean and inv_std_var" "add, norm" |c, n| microsoft::skip_layer_norm(c, n, false);
 }

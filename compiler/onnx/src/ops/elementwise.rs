@@ -357,23 +357,26 @@ pub(super) fn swish(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.binary(BinaryOp::Mul, x, gate)?])
 }
 
+pub(super) fn gelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let tanh = n.choice("approximate", &["none", "tanh"])? == "tanh";
+    Ok(vec![gelu_of(c, n.input(0)?, tanh)?])
+}
+
 /// `x * (1 + erf(x / sqrt(2))) / 2`, or with a hyperbolic tangent in place of the error function, both as `x` times a
 /// function that keeps its digits where it is small.
-pub(super) fn gelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let x = n.input(0)?;
-    let gate = match n.choice("approximate", &["none", "tanh"])? {
-        "none" => c.unary(UnaryOp::NormCdf, x)?,
-        _ => {
-            let square = c.binary(BinaryOp::Mul, x, x)?;
-            let cube = c.binary(BinaryOp::Mul, square, x)?;
-            let cube = c.binary_splat(BinaryOp::Mul, cube, 0.044_715)?;
-            let sum = c.binary(BinaryOp::Add, x, cube)?;
-            // (1 + tanh(z)) / 2 is the sigmoid of 2 z.
-            let scaled = c.binary_splat(BinaryOp::Mul, sum, 2.0 * (2.0 / std::f64::consts::PI).sqrt())?;
-            c.unary(UnaryOp::Sigmoid, scaled)?
-        }
+pub(super) fn gelu_of(c: &mut Ctx<'_>, x: Value, tanh: bool) -> Result<Value, Fail> {
+    let gate = if tanh {
+        let square = c.binary(BinaryOp::Mul, x, x)?;
+        let cube = c.binary(BinaryOp::Mul, square, x)?;
+        let cube = c.binary_splat(BinaryOp::Mul, cube, 0.044_715)?;
+        let sum = c.binary(BinaryOp::Add, x, cube)?;
+        // (1 + tanh(z)) / 2 is the sigmoid of 2 z.
+        let scaled = c.binary_splat(BinaryOp::Mul, sum, 2.0 * (2.0 / std::f64::consts::PI).sqrt())?;
+        c.unary(UnaryOp::Sigmoid, scaled)?
+    } else {
+        c.unary(UnaryOp::NormCdf, x)?
     };
-    Ok(vec![c.binary(BinaryOp::Mul, x, gate)?])
+    c.binary(BinaryOp::Mul, x, gate)
 }
 
 /// Scales, zero points and operands of (de)quantisation: per tensor, per axis or in blocks along an axis.

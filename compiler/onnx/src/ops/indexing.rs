@@ -1,12 +1,11 @@
-//! Gather and scatter in all their forms, lowered to gathers with non-negative indices.
+//! Gather in all its forms, with non-negative indices, and what selects by position.
 
 use lacuna_ir::op::{BinaryOp, CompareOp, ReduceOp};
 use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
-use super::movement::take;
 use crate::call::{Call, axis};
-use crate::context::{Ctx, invalid, unsupported};
+use crate::context::{Ctx, invalid};
 use crate::diagnostic::Fail;
 
 type Results = Result<Vec<Value>, Fail>;
@@ -81,7 +80,7 @@ pub(super) fn gather_elements(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 /// Index tuples (the last dimension) as positions in the joined dimensions `extents`.
-fn linear(c: &mut Ctx<'_>, index: Value, extents: &Shape) -> Result<Value, Fail> {
+pub(super) fn linear(c: &mut Ctx<'_>, index: Value, extents: &Shape) -> Result<Value, Fail> {
     let index = non_negative(c, index, extents)?;
     let rank = c.rank(index);
     if extents.rank() == 1 {
@@ -131,77 +130,6 @@ pub(super) fn gather_nd(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     joined.extend(&shape[batch + q..]);
     let x = c.reshape(x, joined)?;
     Ok(vec![c.emit(Op::Gather { axis: batch as u8, batch: batch as u8 }, &[x, position])?])
-}
-
-/// Rows of `data` with those at `positions` replaced by rows of `updates`, the last one of equal positions winning:
-/// a gather from both, one after the other.
-fn replace_rows(c: &mut Ctx<'_>, data: Value, updates: Value, positions: &[i64]) -> Result<Value, Fail> {
-    let rows = c.shape(data)[0];
-    let mut from: Vec<i64> = (0..rows as i64).collect();
-    for (i, &p) in positions.iter().enumerate() {
-        from[p as usize] = (rows + i as u64) as i64;
-    }
-    let both = c.concat(&[data, updates], 0)?;
-    take(c, both, 0, &from)
-}
-
-fn scatter_rules(c: &mut Ctx<'_>, n: &Call<'_>, index: Value) -> Result<Vec<i64>, Fail> {
-    let reduction = n.choice("reduction", &["none", "add", "mul", "max", "min"])?;
-    if reduction != "none" {
-        return Err(unsupported(format!("reduction is {reduction:?}")));
-    }
-    c.const_ints(index, "the indices operand")
-}
-
-/// More rows than this are not replaced at import.
-const MAX_ROWS: u64 = 1 << 24;
-
-pub(super) fn scatter_nd(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, index, updates) = (n.input(0)?, n.input(1)?, n.input(2)?);
-    let (shape, tuples) = (c.shape(x), c.shape(index));
-    let wrong = || invalid(format!("ScatterND of {shape} by {tuples}"));
-    let q = tuples.last().copied().unwrap_or(0) as usize;
-    if q == 0 || q > shape.rank() {
-        return Err(wrong());
-    }
-    let extents: Shape = shape[..q].to_vec().into();
-    let position = linear(c, index, &extents)?;
-    let positions = scatter_rules(c, n, position)?;
-    if extents.elements() > MAX_ROWS {
-        return Err(unsupported(format!("a scatter into {} rows", extents.elements())));
-    }
-    let inner = &shape[q..];
-    let data = c.reshape(x, [&[extents.elements()], inner].concat())?;
-    let updates = c.reshape(updates, [&[positions.len() as u64], inner].concat())?;
-    let y = replace_rows(c, data, updates, &positions)?;
-    Ok(vec![c.reshape(y, shape)?])
-}
-
-pub(super) fn scatter_elements(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, index, updates) = (n.input(0)?, n.input(1)?, n.input(2)?);
-    let (shape, wanted) = (c.shape(x), c.shape(index));
-    let axis = axis(n.int("axis", 0)?, shape.rank())?;
-    let fits = wanted.rank() == shape.rank()
-        && c.shape(updates) == wanted
-        && (0..shape.rank()).all(|d| d == axis || wanted[d] <= shape[d]);
-    if !fits || shape.elements() > MAX_ROWS {
-        return Err(invalid(format!("ScatterElements of {shape} by {wanted}")));
-    }
-    let index = non_negative(c, index, &[shape[axis]])?;
-    let known = scatter_rules(c, n, index)?;
-    let (strides, own) = (shape.strides(), wanted.strides());
-    let positions: Vec<i64> = known
-        .iter()
-        .enumerate()
-        .map(|(i, &k)| {
-            let along = |d: usize| if d == axis { k as u64 } else { i as u64 / own[d] % wanted[d] };
-            (0..shape.rank()).map(|d| along(d) * strides[d]).sum::<u64>() as i64
-        })
-        .collect();
-    let data = c.reshape(x, vec![shape.elements()])?;
-    let updates = c.reshape(updates, vec![wanted.elements()])?;
-    let y = replace_rows(c, data, updates, &positions)?;
-    Ok(vec![c.reshape(y, shape)?])
 }
 
 /// `on` where the position along the new axis equals the index, `off` elsewhere; indices out of range give no `on`.

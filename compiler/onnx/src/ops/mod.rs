@@ -4,18 +4,22 @@ mod activation;
 mod attention;
 mod blocks;
 mod contraction;
+mod data_dependent;
 mod domains;
 mod elementwise;
+mod grams;
 mod grid;
 mod indexing;
 mod learning;
 mod legacy;
 mod linear_attention;
 mod loss;
+mod microsoft;
 mod movement;
 mod normalization;
 mod pooling;
 mod precision;
+mod quantized;
 mod recurrent;
 mod recurrent_cells;
 mod reduction;
@@ -23,9 +27,12 @@ mod regions;
 mod resize;
 mod resize_taps;
 mod sampling;
+mod scatter;
 mod shape;
+mod sorting;
 mod spectrum;
 mod training;
+mod unpooling;
 
 use lacuna_ir::Value;
 use lacuna_ir::op::{BinaryOp as B, CompareOp, ReduceOp as R, UnaryOp as U};
@@ -130,6 +137,7 @@ const DOMAINS: &[(&str, &[SupportedOp])] = &[
     (domains::ML, domains::ML_OPS),
     (domains::PREVIEW, domains::PREVIEW_OPS),
     (domains::TRAINING, domains::TRAINING_OPS),
+    (domains::MICROSOFT, domains::MICROSOFT_OPS),
 ];
 
 /// Whether some operators of the domain are supported.
@@ -228,6 +236,7 @@ table! {
     "CenterCropPad" 18 Any "constant shape" "slice, pad" blocks::center_crop_pad;
     "Clip" 1 Number "" "max, min" elementwise::clip;
     "Col2Im" 18 Number "constant image_shape and block_shape" "gather, reduce" blocks::col2im;
+    "Compress" 9 Any "conditions known at import" "gather" data_dependent::compress;
     "Concat" 1 Any "up to 4096 operands" "concat" movement::concat;
     "ConcatFromSequence" 11 Slots "" "concat" sequence::concat;
     "Constant" 1 Any "no strings, no sparse tensors" "const" shape::constant;
@@ -246,6 +255,7 @@ table! {
     "Det" 11 Float "at most 256 rows" "arg_reduce, gather, div, mul, sub" blocks::det;
     "Div" 1 Number "" "broadcast, div" |c, n| elementwise::binary(c, n, B::Div);
     "Dropout" 1 Float "training with a ratio above 0" "none" elementwise::dropout;
+    "DynamicQuantizeLinear" 11 Float "" "reduce, div, round, cast" quantized::dynamic_quantize;
     "Einsum" 7 Number "at most two operands, no label repeated within one" "reduce, contract, permute" contraction::einsum;
     "Elu" 1 Float "" "expm1, select" |c, n| in_f32(c, n, elementwise::elu);
     "Equal" 1 Any "" "broadcast, eq" |c, n| elementwise::compare(c, n, CompareOp::Eq, false);
@@ -293,8 +303,9 @@ table! {
     "MatMul" 1 Number "" "reshape, contract" contraction::mat_mul;
     "MatMulInteger" 7 Int "" "cast, sub, contract" contraction::mat_mul_integer;
     "Max" 1 Number "" "broadcast, max" |c, n| elementwise::variadic(c, n, B::Max);
-    "MaxPool" 1 Number "no Indices; up to three spatial axes" "pad, window, reduce" pooling::max_pool;
+    "MaxPool" 1 Number "up to three spatial axes" "pad, window, reduce, arg_reduce" pooling::max_pool;
     "MaxRoiPool" 1 Float "" "gather, select, reduce" regions::max_roi_pool;
+    "MaxUnpool" 9 Any "" "iota, eq, select, reduce, gather" unpooling::max_unpool;
     "Mean" 1 Float "" "broadcast, add, div" |c, n| in_f32(c, n, elementwise::mean);
     "MeanVarianceNormalization" 7 Float "" "reduce, sub, sqrt, div" |c, n| in_f32(c, n, normalization::mean_variance);
     "MelWeightMatrix" 17 Any "constant operands" "const" spectrum::mel_weights;
@@ -304,6 +315,8 @@ table! {
     "Mul" 1 Number "" "broadcast, mul" |c, n| elementwise::binary(c, n, B::Mul);
     "Neg" 1 Number "" "neg" |c, n| elementwise::unary(c, n, U::Neg);
     "NegativeLogLikelihoodLoss" 12 Float "" "gather, select, mul, reduce" loss::negative_log_likelihood;
+    "NonMaxSuppression" 10 Float "boxes and scores known at import" "const" data_dependent::non_max_suppression;
+    "NonZero" 9 Any "an operand known at import" "const" data_dependent::non_zero;
     "Not" 1 Bool "" "not" |c, n| elementwise::unary(c, n, U::Not);
     "OneHot" 7 Number "constant depth" "iota, eq, select" indexing::one_hot;
     "Optional" 15 Slots "" "none" sequence::optional;
@@ -313,6 +326,8 @@ table! {
     "PRelu" 1 Number "" "mul, select" elementwise::prelu;
     "Pad" 1 Any "constant pads" "pad, slice, gather" movement::pad;
     "Pow" 1 Number "" "broadcast, cast, pow" elementwise::pow;
+    "QLinearConv" 10 Int "" "cast, sub, conv, mul, round" quantized::qlinear_conv;
+    "QLinearMatMul" 10 Int "" "cast, sub, contract, mul, round" quantized::qlinear_mat_mul;
     "QuantizeLinear" 7 Number "" "div, round, add, cast" elementwise::quantize;
     "RMSNormalization" 23 Float "" "norm" |c, n| normalization::layer_norm(c, n, false);
     "RNN" 7 Float "at most 4096 steps" "contract, then per step contract, add, activation" recurrent::rnn;
@@ -337,8 +352,9 @@ table! {
     "Round" 7 Float "" "round" |c, n| elementwise::unary(c, n, U::Round);
     "STFT" 17 Float "constant frame_step and frame_length" "window, contract" spectrum::stft;
     "Scan" 8 Slots "at most 4096 steps" "its steps, slice, concat" scan::scan;
-    "ScatterElements" 7 Any "constant indices, reduction=none" "concat, gather" indexing::scatter_elements;
-    "ScatterND" 7 Any "constant indices, reduction=none" "concat, gather" indexing::scatter_nd;
+    "Scatter" 9 Any "as ScatterElements" "gather, or iota, eq, select, reduce" scatter::scatter_elements;
+    "ScatterElements" 11 Any "indices of run time that need over 2^28 comparisons" "gather, or iota, eq, select, reduce" scatter::scatter_elements;
+    "ScatterND" 11 Any "indices of run time that need over 2^28 comparisons" "gather, or iota, eq, select, reduce" scatter::scatter_nd;
     "Selu" 1 Float "" "expm1, select, mul" |c, n| in_f32(c, n, elementwise::selu);
     "SequenceAt" 11 Slots "equal shapes, where the position is computed at run time" "none, or concat, gather" sequence::at;
     "SequenceConstruct" 11 Slots "" "none" sequence::construct;
@@ -369,10 +385,14 @@ table! {
     "Swish" 24 Float "" "sigmoid, mul" |c, n| in_f32(c, n, elementwise::swish);
     "Tan" 7 Float "" "tan" |c, n| elementwise::unary(c, n, U::Tan);
     "Tanh" 1 Float "" "tanh" |c, n| elementwise::unary(c, n, U::Tanh);
+    "TensorScatter" 24 Any "" "iota, sub, gather, select" scatter::tensor_scatter;
+    "TfIdfVectorizer" 9 Int "no strings" "eq, and, reduce, gather" grams::tf_idf;
     "ThresholdedRelu" 7 Float "" "lt, select" |c, n| in_f32(c, n, elementwise::thresholded_relu);
     "Tile" 1 Any "constant repeats" "broadcast, reshape" movement::tile;
+    "TopK" 1 Number "constant k; above 4096 elements a k of up to 128" "lt, eq, reduce, select, gather" sorting::top_k;
     "Transpose" 1 Any "" "permute" movement::transpose;
     "Trilu" 14 NumberOrBool "constant k" "iota, le, select" movement::trilu;
+    "Unique" 11 Any "an operand known at import" "const, gather" data_dependent::unique;
     "Unsqueeze" 1 Any "constant axes" "reshape" movement::unsqueeze;
     "Upsample" 7 Any "constant scales" "gather, mul, add; broadcast for nearest" resize::upsample;
     "Where" 7 Bool "" "broadcast, select" elementwise::select;

@@ -3,6 +3,7 @@
 use lacuna_ir::op::{BinaryOp, ReduceOp, UnaryOp};
 use lacuna_ir::{Op, Shape, Value};
 
+use super::unpooling::max_indices;
 use crate::call::Call;
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;
@@ -76,6 +77,37 @@ pub(super) fn spatial(n: &Call<'_>, extents: &[u64], kernel: &[u64], ceil: bool)
     Ok(Spatial { strides, dilations, low, high, positions })
 }
 
+/// The operand with `fill` around its spatial axes, so that every window lies inside.
+fn padded(c: &mut Ctx<'_>, x: Value, kernel: &[u64], s: &Spatial, fill: f64) -> Result<Value, Fail> {
+    let shape = c.shape(x);
+    // Rounding up may need more elements after the axis than the model's pads.
+    let high: Vec<u64> = (0..kernel.len())
+        .map(|i| {
+            let reach = (s.positions[i] - 1) * s.strides[i] + (kernel[i] - 1) * s.dilations[i] + 1;
+            s.high[i].max(reach.saturating_sub(shape[i + 2] + s.low[i]))
+        })
+        .collect();
+    if s.low.iter().chain(&high).all(|&p| p == 0) {
+        return Ok(x);
+    }
+    let fill = c.splat(c.elem(x), &Shape::default(), fill)?;
+    let with_channels = |pads: &[u64]| [&[0, 0], pads].concat();
+    c.emit(Op::Pad { low: with_channels(&s.low), high: with_channels(&high) }, &[x, fill])
+}
+
+/// A pool's operand, padded with `fill`, as windows over all its spatial axes: one dimension more for each.
+pub(super) fn windows(c: &mut Ctx<'_>, pool: &Pool, fill: f64) -> Result<Value, Fail> {
+    let s = &pool.spatial;
+    let padded = padded(c, pool.x, &pool.kernel, s, fill)?;
+    let window = Op::Window {
+        axes: (0..pool.kernel.len()).map(|i| i as u8 + 2).collect(),
+        sizes: pool.kernel.clone(),
+        strides: s.strides.clone(),
+        dilations: s.dilations.clone(),
+    };
+    c.emit(window, &[padded])
+}
+
 /// Reduces the windows of an operand over its spatial axes, padded with `fill`.
 ///
 /// Windows over more than two axes are reduced one axis after the other, which is the same for every reduction and spares
@@ -88,21 +120,8 @@ fn reduce_windows(
     fill: f64,
     op: ReduceOp,
 ) -> Result<Value, Fail> {
-    let shape = c.shape(x);
-    let n = kernel.len();
-    // Rounding up may need more elements after the axis than the model's pads.
-    let high: Vec<u64> = (0..n)
-        .map(|i| {
-            let reach = (s.positions[i] - 1) * s.strides[i] + (kernel[i] - 1) * s.dilations[i] + 1;
-            s.high[i].max(reach.saturating_sub(shape[i + 2] + s.low[i]))
-        })
-        .collect();
-    let mut padded = x;
-    if s.low.iter().chain(&high).any(|&p| p > 0) {
-        let fill = c.splat(c.elem(x), &Shape::default(), fill)?;
-        let with_channels = |pads: &[u64]| [&[0, 0], pads].concat();
-        padded = c.emit(Op::Pad { low: with_channels(&s.low), high: with_channels(&high) }, &[x, fill])?;
-    }
+    let (n, rank) = (kernel.len(), c.rank(x));
+    let padded = padded(c, x, kernel, s, fill)?;
     let together = if n > 2 { 1 } else { n };
     let mut reduced = padded;
     for first in (0..n).step_by(together) {
@@ -114,14 +133,20 @@ fn reduce_windows(
             dilations: s.dilations[axes].to_vec(),
         };
         let windows = c.emit(window, &[reduced])?;
-        let inner: Vec<u8> = (shape.rank()..shape.rank() + together).map(|d| d as u8).collect();
+        let inner: Vec<u8> = (rank..rank + together).map(|d| d as u8).collect();
         reduced = c.reduce(op, windows, &inner, false)?;
     }
     Ok(reduced)
 }
 
-/// The operand, its kernel and spatial attributes.
-fn pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Result<(Value, Vec<u64>, Spatial), Fail> {
+/// The operand of a pool, its kernel and spatial attributes.
+pub(super) struct Pool {
+    pub x: Value,
+    pub kernel: Vec<u64>,
+    pub spatial: Spatial,
+}
+
+fn pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Result<Pool, Fail> {
     let x = n.input(0)?;
     let shape = c.shape(x);
     if shape.rank() < 3 {
@@ -135,17 +160,21 @@ fn pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Result<(Value, Vec<u64>, Spatial), Fai
     }
     let kernel = n.sizes("kernel_shape", shape.rank() - 2, 1)?;
     let spatial = spatial(n, &shape[2..], &kernel, n.flag("ceil_mode", false)?)?;
-    Ok((x, kernel, spatial))
+    Ok(Pool { x, kernel, spatial })
 }
 
 pub(super) fn max_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    n.refuse_output(1, "Indices")?;
-    let (x, kernel, s) = pool(c, n)?;
-    Ok(vec![reduce_windows(c, x, &kernel, &s, f64::NEG_INFINITY, ReduceOp::Max)?])
+    let pool = pool(c, n)?;
+    let mut results =
+        vec![reduce_windows(c, pool.x, &pool.kernel, &pool.spatial, f64::NEG_INFINITY, ReduceOp::Max)?];
+    if n.wants(1) {
+        results.push(max_indices(c, n, &pool)?);
+    }
+    Ok(results)
 }
 
 pub(super) fn average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, kernel, s) = pool(c, n)?;
+    let Pool { x, kernel, spatial: s } = pool(c, n)?;
     let count_pads = n.flag("count_include_pad", false)?;
     let shape = c.shape(x);
     // Elements of each window that count, on each axis: those of the operand, and of the model's own pads if asked.
@@ -200,7 +229,7 @@ fn lp_root(c: &mut Ctx<'_>, sum: Value, p: i64) -> Result<Value, Fail> {
 }
 
 pub(super) fn lp_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, kernel, s) = pool(c, n)?;
+    let Pool { x, kernel, spatial: s } = pool(c, n)?;
     let p = n.int("p", 2)?;
     let powers = lp_powers(c, x, p)?;
     let sum = reduce_windows(c, powers, &kernel, &s, 0.0, ReduceOp::Sum)?;

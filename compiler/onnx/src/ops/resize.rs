@@ -45,7 +45,8 @@ fn by_scales(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, scales: &[f64]) -> Results
     let shape = c.shape(x);
     let over: Vec<u8> = (0..shape.rank() as u8).collect();
     let plan = Plan::by_scales(&shape, &over, scales, &[])?;
-    let sampling = Sampling { mode, transform: Transform::SingleAsymmetric, antialias: false, exclude: false };
+    let sampling =
+        Sampling { mode, transform: Transform::SingleAsymmetric, antialias: false, exclude: false };
     Ok(vec![apply(c, x, &plan, &sampling, 0.0)?])
 }
 

@@ -1,0 +1,207 @@
+//! Operators of ONNX Runtime's domain that exporters and optimisers emit.
+
+use lacuna_ir::op::{BinaryOp, ContractMap, Real, UnaryOp};
+use lacuna_ir::{Constant, ConstantData, Op, Shape, TensorType, Value};
+use lacuna_isa::format::ScalarType;
+
+use super::attention::rotary;
+use super::contraction::product;
+use super::elementwise::gelu_of;
+use super::loss::widened;
+use crate::call::Call;
+use crate::context::{Ctx, invalid, unsupported};
+use crate::diagnostic::Fail;
+use crate::proto::{AttributeProto, attribute_type};
+
+type Results = Result<Vec<Value>, Fail>;
+
+/// Gelu, BiasGelu and FastGelu: the bias, if any, is the second operand.
+pub(super) fn gelu(c: &mut Ctx<'_>, n: &Call<'_>, tanh: bool) -> Results {
+    let x = n.input(0)?;
+    let mut wide = widened(c, x)?;
+    if let Some(bias) = n.opt(1) {
+        let bias = widened(c, bias)?;
+        wide = c.binary(BinaryOp::Add, wide, bias)?;
+    }
+    let y = gelu_of(c, wide, tanh)?;
+    Ok(vec![c.cast(y, c.elem(x))?])
+}
+
+/// `x * sigmoid(alpha * x)`.
+pub(super) fn quick_gelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let wide = widened(c, x)?;
+    let scaled = c.binary_splat(BinaryOp::Mul, wide, n.float("alpha", 1.702)?)?;
+    let gate = c.unary(UnaryOp::Sigmoid, scaled)?;
+    let y = c.binary(BinaryOp::Mul, wide, gate)?;
+    Ok(vec![c.cast(y, c.elem(x))?])
+}
+
+/// `alpha * a b`, either operand with its last two dimensions exchanged on demand.
+pub(super) fn fused_mat_mul(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    if n.flag("transBatchA", false)? || n.flag("transBatchB", false)? {
+        return Err(unsupported("transBatchA or transBatchB is 1"));
+    }
+    let mut operand = |i: usize, flag: &str| {
+        let x = n.input(i)?;
+        let rank = c.rank(x);
+        if !n.flag(flag, false)? || rank < 2 {
+            return Ok(x);
+        }
+        let mut perm: Vec<u8> = (0..rank as u8).collect();
+        perm.swap(rank - 2, rank - 1);
+        c.permute(x, perm)
+    };
+    let (a, b) = (operand(0, "transA")?, operand(1, "transB")?);
+    let y = product(c, a, b)?;
+    let alpha = n.float("alpha", 1.0)?;
+    Ok(vec![if alpha == 1.0 { y } else { c.binary_splat(BinaryOp::Mul, y, alpha)? }])
+}
+
+/// The normalised sum of two operands, and the sum itself as the fourth result; without `centre` the mean stays.
+pub(super) fn skip_layer_norm(c: &mut Ctx<'_>, n: &Call<'_>, centre: bool) -> Results {
+    let (x, skip) = (n.input(0)?, n.input(1)?);
+    if n.wants(1) || n.wants(2) {
+        return Err(unsupported("the results mean and inv_std_var, which are for training"));
+    }
+    let (elem, shape) = (c.elem(x), c.shape(x));
+    let Some(&width) = shape.last() else { return Err(invalid("an operand without dimensions")) };
+    let (x, skip) = (widened(c, x)?, widened(c, skip)?);
+    let mut sum = c.binary(BinaryOp::Add, x, skip)?;
+    // The bias follows beta, which is only there where means are subtracted.
+    if let Some(bias) = n.opt(if centre { 4 } else { 3 }) {
+        let bias = widened(c, bias)?;
+        sum = c.binary(BinaryOp::Add, sum, bias)?;
+    }
+    let mut operands = vec![sum];
+    for i in 2..if centre { 4 } else { 3 } {
+        if let Some(p) = n.opt(i) {
+            let p = widened(c, p)?;
+            operands.push(c.broadcast_to(p, &vec![width].into())?);
+        }
+    }
+    let eps = Real(n.float("epsilon", 1e-12)?);
+    let axes = vec![shape.rank() as u8 - 1];
+    let y = c.emit(Op::Norm { axes, centre, eps }, &operands)?;
+    let (y, sum) = (c.cast(y, elem)?, c.cast(sum, elem)?);
+    Ok(vec![y, sum, sum, sum])
+}
+
+/// RotaryEmbedding with positions as the second operand: one for each row, or the position of the first row.
+pub(super) fn rotary_embedding(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, positions, cos, sin) = (n.input(0)?, n.input(1)?, n.input(2)?, n.input(3)?);
+    if n.float("scale", 1.0)? != 1.0 {
+        return Err(unsupported("scale is not 1"));
+    }
+    let shape = c.shape(x);
+    let (batch, rows) = match shape[..] {
+        [batch, rows, _] => (batch, rows),
+        [batch, _, rows, _] => (batch, rows),
+        _ => return Err(invalid(format!("RotaryEmbedding of {shape}"))),
+    };
+    let places: Shape = vec![batch, rows].into();
+    let positions = match c.shape(positions)[..] {
+        [1] => {
+            let first = c.reshape(positions, vec![])?;
+            let first = c.broadcast_to(first, &places)?;
+            let row = c.iota(c.elem(first), &places, 1)?;
+            c.binary(BinaryOp::Add, first, row)?
+        }
+        _ => c.broadcast_to(positions, &places)?,
+    };
+    // Without a number of heads each is as wide as the tables say.
+    let heads = match (n.int("num_heads", 0)?, &shape[..]) {
+        (0, [_, _, width]) => (*width / (2 * c.shape(cos).last().copied().unwrap_or(0)).max(1)) as i64,
+        (heads, _) => heads,
+    };
+    let mut attributes: Vec<AttributeProto> =
+        n.attributes.iter().filter(|a| a.name != "num_heads").cloned().collect();
+    attributes.push(AttributeProto {
+        name: "num_heads".to_owned(),
+        i: heads,
+        r#type: attribute_type::INT,
+        ..AttributeProto::default()
+    });
+    let inputs = vec![Some(x), Some(cos), Some(sin), Some(positions)];
+    rotary(c, &Call { node: n.node, attributes: &attributes, opset: n.opset, inputs })
+}
+
+/// Codes of 4 bits, two in a byte, of a tensor of bytes whose last dimension doubles.
+fn nibbles(c: &mut Ctx<'_>, bytes: Value) -> Result<Value, Fail> {
+    let mut shape = c.shape(bytes);
+    let rank = shape.rank();
+    shape.0[rank - 1] *= 2;
+    if let Some(id) = c.b.func().as_const(bytes)
+        && let ConstantData::Dense(blob) = &c.b.module.constants[id].data
+    {
+        // Memory holds both forms alike: the even element in the low half of a byte.
+        let (data, name) = (ConstantData::Dense(blob.clone()), c.b.module.constants[id].name.clone());
+        return c.constant(Constant::new(TensorType::new(ScalarType::U4, shape), data, name));
+    }
+    let low = c.binary_splat(BinaryOp::And, bytes, 15.0)?;
+    let high = c.binary_splat(BinaryOp::Shr, bytes, 4.0)?;
+    let mut pair = c.shape(bytes);
+    pair.0.push(1);
+    let (low, high) = (c.reshape(low, pair.clone())?, c.reshape(high, pair)?);
+    let both = c.concat(&[low, high], rank)?;
+    c.reshape(both, shape)
+}
+
+/// A product with a weight `[columns, blocks, bytes]` of codes of 4 or 8 bits, each block with a scale and a zero point.
+pub(super) fn mat_mul_n_bits(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, codes, scales) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    let (inner, columns, bits) = (n.int("K", 0)?, n.int("N", 0)?, n.int("bits", 4)?);
+    let block = n.int("block_size", 0)?;
+    if n.opt(4).is_some() {
+        return Err(unsupported("the operand g_idx, an order of the blocks"));
+    }
+    if bits != 4 && bits != 8 {
+        return Err(unsupported(format!("codes of {bits} bits")));
+    }
+    let sizes = [inner, columns, block].map(|s| u64::try_from(s).ok().filter(|s| (1..1 << 31).contains(s)));
+    let [Some(inner), Some(columns), Some(block)] = sizes else {
+        return Err(invalid(format!("K is {inner}, N is {columns}, block_size is {block}")));
+    };
+    let blocks = inner.div_ceil(block);
+    let elem = c.elem(scales);
+    let bytes = block * bits as u64 / 8;
+    let codes = c.reshape(codes, vec![columns, blocks, bytes])?;
+    let codes = if bits == 4 { nibbles(c, codes)? } else { codes };
+    let all: Shape = vec![columns, blocks, block].into();
+    let mut w = c.cast(codes, elem)?;
+    let each = vec![columns, blocks, 1];
+    let zero = match n.opt(3) {
+        None => c.splat(elem, &all, f64::from(1u32 << (bits - 1)))?,
+        Some(zero) if c.elem(zero).is_float() || bits == 8 => {
+            let zero = c.cast(zero, elem)?;
+            let zero = c.reshape(zero, each.clone())?;
+            c.broadcast_to(zero, &all)?
+        }
+        Some(zero) => {
+            // Two in a byte, each column padded to whole bytes.
+            let zero = c.reshape(zero, vec![columns, blocks.div_ceil(2)])?;
+            let zero = nibbles(c, zero)?;
+            let zero = c.slice_axis(zero, 1, 0, blocks)?;
+            let zero = c.cast(zero, elem)?;
+            let zero = c.reshape(zero, each.clone())?;
+            c.broadcast_to(zero, &all)?
+        }
+    };
+    w = c.binary(BinaryOp::Sub, w, zero)?;
+    let scales = c.reshape(scales, each)?;
+    let scales = c.broadcast_to(scales, &all)?;
+    w = c.binary(BinaryOp::Mul, w, scales)?;
+    w = c.reshape(w, vec![columns, blocks * block])?;
+    w = c.slice_axis(w, 1, 0, inner)?;
+    w = c.cast(w, c.elem(x))?;
+    let rank = c.rank(x);
+    let labels: Vec<u8> = (0..rank as u8).collect();
+    let Some((&summed, rows)) = labels.split_last() else { return Err(invalid("MatMulNBits of a scalar")) };
+    let column = rank as u8;
+    let map = ContractMap { a: labels.clone(), b: vec![column, summed], out: [rows, &[column]].concat() };
+    let mut y = c.contract(map, x, w)?;
+    if let Some(bias) = n.opt(5) {
+        y = c.binary(BinaryOp::Add, y, bias)?;
+    }
+    Ok(vec![y])
+}

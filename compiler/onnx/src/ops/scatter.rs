@@ -1,0 +1,312 @@
+//! Scatter in all its forms. Known indices become a gather; indices of run time are compared with every position.
+
+use lacuna_ir::op::{BinaryOp, CompareOp, ReduceOp};
+use lacuna_ir::{Op, Shape, Value};
+use lacuna_isa::format::ScalarType;
+
+use super::indexing::{linear, non_negative};
+use super::loss::widened;
+use super::movement::take;
+use crate::call::{Call, axis};
+use crate::context::{Ctx, invalid, unsupported};
+use crate::diagnostic::Fail;
+
+type Results = Result<Vec<Value>, Fail>;
+
+/// The most comparisons of positions with indices of run time.
+const MAX_COMPARISONS: u64 = 1 << 28;
+
+/// The most passes that known indices are split into where some are equal.
+const MAX_PASSES: usize = 64;
+
+/// More rows than this are not replaced at import.
+const MAX_ROWS: u64 = 1 << 24;
+
+/// What becomes of an element and the updates that meet it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reduction {
+    /// The last update replaces it.
+    Replace,
+    /// A function of it and every update.
+    Fold(BinaryOp, ReduceOp),
+}
+
+impl Reduction {
+    fn of(n: &Call<'_>) -> Result<Reduction, Fail> {
+        Ok(match n.string("reduction", "none")? {
+            "none" => Reduction::Replace,
+            "add" => Reduction::Fold(BinaryOp::Add, ReduceOp::Sum),
+            "mul" => Reduction::Fold(BinaryOp::Mul, ReduceOp::Prod),
+            "max" => Reduction::Fold(BinaryOp::Max, ReduceOp::Max),
+            "min" => Reduction::Fold(BinaryOp::Min, ReduceOp::Min),
+            other => return Err(invalid(format!("reduction is {other:?}"))),
+        })
+    }
+}
+
+/// The element that a reduction leaves others as they are with.
+fn neutral(elem: ScalarType, op: ReduceOp) -> f64 {
+    match op {
+        ReduceOp::Sum | ReduceOp::Mean => 0.0,
+        ReduceOp::Prod => 1.0,
+        ReduceOp::Max if elem.is_float() => f64::NEG_INFINITY,
+        ReduceOp::Min if elem.is_float() => f64::INFINITY,
+        // Encoding saturates.
+        ReduceOp::Max => f64::MIN,
+        ReduceOp::Min => f64::MAX,
+    }
+}
+
+/// `data` `[lanes, rows, width]` with the rows at `positions` `[lanes, count]` changed by `updates` `[lanes, count, width]`.
+fn scatter(
+    c: &mut Ctx<'_>,
+    data: Value,
+    positions: Value,
+    updates: Value,
+    reduction: Reduction,
+) -> Result<Value, Fail> {
+    let (shape, count) = (c.shape(data), c.shape(positions)[1]);
+    let [lanes, rows, width] = shape[..] else { return Err(invalid(format!("a scatter into {shape}"))) };
+    if count == 0 || shape.elements() == 0 {
+        return Ok(data);
+    }
+    let known = c.known_ints(positions).filter(|_| lanes.saturating_mul(rows) <= MAX_ROWS);
+    if let Some(known) = known
+        && let Some(passes) = passes(&known, &shape, count, reduction)
+    {
+        return scatter_known(c, data, updates, &passes, reduction);
+    }
+    let compared = lanes.saturating_mul(rows).saturating_mul(count);
+    let touched = match reduction {
+        Reduction::Replace => compared,
+        Reduction::Fold(..) => compared.saturating_mul(width),
+    };
+    if touched > MAX_COMPARISONS {
+        return Err(unsupported(format!(
+            "{count} updates at indices computed at run time of {rows} rows: {touched} comparisons"
+        ))
+        .hint("make the indices constant, or update fewer rows"));
+    }
+    // hit[lane, row, update]
+    let pairs: Shape = vec![lanes, rows, count].into();
+    let positions = c.cast(positions, ScalarType::I32)?;
+    let at = c.emit(Op::Broadcast { dims: vec![0, 2], shape: pairs.clone() }, &[positions])?;
+    let row = c.iota(ScalarType::I32, &pairs, 1)?;
+    let hit = c.compare(CompareOp::Eq, at, row)?;
+    match reduction {
+        Reduction::Replace => {
+            let number = c.iota(ScalarType::I32, &pairs, 2)?;
+            let none = c.splat_like(number, -1.0)?;
+            let number = c.select(hit, number, none)?;
+            let last = c.reduce(ReduceOp::Max, number, &[2], false)?;
+            let touched = c.compare_splat(CompareOp::Le, last, -1.0)?;
+            let last = c.binary_splat(BinaryOp::Max, last, 0.0)?;
+            let fresh = c.emit(Op::Gather { axis: 1, batch: 1 }, &[updates, last])?;
+            let kept = c.emit(Op::Broadcast { dims: vec![0, 1], shape }, &[touched])?;
+            c.select(kept, data, fresh)
+        }
+        Reduction::Fold(op, reduce) => {
+            let all: Shape = vec![lanes, rows, count, width].into();
+            let hit = c.emit(Op::Broadcast { dims: vec![0, 1, 2], shape: all.clone() }, &[hit])?;
+            let updates = c.emit(Op::Broadcast { dims: vec![0, 2, 3], shape: all.clone() }, &[updates])?;
+            let elem = c.elem(data);
+            let rest = c.splat(elem, &all, neutral(elem, reduce))?;
+            let part = c.select(hit, updates, rest)?;
+            let change = c.reduce(reduce, part, &[2], false)?;
+            c.binary(op, data, change)
+        }
+    }
+}
+
+/// `data` with the rows at `positions` replaced by `updates`; shapes as in [`scatter`].
+pub(super) fn replace_at(
+    c: &mut Ctx<'_>,
+    data: Value,
+    positions: Value,
+    updates: Value,
+) -> Result<Value, Fail> {
+    scatter(c, data, positions, updates, Reduction::Replace)
+}
+
+/// Numbers of the updates (1 for the first, 0 for none) that change each row, such that no row is changed twice in a pass.
+fn passes(known: &[i64], shape: &Shape, count: u64, reduction: Reduction) -> Option<Vec<Vec<i64>>> {
+    let (lanes, rows) = (shape[0] as usize, shape[1] as usize);
+    let mut passes: Vec<Vec<i64>> = vec![vec![0; lanes * rows]];
+    for (i, &p) in known.iter().enumerate() {
+        let row = i / count as usize * rows + p as usize;
+        let free = match reduction {
+            Reduction::Replace => Some(0),
+            Reduction::Fold(..) => passes.iter().position(|pass| pass[row] == 0),
+        };
+        let pass = match free {
+            Some(pass) => pass,
+            None if passes.len() == MAX_PASSES => return None,
+            None => {
+                passes.push(vec![0; lanes * rows]);
+                passes.len() - 1
+            }
+        };
+        passes[pass][row] = i as i64 + 1;
+    }
+    Some(passes)
+}
+
+fn scatter_known(
+    c: &mut Ctx<'_>,
+    data: Value,
+    updates: Value,
+    passes: &[Vec<i64>],
+    reduction: Reduction,
+) -> Result<Value, Fail> {
+    let shape = c.shape(data);
+    let (n_rows, width) = (shape[0] * shape[1], shape[2]);
+    let mut rows = c.reshape(data, vec![n_rows, width])?;
+    let n_updates = c.shape(updates)[0] * c.shape(updates)[1];
+    let updates = c.reshape(updates, vec![n_updates, width])?;
+    for pass in passes {
+        rows = match reduction {
+            Reduction::Replace => {
+                let both = c.concat(&[rows, updates], 0)?;
+                let from = |(row, &update): (usize, &i64)| match update {
+                    0 => row as i64,
+                    update => n_rows as i64 + update - 1,
+                };
+                let from: Vec<i64> = pass.iter().enumerate().map(from).collect();
+                take(c, both, 0, &from)?
+            }
+            Reduction::Fold(op, reduce) => {
+                let elem = c.elem(rows);
+                let rest = c.splat(elem, &vec![1, width].into(), neutral(elem, reduce))?;
+                let both = c.concat(&[rest, updates], 0)?;
+                let part = take(c, both, 0, pass)?;
+                c.binary(op, rows, part)?
+            }
+        };
+    }
+    c.reshape(rows, shape)
+}
+
+/// Sums of narrow floats are taken in f32 and rounded once.
+fn in_wide(
+    c: &mut Ctx<'_>,
+    reduction: Reduction,
+    data: Value,
+    updates: Value,
+) -> Result<(Value, Value), Fail> {
+    match reduction {
+        Reduction::Fold(BinaryOp::Add | BinaryOp::Mul, _) => Ok((widened(c, data)?, widened(c, updates)?)),
+        Reduction::Fold(..) | Reduction::Replace => Ok((data, updates)),
+    }
+}
+
+pub(super) fn scatter_nd(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, index, updates) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    let (shape, tuples) = (c.shape(x), c.shape(index));
+    let wrong = || invalid(format!("ScatterND of {shape} by {tuples}"));
+    let q = tuples.last().copied().unwrap_or(0) as usize;
+    if q == 0 || q > shape.rank() {
+        return Err(wrong());
+    }
+    let inner: u64 = shape[q..].iter().product();
+    let count: u64 = tuples[..tuples.rank() - 1].iter().product();
+    if c.shape(updates).0 != [&tuples[..tuples.rank() - 1], &shape[q..]].concat() {
+        return Err(wrong());
+    }
+    let reduction = Reduction::of(n)?;
+    let extents: Shape = shape[..q].to_vec().into();
+    let positions = linear(c, index, &extents)?;
+    let positions = c.reshape(positions, vec![1, count])?;
+    let (data, updates) = in_wide(c, reduction, x, updates)?;
+    let data = c.reshape(data, vec![1, extents.elements(), inner])?;
+    let updates = c.reshape(updates, vec![1, count, inner])?;
+    let y = scatter(c, data, positions, updates, reduction)?;
+    let y = c.cast(y, c.elem(x))?;
+    Ok(vec![c.reshape(y, shape)?])
+}
+
+/// Each line along the axis is a lane of its own. Indices may cover the first lanes only.
+pub(super) fn scatter_elements(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, index, updates) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    let (shape, wanted) = (c.shape(x), c.shape(index));
+    let rank = shape.rank();
+    let axis = axis(n.int("axis", 0)?, rank)?;
+    let fits = wanted.rank() == rank
+        && c.shape(updates) == wanted
+        && (0..rank).all(|d| d == axis || wanted[d] <= shape[d]);
+    if !fits {
+        return Err(invalid(format!("ScatterElements of {shape} by {wanted}")));
+    }
+    let reduction = Reduction::of(n)?;
+    let index = non_negative(c, index, &[shape[axis]])?;
+    let mut data = x;
+    for d in (0..rank).filter(|&d| d != axis) {
+        data = c.slice_axis(data, d, 0, wanted[d])?;
+    }
+    let (data, updates) = in_wide(c, reduction, data, updates)?;
+    let mut perm: Vec<u8> = (0..rank as u8).filter(|&d| usize::from(d) != axis).collect();
+    perm.push(axis as u8);
+    let lanes: u64 = (0..rank).filter(|&d| d != axis).map(|d| wanted[d]).product();
+    let mut lined = |v: Value, unit: bool| {
+        let length = c.shape(v)[axis];
+        let v = c.permute(v, perm.clone())?;
+        c.reshape(v, if unit { vec![lanes, length, 1] } else { vec![lanes, length] })
+    };
+    let (data, updates, index) = (lined(data, true)?, lined(updates, true)?, lined(index, false)?);
+    let y = scatter(c, data, index, updates, reduction)?;
+    let y = c.cast(y, c.elem(x))?;
+    let moved: Vec<u64> = perm
+        .iter()
+        .map(|&d| if usize::from(d) == axis { shape[axis] } else { wanted[usize::from(d)] })
+        .collect();
+    let y = c.reshape(y, moved)?;
+    let mut back: Vec<u8> = (0..rank as u8 - 1).collect();
+    back.insert(axis, rank as u8 - 1);
+    let mut y = c.permute(y, back)?;
+    // The lanes that no index covers follow, dimension by dimension.
+    for d in (0..rank).filter(|&d| d != axis && wanted[d] < shape[d]) {
+        let mut rest = c.slice_axis(x, d, wanted[d], shape[d] - wanted[d])?;
+        for later in (d + 1..rank).filter(|&later| later != axis) {
+            rest = c.slice_axis(rest, later, 0, wanted[later])?;
+        }
+        y = c.concat(&[y, rest], d)?;
+    }
+    Ok(vec![y])
+}
+
+/// Rows along the axis from a position on, which each element of the batch has of its own, replaced by an update.
+pub(super) fn tensor_scatter(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, updates) = (n.input(0)?, n.input(1)?);
+    let (shape, fresh) = (c.shape(x), c.shape(updates));
+    let rank = shape.rank();
+    let axis = axis(n.int("axis", -2)?, rank)?;
+    let fits = fresh.rank() == rank && axis > 0 && (0..rank).all(|d| d == axis || shape[d] == fresh[d]);
+    if !fits || fresh[axis] > shape[axis] || fresh[axis] == 0 {
+        return Err(invalid(format!("TensorScatter of {shape} by {fresh} along axis {axis}")));
+    }
+    let circular = match n.string("mode", "linear")? {
+        "linear" => false,
+        "circular" => true,
+        other => return Err(invalid(format!("mode is {other:?}"))),
+    };
+    let (batch, rows) = (shape[0], shape[axis]);
+    let places: Shape = vec![batch, rows].into();
+    let start = match n.opt(2) {
+        Some(start) => c.cast(start, ScalarType::I64)?,
+        None => c.splat(ScalarType::I64, &vec![batch].into(), 0.0)?,
+    };
+    let start = c.broadcast_along(start, 0, &places)?;
+    let row = c.iota(ScalarType::I64, &places, 1)?;
+    let mut from = c.binary(BinaryOp::Sub, row, start)?;
+    if circular {
+        from = c.binary_splat(BinaryOp::Mod, from, rows as f64)?;
+    }
+    let after = c.compare_splat(CompareOp::Le, from, fresh[axis] as f64 - 1.0)?;
+    let low = c.splat_like(from, -1.0)?;
+    let before = c.compare(CompareOp::Lt, low, from)?;
+    let hit = c.binary(BinaryOp::And, after, before)?;
+    let from = c.binary_splat(BinaryOp::Max, from, 0.0)?;
+    let from = c.binary_splat(BinaryOp::Min, from, fresh[axis] as f64 - 1.0)?;
+    let taken = c.emit(Op::Gather { axis: axis as u8, batch: 1 }, &[updates, from])?;
+    let hit = c.emit(Op::Broadcast { dims: vec![0, axis as u8], shape }, &[hit])?;
+    Ok(vec![c.select(hit, taken, x)?])
+}
