@@ -194,7 +194,7 @@ enum_fields! {
         Not = "not", Inv = "inv", Exp = "exp", Log = "log", Sqrt = "sqrt", Recip = "recip", Sin = "sin",
         Cos = "cos", Tan = "tan", Asin = "asin", Acos = "acos", Atan = "atan", Sinh = "sinh", Cosh = "cosh",
         Tanh = "tanh", Asinh = "asinh", Acosh = "acosh", Atanh = "atanh", Erf = "erf", Sigmoid = "sigmoid",
-        IsNan = "isnan", IsInf = "isinf",
+        IsNan = "isnan", IsInf = "isinf", Expm1 = "expm1", Log1p = "log1p", NormCdf = "normcdf",
     }
     SeBinary, 8, Suffix, None, {
         Add = "add", Sub = "sub", Mul = "mul", Div = "div", Mod = "mod", Rem = "rem", Pow = "pow", Min = "min",
@@ -479,7 +479,7 @@ mod tests {
         every_code::<EventIdx>(64);
         every_code::<Lane>(4);
         every_code::<SeReduce>(4);
-        every_code::<SeUnary>(SeUnary::IsInf as u32 + 1);
+        every_code::<SeUnary>(SeUnary::NormCdf as u32 + 1);
         every_code::<SeBinary>(SeBinary::Le as u32 + 1);
         every_code::<Reg>(64);
         every_code::<ScalarCode>(ScalarType::ALL.len() as u32);

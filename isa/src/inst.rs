@@ -324,8 +324,8 @@ macro_rules! for_each_inst {
             /// Loads like `ld`, but the coordinate of dimension `dim` of `src` at index i is the i-th element of the i32 or i64
             /// vector `idx`; origin and advance of that dimension are not used. The vector's view has in dimension `dim` the size of
             /// the box there, and its i-th element is number `offset + i * stride` of the slot, whatever its view clips. Out of
-            /// bounds gives `fill`. Dimensions of groups and patterns cannot be gathered.
-            Gather = 0x12, "gather", FiLoad { dst: Fresh = 32, src: GlobalSource = 56, idx: Source = 80, dim: DimIdx = 16, fill: Fill = 12 }
+            /// bounds gives `fill`, or traps with `strict`. Dimensions of groups and patterns cannot be gathered.
+            Gather = 0x12, "gather", FiLoad { dst: Fresh = 32, src: GlobalSource = 56, idx: Source = 80, dim: DimIdx = 16, strict: Flag = 10, fill: Fill = 12 }
             /// Loads like `ld` from a compressed tensor of constants and expands it; where the view clips, the slot gets code 0. The
             /// tensor is `in` and lies in the weights; view and slot have no pattern. Element numbers are cut into blocks of 512.
             /// Plane 2 of the tensor holds, for each block and one past the last, the byte (`u32`) at which its record starts in

@@ -109,10 +109,16 @@ pub enum SeUnary {
     IsNan,
     /// Mask: infinite.
     IsInf,
+    /// `exp(x) - 1`, accurate next to zero.
+    Expm1,
+    /// `log(1 + x)`, accurate next to zero.
+    Log1p,
+    /// Distribution function of the standard normal distribution.
+    NormCdf,
 }
 
 impl SeUnary {
-    /// Whether the function is approximated by a polynomial: not exact in itself, and computed in binary32 on all float lanes.
+    /// Whether the function is approximated by a polynomial: not exact in itself.
     pub const fn is_polynomial(self) -> bool {
         match self {
             SeUnary::Mov
@@ -143,7 +149,10 @@ impl SeUnary {
             | SeUnary::Acosh
             | SeUnary::Atanh
             | SeUnary::Erf
-            | SeUnary::Sigmoid => true,
+            | SeUnary::Sigmoid
+            | SeUnary::Expm1
+            | SeUnary::Log1p
+            | SeUnary::NormCdf => true,
         }
     }
 

@@ -23,7 +23,7 @@ fn word(row: &RowSpec, random: u128) -> u128 {
     for field in row.fields {
         let bits = random >> field.bit & ((1 << field.width) - 1);
         let n_values = match field.kind {
-            "SeUnary" => SeUnary::IsInf as u128 + 1,
+            "SeUnary" => SeUnary::NormCdf as u128 + 1,
             "SeBinary" => SeBinary::Le as u128 + 1,
             "ScalarCode" => ScalarType::ALL.len() as u128,
             "MaskCode" => MaskCode::Rows as u128 + 1,

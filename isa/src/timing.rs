@@ -229,7 +229,14 @@ fn unary_slots(f: SeUnary) -> u64 {
         | SeUnary::IsNan
         | SeUnary::IsInf => 1,
         SeUnary::Sqrt | SeUnary::Recip => 4,
-        SeUnary::Exp | SeUnary::Sigmoid | SeUnary::Tanh | SeUnary::Erf | SeUnary::Log => 8,
+        SeUnary::Exp
+        | SeUnary::Sigmoid
+        | SeUnary::Tanh
+        | SeUnary::Erf
+        | SeUnary::Log
+        | SeUnary::Expm1
+        | SeUnary::Log1p
+        | SeUnary::NormCdf => 8,
         SeUnary::Sin
         | SeUnary::Cos
         | SeUnary::Tan

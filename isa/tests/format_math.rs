@@ -60,11 +60,24 @@ fn asinh_reference(x: f64) -> f64 {
 }
 
 fn acosh_reference(x: f64) -> f64 {
+    if x < 1.0 {
+        return f64::NAN;
+    }
     ((x - 1.0) + ((x - 1.0) * (x + 1.0)).sqrt()).ln_1p()
 }
 
 fn sigmoid_reference(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
+}
+
+/// The lower tail by its continued fraction, the rest by the error function.
+fn norm_cdf_reference(x: f64) -> f64 {
+    if x > -3.0 {
+        return 0.5 + 0.5 * erf_reference(x * std::f64::consts::FRAC_1_SQRT_2);
+    }
+    let fraction = (1..120).rev().fold(0.0, |fraction, n| f64::from(n) / (fraction - x));
+    let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    if x == f64::NEG_INFINITY { 0.0 } else { density / (fraction - x) }
 }
 
 type Function = (&'static str, fn(f32) -> f32, fn(f64) -> f64, f64);
@@ -87,6 +100,9 @@ const FUNCTIONS: &[Function] = &[
     ("atanh", math::atanh, atanh_reference, 0.6),
     ("erf", math::erf, erf_reference, 1.5),
     ("sigmoid", math::sigmoid, sigmoid_reference, 2.0),
+    ("expm1", math::expm1, f64::exp_m1, 0.6),
+    ("log1p", math::log1p, f64::ln_1p, 0.6),
+    ("norm_cdf", math::norm_cdf, norm_cdf_reference, 0.6),
     ("rsqrt", math::rsqrt, |x| 1.0 / x.sqrt(), 1.5),
 ];
 

@@ -244,8 +244,8 @@ impl<'m> Pe<'m> {
             InstKind::Ld { dst, src, fill, cast: _ } => {
                 self.load(&Load { dst, src, fill, pick: Pick::All, code: None })?;
             }
-            InstKind::Gather { dst, src, idx, dim, fill } => {
-                self.load(&Load { dst, src, fill, pick: Pick::Indices(dim, idx), code: None })?;
+            InstKind::Gather { dst, src, idx, dim, strict, fill } => {
+                self.load(&Load { dst, src, fill, pick: Pick::Indices(dim, idx, strict), code: None })?;
             }
             InstKind::Ldx { dst, src, code, cast: _ } => {
                 self.load(&Load { dst, src, fill: Fill::Zero, pick: Pick::All, code: Some(code) })?;

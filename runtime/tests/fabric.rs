@@ -442,7 +442,14 @@ fn scatters_undo_gathers() {
     b.emit(InstKind::Fill { dst: push(bx, l), value: 0 });
     b.emit(InstKind::St { src: pop(bx, l), dst: gy });
     b.emit(InstKind::Ld { dst: push(bi, li), src: gi, cast: Multicast::None, fill: Fill::Zero });
-    b.emit(InstKind::Gather { dst: push(bx, l), src: gx, idx: read(bi, 0, li), dim: 3, fill: Fill::Zero });
+    b.emit(InstKind::Gather {
+        dst: push(bx, l),
+        src: gx,
+        idx: read(bi, 0, li),
+        dim: 3,
+        strict: false,
+        fill: Fill::Zero,
+    });
     b.emit(InstKind::Scatter {
         src: pop(bx, l),
         dst: gy,

@@ -6,9 +6,10 @@ use common::*;
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::{Fill, InstKind, Order};
 use lacuna_isa::math;
-use lacuna_isa::object::{Access, BufferKind};
+use lacuna_isa::object::{Access, BufferKind, Object};
 use lacuna_isa::program::{Lane, Program, Reg, SeBinary, SeOp, SeReduce, SeUnary};
 use lacuna_isa::view::{Dim, View};
+use lacuna_runtime::TrapKind;
 
 /// Adds two tensors of 50 x 37 on a 2 x 3 grid of 17 x 16 tiles looped over rows: edges clip on both sides.
 #[test]
@@ -311,9 +312,21 @@ fn convolution_from_a_padded_box() {
     assert_eq!(floats(&out[0]), want);
 }
 
-/// Gathers rows by i64 indices; rows out of bounds get the fill.
+/// Gathers rows by i64 indices; rows out of bounds get the fill, or trap.
 #[test]
 fn gather_of_rows() {
+    let (kernel, inputs, want) = gather_rows(false);
+    let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+    assert_eq!(floats(&run(&kernel, &inputs).expect("no trap")[0]), want);
+    let (kernel, mut inputs, _) = gather_rows(true);
+    let trap = run(&kernel, &[&inputs[0], &inputs[1]]).expect_err("an index is out of range");
+    assert_eq!(trap.kind, TrapKind::OutOfBounds);
+    inputs[1] = [7i64, 9, 0, 1].iter().flat_map(|i| i.to_le_bytes()).collect();
+    run(&kernel, &[&inputs[0], &inputs[1]]).expect("all are in range");
+}
+
+/// A gather of four rows of ten, the second and the last out of range: its object, inputs and result.
+fn gather_rows(strict: bool) -> (Object, [Vec<u8>; 2], Vec<f32>) {
     let mut b = Builder::new([1; 4]);
     let table = b.input(ScalarType::F32, &[10, 6]);
     let ids = b.input(ScalarType::I64, &[4]);
@@ -326,13 +339,19 @@ fn gather_of_rows() {
     let gy = b.view(global(y, F32, View::dense(F32, [1, 1, 1, 4, 6]).dims));
     let (bi, bt) = (b.buffer("i", BufferKind::Local, 32, 1), b.buffer("t", BufferKind::Local, 96, 1));
     b.emit(ld(push(bi, li), gi))
-        .emit(InstKind::Gather { dst: push(bt, lt), src: gt, idx: pop(bi, li), dim: 3, fill: Fill::One })
+        .emit(InstKind::Gather {
+            dst: push(bt, lt),
+            src: gt,
+            idx: pop(bi, li),
+            dim: 3,
+            strict,
+            fill: Fill::One,
+        })
         .emit(InstKind::St { src: pop(bt, lt), dst: gy });
     let rows = noise(60, 12);
     let indices: Vec<u8> = [7i64, -1, 0, 10].iter().flat_map(|i| i.to_le_bytes()).collect();
-    let out = floats(&run(&b.build(), &[&bytes(&rows), &indices]).expect("no trap")[0]);
     let mut want = vec![1f32; 24];
     want[..6].copy_from_slice(&rows[42..48]);
     want[12..18].copy_from_slice(&rows[..6]);
-    assert_eq!(out, want);
+    (b.build(), [bytes(&rows), indices], want)
 }

@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod compare;
+mod conformance;
 mod docs;
 mod lab;
 mod layering;
@@ -55,6 +56,21 @@ enum Task {
         #[arg(long)]
         zoo: Option<PathBuf>,
     },
+    /// Run ONNX's backend test suite, and compare every case's outcome with testdata/onnx/expected.txt.
+    Conformance {
+        /// Folder with groups of cases; those of a pinned release of the package `onnx`, fetched with pip, unless given.
+        #[arg(long, value_name = "DIR")]
+        suite: Option<PathBuf>,
+        /// Only cases whose name, such as node/test_abs, matches this regular expression.
+        #[arg(long, value_name = "RE")]
+        filter: Option<String>,
+        /// Write what was found to testdata/onnx/expected.txt and docs/conformance.md.
+        #[arg(long)]
+        renew: bool,
+        /// A Python with pip.
+        #[arg(long, default_value = "python3")]
+        python: String,
+    },
     /// Run what CI runs.
     Ci,
 }
@@ -70,6 +86,9 @@ fn main() -> ExitCode {
         }
         Task::Accuracy => accuracy::run(&root),
         Task::Compare { zoo } => compare::run(&root, zoo.as_deref()),
+        Task::Conformance { suite, filter, renew, python } => {
+            conformance::run(&root, &conformance::Options { suite, filter, renew, python })
+        }
         Task::Ci => status(Command::new("bash").arg(root.join(".ci/run")).current_dir(&root)),
     };
     match result {

@@ -310,25 +310,26 @@ fn round(code: &mut Code, elem: ScalarType, op: &Op, a: Reg) -> Result<Reg, Stri
     let eight_bits = elem.is_float() && elem.bits() <= 8;
     let Op::Cast { saturate, .. } = *op else { return narrow(code, elem, false, a) };
     if eight_bits && !saturate {
-        overflow_to_nan(code, elem, a)?;
+        overflow_to_nan(code, elem, Lane::F32, a)?;
     }
     narrow(code, elem, eight_bits && saturate, a)
 }
 
 /// Replaces what an 8-bit float without infinity cannot hold by NaN, in place.
-fn overflow_to_nan(code: &mut Code, elem: ScalarType, a: Reg) -> Result<(), String> {
+fn overflow_to_nan(code: &mut Code, elem: ScalarType, lane: Lane, a: Reg) -> Result<(), String> {
     // The midpoint of the greatest value and its successor rounds away where the greatest code is odd.
     let (bound, f) = match elem {
-        ScalarType::E4M3 => (464.0f32, SeBinary::Lt),
+        ScalarType::E4M3 => (464.0f64, SeBinary::Lt),
         ScalarType::E4M3Fnuz => (248.0, SeBinary::Le),
         ScalarType::E5M2Fnuz => (61440.0, SeBinary::Le),
         _ => return Ok(()),
     };
-    let bound = code.constant(Lane::F32, u64::from(bound.to_bits()))?;
-    let nan = code.constant(Lane::F32, u64::from(f32::NAN.to_bits()))?;
-    let magnitude = code.unary(SeUnary::Abs, Lane::F32, a)?;
-    let over = code.binary(f, Lane::F32, bound, magnitude)?;
-    code.ops.push(SeOp::Select { lane: Lane::F32, dst: a, c: over, a: nan, b: a });
+    let bits = |v: f64| if lane == Lane::F64 { v.to_bits() } else { u64::from((v as f32).to_bits()) };
+    let bound = code.constant(lane, bits(bound))?;
+    let nan = code.constant(lane, bits(f64::NAN))?;
+    let magnitude = code.unary(SeUnary::Abs, lane, a)?;
+    let over = code.binary(f, lane, bound, magnitude)?;
+    code.ops.push(SeOp::Select { lane, dst: a, c: over, a: nan, b: a });
     [bound, nan, magnitude, over].into_iter().for_each(|r| code.release(r));
     Ok(())
 }
@@ -355,6 +356,8 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
             code.release(one);
             Ok(sign)
         }
+        // Minus true is not 0, and so true.
+        Op::Unary { op: UnaryOp::Neg } if ty == ScalarType::Bool => code.unary(SeUnary::Mov, from, a),
         Op::Unary { op: f } => {
             let f = match f {
                 UnaryOp::Neg => SeUnary::Neg,
@@ -383,9 +386,15 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
                 UnaryOp::Atanh => SeUnary::Atanh,
                 UnaryOp::Erf => SeUnary::Erf,
                 UnaryOp::Sigmoid => SeUnary::Sigmoid,
+                UnaryOp::Expm1 => SeUnary::Expm1,
+                UnaryOp::Log1p => SeUnary::Log1p,
+                UnaryOp::NormCdf => SeUnary::NormCdf,
                 UnaryOp::IsNan => SeUnary::IsNan,
                 UnaryOp::IsInf => SeUnary::IsInf,
             };
+            if !ty.is_float() && f.is_float_only() {
+                return ints::real_function(code, f, ty, a);
+            }
             let dst = code.unary(f, from, a)?;
             // The magnitude of the least value, the negative or the complement of an unsigned one leave the range.
             if !matches!(f, SeUnary::IsNan | SeUnary::IsInf) {
@@ -393,6 +402,7 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
             }
             Ok(dst)
         }
+        Op::Binary { op: f } if ty == ScalarType::Bool => ints::binary_bool(code, *f, a, args[1].0),
         Op::Binary { op: f } if ty.is_int() => ints::binary(code, *f, ty, a, args[1].0),
         Op::Binary { op: f } => {
             let f = match f {
@@ -424,17 +434,22 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
             let equal = code.binary(SeBinary::Eq, from, a, zero)?;
             code.unary(SeUnary::Not, Lane::I32, equal)
         }
-        Op::Cast { to, .. } => {
+        Op::Cast { to, saturate } => {
             let to_lane = lane(*to);
             match (ty.is_float(), to.is_float()) {
                 (false, false) => ints::from_int(code, ty, *to, a),
                 (true, false) => ints::from_float(code, from, *to, a),
                 (false, true) => ints::to_float(code, ty, to_lane, a),
                 (true, true) if from == to_lane => code.unary(SeUnary::Mov, from, a),
-                (true, true) if matches!(to, ScalarType::F16 | ScalarType::Bf16) => {
+                (true, true) if !matches!(to, ScalarType::F32 | ScalarType::F64) => {
                     // One rounding, not two: to the narrower type while the lane is still wide.
-                    let dst = code.reg()?;
-                    code.ops.push(SeOp::RoundTo { format: *to as u8, saturate: false, lane: from, dst, a });
+                    let eight_bits = to.bits() <= 8;
+                    let dst = code.unary(SeUnary::Mov, from, a)?;
+                    if eight_bits && !saturate {
+                        overflow_to_nan(code, *to, from, dst)?;
+                    }
+                    let saturate = eight_bits && *saturate;
+                    code.ops.push(SeOp::RoundTo { format: *to as u8, saturate, lane: from, dst, a: dst });
                     code.ops.push(SeOp::Convert { from, to: to_lane, dst, a: dst });
                     Ok(dst)
                 }

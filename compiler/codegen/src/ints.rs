@@ -5,7 +5,7 @@
 
 use lacuna_ir::op::{BinaryOp, CompareOp};
 use lacuna_isa::format::ScalarType;
-use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp};
+use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeUnary};
 
 use crate::expr::{Code, lane};
 
@@ -103,6 +103,7 @@ pub fn binary(code: &mut Code, op: BinaryOp, ty: ScalarType, a: Reg, b: Reg) -> 
         BinaryOp::Add => (SeBinary::Add, true),
         BinaryOp::Sub => (SeBinary::Sub, true),
         BinaryOp::Mul => (SeBinary::Mul, true),
+        BinaryOp::Pow if ty == ScalarType::U64 => return power_u64(code, a, b),
         BinaryOp::Pow => (SeBinary::Pow, true),
         BinaryOp::Shl => (SeBinary::Shl, true),
         BinaryOp::Shr => return shift_right(code, ty, a, b),
@@ -131,6 +132,63 @@ pub fn binary(code: &mut Code, op: BinaryOp, ty: ScalarType, a: Reg, b: Reg) -> 
     if wraps {
         wrap(code, ty, dst)?;
     }
+    Ok(dst)
+}
+
+/// A function of two truth values, as of 0 and 1 with a non-zero result true.
+///
+/// # Errors
+/// When registers run out.
+pub fn binary_bool(code: &mut Code, op: BinaryOp, a: Reg, b: Reg) -> Result<Reg, String> {
+    let f = match op {
+        BinaryOp::Add | BinaryOp::Or | BinaryOp::Max => SeBinary::Or,
+        BinaryOp::Sub | BinaryOp::Xor => SeBinary::Xor,
+        BinaryOp::Mul | BinaryOp::And | BinaryOp::Min => SeBinary::And,
+        BinaryOp::Div => SeBinary::Div,
+        BinaryOp::Mod => SeBinary::Mod,
+        BinaryOp::Rem => SeBinary::Rem,
+        BinaryOp::Pow => SeBinary::Pow,
+        BinaryOp::Shr => SeBinary::Shr,
+        // One bit is shifted out at once.
+        BinaryOp::Shl => SeBinary::Shr,
+    };
+    code.binary(f, Lane::I32, a, b)
+}
+
+/// A function of floats of an integer or truth value: in f64, truncated and saturated.
+///
+/// # Errors
+/// When registers run out.
+pub fn real_function(code: &mut Code, f: SeUnary, ty: ScalarType, a: Reg) -> Result<Reg, String> {
+    if matches!(f, SeUnary::IsNan | SeUnary::IsInf) {
+        return code.constant(Lane::I32, 0);
+    }
+    let x = to_float(code, ty, Lane::F64, a)?;
+    code.ops.push(SeOp::Unary { f, lane: Lane::F64, dst: x, a: x });
+    let dst = if ty == ScalarType::Bool {
+        let zero = code.constant(Lane::F64, 0)?;
+        let equal = code.binary(SeBinary::Eq, Lane::F64, x, zero)?;
+        code.ops.push(SeOp::Unary { f: SeUnary::Not, lane: Lane::I32, dst: equal, a: equal });
+        code.release(zero);
+        equal
+    } else {
+        from_float(code, Lane::F64, ty, x)?
+    };
+    code.release(x);
+    Ok(dst)
+}
+
+/// Power of `u64`: an exponent from 2^63 is positive. An odd base to the 2^62 is 1, an even one 0, so that bit 62 stands for
+/// bit 63 too.
+fn power_u64(code: &mut Code, a: Reg, b: Reg) -> Result<Reg, String> {
+    const LANE: Lane = Lane::I64;
+    let one = code.constant(LANE, 1)?;
+    let exponent = code.binary(SeBinary::Shr, LANE, b, one)?;
+    update(code, SeBinary::And, LANE, exponent, SIGN >> 1)?;
+    code.ops.push(SeOp::Binary { f: SeBinary::Or, lane: LANE, dst: exponent, a: exponent, b });
+    update(code, SeBinary::And, LANE, exponent, SIGN - 1)?;
+    let dst = code.binary(SeBinary::Pow, LANE, a, exponent)?;
+    [one, exponent].into_iter().for_each(|r| code.release(r));
     Ok(dst)
 }
 

@@ -2,6 +2,7 @@
 
 use lacuna_ir::eval::Tensor;
 use lacuna_ir::{Blob, Module, TensorType};
+use lacuna_isa::format::pack;
 use lacuna_onnx::Literal;
 
 use crate::codes;
@@ -129,11 +130,23 @@ fn n_samples(set: &DataSet) -> Option<usize> {
 /// Some samples of a tensor, in the order given.
 fn pick(literal: &Literal, n_samples: usize, samples: impl Iterator<Item = usize>) -> Literal {
     let bytes = literal.data.bytes();
-    let each = bytes.len() / n_samples.max(1);
     let mut ty = literal.ty.clone();
     let picked: Vec<usize> = samples.collect();
     ty.shape.0[0] = picked.len() as u64;
-    let data: Vec<u8> = picked.iter().flat_map(|&i| &bytes[i * each..(i + 1) * each]).copied().collect();
+    // A sample of elements below a byte may begin within one.
+    let data = match ty.elem.scalar().filter(|elem| elem.bits() < 8) {
+        Some(elem) => {
+            let each = literal.ty.shape.elements() as usize / n_samples.max(1);
+            let mut data = vec![0; ty.bytes() as usize];
+            let from = picked.iter().flat_map(|&i| i * each..(i + 1) * each);
+            from.enumerate().for_each(|(to, at)| pack::set(&mut data, elem, to, pack::get(bytes, elem, at)));
+            data
+        }
+        None => {
+            let each = bytes.len() / n_samples.max(1);
+            picked.iter().flat_map(|&i| &bytes[i * each..(i + 1) * each]).copied().collect()
+        }
+    };
     Literal { ty, data: Blob::new(data) }
 }
 
@@ -157,9 +170,8 @@ fn tensor(
     let (Some(&has), Some(&takes)) = (given.ty.shape.first(), wanted.shape.first()) else {
         return Err(misfit());
     };
-    let whole_bytes = given.ty.elem.scalar().is_some_and(|s| s.bits() >= 8);
     let alike = given.ty.elem == wanted.elem && given.ty.shape[1..] == wanted.shape[1..];
-    if !alike || !whole_bytes || has == 0 {
+    if !alike || has == 0 {
         return Err(misfit());
     }
     let (has, takes) = (has as usize, takes as usize);
@@ -207,6 +219,15 @@ mod tests {
         check(4, 2, &[&[0.0, 1.0], &[2.0, 3.0]]);
         check(3, 2, &[&[0.0, 1.0], &[2.0, 0.0]]);
         check(1, 3, &[&[0.0, 0.0, 0.0]]);
+    }
+
+    #[test]
+    fn samples_within_a_byte() {
+        let ty = TensorType::new(ScalarType::U4, vec![3, 3]);
+        let literal = Literal { ty, data: Blob::new(vec![0x21, 0x43, 0x65, 0x87, 0x09]) };
+        let picked = pick(&literal, 3, [1, 2, 1, 0].into_iter());
+        assert_eq!(picked.ty, TensorType::new(ScalarType::U4, vec![4, 3]));
+        assert_eq!(picked.data.bytes(), [0x54, 0x76, 0x98, 0x54, 0x16, 0x32]);
     }
 
     #[test]

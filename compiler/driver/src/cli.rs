@@ -176,12 +176,12 @@ pub struct Verify {
     /// Options of compilation.
     #[command(flatten)]
     pub options: CompileOptions,
-    /// Relative tolerance of f32: |a - b| <= atol + rtol * |b|.
-    #[arg(long, default_value_t = 1e-3, value_name = "X", value_parser = parse_tolerance)]
-    pub rtol: f64,
-    /// Absolute tolerance of f32.
-    #[arg(long, default_value_t = 1e-5, value_name = "X", value_parser = parse_tolerance)]
-    pub atol: f64,
+    /// Relative tolerance: |a - b| <= atol + rtol * |b|; by default 0.001 for f32, and by the output's type for others.
+    #[arg(long, value_name = "X", value_parser = parse_tolerance)]
+    pub rtol: Option<f64>,
+    /// Absolute tolerance: by default 0.00001 for f32, and by the output's type for others. Integers are equal unless given.
+    #[arg(long, value_name = "X", value_parser = parse_tolerance)]
+    pub atol: Option<f64>,
     /// Least top-1 agreement in percent for the outputs to hold; 99 for mxfp8 unless given.
     #[arg(long, value_name = "PCT", value_parser = parse_percentage)]
     pub min_agreement: Option<f64>,

@@ -67,7 +67,8 @@ codes! {
          folder.";
     TRAP "L0015" Trap "the program trapped"
         "The machine stopped at an illegal action: an empty buffer was popped, an access left its tensor, or two processing \
-         elements raced. Compiled programs are checked so that they never trap; assembly by hand may.";
+         elements raced. A compiled program traps where an index that it computes, or is given, is out of range: the node says \
+         which operator. It is checked so that it never traps otherwise; assembly by hand may.";
     NO_NODE "L0016" BadInput "there is no such node"
         "Nothing at this stage comes from an ONNX node of that name. The optimiser may have removed the node; look at \
          `--stage imported`.";
@@ -83,7 +84,7 @@ codes! {
         "`--max-drop` counts predictions that change. It needs an output with classes, that is a last dimension of at least 2, and so \
          many samples or positions that one of them is less than the budget: 200 for half a point. Give more data with \
          `--calibrate`, allow more, or bound the error itself with `--min-sqnr`.";
-    INTERNAL "L0090" Unsupported "the compiler contradicts itself"
+    INTERNAL "L0090" Internal "the compiler contradicts itself"
         "A pass made something that the next one, or the verifier between them, refuses. This is a defect of the compiler, \
          not of the model. No output was written. Please report it with the model.";
 }

@@ -1,10 +1,36 @@
 //! How far outputs are from their references: errors, signal-to-noise ratio, top-1 agreement, accuracy.
 
+use lacuna_isa::format::ScalarType;
 use serde_json::{Value, json};
+
+/// Tolerances that were asked for. What was not asked for depends on an output's element type.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Tolerance {
+    /// Absolute tolerance.
+    pub atol: Option<f64>,
+    /// Relative tolerance.
+    pub rtol: Option<f64>,
+}
+
+impl Tolerance {
+    /// Absolute and relative tolerance of elements of a type: some units in the last place of floats of 16 bits and more;
+    /// none of other types, in which an error is a step or more, unless an absolute one was asked for.
+    pub fn of(self, elem: ScalarType) -> (f64, f64) {
+        let (atol, rtol) = match elem {
+            ScalarType::F64 | ScalarType::F32 => (1e-5, 1e-3),
+            ScalarType::F16 => (1e-3, 2e-3),
+            ScalarType::Bf16 => (8e-3, 1.6e-2),
+            _ => return self.atol.map_or((0.0, 0.0), |atol| (atol, self.rtol.unwrap_or(0.0))),
+        };
+        (self.atol.unwrap_or(atol), self.rtol.unwrap_or(rtol))
+    }
+}
 
 /// Bounds that outputs must hold to.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Criterion {
+    /// Every element as in `Close`, with the tolerance of its output's element type.
+    CloseByType(Tolerance),
     /// Every element: `|a - b| <= atol + rtol * |b|`, where b is the reference. NaN equals NaN.
     Close {
         /// Absolute tolerance.
@@ -24,6 +50,22 @@ pub enum Criterion {
     },
     /// Anything: the errors are reported and nothing is asked of them.
     Report,
+}
+
+impl Criterion {
+    /// The criterion of an output of this element type.
+    pub fn of(self, elem: ScalarType) -> Criterion {
+        match self {
+            Criterion::CloseByType(tolerance) => {
+                let (atol, rtol) = tolerance.of(elem);
+                Criterion::Close { atol, rtol }
+            }
+            Criterion::Close { .. }
+            | Criterion::Agreement { .. }
+            | Criterion::Sqnr { .. }
+            | Criterion::Report => self,
+        }
+    }
 }
 
 /// Positions, and those of them whose largest element is where the reference has it.
@@ -163,7 +205,7 @@ impl OutputStats {
             return Some(what.clone());
         }
         match criterion {
-            Criterion::Close { .. } => {
+            Criterion::Close { .. } | Criterion::CloseByType(_) => {
                 let first = self.first_outside.as_ref()?;
                 let (n, all) = (self.n_outside, self.n_elements);
                 Some(format!("{n} of {all} elements are outside the tolerance, first {first}"))

@@ -21,6 +21,8 @@ pub enum Exit {
     Unsupported = 3,
     /// The program trapped.
     Trap = 4,
+    /// A defect of the compiler (`EX_SOFTWARE` of `sysexits.h`).
+    Internal = 70,
 }
 
 /// One finding.
@@ -40,6 +42,8 @@ pub struct Diagnostic {
     pub reason: String,
     /// What to do; may be empty.
     pub hint: String,
+    /// For an operand that must be constant: names of the graph inputs that it depends on.
+    pub inputs: Vec<String>,
     /// What the process returns.
     pub exit: Exit,
 }
@@ -55,6 +59,7 @@ impl Diagnostic {
             op: None,
             reason: reason.into(),
             hint: String::new(),
+            inputs: Vec::new(),
             exit: code.exit,
         }
     }
@@ -110,8 +115,8 @@ impl Diagnostic {
 impl From<lacuna_onnx::Diagnostic> for Diagnostic {
     fn from(d: lacuna_onnx::Diagnostic) -> Diagnostic {
         let exit = if d.is_unsupported() { Exit::Unsupported } else { Exit::BadInput };
-        let lacuna_onnx::Diagnostic { code, title, node, op, reason, hint } = d;
-        Diagnostic { code, title, file: None, node, op, reason, hint, exit }
+        let lacuna_onnx::Diagnostic { code, title, node, op, reason, hint, inputs } = d;
+        Diagnostic { code, title, file: None, node, op, reason, hint, inputs, exit }
     }
 }
 
@@ -129,10 +134,13 @@ impl Failed {
         self
     }
 
-    /// Exit status: bad input before an unsupported model, because it must be put right first.
+    /// Exit status: bad input before an unsupported model, because it must be put right first. A dimension without a size
+    /// does not count where the model is refused for any.
     pub fn exit(&self) -> Exit {
-        let has = |exit| self.0.iter().any(|d| d.exit == exit);
-        [Exit::BadInput, Exit::Unsupported, Exit::Trap]
+        let refused = self.0.iter().any(Diagnostic::is_unsupported);
+        let open = |d: &Diagnostic| refused && d.code == lacuna_onnx::codes::UNBOUND_DIM.code;
+        let has = |exit| self.0.iter().any(|d| d.exit == exit && !open(d));
+        [Exit::BadInput, Exit::Unsupported, Exit::Internal, Exit::Trap]
             .into_iter()
             .find(|&e| has(e))
             .unwrap_or(Exit::BadInput)
@@ -197,6 +205,12 @@ mod tests {
         let bad = Diagnostic::new(codes::TARGET, "");
         let memory = Diagnostic::new(codes::MEMORY, "");
         assert_eq!(Failed(vec![memory.clone(), bad]).exit(), Exit::BadInput);
+        let mut size = Diagnostic::new(codes::TARGET, "");
+        size.code = lacuna_onnx::codes::UNBOUND_DIM.code;
+        assert_eq!(Failed(vec![size.clone()]).exit(), Exit::BadInput);
+        assert_eq!(Failed(vec![size, memory.clone()]).exit(), Exit::Unsupported);
+        let internal = Diagnostic::new(codes::INTERNAL, "");
+        assert_eq!(Failed(vec![internal]).exit() as u8, 70);
         let failed = Failed(vec![memory]);
         assert_eq!(failed.exit(), Exit::Unsupported);
         assert_eq!(failed.json()["unsupported"].as_array().map(Vec::len), Some(1));

@@ -23,12 +23,16 @@ pub fn read(path: &Path) -> Result<Blob, Diagnostic> {
 }
 
 fn read_bytes(path: &Path) -> Result<Blob, String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
-    let metadata = file.metadata().map_err(|e| e.to_string())?;
+    let metadata = fs::metadata(path).map_err(|e| e.to_string())?;
     if metadata.is_dir() {
         return Err("it is a folder".to_owned());
     }
-    if !metadata.is_file() || metadata.len() < MIN_MAPPED_BYTES {
+    // Opening a pipe waits for its writer, and a device may never end.
+    if !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    if metadata.len() < MIN_MAPPED_BYTES {
         return fs::read(path).map(Blob::new).map_err(|e| e.to_string());
     }
     map(&file).map(Blob::new).map_err(|e| e.to_string())

@@ -1,7 +1,8 @@
 //! The command `lacuna`: reads arguments, runs one command and prints its report.
 //!
 //! Commands do not print. They return a [`report::Report`] or diagnostics, and this file turns either into text or one
-//! JSON object, and into the exit status: 0 holds, 1 outputs differ, 2 bad usage or input, 3 model not supported, 4 trap.
+//! JSON object, and into the exit status: 0 holds, 1 outputs differ, 2 bad usage or input, 3 model not supported, 4 trap,
+//! 70 a defect of the compiler.
 
 mod cli;
 mod commands;

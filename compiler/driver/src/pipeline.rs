@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use cranelift_entity::SecondaryMap;
 use lacuna_codegen::ProductZeros;
-use lacuna_ir::{Blob, Module, Node};
+use lacuna_ir::{Blob, Module, Node, OriginId};
 use lacuna_isa::disasm::{Weights, print_object};
+use lacuna_isa::format::Format;
 use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
@@ -138,6 +139,26 @@ pub struct Front {
     pub report: lacuna_optimize::Report,
     /// What deserves attention.
     pub warnings: Vec<String>,
+    /// What the optimiser was told.
+    pub options: lacuna_optimize::Options,
+}
+
+/// Why there is no object.
+#[derive(Debug)]
+pub enum NotGenerated {
+    /// Operators have no kernel, or the target's memory is too small.
+    Refused(Vec<lacuna_codegen::Failure>),
+    /// The streams are not legal.
+    Contradiction(Failed),
+}
+
+impl From<NotGenerated> for Failed {
+    fn from(error: NotGenerated) -> Failed {
+        match error {
+            NotGenerated::Refused(failures) => refused(failures),
+            NotGenerated::Contradiction(found) => found,
+        }
+    }
 }
 
 /// Compiles a model.
@@ -146,8 +167,18 @@ pub struct Front {
 /// Every finding of the pass that failed.
 pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled, Failed> {
     let started = Instant::now();
-    let front = front(request, watch)?;
-    let object = generate(&front.selected, request.target, watch).map_err(|f| f.in_file(request.path))?;
+    let mut front = front(request, watch)?;
+    let object = loop {
+        match generate(&front.selected, request.target, watch) {
+            Ok(object) => break object,
+            Err(NotGenerated::Contradiction(found)) => return Err(found.in_file(request.path)),
+            Err(NotGenerated::Refused(failures)) => {
+                if !widen(&mut front, request, &failures)? {
+                    return Err(refused(failures).in_file(request.path));
+                }
+            }
+        }
+    };
     Ok(Compiled {
         object,
         imported: front.imported,
@@ -161,6 +192,38 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
         warnings: front.warnings,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Selects again where products that have no kernel in groups stay wider, and warns of each; `false` where that helps nobody.
+///
+/// # Errors
+/// Every finding of the selection phase.
+fn widen(
+    front: &mut Front,
+    request: &Request<'_>,
+    failures: &[lacuna_codegen::Failure],
+) -> Result<bool, Failed> {
+    let named: Vec<&str> = failures.iter().flat_map(|f| f.nodes.iter().map(String::as_str)).collect();
+    let is_grouped = |format: &Format| matches!(format, Format::Grouped(_));
+    let grouped = front.selected.assignments.iter().filter(|a| a.formats.iter().any(is_grouped));
+    let found: Vec<OriginId> = grouped
+        .flat_map(|a| a.origins.iter().copied())
+        .filter(|&o| named.contains(&front.optimized.origins[o].node.as_str()))
+        .filter(|o| !front.options.ungrouped.contains(o))
+        .collect();
+    if found.is_empty() || request.precision == Precision::Auto {
+        return Ok(false);
+    }
+    for &origin in &found {
+        let node = &front.optimized.origins[origin].node;
+        let reason = failures.iter().find(|f| f.nodes.contains(node)).map_or("", |f| f.reason.as_str());
+        let precision = request.precision.without_groups();
+        front.warnings.push(format!("{node} is computed in {precision}, with wider operands: {reason}"));
+    }
+    front.options.ungrouped.extend(found);
+    front.selected = lacuna_optimize::select(front.optimized.clone(), &front.options).map_err(unselected)?;
+    verify(&front.selected.module, "select")?;
+    Ok(true)
 }
 
 /// The passes of the tensor IR.
@@ -204,7 +267,7 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
         let nodes: Vec<&str> = w.origins.iter().map(|&o| imported.origins[o].node.as_str()).collect();
         w.note.map(|note| format!("the weights of {} are {note}", nodes.join(", ")))
     }));
-    Ok(Front { imported, optimized, selected, selection, report, warnings })
+    Ok(Front { imported, optimized, selected, selection, report, warnings, options })
 }
 
 /// The finding of a selection that failed: the user's, if it is about calibration data.
@@ -224,15 +287,15 @@ pub fn options(target: &Target, precision: Precision) -> lacuna_optimize::Option
 ///
 /// # Errors
 /// Every operator without a kernel; L0090 with every finding when the streams are not legal.
-pub fn generate(selected: &Selected, target: &Target, watch: &mut Watch<'_>) -> Result<Object, Failed> {
+pub fn generate(selected: &Selected, target: &Target, watch: &mut Watch<'_>) -> Result<Object, NotGenerated> {
     watch.progress.step("generating code");
-    let generated =
-        lacuna_codegen::generate(&selected.module, target, &zeros(selected, target)).map_err(refused)?;
+    let generated = lacuna_codegen::generate(&selected.module, target, &zeros(selected, target))
+        .map_err(NotGenerated::Refused)?;
     watch.progress.step("checking instruction streams");
     let findings = lacuna_codegen::check::check(&generated.object, target);
     if !findings.is_empty() {
         let all: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        return Err(contradiction("generate", all.join("\n")));
+        return Err(NotGenerated::Contradiction(contradiction("generate", all.join("\n"))));
     }
     watch.dump(Stage::Tiled, || generated.tiled.clone());
     watch.dump(Stage::Machine, || print_object(&generated.object, Weights::Elided));
@@ -274,6 +337,7 @@ fn refused(failures: Vec<lacuna_codegen::Failure>) -> Failed {
         op: (!f.op.is_empty()).then_some(f.op),
         reason: f.reason,
         hint: f.hint,
+        inputs: Vec::new(),
         exit: Exit::Unsupported,
     };
     Failed(failures.into_iter().map(diagnostic).collect())

@@ -1,11 +1,12 @@
 //! Tensor files: NumPy's .npy and ONNX's serialised TensorProto (.pb).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use lacuna_ir::{Blob, TensorType};
 use lacuna_isa::format::ScalarType;
-use lacuna_onnx::proto::TensorProto;
-use lacuna_onnx::{Literal, NoExternalData, data_type, decode_tensor, encode_tensor};
+use lacuna_onnx::proto::{OptionalProto, SequenceProto, TensorProto};
+use lacuna_onnx::{ListKind, Literal, NoExternalData, data_type, decode_tensor, encode_tensor};
 use npyz::{DType, NpyHeader, Order, TypeStr, WriterBuilder};
 use prost::Message;
 
@@ -48,6 +49,45 @@ pub fn read(path: &Path) -> Result<(String, Literal), Diagnostic> {
         return Err(at("neither a .npy file nor a TensorProto with a data type".to_owned()));
     }
     decode_tensor(proto, &NoExternalData).map_err(|d| at(d.reason))
+}
+
+/// Reads the tensors of a sequence or an optional, with the names that they have as inputs of their own, and notes the
+/// dimensions `NAME.length` and `NAME.present` that say how many there are.
+///
+/// # Errors
+/// L0002, L0006, or a code of the importer.
+pub fn read_list(
+    path: &Path,
+    name: &str,
+    kind: ListKind,
+    lengths: &mut BTreeMap<String, u64>,
+) -> Result<Vec<(String, Literal)>, Diagnostic> {
+    let blob = files::read(path)?;
+    let at = |reason: String| Diagnostic::new(codes::TENSOR_FILE, format!("{}: {reason}", path.display()));
+    let undecoded = |e: prost::DecodeError| at(format!("neither a sequence nor an optional: {e}"));
+    let (tensor, sequence) = match kind {
+        ListKind::Tensor => (TensorProto::decode(blob.bytes()).ok(), None),
+        ListKind::Sequence => (None, Some(SequenceProto::decode(blob.bytes()).map_err(undecoded)?)),
+        ListKind::OptionalTensor | ListKind::OptionalSequence => match OptionalProto::decode(blob.bytes()) {
+            Ok(OptionalProto { tensor_value: None, sequence_value: None, .. }) | Err(_) => {
+                // An element may stand there without its optional.
+                let bare = TensorProto::decode(blob.bytes()).ok().filter(|t| t.raw_data.is_some());
+                (bare.filter(|_| kind == ListKind::OptionalTensor), None)
+            }
+            Ok(optional) => (optional.tensor_value, optional.sequence_value),
+        },
+    };
+    if kind != ListKind::Sequence {
+        lengths.insert(format!("{name}.present"), (tensor.is_some() || sequence.is_some()).into());
+    }
+    let decode = |proto: TensorProto| decode_tensor(proto, &NoExternalData).map_err(|d| at(d.reason));
+    if let Some(tensor) = tensor {
+        return Ok(vec![(name.to_owned(), decode(tensor)?.1)]);
+    }
+    let Some(sequence) = sequence else { return Ok(Vec::new()) };
+    lengths.insert(format!("{name}.length"), sequence.tensor_values.len() as u64);
+    let tensors = sequence.tensor_values.into_iter().enumerate();
+    tensors.map(|(i, proto)| Ok((format!("{name}[{i}]"), decode(proto)?.1))).collect()
 }
 
 /// Refuses a header whose shape has more elements than 64 bits count, which `npyz` multiplies out unchecked.

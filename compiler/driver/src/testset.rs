@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use lacuna_ir::Blob;
 use lacuna_isa::format::ScalarType;
-use lacuna_onnx::Literal;
-use lacuna_onnx::proto::{GraphProto, ModelProto};
+use lacuna_onnx::proto::{GraphProto, ModelProto, ValueInfoProto};
+use lacuna_onnx::{ListKind, Literal, flatten};
 use prost::Message;
 
 use crate::codes;
 use crate::diagnostics::Diagnostic;
-use crate::tensors;
+use crate::{files, tensors};
 
 /// One `test_data_set_*` folder.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct DataSet {
     pub outputs: Vec<(String, Literal)>,
     /// Labels of the first output.
     pub labels: Option<Literal>,
+    /// For inputs that are sequences or optionals: the dimensions that say how many tensors they hold.
+    pub lengths: BTreeMap<String, u64>,
 }
 
 /// A model with its test data: empty for a model on its own.
@@ -72,7 +74,25 @@ impl TestSet {
     /// # Errors
     /// L0012 when a folder has no outputs, or the code of a file that cannot be read.
     pub fn load(&self) -> Result<Vec<DataSet>, Diagnostic> {
-        self.folders.iter().map(|folder| DataSet::load(folder, true)).collect()
+        let ports = files::read(&self.model).ok().and_then(|blob| Ports::read(&blob)).unwrap_or_default();
+        self.folders.iter().map(|folder| DataSet::load(folder, true, &ports)).collect()
+    }
+}
+
+/// Graph inputs that are not initializers, and outputs, as a model declares them.
+#[derive(Debug, Default)]
+struct Ports {
+    inputs: Vec<ValueInfoProto>,
+    outputs: Vec<ValueInfoProto>,
+}
+
+impl Ports {
+    /// `None` when the model does not decode, which the importer reports.
+    fn read(model: &Blob) -> Option<Ports> {
+        let graph: GraphProto = ModelProto::decode(Bytes::from_owner(Shared(model.clone()))).ok()?.graph?;
+        let initializers: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+        let free = graph.input.iter().filter(|i| !initializers.contains(i.name.as_str()));
+        Some(Ports { inputs: free.cloned().collect(), outputs: graph.output })
     }
 }
 
@@ -84,9 +104,9 @@ impl TestSet {
 pub fn calibration(folder: &Path) -> Result<Vec<DataSet>, Diagnostic> {
     let folders = numbered(folder, "test_data_set_", "")?;
     if !folders.is_empty() {
-        return folders.iter().map(|folder| DataSet::load(folder, false)).collect();
+        return folders.iter().map(|folder| DataSet::load(folder, false, &Ports::default())).collect();
     }
-    let set = DataSet::load(folder, false)?;
+    let set = DataSet::load(folder, false, &Ports::default())?;
     if !set.inputs.is_empty() {
         return Ok(vec![set]);
     }
@@ -128,18 +148,28 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>, D
 }
 
 impl DataSet {
-    fn load(folder: &Path, needs_outputs: bool) -> Result<DataSet, Diagnostic> {
-        let read = |prefix: &str| -> Result<Vec<(String, Literal)>, Diagnostic> {
-            numbered(folder, prefix, ".pb")?.iter().map(|path| tensors::read(path)).collect()
+    fn load(folder: &Path, needs_outputs: bool, ports: &Ports) -> Result<DataSet, Diagnostic> {
+        let read = |prefix: &str, ports: &[ValueInfoProto]| -> Result<_, Diagnostic> {
+            let (mut all, mut lengths) = (Vec::new(), BTreeMap::new());
+            let files = numbered(folder, prefix, ".pb")?;
+            for (i, path) in files.iter().enumerate() {
+                let kind = ports.get(i).map_or(ListKind::Tensor, ListKind::of);
+                match ports.get(i).filter(|_| kind != ListKind::Tensor) {
+                    Some(port) => all.extend(tensors::read_list(path, &port.name, kind, &mut lengths)?),
+                    None => all.push(tensors::read(path)?),
+                }
+            }
+            Ok((all, lengths))
         };
-        let (inputs, outputs) = (read("input_")?, read("output_")?);
-        if outputs.is_empty() && needs_outputs {
+        let (outputs, n_elements) = read("output_", &ports.outputs)?;
+        let (inputs, lengths) = read("input_", &ports.inputs)?;
+        if outputs.is_empty() && n_elements.is_empty() && needs_outputs {
             return Err(bad(folder, "there is no output_*.pb"));
         }
         let labels = folder.join("labels_0.pb");
         let labels = if labels.is_file() { Some(tensors::read(&labels)?.1) } else { None };
         let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(DataSet { name, inputs, outputs, labels })
+        Ok(DataSet { name, inputs, outputs, labels, lengths })
     }
 
     /// The number of the tensor for each of `names`: by the name in the file, or by order where no name fits.
@@ -197,12 +227,6 @@ impl DataSet {
     }
 }
 
-/// What the driver reads off a model's graph before it is imported.
-pub struct Signature {
-    /// Inputs that are not initializers: name, and per dimension the name that `--dim` takes, if symbolic.
-    pub inputs: Vec<(String, Vec<Option<String>>)>,
-}
-
 struct Shared(Blob);
 
 impl AsRef<[u8]> for Shared {
@@ -211,43 +235,49 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
+/// What the driver reads off a model's graph before it is imported.
+pub struct Signature(Ports);
+
 impl Signature {
     /// The signature of a model; `None` when it does not decode, which the importer reports.
     pub fn read(model: &Blob) -> Option<Signature> {
-        let graph: GraphProto = ModelProto::decode(Bytes::from_owner(Shared(model.clone()))).ok()?.graph?;
-        let initializers: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-        let inputs = graph.input.iter().filter(|i| !initializers.contains(i.name.as_str()));
-        let inputs = inputs
-            .map(|input| {
-                let shape = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()?.shape.as_ref());
-                let dims = shape.map(|s| s.dim.as_slice()).unwrap_or_default();
-                let names = dims.iter().enumerate().map(|(axis, dim)| {
-                    match (dim.dim_value, dim.dim_param.as_deref()) {
-                        (Some(_), _) => None,
-                        (None, Some(name)) if !name.is_empty() => Some(name.to_owned()),
-                        (None, _) => Some(format!("{}.{axis}", input.name)),
-                    }
-                });
-                (input.name.clone(), names.collect())
-            })
-            .collect();
-        Some(Signature { inputs })
+        Ports::read(model).map(Signature)
+    }
+
+    /// Inputs with the tensors of a data set for sequences and optionals.
+    fn inputs(&self, data: &DataSet) -> Vec<ValueInfoProto> {
+        // Where the rank is not declared, the data has it.
+        let mut sizes = data.lengths.clone();
+        for (name, literal) in &data.inputs {
+            let axes = literal.ty.shape.iter().enumerate();
+            sizes.extend(axes.map(|(axis, &size)| (format!("{name}.{axis}"), size)));
+        }
+        flatten(self.0.inputs.iter(), &sizes).inputs
     }
 
     /// Names of the inputs.
-    pub fn names(&self) -> Vec<String> {
-        self.inputs.iter().map(|(name, _)| name.clone()).collect()
+    pub fn names(&self, data: &DataSet) -> Vec<String> {
+        self.inputs(data).into_iter().map(|input| input.name).collect()
     }
 
     /// Sizes of symbolic dimensions, read off the inputs of a data set.
     pub fn dims(&self, data: &DataSet) -> BTreeMap<String, u64> {
-        let mut sizes = BTreeMap::new();
-        let Ok(paired) = data.pair(&data.inputs, &self.names(), "inputs") else { return sizes };
-        for ((_, dims), i) in self.inputs.iter().zip(paired) {
-            let shape = &data.inputs[i].1.ty.shape;
-            for (name, &size) in dims.iter().zip(shape.iter()) {
-                if let Some(name) = name {
-                    sizes.entry(name.clone()).or_insert(size);
+        let mut sizes = data.lengths.clone();
+        let inputs = self.inputs(data);
+        let names: Vec<String> = inputs.iter().map(|input| input.name.clone()).collect();
+        let Ok(paired) = data.pair(&data.inputs, &names, "inputs") else { return sizes };
+        for (input, i) in inputs.iter().zip(paired) {
+            let shape = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()?.shape.as_ref());
+            let dims = shape.map(|s| s.dim.as_slice()).unwrap_or_default();
+            for (axis, (dim, &size)) in dims.iter().zip(data.inputs[i].1.ty.shape.iter()).enumerate() {
+                match (dim.dim_value, dim.dim_param.as_deref()) {
+                    (Some(_), _) => {}
+                    (None, Some(name)) if !name.is_empty() => {
+                        sizes.entry(name.to_owned()).or_insert(size);
+                    }
+                    (None, _) => {
+                        sizes.entry(format!("{}.{axis}", input.name)).or_insert(size);
+                    }
                 }
             }
         }
@@ -268,7 +298,7 @@ mod tests {
             let literal = Literal { ty, data: Blob::new([0]) };
             let inputs: Vec<_> = tensors.iter().map(|n| ((*n).to_owned(), literal.clone())).collect();
             let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-            let set = DataSet { name: "set".to_owned(), inputs, outputs: Vec::new(), labels: None };
+            let set = DataSet { name: "set".to_owned(), inputs, outputs: Vec::new(), labels: None, lengths: BTreeMap::new() };
             let found = set.pair(&set.inputs, &names, "inputs").ok();
             assert_eq!(found.as_deref(), expect, "{tensors:?} {names:?}");
         };

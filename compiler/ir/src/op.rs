@@ -283,6 +283,12 @@ named_enum! {
         Erf "erf",
         /// `1 / (1 + exp(-x))`.
         Sigmoid "sigmoid",
+        /// `exp(x) - 1`, accurate next to zero.
+        Expm1 "expm1",
+        /// `log(1 + x)`, accurate next to zero.
+        Log1p "log1p",
+        /// Distribution function of the standard normal distribution, accurate in its lower tail.
+        NormCdf "normcdf",
         /// Whether NaN; the result is `bool`.
         IsNan "isnan",
         /// Whether infinite; the result is `bool`.

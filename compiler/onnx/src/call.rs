@@ -4,20 +4,20 @@ use lacuna_ir::Value;
 
 use crate::codes;
 use crate::diagnostic::Fail;
-use crate::proto::{AttributeProto, NodeProto, TensorProto, attribute_type};
+use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_type};
 
-/// A node with its operands resolved.
-pub(crate) struct Call<'a> {
+/// A node with its operands resolved: tensors, or (for operators on more than tensors) slots.
+pub(crate) struct Call<'a, T = Value> {
     pub node: &'a NodeProto,
     /// Attributes, those of a calling function's node substituted.
     pub attributes: &'a [AttributeProto],
     /// Version of the operator set `ai.onnx`.
     pub opset: i64,
     /// Operands; `None` where an optional one is left out.
-    pub inputs: Vec<Option<Value>>,
+    pub inputs: Vec<Option<T>>,
 }
 
-impl<'a> Call<'a> {
+impl Call<'_> {
     /// A required operand.
     pub fn input(&self, i: usize) -> Result<Value, Fail> {
         self.opt(i).ok_or_else(|| Fail::new(codes::INVALID_NODE, format!("operand {i} is missing")))
@@ -33,7 +33,9 @@ impl<'a> Call<'a> {
         self.input(0)?;
         (0..self.inputs.len()).map(|i| self.input(i)).collect()
     }
+}
 
+impl<'a, T> Call<'a, T> {
     /// Whether the model uses result `i`.
     pub fn wants(&self, i: usize) -> bool {
         self.node.output.get(i).is_some_and(|name| !name.is_empty())
@@ -81,12 +83,34 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// One of the values that the specification names, the first by default.
+    pub fn choice(&self, name: &str, values: &[&'static str]) -> Result<&'static str, Fail> {
+        let given = self.string(name, values[0])?;
+        values.iter().find(|v| **v == given).copied().ok_or_else(|| {
+            let reason = format!("attribute `{name}` is {given:?}, not one of {}", values.join(", "));
+            Fail::new(codes::INVALID_NODE, reason)
+        })
+    }
+
     pub fn ints(&self, name: &str) -> Result<Option<&'a [i64]>, Fail> {
         Ok(self.attr(name, attribute_type::INTS)?.map(|a| a.ints.as_slice()))
     }
 
     pub fn floats(&self, name: &str) -> Result<Option<&'a [f32]>, Fail> {
         Ok(self.attr(name, attribute_type::FLOATS)?.map(|a| a.floats.as_slice()))
+    }
+
+    /// The subgraph of an attribute.
+    pub fn graph(&self, name: &str) -> Result<Option<&'a GraphProto>, Fail> {
+        Ok(self.attr(name, attribute_type::GRAPH)?.and_then(|a| a.g.as_ref()))
+    }
+
+    pub fn strings(&self, name: &str) -> Result<Option<Vec<&'a str>>, Fail> {
+        let Some(attr) = self.attr(name, attribute_type::STRINGS)? else { return Ok(None) };
+        let texts: Result<Vec<&str>, _> = attr.strings.iter().map(|s| std::str::from_utf8(s)).collect();
+        texts
+            .map(Some)
+            .map_err(|_| Fail::new(codes::INVALID_NODE, format!("attribute `{name}` is not UTF-8")))
     }
 
     pub fn tensor(&self, name: &str) -> Result<Option<&'a TensorProto>, Fail> {

@@ -30,7 +30,7 @@ codes! {
     EMPTY_GRAPH "L0102" "the graph has no outputs"
         "A model that computes nothing cannot be compiled. Files that are not ONNX sometimes decode by luck to such a graph.";
     OPSET "L0103" "the operator set version is not supported"
-        "The importer knows versions 7 to 28 of the operator set `ai.onnx`; the model declares another, or none. Convert it \
+        "The importer knows versions 1 to 28 of the operator set `ai.onnx`; the model declares another, or none. Convert it \
          with `onnx.version_converter.convert_version(model, 18)`, or export it again with `opset_version=18`.";
     UNDEFINED "L0104" "a value is used before it is defined"
         "Nodes must stand in an order in which each operand is a graph input, an initializer or the result of an earlier \
@@ -59,12 +59,14 @@ codes! {
     TOO_LARGE "L0112" "a value is too large"
         "A value has more than 2^40 elements or more than 8 dimensions, or functions of the model expand to more than 2^20 \
          nodes. Such sizes usually come from a damaged file or a wrong `--dim`.";
+    STORED_TYPE "L0113" "a tensor's element type is not supported"
+        "A constant holds strings or complex numbers, which the compiler has no instructions for.";
     OPERATOR "L0201" "the operator is not supported"
         "The importer has no lowering for this operator type. `lacuna ops` lists those that it has. There is no fallback to \
          the host: every node becomes instructions or the model is refused.";
     DOMAIN "L0202" "the operator's domain is not supported"
-        "Only the standard domain `ai.onnx` and functions that the model itself defines are supported. Contrib operators \
-         usually come from an optimiser that ran before; export the model without it.";
+        "Operators of the domains that `lacuna ops` lists and functions that the model itself defines are supported. Contrib \
+         operators usually come from an optimiser that ran before; export the model without it.";
     OPERATOR_VERSION "L0203" "this version of the operator is not supported"
         "The operator exists in the importer, but not with the meaning that it has in the operator set that the model \
          declares.";
@@ -75,6 +77,16 @@ codes! {
     NOT_CONSTANT "L0206" "an operand must be constant"
         "The operand determines a shape or an addressing pattern, and is computed at run time from graph inputs. Bind the \
          input that it depends on with `--bind NAME=FILE`, or its dimensions with `--dim NAME=N`.";
+    EXPANSION "L0207" "the model expands to too much"
+        "Loops, scans, recurrent layers and functions of the model are expanded in place: a loop becomes its steps. One loop \
+         may have 4096 steps, and a model may expand to 2^20 nodes.";
+}
+
+impl Code {
+    /// True where the model is legal but not supported; false where the input or an option is wrong.
+    pub fn is_unsupported(&self) -> bool {
+        self.code.starts_with("L02") || [OPSET, INPUT_TYPE, TOO_LARGE, STORED_TYPE].contains(self)
+    }
 }
 
 /// The documentation of a code, if it exists.

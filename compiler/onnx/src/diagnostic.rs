@@ -19,6 +19,8 @@ pub struct Diagnostic {
     pub reason: String,
     /// What to do; may be empty.
     pub hint: String,
+    /// For an operand that must be constant (`L0206`): names of the graph inputs that it depends on.
+    pub inputs: Vec<String>,
 }
 
 impl Diagnostic {
@@ -31,6 +33,7 @@ impl Diagnostic {
             op: None,
             reason: reason.into(),
             hint: String::new(),
+            inputs: Vec::new(),
         }
     }
 
@@ -51,7 +54,7 @@ impl Diagnostic {
 
     /// True where the model is legal but not supported; false where the input or an option is wrong.
     pub fn is_unsupported(&self) -> bool {
-        self.code.starts_with("L02")
+        crate::codes::lookup(self.code).is_some_and(|code| code.is_unsupported())
     }
 }
 
@@ -75,11 +78,13 @@ pub(crate) struct Fail {
     pub code: Code,
     pub reason: String,
     pub hint: String,
+    /// As in [`Diagnostic`].
+    pub inputs: Vec<String>,
 }
 
 impl Fail {
     pub fn new(code: Code, reason: impl Into<String>) -> Fail {
-        Fail { code, reason: reason.into(), hint: String::new() }
+        Fail { code, reason: reason.into(), hint: String::new(), inputs: Vec::new() }
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Fail {
@@ -88,6 +93,6 @@ impl Fail {
     }
 
     pub fn diagnostic(self) -> Diagnostic {
-        Diagnostic::new(self.code, self.reason).hint(self.hint)
+        Diagnostic { inputs: self.inputs, ..Diagnostic::new(self.code, self.reason).hint(self.hint) }
     }
 }

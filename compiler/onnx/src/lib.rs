@@ -15,14 +15,20 @@
 mod call;
 pub mod codes;
 mod context;
+mod control;
 mod diagnostic;
+mod flex;
 mod fold;
 mod graph;
 pub mod limits;
+mod lists;
 mod model;
 mod ops;
 pub mod proto;
 mod prune;
+mod scan;
+mod sequence;
+mod slot;
 mod tensor;
 
 use std::collections::BTreeMap;
@@ -30,6 +36,7 @@ use std::collections::BTreeMap;
 use lacuna_ir::{Blob, Module};
 
 pub use diagnostic::Diagnostic;
+pub use lists::{Flat, List, ListKind, flatten};
 pub use model::import;
 pub use ops::{OPSETS, SupportedOp, Types, supported_ops};
 pub use tensor::{Literal, data_type, decode_tensor, encode_tensor, scalar_type};

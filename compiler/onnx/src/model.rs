@@ -10,11 +10,13 @@ use prost::Message;
 use crate::codes;
 use crate::context::Ctx;
 use crate::diagnostic::Diagnostic;
-use crate::graph::{Importer, Slot};
+use crate::graph::Importer;
 use crate::limits;
+use crate::lists::{Flat, ListKind, flatten};
 use crate::ops::OPSETS;
 use crate::proto::{GraphProto, ModelProto, OperatorSetIdProto, SparseTensorProto, ValueInfoProto};
 use crate::prune::prune;
+use crate::slot::Slot;
 use crate::tensor::{Literal, decode_tensor, scalar_type};
 use crate::{ExternalData, Imported, Options};
 
@@ -50,7 +52,7 @@ pub fn import(
         let reason = format!("graph `{}` has {} nodes and no outputs", graph.name, graph.node.len());
         return Err(vec![Diagnostic::new(codes::EMPTY_GRAPH, reason)]);
     }
-    let opset = opset(&proto.opset_import).map_err(|d| vec![*d])?;
+    let opset = model_opset(&proto).map_err(|d| vec![*d])?;
 
     let mut module = Module { name: graph.name.clone(), ..Module::default() };
     let ctx = Ctx::new(&mut module, "main", external);
@@ -58,7 +60,7 @@ pub fn import(
     let mut importer = Importer::new(ctx, &proto.functions, opset);
     let initializers = initializers(&mut importer, graph);
     let inputs = inputs(&mut importer, graph, &initializers, options);
-    importer.nodes(&graph.node);
+    importer.nodes(graph.node.iter());
     let (results, outputs) = outputs(&mut importer, graph);
     let Importer { mut ctx, diagnostics, warnings, .. } = importer;
     if !diagnostics.is_empty() {
@@ -70,11 +72,17 @@ pub fn import(
     Ok(Imported { module, opset, warnings })
 }
 
-/// The declared version of `ai.onnx`.
+/// Stands for the version of `ai.onnx` in a model that declares none, which may use other domains only.
+pub(crate) const NO_OPSET: i64 = 0;
+
+/// How to get a model of a supported version.
+pub(crate) const CONVERT: &str = "convert it: onnx.version_converter.convert_version(model, 18)";
+
+/// The declared version of `ai.onnx`, or [`NO_OPSET`].
 pub(crate) fn opset(imports: &[OperatorSetIdProto]) -> Result<i64, Box<Diagnostic>> {
     let standard = imports.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx");
-    let hint = "convert it: onnx.version_converter.convert_version(model, 18)";
     match standard.map(|o| o.version) {
+        None => Ok(NO_OPSET),
         Some(version) if OPSETS.contains(&version) => Ok(version),
         Some(version) => {
             let reason = format!(
@@ -82,12 +90,16 @@ pub(crate) fn opset(imports: &[OperatorSetIdProto]) -> Result<i64, Box<Diagnosti
                 OPSETS.start(),
                 OPSETS.end()
             );
-            Err(Box::new(Diagnostic::new(codes::OPSET, reason).hint(hint)))
+            Err(Box::new(Diagnostic::new(codes::OPSET, reason).hint(CONVERT)))
         }
-        None => {
-            let reason = "the model declares no version of `ai.onnx`";
-            Err(Box::new(Diagnostic::new(codes::OPSET, reason).hint(hint)))
-        }
+    }
+}
+
+/// The version of `ai.onnx` of a whole model: models from before operator sets were declared use the first.
+fn model_opset(model: &ModelProto) -> Result<i64, Box<Diagnostic>> {
+    match model.ir_version {
+        Some(..3) if model.opset_import.is_empty() => Ok(*OPSETS.start()),
+        _ => opset(&model.opset_import),
     }
 }
 
@@ -191,7 +203,14 @@ fn inputs(
     let mut unused: BTreeSet<&str> = options.dims.keys().map(String::as_str).collect();
     let mut unbound: BTreeSet<&str> = options.bindings.keys().map(String::as_str).collect();
     let free = graph.input.iter().filter(|i| !initializers.contains(&i.name));
-    let parsed: Vec<(&ValueInfoProto, Result<_, String>)> = free.map(|i| (i, dimensions(i))).collect();
+    let flat = flatten(free, &sizes);
+    for list in &flat.lists {
+        for suffix in ["length", "present"] {
+            unused.remove(format!("{}.{suffix}", list.name).as_str());
+        }
+    }
+    let parsed: Vec<(&ValueInfoProto, Result<_, String>)> =
+        flat.inputs.iter().map(|i| (i, dimensions(i))).collect();
     // A bound tensor's shape determines named dimensions of other inputs too.
     for (input, dims) in &parsed {
         let Ok((_, dims)) = dims else { continue };
@@ -233,6 +252,7 @@ fn inputs(
             }
         }
     }
+    define_lists(importer, &flat);
     for name in unused {
         let reason = format!("--dim {name}: no input has a dimension of this name");
         importer.diagnostics.push(Diagnostic::new(codes::OPTION, reason));
@@ -242,6 +262,40 @@ fn inputs(
         importer.diagnostics.push(Diagnostic::new(codes::OPTION, reason));
     }
     names
+}
+
+/// Defines inputs that are sequences or optionals from the tensors that they hold.
+fn define_lists(importer: &mut Importer<'_>, flat: &Flat) {
+    for name in &flat.missing {
+        let reason = format!("the number of tensors `{name}` of an input is not known");
+        let hint = format!("give it: --dim {name}=N, at most {}", limits::MAX_PARTS);
+        importer.diagnostics.push(Diagnostic::new(codes::UNBOUND_DIM, reason).hint(hint));
+        if let Some((input, _)) = name.rsplit_once('.') {
+            importer.redefine(input, Slot::Poisoned);
+        }
+    }
+    for list in &flat.lists {
+        let tensors: Option<Vec<Value>> = list.elements.iter().flatten().try_fold(Vec::new(), |mut all, name| {
+            match importer.lookup(name) {
+                Some(Slot::Value(value)) => all.push(value),
+                _ => return None,
+            }
+            Some(all)
+        });
+        let slot = match (list.kind, tensors) {
+            (_, None) => Slot::Poisoned,
+            (_, Some(_)) if list.elements.is_none() => Slot::Optional(None),
+            (ListKind::OptionalTensor, Some(one)) => {
+                // The tensor is an input of the same name, which this one replaces.
+                let slot = one.first().map_or(Slot::Optional(None), |&v| Slot::some(Slot::Value(v)));
+                importer.redefine(&list.name, slot);
+                continue;
+            }
+            (ListKind::OptionalSequence, Some(all)) => Slot::some(Slot::sequence(all)),
+            (ListKind::Sequence | ListKind::Tensor, Some(all)) => Slot::sequence(all),
+        };
+        importer.define(&list.name, slot);
+    }
 }
 
 fn parameter(
@@ -280,13 +334,20 @@ fn parameter(
 fn outputs(importer: &mut Importer<'_>, graph: &GraphProto) -> (Vec<Value>, Vec<String>) {
     let (mut results, mut names) = (Vec::new(), Vec::new());
     for output in &graph.output {
+        if names.contains(&output.name) {
+            importer.warnings.push(format!("output `{}` is listed more than once", output.name));
+            continue;
+        }
         match importer.lookup(&output.name) {
-            Some(Slot::Value(value)) => {
-                results.push(value);
-                names.push(output.name.clone());
-                check_output(importer, output, value);
+            Some(slot) => {
+                if let Slot::Value(value) = slot {
+                    check_output(importer, output, value);
+                }
+                for (name, value) in tensors_of(&output.name, &slot) {
+                    results.push(value);
+                    names.push(name);
+                }
             }
-            Some(Slot::Poisoned) => {}
             None => importer.diagnostics.push(Diagnostic::new(
                 codes::UNDEFINED,
                 format!("nothing defines the graph's output `{}`", output.name),
@@ -294,6 +355,16 @@ fn outputs(importer: &mut Importer<'_>, graph: &GraphProto) -> (Vec<Value>, Vec<
         }
     }
     (results, names)
+}
+
+/// The tensors that an output holds, with their names.
+fn tensors_of(name: &str, slot: &Slot) -> Vec<(String, Value)> {
+    match slot {
+        Slot::Value(value) => vec![(name.to_owned(), *value)],
+        Slot::Sequence(all) => all.iter().enumerate().map(|(i, &v)| (format!("{name}[{i}]"), v)).collect(),
+        Slot::Optional(Some(element)) => tensors_of(name, element),
+        Slot::Optional(None) | Slot::Absent | Slot::Poisoned => Vec::new(),
+    }
 }
 
 /// Warns where the model declares another type for an output than its nodes give.

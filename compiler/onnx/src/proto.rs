@@ -242,12 +242,51 @@ pub struct ValueInfoProto {
     pub r#type: Option<TypeProto>,
 }
 
-/// The type of a value. Only tensors are read; the other kinds leave `tensor_type` empty.
+/// The type of a value. Maps and sparse tensors are not read: they leave all fields empty.
 #[derive(Clone, PartialEq, Message)]
 pub struct TypeProto {
     /// A dense tensor.
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorTypeProto>,
+    /// A sequence.
+    #[prost(message, optional, tag = "4")]
+    pub sequence_type: Option<ElementTypeProto>,
+    /// A value or nothing.
+    #[prost(message, optional, tag = "9")]
+    pub optional_type: Option<ElementTypeProto>,
+}
+
+/// What a sequence or an optional holds.
+#[derive(Clone, PartialEq, Message)]
+pub struct ElementTypeProto {
+    /// The type of an element.
+    #[prost(message, optional, boxed, tag = "1")]
+    pub elem_type: Option<Box<TypeProto>>,
+}
+
+/// The tensors of a sequence, as test data has them.
+#[derive(Clone, PartialEq, Message)]
+pub struct SequenceProto {
+    /// Name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The tensors.
+    #[prost(message, repeated, tag = "3")]
+    pub tensor_values: Vec<TensorProto>,
+}
+
+/// The element of an optional, as test data has it.
+#[derive(Clone, PartialEq, Message)]
+pub struct OptionalProto {
+    /// Name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// An element that is a tensor.
+    #[prost(message, optional, tag = "3")]
+    pub tensor_value: Option<TensorProto>,
+    /// An element that is a sequence.
+    #[prost(message, optional, tag = "5")]
+    pub sequence_value: Option<SequenceProto>,
 }
 
 /// Type of a dense tensor.

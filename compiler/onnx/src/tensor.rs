@@ -80,7 +80,11 @@ pub fn decode_tensor(
     let name = tensor.name.clone();
     let shown = if name.is_empty() { "a tensor without name".to_owned() } else { format!("tensor `{name}`") };
     let bad = |reason: String| Box::new(Diagnostic::new(codes::BAD_TENSOR, format!("{shown}: {reason}")));
-    let elem = scalar_type(tensor.data_type).map_err(bad)?;
+    // Strings and complex numbers are legal, other unknown codes are not.
+    let legal = matches!(tensor.data_type, 8 | 14 | 15);
+    let code = if legal { codes::STORED_TYPE } else { codes::BAD_TENSOR };
+    let elem = scalar_type(tensor.data_type)
+        .map_err(|reason| Box::new(Diagnostic::new(code, format!("{shown}: {reason}"))))?;
     let dims: Option<Vec<u64>> = tensor.dims.iter().map(|&d| u64::try_from(d).ok()).collect();
     let shape = Shape(dims.ok_or_else(|| bad(format!("shape {:?} has a negative size", tensor.dims)))?);
     limits::check_shape(&shape).map_err(bad)?;
@@ -168,7 +172,8 @@ fn read_external(
     };
     let location = entry("location").ok_or_else(|| bad("the file's name is not given".to_owned()))?;
     let offset = number("offset")?.unwrap_or(0);
-    let length = number("length")?.unwrap_or(want);
+    // Some writers state the length 0 where they leave it open.
+    let length = number("length")?.filter(|&length| length > 0).unwrap_or(want);
     external.read(location, offset, Some(length)).map_err(|reason| {
         let hint = "copy the data files beside the model, in the same folder";
         Box::new(bad(format!("{location}: {reason}")).hint(hint))

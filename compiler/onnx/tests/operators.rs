@@ -184,8 +184,10 @@ fn movement() {
     case("Slice", &operands, vec![], x(), bounds, &[2, 2], &[2.0, 0.0, 5.0, 3.0]);
     let pads = || vec![indices(&[4], &[0.0, 2.0, 0.0, -1.0])];
     case("Pad", &["x0", "k0"], vec![], x(), pads(), &[2, 4], &[0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 3.0, 4.0]);
-    let reflected = [2.0, 1.0, 0.0, 1.0, 5.0, 4.0, 3.0, 4.0];
-    case("Pad", &["x0", "k0"], vec![text("mode", "reflect")], x(), pads(), &[2, 4], &reflected);
+    // What is cropped is not reflected.
+    let pads = vec![indices(&[4], &[0.0, 1.0, 0.0, -1.0])];
+    let reflected = [1.0, 0.0, 1.0, 4.0, 3.0, 4.0];
+    case("Pad", &["x0", "k0"], vec![text("mode", "reflect")], x(), pads, &[2, 3], &reflected);
     let repeats = vec![indices(&[2], &[1.0, 2.0])];
     case(
         "Tile",

@@ -160,14 +160,14 @@ fn unary(op: UnaryOp, x: Numbers) -> Numbers {
             no_inf: x.no_inf,
             ..Numbers::signs(x.no_minus_zero, x.no_minus_zero)
         },
-        UnaryOp::Sigmoid => bounded(x.no_nan, Numbers::signs(false, true)),
+        UnaryOp::Sigmoid | UnaryOp::NormCdf => bounded(x.no_nan, Numbers::signs(false, true)),
         UnaryOp::Tanh | UnaryOp::Erf | UnaryOp::Atan => bounded(x.no_nan, own),
         UnaryOp::Sin | UnaryOp::Cos => bounded(x.finite(), Numbers::default()),
         UnaryOp::Recip => Numbers { no_nan: x.no_nan, ..own },
-        UnaryOp::Sinh | UnaryOp::Asinh => Numbers { no_nan: x.no_nan, ..own },
+        UnaryOp::Sinh | UnaryOp::Asinh | UnaryOp::Expm1 => Numbers { no_nan: x.no_nan, ..own },
         UnaryOp::Not | UnaryOp::IsNan | UnaryOp::IsInf => Numbers::default(),
         UnaryOp::Log | UnaryOp::Tan | UnaryOp::Asin | UnaryOp::Acos => Numbers::default(),
-        UnaryOp::Acosh | UnaryOp::Atanh => Numbers::default(),
+        UnaryOp::Acosh | UnaryOp::Atanh | UnaryOp::Log1p => Numbers::default(),
     }
 }
 

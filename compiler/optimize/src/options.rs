@@ -1,8 +1,10 @@
 //! What the user asked for and what the target has.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use lacuna_ir::OriginId;
 use lacuna_ir::eval::Tensor;
 use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 
@@ -27,6 +29,8 @@ pub struct Options {
     pub extraction: Extraction,
     /// Inputs of the entry, batch by batch, for what is decided by measurement.
     pub calibration: Vec<Vec<Tensor>>,
+    /// ONNX nodes whose contractions get no groups, since there is no kernel for them: bf16 operands are the next wider ones.
+    pub ungrouped: BTreeSet<OriginId>,
 }
 
 /// How one term for each value is chosen from all equal ones.
@@ -74,6 +78,16 @@ pub enum Precision {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("`{0}` is no precision: f32, bf16, auto, a group format such as mxfp8, or WEIGHTS:ACTIVATIONS")]
 pub struct ParsePrecisionError(String);
+
+impl Precision {
+    /// The narrowest precision without groups that is no narrower than this one.
+    pub fn without_groups(self) -> Precision {
+        match self {
+            Precision::Mx { .. } => Precision::Bf16,
+            Precision::F32 | Precision::Bf16 | Precision::Auto => self,
+        }
+    }
+}
 
 impl FromStr for Precision {
     type Err = ParsePrecisionError;

@@ -66,7 +66,9 @@ pub fn asinh(x: f32) -> f32 {
 pub fn acosh(x: f32) -> f32 {
     let t = f64::from(x);
     let below = t - 1.0;
-    kernel::ln_1p(below + (below * (t + 1.0)).sqrt()) as f32
+    let value = kernel::ln_1p(below + (below * (t + 1.0)).sqrt()) as f32;
+    // Below -1 the product is positive again.
+    if t < 1.0 { f32::NAN } else { value }
 }
 
 /// The inverse hyperbolic tangent; infinite at +-1, NaN beyond. At most 0.6 ulp.

@@ -1,4 +1,4 @@
-//! The machine's f32 functions, defined by arithmetic that every host rounds alike.
+//! The machine's f32 functions, defined by arithmetic that every host rounds alike. Those of f64 are in [`double`].
 //!
 //! Each function is a fixed sequence of IEEE additions, multiplications, divisions, square roots and fused
 //! multiply-adds, with selections in place of branches and no call into the host's mathematical library. So the bits are
@@ -9,13 +9,14 @@
 //! for [`pow`]) against f64 references, by the test that also enforces them (`tests/format_math.rs`). Subnormal results
 //! are produced, not flushed. NaN in gives NaN out, of unspecified payload: stores write the one NaN of a format.
 
+pub mod double;
 mod hyperbolic;
 mod kernel;
 mod power;
 mod trig;
 
 pub use hyperbolic::{acosh, asinh, atanh, cosh, sinh, tanh};
-pub use power::{erf, exp, ln, pow, rsqrt, sigmoid};
+pub use power::{erf, exp, expm1, ln, log1p, norm_cdf, pow, rsqrt, sigmoid};
 pub use trig::{acos, asin, atan, cos, sin, tan};
 
 /// Rounds to an integral value, ties to even; keeps the sign of zero, infinities and NaN.

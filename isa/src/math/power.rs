@@ -71,6 +71,69 @@ pub fn ln(x: f32) -> f32 {
     if x >= 0.0 { value } else { f32::NAN }
 }
 
+/// `e^x - 1`. At most 0.6 ulp, also next to zero, whose sign it keeps.
+#[inline(always)]
+pub fn expm1(x: f32) -> f32 {
+    let t = f64::from(x);
+    // Taylor for (e^t - 1) / t; the difference below cancels near zero.
+    let series = kernel::poly(
+        t,
+        [
+            1.0 / 3_628_800.0,
+            1.0 / 362_880.0,
+            1.0 / 40_320.0,
+            1.0 / 5_040.0,
+            1.0 / 720.0,
+            1.0 / 120.0,
+            1.0 / 24.0,
+            1.0 / 6.0,
+            0.5,
+            1.0,
+        ],
+    ) * t;
+    let direct = kernel::exp(t) - 1.0;
+    (if t.abs() < 0.35 { series } else { direct }) as f32
+}
+
+/// `ln(1 + x)`. At most 0.6 ulp, also next to zero, whose sign it keeps; -infinity at -1, NaN below.
+#[inline(always)]
+pub fn log1p(x: f32) -> f32 {
+    let value = kernel::ln_1p(f64::from(x)) as f32;
+    if x == 0.0 { x } else { value }
+}
+
+/// The distribution function of the standard normal distribution, `erfc(-x / sqrt(2)) / 2`. At most 0.6 ulp, subnormal
+/// results included.
+#[inline(always)]
+pub fn norm_cdf(x: f32) -> f32 {
+    let t = f64::from(x.abs());
+    // From 14.2 on the tail is below half of the least subnormal f32.
+    let t = if t > 15.0 { 15.0 } else { t };
+    let s = 1.0 / (1.0 + 0.2 * t);
+    // Minimax for tail(t) * e^(t^2/2) / s over 2 s - 1, with t in [0, 14.5]: 2^-34.
+    let p = kernel::poly(
+        2.0 * s - 1.0,
+        [
+            -9.294_766_744_472_888e-7,
+            1.377_358_950_074_416_2e-5,
+            -1.076_654_798_128_837_7e-5,
+            -1.117_029_958_840_438_3e-4,
+            -1.591_899_099_107_026_2e-4,
+            5.993_605_609_816_067e-4,
+            4.158_844_927_960_381e-3,
+            1.382_364_883_674_181_7e-2,
+            3.300_409_264_194_262e-2,
+            6.270_663_542_265_383e-2,
+            9.906_112_250_225_323e-2,
+            0.133_076_500_510_575_46,
+            0.153_838_609_953_545_6,
+        ],
+    );
+    let tail = p * s * kernel::exp(-0.5 * t * t);
+    let value = if x > 0.0 { 1.0 - tail } else { tail };
+    if x.is_nan() { x } else { value as f32 }
+}
+
 /// `1 / (1 + e^-x)`. At most 2 ulp, subnormal results included.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {

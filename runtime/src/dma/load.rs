@@ -19,8 +19,8 @@ use crate::trap::{Fault, TrapKind};
 pub(crate) enum Pick {
     /// All.
     All,
-    /// All, at the coordinates of a dimension that a vector gives.
-    Indices(u8, Operand),
+    /// All, at the coordinates of a dimension that a vector gives; whether one out of bounds is a trap.
+    Indices(u8, Operand, bool),
     /// Those of a dimension whose flags are set.
     Flags(u8, Operand),
 }
@@ -182,7 +182,7 @@ impl Pe<'_> {
         let whole = Piece::of(view, &self.at, view.clip(&self.at));
         match pick {
             Pick::All => Ok(Picked { pieces: vec![whole], holes: Vec::new(), touched: None }),
-            Pick::Indices(dim, operand) => {
+            Pick::Indices(dim, operand, strict) => {
                 let dim = usize::from(dim);
                 if dim == usize::from(view.k_dim) && (view.format.group_size() > 1 || view.pattern.is_some())
                 {
@@ -192,6 +192,10 @@ impl Pe<'_> {
                 let open = open_dim(view, dim);
                 let row = Piece::of(&open, &self.at, open.clip(&self.at));
                 let bound = view.bounds(&self.at)[dim];
+                if strict && let Some(idx) = indices.iter().find(|idx| !(0..bound).contains(*idx)) {
+                    let message = format!("index {idx} is not in 0..{bound}");
+                    return Err(Fault::new(TrapKind::OutOfBounds, message));
+                }
                 let inside = (0u32..).zip(&indices).filter(|(_, idx)| (0..bound).contains(*idx));
                 let pieces = if row.is_empty() {
                     Vec::new()

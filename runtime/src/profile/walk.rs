@@ -188,7 +188,7 @@ impl Walker<'_, '_> {
                 let ranges = self.view(src).clip(&self.at);
                 (vec![slot(dst)], self.transfer(src, &ranges, self.receivers(cast)))
             }
-            InstKind::Gather { dst, src, idx, dim, fill: _ } => {
+            InstKind::Gather { dst, src, idx, dim, strict: _, fill: _ } => {
                 let ranges = open_dim(self.view(src), usize::from(dim)).clip(&self.at);
                 let mut amount = self.transfer(src, &ranges, 1);
                 if let Amount::Dma { runs, .. } = &mut amount {

@@ -1,8 +1,8 @@
 //! Registers, and the operations between them. Everything here is inlined into functions compiled for the host's vector
 //! units (see [`crate::simd`]).
 //!
-//! Functions that are not exact in themselves (exponentials, trigonometry and so on) are those of [`lacuna_isa::math`].
-//! On 64-bit float lanes they are computed in binary32: the operand is rounded, the result widened.
+//! Functions that are not exact in themselves (exponentials, trigonometry and so on) are those of [`lacuna_isa::math`],
+//! on 64-bit float lanes those of [`lacuna_isa::math::double`].
 
 use lacuna_isa::format::ScalarType;
 use lacuna_isa::math;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use lacuna_ir::op::BinaryOp;
+use lacuna_ir::op::{BinaryOp, CompareOp};
 use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::{Action, Fill, InstKind, Operand};
@@ -142,10 +142,16 @@ impl Lowering<'_> {
         }
         let b = expr.add(ExprNode::Iota(0), ScalarType::I64);
         let size = expr.add(ExprNode::Const(x_shape[axis]), ScalarType::I64);
-        let mul = Op::Binary { op: BinaryOp::Mul };
-        let first = expr.add(ExprNode::Op(Box::new(mul), vec![b, size]), ScalarType::I64);
-        let add = Op::Binary { op: BinaryOp::Add };
-        expr.add(ExprNode::Op(Box::new(add), vec![first, at]), ScalarType::I64);
+        let zero = expr.add(ExprNode::Const(0), ScalarType::I64);
+        let none = expr.add(ExprNode::Const(-1i64 as u64), ScalarType::I64);
+        let mut op = |op, args: &[usize], elem| expr.add(ExprNode::Op(Box::new(op), args.to_vec()), elem);
+        let first = op(Op::Binary { op: BinaryOp::Mul }, &[b, size], ScalarType::I64);
+        let number = op(Op::Binary { op: BinaryOp::Add }, &[first, at], ScalarType::I64);
+        // An index out of range must not name a row of another batch element.
+        let below = op(Op::Compare { op: CompareOp::Lt }, &[at, zero], ScalarType::Bool);
+        let above = op(Op::Compare { op: CompareOp::Le }, &[size, at], ScalarType::Bool);
+        let number = op(Op::Select {}, &[below, at, number], ScalarType::I64);
+        op(Op::Select {}, &[above, none, number], ScalarType::I64);
         let indices = self.temporary(ScalarType::I64, &flat, &[0, 1]);
         self.map("rows", &expr, &indices)?;
 
@@ -257,6 +263,7 @@ impl Lowering<'_> {
             src,
             idx: Operand::new(index_buffer, action, idx),
             dim: (VIEW_DIMS - 2) as u8,
+            strict: true,
             fill: Fill::Zero,
         });
         kb.store(y, &out_tile)?;

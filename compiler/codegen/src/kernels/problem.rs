@@ -193,13 +193,17 @@ impl Lowering<'_> {
                 .any(|d| d.role == Role::Batch && d.space.walks.last().is_some_and(|w| w.stride != 0));
         let merged =
             dims.iter().rfind(|d| d.role == Role::Column).map_or(Vec::new(), |d| d.space.logical.clone());
-        let panels = constant.filter(|_| one_column && merged.len() == columns.len());
+        // Columns of size 1 are part of every layout, and of no merged dimension.
+        let (units, wide): (Vec<u8>, Vec<u8>) =
+            columns.iter().partition(|&&l| b_dim(l).is_none_or(|d| b_ty.shape[d] == 1));
+        let panels = constant.filter(|_| one_column && merged.len() == wide.len());
         let (second, b_strides, flags) = match panels {
             Some(id) => {
                 let axes = |labels: &[u8]| {
                     labels.iter().filter_map(|&l| b_dim(l)).map(|d| d as u8).collect::<Vec<u8>>()
                 };
-                let column_labels: Vec<u8> = merged.iter().map(|&d| map.out[d]).collect();
+                let column_labels: Vec<u8> =
+                    units.into_iter().chain(merged.iter().map(|&d| map.out[d])).collect();
                 let n: u64 = merged.iter().map(|&d| expr.shape[d]).product();
                 let (columns, summed) = (axes(&column_labels), axes(&summed));
                 self.panels(id, [columns, summed], b_ty.elem.format(), n, &sizes, form)?

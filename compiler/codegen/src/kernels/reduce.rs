@@ -1,17 +1,16 @@
 //! Reductions of rows.
 
-use lacuna_ir::Value;
-use lacuna_ir::op::ReduceOp;
+use lacuna_ir::op::{BinaryOp, ReduceOp};
+use lacuna_ir::{Op, Value};
 use lacuna_isa::format::{ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, Operand};
 use lacuna_isa::object::BufferKind;
-use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, Stream};
-use lacuna_isa::view::VIEW_DIMS;
+use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, SeUnary, Stream};
 
 use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, live_bytes, load, row_limit};
 use crate::emit::KernelBuilder;
-use crate::expr::{Code, Expr, Hero, compile, lane};
+use crate::expr::{Code, Expr, ExprNode, Hero, compile, lane};
 use crate::ints;
 use crate::lower::{Lowered, Lowering};
 
@@ -21,7 +20,13 @@ impl Lowering<'_> {
         if self.func.ty(x).shape.elements() == 0 {
             return self.reduce_nothing(result, op);
         }
-        let expr = self.operand_expression(x)?;
+        let mut expr = self.operand_expression(x)?;
+        let (last, elem) = (expr.nodes.len() - 1, expr.nodes.last().ok_or("an empty expression")?.1);
+        if op == ReduceOp::Mean && lane(elem) == Lane::I32 {
+            // The sum that is divided may be wider than the elements.
+            let wide = Op::Cast { to: ScalarType::I64, saturate: true };
+            expr.add(ExprNode::Op(Box::new(wide), vec![last]), ScalarType::I64);
+        }
         let walked: Vec<bool> = (0..expr.shape.rank()).map(|d| axes.contains(&(d as u8))).collect();
         self.reduce_expression("reduce", result, &expr, op, &walked)
     }
@@ -113,11 +118,21 @@ impl Lowering<'_> {
         let value = load(&mut code, lane, 0)?;
         ints::flip_order(&mut code, elem, value)?;
         let here = code.reg()?;
-        let walked_dim = (VIEW_DIMS - rk.rows.dims.len() + rk.rows.parallel) as u8;
+        let walked_dim = rk.rows.view_dim(rk.rows.parallel);
         code.ops.push(SeOp::Coord { dst: here, dim: walked_dim });
         let (a, b) = if max { (best, value) } else { (value, best) };
         let f = if last { SeBinary::Le } else { SeBinary::Lt };
         let better = code.binary(f, lane, a, b)?;
+        if lane.is_float() {
+            // NaN is an extreme, the first one unless the last is wanted.
+            let mut nan = code.unary(SeUnary::IsNan, lane, value)?;
+            if !last {
+                let before = code.unary(SeUnary::IsNan, lane, best)?;
+                let before = code.unary(SeUnary::Not, Lane::I32, before)?;
+                nan = code.binary(SeBinary::And, Lane::I32, nan, before)?;
+            }
+            code.ops.push(SeOp::Binary { f: SeBinary::Or, lane: Lane::I32, dst: better, a: better, b: nan });
+        }
         code.ops.push(SeOp::Select { lane, dst: best, c: better, a: value, b: best });
         code.ops.push(SeOp::Select { lane: Lane::I32, dst: at, c: better, a: here, b: at });
         let body = code.take();
@@ -156,7 +171,10 @@ pub(super) fn total(code: &mut Code, op: ReduceOp, elem: ScalarType, n: u64) -> 
                 Lane::I32 | Lane::I64 => n,
             };
             let divisor = code.constant(lane, divisor)?;
-            total = code.binary(SeBinary::Div, lane, total, divisor)?;
+            total = match lane.is_float() {
+                true => code.binary(SeBinary::Div, lane, total, divisor)?,
+                false => ints::binary(code, BinaryOp::Div, elem, total, divisor)?,
+            };
         }
         ReduceOp::Max | ReduceOp::Min => ints::flip_order(code, elem, total)?,
         ReduceOp::Sum | ReduceOp::Prod => {}

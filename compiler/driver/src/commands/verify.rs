@@ -7,7 +7,7 @@ use std::time::Instant;
 use lacuna_ir::eval::{Mode, Tensor, eval};
 use lacuna_ir::{Module, TensorType};
 use lacuna_isa::Blob;
-use lacuna_isa::format::GroupFormat;
+use lacuna_isa::format::{GroupFormat, ScalarType};
 use lacuna_isa::object::{EntryPoint, Object};
 use lacuna_onnx::Literal;
 use lacuna_optimize::Precision;
@@ -18,7 +18,7 @@ use super::{Context, Model, Settings};
 use crate::cli;
 use lacuna_driver::calibration::Half;
 use lacuna_driver::codes;
-use lacuna_driver::compare::{Accuracy, Criterion, OutputStats};
+use lacuna_driver::compare::{Accuracy, Criterion, OutputStats, Tolerance};
 use lacuna_driver::diagnostics::{Diagnostic, Exit, Failed};
 use lacuna_driver::exec::{self, Program, port_type};
 use lacuna_driver::pipeline::Watch;
@@ -35,6 +35,8 @@ const MAX_BOUND_ELEMENTS: u64 = 64;
 #[derive(Default)]
 struct Totals {
     outputs: Vec<OutputStats>,
+    /// Element types of the outputs.
+    types: Vec<ScalarType>,
     accuracy: Accuracy,
     reference_accuracy: Accuracy,
     compile_seconds: f64,
@@ -118,14 +120,14 @@ fn lost(totals: &Totals) -> Option<String> {
     Some(format!("accuracy is {lost:.2} points below the reference, more than {points}"))
 }
 
-/// f32 must be close; mxfp8 must predict the same in 99 of 100 cases; other precisions, and pruned weights, are
+/// f32 must be close, other types than floats equal; mxfp8 must predict the same in 99 of 100 cases; other precisions, and pruned weights, are
 /// reported.
 fn criterion(args: &cli::Verify, settings: &Settings) -> Criterion {
     let mxfp8 = Precision::Mx { weights: GroupFormat::MXFP8, activations: GroupFormat::MXFP8 };
     match (args.min_agreement, settings.precision) {
         (Some(min_percent), _) => Criterion::Agreement { min_percent },
         (None, _) if settings.weights.prune.is_some() => Criterion::Report,
-        (None, Precision::F32) => Criterion::Close { atol: args.atol, rtol: args.rtol },
+        (None, Precision::F32) => Criterion::CloseByType(Tolerance { atol: args.atol, rtol: args.rtol }),
         (None, p) if p == mxfp8 => Criterion::Agreement { min_percent: 99.0 },
         (None, Precision::Bf16 | Precision::Mx { .. } | Precision::Auto) => Criterion::Report,
     }
@@ -197,7 +199,7 @@ fn with_data(
 
 /// Dimensions read off the data, and bindings for inputs that determine a shape; returns the names of the latter.
 ///
-/// Inputs are bound only where the importer asks for constants: first integers, then every small input.
+/// Inputs are bound only where the importer asks for constants that depend on nothing but small inputs.
 pub(super) fn bind(
     model: &Model,
     settings: &Settings,
@@ -209,35 +211,42 @@ pub(super) fn bind(
     for (name, size) in signature.dims(data) {
         settings.dims.entry(name).or_insert(size);
     }
-    let needs_constants = |settings: &Settings| {
+    // The inputs that some constant depends on, of each constant that is wanted.
+    let wanted = |settings: &Settings| -> Vec<Vec<String>> {
         let mut watch = Watch { progress: &context.progress, dump: None };
-        let not_constant = lacuna_onnx::codes::NOT_CONSTANT.code;
-        let result = lacuna_driver::pipeline::import(&settings.request(model, context.threads), &mut watch);
-        result.is_err_and(|failed| failed.0.iter().any(|d| d.code == not_constant))
+        match lacuna_driver::pipeline::import(&settings.request(model, context.threads), &mut watch) {
+            Ok(_) => Vec::new(),
+            Err(failed) => failed.0.into_iter().map(|d| d.inputs).filter(|i| !i.is_empty()).collect(),
+        }
     };
-    if !needs_constants(&settings) {
-        return (settings, Vec::new());
-    }
-    let Ok(paired) = data.pair(&data.inputs, &signature.names(), "inputs") else {
-        return (settings, Vec::new());
-    };
-    let small =
-        |literal: &Literal| literal.ty.shape.rank() <= 1 && literal.ty.shape.elements() <= MAX_BOUND_ELEMENTS;
     let mut bound = Vec::new();
-    for integers_only in [true, false] {
-        for (name, &i) in signature.names().into_iter().zip(&paired) {
-            let literal = &data.inputs[i].1;
-            let integer = literal.ty.elem.scalar().is_some_and(|e| e.is_int());
-            if small(literal) && (integer || !integers_only) && !settings.bindings.contains_key(&name) {
-                settings.bindings.insert(name.clone(), literal.clone());
-                bound.push(name);
+    let mut open = wanted(&settings);
+    if open.is_empty() {
+        return (settings, bound);
+    }
+    let names = signature.names(data);
+    let Ok(paired) = data.pair(&data.inputs, &names, "inputs") else { return (settings, bound) };
+    let small = |name: &String| {
+        let at = names.iter().position(|n| n == name)?;
+        let literal = &data.inputs[*paired.get(at)?].1;
+        let shape = &literal.ty.shape;
+        (shape.rank() <= 1 && shape.elements() <= MAX_BOUND_ELEMENTS).then_some(literal)
+    };
+    loop {
+        let n_bound = bound.len();
+        for inputs in &open {
+            let Some(literals) = inputs.iter().map(small).collect::<Option<Vec<_>>>() else { continue };
+            for (name, literal) in inputs.iter().zip(literals) {
+                if settings.bindings.insert(name.clone(), literal.clone()).is_none() {
+                    bound.push(name.clone());
+                }
             }
         }
-        if !needs_constants(&settings) {
-            break;
+        if bound.len() == n_bound {
+            return (settings, bound);
         }
+        open = wanted(&settings);
     }
-    (settings, bound)
 }
 
 fn compare_set(
@@ -347,6 +356,19 @@ fn samples<T: Copy>(scored: Option<Half>, elements: &[T], shape: &[u64]) -> (Vec
     }
 }
 
+/// The elements of an output and of its reference. Integers that differ do so as f64 too.
+fn numbers(found: &Tensor, expected: &Tensor) -> (Vec<f64>, Vec<f64>) {
+    let (mut a, b) = (found.to_f64().to_vec(), expected.to_f64().to_vec());
+    if let (Some(found), Some(expected)) = (found.ints(), expected.ints()) {
+        for (i, (x, y)) in found.iter().zip(expected).enumerate() {
+            if x != y && a[i] == b[i] {
+                a[i] = b[i].next_up();
+            }
+        }
+    }
+    (a, b)
+}
+
 /// Compares every output with its reference; `labels` are those of the first output.
 fn compare(
     entry: &EntryPoint,
@@ -358,6 +380,7 @@ fn compare(
     totals: &mut Totals,
 ) -> Result<(), Failed> {
     if totals.outputs.is_empty() {
+        totals.types = entry.outputs.iter().map(|port| port.elem).collect();
         totals.outputs = entry.outputs.iter().map(|port| OutputStats::new(&port.name)).collect();
     }
     for (((port, bytes), reference), stats) in
@@ -366,14 +389,34 @@ fn compare(
         let labels = labels.take().map(|labels| samples(scored, labels, &port.shape[..1]).0);
         let ty = TensorType::new(port.elem, port.shape.clone());
         if reference.ty == ty {
-            let (found, shape) = samples(scored, &decode(ty, bytes)?.to_f64(), &port.shape);
-            let (expected, _) = samples(scored, &reference.to_f64(), &port.shape);
-            stats.add(&found, &expected, &shape, labels.as_deref(), criterion);
+            let (found, expected) = numbers(&decode(ty, bytes)?, reference);
+            let (found, shape) = samples(scored, &found, &port.shape);
+            let (expected, _) = samples(scored, &expected, &port.shape);
+            stats.add(&found, &expected, &shape, labels.as_deref(), criterion.of(port.elem));
         } else {
             stats.mismatch(format!("it is {} instead of {}", port_type(port), reference.ty));
         }
     }
     Ok(())
+}
+
+fn closeness(atol: f64, rtol: f64) -> String {
+    if atol == 0.0 && rtol == 0.0 { "equal".to_owned() } else { format!("|a - b| <= {atol} + {rtol} |b|") }
+}
+
+/// The bound of each element type among the outputs, in order; its name where there are several.
+fn by_type(tolerance: Tolerance, types: &[ScalarType]) -> String {
+    let mut rules: Vec<(ScalarType, String)> = Vec::new();
+    for &elem in types {
+        let (atol, rtol) = tolerance.of(elem);
+        if rules.iter().all(|(other, _)| *other != elem) {
+            rules.push((elem, closeness(atol, rtol)));
+        }
+    }
+    match &rules[..] {
+        [(_, rule)] => rule.clone(),
+        _ => rules.iter().map(|(elem, rule)| format!("{elem}: {rule}")).collect::<Vec<_>>().join(", "),
+    }
 }
 
 fn report(
@@ -411,7 +454,8 @@ fn report(
         text += &format!("input `{name}` determines a shape and was bound to its test value\n");
     }
     let rule = match criterion {
-        Criterion::Close { atol, rtol } => format!("|a - b| <= {atol} + {rtol} |b|"),
+        Criterion::Close { atol, rtol } => closeness(atol, rtol),
+        Criterion::CloseByType(tolerance) => by_type(tolerance, &totals.types),
         Criterion::Agreement { min_percent } => format!("top-1 agreement of at least {min_percent}%"),
         Criterion::Sqnr { min_db } => format!("SQNR of at least {min_db} dB"),
         Criterion::Report => match totals.budget {

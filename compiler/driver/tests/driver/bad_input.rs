@@ -46,6 +46,21 @@ fn files() {
     assert_eq!(names(at), ["empty", "relu.onnx"]);
 }
 
+/// A pipe without a writer must not be waited for.
+#[cfg(unix)]
+#[test]
+fn pipes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("relu.onnx"), &relu());
+    let made =
+        std::process::Command::new("mkfifo").arg(at.join("pipe.onnx")).arg(at.join("pipe.npy")).status();
+    assert!(made.unwrap().success());
+    check_failure(at, &["verify", "pipe.onnx"], 2, "L0002");
+    check_failure(at, &["verify", "relu.onnx", "--bind", "x=pipe.npy"], 2, "L0002");
+    check_failure(at, &["run", "pipe.onnx"], 2, "L0002");
+}
+
 #[test]
 fn models() {
     let folder = tempfile::tempdir().unwrap();

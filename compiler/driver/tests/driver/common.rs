@@ -69,7 +69,7 @@ pub fn port(name: &str, elem_type: i32, dims: &[Dim]) -> ValueInfoProto {
     });
     let shape = Some(TensorShapeProto { dim: dim.collect() });
     let tensor_type = Some(TensorTypeProto { elem_type, shape });
-    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }) }
+    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type, ..TypeProto::default() }) }
 }
 
 /// A node called `/NAME` with one result called `NAME`.

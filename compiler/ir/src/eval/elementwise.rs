@@ -53,10 +53,14 @@ fn real_function(op: UnaryOp) -> fn(f64) -> f64 {
         UnaryOp::Cosh => libm::cosh,
         UnaryOp::Tanh => libm::tanh,
         UnaryOp::Asinh => libm::asinh,
-        UnaryOp::Acosh => libm::acosh,
+        // Below 1 the crate gives numbers.
+        UnaryOp::Acosh => |x| if x < 1.0 { f64::NAN } else { libm::acosh(x) },
         UnaryOp::Atanh => libm::atanh,
         UnaryOp::Erf => libm::erf,
         UnaryOp::Sigmoid => sigmoid,
+        UnaryOp::Expm1 => libm::expm1,
+        UnaryOp::Log1p => libm::log1p,
+        UnaryOp::NormCdf => |x| 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2),
         UnaryOp::IsNan => |x| f64::from(u8::from(x.is_nan())),
         UnaryOp::IsInf => |x| f64::from(u8::from(x.is_infinite())),
     }
@@ -98,7 +102,10 @@ fn int_unary(op: UnaryOp, elem: ScalarType, v: i64) -> i64 {
         | UnaryOp::Acosh
         | UnaryOp::Atanh
         | UnaryOp::Erf
-        | UnaryOp::Sigmoid => codec::float_to_int(elem, real_function(op)(x as f64)),
+        | UnaryOp::Sigmoid
+        | UnaryOp::Expm1
+        | UnaryOp::Log1p
+        | UnaryOp::NormCdf => codec::float_to_int(elem, real_function(op)(x as f64)),
     }
 }
 

@@ -9,7 +9,8 @@
 //! - integers wrap in two's complement; division, remainder and modulo by zero give 0; a shift by the width or more, or
 //!   by a negative amount, gives 0; a negative power of an integer truncates to 0 (but for 1 and -1);
 //! - arithmetic on `bool` is that of 0 and 1, a non-zero result is true;
-//! - functions of reals on integers are taken in f64, truncated and saturated; means of integers truncate;
+//! - functions of reals on integers are taken in f64, truncated and saturated; means of integers truncate, and those of
+//!   64 bits are of the wrapped sum;
 //! - conversion between integers keeps the low bits;
 //! - an empty reduction gives the neutral element (an infinity, or the type's extreme), a mean NaN or 0;
 //! - `min` and `max` order -0 below +0; `arg_reduce` takes NaN as extreme, and gives 0 on an empty axis;

@@ -92,6 +92,7 @@ impl Running {
 /// A reduction of integers in progress, exact modulo 2^128.
 struct IntRunning {
     op: ReduceOp,
+    elem: ScalarType,
     total: i128,
     count: i128,
 }
@@ -105,7 +106,7 @@ impl IntRunning {
             ReduceOp::Max => least,
             ReduceOp::Min => greatest,
         };
-        IntRunning { op, total, count: 0 }
+        IntRunning { op, elem, total, count: 0 }
     }
 
     fn add(&mut self, v: i128) {
@@ -120,7 +121,16 @@ impl IntRunning {
 
     fn value(&self) -> i128 {
         match self.op {
-            ReduceOp::Mean => self.total.checked_div(self.count).unwrap_or(0),
+            ReduceOp::Mean => {
+                // There is nothing wider than 64 bits to sum in.
+                let wraps = self.elem.bits() == 64;
+                let total = if wraps {
+                    codec::wide(self.elem, codec::wrap(self.elem, self.total))
+                } else {
+                    self.total
+                };
+                total.checked_div(self.count).unwrap_or(0)
+            }
             ReduceOp::Sum | ReduceOp::Prod | ReduceOp::Max | ReduceOp::Min => self.total,
         }
     }

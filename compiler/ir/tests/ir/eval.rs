@@ -77,10 +77,13 @@ fn unary_functions() {
     check_unary(Atanh, F32, &[0.5, 1.0], &[0.549_306_144_334_054_9, INF]);
     check_unary(Erf, F32, &[0.5, -INF], &[0.520_499_877_813_046_5, -1.0]);
     check_unary(Sigmoid, F32, &[0.0, 1.0, -1000.0], &[0.5, 0.731_058_578_630_004_9, 0.0]);
+    check_unary(Expm1, F32, &[-0.0, 1e-20, 1.0, -INF], &[-0.0, 1e-20, 1.718_281_828_459_045, -1.0]);
+    check_unary(Log1p, F32, &[-0.0, 1e-20, 1.0, -1.0], &[-0.0, 1e-20, std::f64::consts::LN_2, -INF]);
+    check_unary(NormCdf, F32, &[0.0, -10.0, INF, -INF], &[0.5, 7.619_853_024_160_526e-24, 1.0, 0.0]);
     check(Op::Unary { op: IsNan }, &[&vector(F32, &[NAN, 1.0])], &vector(Bool, &[1.0, 0.0]));
     check(Op::Unary { op: IsInf }, &[&vector(F32, &[-INF, 1.0])], &vector(Bool, &[1.0, 0.0]));
     check(Op::Unary { op: IsNan }, &[&vector(I32, &[1.0])], &vector(Bool, &[0.0]));
-    assert_eq!(UnaryOp::ALL.len(), 27, "every function has a row above");
+    assert_eq!(UnaryOp::ALL.len(), 30, "every function has a row above");
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Matrix products, einsum and convolutions.
 
+use lacuna_ir::expand;
+use lacuna_ir::infer::infer;
 use lacuna_ir::op::{BinaryOp, ContractMap, ConvAttrs};
 use lacuna_ir::{Op, Value};
 use lacuna_isa::format::ScalarType;
 
-use super::pooling::{Spatial, spatial};
+use super::pooling::{Spatial, auto_pad, spatial};
+use super::precision::wide;
 use crate::call::Call;
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;
@@ -80,6 +83,7 @@ pub(super) fn mat_mul_integer(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![product(c, a, b)?])
 }
 
+/// `alpha * a b + beta * bias`, rounded once where the operands are 16-bit floats.
 pub(super) fn gemm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (a, b) = (n.input(0)?, n.input(1)?);
     if c.rank(a) != 2 || c.rank(b) != 2 {
@@ -88,27 +92,52 @@ pub(super) fn gemm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (m, k, cols) = (0, 1, 2);
     let la = if n.flag("transA", false)? { vec![k, m] } else { vec![m, k] };
     let lb = if n.flag("transB", false)? { vec![cols, k] } else { vec![k, cols] };
-    let mut y = c.contract(ContractMap { a: la, b: lb, out: vec![m, cols] }, a, b)?;
-    let alpha = n.float("alpha", 1.0)?;
+    let (alpha, beta) = (n.float("alpha", 1.0)?, n.float("beta", 1.0)?);
+    let bias = n.opt(2).filter(|_| beta != 0.0);
+    let elem = c.elem(a);
+    // Where nothing follows, the product itself rounds.
+    let sum = if alpha != 1.0 || bias.is_some() { wide(elem) } else { elem };
+    let mut y = c.contract_to(ContractMap { a: la, b: lb, out: vec![m, cols] }, sum, a, b)?;
     if alpha != 1.0 {
-        y = c.binary_splat(BinaryOp::Mul, y, alpha)?;
+        y = scaled(c, y, alpha)?;
     }
-    if let Some(bias) = n.opt(2) {
-        let beta = n.float("beta", 1.0)?;
-        let bias = if beta == 1.0 { bias } else { c.binary_splat(BinaryOp::Mul, bias, beta)? };
+    if let Some(bias) = bias {
+        let bias = c.cast(bias, sum)?;
+        let bias = if beta == 1.0 { bias } else { scaled(c, bias, beta)? };
         let shape = c.shape(y);
         let bias = c.broadcast_to(bias, &shape)?;
         y = c.binary(BinaryOp::Add, y, bias)?;
     }
-    Ok(vec![y])
+    Ok(vec![c.cast(y, elem)?])
 }
 
-/// Adds a bias per channel (dimension 1).
-fn add_bias(c: &mut Ctx<'_>, y: Value, bias: Option<Value>) -> Result<Value, Fail> {
-    let Some(bias) = bias else { return Ok(y) };
+/// `x * factor`; integers are scaled in f64 and truncated.
+fn scaled(c: &mut Ctx<'_>, x: Value, factor: f64) -> Result<Value, Fail> {
+    let elem = c.elem(x);
+    if elem.is_float() {
+        return c.binary_splat(BinaryOp::Mul, x, factor);
+    }
+    let x = c.cast(x, ScalarType::F64)?;
+    let x = c.binary_splat(BinaryOp::Mul, x, factor)?;
+    c.cast(x, elem)
+}
+
+/// A convolution with a bias per channel (dimension 1), rounded once where the operands are 16-bit floats.
+fn with_bias(
+    c: &mut Ctx<'_>,
+    attrs: ConvAttrs,
+    x: Value,
+    w: Value,
+    bias: Option<Value>,
+) -> Result<Value, Fail> {
+    let elem = c.elem(x);
+    let Some(bias) = bias else { return emit_conv(c, attrs, elem, x, w) };
+    let y = emit_conv(c, attrs, wide(elem), x, w)?;
     let shape = c.shape(y);
+    let bias = c.cast(bias, wide(elem))?;
     let bias = c.broadcast_along(bias, 1, &shape)?;
-    c.binary(BinaryOp::Add, y, bias)
+    let y = c.binary(BinaryOp::Add, y, bias)?;
+    c.cast(y, elem)
 }
 
 fn groups(n: &Call<'_>) -> Result<u64, Fail> {
@@ -135,12 +164,11 @@ fn kernel(c: &Ctx<'_>, n: &Call<'_>, x: Value, w: Value) -> Result<Vec<u64>, Fai
     }
 }
 
-fn conv_of(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, w: Value) -> Result<Value, Fail> {
+fn conv_of(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, w: Value, bias: Option<Value>) -> Result<Value, Fail> {
     let kernel = kernel(c, n, x, w)?;
     let extents = c.shape(x)[2..].to_vec();
     let Spatial { strides, dilations, low, high, .. } = spatial(n, &extents, &kernel, false)?;
-    let elem = c.elem(x);
-    if elem != c.elem(w) {
+    if c.elem(x) != c.elem(w) {
         return Err(invalid(format!("operands {} and {} differ in type", c.b.ty(x), c.b.ty(w))));
     }
     let dims: Vec<u8> = (0..c.rank(x) as u8).collect();
@@ -155,18 +183,27 @@ fn conv_of(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, w: Value) -> Result<Value, F
         high: high.iter().map(|&p| p as i64).collect(),
         groups: groups(n)?,
     };
-    c.emit(Op::Conv { attrs, elem }, &[x, w])
+    with_bias(c, attrs, x, w, bias)
+}
+
+/// A convolution of floats as one that number formats with groups have; integers are summed in any order later.
+fn emit_conv(c: &mut Ctx<'_>, attrs: ConvAttrs, elem: ScalarType, x: Value, w: Value) -> Result<Value, Fail> {
+    if !elem.is_float() || expand::is_plain(&attrs) {
+        return c.emit(Op::Conv { attrs, elem }, &[x, w]);
+    }
+    let op = Op::Conv { attrs: attrs.clone(), elem };
+    infer(c.b.module, &op, &[c.b.ty(x), c.b.ty(w)]).map_err(|e| invalid(e.to_string()))?;
+    expand::conv(&mut c.b, &attrs, elem, x, w).map_err(|e| invalid(e.to_string()))
 }
 
 pub(super) fn conv(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let y = conv_of(c, n, n.input(0)?, n.input(1)?)?;
-    Ok(vec![add_bias(c, y, n.opt(2))?])
+    Ok(vec![conv_of(c, n, n.input(0)?, n.input(1)?, n.opt(2))?])
 }
 
 pub(super) fn conv_integer(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = centred(c, n.input(0)?, n.opt(2), 0)?;
     let w = centred(c, n.input(1)?, n.opt(3), 0)?;
-    Ok(vec![conv_of(c, n, x, w)?])
+    Ok(vec![conv_of(c, n, x, w, None)?])
 }
 
 /// A convolution over the operand spread by the strides, with the kernel reversed.
@@ -189,7 +226,7 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
             (spread + (kernel[i] - 1) * dilations[i]) as i64 + 1 + extra[i]
         })
         .collect();
-    let auto = n.string("auto_pad", "NOTSET")?;
+    let auto = auto_pad(n)?;
     let (mut begin, mut end) = (vec![0i64; s], vec![0i64; s]);
     let split = |total: i64, upper: bool| {
         let half = total.div_euclid(2);
@@ -207,7 +244,7 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
             let out = (shape[i + 2] * strides[i]) as i64;
             (begin[i], end[i]) = split(full[i] - out, auto == "SAME_UPPER");
         }
-    } else if let Some(pads) = n.ints("pads")? {
+    } else if let Some(pads) = n.ints("pads")?.filter(|_| auto == "NOTSET") {
         if pads.len() != 2 * s || pads.iter().any(|p| p.unsigned_abs() >= 1 << 31) {
             return Err(invalid(format!("pads are {pads:?}, not {} numbers", 2 * s)));
         }
@@ -230,9 +267,7 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if sw[0] != shape[1] {
         return Err(invalid(format!("convolution of {} by {sw}", c.b.ty(x))));
     }
-    let elem = c.elem(x);
-    let y = c.emit(Op::Conv { attrs, elem }, &[x, w])?;
-    Ok(vec![add_bias(c, y, n.opt(2))?])
+    Ok(vec![with_bias(c, attrs, x, w, n.opt(2))?])
 }
 
 /// Weight `[in, out / groups, ...]` as `[out, in / groups, ...]`, reversed along the spatial axes.

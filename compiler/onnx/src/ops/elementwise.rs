@@ -4,6 +4,7 @@ use lacuna_ir::op::{BinaryOp, CompareOp, UnaryOp};
 use lacuna_ir::{ConstantData, Op, Value};
 use lacuna_isa::format::ScalarType;
 
+use super::legacy;
 use crate::call::Call;
 use crate::codes;
 use crate::context::{Ctx, broadcast_shape, invalid, unsupported};
@@ -17,7 +18,8 @@ pub(super) fn unary(c: &mut Ctx<'_>, n: &Call<'_>, op: UnaryOp) -> Results {
 }
 
 pub(super) fn binary(c: &mut Ctx<'_>, n: &Call<'_>, op: BinaryOp) -> Results {
-    Ok(vec![c.binary(op, n.input(0)?, n.input(1)?)?])
+    let (a, b) = legacy::operands(c, n)?;
+    Ok(vec![c.binary(op, a, b)?])
 }
 
 /// Min, Max and Sum: any number of operands.
@@ -35,11 +37,23 @@ pub(super) fn mean(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.binary_splat(BinaryOp::Div, sum, n.inputs.len() as f64)?])
 }
 
-/// Pow keeps the base's type; an exponent of another type is computed with in its own.
+/// Pow keeps the base's type. Operands of two types are computed with in one that holds both, f32 if that is enough.
 pub(super) fn pow(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, y) = (n.input(0)?, n.input(1)?);
+    let (x, y) = legacy::operands(c, n)?;
     let (base, exponent) = (c.elem(x), c.elem(y));
-    let wide = if exponent.is_float() && !base.is_float() { exponent } else { base };
+    let holds = |elem: ScalarType| elem.is_float() && elem != ScalarType::F64 || elem.bits() <= 16;
+    let small = |c: &mut Ctx<'_>, v| {
+        c.known_ints(v).is_some_and(|known| known.iter().all(|k| k.unsigned_abs() <= 1 << 24))
+    };
+    let wide = if base == exponent {
+        base
+    } else if !base.is_float() && !exponent.is_float() {
+        ScalarType::I64
+    } else if (holds(base) || small(c, x)) && (holds(exponent) || small(c, y)) {
+        ScalarType::F32
+    } else {
+        ScalarType::F64
+    };
     let (x, y) = (c.cast(x, wide)?, c.cast(y, wide)?);
     let z = c.binary(BinaryOp::Pow, x, y)?;
     Ok(vec![c.cast(z, base)?])
@@ -77,7 +91,7 @@ pub(super) fn bit_shift(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 /// A relation, or with `swap` its converse: greater is less with operands exchanged.
 pub(super) fn compare(c: &mut Ctx<'_>, n: &Call<'_>, op: CompareOp, swap: bool) -> Results {
-    let (a, b) = (n.input(0)?, n.input(1)?);
+    let (a, b) = legacy::operands(c, n)?;
     Ok(vec![if swap { c.compare(op, b, a)? } else { c.compare(op, a, b)? }])
 }
 
@@ -107,12 +121,42 @@ pub(super) fn is_inf(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     }])
 }
 
-fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
-    if to == ScalarType::E8M0 && n.string("round_mode", "up")? != "nearest" && c.elem(x) != to {
-        return Err(unsupported("a cast to E8M0 with a round_mode other than `nearest`"));
+/// A cast to E8M0 through f32: up, down or to nearest with ties up, from the nearest power of two with ties to even.
+fn power_of_two(c: &mut Ctx<'_>, n: &Call<'_>, x: Value) -> Results {
+    let (least, greatest) = (2f64.powi(-127), 2f64.powi(127));
+    let saturate = n.flag("saturate", true)?;
+    let to_scale = Op::Cast { to: ScalarType::E8M0, saturate: true };
+    let x = c.cast(x, ScalarType::F32)?;
+    let near = c.emit(to_scale.clone(), &[x])?;
+    let near = c.cast(near, ScalarType::F32)?;
+    let (bound, factor, relation) = match n.choice("round_mode", &["up", "down", "nearest"])? {
+        "up" => (near, 2.0, CompareOp::Lt),
+        "down" => (near, 0.5, CompareOp::Lt),
+        _ => (c.binary_splat(BinaryOp::Mul, near, 1.5)?, 2.0, CompareOp::Le),
+    };
+    let (low, high) = if factor < 1.0 { (x, bound) } else { (bound, x) };
+    let moves = c.compare(relation, low, high)?;
+    let moved = c.binary_splat(BinaryOp::Mul, near, factor)?;
+    let mut y = c.select(moves, moved, near)?;
+    if !saturate {
+        let small = c.compare_splat(CompareOp::Lt, x, least)?;
+        let limit = c.splat_like(y, greatest)?;
+        let large = c.compare(CompareOp::Lt, limit, y)?;
+        let infinite = c.unary(UnaryOp::IsInf, x)?;
+        let large = c.binary(BinaryOp::Or, large, infinite)?;
+        let outside = c.binary(BinaryOp::Or, small, large)?;
+        let nan = c.splat_like(y, f64::NAN)?;
+        y = c.select(outside, nan, y)?;
     }
+    Ok(vec![c.emit(to_scale, &[y])?])
+}
+
+fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
     if to == c.elem(x) {
         return Ok(vec![x]);
+    }
+    if to == ScalarType::E8M0 {
+        return power_of_two(c, n, x);
     }
     if to == ScalarType::Bool {
         let zero = c.compare_splat(CompareOp::Eq, x, 0.0)?;
@@ -125,7 +169,10 @@ fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
 }
 
 pub(super) fn cast(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let to = n.int("to", 0)?;
+    let to = match n.opset < 6 {
+        true => legacy::data_type_code(n.string("to", "")?).unwrap_or(-1),
+        false => n.int("to", 0)?,
+    };
     let to = scalar_type(i32::try_from(to).unwrap_or(-1))
         .map_err(|r| Fail::new(codes::ELEMENT_TYPE, format!("the target type: {r}")))?;
     convert(c, n, n.input(0)?, to)
@@ -136,20 +183,26 @@ pub(super) fn cast_like(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     convert(c, n, n.input(0)?, to)
 }
 
-pub(super) fn identity(_: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    Ok(vec![n.input(0)?])
-}
-
-/// Dropout in inference: the operand, and a mask of true.
+/// Dropout where it drops nothing: the operand, and a mask of true (of ones up to operator set 9).
 pub(super) fn dropout(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    if let Some(training) = n.opt(2)
-        && c.const_ints(training, "training_mode")?.iter().any(|&t| t != 0)
-    {
-        return Err(unsupported("training_mode is true"));
+    let training = match (n.opset, n.opt(2)) {
+        (..7, _) => !n.flag("is_test", false)?,
+        (7..12, _) | (_, None) => false,
+        (_, Some(training)) => c.const_ints(training, "training_mode")?.iter().any(|&t| t != 0),
+    };
+    let ratio = match n.opt(1) {
+        _ if !training => 0.0,
+        None => n.float("ratio", 0.5)?,
+        Some(ratio) => c.const_scalar(ratio, "the ratio operand")?,
+    };
+    if ratio != 0.0 {
+        let reason = format!("training with ratio {ratio} drops elements at random");
+        return Err(unsupported(reason).hint("export the model for inference"));
     }
     let shape = c.shape(x);
-    Ok(vec![x, c.splat(ScalarType::Bool, &shape, 1.0)?])
+    let mask = if n.opset < 10 { c.elem(x) } else { ScalarType::Bool };
+    Ok(vec![x, c.splat(mask, &shape, 1.0)?])
 }
 
 pub(super) fn relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
@@ -158,6 +211,14 @@ pub(super) fn relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 pub(super) fn clip(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut x = n.input(0)?;
+    if n.opset < 11 {
+        for (name, op) in [("min", BinaryOp::Max), ("max", BinaryOp::Min)] {
+            if n.has(name) {
+                x = c.binary_splat(op, x, n.float(name, 0.0)?)?;
+            }
+        }
+        return Ok(vec![x]);
+    }
     for (i, op) in [(1, BinaryOp::Max), (2, BinaryOp::Min)] {
         if let Some(bound) = n.opt(i) {
             if c.shape(bound).elements() != 1 {
@@ -184,15 +245,13 @@ pub(super) fn leaky_relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 pub(super) fn prelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let shape = c.shape(x);
-    let slope = c.broadcast_to(n.input(1)?, &shape)?;
+    let slope = legacy::slopes(c, n, n.input(1)?, x)?;
     let negative = c.binary(BinaryOp::Mul, x, slope)?;
     below_zero(c, x, negative)
 }
 
-fn exp_minus_one(c: &mut Ctx<'_>, x: Value, alpha: f64) -> Result<Value, Fail> {
-    let e = c.unary(UnaryOp::Exp, x)?;
-    let e = c.binary_splat(BinaryOp::Sub, e, 1.0)?;
+pub(super) fn exp_minus_one(c: &mut Ctx<'_>, x: Value, alpha: f64) -> Result<Value, Fail> {
+    let e = c.unary(UnaryOp::Expm1, x)?;
     if alpha == 1.0 { Ok(e) } else { c.binary_splat(BinaryOp::Mul, e, alpha) }
 }
 
@@ -222,7 +281,7 @@ pub(super) fn selu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.binary_splat(BinaryOp::Mul, chosen, gamma)?])
 }
 
-fn hard_sigmoid_of(c: &mut Ctx<'_>, x: Value, alpha: f64, beta: f64) -> Result<Value, Fail> {
+pub(super) fn hard_sigmoid_of(c: &mut Ctx<'_>, x: Value, alpha: f64, beta: f64) -> Result<Value, Fail> {
     let y = c.binary_splat(BinaryOp::Mul, x, alpha)?;
     let y = c.binary_splat(BinaryOp::Add, y, beta)?;
     let y = c.binary_splat(BinaryOp::Max, y, 0.0)?;
@@ -239,13 +298,12 @@ pub(super) fn hard_swish(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.binary(BinaryOp::Mul, x, gate)?])
 }
 
-/// `log(1 + exp(x))` as `max(x, 0) + log(1 + exp(-|x|))`, which does not overflow.
-fn softplus_of(c: &mut Ctx<'_>, x: Value) -> Result<Value, Fail> {
+/// `log(1 + exp(x))` as `max(x, 0) + log1p(exp(-|x|))`, which neither overflows nor cancels.
+pub(super) fn softplus_of(c: &mut Ctx<'_>, x: Value) -> Result<Value, Fail> {
     let magnitude = c.unary(UnaryOp::Abs, x)?;
     let negative = c.unary(UnaryOp::Neg, magnitude)?;
     let e = c.unary(UnaryOp::Exp, negative)?;
-    let e = c.binary_splat(BinaryOp::Add, e, 1.0)?;
-    let log = c.unary(UnaryOp::Log, e)?;
+    let log = c.unary(UnaryOp::Log1p, e)?;
     let high = c.binary_splat(BinaryOp::Max, x, 0.0)?;
     c.binary(BinaryOp::Add, high, log)
 }
@@ -299,25 +357,22 @@ pub(super) fn swish(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.binary(BinaryOp::Mul, x, gate)?])
 }
 
+/// `x * (1 + erf(x / sqrt(2))) / 2`, or with a hyperbolic tangent in place of the error function, both as `x` times a
+/// function that keeps its digits where it is small.
 pub(super) fn gelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let curve = match n.string("approximate", "none")? {
-        "none" => {
-            let scaled = c.binary_splat(BinaryOp::Mul, x, std::f64::consts::FRAC_1_SQRT_2)?;
-            c.unary(UnaryOp::Erf, scaled)?
-        }
-        "tanh" => {
+    let gate = match n.choice("approximate", &["none", "tanh"])? {
+        "none" => c.unary(UnaryOp::NormCdf, x)?,
+        _ => {
             let square = c.binary(BinaryOp::Mul, x, x)?;
             let cube = c.binary(BinaryOp::Mul, square, x)?;
             let cube = c.binary_splat(BinaryOp::Mul, cube, 0.044_715)?;
             let sum = c.binary(BinaryOp::Add, x, cube)?;
-            let scaled = c.binary_splat(BinaryOp::Mul, sum, (2.0 / std::f64::consts::PI).sqrt())?;
-            c.unary(UnaryOp::Tanh, scaled)?
+            // (1 + tanh(z)) / 2 is the sigmoid of 2 z.
+            let scaled = c.binary_splat(BinaryOp::Mul, sum, 2.0 * (2.0 / std::f64::consts::PI).sqrt())?;
+            c.unary(UnaryOp::Sigmoid, scaled)?
         }
-        other => return Err(unsupported(format!("approximate is {other:?}"))),
     };
-    let gate = c.binary_splat(BinaryOp::Add, curve, 1.0)?;
-    let gate = c.binary_splat(BinaryOp::Mul, gate, 0.5)?;
     Ok(vec![c.binary(BinaryOp::Mul, x, gate)?])
 }
 

@@ -13,7 +13,7 @@ type Results = Result<Vec<Value>, Fail>;
 
 /// Indices with negative ones counted from the end of `extents` (the last dimension of the indices selects among
 /// them when there are several). Known indices are checked against the bounds and stay as they are where they can.
-fn non_negative(c: &mut Ctx<'_>, index: Value, extents: &[u64]) -> Result<Value, Fail> {
+pub(super) fn non_negative(c: &mut Ctx<'_>, index: Value, extents: &[u64]) -> Result<Value, Fail> {
     let elem = c.elem(index);
     if !matches!(elem, ScalarType::I32 | ScalarType::I64) {
         return Err(invalid(format!("indices are {}", c.b.ty(index))));
@@ -94,8 +94,22 @@ fn linear(c: &mut Ctx<'_>, index: Value, extents: &Shape) -> Result<Value, Fail>
     let strides = c.cast(strides, c.elem(index))?;
     let shape = c.shape(index);
     let strides = c.broadcast_to(strides, &shape)?;
+    let last = [rank as u8 - 1];
     let terms = c.binary(BinaryOp::Mul, index, strides)?;
-    c.reduce(ReduceOp::Sum, terms, &[rank as u8 - 1], false)
+    let position = c.reduce(ReduceOp::Sum, terms, &last, false)?;
+    if c.known_ints(index).is_some() {
+        return Ok(position);
+    }
+    // A tuple with a number out of range must not name another element: its position is out of range too.
+    let sizes: Vec<i64> = extents.iter().map(|&e| e as i64).collect();
+    let sizes = c.ints(vec![sizes.len() as u64], &sizes)?;
+    let sizes = c.cast(sizes, c.elem(index))?;
+    let negative = c.compare_splat(CompareOp::Lt, index, 0.0)?;
+    let beyond = c.compare(CompareOp::Le, sizes, index)?;
+    let outside = c.binary(BinaryOp::Or, negative, beyond)?;
+    let outside = c.reduce(ReduceOp::Max, outside, &last, false)?;
+    let none = c.splat_like(position, -1.0)?;
+    c.select(outside, none, position)
 }
 
 pub(super) fn gather_nd(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
@@ -132,7 +146,7 @@ fn replace_rows(c: &mut Ctx<'_>, data: Value, updates: Value, positions: &[i64])
 }
 
 fn scatter_rules(c: &mut Ctx<'_>, n: &Call<'_>, index: Value) -> Result<Vec<i64>, Fail> {
-    let reduction = n.string("reduction", "none")?;
+    let reduction = n.choice("reduction", &["none", "add", "mul", "max", "min"])?;
     if reduction != "none" {
         return Err(unsupported(format!("reduction is {reduction:?}")));
     }

@@ -12,7 +12,10 @@ type Results = Result<Vec<Value>, Fail>;
 
 pub(super) fn reshape(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let target = c.const_ints(n.input(1)?, "the shape operand")?;
+    let target = match n.opset < 5 {
+        true => n.ints("shape")?.unwrap_or_default().to_vec(),
+        false => c.const_ints(n.input(1)?, "the shape operand")?,
+    };
     let from = c.shape(x);
     let keep_zero = n.flag("allowzero", false)?;
     let mut shape = Vec::with_capacity(target.len());
@@ -93,17 +96,18 @@ pub(super) fn transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 pub(super) fn slice(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
     let from = c.shape(x);
-    let begin = c.const_ints(n.input(1)?, "the starts operand")?;
-    let end = c.const_ints(n.input(2)?, "the ends operand")?;
+    // Bounds are attributes up to operator set 9.
+    let mut bounds = |name: &str, i: usize| match (n.opset < 10, n.opt(i)) {
+        (true, _) => Ok(n.ints(name)?.map(<[i64]>::to_vec)),
+        (false, Some(v)) => c.const_ints(v, &format!("the {name} operand")).map(Some),
+        (false, None) => Ok(None),
+    };
+    let missing = |what: &str| invalid(format!("{what} is missing"));
+    let begin = bounds("starts", 1)?.ok_or_else(|| missing("starts"))?;
+    let end = bounds("ends", 2)?.ok_or_else(|| missing("ends"))?;
     let count = begin.len();
-    let over = match n.opt(3) {
-        Some(v) => c.const_ints(v, "the axes operand")?,
-        None => (0..count as i64).collect(),
-    };
-    let step = match n.opt(4) {
-        Some(v) => c.const_ints(v, "the steps operand")?,
-        None => vec![1; count],
-    };
+    let over = bounds("axes", 3)?.unwrap_or_else(|| (0..count as i64).collect());
+    let step = bounds("steps", 4)?.unwrap_or_else(|| vec![1; count]);
     if end.len() != count || over.len() != count || step.len() != count || step.contains(&0) {
         return Err(invalid("starts, ends, axes and steps do not fit each other"));
     }
@@ -113,12 +117,15 @@ pub(super) fn slice(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         let d = axis as usize;
         let extent = from[d] as i64;
         let absolute = |p: i64| if p < 0 { p.saturating_add(extent) } else { p };
-        let (low, high) = if step[i] > 0 { (0, extent) } else { (-1, extent - 1) };
-        let first = absolute(begin[i]).clamp(low.max(0).min(high.max(low)), high.max(low));
-        // A first position before the axis is clamped to its first element when stepping back as well.
-        let first = if step[i] < 0 { absolute(begin[i]).clamp(-1, extent - 1) } else { first };
-        let last = absolute(end[i]).clamp(low, high.max(low));
-        let distance = if step[i] > 0 { last - first } else { first - last };
+        // Stepping back, the first position is clamped to an element and the last to before the axis; without elements
+        // both stand there.
+        let (first, distance) = if step[i] > 0 {
+            let first = absolute(begin[i]).clamp(0, extent);
+            (first, absolute(end[i]).clamp(0, extent) - first)
+        } else {
+            let first = absolute(begin[i]).max(0).min(extent - 1);
+            (first, first - absolute(end[i]).clamp(-1, extent.max(1) - 1))
+        };
         let size = distance.max(0).unsigned_abs().div_ceil(step[i].unsigned_abs());
         starts[d] = if size == 0 { 0 } else { first };
         shape.0[d] = size;
@@ -150,10 +157,21 @@ pub(super) fn split(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
             if parts == 0 || parts > 4096 {
                 return Err(invalid(format!("a split into {parts} parts")));
             }
+            // From version 18 on, `num_outputs` lets the last part be smaller.
             let each = extent.div_ceil(parts);
-            (0..parts).map(|i| extent.saturating_sub(i * each).min(each)).collect()
+            let last = extent.checked_sub(each * (parts - 1));
+            let Some(last) = last.filter(|&last| last == each || n.opset >= 18 && n.has("num_outputs"))
+            else {
+                return Err(invalid(format!(
+                    "a dimension of {extent} does not split into {parts} equal parts"
+                )));
+            };
+            (0..parts).map(|i| if i + 1 == parts { last } else { each }).collect()
         }
     };
+    if sizes.len() != n.node.output.len() {
+        return Err(invalid(format!("{} parts for {} results", sizes.len(), n.node.output.len())));
+    }
     if sizes.iter().try_fold(0u64, |sum, &s| sum.checked_add(s)) != Some(extent) {
         return Err(invalid(format!("parts {sizes:?} of a dimension of {extent}")));
     }
@@ -168,10 +186,10 @@ pub(super) fn split(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 pub(super) fn concat(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let parts = n.all()?;
-    if !n.has("axis") {
+    if !n.has("axis") && n.opset >= 4 {
         return Err(invalid("axis is missing"));
     }
-    let axis = axis(n.int("axis", 0)?, c.rank(parts[0]))?;
+    let axis = axis(n.int("axis", 1)?, c.rank(parts[0]))?;
     Ok(vec![c.concat(&parts, axis)?])
 }
 
@@ -184,7 +202,11 @@ pub(super) fn take(c: &mut Ctx<'_>, x: Value, axis: usize, positions: &[i64]) ->
 pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut x = n.input(0)?;
     let rank = c.rank(x);
-    let pads = c.const_ints(n.input(1)?, "the pads operand")?;
+    let pads = match n.opset {
+        ..2 => n.ints("paddings")?.unwrap_or_default().to_vec(),
+        2..11 => n.ints("pads")?.unwrap_or_default().to_vec(),
+        _ => c.const_ints(n.input(1)?, "the pads operand")?,
+    };
     let over: Vec<u8> = match n.opt(3) {
         Some(v) => axes(&c.const_ints(v, "the axes operand")?, rank)?,
         None => (0..rank as u8).collect(),
@@ -192,40 +214,40 @@ pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if pads.len() != 2 * over.len() || pads.iter().any(|p| p.unsigned_abs() > MAX_ELEMENTS) {
         return Err(invalid(format!("pads are {pads:?} for {} axes", over.len())));
     }
-    let mode = n.string("mode", "constant")?;
+    let mode = n.choice("mode", &["constant", "reflect", "edge", "wrap"])?;
     let (mut low, mut high) = (vec![0; rank], vec![0; rank]);
     for (i, &axis) in over.iter().enumerate() {
         let d = axis as usize;
         let (before, after) = (pads[i], pads[i + over.len()]);
-        let extent = c.shape(x)[d] as i64;
+        // Negative amounts crop, before anything is added.
+        let (crop_low, crop_high) = ((-before).max(0), (-after).max(0));
+        let extent = c.shape(x)[d] as i64 - crop_low - crop_high;
+        let left = u64::try_from(extent)
+            .map_err(|_| invalid(format!("pads {pads:?} crop more than dimension {d}")))?;
+        x = c.slice_axis(x, d, crop_low as u64, left)?;
+        let (before, after) = (before.max(0), after.max(0));
         if mode == "constant" {
-            // Negative amounts crop.
-            let (crop_low, crop_high) = ((-before).max(0), (-after).max(0));
-            let left = u64::try_from(extent - crop_low - crop_high)
-                .map_err(|_| invalid(format!("pads {pads:?} crop more than dimension {d}")))?;
-            x = c.slice_axis(x, d, crop_low as u64, left)?;
-            (low[d], high[d]) = (before.max(0) as u64, after.max(0) as u64);
+            (low[d], high[d]) = (before as u64, after as u64);
             continue;
         }
-        let total = extent + before + after;
         if before == 0 && after == 0 {
             continue;
         }
-        if !(0..1 << 24).contains(&total) || extent == 0 {
+        let total = extent + before + after;
+        if total >= 1 << 24 || extent == 0 {
             return Err(invalid(format!("pads {pads:?} of dimension {d} in mode {mode}")));
         }
         let from = |p: i64| match mode {
-            "edge" => Ok(p.clamp(0, extent - 1)),
-            "wrap" => Ok(p.rem_euclid(extent)),
-            "reflect" if extent == 1 => Ok(0),
-            "reflect" => {
+            "edge" => p.clamp(0, extent - 1),
+            "wrap" => p.rem_euclid(extent),
+            _ if extent == 1 => 0,
+            _ => {
                 let period = 2 * (extent - 1);
                 let q = p.rem_euclid(period);
-                Ok(q.min(period - q))
+                q.min(period - q)
             }
-            other => Err(invalid(format!("mode is {other:?}"))),
         };
-        let positions: Vec<i64> = (-before..extent + after).map(from).collect::<Result<_, Fail>>()?;
+        let positions: Vec<i64> = (-before..extent + after).map(from).collect();
         x = take(c, x, d, &positions)?;
     }
     if low.iter().chain(&high).all(|&p| p == 0) {
@@ -233,7 +255,10 @@ pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     }
     let value = match n.opt(2) {
         Some(v) => c.reshape(v, vec![])?,
-        None => c.splat(c.elem(x), &Shape::default(), 0.0)?,
+        None => {
+            let value = if n.opset < 11 { n.float("value", 0.0)? } else { 0.0 };
+            c.splat(c.elem(x), &Shape::default(), value)?
+        }
     };
     Ok(vec![c.emit(Op::Pad { low, high }, &[x, value])?])
 }
@@ -241,8 +266,14 @@ pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 /// Each dimension gets an outer one that repeats it.
 pub(super) fn tile(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut x = n.input(0)?;
-    let repeats = c.const_ints(n.input(1)?, "the repeats operand")?;
+    let mut repeats = c.const_ints(n.input(1)?, "the repeats operand")?;
     let rank = c.rank(x);
+    if n.opset < 6 {
+        // One number of tiles along one axis.
+        let along = axis(c.const_scalar(n.input(2)?, "the axis operand")? as i64, rank)?;
+        let [tiles] = repeats[..] else { return Err(invalid(format!("tiles are {repeats:?}"))) };
+        repeats = (0..rank).map(|d| if d == along { tiles } else { 1 }).collect();
+    }
     if repeats.len() != rank || repeats.iter().any(|&r| !(0..=MAX_ELEMENTS as i64).contains(&r)) {
         return Err(invalid(format!("repeats are {repeats:?} for rank {rank}")));
     }
@@ -289,11 +320,13 @@ pub(super) fn depth_to_space(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let [batch, channels, height, width] = shape[..] else {
         return Err(invalid(format!("DepthToSpace of {}", c.b.ty(x))));
     };
+    if !channels.is_multiple_of(b * b) {
+        return Err(invalid(format!("{channels} channels in blocks of {b} by {b}")));
+    }
     let depth = channels / (b * b);
-    let (split, perm) = match n.string("mode", "DCR")? {
+    let (split, perm) = match n.choice("mode", &["DCR", "CRD"])? {
         "DCR" => (vec![batch, b, b, depth, height, width], vec![0, 3, 4, 1, 5, 2]),
-        "CRD" => (vec![batch, depth, b, b, height, width], vec![0, 1, 4, 2, 5, 3]),
-        other => return Err(invalid(format!("mode is {other:?}"))),
+        _ => (vec![batch, depth, b, b, height, width], vec![0, 1, 4, 2, 5, 3]),
     };
     let y = c.reshape(x, split)?;
     let y = c.permute(y, perm)?;
@@ -307,11 +340,13 @@ pub(super) fn space_to_depth(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let [batch, channels, height, width] = shape[..] else {
         return Err(invalid(format!("SpaceToDepth of {}", c.b.ty(x))));
     };
+    if !height.is_multiple_of(b) || !width.is_multiple_of(b) {
+        return Err(invalid(format!("{height} by {width} elements in blocks of {b} by {b}")));
+    }
     let y = c.reshape(x, vec![batch, channels, height / b, b, width / b, b])?;
-    let perm = match n.string("mode", "DCR")? {
+    let perm = match n.choice("mode", &["DCR", "CRD"])? {
         "DCR" => vec![0, 3, 5, 1, 2, 4],
-        "CRD" => vec![0, 1, 3, 5, 2, 4],
-        other => return Err(invalid(format!("mode is {other:?}"))),
+        _ => vec![0, 1, 3, 5, 2, 4],
     };
     let y = c.permute(y, perm)?;
     Ok(vec![c.reshape(y, vec![batch, channels * b * b, height / b, width / b])?])

@@ -1,12 +1,14 @@
 //! Softmax and the normalisations.
 
 use lacuna_ir::op::{BinaryOp, CompareOp, Real, ReduceOp, UnaryOp};
-use lacuna_ir::{Op, Value};
+use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
+use super::precision::wide;
 use crate::call::{Call, axes, axis};
-use crate::context::{Ctx, invalid, unsupported};
+use crate::context::{Ctx, broadcast_shape, invalid, unsupported};
 use crate::diagnostic::Fail;
+use crate::tensor::scalar_type;
 
 type Results = Result<Vec<Value>, Fail>;
 
@@ -32,86 +34,134 @@ pub(super) fn softmax(c: &mut Ctx<'_>, n: &Call<'_>, log: bool) -> Results {
 /// One where the greatest element (the first of equal ones) stands, zero elsewhere.
 pub(super) fn hardmax(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let shape = c.shape(x);
-    let axis = axis(n.int("axis", -1)?, shape.rank())?;
+    let mut shape = c.shape(x);
+    let original = shape.clone();
+    let mut axis = axis(n.int("axis", if n.opset < 13 { 1 } else { -1 })?, shape.rank())?;
+    let mut x = x;
+    if n.opset < 13 {
+        // Up to operator set 12 all dimensions from the axis on are one.
+        let flat = vec![shape[..axis].iter().product(), shape[axis..].iter().product()];
+        (x, shape, axis) = (c.reshape(x, flat.clone())?, flat.into(), 1);
+    }
     let best = c.emit(Op::ArgReduce { max: true, axis: axis as u8, last: false }, &[x])?;
     let dims = (0..shape.rank()).filter(|&d| d != axis).map(|d| d as u8).collect();
     let best = c.emit(Op::Broadcast { dims, shape: shape.clone() }, &[best])?;
     let position = c.iota(ScalarType::I64, &shape, axis)?;
     let hit = c.compare(CompareOp::Eq, position, best)?;
-    Ok(vec![c.cast(hit, c.elem(x))?])
+    let hit = c.cast(hit, c.elem(x))?;
+    Ok(vec![c.reshape(hit, original)?])
 }
 
-/// `x * inv + (bias - mean * inv)` with `inv = scale / sqrt(var + epsilon)`, all four of shape `[channels]`.
+/// `x * inv + (bias - mean * inv)` with `inv = scale / sqrt(var + epsilon)`, all four of shape `[channels]`, or without
+/// `spatial` (up to operator set 8) of the operand's shape without the batch.
+///
+/// In training mean and variance are those of the batch, and the running ones, which are results, move towards them.
 pub(super) fn batch_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    if n.flag("training_mode", false)? {
-        return Err(unsupported("training_mode is 1: export the model for inference"));
-    }
     let x = n.input(0)?;
     let shape = c.shape(x);
     if shape.rank() < 2 {
         return Err(invalid(format!("BatchNormalization of {}", c.b.ty(x))));
     }
+    let spatial = n.opset >= 9 || n.flag("spatial", true)?;
+    let training = match n.opset {
+        ..7 => !n.flag("is_test", false)?,
+        7..14 => n.wants(1),
+        _ => n.flag("training_mode", false)?,
+    };
+    if n.wants(3) || n.wants(4) {
+        return Err(
+            unsupported("the results saved_mean and saved_var").hint("export the model for inference")
+        );
+    }
+    let kept: Vec<u8> = if spatial { vec![1] } else { (1..shape.rank() as u8).collect() };
     let elem = c.elem(x);
     let mut parameter = |i| n.input(i).and_then(|v| c.cast(v, elem));
     let (scale, bias, mean, var) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
+    let mut results = Vec::new();
+    let (mean, var) = match training {
+        false => (mean, var),
+        true => {
+            let over: Vec<u8> = (0..shape.rank() as u8).filter(|d| !kept.contains(d)).collect();
+            let (of_mean, of_var) = moments(c, x, &over, &kept)?;
+            let momentum = n.float("momentum", 0.9)?;
+            for (i, running, current) in [(3, mean, of_mean), (4, var, of_var)] {
+                let old = c.binary_splat(BinaryOp::Mul, running, momentum)?;
+                let new = c.binary_splat(BinaryOp::Mul, current, 1.0 - momentum)?;
+                let next = c.binary(BinaryOp::Add, old, new)?;
+                results.push(c.cast(next, c.elem(n.input(i)?))?);
+            }
+            (of_mean, of_var)
+        }
+    };
     let var = c.binary_splat(BinaryOp::Add, var, n.float("epsilon", 1e-5)?)?;
     let deviation = c.unary(UnaryOp::Sqrt, var)?;
     let inv = c.binary(BinaryOp::Div, scale, deviation)?;
     let offset = c.binary(BinaryOp::Mul, mean, inv)?;
     let offset = c.binary(BinaryOp::Sub, bias, offset)?;
-    let inv = c.broadcast_along(inv, 1, &shape)?;
-    let offset = c.broadcast_along(offset, 1, &shape)?;
+    let mut broadcast = |v| c.emit(Op::Broadcast { dims: kept.clone(), shape: shape.clone() }, &[v]);
+    let (inv, offset) = (broadcast(inv)?, broadcast(offset)?);
     let y = c.binary(BinaryOp::Mul, x, inv)?;
-    Ok(vec![c.binary(BinaryOp::Add, y, offset)?])
+    results.insert(0, c.binary(BinaryOp::Add, y, offset)?);
+    Ok(results)
 }
 
-/// The operand in the type that statistics are computed in: f32 for narrower floats when `stash_type` is 1.
-fn stashed(c: &mut Ctx<'_>, n: &Call<'_>, x: Value) -> Result<Value, Fail> {
-    let narrow = matches!(c.elem(x), ScalarType::F16 | ScalarType::Bf16);
-    if n.int("stash_type", 1)? == 1 && narrow { c.cast(x, ScalarType::F32) } else { Ok(x) }
+/// Mean and variance (over the number of elements) of `x` over the dimensions `over`; those in `kept` stay.
+fn moments(c: &mut Ctx<'_>, x: Value, over: &[u8], kept: &[u8]) -> Result<(Value, Value), Fail> {
+    let shape = c.shape(x);
+    let mean = c.reduce(ReduceOp::Mean, x, over, false)?;
+    let spread = c.emit(Op::Broadcast { dims: kept.to_vec(), shape }, &[mean])?;
+    let distance = c.binary(BinaryOp::Sub, x, spread)?;
+    let square = c.binary(BinaryOp::Mul, distance, distance)?;
+    let var = c.reduce(ReduceOp::Mean, square, over, false)?;
+    Ok((mean, var))
 }
 
 /// LayerNormalization, and with `centre` false RMSNormalization.
+///
+/// A scale and a bias of the operand's type that repeat over nothing but the normalised dimensions are operands of the
+/// norm, which rounds once; others apply to a norm in f32.
 pub(super) fn layer_norm(c: &mut Ctx<'_>, n: &Call<'_>, centre: bool) -> Results {
     let x = n.input(0)?;
     let (elem, shape) = (c.elem(x), c.shape(x));
     let first = axis(n.int("axis", -1)?, shape.rank())?;
     let over: Vec<u8> = (first as u8..shape.rank() as u8).collect();
     let eps = n.float("epsilon", 1e-5)?;
-    let inner = shape[first..].to_vec().into();
-    let wide = stashed(c, n, x)?;
-    // Scale and bias apply after the result is rounded to the operand's type.
-    let mut operands = vec![wide];
-    let fused = c.elem(wide) == elem;
-    let parameters: Vec<Value> = (1..3).filter_map(|i| n.opt(i)).collect();
+    let inner: Shape = shape[first..].to_vec().into();
     if n.opt(2).is_some() && n.opt(1).is_none() {
         return Err(invalid("the scale is missing"));
     }
-    let mut shaped = Vec::new();
-    for &p in &parameters {
-        let p = c.cast(p, elem)?;
-        shaped.push(c.broadcast_to(p, &inner)?);
-    }
-    if fused {
-        operands.extend(&shaped);
-    }
-    let y = c.emit(Op::Norm { axes: over.clone(), centre, eps: Real(eps) }, &operands)?;
-    let mut y = c.cast(y, elem)?;
-    if !fused {
-        for (i, &p) in shaped.iter().enumerate() {
-            y = c.binary(if i == 0 { BinaryOp::Mul } else { BinaryOp::Add }, y, p)?;
+    let parameters: Vec<Value> = (1..3).filter_map(|i| n.opt(i)).collect();
+    let repeats = |own: &Shape| broadcast_shape(&[own.clone(), inner.clone()]).is_ok_and(|s| s == inner);
+    let norm = Op::Norm { axes: over.clone(), centre, eps: Real(eps) };
+    let mut y;
+    if parameters.iter().all(|&p| c.elem(p) == elem && repeats(&c.shape(p))) {
+        let mut operands = vec![x];
+        for &p in &parameters {
+            operands.push(c.broadcast_to(p, &inner)?);
         }
+        y = c.emit(norm, &operands)?;
+    } else {
+        let x = c.cast(x, wide(elem))?;
+        y = c.emit(norm, &[x])?;
+        for (&p, op) in parameters.iter().zip([BinaryOp::Mul, BinaryOp::Add]) {
+            let p = c.cast(p, wide(elem))?;
+            let p = c.broadcast_to(p, &shape)?;
+            y = c.binary(op, y, p)?;
+        }
+        y = c.cast(y, elem)?;
     }
     let mut results = vec![y];
     if n.wants(1) || n.wants(2) {
-        let mean = c.reduce(ReduceOp::Mean, wide, &over, true)?;
-        let distance = c.binary(BinaryOp::Sub, wide, mean)?;
+        let stash = scalar_type(i32::try_from(n.int("stash_type", 1)?).unwrap_or(-1)).map_err(invalid)?;
+        let x = c.cast(x, wide(elem))?;
+        let mean = c.reduce(ReduceOp::Mean, x, &over, true)?;
+        let distance = c.binary(BinaryOp::Sub, x, mean)?;
         let square = c.binary(BinaryOp::Mul, distance, distance)?;
         let var = c.reduce(ReduceOp::Mean, square, &over, true)?;
         let var = c.binary_splat(BinaryOp::Add, var, eps)?;
         let deviation = c.unary(UnaryOp::Sqrt, var)?;
-        results.extend([mean, c.unary(UnaryOp::Recip, deviation)?]);
+        let inverse = c.unary(UnaryOp::Recip, deviation)?;
+        results.extend([c.cast(mean, stash)?, c.cast(inverse, stash)?]);
     }
     Ok(results)
 }
@@ -139,18 +189,16 @@ pub(super) fn instance_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 /// Groups of channels normalised together. Scale and bias are per group up to opset 20, per channel from 21 on.
 pub(super) fn group_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let (elem, shape) = (c.elem(x), c.shape(x));
+    let shape = c.shape(x);
     let groups = u64::try_from(n.int("num_groups", 0)?).unwrap_or(0);
-    if shape.rank() < 2 || groups == 0 || shape[1] % groups != 0 {
+    if shape.rank() < 2 || groups == 0 || !shape[1].is_multiple_of(groups) {
         return Err(invalid(format!("GroupNormalization of {} in {groups} groups", c.b.ty(x))));
     }
     let eps = Real(n.float("epsilon", 1e-5)?);
     let mut split = vec![shape[0], groups, shape[1] / groups];
     split.extend(&shape[2..]);
-    let wide = stashed(c, n, x)?;
-    let y = c.reshape(wide, split.clone())?;
+    let y = c.reshape(x, split.clone())?;
     let y = c.emit(Op::Norm { axes: (2..split.len() as u8).collect(), centre: true, eps }, &[y])?;
-    let y = c.cast(y, elem)?;
     let (scale, bias) = (n.input(1)?, n.input(2)?);
     if n.opset < 21 && c.shape(scale)[..] == [groups] {
         let y = channel_affine(c, y, scale, bias)?;

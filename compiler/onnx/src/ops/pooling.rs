@@ -21,6 +21,14 @@ pub(super) struct Spatial {
     pub positions: Vec<u64>,
 }
 
+/// The attribute `auto_pad`, of which an empty string is the default too.
+pub(super) fn auto_pad(n: &Call<'_>) -> Result<&'static str, Fail> {
+    match n.string("auto_pad", "")? {
+        "" => Ok("NOTSET"),
+        _ => n.choice("auto_pad", &["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]),
+    }
+}
+
 /// Reads `strides`, `dilations`, `pads` and `auto_pad` for a kernel over axes of the given extents (up to 2^40).
 ///
 /// With `ceil`, positions are rounded up, but a window that would begin in the padding after the axis is left out.
@@ -28,11 +36,11 @@ pub(super) fn spatial(n: &Call<'_>, extents: &[u64], kernel: &[u64], ceil: bool)
     let s = kernel.len();
     let strides = n.sizes("strides", s, 1)?;
     let dilations = n.sizes("dilations", s, 1)?;
-    let auto = n.string("auto_pad", "NOTSET")?;
+    let auto = auto_pad(n)?;
     let spans: Vec<u64> = (0..s).map(|i| (kernel[i] - 1) * dilations[i] + 1).collect();
     let (mut low, mut high) = (vec![0; s], vec![0; s]);
     match auto {
-        "NOTSET" | "" => {
+        "NOTSET" => {
             if let Some(pads) = n.ints("pads")? {
                 if pads.len() != 2 * s || pads.iter().any(|p| !(0..1 << 31).contains(p)) {
                     return Err(invalid(format!("pads are {pads:?}, not {} amounts", 2 * s)));
@@ -42,7 +50,7 @@ pub(super) fn spatial(n: &Call<'_>, extents: &[u64], kernel: &[u64], ceil: bool)
             }
         }
         "VALID" => {}
-        "SAME_UPPER" | "SAME_LOWER" => {
+        _ => {
             for i in 0..s {
                 let positions = extents[i].div_ceil(strides[i]);
                 let reach = positions.saturating_sub(1) * strides[i] + spans[i];
@@ -52,7 +60,6 @@ pub(super) fn spatial(n: &Call<'_>, extents: &[u64], kernel: &[u64], ceil: bool)
                     if auto == "SAME_UPPER" { (half, total - half) } else { (total - half, half) };
             }
         }
-        other => return Err(invalid(format!("auto_pad is {other:?}"))),
     }
     let mut positions = Vec::with_capacity(s);
     for i in 0..s {

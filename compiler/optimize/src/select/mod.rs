@@ -90,8 +90,13 @@ pub fn select(module: Module, options: &Options) -> Result<Selected, Error> {
         Precision::Bf16 | Precision::Mx { .. } => true,
         Precision::F32 | Precision::Auto => false,
     };
-    let plan =
-        &mut |_, func: &Function, node: &NodeData, constant| uniform(func, node, constant, options.precision);
+    let plan = &mut |_, func: &Function, node: &NodeData, constant| {
+        if !node.origins.iter().any(|origin| options.ungrouped.contains(origin)) {
+            return uniform(func, node, constant, options.precision);
+        }
+        let (forms, reason) = uniform(func, node, constant, options.precision.without_groups());
+        (forms, reason.or(Some("there is no kernel for it in groups")))
+    };
     convert(module, options, narrows_attention, &mut Quantised::new(), plan)
 }
 

@@ -124,9 +124,12 @@ fn keeps_zero(op: UnaryOp) -> bool {
     match op {
         UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Sign | UnaryOp::Ceil | UnaryOp::Floor | UnaryOp::Round => true,
         UnaryOp::Sqrt | UnaryOp::Sin | UnaryOp::Tan | UnaryOp::Asin | UnaryOp::Atan | UnaryOp::Sinh => true,
-        UnaryOp::Tanh | UnaryOp::Asinh | UnaryOp::Atanh | UnaryOp::Erf => true,
+        UnaryOp::Tanh | UnaryOp::Asinh | UnaryOp::Atanh | UnaryOp::Erf | UnaryOp::Expm1 | UnaryOp::Log1p => {
+            true
+        }
         UnaryOp::Not | UnaryOp::Exp | UnaryOp::Log | UnaryOp::Recip | UnaryOp::Cos | UnaryOp::Acos => false,
-        UnaryOp::Cosh | UnaryOp::Acosh | UnaryOp::Sigmoid | UnaryOp::IsNan | UnaryOp::IsInf => false,
+        UnaryOp::Cosh | UnaryOp::Acosh | UnaryOp::Sigmoid | UnaryOp::NormCdf => false,
+        UnaryOp::IsNan | UnaryOp::IsInf => false,
     }
 }
 

@@ -24,6 +24,9 @@ macro_rules! polynomials {
             | SeUnary::Atanh
             | SeUnary::Erf
             | SeUnary::Sigmoid
+            | SeUnary::Expm1
+            | SeUnary::Log1p
+            | SeUnary::NormCdf
     };
 }
 
@@ -68,26 +71,29 @@ pub(super) fn max64(a: f64, b: f64) -> f64 {
     }
 }
 
-/// Calls `$go` with the body of a function that `f32` lanes define.
+/// Calls `$go` with a function of the module `$math`, of f32 or f64.
 macro_rules! float_function {
-    ($f:expr, $go:ident) => {
+    ($f:expr, $go:ident, $($math:ident)::+) => {
         match $f {
-            SeUnary::Exp => $go!(math::exp),
-            SeUnary::Log => $go!(math::ln),
-            SeUnary::Sin => $go!(math::sin),
-            SeUnary::Cos => $go!(math::cos),
-            SeUnary::Tan => $go!(math::tan),
-            SeUnary::Asin => $go!(math::asin),
-            SeUnary::Acos => $go!(math::acos),
-            SeUnary::Atan => $go!(math::atan),
-            SeUnary::Sinh => $go!(math::sinh),
-            SeUnary::Cosh => $go!(math::cosh),
-            SeUnary::Tanh => $go!(math::tanh),
-            SeUnary::Asinh => $go!(math::asinh),
-            SeUnary::Acosh => $go!(math::acosh),
-            SeUnary::Atanh => $go!(math::atanh),
-            SeUnary::Erf => $go!(math::erf),
-            SeUnary::Sigmoid => $go!(math::sigmoid),
+            SeUnary::Exp => $go!($($math)::+::exp),
+            SeUnary::Log => $go!($($math)::+::ln),
+            SeUnary::Sin => $go!($($math)::+::sin),
+            SeUnary::Cos => $go!($($math)::+::cos),
+            SeUnary::Tan => $go!($($math)::+::tan),
+            SeUnary::Asin => $go!($($math)::+::asin),
+            SeUnary::Acos => $go!($($math)::+::acos),
+            SeUnary::Atan => $go!($($math)::+::atan),
+            SeUnary::Sinh => $go!($($math)::+::sinh),
+            SeUnary::Cosh => $go!($($math)::+::cosh),
+            SeUnary::Tanh => $go!($($math)::+::tanh),
+            SeUnary::Asinh => $go!($($math)::+::asinh),
+            SeUnary::Acosh => $go!($($math)::+::acosh),
+            SeUnary::Atanh => $go!($($math)::+::atanh),
+            SeUnary::Erf => $go!($($math)::+::erf),
+            SeUnary::Sigmoid => $go!($($math)::+::sigmoid),
+            SeUnary::Expm1 => $go!($($math)::+::expm1),
+            SeUnary::Log1p => $go!($($math)::+::log1p),
+            SeUnary::NormCdf => $go!($($math)::+::norm_cdf),
             exact!() => {}
         }
     };
@@ -121,7 +127,7 @@ pub(super) fn unary_f32(f: SeUnary, lanes: &mut Lanes, n: usize, dst: Reg, a: Re
         SeUnary::IsInf => {
             apply!(lanes, n, dst, r32 / t32, (a => r32), |x| u32::from(x & 0x7FFF_FFFF == 0x7F80_0000));
         }
-        polynomials!() => float_function!(f, go),
+        polynomials!() => float_function!(f, go, math),
     }
 }
 
@@ -129,7 +135,7 @@ pub(super) fn unary_f32(f: SeUnary, lanes: &mut Lanes, n: usize, dst: Reg, a: Re
 pub(super) fn unary_f64(f: SeUnary, lanes: &mut Lanes, n: usize, dst: Reg, a: Reg) {
     macro_rules! go {
         ($function:path) => {
-            f64_map!(lanes, n, dst, a, |x| f64::from($function(x as f32)))
+            f64_map!(lanes, n, dst, a, |x| $function(x))
         };
     }
     match f {
@@ -153,7 +159,7 @@ pub(super) fn unary_f64(f: SeUnary, lanes: &mut Lanes, n: usize, dst: Reg, a: Re
         SeUnary::IsInf => {
             apply!(lanes, n, dst, r32 / t32, (a => r64), |x| u32::from(f64::from_bits(x).is_infinite()));
         }
-        polynomials!() => float_function!(f, go),
+        polynomials!() => float_function!(f, go, math::double),
     }
 }
 
@@ -315,9 +321,7 @@ macro_rules! float_lanes {
     };
 }
 float_lanes!(binary_f32, f32, binary_i32, r32, t32, math::fmin, math::fmax, math::pow);
-float_lanes!(binary_f64, f64, binary_i64, r64, t64, min64, max64, |x: f64, y: f64| f64::from(math::pow(
-    x as f32, y as f32
-)));
+float_lanes!(binary_f64, f64, binary_i64, r64, t64, min64, max64, math::double::pow);
 
 #[inline(always)]
 pub(super) fn convert(from: Lane, to: Lane, lanes: &mut Lanes, n: usize, dst: Reg, a: Reg) {

@@ -37,7 +37,7 @@ fn fill(lanes: &mut Lanes) {
 }
 
 fn unary() -> impl Iterator<Item = SeUnary> {
-    (0..=SeUnary::IsInf as u32).filter_map(SeUnary::from_bits)
+    (0..=SeUnary::NormCdf as u32).filter_map(SeUnary::from_bits)
 }
 
 fn binary() -> impl Iterator<Item = SeBinary> {
