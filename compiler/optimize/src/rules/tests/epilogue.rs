@@ -60,6 +60,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "softmax-before-reshape",
             |l| {
+                l.floats();
                 let (y, d) = heads(l);
                 let y = l.reshape(y, &[d[0] * d[1], d[2]]);
                 l.emit(Op::Softmax { axis: 1, log: false }, &[y])

@@ -136,6 +136,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "permute-through-softmax",
             |l| {
+                l.floats();
                 let (x, p) = permuted(l, 3);
                 let axis = l.random(3) as u8;
                 let y = l.emit(Op::Softmax { axis, log: axis == 1 }, &[x]);
@@ -146,6 +147,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "permute-through-norm",
             |l| {
+                l.floats();
                 let (x, p) = permuted(l, 3);
                 let d = l.shape(x);
                 let s = l.konst(&[d[2], d[0]]);

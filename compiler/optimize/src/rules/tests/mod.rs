@@ -13,11 +13,14 @@ mod relaxed;
 mod zeros;
 
 use lacuna_ir::{Op, Value};
+use lacuna_isa::format::ScalarType;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::{Rule, RuleClass, all};
-use crate::testing::{Lab, assert_sound, conv1d, module, saturated, show};
+use crate::testing::{
+    Lab, Numbers, assert_equally_finite, assert_sound, conv1d, module, module_of, saturated, show,
+};
 
 struct Case {
     rule: &'static str,
@@ -69,6 +72,20 @@ fn everything() -> Vec<Rule> {
 fn rules_of(names: &[&str]) -> Vec<Rule> {
     everything().into_iter().filter(|r| names.contains(&r.name)).collect()
 }
+
+/// Types in which rules that keep every bit are tested.
+const TYPES: [ScalarType; 7] = [
+    ScalarType::F32,
+    ScalarType::F16,
+    ScalarType::Bf16,
+    ScalarType::F64,
+    ScalarType::I32,
+    ScalarType::I8,
+    ScalarType::U8,
+];
+
+/// How many of them are of floats.
+const FLOATS: usize = 4;
 
 /// Seeds whose shapes let every rule fire are common; the first few suffice.
 const SEEDS: u64 = 64;
@@ -139,9 +156,29 @@ fn every_rule_is_sound() {
         let rules = rules_of(&[case.with, &[case.rule]].concat());
         let class = rules.iter().map(|r| r.class).max().unwrap();
         for_all(|seed| {
-            let (module, inputs) = module(seed, class == RuleClass::E0, |l| vec![(case.build)(l)]);
+            let exact = class == RuleClass::E0;
+            let elem = if exact { TYPES[(seed % TYPES.len() as u64) as usize] } else { ScalarType::F32 };
+            let numbers = Numbers { elem, specials: exact, extremes: false };
+            let (module, inputs) = module_of(seed, numbers, |l| vec![(case.build)(l)]);
             let (g, ..) = saturated(module, &rules);
             assert_sound(&g, &inputs, class);
+        });
+    }
+}
+
+/// Rules that move factors and biases between constants and sums leave those alone with which infinity or NaN would come or go.
+#[test]
+fn sums_stay_finite_where_they_are() {
+    for case in cases() {
+        let rules = rules_of(&[case.with, &[case.rule]].concat());
+        if rules.iter().map(|r| r.class).max() != Some(RuleClass::E1) {
+            continue;
+        }
+        for_all(|seed| {
+            let numbers = Numbers { extremes: true, ..Numbers::PLAIN };
+            let (module, inputs) = module_of(seed, numbers, |l| vec![(case.build)(l)]);
+            let (g, ..) = saturated(module, &rules);
+            assert_equally_finite(&g, &inputs);
         });
     }
 }
@@ -156,7 +193,8 @@ fn all_rules_together_are_sound() {
             let (g, _, _, report) = saturated(m, &all());
             assert!(report.rules.iter().all(|r| r.fired < 100), "{}: {report}", case.rule);
             assert_sound(&g, &inputs, RuleClass::Relaxed);
-            let (m, inputs) = module(seed, true, build);
+            let elem = TYPES[(seed % FLOATS as u64) as usize];
+            let (m, inputs) = module_of(seed, Numbers { elem, specials: true, extremes: false }, build);
             let (g, ..) = saturated(m, &exact);
             assert_sound(&g, &inputs, RuleClass::E0);
         });

@@ -22,6 +22,7 @@ fn cast(l: &mut Lab, x: Value) -> Value {
 
 /// A size with a short last group, with whole groups, or with less than one.
 fn length(l: &mut Lab) -> u64 {
+    l.floats();
     [1, 5, 32, 33, 64][l.random(5) as usize]
 }
 
