@@ -92,10 +92,13 @@ struct Composite {
     constants: Vec<Vec<i64>>,
 }
 
+/// The fields of a [`Composite`], in order.
+type Row = (&'static str, Vec<AttributeProto>, Vec<i64>, Vec<Vec<i64>>);
+
 fn composites() -> Vec<Composite> {
     let image = || vec![2i64, 4, 5, 5];
     let c = || vec![4i64];
-    let list: Vec<(&str, Vec<AttributeProto>, Vec<i64>, Vec<Vec<i64>>)> = vec![
+    let list: Vec<Row> = vec![
         ("MeanVarianceNormalization", vec![ints("axes", &[1])], image(), vec![]),
         ("BatchNormalization", vec![], image(), vec![c(), c(), c(), c()]),
         ("InstanceNormalization", vec![], image(), vec![c(), c()]),

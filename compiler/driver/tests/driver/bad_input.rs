@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{Dim, F32, I64, check_failure, floats, model, names, node, port, relu, save};
+use crate::common::{Dim, F32, I64, check_failure, floats, lacuna_in, model, names, node, port, relu, save};
 use lacuna_onnx::proto::{StringStringEntryProto, TensorProto};
 
 #[test]
@@ -44,6 +44,38 @@ fn files() {
     check_failure(at, &["compile", "relu.onnx", "-o", "relu.onnx"], 2, "L0003");
     check_failure(at, &["verify", "empty"], 2, "L0012");
     assert_eq!(names(at), ["empty", "relu.onnx"]);
+}
+
+/// An index that is known only at run time and is out of range stops the program, and the node is named.
+#[test]
+fn indices_out_of_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let check = |op: &str, shape: &[i64], legal: &[i64], wrong: &[i64]| {
+        let dims: Vec<Dim> = shape.iter().map(|&n| Dim::N(n)).collect();
+        let inputs = vec![port("x", F32, &[Dim::N(3), Dim::N(4)]), port("i", I64, &dims)];
+        let out = port("y", F32, &[]);
+        save(&at.join("m.onnx"), &model(inputs, vec![node(op, &["x", "i"], "y")], vec![out]));
+        assert!(lacuna_in(at, &["compile", "m.onnx", "-o", "m.lac"]).status.success(), "{op}");
+        for (values, exit) in [(legal, 0), (wrong, 4)] {
+            let int64_data = values.to_vec();
+            let i =
+                TensorProto { dims: shape.to_vec(), data_type: I64, int64_data, ..TensorProto::default() };
+            save(&at.join("i.pb"), &i);
+            let args = ["run", "m.lac", "--input", "i=i.pb"];
+            if exit == 0 {
+                assert!(lacuna_in(at, &args).status.success(), "{op} by {values:?}");
+                continue;
+            }
+            let value = check_failure(at, &args, exit, "L0015");
+            assert!(value["error"]["node"].as_str().unwrap().contains("/y"), "{value}");
+        }
+    };
+    check("Gather", &[2], &[2, -3], &[0, 3]);
+    check("Gather", &[2], &[0, 1], &[-4, 1]);
+    check("GatherElements", &[2, 4], &[0, 2, -1, -3, 0, 1, 2, 0], &[0, 1, 2, 3, 0, 0, 0, 0]);
+    check("GatherND", &[2, 2], &[0, 3, -1, -4], &[0, 3, 0, 4]);
+    check("GatherND", &[2, 2], &[0, 0, 2, 3], &[1, -5, 0, 0]);
 }
 
 /// A pipe without a writer must not be waited for.

@@ -41,10 +41,13 @@ pub(super) fn roi_align(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
             _ => Err(invalid(format!("{name} is {s}"))),
         })
     };
-    let default = if n.opset < 16 { "output_half_pixel" } else { "half_pixel" };
+    let mut values = ["half_pixel", "output_half_pixel"];
+    if n.opset < 16 {
+        values.reverse();
+    }
     let align = Align {
         pooled: [size("output_height")?, size("output_width")?],
-        shifted: n.string("coordinate_transformation_mode", default)? == "half_pixel",
+        shifted: n.choice("coordinate_transformation_mode", &values)? == "half_pixel",
         scale: n.float("spatial_scale", 1.0)?,
         is_max: match n.string("mode", "avg")? {
             "avg" => false,
