@@ -8,7 +8,7 @@ use lacuna_isa::object::{Access, Buffer, BufferKind, Kernel, TensorDecl, Trip};
 use lacuna_isa::program::Program;
 use lacuna_isa::view::{Dim, PE_COORDS, Pattern, PlaneMap, Space, VIEW_DIMS, View};
 
-use crate::nest::{Nest, TileDim, view_dims};
+use crate::nest::{Nest, TileDim, folds, view_dims};
 use crate::place::{Storage, StorageId};
 
 /// Why a kernel cannot be emitted.
@@ -28,7 +28,7 @@ pub struct Tile {
     pub storage: StorageId,
     /// Element number of coordinate 0.
     pub offset: i64,
-    /// Up to five dimensions; the slot is dense and row-major in this order.
+    /// Dimensions, of which five stay after [`folds`]; the slot is dense and row-major in this order.
     pub dims: Vec<TileDim>,
     /// Which dimension groups and patterns run along.
     pub k_dim: Option<usize>,
@@ -42,6 +42,21 @@ impl Tile {
             strides[d] = strides[d + 1] * self.dims[d + 1].size as i64;
         }
         strides
+    }
+
+    /// The dimensions that carry others, by dimension.
+    fn folds(&self, nest: &Nest) -> Result<Vec<Option<usize>>, EmitError> {
+        folds(nest, &self.dims, self.k_dim)
+            .ok_or_else(|| EmitError(format!("a tile of {} dimensions does not fit a view", self.dims.len())))
+    }
+
+    /// The whole slot, dimension by dimension as the box's view has them, and the number of the dimension along which groups run.
+    fn whole(&self, nest: &Nest) -> Result<(Vec<LocalDim>, Option<usize>), EmitError> {
+        let folds = self.folds(nest)?;
+        let strides = self.slot_strides();
+        let kept: Vec<usize> = (0..self.dims.len()).filter(|&d| folds[d].is_none()).collect();
+        let dims = kept.iter().map(|&d| free(self.dims[d].size, strides[d])).collect();
+        Ok((dims, kept.iter().position(|&d| Some(d) == self.k_dim)))
     }
 
     /// Elements of the box.
@@ -181,11 +196,13 @@ impl<'a> KernelBuilder<'a> {
     pub fn global(&mut self, tile: &Tile, access: Access) -> Result<u16, EmitError> {
         let data = (self.storage_of)(tile.storage);
         let base = self.base(tile.storage, access);
-        let (dims, levels, coords) = view_dims(&self.nest, &tile.dims).ok_or_else(|| {
+        let folds = tile.folds(&self.nest)?;
+        let (dims, levels, coords) = view_dims(&self.nest, &tile.dims, &folds).ok_or_else(|| {
             EmitError(format!("a tile of {} dimensions does not fit a view", tile.dims.len()))
         })?;
-        let pad = VIEW_DIMS - tile.dims.len();
-        let k_dim = tile.k_dim.map_or(VIEW_DIMS - 1, |d| pad + d) as u8;
+        let kept = folds.iter().filter(|f| f.is_none()).count();
+        let before = |k: usize| folds[..k].iter().filter(|f| f.is_none()).count();
+        let k_dim = tile.k_dim.map_or(VIEW_DIMS - 1, |k| VIEW_DIMS - kept + before(k)) as u8;
         Ok(self.view(View {
             format: data.format,
             pattern: data.pattern,
@@ -233,9 +250,10 @@ impl<'a> KernelBuilder<'a> {
                 },
             })
             .collect();
-        let (dims, levels, coords) = view_dims(&self.nest, &clip).ok_or_else(|| {
-            EmitError(format!("an operand of {} dimensions does not fit a view", clip.len()))
-        })?;
+        let (dims, levels, coords) =
+            view_dims(&self.nest, &clip, &vec![None; clip.len()]).ok_or_else(|| {
+                EmitError(format!("an operand of {} dimensions does not fit a view", clip.len()))
+            })?;
         let pad = VIEW_DIMS - clip.len();
         let k_dim = k_dim.map_or(VIEW_DIMS - 1, |d| pad + d) as u8;
         let (space, shift) = (Space::Local, None);
@@ -286,13 +304,8 @@ impl<'a> KernelBuilder<'a> {
         let data = (self.storage_of)(tile.storage);
         let bytes = Self::slot_bytes(data.slot, data.pattern, tile.elements());
         let buffer = self.buffer(name, BufferKind::Local, bytes, slots)?;
-        let whole: Vec<LocalDim> = tile
-            .dims
-            .iter()
-            .zip(tile.slot_strides())
-            .map(|(d, stride)| LocalDim { size: d.size, stride, clip: None })
-            .collect();
-        let slot = self.local(data.slot, data.pattern, tile.k_dim, &whole)?;
+        let (whole, k_dim) = tile.whole(&self.nest)?;
+        let slot = self.local(data.slot, data.pattern, k_dim, &whole)?;
         Ok((buffer, Operand::new(buffer, Action::Push, slot)))
     }
 
@@ -330,12 +343,13 @@ impl<'a> KernelBuilder<'a> {
         let depth = needed.max(self.loads[flags].depth);
         let (buffer, dst) = self.slot_of(name, tile, self.slots_at(depth))?;
         let n = tile.dims[dim].size;
-        let mut along = vec![free(1, 0); tile.dims.len()];
+        let folds = tile.folds(&self.nest)?;
+        let dim = VIEW_DIMS - folds[dim..].iter().filter(|f| f.is_none()).count();
+        let mut along = vec![free(1, 0); VIEW_DIMS];
         along[dim] = free(n, 1);
         let chosen = self.local(Format::Scalar(ScalarType::Bool), None, None, &along)?;
         let mask = Operand::new(self.loads[flags].buffer, Action::Read, chosen);
-        let dim = (VIEW_DIMS - tile.dims.len() + dim) as u8;
-        let load = InstKind::Ldmask { dst, src: view, mask, dim };
+        let load = InstKind::Ldmask { dst, src: view, mask, dim: dim as u8 };
         self.loads.push(Loaded { buffer, depth, strides: tile.slot_strides(), stage: self.late, load });
         Ok(self.loads.len() - 1)
     }
@@ -460,13 +474,8 @@ impl<'a> KernelBuilder<'a> {
     pub fn store(&mut self, buffer: u8, tile: &Tile) -> Result<(), EmitError> {
         let dst = self.global(tile, Access::Out)?;
         let data = (self.storage_of)(tile.storage);
-        let whole: Vec<LocalDim> = tile
-            .dims
-            .iter()
-            .zip(tile.slot_strides())
-            .map(|(d, stride)| LocalDim { size: d.size, stride, clip: None })
-            .collect();
-        let slot = self.local(data.format, data.pattern, tile.k_dim, &whole)?;
+        let (whole, k_dim) = tile.whole(&self.nest)?;
+        let slot = self.local(data.format, data.pattern, k_dim, &whole)?;
         let stage = if self.stage == self.compute_stage() { self.store_stage() } else { self.stage };
         let kind = InstKind::St { src: Operand::new(buffer, Action::Pop, slot), dst };
         self.kernel.code.push(Inst { stage, kind });

@@ -5,12 +5,16 @@ use lacuna_ir::expand::{self, Attention};
 use lacuna_ir::infer::TypeError;
 use lacuna_ir::{FuncId, Function, FunctionBuilder, Module, Node, NodeData, Op, TensorType, Value};
 use lacuna_isa::target::Target;
+use lacuna_isa::view::VIEW_DIMS;
 
+use crate::fuse::is_wide;
 use crate::kernels::attention_plan::Plan;
 use crate::kernels::norm::{norm_bytes, softmax_bytes};
 use crate::kernels::rows::row_limit;
 use crate::kernels::sparse::ProductZeros;
 use crate::sinks::Quantised;
+
+pub mod integers;
 
 /// A module, and what is known of the zeros of its entry's products.
 pub type Legal = (Module, SecondaryMap<Node, ProductZeros>);
@@ -27,7 +31,7 @@ pub fn legalize(
 ) -> Result<Option<Legal>, TypeError> {
     let source = &module.functions[func];
     let quantised = Quantised::of(source);
-    let whole = |data: &NodeData| whole(source, &quantised, data, target);
+    let whole = |data: &NodeData| whole(module, source, &quantised, data, target);
     if source.nodes.values().all(whole) {
         return Ok(None);
     }
@@ -43,7 +47,11 @@ pub fn legalize(
         let args =
             data.args.iter().map(|&a| values[a].ok_or_else(|| missing(a))).collect::<Result<Vec<_>, _>>()?;
         b.set_origins(data.origins.clone());
-        let parts = if whole(data) { None } else { parts(&mut b, &data.op, &args)? };
+        let parts = match integers(module, source, data) {
+            _ if whole(data) => None,
+            Some(of_floats) => Some(integers::emit(&mut b, &data.op, &of_floats, &args)?),
+            None => parts(&mut b, &data.op, &args)?,
+        };
         let results = match parts {
             Some(result) => vec![result],
             None => {
@@ -66,7 +74,7 @@ pub fn legalize(
     for entry in rewritten.entries.iter_mut().filter(|entry| entry.func == func) {
         entry.func = id;
     }
-    // The parts of attention have a softmax.
+    // The parts of attention have a softmax, and those of a convolution are products.
     let again = legalize(&rewritten, id, &moved, target)?;
     Ok(Some(again.unwrap_or((rewritten, moved))))
 }
@@ -79,11 +87,54 @@ fn parts(b: &mut FunctionBuilder<'_>, op: &Op, args: &[Value]) -> Result<Option<
     if let Op::Norm { axes, centre, eps } = op {
         return expand::norm(b, axes, *centre, eps.0, args).map(Some);
     }
+    if let Op::Pad { low, high } = op {
+        return padded_twice(b, low, high, args).map(Some);
+    }
+    if let Op::Contract { map, elem } = op {
+        return expand::outer_product(b, map, *elem, args).map(Some);
+    }
+    if let Op::Conv { attrs, elem } = op {
+        let of = if is_wide(*elem) { expand::contract_of_windows } else { expand::conv };
+        return of(b, attrs, *elem, args[0], args[1]).map(Some);
+    }
     Attention::of(op).map(|a| expand::attention(b, &a, args)).transpose()
 }
 
-/// Whether a kernel takes the node as it is: rows of softmax and norms must fit local memory.
-fn whole(func: &Function, quantised: &Quantised, data: &NodeData, target: &Target) -> bool {
+/// Dimensions that a view has at most, less one that carries those that are not padded.
+const MAX_PADDED: usize = VIEW_DIMS - 1;
+
+/// Dimensions that a pad pads.
+fn padded<'a>(low: &'a [u64], high: &'a [u64]) -> impl Iterator<Item = usize> + 'a {
+    (0..low.len()).filter(|&d| low[d] + high[d] > 0)
+}
+
+/// A pad of many dimensions as two.
+fn padded_twice(
+    b: &mut FunctionBuilder<'_>,
+    low: &[u64],
+    high: &[u64],
+    args: &[Value],
+) -> Result<Value, TypeError> {
+    let first: Vec<usize> = padded(low, high).take(MAX_PADDED).collect();
+    let of = |amounts: &[u64], now: bool| {
+        let amount = |(d, &n): (usize, &u64)| if first.contains(&d) == now { n } else { 0 };
+        amounts.iter().enumerate().map(amount).collect()
+    };
+    let once = b.emit(Op::Pad { low: of(low, true), high: of(high, true) }, args)?;
+    b.emit(Op::Pad { low: of(low, false), high: of(high, false) }, &[once, args[1]])
+}
+
+/// The parts of a product of integers that the DPE can compute.
+fn integers(module: &Module, func: &Function, data: &NodeData) -> Option<integers::Parts> {
+    let (Op::Contract { elem, .. } | Op::Conv { elem, .. }) = data.op else { return None };
+    let summed = !matches!(&data.op, Op::Contract { map, .. } if map.summed().is_empty());
+    let wide = is_wide(elem) && !elem.is_float() && summed;
+    wide.then(|| integers::parts_of(module, func, &data.op, &data.args)).flatten()
+}
+
+/// Whether a kernel takes the node as it is: rows of softmax and norms must fit local memory, a product must sum, in a type that the DPE
+/// has, and a convolution have at most two axes.
+fn whole(module: &Module, func: &Function, quantised: &Quantised, data: &NodeData, target: &Target) -> bool {
     if data.results.iter().any(|&r| func.ty(r).shape.elements() == 0) {
         return true;
     }
@@ -96,6 +147,16 @@ fn whole(func: &Function, quantised: &Quantised, data: &NodeData, target: &Targe
     if let Op::Norm { axes, .. } = &data.op {
         let copies = data.results.iter().map(|&r| quantised.copies[r].len()).sum();
         return row(axes) <= row_limit(target, norm_bytes(scalars(), copies));
+    }
+    if let Op::Pad { low, high } = &data.op {
+        return low.len() <= VIEW_DIMS || padded(low, high).count() <= MAX_PADDED;
+    }
+    if let Op::Contract { map, .. } = &data.op {
+        return !map.summed().is_empty() && integers(module, func, data).is_none();
+    }
+    if let Op::Conv { attrs, elem } = &data.op {
+        return !is_wide(*elem)
+            && (attrs.strides.len() <= 2 || func.ty(data.args[0]).elem.scalar().is_none());
     }
     let Some(a) = Attention::of(&data.op) else { return true };
     Plan::choose(&a, &types, target).is_some()

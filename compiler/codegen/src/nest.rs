@@ -19,12 +19,21 @@ pub struct Axis {
     pub pes: [u16; PE_COORDS],
     /// Tiles that one PE walks.
     pub trip: u64,
+    /// Whether every PE has the same number of tiles, so that no tile is ever clipped.
+    pub even: bool,
 }
 
 impl Axis {
     /// An axis in tiles of `tile` elements, before distribution.
     pub fn new(name: &'static str, size: u64, tile: u64) -> Axis {
-        Axis { name, size, tile, pes: [1; PE_COORDS], trip: size.div_ceil(tile.max(1)).max(1) }
+        let trip = size.div_ceil(tile.max(1)).max(1);
+        Axis { name, size, tile, pes: [1; PE_COORDS], trip, even: false }
+    }
+
+    /// Whether no tile reaches past the end.
+    fn is_covered(&self) -> bool {
+        let n_pes: u64 = self.pes.iter().map(|&n| u64::from(n)).product();
+        n_pes * self.trip * self.tile == self.size
     }
 
     /// Tiles of the whole axis.
@@ -87,9 +96,15 @@ impl Nest {
                         for (c, &p) in pick.iter().enumerate() {
                             pes[open[p]][c] = split[c];
                         }
-                        let cost = cost_of(&pes);
-                        if cost < best.0 {
-                            best = (cost, pes);
+                        let is_even = |(axis, pes): (&Axis, &[u16; PE_COORDS])| {
+                            let n_pes: u64 = pes.iter().map(|&n| u64::from(n)).product();
+                            !axis.even || axis.n_tiles().is_multiple_of(n_pes)
+                        };
+                        if axes.iter().zip(&pes).all(is_even) {
+                            let cost = cost_of(&pes);
+                            if cost < best.0 {
+                                best = (cost, pes);
+                            }
                         }
                         let Some(c) = (0..PE_COORDS).find(|&c| split[c] > 1 && pick[c] + 1 < open.len())
                         else {
@@ -178,26 +193,90 @@ impl TileDim {
     }
 }
 
+/// For each dimension of a tile the one that carries its advances, if a view has no dimension for it.
+///
+/// A view has five dimensions, and a tile may have more. One of a single element, whose axis is dealt evenly, needs none of its own: its
+/// advances move another dimension, whose stride divides its own and which is never clipped. Rows of 8 images of `[14, 14]` of which a tile takes one,
+/// with strides (196, 14, 1), are then seen as `[14, 14]` with strides (14, 1), and the next image starts 14 rows further on. `k_dim`, along which
+/// groups run, carries nothing. Returns `None` when too few dimensions can be folded.
+pub fn folds(nest: &Nest, tile: &[TileDim], k_dim: Option<usize>) -> Option<Vec<Option<usize>>> {
+    let mut carriers = vec![None; tile.len()];
+    let mut left = tile.len().saturating_sub(VIEW_DIMS);
+    let is_single = |t: &TileDim| {
+        t.size == 1
+            && t.origin == 0
+            && t.axis.is_some_and(|(a, _)| nest.axes[a].even && nest.axes[a].is_covered())
+    };
+    let is_whole = |t: &TileDim| match t.axis {
+        None => t.origin == 0 && t.size <= t.bound,
+        Some((a, scale)) => {
+            let axis = &nest.axes[a];
+            let last = (axis.size - axis.tile) as i64 * scale + t.size as i64;
+            t.origin == 0 && scale > 0 && axis.is_covered() && last <= t.bound as i64
+        }
+    };
+    for (d, t) in tile.iter().enumerate() {
+        if left == 0 {
+            break;
+        }
+        if !is_single(t) || k_dim == Some(d) {
+            continue;
+        }
+        let carries = |&c: &usize| {
+            let other = &tile[c];
+            let ratio = t.stride.checked_div(other.stride).unwrap_or(0);
+            c != d
+                && Some(c) != k_dim
+                && carriers[c].is_none()
+                && is_whole(other)
+                && !is_single(other)
+                && ratio > 0
+                && ratio * other.stride == t.stride
+        };
+        carriers[d] = (0..tile.len()).find(carries);
+        left -= usize::from(carriers[d].is_some());
+    }
+    (left == 0).then_some(carriers)
+}
+
 /// Dimensions, loop advances and PE advances of a view.
 pub type Moves = ([Dim; VIEW_DIMS], [Option<Advance>; LOOP_LEVELS], [Option<Advance>; PE_COORDS]);
 
-/// The dimensions, loop advances and PE advances of a view: up to five tile dimensions, padded in front with unit ones.
+/// The dimensions, loop advances and PE advances of a view: the tile dimensions that are not folded, padded in front with unit ones.
 ///
-/// Returns `None` when a figure does not fit the view's fields.
-pub fn view_dims(nest: &Nest, tile: &[TileDim]) -> Option<Moves> {
-    let pad = VIEW_DIMS.checked_sub(tile.len())?;
+/// Returns `None` when more than five dimensions stay or a figure does not fit the view's fields.
+pub fn view_dims(nest: &Nest, tile: &[TileDim], folds: &[Option<usize>]) -> Option<Moves> {
+    let kept: Vec<usize> = (0..tile.len()).filter(|&d| folds[d].is_none()).collect();
+    let pad = VIEW_DIMS.checked_sub(kept.len())?;
+    let slot = |d: usize| kept.iter().position(|&k| k == d).map(|at| pad + at);
     let mut dims = [Dim::UNIT; VIEW_DIMS];
     let mut levels = [None; LOOP_LEVELS];
     let mut coords = [None; PE_COORDS];
-    for (i, t) in tile.iter().enumerate() {
-        let d = pad + i;
-        dims[d] = Dim {
+    for &i in &kept {
+        let t = &tile[i];
+        // Coordinates that are reached through what this dimension carries.
+        let further = |d: usize| -> Option<u64> {
+            let (axis, scale) = tile[d].axis?;
+            let ratio = u64::try_from(tile[d].stride.checked_div(t.stride)?).ok()?;
+            (nest.axes[axis].size - 1).checked_mul(u64::try_from(scale).ok()?)?.checked_mul(ratio)
+        };
+        let mut bound = t.bound;
+        for d in (0..tile.len()).filter(|&d| folds[d] == Some(i)) {
+            bound = bound.checked_add(further(d)?)?;
+        }
+        dims[slot(i)?] = Dim {
             size: u32::try_from(t.size).ok()?,
             stride: i32::try_from(t.stride).ok()?,
             origin: i32::try_from(t.origin).ok()?,
-            bound: u32::try_from(t.bound).ok()?,
+            bound: u32::try_from(bound).ok()?,
         };
-        let Some((axis, scale)) = t.axis else { continue };
+    }
+    for (i, t) in tile.iter().enumerate() {
+        let Some((axis, mut scale)) = t.axis else { continue };
+        if let Some(carrier) = folds[i] {
+            scale = scale.checked_mul(t.stride.checked_div(tile[carrier].stride)?)?;
+        }
+        let d = slot(folds[i].unwrap_or(i))?;
         let data = &nest.axes[axis];
         let step = |elements: u64| -> Option<i32> {
             i32::try_from(i64::try_from(elements).ok()?.checked_mul(scale)?).ok()

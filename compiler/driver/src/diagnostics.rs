@@ -40,6 +40,8 @@ pub struct Diagnostic {
     pub reason: String,
     /// What to do; may be empty.
     pub hint: String,
+    /// Inputs whose values must be known at compile time, where that is the reason.
+    pub inputs: Vec<String>,
     /// What the process returns.
     pub exit: Exit,
 }
@@ -55,6 +57,7 @@ impl Diagnostic {
             op: None,
             reason: reason.into(),
             hint: String::new(),
+            inputs: Vec::new(),
             exit: code.exit,
         }
     }
@@ -110,8 +113,8 @@ impl Diagnostic {
 impl From<lacuna_onnx::Diagnostic> for Diagnostic {
     fn from(d: lacuna_onnx::Diagnostic) -> Diagnostic {
         let exit = if d.is_unsupported() { Exit::Unsupported } else { Exit::BadInput };
-        let lacuna_onnx::Diagnostic { code, title, node, op, reason, hint } = d;
-        Diagnostic { code, title, file: None, node, op, reason, hint, exit }
+        let lacuna_onnx::Diagnostic { code, title, node, op, reason, hint, inputs } = d;
+        Diagnostic { code, title, file: None, node, op, reason, hint, inputs, exit }
     }
 }
 

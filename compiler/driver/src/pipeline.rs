@@ -271,6 +271,7 @@ fn refused(failures: Vec<lacuna_codegen::Failure>) -> Failed {
         op: (!f.op.is_empty()).then_some(f.op),
         reason: f.reason,
         hint: f.hint,
+        inputs: Vec::new(),
         exit: Exit::Unsupported,
     };
     Failed(failures.into_iter().map(diagnostic).collect())

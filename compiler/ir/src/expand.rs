@@ -8,6 +8,10 @@ use crate::module::{Constant, ConstantData, Value};
 use crate::op::{BinaryOp, CompareOp, ContractMap, EmptyRow, Op, Real, ReduceOp, UnaryOp};
 use crate::types::{Shape, TensorType};
 
+mod products;
+
+pub use products::{contract_of_windows, conv, is_plain, outer_product};
+
 /// The attributes of [`Op::Attention`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attention {
@@ -222,6 +226,7 @@ fn widened(b: &mut FunctionBuilder<'_>, x: Value) -> Result<(Value, ScalarType),
     Ok((if wide { x } else { b.emit(cast, &[x])? }, own))
 }
 
+/// A value in another type, or as it is.
 fn narrowed(b: &mut FunctionBuilder<'_>, x: Value, to: ScalarType) -> Result<Value, TypeError> {
     if b.ty(x).elem.scalar() == Some(to) {
         return Ok(x);

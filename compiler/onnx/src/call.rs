@@ -4,20 +4,20 @@ use lacuna_ir::Value;
 
 use crate::codes;
 use crate::diagnostic::Fail;
-use crate::proto::{AttributeProto, NodeProto, TensorProto, attribute_type};
+use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_type};
 
-/// A node with its operands resolved.
-pub(crate) struct Call<'a> {
+/// A node with its operands resolved: tensors, or (for operators on more than tensors) slots.
+pub(crate) struct Call<'a, T = Value> {
     pub node: &'a NodeProto,
     /// Attributes, those of a calling function's node substituted.
     pub attributes: &'a [AttributeProto],
     /// Version of the operator set `ai.onnx`.
     pub opset: i64,
     /// Operands; `None` where an optional one is left out.
-    pub inputs: Vec<Option<Value>>,
+    pub inputs: Vec<Option<T>>,
 }
 
-impl<'a> Call<'a> {
+impl Call<'_> {
     /// A required operand.
     pub fn input(&self, i: usize) -> Result<Value, Fail> {
         self.opt(i).ok_or_else(|| Fail::new(codes::INVALID_NODE, format!("operand {i} is missing")))
@@ -33,7 +33,9 @@ impl<'a> Call<'a> {
         self.input(0)?;
         (0..self.inputs.len()).map(|i| self.input(i)).collect()
     }
+}
 
+impl<'a, T> Call<'a, T> {
     /// Whether the model uses result `i`.
     pub fn wants(&self, i: usize) -> bool {
         self.node.output.get(i).is_some_and(|name| !name.is_empty())
@@ -79,6 +81,11 @@ impl<'a> Call<'a> {
 
     pub fn floats(&self, name: &str) -> Result<Option<&'a [f32]>, Fail> {
         Ok(self.attr(name, attribute_type::FLOATS)?.map(|a| a.floats.as_slice()))
+    }
+
+    /// The subgraph of an attribute.
+    pub fn graph(&self, name: &str) -> Result<Option<&'a GraphProto>, Fail> {
+        Ok(self.attr(name, attribute_type::GRAPH)?.and_then(|a| a.g.as_ref()))
     }
 
     pub fn tensor(&self, name: &str) -> Result<Option<&'a TensorProto>, Fail> {

@@ -57,8 +57,8 @@ codes! {
         "The number of operands, an attribute or the operands' types and shapes break the operator's specification. \
          `onnx.checker.check_model(model, full_check=True)` says more.";
     TOO_LARGE "L0112" "a value is too large"
-        "A value has more than 2^40 elements or more than 8 dimensions, or functions of the model expand to more than 2^20 \
-         nodes. Such sizes usually come from a damaged file or a wrong `--dim`.";
+        "A value has more than 2^40 elements or more than 8 dimensions. Such sizes usually come from a damaged file or a \
+         wrong `--dim`.";
     OPERATOR "L0201" "the operator is not supported"
         "The importer has no lowering for this operator type. `lacuna ops` lists those that it has. There is no fallback to \
          the host: every node becomes instructions or the model is refused.";
@@ -75,6 +75,9 @@ codes! {
     NOT_CONSTANT "L0206" "an operand must be constant"
         "The operand determines a shape or an addressing pattern, and is computed at run time from graph inputs. Bind the \
          input that it depends on with `--bind NAME=FILE`, or its dimensions with `--dim NAME=N`.";
+    EXPANSION "L0207" "the model expands to too much"
+        "Loops, scans, recurrent layers and functions of the model are expanded in place: a loop becomes its steps. One loop \
+         may have 4096 steps, and a model may expand to 2^20 nodes.";
 }
 
 impl Code {

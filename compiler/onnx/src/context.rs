@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use lacuna_ir::eval::Tensor;
 use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ReduceOp, UnaryOp};
 use lacuna_ir::{
-    Constant, ConstantData, ElemType, FunctionBuilder, Module, Op, Origin, Shape, TensorType, Value,
+    Constant, ConstantData, ElemType, FunctionBuilder, Module, Op, Origin, OriginId, Shape, TensorType, Value,
 };
 use lacuna_isa::format::ScalarType;
 
@@ -19,6 +20,9 @@ pub(crate) struct Ctx<'m> {
     pub external: &'m dyn ExternalData,
     /// Values of non-constant nodes that were computed on demand.
     pub(crate) memo: HashMap<Value, Constant>,
+    /// How many conditions are computed at run time and decide whether what is emitted now will be used.
+    pub(crate) n_doubtful: u32,
+    origins: HashMap<(String, String), OriginId>,
 }
 
 pub(crate) fn invalid(reason: impl Into<String>) -> Fail {
@@ -47,12 +51,23 @@ pub(crate) fn broadcast_shape(shapes: &[Shape]) -> Result<Shape, Fail> {
 
 impl<'m> Ctx<'m> {
     pub fn new(module: &'m mut Module, name: &str, external: &'m dyn ExternalData) -> Ctx<'m> {
-        Ctx { b: FunctionBuilder::new(module, name), external, memo: HashMap::new() }
+        Ctx {
+            b: FunctionBuilder::new(module, name),
+            external,
+            memo: HashMap::new(),
+            n_doubtful: 0,
+            origins: HashMap::new(),
+        }
     }
 
     /// Sets the ONNX node that the following IR nodes implement.
     pub fn set_origin(&mut self, node: &str, op: &str) {
-        let origin = self.b.module.origins.push(Origin { node: node.to_owned(), op: op.to_owned() });
+        let key = (node.to_owned(), op.to_owned());
+        // A node of a loop's body is expanded many times.
+        let module = &mut self.b.module;
+        let origin = *self.origins.entry(key).or_insert_with_key(|(node, op)| {
+            module.origins.push(Origin { node: node.clone(), op: op.clone() })
+        });
         self.b.set_origins(vec![origin]);
     }
 
@@ -84,6 +99,18 @@ impl<'m> Ctx<'m> {
             }
             _ => {}
         }
+        // Indices of a branch that is not taken may be anything, and must not trap.
+        if let Op::Gather { axis, .. } = op
+            && self.n_doubtful > 0
+            && let Some(args) = self.clamped_indices(axis, args)?
+        {
+            return self.emit_as_is(op, &args);
+        }
+        self.emit_as_is(op, args)
+    }
+
+    fn emit_as_is(&mut self, op: Op, args: &[Value]) -> Result<Value, Fail> {
+        let limit = |shape: &Shape| limits::check_shape(shape).map_err(|r| Fail::new(codes::TOO_LARGE, r));
         if let Some(constant) = self.splat_of(&op, args) {
             return self.constant(constant);
         }
@@ -93,6 +120,18 @@ impl<'m> Ctx<'m> {
             Some(constant) => self.constant(constant),
             None => Ok(value),
         }
+    }
+
+    /// Operands of a gather with its indices brought into the table; `None` for indices known at import.
+    fn clamped_indices(&mut self, axis: u8, args: &[Value]) -> Result<Option<[Value; 2]>, Fail> {
+        let &[table, indices] = args else { return Ok(None) };
+        let extent = self.shape(table).get(usize::from(axis)).copied().unwrap_or(0);
+        if extent == 0 || self.b.func().as_const(indices).is_some() {
+            return Ok(None);
+        }
+        let low = self.binary_splat(BinaryOp::Max, indices, 0.0)?;
+        let inside = self.binary_splat(BinaryOp::Min, low, (extent - 1) as f64)?;
+        Ok(Some([table, inside]))
     }
 
     /// The result of a movement of a constant whose elements are all equal, which is again such a constant.
@@ -285,7 +324,9 @@ impl<'m> Ctx<'m> {
         match inputs.first() {
             Some(first) => {
                 let reason = format!("{what} is computed at run time from input {}", names.join(", "));
-                Fail::new(codes::NOT_CONSTANT, reason).hint(format!("bind the input: --bind {first}=FILE"))
+                let fail = Fail::new(codes::NOT_CONSTANT, reason)
+                    .hint(format!("bind the input: --bind {first}=FILE"));
+                Fail { inputs: inputs.iter().map(|&name| name.to_owned()).collect(), ..fail }
             }
             None => {
                 Fail::new(codes::NOT_CONSTANT, format!("{what} ({}) is not known at import", self.b.ty(v)))
@@ -327,6 +368,14 @@ impl<'m> Ctx<'m> {
                     .collect(),
             ),
         }
+    }
+
+    /// Elements of an operand that must be a constant of floats.
+    pub fn const_floats(&mut self, v: Value, what: &str) -> Result<Vec<f64>, Fail> {
+        let wide = self.cast(v, ScalarType::F64)?;
+        let constant = self.known(wide).ok_or_else(|| self.not_constant(v, what))?;
+        let tensor = Tensor::from_constant(&constant).map_err(|e| invalid(e.to_string()))?;
+        Ok(tensor.to_f64().to_vec())
     }
 
     /// The one element of an operand that must be a constant of floats or integers.

@@ -19,6 +19,8 @@ pub struct Diagnostic {
     pub reason: String,
     /// What to do; may be empty.
     pub hint: String,
+    /// Inputs of the graph whose values must be known, where that is the reason.
+    pub inputs: Vec<String>,
 }
 
 impl Diagnostic {
@@ -31,6 +33,7 @@ impl Diagnostic {
             op: None,
             reason: reason.into(),
             hint: String::new(),
+            inputs: Vec::new(),
         }
     }
 
@@ -75,11 +78,13 @@ pub(crate) struct Fail {
     pub code: Code,
     pub reason: String,
     pub hint: String,
+    /// Inputs whose values must be known.
+    pub inputs: Vec<String>,
 }
 
 impl Fail {
     pub fn new(code: Code, reason: impl Into<String>) -> Fail {
-        Fail { code, reason: reason.into(), hint: String::new() }
+        Fail { code, reason: reason.into(), hint: String::new(), inputs: Vec::new() }
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Fail {
@@ -88,6 +93,6 @@ impl Fail {
     }
 
     pub fn diagnostic(self) -> Diagnostic {
-        Diagnostic::new(self.code, self.reason).hint(self.hint)
+        Diagnostic { inputs: self.inputs, ..Diagnostic::new(self.code, self.reason).hint(self.hint) }
     }
 }

@@ -1,9 +1,7 @@
-//! The walk over nodes: names, order, domains, functions of the model, constant branches, and failures.
+//! The walk over nodes: names, order, domains, functions of the model, and failures.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-
-use lacuna_ir::Value;
 
 use crate::call::Call;
 use crate::codes;
@@ -11,22 +9,15 @@ use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::{Diagnostic, Fail};
 use crate::model::{CONVERT, NO_OPSET};
 use crate::ops;
-use crate::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
-use crate::tensor::{Literal, decode_tensor};
+use crate::proto::{AttributeProto, FunctionProto, NodeProto};
+use crate::slot::Slot;
+use crate::tensor::Literal;
 
-/// What a name stands for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Slot {
-    /// A value.
-    Value(Value),
-    /// The result of something that was refused.
-    Poisoned,
-}
+/// Functions and subgraphs may nest this deep.
+pub(crate) const MAX_DEPTH: usize = 32;
 
-/// Functions and branches may nest this deep.
-const MAX_DEPTH: usize = 32;
-
-/// A model may expand to this many nodes: functions that call others twice grow exponentially.
+/// A model may expand to this many nodes: functions that call others twice grow exponentially, and
+/// loops become their steps.
 const MAX_NODES: usize = 1 << 20;
 
 /// The state of importing one graph.
@@ -37,9 +28,9 @@ pub(crate) struct Importer<'m> {
     /// Attributes of the call of the function that is being expanded.
     arguments: Rc<[AttributeProto]>,
     /// Names by scope, the innermost last. A function's body sees only the scopes from `base` on.
-    scopes: Vec<HashMap<String, Slot>>,
+    pub scopes: Vec<HashMap<String, Slot>>,
     base: usize,
-    depth: usize,
+    pub depth: usize,
     n_nodes: usize,
     pub diagnostics: Vec<Diagnostic>,
     pub warnings: Vec<String>,
@@ -64,7 +55,7 @@ impl<'m> Importer<'m> {
 
     /// What a name stands for in the current scope.
     pub fn lookup(&self, name: &str) -> Option<Slot> {
-        self.scopes[self.base..].iter().rev().find_map(|scope| scope.get(name)).copied()
+        self.scopes[self.base..].iter().rev().find_map(|scope| scope.get(name)).cloned()
     }
 
     /// Defines a name; a second definition is reported.
@@ -93,15 +84,22 @@ impl<'m> Importer<'m> {
     }
 
     /// Lowers nodes in order.
-    pub fn nodes(&mut self, nodes: &[NodeProto]) {
+    pub fn nodes<'n>(&mut self, nodes: impl Iterator<Item = &'n NodeProto> + Clone) {
         let arguments = Rc::clone(&self.arguments);
-        for (i, node) in nodes.iter().enumerate() {
-            let later = || nodes[i..].iter();
+        let mut rest = nodes;
+        loop {
+            let later = rest.clone();
+            let Some(node) = rest.next() else { break };
             match substitute(node, &arguments) {
-                Some(attributes) => self.node(node, &attributes, later),
-                None => self.node(node, &node.attribute, later),
+                Some(attributes) => self.node(node, &attributes, || later.clone()),
+                None => self.node(node, &node.attribute, || later.clone()),
             }
         }
+    }
+
+    /// What is emitted from now on belongs to this node.
+    pub fn set_origin(&mut self, node: &NodeProto) {
+        self.ctx.set_origin(shown(node), &node.op_type);
     }
 
     fn report(&mut self, node: &NodeProto, fail: Fail) {
@@ -124,7 +122,7 @@ impl<'m> Importer<'m> {
                 let names = node.output.iter().enumerate();
                 for (i, name) in names.filter(|(_, name)| !name.is_empty()) {
                     match results.get(i) {
-                        Some(&slot) => self.define(name, slot),
+                        Some(slot) => self.define(name, slot.clone()),
                         None => {
                             let reason = format!("result {i} (`{name}`) is not supported");
                             self.report(node, unsupported(reason));
@@ -156,7 +154,8 @@ impl<'m> Importer<'m> {
             if name.is_empty() {
                 return Ok(None);
             }
-            self.lookup(name).map(Some).ok_or_else(|| {
+            let found = self.lookup(name).map(|slot| (slot != Slot::Absent).then_some(slot));
+            found.ok_or_else(|| {
                 let definition = later().find(|n| n.output.contains(name));
                 Fail::new(
                     codes::UNDEFINED,
@@ -181,7 +180,7 @@ impl<'m> Importer<'m> {
         inputs: Vec<Option<Slot>>,
     ) -> Result<Option<Vec<Slot>>, Fail> {
         if self.n_nodes > MAX_NODES {
-            return Err(Fail::new(codes::TOO_LARGE, format!("the model expands to over {MAX_NODES} nodes")));
+            return Err(Fail::new(codes::EXPANSION, format!("the model expands to over {MAX_NODES} nodes")));
         }
         let key = (node.domain.as_str(), node.op_type.as_str(), node.overload.as_str());
         if let Some(&function) = self.functions.get(&key) {
@@ -198,9 +197,6 @@ impl<'m> Importer<'m> {
             return Err(Fail::new(codes::OPSET, reason).hint(CONVERT));
         }
         let poisoned = inputs.contains(&Some(Slot::Poisoned));
-        if domain.is_empty() && node.op_type == "If" {
-            return if poisoned { Ok(None) } else { self.branch(attributes, &inputs).map(Some) };
-        }
         let Some(row) = ops::find(domain, &node.op_type) else {
             let reason = match domain {
                 "" => format!("there is no lowering for {}", node.op_type),
@@ -211,17 +207,11 @@ impl<'m> Importer<'m> {
         if poisoned {
             return Ok(None);
         }
-        let value = |slot: &Option<Slot>| match slot {
-            Some(Slot::Value(value)) => Some(*value),
-            Some(Slot::Poisoned) | None => None,
-        };
-        let inputs = inputs.iter().map(value).collect();
+        self.set_origin(node);
         // Lowerings of other domains share those of the newest operator set where the model names none.
         let opset = if self.opset == NO_OPSET { *ops::OPSETS.end() } else { self.opset };
         let call = Call { node, attributes, opset, inputs };
-        self.ctx.set_origin(shown(node), &node.op_type);
-        let results = ops::lower(row, &mut self.ctx, &call)?;
-        Ok(Some(results.into_iter().map(Slot::Value).collect()))
+        ops::lower(row, self, call).map(Some)
     }
 
     /// Expands a function of the model in place.
@@ -243,31 +233,21 @@ impl<'m> Importer<'m> {
             Ok(opset) => opset,
             Err(found) => return Err(Fail::new(codes::OPSET, found.reason)),
         };
-        let mut scope = HashMap::new();
-        for (name, slot) in function.input.iter().zip(inputs) {
-            if let Some(slot) = slot {
-                scope.insert(name.clone(), slot);
-            }
-        }
+        // An optional operand that the call leaves out is empty inside the body too.
+        let mut inputs = inputs.into_iter();
+        let scope =
+            function.input.iter().map(|name| (name.clone(), inputs.next().flatten().unwrap_or(Slot::Absent)));
+        let scope = scope.collect();
         let mut arguments = attributes.to_vec();
         let given: HashSet<&str> = attributes.iter().map(|a| a.name.as_str()).collect();
         let defaults = function.attribute_proto.iter().filter(|a| !given.contains(a.name.as_str()));
         arguments.extend(defaults.cloned());
-        // An optional operand that the call leaves out is empty inside the body too.
-        let absent: HashSet<&str> =
-            function.input.iter().map(String::as_str).filter(|name| !scope.contains_key(*name)).collect();
-        let mut body = function.node.clone();
-        for name in body.iter_mut().flat_map(|n| &mut n.input) {
-            if absent.contains(name.as_str()) {
-                name.clear();
-            }
-        }
         let outer = (self.base, self.opset, std::mem::replace(&mut self.arguments, arguments.into()));
         self.base = self.scopes.len();
         self.opset = opset;
         self.depth += 1;
         self.scopes.push(scope);
-        self.nodes(&body);
+        self.nodes(function.node.iter());
         let results = self.take_results(function.output.iter());
         self.scopes.pop();
         self.depth -= 1;
@@ -275,37 +255,12 @@ impl<'m> Importer<'m> {
         results
     }
 
-    fn take_results<'n>(&self, names: impl Iterator<Item = &'n String>) -> Result<Vec<Slot>, Fail> {
+    pub fn take_results<'n>(&self, names: impl Iterator<Item = &'n String>) -> Result<Vec<Slot>, Fail> {
         let find = |name: &String| {
             let missing = || Fail::new(codes::UNDEFINED, format!("nothing defines the result `{name}`"));
             self.lookup(name).ok_or_else(missing)
         };
         names.map(find).collect()
-    }
-
-    /// An `If` whose condition is known becomes the branch that it selects.
-    fn branch(&mut self, attributes: &[AttributeProto], inputs: &[Option<Slot>]) -> Result<Vec<Slot>, Fail> {
-        let Some(Some(Slot::Value(condition))) = inputs.first().copied() else {
-            return Err(invalid("the condition is missing"));
-        };
-        if self.depth >= MAX_DEPTH {
-            return Err(invalid(format!("branches nest deeper than {MAX_DEPTH}")));
-        }
-        let taken = self.ctx.const_ints(condition, "the condition")?.first().is_some_and(|&c| c != 0);
-        let name = if taken { "then_branch" } else { "else_branch" };
-        let graph = attributes.iter().find(|a| a.name == name).and_then(|a| a.g.as_ref());
-        let graph: &GraphProto = graph.ok_or_else(|| invalid(format!("attribute `{name}` is missing")))?;
-        self.depth += 1;
-        self.scopes.push(HashMap::new());
-        for tensor in &graph.initializer {
-            let made = decode_tensor(tensor.clone(), self.ctx.external);
-            self.define_literal(&tensor.name, made.map(|(_, literal)| literal));
-        }
-        self.nodes(&graph.node);
-        let results = self.take_results(graph.output.iter().map(|o| &o.name));
-        self.scopes.pop();
-        self.depth -= 1;
-        results
     }
 }
 

@@ -15,6 +15,7 @@
 mod call;
 pub mod codes;
 mod context;
+mod control;
 mod diagnostic;
 mod fold;
 mod graph;
@@ -23,6 +24,9 @@ mod model;
 mod ops;
 pub mod proto;
 mod prune;
+mod scan;
+mod sequence;
+mod slot;
 mod tensor;
 
 use std::collections::BTreeMap;

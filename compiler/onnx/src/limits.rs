@@ -6,6 +6,9 @@ use lacuna_ir::types::MAX_RANK;
 /// The greatest number of elements of a value, and the greatest size of a dimension.
 pub const MAX_ELEMENTS: u64 = 1 << 40;
 
+/// The greatest number of parts of a concatenation, a split or a sequence.
+pub const MAX_PARTS: usize = 4096;
+
 /// Checks that a shape has at most [`MAX_RANK`] dimensions and [`MAX_ELEMENTS`] elements, zero sizes counted as one.
 ///
 /// # Errors

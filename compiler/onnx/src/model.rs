@@ -10,11 +10,12 @@ use prost::Message;
 use crate::codes;
 use crate::context::Ctx;
 use crate::diagnostic::Diagnostic;
-use crate::graph::{Importer, Slot};
+use crate::graph::Importer;
 use crate::limits;
 use crate::ops::OPSETS;
 use crate::proto::{GraphProto, ModelProto, OperatorSetIdProto, SparseTensorProto, ValueInfoProto};
 use crate::prune::prune;
+use crate::slot::Slot;
 use crate::tensor::{Literal, decode_tensor, scalar_type};
 use crate::{ExternalData, Imported, Options};
 
@@ -58,7 +59,7 @@ pub fn import(
     let mut importer = Importer::new(ctx, &proto.functions, opset);
     let initializers = initializers(&mut importer, graph);
     let inputs = inputs(&mut importer, graph, &initializers, options);
-    importer.nodes(&graph.node);
+    importer.nodes(graph.node.iter());
     let (results, outputs) = outputs(&mut importer, graph);
     let Importer { mut ctx, diagnostics, warnings, .. } = importer;
     if !diagnostics.is_empty() {
@@ -297,6 +298,10 @@ fn outputs(importer: &mut Importer<'_>, graph: &GraphProto) -> (Vec<Value>, Vec<
                 check_output(importer, output, value);
             }
             Some(Slot::Poisoned) => {}
+            Some(other @ (Slot::Sequence(_) | Slot::Optional(_) | Slot::Absent)) => {
+                let reason = format!("output `{}` is {}, not a tensor", output.name, other.kind());
+                importer.diagnostics.push(Diagnostic::new(codes::INPUT_TYPE, reason));
+            }
             None => importer.diagnostics.push(Diagnostic::new(
                 codes::UNDEFINED,
                 format!("nothing defines the graph's output `{}`", output.name),

@@ -6,9 +6,9 @@ use lacuna_isa::object::BufferKind;
 use lacuna_isa::program::{Program, SeOp, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
-use super::space::{SpaceDim, Walk, coalesce, cut, tile_in_order, tile_of};
-use crate::emit::{EmitError, KernelBuilder, LocalDim, Tile};
-use crate::expr::{Code, Expr, ExprNode, Hero, compile, lane};
+use super::space::{SpaceDim, Walk, coalesce, cut, fold_first, folded, tile_in_order, tile_of};
+use crate::emit::{EmitError, KernelBuilder, LocalDim, STAGED_SLOTS, Tile};
+use crate::expr::{Code, Expr, ExprNode, Hero, Leaf, compile, lane};
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Nest, TileDim};
 use crate::place::{Place, order_of};
@@ -45,10 +45,11 @@ pub fn space_of(expr: &Expr, out: &Place, order: &[usize]) -> Vec<SpaceDim> {
         .collect()
 }
 
-/// The local view of an operand's slot over the space's dimensions.
+/// The local view of an operand's slot over the space's dimensions that are not folded.
 pub fn stream_dims(nest: &Nest, at: &[Option<usize>], strides: &[i64]) -> Vec<LocalDim> {
     at.iter()
         .enumerate()
+        .skip(folded(at.len()))
         .map(|(d, slot)| LocalDim {
             size: nest.axes[d].tile,
             stride: slot.map_or(0, |s| strides[s]),
@@ -57,9 +58,9 @@ pub fn stream_dims(nest: &Nest, at: &[Option<usize>], strides: &[i64]) -> Vec<Lo
         .collect()
 }
 
-/// The domain view over the axes of the nest, clipped at their ends.
+/// The domain view over the axes of the nest that are not folded, clipped at their ends.
 pub fn domain_dims(nest: &Nest) -> Vec<LocalDim> {
-    (0..nest.axes.len())
+    (folded(nest.axes.len())..nest.axes.len())
         .map(|a| LocalDim {
             size: nest.axes[a].tile,
             stride: 0,
@@ -72,9 +73,19 @@ impl Lowering<'_> {
     /// Emits an element-wise expression into `out`.
     pub fn map(&mut self, name: &str, expr: &Expr, out: &Place) -> Lowered {
         let order = order_of(&out.strides);
-        let dims = coalesce(space_of(expr, out, &order), expr.leaves.len() + 1);
-        if dims.len() > VIEW_DIMS {
-            return self.peel(expr, out, &|this, expr, out| this.map(name, expr, out));
+        let mut dims = coalesce(space_of(expr, out, &order), expr.leaves.len() + 1);
+        if dims.len() <= VIEW_DIMS {
+            return self.map_space(name, expr, out, &dims);
+        }
+        fold_first(&mut dims);
+        self.map_space(name, expr, out, &dims)
+            .or_else(|_| self.peel(expr, out, &|this, expr, out| this.map(name, expr, out)))
+    }
+
+    /// Emits an element-wise expression over the dimensions of its space.
+    fn map_space(&mut self, name: &str, expr: &Expr, out: &Place, dims: &[SpaceDim]) -> Lowered {
+        if dims[..folded(dims.len())].iter().any(|d| d.apart) {
+            return Err("dimensions whose coordinates or padding matter are too many".into());
         }
         let bytes_of = |format: Format| format.element().bytes_for(8).max(1);
         let mut eighth_bytes = bytes_of(self.storages[out.storage].format);
@@ -83,7 +94,7 @@ impl Lowering<'_> {
         }
         let limit = (self.target.local_bytes as f64 * LOCAL_FILL / 2.0 * 8.0 / eighth_bytes as f64) as u64;
         let units = vec![1; dims.len()];
-        let nest = cut(&dims, &units, limit, self.target).ok_or("no tile fits")?;
+        let nest = cut(dims, &units, limit, self.target).ok_or("no tile fits")?;
         if !nest.fits() {
             return Err("the region needs more loop levels than the machine has".into());
         }
@@ -93,21 +104,22 @@ impl Lowering<'_> {
         let inner = kb.n_loops();
         let all: Vec<usize> = (0..dims.len()).collect();
         let (out_tile, out_at) =
-            tile_in_order(out.storage, out.offset, &dims, 0, &kb.nest.axes.clone(), &all, None);
+            tile_in_order(out.storage, out.offset, dims, 0, &kb.nest.axes.clone(), &all, None);
         if expr.is_copy() && expr.leaves.len() == 1 {
             // A copy needs no engine but the fabric interface; the slot has the result's order.
             let leaf = &expr.leaves[0];
             let (tile, _) = tile_in_order(
                 leaf.place.storage,
                 leaf.place.offset,
-                &dims,
+                dims,
                 1,
                 &kb.nest.axes.clone(),
                 &all,
                 None,
             );
             let fill = leaf.pad.as_ref().map_or(Fill::Zero, |p| p.2);
-            let load = kb.load("x", &tile, fill, Some(inner), Some(2))?;
+            // A slot lives from the load to the store, two stages later.
+            let load = kb.load("x", &tile, fill, Some(inner), Some(STAGED_SLOTS))?;
             kb.open(inner);
             let buffer = kb.loaded(load).buffer;
             kb.store(buffer, &out_tile)?;
@@ -119,7 +131,7 @@ impl Lowering<'_> {
         let mut loads = Vec::new();
         for (i, leaf) in expr.leaves.iter().enumerate() {
             let (tile, at) =
-                tile_of(leaf.place.storage, leaf.place.offset, &dims, i + 1, &kb.nest.axes.clone(), None);
+                tile_of(leaf.place.storage, leaf.place.offset, dims, i + 1, &kb.nest.axes.clone(), None);
             let fill = leaf.pad.as_ref().map_or(Fill::Zero, |p| p.2);
             loads.push((kb.load("x", &tile, fill, None, None)?, at, leaf.elem));
         }
@@ -148,9 +160,10 @@ impl Lowering<'_> {
         streams.push(Stream { operand: Operand::new(y, Action::Push, view), mode: ScaleMode::Floor });
         let mut code = Code::default();
         let numbers: Vec<u8> = (0..loads.len() as u8).collect();
-        let pad = VIEW_DIMS - dims.len();
-        let dim_of =
-            |logical: usize| (pad + dims.iter().position(|d| d.logical == [logical]).unwrap_or(0)) as u8;
+        let dim_of = |logical: usize| {
+            let at = dims.iter().position(|d| d.logical == [logical]).unwrap_or(0);
+            (VIEW_DIMS + at - dims.len()) as u8
+        };
         let value = compile(expr, &mut code, &numbers, Hero::None, &dim_of)?;
         let elem = expr.nodes.last().ok_or("an empty expression")?.1;
         code.ops.push(SeOp::Store { stream: loads.len() as u8, lane: lane(elem), src: value });
@@ -180,17 +193,28 @@ impl Lowering<'_> {
         emit: &dyn Fn(&mut Self, &Expr, &Place) -> Lowered,
     ) -> Lowered {
         let order = order_of(&out.strides);
-        let outer = *order.iter().find(|&&d| expr.shape[d] > 1).ok_or("a space without dimensions")?;
-        let padded = expr.leaves.iter().any(|l| l.pad.is_some());
+        let matters = |d: usize| {
+            let pads = |leaf: &Leaf| {
+                let pad = leaf.pad.as_ref();
+                pad.is_some_and(|(origins, bounds, _)| origins[d] != 0 || bounds[d] != expr.shape[d])
+            };
+            let counts = |node: &ExprNode| matches!(node, ExprNode::Iota(dim) if *dim == d);
+            expr.leaves.iter().any(pads) || expr.nodes.iter().any(|(node, _)| counts(node))
+        };
+        let fits = |d: &usize| (2..=MAX_PEELED).contains(&expr.shape[*d]) && !matters(*d);
+        let outer =
+            order.iter().copied().find(fits).ok_or_else(|| {
+                format!("the region has more than {VIEW_DIMS} dimensions that do not merge")
+            })?;
         let size = expr.shape[outer];
-        if size > MAX_PEELED || padded || expr.nodes.iter().any(|(n, _)| matches!(n, ExprNode::Iota(_))) {
-            return Err(format!("the region has more than {VIEW_DIMS} dimensions that do not merge"));
-        }
         for i in 0..size as i64 {
             let mut part = expr.clone();
             part.shape.0[outer] = 1;
             for leaf in &mut part.leaves {
                 leaf.place.offset += i * leaf.place.strides[outer];
+                if let Some((_, bounds, _)) = &mut leaf.pad {
+                    bounds[outer] = 1;
+                }
             }
             let place = Place { offset: out.offset + i * out.strides[outer], ..out.clone() };
             emit(self, &part, &place)?;
@@ -199,8 +223,8 @@ impl Lowering<'_> {
     }
 }
 
-/// Most kernels that one region is split into.
-const MAX_PEELED: u64 = 64;
+/// Most kernels that one region is split into along a dimension.
+const MAX_PEELED: u64 = 1024;
 
 /// The tile of the result, in the space's own order.
 pub fn result_tile(

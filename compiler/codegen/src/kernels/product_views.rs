@@ -192,8 +192,8 @@ pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
     }
 }
 
-/// The box of the result or of a load of the epilogue. The result keeps all dimensions; a load leaves out those it repeats
-/// along and is ordered by its own strides.
+/// The box of the result or of a load of the epilogue. The result keeps all dimensions, also a single column, which a tile
+/// computes a whole panel for; a load leaves out those it repeats along and is ordered by its own strides.
 pub fn epilogue_tile(
     problem: &Problem,
     plan: &Plan,
@@ -205,7 +205,7 @@ pub fn epilogue_tile(
     let axes: &[Axis] = &plan.nest.axes;
     let stride = |d: usize| problem.dims[d].space.walks[operand].stride;
     let mut order: Vec<usize> = (0..problem.dims.len())
-        .filter(|&d| stride(d) != 0 || (result && problem.dims[d].space.size > 1))
+        .filter(|&d| stride(d) != 0 || (result && problem.dims[d].space.size.max(problem.unit(d)) > 1))
         .collect();
     order.sort_by_key(|&d| std::cmp::Reverse(stride(d).unsigned_abs()));
     let mut at = vec![None; problem.dims.len()];

@@ -85,7 +85,7 @@ impl Lowering<'_> {
         rk.kb.open(depth);
         let mut streams = (0..expr.leaves.len()).map(|i| rk.leaf(i, true)).collect::<Lowered<Vec<_>>>()?;
         let dims = stream_dims(&rk.rows.nest, &out_at, &out_tile.slot_strides());
-        let view = rk.kb.local(grouped, None, Some(k), &dims)?;
+        let view = rk.kb.local(grouped, None, Some(dims.len() - 1), &dims)?;
         streams.push(Stream { operand: Operand::new(y, Action::Push, view), mode });
         let mut code = Code::default();
         let numbers: Vec<u8> = (0..expr.leaves.len() as u8).collect();

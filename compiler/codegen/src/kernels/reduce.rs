@@ -6,7 +6,6 @@ use lacuna_isa::format::{ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, Operand};
 use lacuna_isa::object::BufferKind;
 use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, Stream};
-use lacuna_isa::view::VIEW_DIMS;
 
 use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, live_bytes, load, row_limit};
@@ -113,7 +112,7 @@ impl Lowering<'_> {
         let value = load(&mut code, lane, 0)?;
         ints::flip_order(&mut code, elem, value)?;
         let here = code.reg()?;
-        let walked_dim = (VIEW_DIMS - rk.rows.dims.len() + rk.rows.parallel) as u8;
+        let walked_dim = rk.rows.view_dim(rk.rows.parallel);
         code.ops.push(SeOp::Coord { dst: here, dim: walked_dim });
         let (a, b) = if max { (best, value) } else { (value, best) };
         let f = if last { SeBinary::Le } else { SeBinary::Lt };

@@ -10,7 +10,7 @@ use lacuna_isa::target::Target;
 use lacuna_isa::view::VIEW_DIMS;
 
 use super::map::{LOCAL_FILL, domain_dims, result_tile, stream_dims};
-use super::space::{SpaceDim, Walk, coalesce, cut, tile_of};
+use super::space::{SpaceDim, Walk, coalesce, cut, folded, tile_of};
 use crate::emit::{KernelBuilder, LocalDim};
 use crate::expr::{Code, Expr};
 use crate::lower::{Lowered, Lowering};
@@ -101,7 +101,7 @@ impl Rows {
         let mut dims = coalesce(order.iter().filter(|&&d| !walked[d]).map(|&d| dim(d)).collect(), operands);
         let parallel = dims.len();
         dims.extend(coalesce((0..walked.len()).filter(|&d| walked[d]).map(dim).collect(), operands));
-        if dims.len() > VIEW_DIMS {
+        if folded(dims.len()) > parallel {
             return Err(format!("the rows have more than {VIEW_DIMS} dimensions that do not merge"));
         }
         Ok((dims, parallel))
@@ -136,6 +136,11 @@ impl Rows {
         let size = u64::from(sink.format.size);
         let whole = dim.size.is_multiple_of(size) && self.nest.axes[along].tile.is_multiple_of(size);
         (along >= self.parallel && whole && dim.walks.first().is_some_and(|w| w.stride == 1)).then_some(along)
+    }
+
+    /// The view dimension of dimension `d` of the space.
+    pub fn view_dim(&self, d: usize) -> u8 {
+        (VIEW_DIMS + d - self.dims.len()) as u8
     }
 
     pub fn row_len(&self) -> u64 {
@@ -207,6 +212,7 @@ impl<'a> RowKernel<'a> {
             .strides
             .iter()
             .zip(&self.rows.nest.axes)
+            .skip(folded(scratch.strides.len()))
             .map(|(&stride, axis)| LocalDim { size: axis.tile, stride, clip: None })
             .collect();
         let view = self.kb.local(Format::Scalar(scratch.elem), None, None, &dims)?;
@@ -214,8 +220,7 @@ impl<'a> RowKernel<'a> {
     }
 
     pub fn run(&mut self, name: &str, walk: bool, streams: Vec<Stream>, code: Code, parts: Sections) {
-        let pad = VIEW_DIMS - self.rows.dims.len();
-        let parallel = if walk { pad + self.rows.parallel } else { VIEW_DIMS } as u8;
+        let parallel = if walk { self.rows.view_dim(self.rows.parallel) } else { VIEW_DIMS as u8 };
         self.kb.run(Program {
             name: name.to_string(),
             domain: self.domain,
@@ -243,7 +248,8 @@ impl<'a> RowKernel<'a> {
             let (tile, at) = result_tile(&sink.place, &dims, &nest, Some(along));
             let view = stream_dims(&nest, &at, &tile.slot_strides());
             let format = Format::Grouped(sink.format);
-            outlets.push(Outlet::new(&mut self.kb, tile, format, sink.mode, Some(along), &view)?);
+            let along = Some(along - folded(dims.len()));
+            outlets.push(Outlet::new(&mut self.kb, tile, format, sink.mode, along, &view)?);
         }
         Ok(outlets)
     }

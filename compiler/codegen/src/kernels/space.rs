@@ -1,6 +1,7 @@
 //! Iteration spaces as the kernels want them: few dimensions, in the result's physical order.
 
 use lacuna_isa::target::Target;
+use lacuna_isa::view::VIEW_DIMS;
 
 use crate::emit::Tile;
 use crate::nest::{Axis, Nest, TileDim};
@@ -67,6 +68,20 @@ pub fn coalesce(dims: Vec<SpaceDim>, operands: usize) -> Vec<SpaceDim> {
         joined.push(SpaceDim { size: 1, walks: vec![still; operands], logical: Vec::new(), apart: false });
     }
     joined
+}
+
+/// Dimensions of a space that no view has: tiles have one element along the first ones, and [`crate::nest::folds`] moves them.
+pub fn folded(dims: usize) -> usize {
+    dims.saturating_sub(VIEW_DIMS)
+}
+
+/// Puts dimensions first that can be folded, where there are too many for a view; the others keep their order.
+pub fn fold_first(dims: &mut [SpaceDim]) {
+    for at in 0..folded(dims.len()) {
+        if let Some(d) = (at..dims.len()).find(|&d| !dims[d].apart) {
+            dims[at..=d].rotate_right(1);
+        }
+    }
 }
 
 /// The box of an operand over the axes of `nest` (`axes[i]` is dimension i's axis, if it is tiled), widest stride first;
@@ -137,15 +152,20 @@ pub fn cut(dims: &[SpaceDim], units: &[u64], limit: u64, target: &Target) -> Opt
     tiles.iter().map(|tiles| nest_of(dims, tiles, target)).min_by_key(|nest| {
         let (tile, rounds) =
             nest.axes.iter().fold((1, 1), |(tile, rounds), a| (tile * a.tile, rounds * a.trip));
-        tile * (rounds + 2) + rounds * ROUND
+        (!nest.fits(), tile * (rounds + 2) + rounds * ROUND)
     })
 }
 
 /// The tile of at most `left` units that inner dimensions are filled first in.
 fn filled(dims: &[SpaceDim], units: &[u64], counts: &[u64], mut left: u64) -> Vec<u64> {
     let mut tiles = vec![1; dims.len()];
-    for d in (0..dims.len()).rev() {
-        let tile = counts[d].min(left).max(1);
+    let n_folded = folded(dims.len());
+    for d in (n_folded..dims.len()).rev() {
+        let mut tile = counts[d].min(left).max(1);
+        if n_folded > 0 {
+            // What carries another dimension is never clipped.
+            tile = (1..=tile).rev().find(|&t| counts[d].is_multiple_of(t)).unwrap_or(1);
+        }
         // Equal parts leave no short last tile.
         let tile = counts[d].div_ceil(counts[d].div_ceil(tile).max(1));
         tiles[d] = (tile * units[d]).min(dims[d].size).max(1);
@@ -162,13 +182,13 @@ const STEPS: u64 = 8;
 
 /// A nest over the dimensions with the given tiles; those in one piece have no loop.
 fn nest_of(dims: &[SpaceDim], tiles: &[u64], target: &Target) -> Nest {
-    const NAMES: [&str; 5] = ["d0", "d1", "d2", "d3", "d4"];
-    let axes = dims
-        .iter()
-        .zip(tiles)
-        .enumerate()
-        .map(|(d, (dim, &t))| Axis::new(NAMES[d.min(4)], dim.size, t))
-        .collect();
+    const NAMES: [&str; 8] = ["d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7"];
+    let even = folded(dims.len()) > 0;
+    let axis = |(d, (dim, &tile)): (usize, (&SpaceDim, &u64))| Axis {
+        even,
+        ..Axis::new(NAMES[d.min(NAMES.len() - 1)], dim.size, tile)
+    };
+    let axes = dims.iter().zip(tiles).enumerate().map(axis).collect();
     let spread: Vec<bool> = dims.iter().zip(tiles).map(|(d, &t)| t < d.size).collect();
     Nest::distribute(axes, &spread, target.rows, target.cols)
 }

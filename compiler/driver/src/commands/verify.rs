@@ -28,8 +28,8 @@ use lacuna_driver::selection;
 use lacuna_driver::testset::{DataSet, Signature, TestSet};
 use lacuna_optimize::{Budget, WeightShare};
 
-/// An input of a few elements may determine a shape; larger ones never do.
-const MAX_BOUND_ELEMENTS: u64 = 64;
+/// An input of up to so many elements may determine a shape; larger ones are data.
+const MAX_BOUND_ELEMENTS: u64 = 1 << 16;
 
 /// Everything that is summed over data sets.
 #[derive(Default)]
@@ -197,7 +197,7 @@ fn with_data(
 
 /// Dimensions read off the data, and bindings for inputs that determine a shape; returns the names of the latter.
 ///
-/// Inputs are bound only where the importer asks for constants: first integers, then every small input.
+/// Only inputs whose values the importer asks for are bound; what it asks for next may depend on them.
 pub(super) fn bind(
     model: &Model,
     settings: &Settings,
@@ -209,35 +209,32 @@ pub(super) fn bind(
     for (name, size) in signature.dims(data) {
         settings.dims.entry(name).or_insert(size);
     }
-    let needs_constants = |settings: &Settings| {
+    // Names of the inputs that the importer asks for.
+    let needed = |settings: &Settings| -> Vec<String> {
         let mut watch = Watch { progress: &context.progress, dump: None };
-        let not_constant = lacuna_onnx::codes::NOT_CONSTANT.code;
         let result = lacuna_driver::pipeline::import(&settings.request(model, context.threads), &mut watch);
-        result.is_err_and(|failed| failed.0.iter().any(|d| d.code == not_constant))
+        result.err().map_or_else(Vec::new, |failed| failed.0.into_iter().flat_map(|d| d.inputs).collect())
     };
-    if !needs_constants(&settings) {
-        return (settings, Vec::new());
-    }
-    let Ok(paired) = data.pair(&data.inputs, &signature.names(), "inputs") else {
+    let names = signature.names();
+    let Ok(paired) = data.pair(&data.inputs, &names, "inputs") else {
         return (settings, Vec::new());
     };
-    let small =
-        |literal: &Literal| literal.ty.shape.rank() <= 1 && literal.ty.shape.elements() <= MAX_BOUND_ELEMENTS;
     let mut bound = Vec::new();
-    for integers_only in [true, false] {
-        for (name, &i) in signature.names().into_iter().zip(&paired) {
+    loop {
+        let asked = needed(&settings);
+        let before = bound.len();
+        for (name, &i) in names.iter().zip(&paired) {
             let literal = &data.inputs[i].1;
-            let integer = literal.ty.elem.scalar().is_some_and(|e| e.is_int());
-            if small(literal) && (integer || !integers_only) && !settings.bindings.contains_key(&name) {
+            let small = literal.ty.shape.elements() <= MAX_BOUND_ELEMENTS;
+            if small && asked.contains(name) && !settings.bindings.contains_key(name) {
                 settings.bindings.insert(name.clone(), literal.clone());
-                bound.push(name);
+                bound.push(name.clone());
             }
         }
-        if !needs_constants(&settings) {
-            break;
+        if bound.len() == before {
+            return (settings, bound);
         }
     }
-    (settings, bound)
 }
 
 fn compare_set(

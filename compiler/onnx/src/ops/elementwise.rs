@@ -110,8 +110,9 @@ pub(super) fn is_inf(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
-    if to == ScalarType::E8M0 && n.string("round_mode", "up")? != "nearest" && c.elem(x) != to {
-        return Err(unsupported("a cast to E8M0 with a round_mode other than `nearest`"));
+    let mode = n.string("round_mode", "up")?;
+    if to == ScalarType::E8M0 && mode != "nearest" && c.elem(x) != to {
+        return Ok(vec![towards(c, x, to, mode)?]);
     }
     if to == c.elem(x) {
         return Ok(vec![x]);
@@ -124,6 +125,22 @@ fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
     let narrow = to.is_int() && to.bits() < 8;
     let x = if narrow && c.elem(x).is_float() { c.cast(x, ScalarType::I32)? } else { x };
     Ok(vec![c.emit(Op::Cast { to, saturate: n.flag("saturate", true)? }, &[x])?])
+}
+
+/// A power of two not below the operand (`up`) or not above it: the nearest one, or the next.
+fn towards(c: &mut Ctx<'_>, x: Value, to: ScalarType, mode: &str) -> Result<Value, Fail> {
+    let wide = if c.elem(x) == ScalarType::F64 { ScalarType::F64 } else { ScalarType::F32 };
+    let x = c.cast(x, wide)?;
+    let nearest = c.emit(Op::Cast { to, saturate: true }, &[x])?;
+    let nearest = c.cast(nearest, wide)?;
+    let (beyond, factor) = match mode {
+        "up" => (c.compare(CompareOp::Lt, nearest, x)?, 2.0),
+        "down" => (c.compare(CompareOp::Lt, x, nearest)?, 0.5),
+        other => return Err(invalid(format!("round_mode is {other:?}"))),
+    };
+    let next = c.binary_splat(BinaryOp::Mul, nearest, factor)?;
+    let chosen = c.select(beyond, next, nearest)?;
+    c.emit(Op::Cast { to, saturate: true }, &[chosen])
 }
 
 pub(super) fn cast(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
@@ -141,8 +158,22 @@ pub(super) fn cast_like(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     convert(c, n, n.input(0)?, to)
 }
 
-pub(super) fn identity(_: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    Ok(vec![n.input(0)?])
+/// The bits of each element as another type of equal width.
+pub(super) fn bit_cast(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let to = scalar_type(n.int("to", 0)? as i32).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?;
+    if to.bits() != c.elem(x).bits() {
+        return Err(invalid(format!("BitCast of {} to {to}: their widths differ", c.b.ty(x))));
+    }
+    if to == c.elem(x) {
+        return Ok(vec![x]);
+    }
+    let y = c.emit(Op::BitCast { to }, &[x])?;
+    // A constant may lie in memory in another type than its own.
+    match c.known(y) {
+        Some(known) => Ok(vec![c.constant(known)?]),
+        None => Ok(vec![y]),
+    }
 }
 
 /// Dropout where it drops nothing: the operand, and a mask of true (of ones up to operator set 9).

@@ -4,6 +4,7 @@ mod attention;
 mod contraction;
 mod data_dependent;
 mod domains;
+mod einsum;
 mod elementwise;
 mod grams;
 mod indexing;
@@ -16,10 +17,13 @@ mod normalization;
 mod pooling;
 mod quantized;
 mod reduction;
+mod resize;
+mod resize_taps;
 mod scatter;
 mod shape;
 mod sorting;
 mod training;
+mod trees;
 mod unpooling;
 
 use lacuna_ir::Value;
@@ -30,12 +34,22 @@ use crate::call::Call;
 use crate::codes;
 use crate::context::Ctx;
 use crate::diagnostic::Fail;
+use crate::graph::Importer;
+use crate::slot::Slot;
+use crate::{control, scan, sequence};
 use reduction::Around;
 
 /// The oldest and the newest operator set of `ai.onnx` that models may declare.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
 
-type Lower = fn(&mut Ctx<'_>, &Call<'_>) -> Result<Vec<Value>, Fail>;
+/// How a node becomes IR.
+#[derive(Clone, Copy)]
+enum Lower {
+    /// An operator on tensors.
+    Values(fn(&mut Ctx<'_>, &Call<'_>) -> Result<Vec<Value>, Fail>),
+    /// An operator on sequences or optionals, or with subgraphs.
+    Slots(fn(&mut Importer<'_>, &Call<'_, Slot>) -> Result<Vec<Slot>, Fail>),
+}
 
 /// Element types that the first operand may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +66,8 @@ pub enum Types {
     Number,
     /// As `Number`, and `bool`.
     NumberOrBool,
+    /// Every type, and sequences and optionals.
+    Slots,
 }
 
 impl Types {
@@ -60,7 +76,7 @@ impl Types {
         let int = elem.is_int() && elem.bits() >= 8;
         let boolean = elem == ScalarType::Bool;
         match self {
-            Types::Any => true,
+            Types::Any | Types::Slots => true,
             Types::Bool => boolean,
             Types::Int => int,
             Types::Float => float,
@@ -78,6 +94,7 @@ impl Types {
             Types::Float => "float",
             Types::Number => "number",
             Types::NumberOrBool => "number, bool",
+            Types::Slots => "any, sequence, optional",
         }
     }
 }
@@ -106,8 +123,12 @@ pub fn supported_ops() -> impl Iterator<Item = &'static SupportedOp> {
 }
 
 /// The tables by domain; the empty one is `ai.onnx`.
-const DOMAINS: &[(&str, &[SupportedOp])] =
-    &[("", TABLE), (domains::ML, domains::ML_OPS), (domains::TRAINING, domains::TRAINING_OPS), (domains::MICROSOFT, domains::MICROSOFT_OPS)];
+const DOMAINS: &[(&str, &[SupportedOp])] = &[
+    ("", TABLE),
+    (domains::ML, domains::ML_OPS),
+    (domains::TRAINING, domains::TRAINING_OPS),
+    (domains::MICROSOFT, domains::MICROSOFT_OPS),
+];
 
 /// Whether some operators of the domain are supported.
 pub(crate) fn is_domain(domain: &str) -> bool {
@@ -120,20 +141,38 @@ pub(crate) fn find(domain: &str, op: &str) -> Option<&'static SupportedOp> {
 }
 
 /// Lowers a node by its row.
-pub(crate) fn lower(row: &SupportedOp, c: &mut Ctx<'_>, n: &Call<'_>) -> Result<Vec<Value>, Fail> {
+pub(crate) fn lower(row: &SupportedOp, im: &mut Importer<'_>, n: Call<'_, Slot>) -> Result<Vec<Slot>, Fail> {
     if row.domain.is_empty() && n.opset < row.since {
         let reason =
             format!("{} is supported from operator set {} on, not in {}", row.op, row.since, n.opset);
         return Err(Fail::new(codes::OPERATOR_VERSION, reason));
     }
+    let f = match row.lower {
+        Lower::Values(f) => f,
+        Lower::Slots(f) => return f(im, &n),
+    };
+    let inputs = (0..n.inputs.len()).map(|i| n.opt_value(i)).collect::<Result<_, Fail>>()?;
+    let n = Call { node: n.node, attributes: n.attributes, opset: n.opset, inputs };
     if let Some(x) = n.opt(0)
-        && !row.types.admits(c.elem(x))
+        && !row.types.admits(im.ctx.elem(x))
     {
-        let reason = format!("the operand is {}; supported are: {}", c.b.ty(x), row.types.name());
+        let reason = format!("the operand is {}; supported are: {}", im.ctx.b.ty(x), row.types.name());
         return Err(Fail::new(codes::ELEMENT_TYPE, reason));
     }
-    (row.lower)(c, n)
+    Ok(f(&mut im.ctx, &n)?.into_iter().map(Slot::Value).collect())
 }
+
+/// The lowering of a row by its types.
+macro_rules! lowering {
+    (Slots $lower:expr) => {
+        $crate::ops::Lower::Slots($lower)
+    };
+    ($types:ident $lower:expr) => {
+        $crate::ops::Lower::Values($lower)
+    };
+}
+
+pub(self) use lowering;
 
 macro_rules! table {
     ($table:ident $domain:expr; $($op:literal $since:literal $types:ident $constraint:literal $lowering:literal $lower:expr;)*) => {
@@ -144,7 +183,7 @@ macro_rules! table {
             types: Types::$types,
             constraint: $constraint,
             lowering: $lowering,
-            lower: $lower,
+            lower: $crate::ops::lowering!($types $lower),
         },)*];
     };
 }
@@ -167,18 +206,20 @@ table! {
     "Attention" 23 Float "" "concat, contract, select, softmax" attention::attention;
     "AveragePool" 1 Float "up to three spatial axes" "pad, window, reduce, div" pooling::average_pool;
     "BatchNormalization" 1 Float "the results saved_mean and saved_var" "reduce, add, sqrt, div, mul, sub, broadcast" normalization::batch_norm;
+    "BitCast" 26 Any "" "bitcast" elementwise::bit_cast;
     "BitShift" 7 Int "" "broadcast, shl or shr, select" elementwise::bit_shift;
     "BitwiseAnd" 18 Int "" "broadcast, and" |c, n| elementwise::binary(c, n, B::And);
     "BitwiseNot" 18 Int "" "not" |c, n| elementwise::unary(c, n, U::Not);
     "BitwiseOr" 18 Int "" "broadcast, or" |c, n| elementwise::binary(c, n, B::Or);
     "BitwiseXor" 18 Int "" "broadcast, xor" |c, n| elementwise::binary(c, n, B::Xor);
-    "Cast" 1 Any "no strings; to E8M0 only with round_mode=nearest" "cast" elementwise::cast;
+    "Cast" 1 Any "no strings" "cast" elementwise::cast;
     "CastLike" 15 Any "as Cast" "cast" elementwise::cast_like;
     "Ceil" 1 Float "" "ceil" |c, n| elementwise::unary(c, n, U::Ceil);
     "Celu" 7 Float "" "exp, min, max, add" elementwise::celu;
     "Clip" 1 Number "" "max, min" elementwise::clip;
     "Compress" 9 Any "conditions known at import" "gather" data_dependent::compress;
     "Concat" 1 Any "up to 4096 operands" "concat" movement::concat;
+    "ConcatFromSequence" 11 Slots "" "concat" sequence::concat;
     "Constant" 1 Any "no strings, no sparse tensors" "const" shape::constant;
     "ConstantOfShape" 7 Any "constant shape" "const" shape::constant_of_shape;
     "Conv" 1 Float "" "conv, add" contraction::conv;
@@ -193,7 +234,7 @@ table! {
     "Div" 1 Number "" "broadcast, div" |c, n| elementwise::binary(c, n, B::Div);
     "Dropout" 1 Float "training with a ratio above 0" "none" elementwise::dropout;
     "DynamicQuantizeLinear" 11 Float "" "reduce, div, round, cast" quantized::dynamic_quantize;
-    "Einsum" 7 Number "at most two operands, no label repeated within one" "reduce, contract, permute" contraction::einsum;
+    "Einsum" 7 Number "" "reduce, slice, contract, permute" einsum::einsum;
     "Elu" 1 Float "" "exp, select" elementwise::elu;
     "Equal" 1 Any "" "broadcast, eq" |c, n| elementwise::compare(c, n, CompareOp::Eq, false);
     "Erf" 7 Float "" "erf" |c, n| elementwise::unary(c, n, U::Erf);
@@ -216,7 +257,8 @@ table! {
     "HardSigmoid" 1 Float "" "mul, add, max, min" elementwise::hard_sigmoid;
     "HardSwish" 14 Float "" "mul, add, max, min" elementwise::hard_swish;
     "Hardmax" 1 Float "" "arg_reduce, iota, eq, cast" normalization::hardmax;
-    "Identity" 1 Any "no sequences" "none" elementwise::identity;
+    "Identity" 1 Slots "" "none" sequence::identity;
+    "If" 1 Slots "branches whose results have one type, where the condition is computed at run time" "the branch, or select of both" control::branch;
     "InstanceNormalization" 1 Float "" "norm, mul, add" normalization::instance_norm;
     "IsInf" 7 Float "" "isinf, lt, and" elementwise::is_inf;
     "IsNaN" 7 Float "" "isnan" |c, n| elementwise::unary(c, n, U::IsNan);
@@ -227,6 +269,7 @@ table! {
     "LessOrEqual" 7 Number "" "broadcast, le" |c, n| elementwise::compare(c, n, CompareOp::Le, false);
     "Log" 1 Float "" "log" |c, n| elementwise::unary(c, n, U::Log);
     "LogSoftmax" 1 Float "" "softmax" |c, n| normalization::softmax(c, n, true);
+    "Loop" 1 Slots "at most 4096 steps; constant number of steps; no collected results where the condition is computed at run time" "its steps, select" control::repeat;
     "LpNormalization" 1 Float "p is 1 or 2" "reduce, select, div" normalization::lp_normalization;
     "LpPool" 1 Float "up to three spatial axes" "pad, window, abs, pow, reduce" pooling::lp_pool;
     "MatMul" 1 Number "" "reshape, contract" contraction::mat_mul;
@@ -246,6 +289,9 @@ table! {
     "NonZero" 9 Any "an operand known at import" "const" data_dependent::non_zero;
     "Not" 1 Bool "" "not" |c, n| elementwise::unary(c, n, U::Not);
     "OneHot" 7 Number "constant depth" "iota, eq, select" indexing::one_hot;
+    "Optional" 15 Slots "" "none" sequence::optional;
+    "OptionalGetElement" 15 Slots "" "none" sequence::get_element;
+    "OptionalHasElement" 15 Slots "" "const" sequence::has_element;
     "Or" 1 Bool "" "broadcast, or" |c, n| elementwise::binary(c, n, B::Or);
     "PRelu" 1 Number "" "mul, select" elementwise::prelu;
     "Pad" 1 Any "constant pads" "pad, slice, gather" movement::pad;
@@ -268,17 +314,27 @@ table! {
     "ReduceSumSquare" 1 Number "constant axes" "mul, reduce" |c, n| reduction::reduce(c, n, R::Sum, Around::Square);
     "Relu" 1 Number "" "max" elementwise::relu;
     "Reshape" 1 Any "constant shape" "reshape" movement::reshape;
+    "Resize" 10 Any "constant scales, sizes and roi" "gather, mul, add; broadcast or slice for nearest" resize::resize;
     "ReverseSequence" 10 Any "" "iota, select, gather" indexing::reverse_sequence;
     "RotaryEmbedding" 23 Float "" "gather, slice, mul, concat" attention::rotary;
     "Round" 7 Float "" "round" |c, n| elementwise::unary(c, n, U::Round);
+    "Scan" 8 Slots "at most 4096 steps" "its steps, slice, concat" scan::scan;
     "Scatter" 9 Any "as ScatterElements" "gather, or iota, eq, select, reduce" scatter::scatter_elements;
     "ScatterElements" 11 Any "indices of run time that need over 2^28 comparisons" "gather, or iota, eq, select, reduce" scatter::scatter_elements;
     "ScatterND" 11 Any "indices of run time that need over 2^28 comparisons" "gather, or iota, eq, select, reduce" scatter::scatter_nd;
     "Selu" 1 Float "" "exp, select, mul" elementwise::selu;
+    "SequenceAt" 11 Slots "equal shapes, where the position is computed at run time" "none, or concat, gather" sequence::at;
+    "SequenceConstruct" 11 Slots "" "none" sequence::construct;
+    "SequenceEmpty" 11 Slots "" "none" sequence::empty;
+    "SequenceErase" 11 Slots "equal shapes, where the position is computed at run time" "none, or select" sequence::erase;
+    "SequenceInsert" 11 Slots "equal shapes, where the position is computed at run time" "none, or select" sequence::insert;
+    "SequenceLength" 11 Slots "" "const" sequence::length;
+    "SequenceMap" 17 Slots "at most 4096 elements" "its steps" control::sequence_map;
     "Shape" 1 Any "" "const" shape::shape;
     "Shrink" 7 Number "" "lt, select" elementwise::shrink;
     "Sigmoid" 1 Float "" "sigmoid" |c, n| elementwise::unary(c, n, U::Sigmoid);
     "Sign" 7 Number "" "sign" |c, n| elementwise::unary(c, n, U::Sign);
+    "SimplifiedLayerNormalization" 1 Float "" "norm" |c, n| normalization::layer_norm(c, n, false);
     "Sin" 7 Float "" "sin" |c, n| elementwise::unary(c, n, U::Sin);
     "Sinh" 7 Float "" "sinh" |c, n| elementwise::unary(c, n, U::Sinh);
     "Size" 1 Any "" "const" shape::size;
@@ -289,6 +345,7 @@ table! {
     "Softsign" 1 Float "" "abs, add, div" elementwise::softsign;
     "SpaceToDepth" 1 Any "" "reshape, permute" movement::space_to_depth;
     "Split" 1 Any "constant sizes" "slice" movement::split;
+    "SplitToSequence" 11 Slots "constant sizes" "slice" sequence::split;
     "Sqrt" 1 Float "" "sqrt" |c, n| elementwise::unary(c, n, U::Sqrt);
     "Squeeze" 1 Any "constant axes" "reshape" movement::squeeze;
     "Sub" 1 Number "" "broadcast, sub" |c, n| elementwise::binary(c, n, B::Sub);
@@ -305,6 +362,7 @@ table! {
     "Trilu" 14 NumberOrBool "constant k" "iota, le, select" movement::trilu;
     "Unique" 11 Any "an operand known at import" "const, gather" data_dependent::unique;
     "Unsqueeze" 1 Any "constant axes" "reshape" movement::unsqueeze;
+    "Upsample" 7 Any "constant scales" "gather, mul, add; broadcast for nearest" resize::upsample;
     "Where" 7 Bool "" "broadcast, select" elementwise::select;
     "Xor" 1 Bool "" "broadcast, xor" |c, n| elementwise::binary(c, n, B::Xor);
 }

@@ -67,7 +67,9 @@ pub(super) fn batch_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         _ => n.flag("training_mode", false)?,
     };
     if n.wants(3) || n.wants(4) {
-        return Err(unsupported("the results saved_mean and saved_var").hint("export the model for inference"));
+        return Err(
+            unsupported("the results saved_mean and saved_var").hint("export the model for inference")
+        );
     }
     let kept: Vec<u8> = if spatial { vec![1] } else { (1..shape.rank() as u8).collect() };
     let elem = c.elem(x);

@@ -71,13 +71,7 @@ pub(super) fn spatial(n: &Call<'_>, extents: &[u64], kernel: &[u64], ceil: bool)
 }
 
 /// The operand with `fill` around its spatial axes, so that every window lies inside.
-fn padded(
-    c: &mut Ctx<'_>,
-    x: Value,
-    kernel: &[u64],
-    s: &Spatial,
-    fill: f64,
-) -> Result<Value, Fail> {
+fn padded(c: &mut Ctx<'_>, x: Value, kernel: &[u64], s: &Spatial, fill: f64) -> Result<Value, Fail> {
     let shape = c.shape(x);
     // Rounding up may need more elements after the axis than the model's pads.
     let high: Vec<u64> = (0..kernel.len())

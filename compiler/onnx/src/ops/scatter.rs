@@ -254,7 +254,10 @@ pub(super) fn scatter_elements(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (data, updates, index) = (lined(data, true)?, lined(updates, true)?, lined(index, false)?);
     let y = scatter(c, data, index, updates, reduction)?;
     let y = c.cast(y, c.elem(x))?;
-    let moved: Vec<u64> = perm.iter().map(|&d| if usize::from(d) == axis { shape[axis] } else { wanted[usize::from(d)] }).collect();
+    let moved: Vec<u64> = perm
+        .iter()
+        .map(|&d| if usize::from(d) == axis { shape[axis] } else { wanted[usize::from(d)] })
+        .collect();
     let y = c.reshape(y, moved)?;
     let mut back: Vec<u8> = (0..rank as u8 - 1).collect();
     back.insert(axis, rank as u8 - 1);

@@ -265,7 +265,7 @@ fn structure(module: &Module, op: &Op, args: &[&Facts], shape: &Shape) -> Zeros 
         }
         Op::Iota { .. } | Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } => Zeros::default(),
         Op::Gather { .. } | Op::ArgReduce { .. } | Op::Cumulate { .. } => Zeros::default(),
-        Op::Softmax { .. } | Op::Norm { .. } | Op::Attention { .. } => Zeros::default(),
+        Op::BitCast { .. } | Op::Softmax { .. } | Op::Norm { .. } | Op::Attention { .. } => Zeros::default(),
         Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Zeros::default(),
     }
 }
