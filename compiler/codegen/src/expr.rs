@@ -458,6 +458,7 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
         }
         Op::Const { .. }
         | Op::Iota { .. }
+        | Op::BitCast { .. }
         | Op::Reshape { .. }
         | Op::Permute { .. }
         | Op::Broadcast { .. }

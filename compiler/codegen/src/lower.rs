@@ -312,6 +312,22 @@ impl<'a> Lowering<'a> {
                 self.places[result] = Some(place);
                 Ok(())
             }
+            Op::BitCast { to } => {
+                let from = self.place(data.args[0])?;
+                let shape = self.func.ty(result).shape.clone();
+                let (storage, format) = (from.storage, Format::Scalar(*to));
+                let (stored, slot) = (self.storages[storage].format, self.storages[storage].slot);
+                if stored.element().bits() != to.bits() {
+                    return Err(format!("{} is stored in {stored}, another width", data.args[0]));
+                }
+                let place = self.allocate_in(result, Some(order_of(&from.strides)));
+                // For this one kernel the operand's bytes are of the result's type.
+                (self.storages[storage].format, self.storages[storage].slot) = (format, format);
+                let copied = self.copy(&shape, *to, from, &place);
+                (self.storages[storage].format, self.storages[storage].slot) = (stored, slot);
+                self.places[result] = Some(place);
+                copied
+            }
             Op::Pad { low, .. } => {
                 let (x, value) = (data.args[0], data.args[1]);
                 let fill = match self.fill_of(value)? {

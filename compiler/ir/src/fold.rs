@@ -55,6 +55,7 @@ fn fold_function(module: &mut Module, id: FuncId) {
             | Op::Compare { .. }
             | Op::Select { .. }
             | Op::Cast { .. }
+            | Op::BitCast { .. }
             | Op::Reshape { .. }
             | Op::Permute { .. }
             | Op::Slice { .. }

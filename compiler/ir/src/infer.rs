@@ -79,6 +79,11 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
             scalar(args[0])?;
             TensorType::new(*to, args[0].shape.clone())
         }
+        Op::BitCast { to } => {
+            let from = scalar(args[0])?;
+            ensure!(from.bits() == to.bits(), "bitcast of {} to {to}: their widths differ", args[0]);
+            TensorType::new(*to, args[0].shape.clone())
+        }
         Op::Reshape { shape } => {
             ensure!(
                 shape.checked_elements() == Some(args[0].shape.elements()),

@@ -69,6 +69,9 @@ macro_rules! for_each_op {
             /// With `saturate` false, overflow of an 8-bit float gives NaN or infinity as ONNX defines.
             Cast "cast" (1, 1) { to: ScalarType, saturate: bool }
 
+            /// The bits of each element, read as another scalar type of equal width. The payload of a NaN need not stay.
+            BitCast "bitcast" (1, 1) { to: ScalarType }
+
             /// The same elements in row-major order under another shape.
             Reshape "reshape" (1, 1) { shape: Shape }
             /// Result dimension `i` is operand dimension `perm[i]`.
@@ -186,7 +189,7 @@ impl Op {
             Op::ArgReduce { .. } | Op::Cumulate { .. } | Op::Softmax { .. } | Op::Norm { .. } => {
                 Family::Other
             }
-            Op::Attention { .. } => Family::Other,
+            Op::BitCast { .. } | Op::Attention { .. } => Family::Other,
             Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Family::Other,
         }
     }

@@ -76,7 +76,8 @@ pub fn cost(g: &Graph, class: Id, term: &Term) -> u64 {
         }
         // Scale and bias are a row that stays in local memory.
         Op::Norm { .. } => kernel(args[0].memory),
-        Op::Pad { .. }
+        Op::BitCast { .. }
+        | Op::Pad { .. }
         | Op::Concat { .. }
         | Op::Gather { .. }
         | Op::Reduce { .. }

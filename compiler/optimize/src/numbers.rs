@@ -121,6 +121,7 @@ pub fn of_op(module: &Module, op: &Op, args: &[&Facts], ids: &[Id]) -> Numbers {
         Op::Reshape { .. } | Op::Permute { .. } | Op::Broadcast { .. } => of(0),
         Op::Slice { .. } | Op::Window { .. } => of(0),
         Op::Softmax { .. } | Op::Norm { .. } | Op::Attention { .. } => Numbers::default(),
+        Op::BitCast { .. } => Numbers::default(),
         Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Numbers::default(),
     }
 }

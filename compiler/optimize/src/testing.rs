@@ -418,7 +418,11 @@ pub fn show(g: &Graph, term: &Term, depth: usize) -> String {
             Op::Iota { .. } | Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } => {}
             Op::Select {} | Op::Cast { .. } | Op::Reshape { .. } | Op::Slice { .. } | Op::Pad { .. } => {}
             Op::Window { .. } | Op::Gather { .. } | Op::ArgReduce { .. } | Op::Cumulate { .. } => {}
-            Op::Conv { .. } | Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => {}
+            Op::BitCast { .. }
+            | Op::Conv { .. }
+            | Op::MxQuantize { .. }
+            | Op::MxDecode { .. }
+            | Op::Call { .. } => {}
         }
     }
     if term.children().is_empty() {

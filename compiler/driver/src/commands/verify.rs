@@ -28,8 +28,8 @@ use lacuna_driver::selection;
 use lacuna_driver::testset::{DataSet, Signature, TestSet};
 use lacuna_optimize::{Budget, WeightShare};
 
-/// An input of a few elements may determine a shape; larger ones never do.
-const MAX_BOUND_ELEMENTS: u64 = 64;
+/// An input of up to so many elements may determine a shape; larger ones are data.
+const MAX_BOUND_ELEMENTS: u64 = 1 << 16;
 
 /// Everything that is summed over data sets.
 #[derive(Default)]

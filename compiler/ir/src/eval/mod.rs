@@ -205,6 +205,7 @@ fn apply(
         Op::Compare { op } => elementwise::compare(*op, args[0], args[1]),
         Op::Select {} => elementwise::select(args[0], args[1], args[2]),
         Op::Cast { to, saturate } => elementwise::cast(*to, *saturate, args[0], mode),
+        Op::BitCast { .. } => Tensor::from_bytes(ty.clone(), &args[0].to_bytes())?.data,
         Op::Reshape { .. } => args[0].data.clone(),
         Op::Permute { perm } => movement::permute(args[0], perm),
         Op::Broadcast { dims, shape } => movement::broadcast(args[0], dims, shape),

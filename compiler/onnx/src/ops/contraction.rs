@@ -9,7 +9,7 @@ use lacuna_isa::format::ScalarType;
 use super::pooling::{Spatial, auto_pad, spatial};
 use super::precision::wide;
 use crate::call::Call;
-use crate::context::{Ctx, invalid, unsupported};
+use crate::context::{Ctx, invalid};
 use crate::diagnostic::Fail;
 
 type Results = Result<Vec<Value>, Fail>;
@@ -205,7 +205,7 @@ pub(super) fn conv_integer(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![integer_conv(c, n, (x, n.opt(2)), (w, n.opt(3)))?])
 }
 
-/// The convolution of codes, zero points subtracted, in i32.
+/// The convolution of codes, zero points subtracted, in i32; those of the weight may be per output channel.
 pub(super) fn integer_conv(
     c: &mut Ctx<'_>,
     n: &Call<'_>,
@@ -300,123 +300,4 @@ fn reversed_kernel(c: &mut Ctx<'_>, w: Value, groups: u64) -> Result<Value, Fail
     let mut joined = vec![groups.saturating_mul(outputs), inputs / groups];
     joined.extend(&shape[2..]);
     c.reshape(w, joined)
-}
-
-/// Einsum of one or two operands without repeated labels; an ellipsis stands for broadcast dimensions.
-pub(super) fn einsum(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let equation: String = n.string("equation", "")?.chars().filter(|ch| !ch.is_whitespace()).collect();
-    let operands = n.all()?;
-    let (ins, out) = match equation.split_once("->") {
-        Some((ins, out)) => (ins.to_owned(), Some(out.to_owned())),
-        None => (equation.clone(), None),
-    };
-    let terms: Vec<&str> = ins.split(',').collect();
-    if terms.len() != operands.len() {
-        return Err(invalid(format!("equation {equation:?} has {} terms", terms.len())));
-    }
-    if operands.len() > 2 {
-        return Err(unsupported("an equation of more than two operands"));
-    }
-    // Labels: letters by their code, dimensions of the ellipsis counted from the last one down from 250.
-    let labels = |term: &str, rank: Option<usize>| -> Result<Vec<u8>, Fail> {
-        let letters = term.replace("...", "");
-        if !letters.bytes().all(|b| b.is_ascii_alphabetic()) {
-            return Err(invalid(format!("equation {equation:?} is malformed")));
-        }
-        let Some(at) = term.find("...") else { return Ok(letters.into_bytes()) };
-        let n_dots = match rank {
-            Some(rank) => rank.checked_sub(letters.len()),
-            None => Some(0),
-        };
-        let n_dots = n_dots.ok_or_else(|| invalid(format!("equation {equation:?} has too many labels")))?;
-        let dots = (0..n_dots).map(|i| 250 - (n_dots - i) as u8);
-        Ok(letters.bytes().take(at).chain(dots).chain(letters.bytes().skip(at)).collect())
-    };
-    let mut sides: Vec<(Value, Vec<u8>)> = Vec::new();
-    for (&v, term) in operands.iter().zip(&terms) {
-        let l = labels(term, Some(c.rank(v)))?;
-        if l.len() != c.rank(v) {
-            return Err(invalid(format!("equation {equation:?} does not fit {}", c.b.ty(v))));
-        }
-        if (1..l.len()).any(|i| l[..i].contains(&l[i])) {
-            return Err(unsupported("a label repeated within an operand"));
-        }
-        sides.push((v, l));
-    }
-    let mut dots: Vec<u8> = sides.iter().flat_map(|(_, l)| l.iter().copied().filter(|&l| l > 200)).collect();
-    dots.sort_unstable();
-    dots.dedup();
-    let out: Vec<u8> = match out {
-        Some(out) => {
-            let mut l = labels(&out, None)?;
-            let at = out.find("...").unwrap_or(0);
-            if out.contains("...") {
-                l.splice(at..at, dots);
-            }
-            l
-        }
-        None => {
-            let mut once: Vec<u8> = sides.iter().flat_map(|(_, l)| l.clone()).filter(|&l| l <= 200).collect();
-            once.sort_unstable();
-            let all = once.clone();
-            once.retain(|l| all.iter().filter(|m| *m == l).count() == 1);
-            dots.into_iter().chain(once).collect()
-        }
-    };
-    if (1..out.len()).any(|i| out[..i].contains(&out[i])) {
-        return Err(invalid(format!("equation {equation:?} repeats a label of the result")));
-    }
-    if sides.len() == 1 {
-        let (v, l) = sides.remove(0);
-        let (v, l) = sum_out(c, v, l, |l| out.contains(&l))?;
-        let perm: Option<Vec<u8>> =
-            out.iter().map(|o| l.iter().position(|m| m == o).map(|p| p as u8)).collect();
-        let perm = perm.ok_or_else(|| invalid(format!("equation {equation:?} is malformed")))?;
-        return Ok(vec![c.permute(v, perm)?]);
-    }
-    let (b, lb) = sides.remove(1);
-    let (a, la) = sides.remove(0);
-    let (a, la) = drop_units(c, a, la, b, &lb)?;
-    let (b, lb) = drop_units(c, b, lb, a, &la)?;
-    let (a, la) = sum_out(c, a, la, |l| out.contains(&l) || lb.contains(&l))?;
-    let (b, lb) = sum_out(c, b, lb, |l| out.contains(&l) || la.contains(&l))?;
-    // Labels of the IR are small numbers: those of the operands in order.
-    let mut names = la.clone();
-    names.extend(lb.iter().filter(|l| !la.contains(l)));
-    let small = |labels: &[u8]| -> Option<Vec<u8>> {
-        labels.iter().map(|l| names.iter().position(|m| m == l).map(|p| p as u8)).collect()
-    };
-    let map = small(&la).zip(small(&lb)).zip(small(&out));
-    let ((la, lb), out) = map.ok_or_else(|| invalid(format!("equation {equation:?} is malformed")))?;
-    Ok(vec![c.contract(ContractMap { a: la, b: lb, out }, a, b)?])
-}
-
-/// Sums over the labels that `keep` rejects.
-fn sum_out(
-    c: &mut Ctx<'_>,
-    v: Value,
-    labels: Vec<u8>,
-    keep: impl Fn(u8) -> bool,
-) -> Result<(Value, Vec<u8>), Fail> {
-    let axes: Vec<u8> = (0..labels.len()).filter(|&d| !keep(labels[d])).map(|d| d as u8).collect();
-    let v = c.reduce(lacuna_ir::op::ReduceOp::Sum, v, &axes, false)?;
-    Ok((v, labels.into_iter().filter(|&l| keep(l)).collect()))
-}
-
-/// Removes dimensions of size 1 whose label has another size in the other operand: they broadcast.
-fn drop_units(
-    c: &mut Ctx<'_>,
-    v: Value,
-    labels: Vec<u8>,
-    other: Value,
-    other_labels: &[u8],
-) -> Result<(Value, Vec<u8>), Fail> {
-    let (own, opposite) = (c.shape(v), c.shape(other));
-    let stays = |d: &usize| {
-        let there = other_labels.iter().position(|&l| l == labels[*d]);
-        !(own[*d] == 1 && there.is_some_and(|i| opposite[i] != 1))
-    };
-    let kept: Vec<usize> = (0..labels.len()).filter(stays).collect();
-    let v = c.reshape(v, kept.iter().map(|&d| own[d]).collect::<Vec<u64>>())?;
-    Ok((v, kept.into_iter().map(|d| labels[d]).collect()))
 }

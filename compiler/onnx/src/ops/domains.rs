@@ -2,7 +2,7 @@
 
 use lacuna_ir::op::{BinaryOp, UnaryOp};
 
-use super::{SupportedOp, Types, learning, microsoft, quantized, training};
+use super::{SupportedOp, Types, learning, microsoft, quantized, training, trees};
 use crate::flex;
 
 /// Operators of classical machine learning.
@@ -21,6 +21,7 @@ super::table! {
     ML_OPS ML;
     "ArrayFeatureExtractor" 1 Any "" "gather" learning::array_feature_extractor;
     "Binarizer" 1 Number "" "lt, select" learning::binarizer;
+    "TreeEnsemble" 5 Float "post_transform=NONE" "gather, lt, select, reduce" trees::tree_ensemble;
 }
 
 super::table! {

@@ -183,6 +183,24 @@ pub(super) fn cast_like(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     convert(c, n, n.input(0)?, to)
 }
 
+/// The bits of each element as another type of equal width.
+pub(super) fn bit_cast(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let x = n.input(0)?;
+    let to = scalar_type(n.int("to", 0)? as i32).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?;
+    if to.bits() != c.elem(x).bits() {
+        return Err(invalid(format!("BitCast of {} to {to}: their widths differ", c.b.ty(x))));
+    }
+    if to == c.elem(x) {
+        return Ok(vec![x]);
+    }
+    let y = c.emit(Op::BitCast { to }, &[x])?;
+    // A constant may lie in memory in another type than its own.
+    match c.known(y) {
+        Some(known) => Ok(vec![c.constant(known)?]),
+        None => Ok(vec![y]),
+    }
+}
+
 /// Dropout where it drops nothing: the operand, and a mask of true (of ones up to operator set 9).
 pub(super) fn dropout(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;

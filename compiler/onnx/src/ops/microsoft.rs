@@ -6,7 +6,7 @@ use lacuna_isa::format::ScalarType;
 
 use super::attention::rotary;
 use super::contraction::product;
-use super::elementwise::gelu_of;
+use super::elementwise;
 use super::loss::widened;
 use crate::call::Call;
 use crate::context::{Ctx, invalid, unsupported};
@@ -23,7 +23,15 @@ pub(super) fn gelu(c: &mut Ctx<'_>, n: &Call<'_>, tanh: bool) -> Results {
         let bias = widened(c, bias)?;
         wide = c.binary(BinaryOp::Add, wide, bias)?;
     }
-    let y = gelu_of(c, wide, tanh)?;
+    let approximate = AttributeProto {
+        name: "approximate".to_owned(),
+        s: bytes::Bytes::from_static(if tanh { b"tanh" } else { b"none" }),
+        r#type: attribute_type::STRING,
+        ..AttributeProto::default()
+    };
+    let attributes = [approximate];
+    let call = Call { node: n.node, attributes: &attributes, opset: n.opset, inputs: vec![Some(wide)] };
+    let y = elementwise::gelu(c, &call)?[0];
     Ok(vec![c.cast(y, c.elem(x))?])
 }
 

@@ -6,6 +6,7 @@ mod blocks;
 mod contraction;
 mod data_dependent;
 mod domains;
+mod einsum;
 mod elementwise;
 mod grams;
 mod grid;
@@ -32,6 +33,7 @@ mod shape;
 mod sorting;
 mod spectrum;
 mod training;
+mod trees;
 mod unpooling;
 
 use lacuna_ir::Value;
@@ -222,6 +224,7 @@ table! {
     "Attention" 23 Float "" "concat, contract, select, softmax" attention::attention;
     "AveragePool" 1 Float "up to three spatial axes" "pad, window, reduce, div" |c, n| in_f32(c, n, pooling::average_pool);
     "BatchNormalization" 1 Float "the results saved_mean and saved_var" "reduce, add, sqrt, div, mul, sub, broadcast" |c, n| in_f32(c, n, normalization::batch_norm);
+    "BitCast" 26 Any "" "bitcast" elementwise::bit_cast;
     "BitShift" 7 Int "" "broadcast, shl or shr, select" elementwise::bit_shift;
     "BitwiseAnd" 18 Int "" "broadcast, and" |c, n| elementwise::binary(c, n, B::And);
     "BitwiseNot" 18 Int "" "not" |c, n| elementwise::unary(c, n, U::Not);
@@ -256,7 +259,7 @@ table! {
     "Div" 1 Number "" "broadcast, div" |c, n| elementwise::binary(c, n, B::Div);
     "Dropout" 1 Float "training with a ratio above 0" "none" elementwise::dropout;
     "DynamicQuantizeLinear" 11 Float "" "reduce, div, round, cast" quantized::dynamic_quantize;
-    "Einsum" 7 Number "at most two operands, no label repeated within one" "reduce, contract, permute" contraction::einsum;
+    "Einsum" 7 Number "" "reduce, slice, contract, permute" einsum::einsum;
     "Elu" 1 Float "" "expm1, select" |c, n| in_f32(c, n, elementwise::elu);
     "Equal" 1 Any "" "broadcast, eq" |c, n| elementwise::compare(c, n, CompareOp::Eq, false);
     "Erf" 7 Float "" "erf" |c, n| elementwise::unary(c, n, U::Erf);
@@ -367,6 +370,7 @@ table! {
     "Shrink" 7 Number "" "lt, select" |c, n| in_f32(c, n, elementwise::shrink);
     "Sigmoid" 1 Float "" "sigmoid" |c, n| elementwise::unary(c, n, U::Sigmoid);
     "Sign" 7 Number "" "sign" |c, n| elementwise::unary(c, n, U::Sign);
+    "SimplifiedLayerNormalization" 1 Float "" "norm" |c, n| normalization::layer_norm(c, n, false);
     "Sin" 7 Float "" "sin" |c, n| elementwise::unary(c, n, U::Sin);
     "Sinh" 7 Float "" "sinh" |c, n| elementwise::unary(c, n, U::Sinh);
     "Size" 1 Any "" "const" shape::size;

@@ -21,6 +21,9 @@ type Results = Result<Vec<Value>, Fail>;
 /// The greatest number of elements of a transform's matrix.
 const MAX_MATRIX: u64 = 1 << 26;
 
+/// Transforms of so many elements are summed in f64.
+const SHORT: u64 = 32;
+
 /// Cosine and sine of `j` parts of `n` of a turn, exact at quarters.
 fn turn(j: u64, n: u64) -> (f64, f64) {
     let j = j % n;
@@ -53,6 +56,12 @@ impl Transform {
     /// Parts of an element: real and imaginary.
     fn parts_in(&self) -> u64 {
         if self.complex { 2 } else { 1 }
+    }
+
+    /// The type that sums are taken in. The terms of a frequency that a signal lacks cancel to their rounding errors: where sums are
+    /// short they are taken in f64, which costs little there.
+    fn sum_type(&self, elem: ScalarType) -> ScalarType {
+        if self.taken <= SHORT { ScalarType::F64 } else { wide_type(elem) }
     }
 
     fn parts_out(&self) -> u64 {
@@ -117,8 +126,9 @@ pub(super) fn dft(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         complex: shape[rank - 1] == 2,
         half,
     };
-    let (elem, wide) = (c.elem(x), wide_type(c.elem(x)));
+    let (elem, wide) = (c.elem(x), transform.sum_type(c.elem(x)));
     let x = c.slice_axis(x, at, 0, transform.taken)?;
+    let x = if wide == ScalarType::F64 { c.cast(x, wide)? } else { x };
     let sizes = vec![transform.taken, transform.parts_in(), transform.given, transform.parts_out()];
     let matrix = c.floats(wide, sizes, &transform.matrix()?)?;
     // Labels: dimension d of the operand is d, its parts are `rank - 1`; frequencies and their parts come behind.
