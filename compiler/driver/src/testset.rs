@@ -298,7 +298,13 @@ mod tests {
             let literal = Literal { ty, data: Blob::new([0]) };
             let inputs: Vec<_> = tensors.iter().map(|n| ((*n).to_owned(), literal.clone())).collect();
             let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-            let set = DataSet { name: "set".to_owned(), inputs, outputs: Vec::new(), labels: None, lengths: BTreeMap::new() };
+            let set = DataSet {
+                name: "set".to_owned(),
+                inputs,
+                outputs: Vec::new(),
+                labels: None,
+                lengths: BTreeMap::new(),
+            };
             let found = set.pair(&set.inputs, &names, "inputs").ok();
             assert_eq!(found.as_deref(), expect, "{tensors:?} {names:?}");
         };

@@ -17,7 +17,8 @@ pub(crate) fn attention(im: &mut Importer<'_>, n: &Call<'_, Slot>) -> Result<Vec
     let (q, k, v) = (n.value(0)?, n.value(1)?, n.value(2)?);
     let c = &mut im.ctx;
     let (sq, sk, sv) = (c.shape(q), c.shape(k), c.shape(v));
-    let (&[batch, heads, rows, size], &[_, groups, keys, _], &[.., width]) = (&sq[..], &sk[..], &sv[..]) else {
+    let (&[batch, heads, rows, size], &[_, groups, keys, _], &[.., width]) = (&sq[..], &sk[..], &sv[..])
+    else {
         return Err(invalid(format!("attention of {sq} over {sk} and {sv}")));
     };
     let fits = sk[..] == [batch, groups, keys, size]
@@ -60,9 +61,7 @@ fn modified(im: &mut Importer<'_>, n: &Call<'_, Slot>, name: &str, x: Value) -> 
     let ty = |c: &Ctx<'_>, v: Value| c.b.ty(v).clone();
     match results[..] {
         [Slot::Value(y)] if ty(&im.ctx, y) == ty(&im.ctx, x) => Ok(Some(y)),
-        [Slot::Value(y)] => {
-            Err(invalid(format!("`{name}` makes {} of {}", ty(&im.ctx, y), ty(&im.ctx, x))))
-        }
+        [Slot::Value(y)] => Err(invalid(format!("`{name}` makes {} of {}", ty(&im.ctx, y), ty(&im.ctx, x)))),
         [Slot::Poisoned] => Ok(None),
         _ => Err(invalid(format!("`{name}` has not one tensor as its result"))),
     }

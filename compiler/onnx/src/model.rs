@@ -275,13 +275,14 @@ fn define_lists(importer: &mut Importer<'_>, flat: &Flat) {
         }
     }
     for list in &flat.lists {
-        let tensors: Option<Vec<Value>> = list.elements.iter().flatten().try_fold(Vec::new(), |mut all, name| {
-            match importer.lookup(name) {
-                Some(Slot::Value(value)) => all.push(value),
-                _ => return None,
-            }
-            Some(all)
-        });
+        let tensors: Option<Vec<Value>> =
+            list.elements.iter().flatten().try_fold(Vec::new(), |mut all, name| {
+                match importer.lookup(name) {
+                    Some(Slot::Value(value)) => all.push(value),
+                    _ => return None,
+                }
+                Some(all)
+            });
         let slot = match (list.kind, tensors) {
             (_, None) => Slot::Poisoned,
             (_, Some(_)) if list.elements.is_none() => Slot::Optional(None),

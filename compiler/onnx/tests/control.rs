@@ -68,8 +68,7 @@ fn a_loop_carries_values_collects_rows_and_sees_outer_names() {
 #[test]
 fn a_name_inside_hides_the_same_name_outside() {
     // The body's `x` is its own; after the loop, `x` is again the input.
-    let step =
-        graph(&["i", "go", "s"], vec![plain("Add", &["s", "s"], "x")], vec![], &["go", "x"]);
+    let step = graph(&["i", "go", "s"], vec![plain("Add", &["s", "s"], "x")], vec![], &["go", "x"]);
     let nodes = vec![
         node("Loop", &["steps", "", "x"], &["doubled"], vec![body("body", step)]),
         plain("Sub", &["doubled", "x"], "y"),
@@ -131,11 +130,8 @@ fn a_loop_without_steps_gives_rows_of_the_right_shape() {
 fn a_condition_at_run_time_selects_between_branches() {
     let yes = graph(&[], vec![plain("Neg", &["x"], "a")], vec![], &["a"]);
     let no = graph(&[], vec![plain("Gather", &["x", "at"], "b")], vec![], &["b"]);
-    let nodes = vec![
-        node("If", &["c"], &["y"], vec![body("then_branch", yes), body("else_branch", no)]),
-    ];
-    let inputs =
-        vec![value("x", F32, &[2]), value("c", Bool, &[]), value("at", I64, &[2])];
+    let nodes = vec![node("If", &["c"], &["y"], vec![body("then_branch", yes), body("else_branch", no)])];
+    let inputs = vec![value("x", F32, &[2]), value("c", Bool, &[]), value("at", I64, &[2])];
     let model = model(inputs, vec![], nodes, &["y"]);
     let run = |c: f64, at: [f64; 2]| {
         let c = Tensor::from_f64(Bool, [].as_slice(), &[c]).unwrap();
@@ -209,10 +205,8 @@ fn sequences_and_optionals_are_lists_of_values() {
 #[test]
 fn a_sequence_is_an_input_for_each_of_its_tensors() {
     let tensor = value("s", F32, &[2]).r#type.map(Box::new);
-    let of_tensors = TypeProto {
-        sequence_type: Some(ElementTypeProto { elem_type: tensor }),
-        ..TypeProto::default()
-    };
+    let of_tensors =
+        TypeProto { sequence_type: Some(ElementTypeProto { elem_type: tensor }), ..TypeProto::default() };
     let input = ValueInfoProto { name: "s".to_owned(), r#type: Some(of_tensors) };
     let step = graph(&["e"], vec![plain("Neg", &["e"], "n")], vec![], &["n"]);
     let nodes = vec![node("SequenceMap", &["s"], &["t"], vec![body("body", step)])];

@@ -42,7 +42,8 @@ impl Blocks {
             (room >= 0).then(|| room as u64 / strides[d] + 1)
         };
         let counts: Option<Vec<u64>> = (0..k).map(count).collect();
-        let counts = counts.ok_or_else(|| invalid(format!("blocks of {block:?} in an image of {image:?}")))?;
+        let counts =
+            counts.ok_or_else(|| invalid(format!("blocks of {block:?} in an image of {image:?}")))?;
         Ok(Blocks { image, block, strides, dilations, low: pads[..k].to_vec(), counts })
     }
 

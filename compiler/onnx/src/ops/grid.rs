@@ -142,7 +142,8 @@ struct Deform {
 impl Deform {
     fn of(c: &mut Ctx<'_>, n: &Call<'_>) -> Result<Deform, Fail> {
         let (x, w, o) = (c.shape(n.input(0)?), c.shape(n.input(1)?), c.shape(n.input(2)?));
-        let (&[batch, channels, h, width], &[filters, depth, kh, kw], &[ob, od, oh, ow]) = (&x[..], &w[..], &o[..])
+        let (&[batch, channels, h, width], &[filters, depth, kh, kw], &[ob, od, oh, ow]) =
+            (&x[..], &w[..], &o[..])
         else {
             return Err(unsupported(format!("a deformable convolution of {x} with {w}; two axes are")));
         };

@@ -5,8 +5,8 @@ use lacuna_ir::{Op, Value};
 use lacuna_isa::format::ScalarType;
 
 use crate::call::Call;
-use crate::control::{MAX_STEPS, too_long};
 use crate::context::{Ctx, invalid};
+use crate::control::{MAX_STEPS, too_long};
 use crate::diagnostic::Fail;
 
 type Results = Result<Vec<Value>, Fail>;

@@ -7,8 +7,8 @@ use lacuna_isa::format::ScalarType;
 use super::activation::activations;
 use super::recurrent_cells::{Cell, Gates, Kind, State};
 use crate::call::Call;
-use crate::control::{MAX_STEPS, too_long};
 use crate::context::{Ctx, invalid};
+use crate::control::{MAX_STEPS, too_long};
 use crate::diagnostic::Fail;
 
 type Results = Result<Vec<Value>, Fail>;

@@ -158,9 +158,8 @@ impl Align {
             extent = c.binary_splat(BinaryOp::Max, extent, 1.0)?;
         }
         let bin = c.binary_splat(BinaryOp::Div, extent, pooled as f64)?;
-        let steps: Vec<f64> = (0..pooled * grid)
-            .map(|i| (i / grid) as f64 + ((i % grid) as f64 + 0.5) / grid as f64)
-            .collect();
+        let steps: Vec<f64> =
+            (0..pooled * grid).map(|i| (i / grid) as f64 + ((i % grid) as f64 + 0.5) / grid as f64).collect();
         let steps = c.floats(self.wide, vec![1, pooled * grid], &steps)?;
         let along = c.binary(BinaryOp::Mul, bin, steps)?;
         let places = c.binary(BinaryOp::Add, start, along)?;

@@ -164,7 +164,12 @@ fn cubic(c: &mut Ctx<'_>, t: Value) -> Result<Vec<(f64, Value)>, Fail> {
     // The polynomial for distances of 1 to 2, in the distance less 1: its constant term vanishes.
     let far = [CUBIC, -2.0 * CUBIC, CUBIC, 0.0];
     let near = [CUBIC + 2.0, -(CUBIC + 3.0), 0.0, 1.0];
-    Ok(vec![(-1.0, horner(t, far)?), (0.0, horner(t, near)?), (1.0, horner(rest, near)?), (2.0, horner(rest, far)?)])
+    Ok(vec![
+        (-1.0, horner(t, far)?),
+        (0.0, horner(t, near)?),
+        (1.0, horner(rest, near)?),
+        (2.0, horner(rest, far)?),
+    ])
 }
 
 /// A table of rows, and the shape of the space whose positions they are.

@@ -119,18 +119,14 @@ pub(super) fn dft(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     };
     let (elem, wide) = (c.elem(x), wide_type(c.elem(x)));
     let x = c.slice_axis(x, at, 0, transform.taken)?;
-    let sizes =
-        vec![transform.taken, transform.parts_in(), transform.given, transform.parts_out()];
+    let sizes = vec![transform.taken, transform.parts_in(), transform.given, transform.parts_out()];
     let matrix = c.floats(wide, sizes, &transform.matrix()?)?;
     // Labels: dimension d of the operand is d, its parts are `rank - 1`; frequencies and their parts come behind.
     let (bins, parts) = (rank as u8, rank as u8 + 1);
     let mut out: Vec<u8> = (0..rank as u8).collect();
     (out[at], out[rank - 1]) = (bins, parts);
-    let map = ContractMap {
-        a: (0..rank as u8).collect(),
-        b: vec![at as u8, rank as u8 - 1, bins, parts],
-        out,
-    };
+    let map =
+        ContractMap { a: (0..rank as u8).collect(), b: vec![at as u8, rank as u8 - 1, bins, parts], out };
     let y = c.emit(Op::Contract { map, elem: wide }, &[x, matrix])?;
     Ok(vec![c.cast(y, elem)?])
 }
@@ -182,8 +178,10 @@ pub(super) fn stft(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         matrix = c.binary(lacuna_ir::op::BinaryOp::Mul, matrix, w)?;
     }
     let x = c.reshape(x, vec![batch, samples, parts])?;
-    let frames =
-        c.emit(Op::Window { axes: vec![1], sizes: vec![length], strides: vec![step], dilations: vec![1] }, &[x])?;
+    let frames = c.emit(
+        Op::Window { axes: vec![1], sizes: vec![length], strides: vec![step], dilations: vec![1] },
+        &[x],
+    )?;
     let y = c.contract_as("bfpt,tpkr->bfkr", frames, matrix, wide)?;
     Ok(vec![c.cast(y, elem)?])
 }

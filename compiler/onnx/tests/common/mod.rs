@@ -41,7 +41,10 @@ pub fn symbolic(name: &str, elem: ScalarType, dims: &[&str]) -> ValueInfoProto {
 
 fn named(name: &str, elem: ScalarType, dim: Vec<DimensionProto>) -> ValueInfoProto {
     let tensor = TensorTypeProto { elem_type: data_type(elem), shape: Some(TensorShapeProto { dim }) };
-    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type: Some(tensor), ..TypeProto::default() }) }
+    ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto { tensor_type: Some(tensor), ..TypeProto::default() }),
+    }
 }
 
 pub fn node(op: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
