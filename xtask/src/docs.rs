@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::{cargo, output};
 
-/// Writes `docs/isa.md`, `docs/operators.md` and `docs/errors.md`, or checks that they are what would be written.
+/// Writes `docs/isa.md`, `docs/operators.md`, `docs/exactness.md` and `docs/errors.md`, or checks that they are what would be written.
 pub fn run(root: &Path, check: bool) -> Result<(), String> {
     let lacuna = |args: &[&str]| {
         let run = ["run", "--quiet", "--package", "lacuna", "--"];
@@ -14,6 +14,7 @@ pub fn run(root: &Path, check: bool) -> Result<(), String> {
     let pages = [
         ("docs/isa.md", lacuna_isa::reference::reference()),
         ("docs/operators.md", lacuna(&["ops", "--markdown"])?),
+        ("docs/exactness.md", lacuna(&["explain", "--rules", "--markdown"])?),
         ("docs/errors.md", lacuna(&["explain", "--all", "--markdown"])?),
     ];
     let mut stale = Vec::new();

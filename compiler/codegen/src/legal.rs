@@ -109,7 +109,12 @@ fn padded<'a>(low: &'a [u64], high: &'a [u64]) -> impl Iterator<Item = usize> + 
 }
 
 /// A pad of many dimensions as two.
-fn padded_twice(b: &mut FunctionBuilder<'_>, low: &[u64], high: &[u64], args: &[Value]) -> Result<Value, TypeError> {
+fn padded_twice(
+    b: &mut FunctionBuilder<'_>,
+    low: &[u64],
+    high: &[u64],
+    args: &[Value],
+) -> Result<Value, TypeError> {
     let first: Vec<usize> = padded(low, high).take(MAX_PADDED).collect();
     let of = |amounts: &[u64], now: bool| {
         let amount = |(d, &n): (usize, &u64)| if first.contains(&d) == now { n } else { 0 };
@@ -150,7 +155,8 @@ fn whole(module: &Module, func: &Function, quantised: &Quantised, data: &NodeDat
         return !map.summed().is_empty() && integers(module, func, data).is_none();
     }
     if let Op::Conv { attrs, elem } = &data.op {
-        return !is_wide(*elem) && (attrs.strides.len() <= 2 || func.ty(data.args[0]).elem.scalar().is_none());
+        return !is_wide(*elem)
+            && (attrs.strides.len() <= 2 || func.ty(data.args[0]).elem.scalar().is_none());
     }
     let Some(a) = Attention::of(&data.op) else { return true };
     Plan::choose(&a, &types, target).is_some()

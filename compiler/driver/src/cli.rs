@@ -309,16 +309,19 @@ pub struct Ops {
 #[derive(Args, Debug)]
 pub struct Explain {
     /// A code such as L0201, an ONNX model, or a folder with model.onnx and test_data_set_*.
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present = "list")]
     pub subject: Option<String>,
     /// Explain every code.
-    #[arg(long, conflicts_with = "subject")]
+    #[arg(long, conflicts_with = "subject", group = "list")]
     pub all: bool,
+    /// List the rewrite rules, and what each may change in the numbers that a model computes.
+    #[arg(long, conflicts_with = "subject", group = "list")]
+    pub rules: bool,
     /// Print as a page of the manual.
-    #[arg(long, requires = "all")]
+    #[arg(long, requires = "list")]
     pub markdown: bool,
     /// Of a model: where a plot of cycles, error and bytes goes.
-    #[arg(long, value_name = "FILE.svg", conflicts_with = "all")]
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "list")]
     pub svg: Option<PathBuf>,
     /// Options of compilation.
     #[command(flatten)]

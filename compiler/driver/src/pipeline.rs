@@ -144,6 +144,7 @@ pub struct Front {
 }
 
 /// Why there is no object.
+#[derive(Debug)]
 pub enum NotGenerated {
     /// Operators have no kernel, or the target's memory is too small.
     Refused(Vec<lacuna_codegen::Failure>),
@@ -286,11 +287,7 @@ pub fn options(target: &Target, precision: Precision) -> lacuna_optimize::Option
 ///
 /// # Errors
 /// Every operator without a kernel; L0090 with every finding when the streams are not legal.
-pub fn generate(
-    selected: &Selected,
-    target: &Target,
-    watch: &mut Watch<'_>,
-) -> Result<Object, NotGenerated> {
+pub fn generate(selected: &Selected, target: &Target, watch: &mut Watch<'_>) -> Result<Object, NotGenerated> {
     watch.progress.step("generating code");
     let generated = lacuna_codegen::generate(&selected.module, target, &zeros(selected, target))
         .map_err(NotGenerated::Refused)?;

@@ -202,7 +202,8 @@ impl Lowering<'_> {
                 let axes = |labels: &[u8]| {
                     labels.iter().filter_map(|&l| b_dim(l)).map(|d| d as u8).collect::<Vec<u8>>()
                 };
-                let column_labels: Vec<u8> = units.into_iter().chain(merged.iter().map(|&d| map.out[d])).collect();
+                let column_labels: Vec<u8> =
+                    units.into_iter().chain(merged.iter().map(|&d| map.out[d])).collect();
                 let n: u64 = merged.iter().map(|&d| expr.shape[d]).product();
                 let (columns, summed) = (axes(&column_labels), axes(&summed));
                 self.panels(id, [columns, summed], b_ty.elem.format(), n, &sizes, form)?

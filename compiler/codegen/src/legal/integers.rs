@@ -43,7 +43,8 @@ pub fn parts_of(module: &Module, func: &Function, op: &Op, args: &[Value]) -> Op
         Op::Contract { map, .. } => {
             let summed = map.summed();
             let at = |labels: &[u8], label: u8| labels.iter().position(|&l| l == label);
-            let sizes = summed.iter().map(|&l| Some(shape(0)[at(&map.a, l)?])).collect::<Option<Vec<u64>>>()?;
+            let sizes =
+                summed.iter().map(|&l| Some(shape(0)[at(&map.a, l)?])).collect::<Option<Vec<u64>>>()?;
             let (i, size) = sizes.iter().copied().enumerate().max_by_key(|&(i, n)| (n, i))?;
             let axes = [at(&map.a, summed[i])?, at(&map.b, summed[i])?];
             (axes, size, sizes.iter().product::<u64>() / size.max(1))
@@ -63,7 +64,10 @@ pub fn parts_of(module: &Module, func: &Function, op: &Op, args: &[Value]) -> Op
     }
     // Equal parts, so that kernels are shared.
     let per_part = size.div_ceil(n_parts);
-    let ranges = (0..n_parts).map(|i| i * per_part..((i + 1) * per_part).min(size)).filter(|r| !r.is_empty()).collect();
+    let ranges = (0..n_parts)
+        .map(|i| i * per_part..((i + 1) * per_part).min(size))
+        .filter(|r| !r.is_empty())
+        .collect();
     let types = bounds.map(|b| if b <= EXACT_BF16 { ScalarType::Bf16 } else { ScalarType::F32 });
     Some(Parts { types, axes, ranges })
 }
@@ -105,7 +109,11 @@ fn of_operator(module: &Module, func: &Function, value: Value, depth: usize) -> 
         }
         // A negative value wraps to a large one in an unsigned type.
         Op::Cast { to, .. } if is_signed(*to) => arg(0),
-        Op::Unary { op: lacuna_ir::op::UnaryOp::Neg | lacuna_ir::op::UnaryOp::Abs } if is_signed(func.ty(value).elem.scalar()?) => arg(0),
+        Op::Unary { op: lacuna_ir::op::UnaryOp::Neg | lacuna_ir::op::UnaryOp::Abs }
+            if is_signed(func.ty(value).elem.scalar()?) =>
+        {
+            arg(0)
+        }
         Op::Binary { op: BinaryOp::Add | BinaryOp::Sub } if is_signed(func.ty(value).elem.scalar()?) => {
             arg(0)?.checked_add(arg(1)?)
         }
@@ -123,7 +131,13 @@ fn is_signed(elem: ScalarType) -> bool {
 }
 
 /// An operand over a range of a dimension, in a type that has its values.
-fn part(b: &mut FunctionBuilder<'_>, x: Value, axis: usize, range: &Range<u64>, to: ScalarType) -> Result<Value, TypeError> {
+fn part(
+    b: &mut FunctionBuilder<'_>,
+    x: Value,
+    axis: usize,
+    range: &Range<u64>,
+    to: ScalarType,
+) -> Result<Value, TypeError> {
     let mut shape = b.ty(x).shape.clone();
     let rank = shape.rank();
     let mut starts = vec![0; rank];

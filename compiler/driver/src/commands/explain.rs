@@ -15,6 +15,9 @@ use lacuna_driver::report::Report;
 /// # Errors
 /// L0018 when there is no such code, or those of compiling the model.
 pub fn run(args: &cli::Explain, context: &Context) -> Result<Report, Failed> {
+    if args.rules {
+        return Ok(super::explain_rules::run(args.markdown));
+    }
     let Some(subject) = &args.subject else { return Ok(every_code(args.markdown)) };
     if let Some((code, title, explanation)) = codes::all().into_iter().find(|(code, ..)| code == subject) {
         let text = format!("{code}: {title}\n\n{explanation}\n");

@@ -7,6 +7,7 @@ mod disasm;
 mod energy;
 mod explain;
 mod explain_model;
+mod explain_rules;
 mod inspect;
 mod ops;
 mod profile;

@@ -24,9 +24,8 @@ pub fn outer_product(
         return Err(TypeError(format!("map {map} sums")));
     }
     let size = |b: &FunctionBuilder<'_>, label: u8| {
-        let of = |labels: &[u8], arg: Value| {
-            labels.iter().position(|&l| l == label).map(|d| b.ty(arg).shape[d])
-        };
+        let of =
+            |labels: &[u8], arg: Value| labels.iter().position(|&l| l == label).map(|d| b.ty(arg).shape[d]);
         of(&map.a, args[0]).or_else(|| of(&map.b, args[1])).unwrap_or(1)
     };
     let shape: Shape = map.out.iter().map(|&l| size(b, l)).collect();
@@ -51,7 +50,6 @@ pub fn outer_product(
     let y = b.binary(BinaryOp::Mul, operands[0], operands[1])?;
     narrowed(b, y, elem)
 }
-
 
 /// Whether a convolution is one over at most two axes, of an operand that is not spread: [`conv`] emits such ones.
 pub fn is_plain(attrs: &ConvAttrs) -> bool {
@@ -90,7 +88,8 @@ pub fn conv(
     let y = b.emit(Op::Reshape { shape: apart.into() }, &[y])?;
     // Channels before positions, then the result's own order.
     let n = positions.len();
-    let channels_first: Vec<u8> = [0, n + 1].into_iter().chain(1..=n).chain(n + 2..n + shape.rank()).map(|d| d as u8).collect();
+    let channels_first: Vec<u8> =
+        [0, n + 1].into_iter().chain(1..=n).chain(n + 2..n + shape.rank()).map(|d| d as u8).collect();
     let mut perm = vec![0; channels_first.len()];
     for (from, &to) in channels_first.iter().zip(&attrs.out) {
         perm[usize::from(to)] = *from;
@@ -128,7 +127,8 @@ fn spread(b: &mut FunctionBuilder<'_>, attrs: &mut ConvAttrs, x: Value) -> Resul
             apart.push(1);
             high.push(dilation - 1);
         }
-        let all = size.checked_mul(dilation).ok_or_else(|| TypeError(format!("{shape} spread by {dilation}")))?;
+        let all =
+            size.checked_mul(dilation).ok_or_else(|| TypeError(format!("{shape} spread by {dilation}")))?;
         joined.push(all);
         cropped.push(all - (dilation - 1));
     }
@@ -152,7 +152,13 @@ fn padded(b: &mut FunctionBuilder<'_>, x: Value, low: Vec<u64>, high: Vec<u64>) 
 }
 
 /// The operand with the zeros around one of its axes, and without what negative amounts crop.
-fn bordered(b: &mut FunctionBuilder<'_>, x: Value, axis: usize, low: i64, high: i64) -> Result<Value, TypeError> {
+fn bordered(
+    b: &mut FunctionBuilder<'_>,
+    x: Value,
+    axis: usize,
+    low: i64,
+    high: i64,
+) -> Result<Value, TypeError> {
     let rank = b.ty(x).shape.rank();
     let mut amounts = [vec![0; rank], vec![0; rank]];
     (amounts[0][axis], amounts[1][axis]) = (low.max(0).unsigned_abs(), high.max(0).unsigned_abs());
@@ -165,12 +171,19 @@ fn bordered(b: &mut FunctionBuilder<'_>, x: Value, axis: usize, low: i64, high: 
     if cropped == shape[axis] as i64 {
         return Ok(x);
     }
-    shape.0[axis] = u64::try_from(cropped).map_err(|_| TypeError(format!("pads crop more than {shape} has")))?;
+    shape.0[axis] =
+        u64::try_from(cropped).map_err(|_| TypeError(format!("pads crop more than {shape} has")))?;
     b.emit(Op::Slice { starts, shape, steps: vec![1; rank] }, &[x])
 }
 
 /// Windows along an axis of the operand, whose elements come last.
-fn windows(b: &mut FunctionBuilder<'_>, attrs: &ConvAttrs, axis: usize, x: Value, taps: u64) -> Result<Value, TypeError> {
+fn windows(
+    b: &mut FunctionBuilder<'_>,
+    attrs: &ConvAttrs,
+    axis: usize,
+    x: Value,
+    taps: u64,
+) -> Result<Value, TypeError> {
     let x = bordered(b, x, axis + 2, attrs.low[axis], attrs.high[axis])?;
     let window = Op::Window {
         axes: vec![axis as u8 + 2],

@@ -54,8 +54,22 @@ pub(super) fn slopes(c: &mut Ctx<'_>, n: &Call<'_>, slope: Value, x: Value) -> R
 /// Numbers of `Cast`'s attribute `to`, which is a name up to operator set 5.
 pub(super) fn data_type_code(name: &str) -> Option<i64> {
     const NAMES: &[&str] = &[
-        "UNDEFINED", "FLOAT", "UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64", "STRING", "BOOL", "FLOAT16",
-        "DOUBLE", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128",
+        "UNDEFINED",
+        "FLOAT",
+        "UINT8",
+        "INT8",
+        "UINT16",
+        "INT16",
+        "INT32",
+        "INT64",
+        "STRING",
+        "BOOL",
+        "FLOAT16",
+        "DOUBLE",
+        "UINT32",
+        "UINT64",
+        "COMPLEX64",
+        "COMPLEX128",
     ];
     NAMES.iter().position(|n| n.eq_ignore_ascii_case(name)).map(|code| code as i64)
 }

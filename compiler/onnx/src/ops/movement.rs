@@ -320,7 +320,7 @@ pub(super) fn depth_to_space(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let [batch, channels, height, width] = shape[..] else {
         return Err(invalid(format!("DepthToSpace of {}", c.b.ty(x))));
     };
-    if channels % (b * b) != 0 {
+    if !channels.is_multiple_of(b * b) {
         return Err(invalid(format!("{channels} channels in blocks of {b} by {b}")));
     }
     let depth = channels / (b * b);
@@ -340,7 +340,7 @@ pub(super) fn space_to_depth(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let [batch, channels, height, width] = shape[..] else {
         return Err(invalid(format!("SpaceToDepth of {}", c.b.ty(x))));
     };
-    if height % b != 0 || width % b != 0 {
+    if !height.is_multiple_of(b) || !width.is_multiple_of(b) {
         return Err(invalid(format!("{height} by {width} elements in blocks of {b} by {b}")));
     }
     let y = c.reshape(x, vec![batch, channels, height / b, b, width / b, b])?;

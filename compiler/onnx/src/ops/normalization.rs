@@ -69,7 +69,9 @@ pub(super) fn batch_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         _ => n.flag("training_mode", false)?,
     };
     if n.wants(3) || n.wants(4) {
-        return Err(unsupported("the results saved_mean and saved_var").hint("export the model for inference"));
+        return Err(
+            unsupported("the results saved_mean and saved_var").hint("export the model for inference")
+        );
     }
     let kept: Vec<u8> = if spatial { vec![1] } else { (1..shape.rank() as u8).collect() };
     let elem = c.elem(x);
@@ -189,7 +191,7 @@ pub(super) fn group_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
     let shape = c.shape(x);
     let groups = u64::try_from(n.int("num_groups", 0)?).unwrap_or(0);
-    if shape.rank() < 2 || groups == 0 || shape[1] % groups != 0 {
+    if shape.rank() < 2 || groups == 0 || !shape[1].is_multiple_of(groups) {
         return Err(invalid(format!("GroupNormalization of {} in {groups} groups", c.b.ty(x))));
     }
     let eps = Real(n.float("epsilon", 1e-5)?);
