@@ -58,7 +58,7 @@ pub struct CompileOptions {
     /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, mx9, mx6, WEIGHTS:ACTIVATIONS, or auto.
     #[arg(long, default_value = "f32", value_name = "P")]
     pub precision: Precision,
-    /// Size of a symbolic dimension; one without a name is INPUT.AXIS.
+    /// Size of a symbolic dimension; one without a name is INPUT.AXIS, the length of a sequence INPUT.length.
     #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
     pub dims: Vec<(String, u64)>,
     /// Value of an input that determines a shape (.npy or .pb).

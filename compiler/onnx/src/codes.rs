@@ -46,10 +46,11 @@ codes! {
     UNBOUND_DIM "L0108" "a dimension has no size"
         "Shapes are static when code is emitted. A graph input has a dimension with a name, or without any, that the command \
          line did not bind: give `--dim NAME=N`. A dimension without a name is called INPUT.AXIS, for example \
-         `--dim tokens.1=128`.";
+         `--dim tokens.1=128`. The number of tensors of a sequence is INPUT.length, whether an optional has its element is \
+         INPUT.present, and tensor i of a sequence is an input INPUT[i] of its own.";
     INPUT_TYPE "L0109" "the type of a graph input or output is not supported"
-        "Graph inputs and outputs are dense tensors of a number type with known rank. Sequences, maps, optionals, strings, \
-         complex numbers and sparse tensors are not supported.";
+        "Graph inputs and outputs are dense tensors of a number type with known rank, sequences of them, or optionals. Maps, \
+         strings, complex numbers and sparse tensors are not supported.";
     OPTION "L0110" "an option does not fit the model"
         "A `--dim` names a dimension that no input has, a `--bind` names something that is not an input, or the tensor that \
          it gives has another element type or shape than the input.";

@@ -26,6 +26,7 @@ mod recurrent_cells;
 mod reduction;
 mod regions;
 mod resize;
+mod resize_phases;
 mod resize_taps;
 mod sampling;
 mod scatter;
@@ -348,7 +349,7 @@ table! {
     "ReduceSumSquare" 1 Number "constant axes" "mul, reduce" |c, n| in_f32(c, n, |c, n| reduction::reduce(c, n, R::Sum, Around::Square));
     "Relu" 1 Number "" "max" elementwise::relu;
     "Reshape" 1 Any "constant shape" "reshape" movement::reshape;
-    "Resize" 10 Any "constant scales, sizes and roi" "gather, mul, add; broadcast or slice for nearest" resize::resize;
+    "Resize" 10 Any "constant scales, sizes and roi" "slice or gather, mul, add, concat; broadcast or slice for nearest" resize::resize;
     "ReverseSequence" 10 Any "" "permute, gather" blocks::reverse_sequence;
     "RoiAlign" 10 Float "constant rois where sampling_ratio=0" "gather, mul, add, reduce" regions::roi_align;
     "RotaryEmbedding" 23 Float "" "gather, slice, mul, concat" |c, n| in_f32(c, n, attention::rotary);
@@ -398,7 +399,7 @@ table! {
     "Trilu" 14 NumberOrBool "constant k" "iota, le, select" movement::trilu;
     "Unique" 11 Any "an operand known at import" "const, gather" data_dependent::unique;
     "Unsqueeze" 1 Any "constant axes" "reshape" movement::unsqueeze;
-    "Upsample" 7 Any "constant scales" "gather, mul, add; broadcast for nearest" resize::upsample;
+    "Upsample" 7 Any "constant scales" "slice or gather, mul, add, concat; broadcast for nearest" resize::upsample;
     "Where" 7 Bool "" "broadcast, select" elementwise::select;
     "Xor" 1 Bool "" "broadcast, xor" |c, n| elementwise::binary(c, n, B::Xor);
 }

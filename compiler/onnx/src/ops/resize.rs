@@ -8,6 +8,7 @@ use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
 use super::movement::take;
+use super::resize_phases::{by_phases, weigh_along};
 use super::resize_taps::{Mode, Rounding, Sampling, Taps, Transform};
 use crate::call::{Call, axes};
 use crate::context::{Ctx, invalid, unsupported};
@@ -302,6 +303,9 @@ fn weighted(c: &mut Ctx<'_>, x: Value, mut all: Vec<(usize, Taps)>) -> Result<Va
 }
 
 fn weighted_axis(c: &mut Ctx<'_>, x: Value, d: usize, taps: &Taps) -> Result<Value, Fail> {
+    if let Some(y) = by_phases(c, x, d, taps)? {
+        return Ok(y);
+    }
     let elem = c.elem(x);
     let n_out = taps.positions.len() / taps.width;
     if taps.width > MAX_TERMS {
@@ -319,10 +323,7 @@ fn weighted_axis(c: &mut Ctx<'_>, x: Value, d: usize, taps: &Taps) -> Result<Val
         let positions: Vec<i64> = (0..n_out).map(|i| taps.positions[column(i)]).collect();
         let picked = take(c, x, d, &positions)?;
         let weights: Vec<f64> = (0..n_out).map(|i| taps.weights[column(i)]).collect();
-        let w = c.floats(elem, vec![n_out as u64], &weights)?;
-        let shape = c.shape(picked);
-        let w = c.broadcast_along(w, d, &shape)?;
-        let term = c.binary(BinaryOp::Mul, picked, w)?;
+        let term = weigh_along(c, picked, d, &weights)?;
         sum = Some(match sum {
             None => term,
             Some(sum) => c.binary(BinaryOp::Add, sum, term)?,
