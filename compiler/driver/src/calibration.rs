@@ -189,7 +189,13 @@ mod tests {
         let data: Vec<u8> = (0..n as u8).flat_map(|i| [i, 100 + i]).collect();
         let literal = Literal { ty: TensorType::new(ScalarType::U8, vec![n, 2]), data: Blob::new(data) };
         let inputs = vec![("x".to_owned(), literal)];
-        DataSet { name: "set".to_owned(), inputs, outputs: Vec::new(), labels: None }
+        DataSet {
+            name: "set".to_owned(),
+            inputs,
+            outputs: Vec::new(),
+            labels: None,
+            lengths: Default::default(),
+        }
     }
 
     fn module(n: u64) -> Module {

@@ -58,8 +58,8 @@ codes! {
         "The number of operands, an attribute or the operands' types and shapes break the operator's specification. \
          `onnx.checker.check_model(model, full_check=True)` says more.";
     TOO_LARGE "L0112" "a value is too large"
-        "A value has more than 2^40 elements or more than 8 dimensions, or functions of the model expand to more than 2^20 \
-         nodes. Such sizes usually come from a damaged file or a wrong `--dim`.";
+        "A value has more than 2^40 elements or more than 8 dimensions. Such sizes usually come from a damaged file or a \
+         wrong `--dim`.";
     STORED_TYPE "L0113" "a tensor's element type is not supported"
         "A constant holds strings or complex numbers, which the compiler has no instructions for.";
     OPERATOR "L0201" "the operator is not supported"

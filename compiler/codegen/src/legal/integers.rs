@@ -171,11 +171,11 @@ pub fn emit(b: &mut FunctionBuilder<'_>, op: &Op, parts: &Parts, args: &[Value])
     let mut sum = None;
     for range in &parts.ranges {
         let mut operands = Vec::new();
-        for i in 0..2 {
+        for ((&arg, &axis), &to) in args.iter().zip(&parts.axes).zip(&parts.types) {
             // The first dimension of a grouped convolution's operand counts all groups, and is never cut.
-            let size = b.ty(args[i]).shape[parts.axes[i]];
-            let range = if parts.ranges.len() == 1 { 0..size } else { range.clone() };
-            operands.push(part(b, args[i], parts.axes[i], &range, parts.types[i])?);
+            let whole = 0..b.ty(arg).shape[axis];
+            let range = if parts.ranges.len() == 1 { &whole } else { range };
+            operands.push(part(b, arg, axis, range, to)?);
         }
         let y = b.emit(product.clone(), &operands)?;
         let y = b.emit(Op::Cast { to: elem, saturate: true }, &[y])?;

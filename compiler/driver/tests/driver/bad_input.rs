@@ -162,7 +162,7 @@ fn inputs_of_run_and_verify() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     save(&at.join("relu.onnx"), &relu());
-    let output = crate::common::lacuna_in(at, &["compile", "relu.onnx"]);
+    let output = lacuna_in(at, &["compile", "relu.onnx"]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     save(&at.join("good.pb"), &floats("x", &[2, 8], &[1.0; 16]));
     save(&at.join("shape.pb"), &floats("x", &[8, 2], &[1.0; 16]));
@@ -207,7 +207,7 @@ fn object_files() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     save(&at.join("relu.onnx"), &relu());
-    let output = crate::common::lacuna_in(at, &["compile", "relu.onnx"]);
+    let output = lacuna_in(at, &["compile", "relu.onnx"]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let whole = fs::read(at.join("relu.lac")).unwrap();
     let check = |bytes: &[u8]| {

@@ -190,7 +190,7 @@ macro_rules! lowering {
     };
 }
 
-pub(self) use lowering;
+use lowering;
 
 macro_rules! table {
     ($table:ident $domain:expr; $($op:literal $since:literal $types:ident $constraint:literal $lowering:literal $lower:expr;)*) => {
@@ -206,7 +206,7 @@ macro_rules! table {
     };
 }
 
-pub(self) use table;
+use table;
 
 table! {
     TABLE "";

@@ -81,8 +81,8 @@ pub(super) fn adam(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (alpha, beta) = (n.float("alpha", 0.9)?, n.float("beta", 0.999)?);
     let rate = unbiased(c, rate, steps, alpha, beta)?;
     let (mut values, mut averages, mut squares) = (Vec::new(), Vec::new(), Vec::new());
-    for i in 0..lists[0].len() {
-        let [x, g, v, h] = [0, 1, 2, 3].map(|kind| lists[kind][i]);
+    let moments = lists[2].iter().zip(&lists[3]);
+    for ((&x, &g), (&v, &h)) in lists[0].iter().zip(&lists[1]).zip(moments) {
         let g = regularised(c, n, x, g)?;
         let v = blend(c, alpha, v, 1.0 - alpha, g)?;
         let square = c.binary(BinaryOp::Mul, g, g)?;

@@ -78,9 +78,14 @@ impl Nodes {
         let sets = sets(&modes, numbers(c, n, "membership_values")?.unwrap_or_default(), leaf_weights.len())?;
         let (mut weights, mut targets) = (vec![0.0; n_inner], vec![0; n_inner]);
         for (i, (&weight, &target)) in leaf_weights.iter().zip(&leaf_targets).enumerate() {
-            (features.push(0), modes.push(mode::LEQ), splits.push(0.0), missing.push(0));
-            (if_true.push((n_inner + i) as i64), if_false.push((n_inner + i) as i64));
-            (weights.push(weight), targets.push(target));
+            features.push(0);
+            modes.push(mode::LEQ);
+            splits.push(0.0);
+            missing.push(0);
+            if_true.push((n_inner + i) as i64);
+            if_false.push((n_inner + i) as i64);
+            weights.push(weight);
+            targets.push(target);
         }
         Ok(Nodes { features, modes, splits, sets, missing, if_true, if_false, weights, targets, n_inner })
     }
