@@ -292,8 +292,13 @@ fn unary_operators() {
         for &op in UnaryOp::ALL {
             let tolerance = if is_exact(op) { Tolerance::Exact } else { of_function(ty) };
             let types = [vector(ty, codes.len())];
-            compiled +=
-                usize::from(check(&Op::Unary { op }, &types, std::slice::from_ref(&codes), tolerance, &mut wrong));
+            compiled += usize::from(check(
+                &Op::Unary { op },
+                &types,
+                std::slice::from_ref(&codes),
+                tolerance,
+                &mut wrong,
+            ));
         }
     }
     finish(&wrong, compiled, 300);

@@ -99,7 +99,8 @@ fn old_attribute_forms() {
 fn training_drops_nothing_only_without_a_ratio() {
     let x = f32s(&[3], &[1.0, -2.0, 3.0]);
     let constants = || vec![constant("k0", F32, &[], &[0.0]), constant("k1", Bool, &[], &[1.0])];
-    let y = results(("", "Dropout", 13), &["x0", "k0", "k1"], vec![], &[x.clone()], constants(), 2);
+    let y =
+        results(("", "Dropout", 13), &["x0", "k0", "k1"], vec![], std::slice::from_ref(&x), constants(), 2);
     check(&y[0], &[3], &[1.0, -2.0, 3.0]);
     check(&y[1], &[3], &[1.0; 3]);
     let drop = node("Dropout", &["x0", "", "k1"], &["y"], vec![]);
@@ -192,7 +193,7 @@ fn a_cache_is_written_where_each_batch_element_says() {
 fn the_greatest_elements_in_order() {
     let x = f32s(&[1, 5, 2], &[1.0, 9.0, 3.0, 9.0, 3.0, 0.0, -1.0, 9.0, 2.0, 4.0]);
     let k = || vec![constant("k0", I64, &[1], &[3.0])];
-    let y = results(("", "TopK", 11), &["x0", "k0"], vec![int("axis", -2)], &[x.clone()], k(), 2);
+    let y = results(("", "TopK", 11), &["x0", "k0"], vec![int("axis", -2)], std::slice::from_ref(&x), k(), 2);
     check(&y[0], &[1, 3, 2], &[3.0, 9.0, 3.0, 9.0, 2.0, 9.0]);
     check(&y[1], &[1, 3, 2], &[1.0, 0.0, 2.0, 1.0, 4.0, 3.0]);
     let least = vec![int("axis", 1), int("largest", 0)];
@@ -212,7 +213,7 @@ fn greatest_elements_of_windows_go_back_where_they_were() {
         &[1.0, 9.0, 2.0, 3.0, 4.0, 5.0, 8.0, 0.0, 1.0, 1.0, 2.0, 2.0, 0.0, 0.0, 3.0, 1.0],
     );
     let attributes = || vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])];
-    let y = results(("", "MaxPool", 12), &["x0"], attributes(), &[x.clone()], vec![], 2);
+    let y = results(("", "MaxPool", 12), &["x0"], attributes(), std::slice::from_ref(&x), vec![], 2);
     check(&y[0], &[1, 2, 1, 2], &[9.0, 8.0, 1.0, 3.0]);
     check(&y[1], &[1, 2, 1, 2], &[1.0, 6.0, 8.0, 14.0]);
     let back =
