@@ -67,7 +67,7 @@ fn element_wise_add_with_edge_tiles() {
 }
 
 /// Builds C = A x B of 40 x 70 x 48 in tiles of 16 x 32 x 16 with a double-buffered k loop.
-fn matmul_object(stages: u8) -> lacuna_isa::object::Object {
+fn matmul_object(stages: u8) -> Object {
     let (m, k, n) = (40u32, 48u32, 70u32);
     let mut b = Builder::new([1, 3, 1, 3]);
     let ra = b.input(ScalarType::F32, &[m.into(), k.into()]);

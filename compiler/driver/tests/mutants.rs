@@ -207,7 +207,8 @@ impl Model {
         let tensor = |ty: &TensorType, bytes: &[u8]| Tensor::from_bytes(ty.clone(), bytes).expect("its size");
         let expected = &data.outputs[0].1;
         let (reference, criterion) = if precision == "f32" {
-            let criterion = Criterion::Close { atol: 1e-5, rtol: 1e-3 };
+            // A number near 0 has the rounding errors of the terms that cancel in it.
+            let criterion = Criterion::Close { atol: 1e-4, rtol: 1e-3 };
             (tensor(&expected.ty, expected.data.bytes()), criterion)
         } else {
             (tensor(&expected.ty, &outputs[0]), Criterion::Close { atol: 0.0, rtol: 0.0 })

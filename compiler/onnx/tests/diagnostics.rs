@@ -31,13 +31,13 @@ fn relu() -> ModelProto {
 #[test]
 fn every_unsupported_node_is_named_in_one_run() {
     let nodes = vec![
-        node("NonZero", &["x"], &["a"], vec![]),
+        node("RandomNormalLike", &["x"], &["a"], vec![]),
         // Depends on a refused node: not reported itself.
         node("Relu", &["a"], &["b"], vec![]),
         // Depends on a refused node, and is not supported either.
-        node("Unique", &["b"], &["c"], vec![]),
-        NodeProto { domain: "com.microsoft".to_owned(), ..node("FusedGelu", &["x"], &["d"], vec![]) },
-        node("MaxPool", &["x"], &["e", "indices"], vec![ints("kernel_shape", &[1])]),
+        node("Multinomial", &["b"], &["c"], vec![]),
+        NodeProto { domain: "com.example".to_owned(), ..node("FusedGelu", &["x"], &["d"], vec![]) },
+        node("LpNormalization", &["x"], &["e"], vec![int("p", 3)]),
         node("Not", &["x"], &["f"], vec![]),
         NodeProto { name: "reshape_1".to_owned(), ..node("Reshape", &["x", "s"], &["g"], vec![]) },
         node("Gelu", &["x"], &["h"], vec![]),

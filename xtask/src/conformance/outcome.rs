@@ -47,7 +47,7 @@ impl Outcome {
             Outcome::Pass => "pass".to_owned(),
             Outcome::Refused(reason) => format!("refused {}", reason.code),
             Outcome::BadInput(reason) => format!("bad-input {}", reason.code),
-            Outcome::Wrong(_) => "wrong".to_owned(),
+            Outcome::Wrong(_) => "differs".to_owned(),
             Outcome::Trap(_) => "trap".to_owned(),
             Outcome::Hang => "hang".to_owned(),
             Outcome::Crash(_) => "crash".to_owned(),

@@ -14,7 +14,11 @@ fn verified(model: &str, options: &[&str]) -> (i32, serde_json::Value) {
 }
 
 fn check_model(model: &str, target: &str, precision: &str) {
-    let options = ["--target", target, "--precision", precision];
+    let mut options = vec!["--target", target, "--precision", precision];
+    if model == "adder-llama" && precision == "f32" {
+        // Its logits reach 13: one near 0 has the rounding errors of the terms that cancel in it.
+        options.extend(["--atol", "1e-4"]);
+    }
     let (exit, value) = verified(model, &options);
     let case = format!("{model} {target} {precision}: {value}");
     assert_eq!((exit, &value["ok"]), (0, &true.into()), "{case}");
@@ -30,6 +34,7 @@ fn check_model(model: &str, target: &str, precision: &str) {
         _ => (99.0, 2.0),
     };
     assert!(agreement >= least_agreement, "{case}");
+    assert!(precision != "f32" || percent(&value["outputs"][0]["sqnr_db"]) > 120.0, "{case}");
     assert!(reference > 90.0 && found >= reference - most_lost, "{case}");
 }
 

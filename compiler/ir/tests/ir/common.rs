@@ -44,6 +44,7 @@ pub fn every_operator() -> Module {
     let called = b.emit_all(Op::Call { func: callee }, &[x]).unwrap();
     let sum = b.binary(BinaryOp::Add, called[0], called[1]).unwrap();
     let less = b.emit(Op::Compare { op: CompareOp::Lt }, &[sum, x]).unwrap();
+    b.emit(Op::BitCast { to: ScalarType::I32 }, &[sum]).unwrap();
     let chosen = b.emit(Op::Select {}, &[less, x, sum]).unwrap();
     let map = ContractMap::parse("mk,kn->mn").unwrap();
     let product = b.emit(Op::Contract { map, elem: F32 }, &[chosen, w2]).unwrap();
