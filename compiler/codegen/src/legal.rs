@@ -81,6 +81,9 @@ pub fn legalize(
 
 /// The node as its parts, if it has any.
 fn parts(b: &mut FunctionBuilder<'_>, op: &Op, args: &[Value]) -> Result<Option<Value>, TypeError> {
+    if let Some(axis) = along(op).filter(|_| b.ty(args[0]).shape.rank() > VIEW_DIMS) {
+        return merged(b, op, axis, args[0]).map(Some);
+    }
     if let Op::Softmax { axis, log } = op {
         return expand::softmax(b, *axis, *log, args[0]).map(Some);
     }
@@ -94,10 +97,37 @@ fn parts(b: &mut FunctionBuilder<'_>, op: &Op, args: &[Value]) -> Result<Option<
         return expand::outer_product(b, map, *elem, args).map(Some);
     }
     if let Op::Conv { attrs, elem } = op {
-        let of = if is_wide(*elem) { expand::contract_of_windows } else { expand::conv };
+        let wide = is_wide(*elem) && expand::is_plain(attrs);
+        let of = if wide { expand::contract_of_windows } else { expand::conv };
         return of(b, attrs, *elem, args[0], args[1]).map(Some);
     }
     Attention::of(op).map(|a| expand::attention(b, &a, args)).transpose()
+}
+
+/// The axis of an operator on rows along one axis.
+fn along(op: &Op) -> Option<u8> {
+    match op {
+        Op::Softmax { axis, .. } | Op::ArgReduce { axis, .. } | Op::Cumulate { axis, .. } => Some(*axis),
+        _ => None,
+    }
+}
+
+/// An operator on rows along one axis, with the dimensions before and behind it as one each.
+fn merged(b: &mut FunctionBuilder<'_>, op: &Op, axis: u8, x: Value) -> Result<Value, TypeError> {
+    let shape = b.ty(x).shape.clone();
+    let at = usize::from(axis);
+    let sides = [shape[..at].iter().product(), shape[at], shape[at + 1..].iter().product()];
+    let x = b.emit(Op::Reshape { shape: sides.to_vec().into() }, &[x])?;
+    let mut op = op.clone();
+    if let Op::Softmax { axis, .. } | Op::ArgReduce { axis, .. } | Op::Cumulate { axis, .. } = &mut op {
+        *axis = 1;
+    }
+    let mut whole = shape.0;
+    if matches!(op, Op::ArgReduce { .. }) {
+        whole.remove(at);
+    }
+    let y = b.emit(op, &[x])?;
+    b.emit(Op::Reshape { shape: whole.into() }, &[y])
 }
 
 /// Dimensions that a view has at most, less one that carries those that are not padded.
@@ -137,6 +167,9 @@ fn integers(module: &Module, func: &Function, data: &NodeData) -> Option<integer
 fn whole(module: &Module, func: &Function, quantised: &Quantised, data: &NodeData, target: &Target) -> bool {
     if data.results.iter().any(|&r| func.ty(r).shape.elements() == 0) {
         return true;
+    }
+    if along(&data.op).is_some() && func.ty(data.args[0]).shape.rank() > VIEW_DIMS {
+        return false;
     }
     let types: Vec<&TensorType> = data.args.iter().map(|&v| func.ty(v)).collect();
     let row = |axes: &[u8]| axes.iter().map(|&a| types[0].shape[usize::from(a)]).product::<u64>();

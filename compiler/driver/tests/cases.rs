@@ -14,10 +14,10 @@ fn folders() -> Vec<PathBuf> {
     found
 }
 
-/// What `verify` says of a folder if it does not hold.
-fn failure(folder: &Path) -> Option<String> {
+/// What `verify` says of a folder with these options if it does not hold.
+fn failure(folder: &Path, options: &[&str]) -> Option<String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lacuna"));
-    let output = command.arg("verify").arg(folder).output().expect("the binary runs");
+    let output = command.arg("verify").arg(folder).args(options).output().expect("the binary runs");
     let said = || [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
     (!output.status.success()).then(|| format!("{}: {}\n{}", folder.display(), output.status, said()))
 }
@@ -31,6 +31,14 @@ fn every_case_holds() {
         let has_data = sets.map(|e| e.file_name()).any(|n| n.to_string_lossy().starts_with("test_data_set_"));
         assert!(has_data, "{} has no outputs to compare with", folder.display());
     }
-    let failures: Vec<String> = folders.iter().filter_map(|f| failure(f)).collect();
+    let failures: Vec<String> = folders.iter().filter_map(|f| failure(f, &[])).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// What has no kernel in groups stays wider: no case is refused for its format.
+#[test]
+fn every_case_compiles_in_groups() {
+    let options = ["--precision", "mxfp8", "--min-agreement", "0"];
+    let failures: Vec<String> = folders().iter().filter_map(|f| failure(f, &options)).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

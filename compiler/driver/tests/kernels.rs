@@ -567,3 +567,125 @@ fn wide_lanes() {
         }
     }
 }
+
+/// Small integers as f64, in no order.
+fn mixed(n: usize, from: i64, to: i64) -> Vec<f64> {
+    (0..n as i64).map(|i| (from + (i * 7919 + i * i * 31) % (to - from + 1)) as f64).collect()
+}
+
+#[test]
+fn tensors_have_up_to_eight_dimensions() {
+    let shape = [3, 2, 4, 2, 3, 2, 5, 2];
+    let n = shape.iter().product::<u64>() as usize;
+    let x = mixed(n, -9, 9);
+    let inputs: [Input<'_>; 1] = [(ScalarType::F32, &shape, &x)];
+    let backwards: Vec<u8> = (0..8).rev().collect();
+    let shuffled = vec![5, 0, 7, 2, 4, 1, 6, 3];
+    for perm in [backwards, shuffled] {
+        let moved = |b: &mut FunctionBuilder<'_>, v: &[Value]| {
+            b.emit(Op::Permute { perm: perm.clone() }, &v[..1]).expect("typed")
+        };
+        check("permute", &inputs, moved);
+        check("neg", &inputs, |b, v| {
+            let y = moved(b, v);
+            b.unary(UnaryOp::Neg, y).expect("typed")
+        });
+        check("max", &inputs, |b, v| {
+            let y = moved(b, v);
+            b.emit(Op::Reduce { op: ReduceOp::Max, axes: vec![2, 5] }, &[y]).expect("typed")
+        });
+        check("softmax", &inputs, |b, v| {
+            let y = moved(b, v);
+            b.emit(Op::Softmax { axis: 3, log: false }, &[y]).expect("typed")
+        });
+    }
+    check("pad", &inputs, |b, v| {
+        let value = b.const_f32(Vec::<u64>::new(), &[4.0]).expect("a constant");
+        let (low, high) = (vec![1, 0, 1, 1, 0, 2, 1, 0], vec![0, 1, 0, 1, 2, 0, 1, 1]);
+        b.emit(Op::Pad { low, high }, &[v[0], value]).expect("typed")
+    });
+}
+
+#[test]
+fn integer_products_are_exact() {
+    // Sums of more than 2^24, which f32 does not hold: the products come in parts.
+    for (elem, zero) in [(ScalarType::I8, 0), (ScalarType::U8, 0), (ScalarType::U8, 255)] {
+        let (low, high) = if elem == ScalarType::I8 { (-128, -120) } else { (250, 255) };
+        let (x, w) = (mixed(3 * 2000, low, high), mixed(2000 * 5, low, high));
+        let inputs: [Input<'_>; 2] = [(elem, &[3, 2000], &x), (elem, &[2000, 5], &w)];
+        check(&format!("product of {elem}"), &inputs, |b, v| {
+            let mut wide = |x: Value| {
+                let shape = b.ty(x).shape.clone();
+                let x = b.emit(Op::Cast { to: ScalarType::I32, saturate: true }, &[x]).expect("typed");
+                let ty = TensorType::new(ScalarType::I32, shape);
+                let zero = lacuna_ir::ConstantData::Splat(zero);
+                let zero = b.constant(lacuna_ir::Constant::new(ty, zero, "")).expect("typed");
+                b.binary(BinaryOp::Sub, x, zero).expect("typed")
+            };
+            let (x, w) = (wide(v[0]), wide(v[1]));
+            let map = ContractMap::parse("mk,kn->mn").expect("a map");
+            b.emit(Op::Contract { map, elem: ScalarType::I32 }, &[x, w]).expect("typed")
+        });
+    }
+}
+
+#[test]
+fn convolutions_have_any_number_of_axes() {
+    let attrs = |s: usize, groups: u64, spread: u64| {
+        let order: Vec<u8> = (0..s as u8 + 2).collect();
+        let mut x_dilations = vec![1; s];
+        x_dilations[0] = spread;
+        ConvAttrs {
+            x: order.clone(),
+            w: order.clone(),
+            out: order,
+            strides: (0..s as u64).map(|i| 1 + i % 2).collect(),
+            dilations: (0..s as u64).map(|i| 1 + (i + 1) % 2).collect(),
+            x_dilations,
+            low: (0..s as i64).map(|i| 1 - i % 3).collect(),
+            high: (0..s as i64).map(|i| i % 2).collect(),
+            groups,
+        }
+    };
+    for (elem, s) in [(ScalarType::F32, 3), (ScalarType::F32, 4), (ScalarType::F64, 2), (ScalarType::I32, 3)]
+    {
+        for (groups, spread) in [(1, 1), (2, 3)] {
+            let mut shape = vec![2, 4];
+            shape.extend(vec![6; s]);
+            let mut kernel = vec![6, 4 / groups];
+            kernel.extend(vec![2; s]);
+            let size = |shape: &[u64]| shape.iter().product::<u64>() as usize;
+            let (x, w) = (mixed(size(&shape), -5, 5), mixed(size(&kernel), -3, 3));
+            let inputs: [Input<'_>; 2] = [(elem, &shape, &x), (elem, &kernel, &w)];
+            let attrs = attrs(s, groups, spread);
+            check(&format!("{attrs:?} of {elem}"), &inputs, |b, v| {
+                b.emit(Op::Conv { attrs: attrs.clone(), elem }, v).expect("typed")
+            });
+        }
+    }
+}
+
+#[test]
+fn products_with_vectors_and_over_nothing() {
+    for (text, left, right) in [
+        ("mk,k->m", vec![5, 40], vec![40]),
+        ("k,kn->n", vec![40], vec![40, 3]),
+        ("k,k->", vec![40], vec![40]),
+        ("m,n->nm", vec![5], vec![7]),
+        ("mn,nm->nm", vec![5, 7], vec![7, 5]),
+        ("mn,->mn", vec![5, 7], vec![]),
+    ] {
+        let size = |shape: &[u64]| shape.iter().product::<u64>() as usize;
+        let (x, w) = (mixed(size(&left), -5, 5), mixed(size(&right), -3, 3));
+        let map = ContractMap::parse(text).expect("a map");
+        let constant: Vec<f32> = w.iter().map(|&v| v as f32).collect();
+        check(&format!("{text} by a constant"), &[(ScalarType::F32, &left, &x)], |b, v| {
+            let w = b.const_f32(right.clone(), &constant).expect("a constant");
+            b.emit(Op::Contract { map: map.clone(), elem: ScalarType::F32 }, &[v[0], w]).expect("typed")
+        });
+        let inputs: [Input<'_>; 2] = [(ScalarType::F32, &left, &x), (ScalarType::F32, &right, &w)];
+        check(text, &inputs, |b, v| {
+            b.emit(Op::Contract { map: map.clone(), elem: ScalarType::F32 }, v).expect("typed")
+        });
+    }
+}

@@ -233,16 +233,15 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Computes the expression into a tensor in which walked dimensions are innermost and merge, and reduces that.
-    fn reduce_copy(
+    /// Computes the expression into a tensor in which walked dimensions are innermost and merge, as those of the result at `place`
+    /// do, and loads that.
+    pub(super) fn rows_copy(
         &mut self,
         name: &str,
-        result: Value,
-        place: Place,
+        place: &Place,
         expr: &Expr,
-        op: ReduceOp,
         walked: &[bool],
-    ) -> Lowered {
+    ) -> Lowered<Expr> {
         let elem = expr.nodes.last().ok_or("an empty expression")?.1;
         let mut order = order_of(&spread(&place.strides, walked));
         order.sort_by_key(|&d| if walked[d] { (1, d) } else { (0, 0) });
@@ -253,6 +252,20 @@ impl Lowering<'_> {
         self.map(name, expr, &copy)?;
         let mut row = Expr::new(expr.shape.clone());
         row.leaf(Leaf { place: copy, elem, pad: None });
+        Ok(row)
+    }
+
+    /// Reduces a copy of the expression's rows.
+    fn reduce_copy(
+        &mut self,
+        name: &str,
+        result: Value,
+        place: Place,
+        expr: &Expr,
+        op: ReduceOp,
+        walked: &[bool],
+    ) -> Lowered {
+        let row = self.rows_copy(name, &place, expr, walked)?;
         self.places[result] = Some(place);
         self.reduce_in_tiles(name, result, &row, op, walked)
     }

@@ -13,6 +13,7 @@ use crate::emit::KernelBuilder;
 use crate::expr::{Code, Expr, ExprNode, Hero, compile, lane};
 use crate::ints;
 use crate::lower::{Lowered, Lowering};
+use crate::place::Place;
 
 impl Lowering<'_> {
     /// `reduce`: the operand's expression is computed on the way in.
@@ -40,22 +41,40 @@ impl Lowering<'_> {
         op: ReduceOp,
         walked: &[bool],
     ) -> Lowered {
-        let elem = expr.nodes.last().ok_or("an empty expression")?.1;
-        let lane = lane(elem);
         let place = self.allocate(result);
-        let out_strides = spread(&place.strides, walked);
         let live = live_bytes(expr, 0);
         let row: u64 = expr.shape.iter().zip(walked).filter(|(_, w)| **w).map(|(n, _)| n).product();
         if row > row_limit(self.target, live) {
             self.places[result] = Some(place);
             return self.reduce_in_tiles(name, result, expr, op, walked);
         }
-        let rows = Rows::new(self, expr, &out_strides, walked, live)?;
+        if self.reduce_rows(name, &place, expr, op, walked).is_err() {
+            // Dimensions that neither merge nor fold do in a copy.
+            let copy = self.rows_copy(name, &place, expr, walked)?;
+            self.reduce_rows(name, &place, &copy, op, walked)?;
+        }
+        self.places[result] = Some(place);
+        Ok(())
+    }
+
+    /// Reduces rows that fit local memory into `place`.
+    fn reduce_rows(
+        &mut self,
+        name: &str,
+        place: &Place,
+        expr: &Expr,
+        op: ReduceOp,
+        walked: &[bool],
+    ) -> Lowered {
+        let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+        let lane = lane(elem);
+        let out_strides = spread(&place.strides, walked);
+        let rows = Rows::new(self, expr, &out_strides, walked, live_bytes(expr, 0))?;
         let storages = self.storages.clone();
         let storage_of = |s| storages[s].clone();
         let n = rows.row_len();
         let mut rk = RowKernel::new(name, rows, expr, &storage_of)?;
-        let (out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, None);
+        let (out_tile, out_at) = result_tile(place, &rk.rows.dims, &rk.rows.nest, None);
         let out_format = storages[place.storage].format;
         let y = rk.kb.buffer(
             "y",
@@ -82,9 +101,7 @@ impl Lowering<'_> {
         let finish = code.take();
         rk.run(name, true, streams, code, Sections { body, finish, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
-        self.finish_rows(rk, depth)?;
-        self.places[result] = Some(place);
-        Ok(())
+        self.finish_rows(rk, depth)
     }
 
     /// `arg_reduce`: the extreme so far and its index are carried along the row.
