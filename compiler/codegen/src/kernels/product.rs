@@ -110,10 +110,7 @@ impl Lowering<'_> {
 
         let epilogue = Epilogue::new(problem, plan);
         let bank_view = kb.local(Format::F32, None, None, &epilogue.bank_dims())?;
-        kb.inner_slots = match (chunked, plan.pieces) {
-            (true, pieces) => PIECE_SLOTS.min(pieces as u8).max(DOUBLE),
-            (false, _) => plan.slots,
-        };
+        kb.inner_slots = result_slots(chunked, plan.pieces, plan.slots);
         let mut outlets = Vec::new();
         if sinks.keeps_plain {
             let (tile, at) = epilogue_tile(problem, plan, sinks.plain.storage, sinks.plain.offset, 0, true);
@@ -237,8 +234,19 @@ impl Lowering<'_> {
 
 /// What a denser form must save to be taken: models of time err by more.
 const MARGIN: f64 = 0.98;
-/// Slots of a result that leaves its bank in pieces.
-pub const PIECE_SLOTS: u8 = 4;
+/// Slots of a result that leaves its bank in pieces behind the innermost loop.
+const PIECE_SLOTS: u8 = 4;
+
+/// Slots of a result that leaves its bank in `pieces`, where operands of the innermost loop have `slots`. Without a loop over K the
+/// stores are a stage behind: all pieces of a tile are there when the first of the next comes.
+pub fn result_slots(chunked: bool, pieces: u64, slots: u8) -> u8 {
+    let pieces = u8::try_from(pieces).unwrap_or(u8::MAX);
+    match (chunked, pieces) {
+        (true, _) => PIECE_SLOTS.min(pieces).max(DOUBLE),
+        (false, 0 | 1) => slots,
+        (false, _) => slots.max(pieces.saturating_add(1)),
+    }
+}
 
 /// What happens to a tile of the result: it leaves the bank in pieces of rows, so that it may be as large as the bank while
 /// local memory belongs to the operands.

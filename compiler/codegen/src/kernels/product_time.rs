@@ -12,7 +12,7 @@ use lacuna_isa::view::Pattern;
 
 use super::blocks::BlockFlags;
 use super::problem::{Problem, Role, Second};
-use super::product::PIECE_SLOTS;
+use super::product::result_slots;
 use super::product_tiles::Plan;
 use super::product_views::{epilogue_tile, first_tile, second_tile};
 use super::sparse::Form;
@@ -160,11 +160,8 @@ impl Time {
 
     /// Slots of the result, with `slots` slots in the innermost loop.
     fn result_slots(&self, slots: u64) -> u64 {
-        if self.rounds_of_tile > 1.0 {
-            u64::from(PIECE_SLOTS).min(self.pieces).max(u64::from(DOUBLE))
-        } else {
-            slots
-        }
+        let slots = u8::try_from(slots).unwrap_or(u8::MAX);
+        result_slots(self.rounds_of_tile > 1.0, self.pieces, slots).into()
     }
 
     /// Bytes of local memory for operands and result, with `slots` slots in the innermost loop.

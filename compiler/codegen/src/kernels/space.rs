@@ -156,13 +156,18 @@ pub fn cut(dims: &[SpaceDim], units: &[u64], limit: u64, target: &Target) -> Opt
     })
 }
 
+/// Whether a dimension of a space is dealt evenly: where some are folded these are, and the innermost two, of which one carries them.
+fn is_even(n_dims: usize, d: usize, count: u64) -> bool {
+    folded(n_dims) > 0 && (d < folded(n_dims) || d + 2 >= n_dims || count == 1)
+}
+
 /// The tile of at most `left` units that inner dimensions are filled first in.
 fn filled(dims: &[SpaceDim], units: &[u64], counts: &[u64], mut left: u64) -> Vec<u64> {
     let mut tiles = vec![1; dims.len()];
     let n_folded = folded(dims.len());
     for d in (n_folded..dims.len()).rev() {
         let mut tile = counts[d].min(left).max(1);
-        if n_folded > 0 {
+        if is_even(dims.len(), d, counts[d]) {
             // What carries another dimension is never clipped.
             tile = (1..=tile).rev().find(|&t| counts[d].is_multiple_of(t)).unwrap_or(1);
         }
@@ -183,9 +188,8 @@ const STEPS: u64 = 8;
 /// A nest over the dimensions with the given tiles; those in one piece have no loop.
 fn nest_of(dims: &[SpaceDim], tiles: &[u64], target: &Target) -> Nest {
     const NAMES: [&str; 8] = ["d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7"];
-    let even = folded(dims.len()) > 0;
     let axis = |(d, (dim, &tile)): (usize, (&SpaceDim, &u64))| Axis {
-        even,
+        even: is_even(dims.len(), d, dim.size),
         ..Axis::new(NAMES[d.min(NAMES.len() - 1)], dim.size, tile)
     };
     let axes = dims.iter().zip(tiles).enumerate().map(axis).collect();
