@@ -31,8 +31,13 @@ pub fn legalize(
 ) -> Result<Option<Legal>, TypeError> {
     let source = &module.functions[func];
     let quantised = Quantised::of(source);
-    let whole = |data: &NodeData| whole(module, source, &quantised, data, target);
-    if source.nodes.values().all(whole) {
+    let mut integers: SecondaryMap<Node, Option<integers::Parts>> = SecondaryMap::new();
+    for (node, data) in &source.nodes {
+        integers[node] = of_integers(module, source, data);
+    }
+    let whole =
+        |node: Node, data: &NodeData| integers[node].is_none() && whole(source, &quantised, data, target);
+    if source.nodes.iter().all(|(node, data)| whole(node, data)) {
         return Ok(None);
     }
     let mut rewritten = module.clone();
@@ -47,9 +52,9 @@ pub fn legalize(
         let args =
             data.args.iter().map(|&a| values[a].ok_or_else(|| missing(a))).collect::<Result<Vec<_>, _>>()?;
         b.set_origins(data.origins.clone());
-        let parts = match integers(module, source, data) {
-            _ if whole(data) => None,
-            Some(of_floats) => Some(integers::emit(&mut b, &data.op, &of_floats, &args)?),
+        let parts = match &integers[node] {
+            Some(of_floats) => Some(integers::emit(&mut b, &data.op, of_floats, &args)?),
+            None if whole(node, data) => None,
             None => parts(&mut b, &data.op, &args)?,
         };
         let results = match parts {
@@ -155,7 +160,7 @@ fn padded_twice(
 }
 
 /// The parts of a product of integers that the DPE can compute.
-fn integers(module: &Module, func: &Function, data: &NodeData) -> Option<integers::Parts> {
+fn of_integers(module: &Module, func: &Function, data: &NodeData) -> Option<integers::Parts> {
     let (Op::Contract { elem, .. } | Op::Conv { elem, .. }) = data.op else { return None };
     let summed = !matches!(&data.op, Op::Contract { map, .. } if map.summed().is_empty());
     let wide = is_wide(elem) && !elem.is_float() && summed;
@@ -164,7 +169,7 @@ fn integers(module: &Module, func: &Function, data: &NodeData) -> Option<integer
 
 /// Whether a kernel takes the node as it is: rows of softmax and norms must fit local memory, a product must sum, in a type that the DPE
 /// has, and a convolution have at most two axes.
-fn whole(module: &Module, func: &Function, quantised: &Quantised, data: &NodeData, target: &Target) -> bool {
+fn whole(func: &Function, quantised: &Quantised, data: &NodeData, target: &Target) -> bool {
     if data.results.iter().any(|&r| func.ty(r).shape.elements() == 0) {
         return true;
     }
@@ -185,7 +190,7 @@ fn whole(module: &Module, func: &Function, quantised: &Quantised, data: &NodeDat
         return low.len() <= VIEW_DIMS || padded(low, high).count() <= MAX_PADDED;
     }
     if let Op::Contract { map, .. } = &data.op {
-        return !map.summed().is_empty() && integers(module, func, data).is_none();
+        return !map.summed().is_empty();
     }
     if let Op::Conv { attrs, elem } = &data.op {
         return !is_wide(*elem)

@@ -176,6 +176,7 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
                 if !widen(&mut front, request, &failures)? {
                     return Err(refused(failures).in_file(request.path));
                 }
+                watch.dump(Stage::Selected, || front.selected.module.to_string());
             }
         }
     };

@@ -9,8 +9,8 @@ use std::ops::Range;
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
 use lacuna_ir::infer::TypeError;
 use lacuna_ir::op::{BinaryOp, ContractMap, ConvAttrs};
-use lacuna_ir::{Constant, Function, FunctionBuilder, Module, Op, Value};
-use lacuna_isa::format::ScalarType;
+use lacuna_ir::{Constant, ConstantData, Function, FunctionBuilder, Module, Op, Value};
+use lacuna_isa::format::{ScalarType, pack};
 
 /// Integers up to this have an f32, and so have all sums that stay within it.
 const EXACT: u64 = 1 << 24;
@@ -76,10 +76,10 @@ pub fn parts_of(module: &Module, func: &Function, op: &Op, args: &[Value]) -> Op
 fn bound(module: &Module, func: &Function, value: Value, depth: usize) -> Option<u64> {
     let elem = func.ty(value).elem.scalar()?;
     let of_type = match elem {
+        _ if elem.is_float() || elem.bits() > 16 => None,
+        _ if is_signed(elem) => Some(1u64 << (elem.bits() - 1)),
         ScalarType::Bool => Some(1),
-        _ if elem.is_float() => None,
-        _ if elem.bits() <= 16 => Some(1u64 << elem.bits()),
-        _ => None,
+        _ => Some((1u64 << elem.bits()) - 1),
     };
     let narrower = of_operator(module, func, value, depth);
     match (of_type, narrower) {
@@ -104,8 +104,16 @@ fn of_operator(module: &Module, func: &Function, value: Value, depth: usize) -> 
             if constant.ty.shape.elements() > MAX_SCANNED {
                 return None;
             }
-            let tensor = Tensor::from_constant(constant).ok()?;
-            tensor.ints()?.iter().map(|v| v.unsigned_abs()).max()
+            let elem = constant.ty.elem.scalar()?;
+            // Integers above 2^53 are rounded, and are far from small.
+            let magnitude = |code: u64| elem.decode(code).abs() as u64;
+            match &constant.data {
+                ConstantData::Splat(code) => Some(magnitude(*code)),
+                ConstantData::Dense(blob) => {
+                    let n = constant.ty.shape.elements() as usize;
+                    (0..n).map(|i| magnitude(pack::get(blob.bytes(), elem, i))).max()
+                }
+            }
         }
         // A negative value wraps to a large one in an unsigned type.
         Op::Cast { to, .. } if is_signed(*to) => arg(0),
@@ -130,35 +138,49 @@ fn is_signed(elem: ScalarType) -> bool {
     matches!(elem, I2 | I4 | I8 | I16 | I32 | I64)
 }
 
-/// An operand over a range of a dimension, in a type that has its values.
-fn part(
-    b: &mut FunctionBuilder<'_>,
-    x: Value,
+/// An operand that is taken in parts, in a type that has its values.
+struct Whole {
+    value: Value,
+    /// The value where it is constant, cut at compile time: products pack only constants.
+    constant: Option<(Tensor, String)>,
     axis: usize,
-    range: &Range<u64>,
-    to: ScalarType,
-) -> Result<Value, TypeError> {
-    let mut shape = b.ty(x).shape.clone();
-    let rank = shape.rank();
-    let mut starts = vec![0; rank];
-    starts[axis] = range.start as i64;
-    shape.0[axis] = range.end - range.start;
-    let cut = Op::Slice { starts, shape, steps: vec![1; rank] };
-    let cast = Op::Cast { to, saturate: true };
-    // A constant is cut here: products pack only constants.
-    if let Some(id) = b.func().as_const(x) {
-        let failed = |e: lacuna_ir::eval::EvalError| TypeError(e.to_string());
-        let whole = Tensor::from_constant(&b.module.constants[id]).map_err(failed)?;
-        let mut value = whole;
-        for op in [&cut, &cast] {
-            let results = eval_op(b.module, op, &[&value], Mode::Typed).map_err(failed)?;
-            value = results.into_iter().next().ok_or_else(|| TypeError("no result".into()))?;
-        }
-        let name = b.module.constants[id].name.clone();
-        return b.constant(Constant::dense(value.ty.clone(), value.to_bytes(), name));
+}
+
+/// The one result of an operator on a constant.
+fn computed(module: &Module, op: &Op, x: &Tensor) -> Result<Tensor, TypeError> {
+    let results = eval_op(module, op, &[x], Mode::Typed).map_err(|e| TypeError(e.to_string()))?;
+    results.into_iter().next().ok_or_else(|| TypeError("no result".into()))
+}
+
+impl Whole {
+    fn new(
+        b: &mut FunctionBuilder<'_>,
+        value: Value,
+        axis: usize,
+        to: ScalarType,
+    ) -> Result<Whole, TypeError> {
+        let cast = Op::Cast { to, saturate: true };
+        let Some(id) = b.func().as_const(value) else {
+            return Ok(Whole { value: b.emit(cast, &[value])?, constant: None, axis });
+        };
+        let constant = &b.module.constants[id];
+        let tensor = Tensor::from_constant(constant).map_err(|e| TypeError(e.to_string()))?;
+        let tensor = computed(b.module, &cast, &tensor)?;
+        Ok(Whole { value, constant: Some((tensor, constant.name.clone())), axis })
     }
-    let x = b.emit(cut, &[x])?;
-    b.emit(cast, &[x])
+
+    /// The operand over a range of its dimension.
+    fn part(&self, b: &mut FunctionBuilder<'_>, range: &Range<u64>) -> Result<Value, TypeError> {
+        let mut shape = b.ty(self.value).shape.clone();
+        let rank = shape.rank();
+        let mut starts = vec![0; rank];
+        starts[self.axis] = range.start as i64;
+        shape.0[self.axis] = range.end - range.start;
+        let cut = Op::Slice { starts, shape, steps: vec![1; rank] };
+        let Some((tensor, name)) = &self.constant else { return b.emit(cut, &[self.value]) };
+        let part = computed(b.module, &cut, tensor)?;
+        b.constant(Constant::dense(part.ty.clone(), part.to_bytes(), name.clone()))
+    }
 }
 
 /// Emits the parts of an integer contraction or convolution and adds them.
@@ -168,16 +190,18 @@ pub fn emit(b: &mut FunctionBuilder<'_>, op: &Op, parts: &Parts, args: &[Value])
         Op::Conv { attrs, elem } => (*elem, convolution(attrs)),
         op => return Err(TypeError(format!("`{}` is not a product", op.name()))),
     };
+    let operands = (args.iter().zip(&parts.axes).zip(&parts.types))
+        .map(|((&arg, &axis), &to)| Whole::new(b, arg, axis, to))
+        .collect::<Result<Vec<Whole>, TypeError>>()?;
     let mut sum = None;
     for range in &parts.ranges {
-        let mut operands = Vec::new();
-        for ((&arg, &axis), &to) in args.iter().zip(&parts.axes).zip(&parts.types) {
-            // The first dimension of a grouped convolution's operand counts all groups, and is never cut.
-            let whole = 0..b.ty(arg).shape[axis];
-            let range = if parts.ranges.len() == 1 { &whole } else { range };
-            operands.push(part(b, arg, axis, range, to)?);
+        let mut cut = Vec::new();
+        for operand in &operands {
+            // The first operand of a grouped convolution counts the channels of all groups, and is never cut.
+            let whole = 0..b.ty(operand.value).shape[operand.axis];
+            cut.push(operand.part(b, if parts.ranges.len() == 1 { &whole } else { range })?);
         }
-        let y = b.emit(product.clone(), &operands)?;
+        let y = b.emit(product.clone(), &cut)?;
         let y = b.emit(Op::Cast { to: elem, saturate: true }, &[y])?;
         sum = Some(match sum {
             Some(sum) => b.binary(BinaryOp::Add, sum, y)?,

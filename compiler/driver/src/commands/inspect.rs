@@ -43,6 +43,8 @@ pub fn run(args: &cli::Inspect, context: &Context) -> Result<Report, Failed> {
         let model = Model { path: args.file.clone(), blob, folder: files::ModelFolder::of(&args.file)? };
         let mut dump = |stage, text| {
             if wanted(stage) {
+                // Formats may be selected again.
+                texts.retain(|(known, _)| *known != stage);
                 texts.push((stage, text));
             }
         };

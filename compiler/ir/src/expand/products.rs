@@ -90,9 +90,14 @@ pub fn conv(
     let n = positions.len();
     let channels_first: Vec<u8> =
         [0, n + 1].into_iter().chain(1..=n).chain(n + 2..n + shape.rank()).map(|d| d as u8).collect();
-    let mut perm = vec![0; channels_first.len()];
-    for (from, &to) in channels_first.iter().zip(&attrs.out) {
-        perm[usize::from(to)] = *from;
+    placed(b, y, &channels_first, &attrs.out)
+}
+
+/// A value whose dimension `from[i]` becomes dimension `to[i]`.
+fn placed(b: &mut FunctionBuilder<'_>, y: Value, from: &[u8], to: &[u8]) -> Result<Value, TypeError> {
+    let mut perm = vec![0; from.len()];
+    for (&from, &to) in from.iter().zip(to) {
+        perm[usize::from(to)] = from;
     }
     b.emit(Op::Permute { perm }, &[y])
 }
@@ -269,9 +274,5 @@ pub fn contract_of_windows(
     let mut joined = vec![shape[0], kernel[0]];
     joined.extend(&shape[2..2 + n_spatial]);
     let y = b.emit(Op::Reshape { shape: joined.into() }, &[y])?;
-    let mut perm = vec![0; attrs.out.len()];
-    for (from, &to) in attrs.out.iter().enumerate() {
-        perm[usize::from(to)] = from as u8;
-    }
-    b.emit(Op::Permute { perm }, &[y])
+    placed(b, y, &rest.out, &attrs.out)
 }
