@@ -6,6 +6,8 @@ quantised ones are made by ONNX Runtime from an export.
 
 import argparse
 import copy
+import functools
+import json
 import shutil
 from pathlib import Path
 
@@ -64,7 +66,7 @@ def write_test(path, inputs, module=None):
     arrays = {name: array_of(tensor) for name, tensor in inputs.items()}
     reference = common.reference
     if module is not None:
-        reference = lambda path, _: module_outputs(path, module, inputs)
+        reference = functools.partial(module_outputs, module, inputs)
     outputs = common.write_test(path.parent, arrays, reference=reference)
     for name, array in outputs.items():
         assert np.isfinite(array.astype(np.float64)).all(), name
@@ -76,13 +78,25 @@ def array_of(tensor):
     return tensor.numpy()
 
 
-def module_outputs(path, module, inputs):
+def module_outputs(module, inputs, path, _arrays):
     """Runs what was exported, where ONNX Runtime has no operators of its type on a CPU."""
     names = [output.name for output in onnx.load(path, load_external_data=False).graph.output]
     with torch.no_grad():
         outputs = module(*inputs.values())
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return {name: array_of(x) for name, x in zip(names, outputs, strict=True)}
+
+
+def write_criterion(path, model, name):
+    """Says how close two correct computations come, where that is less than in f32."""
+    narrow = {torch.float16: 45.0, torch.bfloat16: 30.0}
+    types = {p.dtype for p in model.parameters()}
+    least = min((narrow[t] for t in types if t in narrow), default=None)
+    # A value beside the middle of two integers is rounded the other way for an ulp.
+    if name in QUANTISED:
+        least = 30.0
+    if least is not None:
+        (path.parent / "criterion.json").write_text(json.dumps({"min_sqnr_db": least}))
 
 
 class Samples(quantization.CalibrationDataReader):
@@ -133,16 +147,18 @@ def make(out, name, kind):
     export(copy.deepcopy(model).eval(), inputs, folder / "model.onnx", kind)
     narrow = any(p.dtype == torch.bfloat16 for p in model.parameters())
     write_test(folder / "model.onnx", inputs, model if narrow else None)
-    return inputs
+    write_criterion(folder / "model.onnx", model, name)
+    return inputs, model
 
 
-def make_quantised(out, name, kind, inputs):
+def make_quantised(out, name, kind, inputs, model):
     """Quantises an export that is there."""
     source, quantise = QUANTISED[name]
     path = out / f"{name}@{kind}" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     quantise(out / f"{source}@{kind}" / "model.onnx", path, inputs)
     write_test(path, inputs)
+    write_criterion(path, model, name)
 
 
 def attempt(out, name, kind, build):
@@ -168,10 +184,10 @@ def main():
     torch.set_num_threads(2)
     for name in args.only:
         for kind in args.exports:
-            inputs = attempt(args.out, name, kind, lambda: make(args.out, name, kind))
+            made = attempt(args.out, name, kind, functools.partial(make, args.out, name, kind))
             for kin, (source, _) in QUANTISED.items():
-                if source == name and inputs is not None:
-                    build = lambda: make_quantised(args.out, kin, kind, inputs)
+                if source == name and made is not None:
+                    build = functools.partial(make_quantised, args.out, kin, kind, *made)
                     attempt(args.out, kin, kind, build)
 
 

@@ -115,6 +115,9 @@ class DecodeStep(nn.Module):
         self.register_buffer("cos", torch.cat([angles.cos()] * 2, -1))
         self.register_buffer("sin", torch.cat([angles.sin()] * 2, -1))
 
+    def split(self, x):
+        return x.unflatten(-1, (-1, self.dim)).transpose(1, 2)
+
     def rotate(self, x, cos, sin):
         low, high = x.chunk(2, -1)
         return x * cos + torch.cat([-high, low], -1) * sin
@@ -123,11 +126,10 @@ class DecodeStep(nn.Module):
         x = self.embed(token)
         y = self.norm(x)
         cos, sin = self.cos[position], self.sin[position]
-        split = lambda z: z.unflatten(-1, (-1, self.dim)).transpose(1, 2)
-        q = self.rotate(split(self.query(y)), cos, sin)
-        k = self.rotate(split(self.key(y)), cos, sin)
+        q = self.rotate(self.split(self.query(y)), cos, sin)
+        k = self.rotate(self.split(self.key(y)), cos, sin)
         keys = keys.index_copy(2, position, k)
-        values = values.index_copy(2, position, split(self.value(y)))
+        values = values.index_copy(2, position, self.split(self.value(y)))
         live = (torch.arange(keys.shape[2]) <= position)[None, None, None]
         k, v = (z.repeat_interleave(self.shared, 1) for z in (keys, values))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=live)
