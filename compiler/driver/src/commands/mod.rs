@@ -153,6 +153,10 @@ fn budget(options: &CompileOptions) -> Result<Option<Budget>, Diagnostic> {
     Err(Diagnostic::new(codes::USAGE, reason).hint("the budget is for --precision auto"))
 }
 
+fn twice(option: &str, name: &str) -> Diagnostic {
+    Diagnostic::new(codes::USAGE, format!("{option} gives `{name}` more than one value")).hint("give one")
+}
+
 /// The techniques of weights.
 ///
 /// # Errors
@@ -214,16 +218,24 @@ impl Settings {
         let weights = weights(options)?;
         let data = options.calibrate.as_deref().map(testset::calibration).transpose()?;
         let calibration = data.clone().filter(|_| !weights.is_plain()).map(Calibration::new);
+        let mut dims = BTreeMap::new();
+        for (name, size) in &options.dims {
+            if dims.insert(name.clone(), *size).is_some_and(|other| other != *size) {
+                return Err(twice("--dim", name).into());
+            }
+        }
         let mut bindings = BTreeMap::new();
         for (name, path) in &options.bindings {
-            bindings.insert(name.clone(), tensors::read(path)?.1);
+            if bindings.insert(name.clone(), tensors::read(path)?.1).is_some() {
+                return Err(twice("--bind", name).into());
+            }
         }
         Ok(Settings {
             target: exec::target(&options.target)?,
             precision: options.precision,
             relaxed: options.relaxed,
             extraction: options.extraction,
-            dims: options.dims.iter().cloned().collect(),
+            dims,
             bindings,
             weights,
             calibration,

@@ -8,7 +8,7 @@ use lacuna_ir::TensorType;
 use lacuna_ir::eval::Tensor;
 use lacuna_isa::Blob;
 use lacuna_isa::object::{EntryPoint, Port};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Context;
 use crate::cli;
@@ -39,9 +39,10 @@ pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
 
     let mut rows = Vec::new();
     let mut json_outputs = Vec::new();
-    for (port, bytes) in entry.outputs.iter().zip(&outputs) {
+    let names = files::safe_names(entry.outputs.iter().map(|port| port.name.as_str()));
+    for ((port, bytes), name) in entry.outputs.iter().zip(&outputs).zip(&names) {
         let file = match &args.output {
-            Some(folder) => Some(tensors::write(folder, &port.name, port.elem, &port.shape, bytes)?),
+            Some(folder) => Some(tensors::write(folder, name, &port.name, port.elem, &port.shape, bytes)?),
             None => None,
         };
         let [least, mean, greatest] = summary(port, bytes)?;
@@ -66,15 +67,20 @@ pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
     }
     let text = report::table(["output", "type", "min", "mean", "max", "file"], rows, &[2, 3, 4])
         + &format!("ran in {seconds:.2} s\n");
-    let random: Vec<Value> = entry
-        .inputs
-        .iter()
-        .filter(|port| !args.inputs.iter().any(|(name, _)| *name == port.name))
-        .map(|port| json!(port.name))
-        .collect();
+    let missing = entry.inputs.iter().filter(|port| !args.inputs.iter().any(|(name, _)| *name == port.name));
+    let random: Vec<&str> = missing.map(|port| port.name.as_str()).collect();
+    let warnings = if random.is_empty() {
+        Vec::new()
+    } else {
+        vec![format!(
+            "random values of seed {} for {}; --input NAME=FILE gives others",
+            args.seed,
+            random.join(", ")
+        )]
+    };
     let json =
         json!({ "ok": true, "outputs": json_outputs, "random_inputs": random, "run_seconds": seconds });
-    Ok(Report::new(text, json))
+    Ok(Report { warnings, ..Report::new(text, json) })
 }
 
 /// Least, mean and greatest element; NaN for empty tensors.

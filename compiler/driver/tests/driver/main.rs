@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod common;
 mod determinism;
+mod losses;
 mod pipeline;
 mod profile;
 mod selection;
