@@ -102,7 +102,7 @@ fn locate(text: &str, fault: Fault) -> AsmError {
 }
 
 /// The candidate nearest to `word` by edits, when it is near enough to be meant.
-fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let limit = (word.chars().count() / 2).clamp(1, 3);
     candidates
         .into_iter()

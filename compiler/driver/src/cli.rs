@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lacuna_isa::target_file::Change;
 use lacuna_optimize::weights::{Prune, PruneBy, Rounding, ScaleModes};
 use lacuna_optimize::{Extraction, Precision, WeightOptions, WeightSparsity};
 
@@ -52,9 +53,12 @@ pub enum Command {
 /// Options of everything that compiles a model.
 #[derive(Args, Clone, Debug)]
 pub struct CompileOptions {
-    /// Target; `lacuna targets` lists them.
-    #[arg(long, default_value = "mtia-300", value_name = "NAME")]
+    /// Target: one that `lacuna targets` lists, or a file such as ./mine.toml.
+    #[arg(long, default_value = "mtia-300", value_name = "NAME|FILE")]
     pub target: String,
+    /// Another value for a figure of the target, such as hbm_bandwidth=8TB/s, clock=2.5GHz or rate.mxfp8=2048MAC/cycle.
+    #[arg(long = "set", value_name = "FIGURE=VALUE", value_parser = parse_change)]
+    pub changes: Vec<Change>,
     /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, mx9, mx6, WEIGHTS:ACTIVATIONS, or auto.
     #[arg(long, default_value = "f32", value_name = "P")]
     pub precision: Precision,
@@ -292,9 +296,35 @@ pub struct Profile {
 
 /// `lacuna targets`
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Targets {
-    /// The target to show.
+    /// The target to show, or the file of one.
     pub name: Option<String>,
+    /// With a target: another value for a figure, such as hbm_bandwidth=8TB/s.
+    #[arg(long = "set", value_name = "FIGURE=VALUE", value_parser = parse_change, requires = "name")]
+    pub changes: Vec<Change>,
+    /// What to do instead.
+    #[command(subcommand)]
+    pub task: Option<TargetsTask>,
+}
+
+/// What `lacuna targets` does with files.
+#[derive(Subcommand, Debug)]
+pub enum TargetsTask {
+    /// Write the file of a target, to be changed.
+    New {
+        /// The target to start from.
+        #[arg(long, default_value = "mtia-300", value_name = "NAME")]
+        from: String,
+        /// Where to write the file; the new target has its name. Standard output unless given.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Check the file of a target.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// `lacuna ops`
@@ -356,6 +386,10 @@ fn parse_dim(text: &str) -> Result<(String, u64), String> {
     let (name, value) = parse_pair(text)?;
     let size = value.parse().map_err(|_| format!("`{value}` is no size"))?;
     Ok((name.to_owned(), size))
+}
+
+fn parse_change(text: &str) -> Result<Change, String> {
+    parse_pair(text).map(|(figure, value)| (figure.to_owned(), value.to_owned()))
 }
 
 fn parse_file(text: &str) -> Result<(String, PathBuf), String> {

@@ -99,6 +99,7 @@ fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Dia
     let other_target = ![DEFAULT_TARGET, object.target.as_str()].contains(&options.target.as_str());
     let given = [
         named(other_target, "--target"),
+        named(!options.changes.is_empty(), "--set"),
         named(options.precision != Precision::F32, "--precision"),
         named(!options.dims.is_empty(), "--dim"),
         named(!options.bindings.is_empty(), "--bind"),
@@ -231,7 +232,7 @@ impl Settings {
             }
         }
         Ok(Settings {
-            target: exec::target(&options.target)?,
+            target: exec::target(&options.target, &options.changes)?,
             precision: options.precision,
             relaxed: options.relaxed,
             extraction: options.extraction,

@@ -8,4 +8,5 @@ mod losses;
 mod pipeline;
 mod profile;
 mod selection;
+mod targets;
 mod weights;
