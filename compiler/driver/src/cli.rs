@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lacuna_driver::given::Given;
 use lacuna_isa::target_file::Change;
 use lacuna_optimize::weights::{Prune, PruneBy, Rounding, ScaleModes};
 use lacuna_optimize::{Extraction, Precision, WeightOptions, WeightSparsity};
@@ -39,12 +40,20 @@ pub enum Command {
     Asm(Asm),
     /// Show cycles, bounds, bytes and skipped zeros of an object file or a model.
     Profile(Profile),
+    /// Say what a model or an object file is: inputs, outputs, sizes.
+    Info(Info),
+    /// Prove that no run of an object file, or of assembly text, can trap.
+    Check(Check),
     /// List the targets, or show the figures of one with their sources.
     Targets(Targets),
     /// List the supported ONNX operators.
     Ops(Ops),
     /// Explain a diagnostic code, or what the optimiser did to a model.
     Explain(Explain),
+    /// Write completions for a shell.
+    Completions(Completions),
+    /// Write the pages of the manual for `man`.
+    Man(Man),
     /// Compare chosen formats with uniform ones at the error of each.
     #[command(hide = true)]
     Compare(Compare),
@@ -161,9 +170,9 @@ pub struct Compile {
 pub struct Run {
     /// The object file.
     pub object: PathBuf,
-    /// An input (.npy or .pb); others are random.
-    #[arg(long = "input", value_name = "NAME=FILE", value_parser = parse_file)]
-    pub inputs: Vec<(String, PathBuf)>,
+    /// An input (.npy or .pb), or a folder or a file .npz with inputs by name; others are random.
+    #[arg(long = "input", value_name = "NAME=FILE|DIR|NPZ")]
+    pub inputs: Vec<Given>,
     /// Folder for the outputs: NAME.npy, or NAME.pb for element types that .npy has not.
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
@@ -177,6 +186,13 @@ pub struct Run {
 pub struct Verify {
     /// The ONNX model, or a folder with model.onnx and test_data_set_*.
     pub model: PathBuf,
+    /// An input (.npy or .pb), or a folder or a file .npz with inputs by name, in place of test data.
+    #[arg(long = "input", value_name = "NAME=FILE|DIR|NPZ", conflicts_with = "seed")]
+    pub inputs: Vec<Given>,
+    /// What an output must be, in the same forms; outputs without are not compared. With --input alone, the reference is the IR
+    /// evaluator.
+    #[arg(long = "expect", value_name = "NAME=FILE|DIR|NPZ", requires = "inputs")]
+    pub expected: Vec<Given>,
     /// Options of compilation.
     #[command(flatten)]
     pub options: CompileOptions,
@@ -283,15 +299,44 @@ pub struct Profile {
     /// Run the program once, and take its masks and zeros as they were then.
     #[arg(long)]
     pub run: bool,
-    /// With --run: an input (.npy or .pb); others are random.
-    #[arg(long = "input", value_name = "NAME=FILE", value_parser = parse_file, requires = "run")]
-    pub inputs: Vec<(String, PathBuf)>,
+    /// With --run: an input (.npy or .pb), or a folder or a file .npz with inputs by name; others are random.
+    #[arg(long = "input", value_name = "NAME=FILE|DIR|NPZ", requires = "run")]
+    pub inputs: Vec<Given>,
     /// With --run: seed of random inputs.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
     /// Options of compilation.
     #[command(flatten)]
     pub options: CompileOptions,
+}
+
+/// `lacuna info`
+#[derive(Args, Debug)]
+pub struct Info {
+    /// The ONNX model or the object file.
+    pub file: PathBuf,
+}
+
+/// `lacuna check`
+#[derive(Args, Debug)]
+pub struct Check {
+    /// The object file, or assembly text.
+    pub file: PathBuf,
+}
+
+/// `lacuna completions`
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// `lacuna man`
+#[derive(Args, Debug)]
+pub struct Man {
+    /// Folder for the pages.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
 }
 
 /// `lacuna targets`

@@ -106,7 +106,11 @@ fn check_npy_shape(bytes: &[u8]) -> Result<(), String> {
     product.map(|_| ()).ok_or_else(|| "its shape has too many elements".to_owned())
 }
 
-fn read_npy(blob: &Blob) -> Result<Literal, String> {
+/// Reads the bytes of a `.npy` file.
+///
+/// # Errors
+/// Says what is wrong with them.
+pub fn read_npy(blob: &Blob) -> Result<Literal, String> {
     check_npy_shape(blob.bytes())?;
     let mut rest = blob.bytes();
     let header = NpyHeader::from_reader(&mut rest).map_err(|e| e.to_string())?;

@@ -113,9 +113,14 @@ fn kernel(c: &mut Cursor<'_>, number: usize) -> Parsed<Kernel> {
         sizes.next().is_none().then_some(grid)
     })?;
     let mut in_code = false;
+    c.code.push(Vec::new());
     c.block(|c| {
         if in_code {
+            let start = c.span().start;
             kernel.code.push(code::inst(c)?);
+            if let Some(starts) = c.code.last_mut() {
+                starts.push(start);
+            }
             return Ok(());
         }
         match c.peek_word() {

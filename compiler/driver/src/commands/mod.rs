@@ -1,6 +1,7 @@
 //! The commands, and what they share: reading models and turning options into a request.
 
 mod asm;
+mod check;
 mod compare;
 mod compile;
 mod disasm;
@@ -8,10 +9,12 @@ mod energy;
 mod explain;
 mod explain_model;
 mod explain_rules;
+mod info;
 mod inspect;
 mod ops;
 mod profile;
 mod run;
+mod shell;
 mod targets;
 mod verify;
 
@@ -70,6 +73,10 @@ pub fn run(command: Command, context: &Context) -> Result<Report, Failed> {
         Command::Disasm(args) => disasm::run(&args),
         Command::Asm(args) => asm::run(&args),
         Command::Profile(args) => profile::run(&args, context),
+        Command::Info(args) => info::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Completions(args) => Ok(shell::completions(&args)),
+        Command::Man(args) => shell::man(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Ops(args) => Ok(ops::run(&args)),
         Command::Explain(args) => explain::run(&args, context),

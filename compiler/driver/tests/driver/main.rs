@@ -7,6 +7,7 @@ mod determinism;
 mod losses;
 mod pipeline;
 mod profile;
+mod questions;
 mod selection;
 mod targets;
 mod weights;
