@@ -122,7 +122,7 @@ fn held_to(criterion: Criterion, totals: &Totals) -> Criterion {
 /// f32 must be close, other types than floats equal; mxfp8 must predict the same in 99 of 100 cases; other precisions, and pruned weights, are
 /// reported.
 fn criterion(args: &cli::Verify, settings: &Settings) -> Criterion {
-    let mxfp8 = Precision::Mx { weights: GroupFormat::MXFP8, activations: GroupFormat::MXFP8 };
+    let mxfp8 = Precision::mx(GroupFormat::MXFP8);
     match (args.min_agreement, settings.precision) {
         (Some(min_percent), _) => Criterion::Agreement { min_percent },
         (None, _) if settings.weights.prune.is_some() => Criterion::Report,
