@@ -212,9 +212,19 @@ pub struct Verify {
     /// Take this object file instead of compiling the model, which must be the one that it was compiled from.
     #[arg(long, value_name = "FILE.lac")]
     pub object: Option<PathBuf>,
-    /// Compare every layer (not supported yet).
-    #[arg(long)]
+    /// Compare every tensor of the model, in order of execution, and say which is the first that differs. All of them become outputs,
+    /// so rewrites across layers do not take part.
+    #[arg(long, conflicts_with = "object")]
     pub layers: bool,
+    /// With --layers: folder of reference tensors, NAME.npy or NAME.pb; where there is none, the IR evaluator is the reference.
+    #[arg(long, value_name = "DIR", requires = "layers")]
+    pub reference: Option<PathBuf>,
+    /// With --layers: only the N tensors that differ most from what their own operands give.
+    #[arg(long, value_name = "N", requires = "layers")]
+    pub top: Option<usize>,
+    /// With --layers: all of them as comma-separated values too.
+    #[arg(long, value_name = "FILE", requires = "layers")]
+    pub csv: Option<PathBuf>,
 }
 
 /// A stage of compilation.

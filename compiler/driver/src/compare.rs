@@ -178,6 +178,11 @@ impl OutputStats {
         }
     }
 
+    /// Greatest `|a - b|`.
+    pub fn max_abs_err(&self) -> f64 {
+        self.max_abs_err
+    }
+
     /// Signal-to-noise ratio in dB: infinite where nothing differs.
     pub fn sqnr_db(&self) -> f64 {
         if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() }

@@ -52,6 +52,18 @@ impl FromStr for Given {
 /// # Errors
 /// L0007 for every name that is none and for one that is given twice, and those of reading.
 pub fn read(given: &[Given], names: &[String]) -> Result<Vec<(String, Literal)>, Failed> {
+    find(given, names, true)
+}
+
+/// As [`read`]; tensors of other names are passed over.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_known(given: &[Given], names: &[String]) -> Result<Vec<(String, Literal)>, Failed> {
+    find(given, names, false)
+}
+
+fn find(given: &[Given], names: &[String], strict: bool) -> Result<Vec<(String, Literal)>, Failed> {
     let file_names = files::safe_names(names.iter().map(String::as_str));
     let mut found: BTreeMap<usize, Literal> = BTreeMap::new();
     let mut faults = Vec::new();
@@ -64,6 +76,9 @@ pub fn read(given: &[Given], names: &[String]) -> Result<Vec<(String, Literal)>,
                 file_names.iter().position(|n| loose && *n == name)
             });
             let Some(at) = at else {
+                if !strict {
+                    continue;
+                }
                 let hint = format!("the names are {}", names.join(", "));
                 faults.push(Diagnostic::new(codes::NO_INPUT, format!("`{name}`")).hint(hint));
                 continue;

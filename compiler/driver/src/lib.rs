@@ -8,6 +8,7 @@ pub mod codes;
 pub mod compare;
 pub mod diagnostics;
 pub mod exec;
+pub mod expose;
 pub mod files;
 pub mod given;
 pub mod interrupt;

@@ -20,6 +20,7 @@ use lacuna_optimize::{
 use crate::calibration::Calibration;
 use crate::codes;
 use crate::diagnostics::{Diagnostic, Exit, Failed};
+use crate::expose::expose;
 use crate::progress::Progress;
 use crate::selection::{self, Selection, SelectionRequest};
 
@@ -79,6 +80,8 @@ pub struct Request<'a> {
     pub weights: WeightOptions,
     /// Inputs for techniques that measure.
     pub calibration: Option<&'a Calibration>,
+    /// Whether every tensor of the model becomes an output ([`expose`]).
+    pub exposes: bool,
     /// With [`Precision::Auto`]: the budget, and the data to measure on.
     pub selection: SelectionRequest,
 }
@@ -232,7 +235,10 @@ fn widen(
 /// # Errors
 /// Every finding of the pass that failed.
 pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Failed> {
-    let (imported, mut warnings) = import(request, watch)?;
+    let (mut imported, mut warnings) = import(request, watch)?;
+    if request.exposes {
+        expose(&mut imported);
+    }
     let mut options = options(request.target, request.precision);
     options.weights = request.weights;
     options.relaxed = request.relaxed;

@@ -194,6 +194,7 @@ impl Model {
             extraction: lacuna_optimize::Extraction::default(),
             weights: lacuna_optimize::WeightOptions::default(),
             calibration: None,
+            exposes: false,
             selection: SelectionRequest::default(),
         };
         let progress = Progress::new(false);

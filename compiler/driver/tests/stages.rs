@@ -43,6 +43,7 @@ fn stages(model: &str, target_name: &str, precision: &str) -> Stages {
         extraction: lacuna_optimize::Extraction::default(),
         weights: lacuna_optimize::WeightOptions::default(),
         calibration: None,
+        exposes: false,
         selection: SelectionRequest::default(),
     };
     let progress = Progress::new(false);

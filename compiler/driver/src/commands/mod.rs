@@ -139,6 +139,8 @@ struct Settings {
     /// Data to measure errors on, and whether `--calibrate` names it.
     data: (Arc<[DataSet]>, bool),
     weights: WeightOptions,
+    /// Whether every tensor of the model becomes an output.
+    exposes: bool,
     /// What techniques of weights measure on.
     calibration: Option<Calibration>,
 }
@@ -246,6 +248,7 @@ impl Settings {
             dims,
             bindings,
             weights,
+            exposes: false,
             calibration,
             budget,
             data: (data.as_deref().unwrap_or_default().into(), data.is_some()),
@@ -272,6 +275,7 @@ impl Settings {
             extraction: self.extraction,
             weights: self.weights,
             calibration: self.calibration.as_ref(),
+            exposes: self.exposes,
             selection: SelectionRequest {
                 budget: self.budget,
                 data: self.data.0.clone(),

@@ -83,6 +83,7 @@ fn twenty_runs_of_one_process_are_equal() {
                 precision: precision.parse().expect("a precision"),
                 weights: WeightOptions::default(),
                 calibration: None,
+                exposes: false,
                 selection,
             };
             let progress = Progress::new(false);

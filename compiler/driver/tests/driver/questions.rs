@@ -135,3 +135,37 @@ fn shells_and_man_are_served() {
     let output = lacuna_in(at, &[]);
     assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("Usage"));
 }
+
+#[test]
+fn layers_are_compared_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let spelling =
+        |name: &str| crate::common::testdata("../spellings").join(name).to_string_lossy().into_owned();
+    for name in ["mixer", "guarded-attention", "convnext", "qdq"] {
+        let model = spelling(name);
+        let (exit, json) = json_in(at, &["verify", &model, "--layers"]);
+        assert_eq!((exit, json["first"].is_null()), (0, true), "{name}: {json}");
+        let layers = json["layers"].as_array().unwrap();
+        assert!(layers.len() > 3, "{name}");
+        // In mxfp4 the products differ most, and nothing is held to a bound.
+        let options =
+            ["verify", &model, "--layers", "--precision", "mxfp4", "--top", "1", "--csv", "all.csv"];
+        let (exit, json) = json_in(at, &options);
+        assert_eq!((exit, json["layers"].as_array().map(Vec::len)), (0, Some(1)));
+        let rows = fs::read_to_string(at.join("all.csv")).unwrap().lines().count();
+        assert_eq!(rows, layers.len() + 1, "{name}");
+    }
+    // A reference of the user's own, which one element is off.
+    save_two_outputs(at);
+    fs::create_dir(at.join("references")).unwrap();
+    fs::write(at.join("x.npy"), npy(&[1.0, -2.0])).unwrap();
+    fs::write(at.join("references/z.npy"), npy(&[1.0, 2.5])).unwrap();
+    let options = ["verify", "m.onnx", "--input", "x=x.npy", "--layers", "--reference", "references"];
+    let (exit, json) = json_in(at, &options);
+    // The tensor is what its operand gives; only the reference has it otherwise.
+    assert_eq!(exit, 0);
+    let z = json["layers"].as_array().unwrap().iter().find(|l| l["name"] == "z").unwrap();
+    assert_eq!((z["given"].as_bool(), z["max_abs_err"].as_f64()), (Some(true), Some(0.5)));
+    check_failure(at, &["verify", "m.onnx", "--top", "3"], 2, "L0001");
+}

@@ -13,6 +13,7 @@ use lacuna_onnx::Literal;
 use lacuna_optimize::Precision;
 use serde_json::Value;
 
+mod layers;
 mod report;
 
 use super::{Context, Model, Settings};
@@ -59,8 +60,7 @@ struct Totals {
 pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
     let settings = Settings::new(&args.options)?;
     if args.layers {
-        let hint = "lacuna inspect --stage all shows every stage";
-        return Err(Diagnostic::new(codes::NOT_YET, "--layers: comparison of every layer").hint(hint).into());
+        return layers::run(args, &settings, context);
     }
     let criterion = criterion(args, &settings);
     let set = match args.inputs.is_empty() {
