@@ -189,8 +189,16 @@ fn of_op(
         facts.memory = facts.memory.min(x.memory);
         facts.splat = if matches!(op, Op::Window { .. }) { None } else { x.splat };
     }
+    if let (Op::Dequantize { .. }, true) = (op, facts.constant) {
+        facts.narrow = args[0].types.first().map(|ty| ty.elem.format().element().bits());
+    }
     if let ([x], true) = (args, facts.constant) {
         facts.narrow = match op {
+            Op::Cast { to: ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16, .. }
+                if x.narrow.is_some() =>
+            {
+                x.narrow
+            }
             Op::Cast { .. } => widened_from(x, &facts),
             op if op.is_movement() => x.narrow,
             _ => None,
