@@ -7,4 +7,5 @@ mod determinism;
 mod pipeline;
 mod profile;
 mod selection;
+mod stored;
 mod weights;
