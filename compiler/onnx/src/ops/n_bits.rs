@@ -48,28 +48,65 @@ fn unpacked(c: &mut Ctx<'_>, bytes: Value, to: ScalarType) -> Result<Value, Fail
     c.reshape(all, shape)
 }
 
-/// Codes, scales and zeros of one shape but for the dimensions in which `blocks` elements share a scale.
+/// Codes, and scales and zeros for every `blocks` of them along each dimension.
 struct Table {
     codes: Value,
     scales: Value,
-    zeros: Value,
+    zeros: Option<Value>,
     blocks: Vec<u64>,
+    to: ScalarType,
 }
 
 impl Table {
-    /// The values in the type of the scales: codes that are constant stay codes.
+    /// The table that a value is, if it is one.
+    fn of(c: &Ctx<'_>, value: Value) -> Option<Table> {
+        let data = &c.b.func().nodes[c.b.func().def(value)?];
+        let Op::Dequantize { blocks, to } = &data.op else { return None };
+        let zeros = data.args.get(2).copied();
+        Some(Table { codes: data.args[0], scales: data.args[1], zeros, blocks: blocks.clone(), to: *to })
+    }
+
+    /// The values: codes that are constant stay codes.
     fn widened(self, c: &mut Ctx<'_>) -> Result<Value, Fail> {
-        let Table { codes, scales, zeros, blocks } = self;
-        let to = c.elem(scales);
-        if [codes, scales, zeros].into_iter().all(|v| c.is_constant(v)) {
-            return c.emit(Op::Dequantize { blocks, to }, &[codes, scales, zeros]);
+        let Table { codes, scales, zeros, blocks, to } = self;
+        let args: Vec<Value> = [codes, scales].into_iter().chain(zeros).collect();
+        if args.iter().all(|&v| c.is_constant(v)) {
+            return c.emit(Op::Dequantize { blocks, to }, &args);
         }
         let shape = c.shape(codes);
-        let zeros = c.cast(zeros, to)?;
-        let (zeros, scales) = (repeated(c, zeros, &blocks, &shape)?, repeated(c, scales, &blocks, &shape)?);
-        let w = c.cast(codes, to)?;
-        let w = c.binary(BinaryOp::Sub, w, zeros)?;
-        c.binary(BinaryOp::Mul, w, scales)
+        let mut w = c.cast(codes, ScalarType::F32)?;
+        if let Some(zeros) = zeros {
+            let zeros = c.cast(zeros, ScalarType::F32)?;
+            let zeros = repeated(c, zeros, &blocks, &shape)?;
+            w = c.binary(BinaryOp::Sub, w, zeros)?;
+        }
+        let scales = c.cast(scales, ScalarType::F32)?;
+        let scales = repeated(c, scales, &blocks, &shape)?;
+        let w = c.binary(BinaryOp::Mul, w, scales)?;
+        c.cast(w, to)
+    }
+
+    /// Rows along dimension `axis`, of which no two share a scale.
+    fn gathered(self, c: &mut Ctx<'_>, index: Value, axis: usize) -> Result<Table, Fail> {
+        let mut rows = |table: Value| c.emit(Op::Gather { axis: axis as u8, batch: 0 }, &[table, index]);
+        let (codes, scales) = (rows(self.codes)?, rows(self.scales)?);
+        let zeros = self.zeros.map(rows).transpose()?;
+        let mut blocks = self.blocks;
+        blocks.splice(axis..=axis, vec![1; c.rank(index)]);
+        Ok(Table { codes, scales, zeros, blocks, to: self.to })
+    }
+}
+
+/// The gather of a table of codes along a dimension of which no two indices share a scale: of codes, scales and zeros.
+pub(super) fn gather_of_codes(
+    c: &mut Ctx<'_>,
+    x: Value,
+    index: Value,
+    axis: usize,
+) -> Result<Option<Value>, Fail> {
+    match Table::of(c, x).filter(|table| table.blocks[axis] == 1) {
+        Some(table) => Ok(Some(table.gathered(c, index, axis)?.widened(c)?)),
+        None => Ok(None),
     }
 }
 
@@ -129,7 +166,8 @@ pub(super) fn mat_mul_n_bits(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         }
     };
     let scales = c.reshape(scales, each)?;
-    let w = Table { codes, scales, zeros, blocks: vec![1, block] }.widened(c)?;
+    let (zeros, to) = (Some(zeros), c.elem(scales));
+    let w = Table { codes, scales, zeros, blocks: vec![1, block], to }.widened(c)?;
     let w = c.cast(w, c.elem(x))?;
     let rank = c.rank(x);
     let labels: Vec<u8> = (0..rank as u8).collect();
@@ -172,11 +210,8 @@ pub(super) fn gather_block_quantized(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         }
     };
     let index = non_negative(c, index, &[shape[gathered]])?;
-    let mut rows = |table: Value| c.emit(Op::Gather { axis: gathered as u8, batch: 0 }, &[table, index]);
-    let (codes, scales, zeros) = (rows(codes)?, rows(scales)?, rows(zeros)?);
-    let wide = c.rank(codes);
-    let moved = if along < gathered { along } else { along + wide - rank };
-    let mut blocks = vec![1; wide];
-    blocks[moved] = block;
-    Ok(vec![Table { codes, scales, zeros, blocks }.widened(c)?])
+    let mut blocks = vec![1; rank];
+    blocks[along] = block;
+    let table = Table { codes, scales, zeros: Some(zeros), blocks, to: c.elem(scales) };
+    Ok(vec![table.gathered(c, index, gathered)?.widened(c)?])
 }
