@@ -231,3 +231,14 @@ fn blocks_keep_codes() {
         holds(folder.path());
     }
 }
+
+/// Three products of one operand become one, and the factor in front of them stays there: their codes are stored as they are.
+#[test]
+fn codes_take_no_factors() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/cases/blocked-merged/model.onnx");
+    let (exit, report) = json_in(folder.path(), &["compile", model.to_str().unwrap(), "-o", "m.lac"]);
+    // Four bits of each of 256 x 256 codes, a scale of f32 and a zero of four bits for each 32, and the factor.
+    let stored = 256 * 256 / 2 + 256 * 8 * 9 / 2 + 256 * 4;
+    assert_eq!((exit, &report["weight_bytes"]), (0, &stored.into()), "{report}");
+}
