@@ -60,6 +60,18 @@ pub fn assemble(text: &str) -> Result<Object, Vec<AsmError>> {
     run(text, None)
 }
 
+/// The object of a text, and the line of each instruction of each kernel, counted from 1.
+///
+/// # Errors
+/// Everything that is wrong with the text, up to 50 errors.
+pub fn assemble_with_lines(text: &str) -> Result<(Object, Vec<Vec<usize>>), Vec<AsmError>> {
+    let mut cursor = Cursor::new(text);
+    let object = tables::object(&mut cursor, None);
+    let line = |&start: &usize| text.as_bytes()[..start].iter().filter(|&&b| b == b'\n').count() + 1;
+    let lines = cursor.code.iter().map(|starts| starts.iter().map(line).collect()).collect();
+    finish(text, cursor, object).map(|object| (object, lines))
+}
+
 /// The object of a text whose weights are elided; `weights` takes their place.
 ///
 /// # Errors
@@ -71,6 +83,10 @@ pub fn assemble_with(text: &str, weights: Blob) -> Result<Object, Vec<AsmError>>
 fn run(text: &str, weights: Option<Blob>) -> Result<Object, Vec<AsmError>> {
     let mut cursor = Cursor::new(text);
     let object = tables::object(&mut cursor, weights);
+    finish(text, cursor, object)
+}
+
+fn finish(text: &str, cursor: Cursor<'_>, object: Object) -> Result<Object, Vec<AsmError>> {
     let faults = cursor.into_faults();
     if faults.is_empty() {
         return Ok(object);
@@ -102,7 +118,7 @@ fn locate(text: &str, fault: Fault) -> AsmError {
 }
 
 /// The candidate nearest to `word` by edits, when it is near enough to be meant.
-fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let limit = (word.chars().count() / 2).clamp(1, 3);
     candidates
         .into_iter()

@@ -33,12 +33,16 @@ pub fn disassemble(object: &Object) -> String {
 
 /// The text of an object, with or without the bytes of the weights.
 pub fn print_object(object: &Object, weights: Weights) -> String {
-    let Object { name, target, kernels, entries, origins, hbm_bytes, sram_bytes, weights: blob } = object;
+    let Object { name, target, target_file, kernels, entries, origins, hbm_bytes, sram_bytes, weights: blob } =
+        object;
     let mut p = Printer { out: String::new() };
     p.line(
         0,
         format_args!("object {} target {} hbm {hbm_bytes} sram {sram_bytes}", quoted(name), quoted(target)),
     );
+    if !target_file.is_empty() {
+        p.line(0, format_args!("figures {}", quoted(target_file)));
+    }
     if !origins.is_empty() {
         p.out.push('\n');
     }

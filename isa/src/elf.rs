@@ -108,7 +108,8 @@ impl Object {
     /// # Errors
     /// When a value does not fit its place in the file (see [`Inst::encode`](crate::inst::Inst::encode)).
     pub fn write(&self) -> Result<Vec<u8>, WriteError> {
-        let Object { name, target, kernels, entries, origins, hbm_bytes, sram_bytes, weights } = self;
+        let Object { name, target, target_file, kernels, entries, origins, hbm_bytes, sram_bytes, weights } =
+            self;
         let tables = Tables::encode(kernels, entries).map_err(WriteError)?;
         let mut origin_bytes = Vec::new();
         origins.put(&mut origin_bytes).map_err(WriteError)?;
@@ -117,6 +118,9 @@ impl Object {
         name.put(&mut target_bytes).map_err(WriteError)?;
         hbm_bytes.put(&mut target_bytes).map_err(WriteError)?;
         sram_bytes.put(&mut target_bytes).map_err(WriteError)?;
+        if !target_file.is_empty() {
+            target_file.put(&mut target_bytes).map_err(WriteError)?;
+        }
         let mut note = NOTE_HEAD.to_vec();
         note.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         note.resize(NOTE_END - NOTE_OFFSET, 0);
@@ -165,6 +169,8 @@ impl Object {
         let name = target_section.get().map_err(malformed)?;
         let hbm_bytes = target_section.get().map_err(malformed)?;
         let sram_bytes = target_section.get().map_err(malformed)?;
+        let shipped = target_section.input.remaining() == 0;
+        let target_file = if shipped { String::new() } else { target_section.get().map_err(malformed)? };
         target_section.finish().map_err(malformed)?;
 
         let mut origin_section = file.section(ORIGINS)?;
@@ -187,7 +193,7 @@ impl Object {
             .zip(usize::try_from(len).ok())
             .and_then(|(offset, len)| blob.slice(offset, len))
             .ok_or_else(|| elf_fault("the weights lie outside the file"))?;
-        Ok(Object { name, target, kernels, entries, origins, hbm_bytes, sram_bytes, weights })
+        Ok(Object { name, target, target_file, kernels, entries, origins, hbm_bytes, sram_bytes, weights })
     }
 }
 

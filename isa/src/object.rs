@@ -4,6 +4,8 @@ use crate::blob::Blob;
 use crate::format::ScalarType;
 use crate::inst::{Combine, Inst, InstKind};
 use crate::program::Program;
+use crate::target::Target;
+use crate::target_file::{self, TargetError};
 use crate::view::{LOOP_LEVELS, PE_COORDS, Position, View};
 
 /// A memory that base registers point into.
@@ -279,6 +281,8 @@ pub struct Object {
     pub name: String,
     /// Name of the target that it was compiled for.
     pub target: String,
+    /// Text of that target's file; empty for a shipped target.
+    pub target_file: String,
     /// The kernels.
     pub kernels: Vec<Kernel>,
     /// The entries.
@@ -291,4 +295,21 @@ pub struct Object {
     pub sram_bytes: u64,
     /// The weights.
     pub weights: Blob,
+}
+
+impl Object {
+    /// The target that it was compiled for; `None` if it is neither shipped nor in the object.
+    ///
+    /// # Errors
+    /// When the file in the object is none, or of another target.
+    pub fn target_figures(&self) -> Result<Option<Target>, TargetError> {
+        if self.target_file.is_empty() {
+            return Ok(target_file::target(&self.target));
+        }
+        let own = target_file::read(&self.target_file, &[]).map_err(|refusal| refusal.error)?;
+        if own.target.name != self.target {
+            return Err(TargetError::Other { name: self.target.clone(), found: own.target.name });
+        }
+        Ok(Some(own.target))
+    }
 }

@@ -9,6 +9,8 @@ use crate::view::Pattern;
 pub struct Target {
     /// Name, for example `mtia-300`.
     pub name: String,
+    /// Text of the file that it comes from; empty for a shipped target.
+    pub file: String,
     /// Clock in GHz.
     pub clock_ghz: f64,
     /// Physical rows of PEs.

@@ -5,6 +5,7 @@
 //! every native format and is of one process node.
 
 mod energy;
+mod overlay;
 
 use std::sync::LazyLock;
 
@@ -15,6 +16,7 @@ use crate::target::Target;
 use crate::view::Pattern;
 
 pub use energy::{EnergyFigures, MacEnergy};
+pub use overlay::{Change, Own, Refusal, change, read, shipped};
 
 /// Name of the target that commands use when none is named.
 pub const DEFAULT_TARGET: &str = "mtia-300";
@@ -36,6 +38,9 @@ pub enum Status {
     Derived,
     /// Nobody has published it; the source says why this value.
     Assumed,
+    /// Asked by the user, to see what follows.
+    #[serde(rename = "what-if")]
+    WhatIf,
 }
 
 impl Status {
@@ -47,6 +52,7 @@ impl Status {
             Status::Reported => "reported",
             Status::Derived => "derived",
             Status::Assumed => "assumed",
+            Status::WhatIf => "what-if",
         }
     }
 }
@@ -196,9 +202,35 @@ pub enum TargetError {
     /// A format has an energy but no rate, or the other way round, or a name twice.
     #[error("energy of format `{0}`: each format that has a rate needs one, and no other may have one")]
     Energy(String),
+    /// A name that no figure has.
+    #[error("there is no figure `{name}`{}", hint(.nearest))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The question whether another figure was meant.
+        nearest: Option<String>,
+    },
+    /// A base that is not shipped.
+    #[error("there is no target `{name}`{}", hint(.nearest))]
+    Base {
+        /// The name.
+        name: String,
+        /// The question whether another target was meant.
+        nearest: Option<String>,
+    },
+    /// An object carries the file of another target than its own.
+    #[error("the file of target `{name}` is of `{found}`")]
+    Other {
+        /// The object's target.
+        name: String,
+        /// That of the file.
+        found: String,
+    },
     /// The derived peak misses the declared one and there is no waiver.
     #[error("{formats}: derived peak {derived:.1} TFLOPS, declared {declared:.1}")]
     Peak {
+        /// The place of the rates among those of the file.
+        at: usize,
         /// The formats.
         formats: String,
         /// From PEs, rate and clock.
@@ -206,6 +238,10 @@ pub enum TargetError {
         /// In the file.
         declared: f64,
     },
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |nearest| format!(": {nearest}"))
 }
 
 /// What a figure measures; each has its units with their factors to the plain one.
@@ -332,6 +368,7 @@ impl TargetFile {
         };
         let mut target = Target {
             name: self.name.clone(),
+            file: String::new(),
             clock_ghz,
             rows: pes("rows", &self.rows)?,
             cols: pes("cols", &self.cols)?,
@@ -364,8 +401,8 @@ impl TargetFile {
             tdp_w: plain("tdp", &self.tdp, Quantity::Power)?,
             energy: None,
         };
-        for macs in &self.macs {
-            let rate = plain("rate", &macs.rate, Quantity::Rate("MAC/cycle"))?;
+        for (at, macs) in self.macs.iter().enumerate() {
+            let rate = plain(&format!("macs.{at}.rate"), &macs.rate, Quantity::Rate("MAC/cycle"))?;
             for name in &macs.formats {
                 let format = Format::from_name(name).ok_or_else(|| TargetError::Format(name.clone()))?;
                 if target.macs_per_cycle.iter().any(|(f, _)| *f == format) {
@@ -375,7 +412,7 @@ impl TargetFile {
             }
             if let Some(peak) = macs.peak(&target)?.filter(|peak| !peak.holds()) {
                 let Peak { declared_tflops: declared, derived_tflops: derived, .. } = peak;
-                return Err(TargetError::Peak { formats: macs.formats.join(", "), derived, declared });
+                return Err(TargetError::Peak { at, formats: macs.formats.join(", "), derived, declared });
             }
         }
         for figures in &self.patterns {

@@ -208,7 +208,7 @@ pub fn object() -> impl Strategy<Value = Object> {
     ];
     let origin = (name(), name()).prop_map(|(node, op)| ObjectOrigin { node, op });
     (
-        (name(), name()),
+        (name(), name(), name()),
         vec(kernel(), 0..3),
         vec(entry(), 0..3),
         vec(origin, 0..3),
@@ -216,16 +216,21 @@ pub fn object() -> impl Strategy<Value = Object> {
         any::<u64>(),
         weights,
     )
-        .prop_map(|((name, target), kernels, entries, origins, hbm_bytes, sram_bytes, weights)| Object {
-            name,
-            target,
-            kernels,
-            entries,
-            origins,
-            hbm_bytes,
-            sram_bytes,
-            weights: Blob::new(weights),
-        })
+        .prop_map(
+            |((name, target, target_file), kernels, entries, origins, hbm_bytes, sram_bytes, weights)| {
+                Object {
+                    name,
+                    target,
+                    target_file,
+                    kernels,
+                    entries,
+                    origins,
+                    hbm_bytes,
+                    sram_bytes,
+                    weights: Blob::new(weights),
+                }
+            },
+        )
 }
 
 /// A valid object: 64 x 64 times 64 x 64 in f32 on a 2 x 2 grid, with a ReLU.
@@ -321,6 +326,7 @@ pub fn sample() -> Object {
     Object {
         name: "sample".into(),
         target: "mtia-300".into(),
+        target_file: String::new(),
         kernels: vec![kernel],
         entries: vec![EntryPoint {
             name: "main".into(),

@@ -31,7 +31,6 @@ use crate::format::ScalarType;
 use crate::inst::InstKind;
 use crate::object::{Access, Address, BufferKind, EntryPoint, Kernel, MemSpace, Object, Port, Trip};
 use crate::target::Target;
-use crate::target_file;
 use crate::view::{Pattern, Space, VIEW_DIMS, View};
 
 /// Most messages that a validation collects.
@@ -69,8 +68,11 @@ impl Object {
     /// Every structural fault, each with its place; empty for a valid object. At most 100.
     pub fn validate(&self) -> Vec<String> {
         let mut faults = Faults { list: Vec::new(), place: String::new() };
-        let target = target_file::target(&self.target);
         faults.place = "object".to_owned();
+        let target = self.target_figures().unwrap_or_else(|fault| {
+            faults.push(fault.to_string());
+            None
+        });
         if let Some(target) = &target {
             faults.check(self.hbm_bytes <= target.hbm_bytes, || {
                 format!("{} bytes of HBM, {} has {}", self.hbm_bytes, target.name, target.hbm_bytes)

@@ -7,6 +7,7 @@ mod docs;
 mod lab;
 mod layering;
 mod style;
+mod verify;
 mod zoo;
 
 use std::path::{Path, PathBuf};
@@ -38,15 +39,24 @@ enum Task {
         /// A Python with testdata/generate/requirements.txt installed.
         #[arg(long, default_value = "python3")]
         python: String,
-        /// Verify what is in target/zoo already.
+        /// Verify what is there already.
         #[arg(long)]
         keep: bool,
+        /// Folder of the models; target/zoo unless given.
+        #[arg(long, value_name = "DIR")]
+        folder: Option<PathBuf>,
+        /// Only models whose name, such as swin-tiny@program20, matches this regular expression.
+        #[arg(long, value_name = "RE")]
+        filter: Option<String>,
         /// Target.
         #[arg(long, default_value = "mtia-300")]
         target: String,
         /// Number formats of contractions.
         #[arg(long, default_value = "f32")]
         precision: String,
+        /// Every target in f32, bf16, mxfp8, mxfp4, mxint8 and auto (takes hours for all models).
+        #[arg(long, conflicts_with_all = ["target", "precision"])]
+        sweep: bool,
     },
     /// Measure the trained models in every format with every technique, and write docs/accuracy.md (takes minutes).
     Accuracy,
@@ -81,8 +91,9 @@ fn main() -> ExitCode {
         Task::Layering => layering::check(&root),
         Task::Docs { check } => docs::run(&root, check),
         Task::Style => style::check(&root),
-        Task::Zoo { python, keep, target, precision } => {
-            zoo::run(&root, &zoo::Options { python, keep, target, precision })
+        Task::Zoo { python, keep, folder, filter, target, precision, sweep } => {
+            let folder = folder.unwrap_or_else(|| root.join("target/zoo"));
+            zoo::run(&root, &zoo::Options { python, keep, folder, filter, target, precision, sweep })
         }
         Task::Accuracy => accuracy::run(&root),
         Task::Compare { zoo } => compare::run(&root, zoo.as_deref()),

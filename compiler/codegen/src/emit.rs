@@ -1,5 +1,6 @@
 //! Emitting one kernel: tables without duplicates, buffers, and the loads that a loop nest needs at each depth.
 
+use cranelift_entity::PrimaryMap;
 use std::ops::RangeInclusive;
 
 use lacuna_isa::format::{Format, ScalarType};
@@ -98,7 +99,7 @@ pub struct KernelBuilder<'a> {
     pub bases: Vec<StorageId>,
     /// The loop nest.
     pub nest: Nest,
-    storage_of: &'a dyn Fn(StorageId) -> Storage,
+    storages: &'a PrimaryMap<StorageId, Storage>,
     loads: Vec<Loaded>,
     /// Software-pipeline stage of what is appended: 0 outside the innermost loop.
     stage: u8,
@@ -121,13 +122,13 @@ const STAGES: u8 = 4;
 
 impl<'a> KernelBuilder<'a> {
     /// A kernel named `name` over `nest`.
-    pub fn new(name: &str, nest: Nest, storage_of: &'a dyn Fn(StorageId) -> Storage) -> KernelBuilder<'a> {
+    pub fn new(name: &str, nest: Nest, storages: &'a PrimaryMap<StorageId, Storage>) -> KernelBuilder<'a> {
         let kernel = Kernel { name: name.to_string(), grid: nest.grid, ..Kernel::default() };
         KernelBuilder {
             kernel,
             bases: Vec::new(),
             nest,
-            storage_of,
+            storages,
             loads: Vec::new(),
             stage: 0,
             late: 0,
@@ -137,7 +138,7 @@ impl<'a> KernelBuilder<'a> {
 
     /// Format of a storage.
     pub fn format(&self, storage: StorageId) -> Format {
-        (self.storage_of)(storage).format
+        self.storages[storage].format
     }
 
     /// Number of loops of the nest.
@@ -154,7 +155,7 @@ impl<'a> KernelBuilder<'a> {
             }
             return at as u8;
         }
-        let data = (self.storage_of)(storage);
+        let data = &self.storages[storage];
         self.kernel.tensors.push(TensorDecl { access, bytes: data.bytes(), planes: data.planes() });
         self.bases.push(storage);
         (self.bases.len() - 1) as u8
@@ -194,7 +195,7 @@ impl<'a> KernelBuilder<'a> {
 
     /// The global view of a tile.
     pub fn global(&mut self, tile: &Tile, access: Access) -> Result<u16, EmitError> {
-        let data = (self.storage_of)(tile.storage);
+        let data = &self.storages[tile.storage];
         let base = self.base(tile.storage, access);
         let folds = tile.folds(&self.nest)?;
         let (dims, levels, coords) = view_dims(&self.nest, &tile.dims, &folds).ok_or_else(|| {
@@ -279,7 +280,7 @@ impl<'a> KernelBuilder<'a> {
             self.kernel.views[view as usize].levels.iter().rposition(Option::is_some).map_or(0, |l| l + 1);
         let depth = depth.unwrap_or(needed).max(needed);
         let slots = slots.unwrap_or(self.slots_at(depth));
-        let data = (self.storage_of)(tile.storage);
+        let data = &self.storages[tile.storage];
         let (buffer, dst) = self.slot_of(name, tile, slots)?;
         let cast = self.multicast(view);
         let load = match &data.records {
@@ -301,7 +302,7 @@ impl<'a> KernelBuilder<'a> {
 
     /// A buffer for a tile, and the operand that pushes its slot.
     fn slot_of(&mut self, name: &str, tile: &Tile, slots: u8) -> Result<(u8, Operand), EmitError> {
-        let data = (self.storage_of)(tile.storage);
+        let data = &self.storages[tile.storage];
         let bytes = Self::slot_bytes(data.slot, data.pattern, tile.elements());
         let buffer = self.buffer(name, BufferKind::Local, bytes, slots)?;
         let (whole, k_dim) = tile.whole(&self.nest)?;
@@ -496,7 +497,7 @@ impl<'a> KernelBuilder<'a> {
     /// Stores a slot whose layout is that of `tile`, and frees it.
     pub fn store(&mut self, buffer: u8, tile: &Tile) -> Result<(), EmitError> {
         let dst = self.global(tile, Access::Out)?;
-        let data = (self.storage_of)(tile.storage);
+        let data = &self.storages[tile.storage];
         let (whole, k_dim) = tile.whole(&self.nest)?;
         let slot = self.local(data.format, data.pattern, k_dim, &whole)?;
         let stage = if self.stage == self.compute_stage() { self.store_stage() } else { self.stage };

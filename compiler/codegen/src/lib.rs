@@ -196,6 +196,7 @@ pub fn generate(
     let object = Object {
         name: module.name.clone(),
         target: target.name.clone(),
+        target_file: target.file.clone(),
         entries: vec![EntryPoint {
             name: entry.name.clone(),
             inputs: ports(&entry.inputs, &func.params, false),

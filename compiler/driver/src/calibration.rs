@@ -195,6 +195,7 @@ mod tests {
             outputs: Vec::new(),
             labels: None,
             lengths: Default::default(),
+            is_partial: false,
         }
     }
 

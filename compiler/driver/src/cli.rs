@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lacuna_driver::given::Given;
+use lacuna_isa::target_file::Change;
 use lacuna_optimize::weights::{Prune, PruneBy, Rounding, ScaleModes};
 use lacuna_optimize::{Extraction, Precision, WeightOptions, WeightSparsity};
 
@@ -38,12 +40,20 @@ pub enum Command {
     Asm(Asm),
     /// Show cycles, bounds, bytes and skipped zeros of an object file or a model.
     Profile(Profile),
+    /// Say what a model or an object file is: inputs, outputs, sizes.
+    Info(Info),
+    /// Prove that no run of an object file, or of assembly text, can trap.
+    Check(Check),
     /// List the targets, or show the figures of one with their sources.
     Targets(Targets),
     /// List the supported ONNX operators.
     Ops(Ops),
     /// Explain a diagnostic code, or what the optimiser did to a model.
     Explain(Explain),
+    /// Write completions for a shell.
+    Completions(Completions),
+    /// Write the pages of the manual for `man`.
+    Man(Man),
     /// Compare chosen formats with uniform ones at the error of each.
     #[command(hide = true)]
     Compare(Compare),
@@ -52,10 +62,14 @@ pub enum Command {
 /// Options of everything that compiles a model.
 #[derive(Args, Clone, Debug)]
 pub struct CompileOptions {
-    /// Target; `lacuna targets` lists them.
-    #[arg(long, default_value = "mtia-300", value_name = "NAME")]
+    /// Target: one that `lacuna targets` lists, or a file such as ./mine.toml.
+    #[arg(long, default_value = "mtia-300", value_name = "NAME|FILE")]
     pub target: String,
-    /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, mx9, mx6, WEIGHTS:ACTIVATIONS, or auto.
+    /// Another value for a figure of the target, such as hbm_bandwidth=8TB/s, clock=2.5GHz or rate.mxfp8=2048MAC/cycle.
+    #[arg(long = "set", value_name = "FIGURE=VALUE", value_parser = parse_change)]
+    pub changes: Vec<Change>,
+    /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, mx9, mx6, WEIGHTS:ACTIVATIONS such as mxfp4:bf16, or
+    /// auto.
     #[arg(long, default_value = "f32", value_name = "P")]
     pub precision: Precision,
     /// Size of a symbolic dimension; one without a name is INPUT.AXIS, the length of a sequence INPUT.length.
@@ -157,9 +171,9 @@ pub struct Compile {
 pub struct Run {
     /// The object file.
     pub object: PathBuf,
-    /// An input (.npy or .pb); others are random.
-    #[arg(long = "input", value_name = "NAME=FILE", value_parser = parse_file)]
-    pub inputs: Vec<(String, PathBuf)>,
+    /// An input (.npy or .pb), or a folder or a file .npz with inputs by name; others are random.
+    #[arg(long = "input", value_name = "NAME=FILE|DIR|NPZ")]
+    pub inputs: Vec<Given>,
     /// Folder for the outputs: NAME.npy, or NAME.pb for element types that .npy has not.
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
@@ -173,6 +187,13 @@ pub struct Run {
 pub struct Verify {
     /// The ONNX model, or a folder with model.onnx and test_data_set_*.
     pub model: PathBuf,
+    /// An input (.npy or .pb), or a folder or a file .npz with inputs by name, in place of test data.
+    #[arg(long = "input", value_name = "NAME=FILE|DIR|NPZ", conflicts_with = "seed")]
+    pub inputs: Vec<Given>,
+    /// What an output must be, in the same forms; outputs without are not compared. With --input alone, the reference is the IR
+    /// evaluator.
+    #[arg(long = "expect", value_name = "NAME=FILE|DIR|NPZ", requires = "inputs")]
+    pub expected: Vec<Given>,
     /// Options of compilation.
     #[command(flatten)]
     pub options: CompileOptions,
@@ -279,9 +300,9 @@ pub struct Profile {
     /// Run the program once, and take its masks and zeros as they were then.
     #[arg(long)]
     pub run: bool,
-    /// With --run: an input (.npy or .pb); others are random.
-    #[arg(long = "input", value_name = "NAME=FILE", value_parser = parse_file, requires = "run")]
-    pub inputs: Vec<(String, PathBuf)>,
+    /// With --run: an input (.npy or .pb), or a folder or a file .npz with inputs by name; others are random.
+    #[arg(long = "input", value_name = "NAME=FILE|DIR|NPZ", requires = "run")]
+    pub inputs: Vec<Given>,
     /// With --run: seed of random inputs.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
@@ -290,11 +311,66 @@ pub struct Profile {
     pub options: CompileOptions,
 }
 
+/// `lacuna info`
+#[derive(Args, Debug)]
+pub struct Info {
+    /// The ONNX model or the object file.
+    pub file: PathBuf,
+}
+
+/// `lacuna check`
+#[derive(Args, Debug)]
+pub struct Check {
+    /// The object file, or assembly text.
+    pub file: PathBuf,
+}
+
+/// `lacuna completions`
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// `lacuna man`
+#[derive(Args, Debug)]
+pub struct Man {
+    /// Folder for the pages.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+}
+
 /// `lacuna targets`
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Targets {
-    /// The target to show.
+    /// The target to show, or the file of one.
     pub name: Option<String>,
+    /// With a target: another value for a figure, such as hbm_bandwidth=8TB/s.
+    #[arg(long = "set", value_name = "FIGURE=VALUE", value_parser = parse_change, requires = "name")]
+    pub changes: Vec<Change>,
+    /// What to do instead.
+    #[command(subcommand)]
+    pub task: Option<TargetsTask>,
+}
+
+/// What `lacuna targets` does with files.
+#[derive(Subcommand, Debug)]
+pub enum TargetsTask {
+    /// Write the file of a target, to be changed.
+    New {
+        /// The target to start from.
+        #[arg(long, default_value = "mtia-300", value_name = "NAME")]
+        from: String,
+        /// Where to write the file; the new target has its name. Standard output unless given.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Check the file of a target.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// `lacuna ops`
@@ -356,6 +432,10 @@ fn parse_dim(text: &str) -> Result<(String, u64), String> {
     let (name, value) = parse_pair(text)?;
     let size = value.parse().map_err(|_| format!("`{value}` is no size"))?;
     Ok((name.to_owned(), size))
+}
+
+fn parse_change(text: &str) -> Result<Change, String> {
+    parse_pair(text).map(|(figure, value)| (figure.to_owned(), value.to_owned()))
 }
 
 fn parse_file(text: &str) -> Result<(String, PathBuf), String> {

@@ -84,6 +84,13 @@ codes! {
         "`--max-drop` counts predictions that change. It needs an output with classes, that is a last dimension of at least 2, and so \
          many samples or positions that one of them is less than the budget: 200 for half a point. Give more data with \
          `--calibrate`, allow more, or bound the error itself with `--min-sqnr`.";
+    TARGET_FILE "L0021" BadInput "the figures of a target are wrong"
+        "A target's file, or `--set`, has a figure that does not exist, a unit that does not measure it, a value that cannot be, or figures \
+         that contradict one another. `lacuna targets new --from NAME -o FILE.toml` writes a whole file to start from; with `base = NAME` \
+         a file needs only what differs, and a figure may be text such as \"8 TB/s\".";
+    RULE "L0022" BadInput "the program breaks a rule of the machine"
+        "A run of the object could trap: a buffer runs empty or over, an access leaves its tensor, two PEs conflict, an output is not \
+         complete. The compiler writes no such object; one that was assembled by hand may be. docs/checker.md has the rules.";
     INTERNAL "L0090" Internal "the compiler contradicts itself"
         "A pass made something that the next one, or the verifier between them, refuses. This is a defect of the compiler, \
          not of the model. No output was written. Please report it with the model.";

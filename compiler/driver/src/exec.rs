@@ -6,6 +6,7 @@ use lacuna_isa::Blob;
 use lacuna_isa::elf::ReadError;
 use lacuna_isa::object::{EntryPoint, Object, Port};
 use lacuna_isa::target::Target;
+use lacuna_isa::target_file::{self, Change, DEFAULT_TARGET, Own};
 use lacuna_runtime::{LaunchRecord, Machine, Outcome, RunOptions, Trap};
 
 use crate::codes;
@@ -44,7 +45,8 @@ pub fn object(blob: &Blob, path: &Path) -> Result<Object, Diagnostic> {
 /// # Errors
 /// L0004, L0011.
 pub fn target_of(object: &Object) -> Result<Target, Diagnostic> {
-    let target = target(&object.target)?;
+    let figures = object.target_figures().map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
+    let target = figures.map_or_else(|| shipped(&object.target), Ok)?;
     let hbm = object.hbm_bytes.saturating_add(object.weights.bytes().len() as u64);
     for (what, needed, has) in
         [("HBM", hbm, target.hbm_bytes), ("shared SRAM", object.sram_bytes, target.sram_bytes)]
@@ -58,14 +60,54 @@ pub fn target_of(object: &Object) -> Result<Target, Diagnostic> {
     Ok(target)
 }
 
-/// The shipped target of this name.
+/// The target of this name, or of a file, with changes.
 ///
 /// # Errors
-/// L0004.
-pub fn target(name: &str) -> Result<Target, Diagnostic> {
-    lacuna_isa::target_file::target(name).ok_or_else(|| {
-        let known: Vec<&str> = lacuna_isa::target_file::targets().iter().map(|t| t.name.as_str()).collect();
-        Diagnostic::new(codes::TARGET, format!("`{name}`")).hint(format!("one of {}", known.join(", ")))
+/// L0002, L0004, L0021.
+pub fn target(name: &str, changes: &[Change]) -> Result<Target, Diagnostic> {
+    if is_target_file(name) {
+        return own_target(Path::new(name), changes).map(|own| own.target);
+    }
+    let target = shipped(name)?;
+    if changes.is_empty() {
+        return Ok(target);
+    }
+    target_file::change(name, changes)
+        .map(|own| own.target)
+        .map_err(|e| Diagnostic::new(codes::TARGET_FILE, format!("{name}: {e}")).hint(figures_hint()))
+}
+
+/// Whether a target is named by its file.
+pub fn is_target_file(name: &str) -> bool {
+    name.ends_with(".toml") || name.contains('/')
+}
+
+/// The target that a file describes, with changes.
+///
+/// # Errors
+/// L0002, L0021.
+pub fn own_target(path: &Path, changes: &[Change]) -> Result<Own, Diagnostic> {
+    let fault = |place: String, why: String| {
+        let reason = format!("{}{place}: {why}", path.display());
+        Diagnostic::new(codes::TARGET_FILE, reason).hint(figures_hint())
+    };
+    let blob = files::read(path)?;
+    let text = std::str::from_utf8(blob.bytes()).map_err(|e| fault(String::new(), e.to_string()))?;
+    target_file::read(text, changes).map_err(|refusal| {
+        let place = refusal.place.map_or_else(String::new, |(line, column)| format!(":{line}:{column}"));
+        fault(place, refusal.error.to_string())
+    })
+}
+
+fn figures_hint() -> String {
+    format!("`lacuna targets {DEFAULT_TARGET}` shows every figure with its unit")
+}
+
+fn shipped(name: &str) -> Result<Target, Diagnostic> {
+    target_file::target(name).ok_or_else(|| {
+        let known: Vec<&str> = target_file::targets().iter().map(|t| t.name.as_str()).collect();
+        let hint = format!("one of {}, or a file: ./NAME.toml", known.join(", "));
+        Diagnostic::new(codes::TARGET, format!("`{name}`")).hint(hint)
     })
 }
 

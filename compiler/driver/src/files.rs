@@ -1,8 +1,10 @@
 //! All file access: reading by memory map, data files confined to the model's folder, writing all or nothing.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use lacuna_isa::Blob;
 use lacuna_onnx::ExternalData;
@@ -10,9 +12,13 @@ use memmap2::Mmap;
 
 use crate::codes;
 use crate::diagnostics::Diagnostic;
+use crate::interrupt;
 
 /// Files below this size are read instead of mapped.
 const MIN_MAPPED_BYTES: u64 = 1 << 16;
+
+/// What this process has read, by canonical path: models, their data files, tensors. None of them may become an output.
+static INPUTS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// The bytes of a file, memory-mapped when it is large.
 ///
@@ -32,6 +38,9 @@ fn read_bytes(path: &Path) -> Result<Blob, String> {
         return Err("it is not a regular file".to_owned());
     }
     let file = File::open(path).map_err(|e| e.to_string())?;
+    if let Ok(path) = path.canonicalize() {
+        INPUTS.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+    }
     if metadata.len() < MIN_MAPPED_BYTES {
         return fs::read(path).map(Blob::new).map_err(|e| e.to_string());
     }
@@ -104,6 +113,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
     if path.is_dir() {
         return Err(fail(&"it is a folder"));
     }
+    keep_inputs(path)?;
     // Devices and pipes cannot be replaced; they are written to as they are.
     if path.exists() && !path.is_file() {
         return fs::write(path, bytes).map_err(|e| fail(&e));
@@ -120,10 +130,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
         // The umask is applied; without this the file would be private to its owner.
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
+    let mut held = interrupt::hold();
     let mut file = builder.tempfile_in(folder).map_err(|e| fail(&e))?;
-    file.write_all(bytes).map_err(|e| fail(&e))?;
-    file.persist(path).map_err(|e| fail(&e.error))?;
-    Ok(())
+    held.set(Some(file.path()));
+    drop(held);
+    let written = file.write_all(bytes);
+    let mut held = interrupt::hold();
+    // Where writing failed, the file goes as it is dropped.
+    let renamed = written.and_then(|()| file.persist(path).map(drop).map_err(|e| e.error));
+    held.set(None);
+    renamed.map_err(|e| fail(&e))
 }
 
 /// Makes a folder with its parents.
@@ -134,18 +150,26 @@ pub fn make_folder(path: &Path) -> Result<(), Diagnostic> {
     fs::create_dir_all(path).map_err(|e| Diagnostic::new(codes::WRITE, format!("{}: {e}", path.display())))
 }
 
-/// Refuses an output that would replace its own input.
+/// Refuses an output that would replace an input: `input`, which may not have been read yet, or anything that was.
 ///
 /// # Errors
 /// L0003.
 pub fn keep_input(input: &Path, output: &Path) -> Result<(), Diagnostic> {
     match (input.canonicalize(), output.canonicalize()) {
-        (Ok(a), Ok(b)) if a == b => {
-            let reason = format!("{} is the input itself", output.display());
-            Err(Diagnostic::new(codes::WRITE, reason).hint("give another name with -o"))
-        }
-        _ => Ok(()),
+        (Ok(a), Ok(b)) if a == b => Err(is_input(output)),
+        _ => keep_inputs(output),
     }
+}
+
+fn keep_inputs(output: &Path) -> Result<(), Diagnostic> {
+    let inputs = INPUTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let read = output.canonicalize().is_ok_and(|path| inputs.contains(&path));
+    if read { Err(is_input(output)) } else { Ok(()) }
+}
+
+fn is_input(output: &Path) -> Diagnostic {
+    let reason = format!("{} is an input", output.display());
+    Diagnostic::new(codes::WRITE, reason).hint("give another name for the output")
 }
 
 /// True for files that start as ELF files do: object files.
@@ -159,6 +183,19 @@ pub fn safe_name(name: &str) -> String {
     let text: String = name.chars().map(safe).collect();
     let text = text.trim_start_matches('.').to_owned();
     if text.is_empty() { "unnamed".to_owned() } else { text }
+}
+
+/// File names for tensors of these names, without ending, all different even where case does not count. Those that would be equal
+/// get a number.
+pub fn safe_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut taken = BTreeSet::new();
+    let unique = |name: &'a str| {
+        let plain = safe_name(name);
+        let numbered = (2u64..).map(|n| format!("{plain}-{n}"));
+        let mut tried = std::iter::once(plain.clone()).chain(numbered);
+        tried.find(|name| taken.insert(name.to_lowercase())).unwrap_or(plain)
+    };
+    names.into_iter().map(unique).collect()
 }
 
 #[cfg(test)]
@@ -210,6 +247,9 @@ mod tests {
         assert_eq!(write(&folder.path().join("no/out"), b"x").unwrap_err().code, codes::WRITE.code);
         assert_eq!(write(folder.path(), b"x").unwrap_err().code, codes::WRITE.code);
         assert_eq!(keep_input(&path, &path).unwrap_err().code, codes::WRITE.code);
+        read(&path).unwrap();
+        assert_eq!(write(&path, b"x").unwrap_err().code, codes::WRITE.code);
+        assert_eq!(fs::read(&path).unwrap(), b"two");
     }
 
     #[test]
@@ -218,5 +258,7 @@ mod tests {
         {
             assert_eq!(safe_name(name), expect);
         }
+        let names = safe_names(["a/b", "a b", "A_b", "a_b-2", "c"]);
+        assert_eq!(names, ["a_b", "a_b-2", "A_b-3", "a_b-2-2", "c"]);
     }
 }

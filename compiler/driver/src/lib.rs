@@ -9,6 +9,8 @@ pub mod compare;
 pub mod diagnostics;
 pub mod exec;
 pub mod files;
+pub mod given;
+pub mod interrupt;
 pub mod measure;
 pub mod pipeline;
 pub mod plot;

@@ -8,16 +8,18 @@ mod cli;
 mod commands;
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 
 use clap::Parser;
-use lacuna_driver::diagnostics::{self, Diagnostic, Failed};
-use lacuna_driver::{codes, report};
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::{codes, interrupt, report};
 
 use crate::cli::Cli;
 use crate::commands::Context;
 
 fn main() -> ExitCode {
+    interrupt::guard();
     let args: Vec<OsString> = std::env::args_os().collect();
     let exit = match Cli::try_parse_from(&args) {
         Ok(cli) => {
@@ -26,10 +28,11 @@ fn main() -> ExitCode {
             context.progress.finish();
             report::emit(result, context.json)
         }
-        Err(error) if !error.use_stderr() => {
-            // Help and version; a closed pipe is the reader's business.
-            let _ = error.print();
-            diagnostics::Exit::Holds
+        // Help and version; also for no arguments at all, which is no mistake.
+        Err(error) if !error.use_stderr() || args.len() < 2 => {
+            let text = error.render();
+            let plain = text.to_string();
+            report::print(&if stdout().is_terminal() { text.ansi().to_string() } else { plain })
         }
         Err(error) => {
             let json = args.iter().any(|a| a == "--json");

@@ -1,11 +1,12 @@
 //! What a command reports when it succeeds, and how reports and diagnostics reach the terminal.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde_json::{Value, json};
 
-use crate::diagnostics::{Exit, Failed};
+use crate::codes;
+use crate::diagnostics::{Diagnostic, Exit, Failed};
 
 /// The result of a command: the same content as text and as JSON.
 #[derive(Debug)]
@@ -44,10 +45,23 @@ pub fn emit(result: Result<Report, Failed>, as_json: bool) -> Exit {
         Err(failed) if as_json => (format!("{}\n", failed.json()), String::new(), failed.exit()),
         Err(failed) => (String::new(), failed.render(colour()), failed.exit()),
     };
-    // A reader that closed the pipe has seen enough: not an error, and nothing could be said about it.
+    // If standard error is gone, nothing can be said about it.
     let _ = stderr().write_all(errors.as_bytes());
-    let _ = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
-    exit
+    let printed = print(&text);
+    if exit == Exit::Holds { printed } else { exit }
+}
+
+/// Writes to standard output; the exit status. A reader that closed the pipe has seen enough, which is no error.
+pub fn print(text: &str) -> Exit {
+    match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
+        Ok(()) => Exit::Holds,
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Exit::Holds,
+        Err(e) => {
+            let failed = Failed::from(Diagnostic::new(codes::WRITE, format!("standard output: {e}")));
+            let _ = stderr().write_all(failed.render(colour()).as_bytes());
+            failed.exit()
+        }
+    }
 }
 
 fn colour() -> bool {

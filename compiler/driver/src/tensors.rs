@@ -106,7 +106,11 @@ fn check_npy_shape(bytes: &[u8]) -> Result<(), String> {
     product.map(|_| ()).ok_or_else(|| "its shape has too many elements".to_owned())
 }
 
-fn read_npy(blob: &Blob) -> Result<Literal, String> {
+/// Reads the bytes of a `.npy` file.
+///
+/// # Errors
+/// Says what is wrong with them.
+pub fn read_npy(blob: &Blob) -> Result<Literal, String> {
     check_npy_shape(blob.bytes())?;
     let mut rest = blob.bytes();
     let header = NpyHeader::from_reader(&mut rest).map_err(|e| e.to_string())?;
@@ -175,12 +179,13 @@ fn encode_npy(elem: ScalarType, shape: &[u64], bytes: &[u8]) -> Option<Vec<u8>> 
     Some(out)
 }
 
-/// Writes a tensor to `folder/NAME.npy`, or `NAME.pb` for element types that NumPy has not; returns the file's name.
+/// Writes a tensor to `folder/FILE.npy`, or `FILE.pb` for element types that NumPy has not; returns the name with its ending.
 ///
 /// # Errors
 /// L0003, and L0006 for element types that no file holds.
 pub fn write(
     folder: &Path,
+    file: &str,
     name: &str,
     elem: ScalarType,
     shape: &[u64],
@@ -194,7 +199,7 @@ pub fn write(
         }
         None => ("pb", encode_tensor(name, &TensorType::new(elem, shape), bytes).encode_to_vec()),
     };
-    let file = format!("{}.{ending}", files::safe_name(name));
+    let file = format!("{file}.{ending}");
     files::write(&folder.join(&file), &content)?;
     Ok(file)
 }
@@ -210,7 +215,7 @@ mod tests {
             let shape = [2, 4];
             let ty = TensorType::new(elem, shape.as_slice());
             let bytes: Vec<u8> = (0..ty.bytes()).map(|i| (i % 2) as u8).collect();
-            let file = match write(folder.path(), "x", elem, &shape, &bytes) {
+            let file = match write(folder.path(), "x", "x", elem, &shape, &bytes) {
                 Ok(file) => file,
                 Err(refused) => {
                     assert!(refused.reason.contains("has the element type sm"), "{elem}: {}", refused.reason);

@@ -12,7 +12,8 @@ use lacuna_onnx::{ListKind, Literal, flatten};
 use prost::Message;
 
 use crate::codes;
-use crate::diagnostics::Diagnostic;
+use crate::diagnostics::{Diagnostic, Failed};
+use crate::given::{self, Given};
 use crate::{files, tensors};
 
 /// One `test_data_set_*` folder.
@@ -28,6 +29,8 @@ pub struct DataSet {
     pub labels: Option<Literal>,
     /// For inputs that are sequences or optionals: the dimensions that say how many tensors they hold.
     pub lengths: BTreeMap<String, u64>,
+    /// Whether outputs are named, and those that are missing are not compared.
+    pub is_partial: bool,
 }
 
 /// A model with its test data: empty for a model on its own.
@@ -37,6 +40,8 @@ pub struct TestSet {
     pub model: PathBuf,
     /// Folders with data, in order of their numbers.
     folders: Vec<PathBuf>,
+    /// Data of the command line.
+    given: Option<DataSet>,
 }
 
 fn bad(path: &Path, reason: impl std::fmt::Display) -> Diagnostic {
@@ -50,23 +55,58 @@ impl TestSet {
     /// L0002 when a folder cannot be listed, L0012 when a test folder has no model or no data.
     pub fn find(path: &Path) -> Result<TestSet, Diagnostic> {
         if !path.is_dir() {
-            return Ok(TestSet { model: path.to_owned(), folders: Vec::new() });
+            return Ok(TestSet { model: path.to_owned(), folders: Vec::new(), given: None });
         }
-        let model = path.join("model.onnx");
-        if !model.is_file() {
-            return Err(bad(path, "the folder has no model.onnx"));
-        }
+        let model = model_in(path)?;
         let folders = numbered(path, "test_data_set_", "")?;
         if folders.is_empty() {
             return Err(bad(path, "the folder has no test_data_set_*")
                 .hint(format!("without data: lacuna verify {}", model.display())));
         }
-        Ok(TestSet { model, folders })
+        Ok(TestSet { model, folders, given: None })
     }
 
-    /// Whether there is data.
+    /// A model, or the one of a test folder, with inputs and expected outputs of the command line. Every input must be given.
+    ///
+    /// # Errors
+    /// L0007 for names that are none, L0008 for inputs that are not given, and those of reading.
+    pub fn given(path: &Path, inputs: &[Given], expected: &[Given]) -> Result<TestSet, Failed> {
+        let model = if path.is_dir() { model_in(path)? } else { path.to_owned() };
+        // A model that does not decode is the importer's to report.
+        let Some(ports) = Ports::read(&files::read(&model)?) else {
+            return Ok(TestSet { model, folders: Vec::new(), given: None });
+        };
+        let names =
+            |ports: &[ValueInfoProto]| -> Vec<String> { ports.iter().map(|p| p.name.clone()).collect() };
+        let (input_names, output_names) = (names(&ports.inputs), names(&ports.outputs));
+        let inputs = given::read(inputs, &input_names)?;
+        let is_given = |name: &String| inputs.iter().any(|(given, _)| given == name);
+        let missing = input_names.iter().filter(|name| !is_given(name));
+        let missing: Vec<Diagnostic> = missing
+            .map(|name| Diagnostic::new(codes::INPUT, format!("nothing is given for input `{name}`")))
+            .collect();
+        if !missing.is_empty() {
+            return Err(Failed(missing));
+        }
+        let set = DataSet {
+            name: "command line".to_owned(),
+            inputs,
+            outputs: given::read(expected, &output_names)?,
+            labels: None,
+            lengths: BTreeMap::new(),
+            is_partial: true,
+        };
+        Ok(TestSet { model, folders: Vec::new(), given: Some(set) })
+    }
+
+    /// Whether there are reference outputs.
     pub fn has_data(&self) -> bool {
-        !self.folders.is_empty()
+        !self.folders.is_empty() || self.given.as_ref().is_some_and(|set| !set.outputs.is_empty())
+    }
+
+    /// The inputs of the command line.
+    pub fn given_inputs(&self) -> Option<&DataSet> {
+        self.given.as_ref()
     }
 
     /// Reads every data set.
@@ -74,9 +114,28 @@ impl TestSet {
     /// # Errors
     /// L0012 when a folder has no outputs, or the code of a file that cannot be read.
     pub fn load(&self) -> Result<Vec<DataSet>, Diagnostic> {
+        if let Some(set) = &self.given {
+            return Ok(vec![set.clone()]);
+        }
         let ports = files::read(&self.model).ok().and_then(|blob| Ports::read(&blob)).unwrap_or_default();
         self.folders.iter().map(|folder| DataSet::load(folder, true, &ports)).collect()
     }
+}
+
+fn model_in(folder: &Path) -> Result<PathBuf, Diagnostic> {
+    let model = folder.join("model.onnx");
+    if model.is_file() { Ok(model) } else { Err(bad(folder, "the folder has no model.onnx")) }
+}
+
+/// The protobuf of a model, whose bytes are shared; `None` when it does not decode.
+pub fn decode(model: &Blob) -> Option<ModelProto> {
+    ModelProto::decode(Bytes::from_owner(Shared(model.clone()))).ok()
+}
+
+/// Graph inputs that are not initializers.
+pub fn free_inputs(graph: &GraphProto) -> Vec<ValueInfoProto> {
+    let initializers: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    graph.input.iter().filter(|i| !initializers.contains(i.name.as_str())).cloned().collect()
 }
 
 /// Graph inputs that are not initializers, and outputs, as a model declares them.
@@ -89,10 +148,8 @@ struct Ports {
 impl Ports {
     /// `None` when the model does not decode, which the importer reports.
     fn read(model: &Blob) -> Option<Ports> {
-        let graph: GraphProto = ModelProto::decode(Bytes::from_owner(Shared(model.clone()))).ok()?.graph?;
-        let initializers: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-        let free = graph.input.iter().filter(|i| !initializers.contains(i.name.as_str()));
-        Some(Ports { inputs: free.cloned().collect(), outputs: graph.output })
+        let graph: GraphProto = decode(model)?.graph?;
+        Some(Ports { inputs: free_inputs(&graph), outputs: graph.output })
     }
 }
 
@@ -169,7 +226,7 @@ impl DataSet {
         let labels = folder.join("labels_0.pb");
         let labels = if labels.is_file() { Some(tensors::read(&labels)?.1) } else { None };
         let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(DataSet { name, inputs, outputs, labels, lengths })
+        Ok(DataSet { name, inputs, outputs, labels, lengths, is_partial: false })
     }
 
     /// The number of the tensor for each of `names`: by the name in the file, or by order where no name fits.
@@ -304,6 +361,7 @@ mod tests {
                 outputs: Vec::new(),
                 labels: None,
                 lengths: BTreeMap::new(),
+                is_partial: false,
             };
             let found = set.pair(&set.inputs, &names, "inputs").ok();
             assert_eq!(found.as_deref(), expect, "{tensors:?} {names:?}");

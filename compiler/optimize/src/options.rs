@@ -63,12 +63,12 @@ pub enum Precision {
     F32,
     /// Both operands in bf16, results in f32.
     Bf16,
-    /// Both operands in groups along the summed dimension.
+    /// Weights in groups along the summed dimension, and activations in groups too or in a scalar type.
     Mx {
         /// Format of constant operands.
         weights: GroupFormat,
-        /// Format of computed operands.
-        activations: GroupFormat,
+        /// Format of computed operands: groups, bf16, or f32, which keeps the model's own.
+        activations: Format,
     },
     /// Chosen for each contraction by [`crate::Survey::choose`]; [`crate::select`] alone keeps the model's formats.
     Auto,
@@ -76,13 +76,21 @@ pub enum Precision {
 
 /// A precision that is not one of those that [`Precision`] can hold.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` is no precision: f32, bf16, auto, a group format such as mxfp8, or WEIGHTS:ACTIVATIONS")]
+#[error(
+    "`{0}` is no precision: f32, bf16, auto, a group format such as mxfp8, or WEIGHTS:ACTIVATIONS, where activations may be f32 or bf16 too"
+)]
 pub struct ParsePrecisionError(String);
 
 impl Precision {
+    /// Weights and activations in the same groups.
+    pub fn mx(format: GroupFormat) -> Precision {
+        Precision::Mx { weights: format, activations: Format::Grouped(format) }
+    }
+
     /// The narrowest precision without groups that is no narrower than this one.
     pub fn without_groups(self) -> Precision {
         match self {
+            Precision::Mx { activations: Format::F32, .. } => Precision::F32,
             Precision::Mx { .. } => Precision::Bf16,
             Precision::F32 | Precision::Bf16 | Precision::Auto => self,
         }
@@ -97,12 +105,18 @@ impl FromStr for Precision {
             |name: &str| GroupFormat::from_name(name).ok_or_else(|| ParsePrecisionError(text.into()));
         match text.split_once(':') {
             Some((weights, activations)) => {
-                Ok(Precision::Mx { weights: format(weights)?, activations: format(activations)? })
+                let weights = format(weights)?;
+                let activations = match activations {
+                    "f32" => Format::F32,
+                    "bf16" => Format::Scalar(ScalarType::Bf16),
+                    _ => Format::Grouped(format(activations)?),
+                };
+                Ok(Precision::Mx { weights, activations })
             }
             None if text == "f32" => Ok(Precision::F32),
             None if text == "bf16" => Ok(Precision::Bf16),
             None if text == "auto" => Ok(Precision::Auto),
-            None => format(text).map(|both| Precision::Mx { weights: both, activations: both }),
+            None => format(text).map(Precision::mx),
         }
     }
 }
@@ -113,7 +127,9 @@ impl fmt::Display for Precision {
             Precision::F32 => f.write_str("f32"),
             Precision::Bf16 => f.write_str("bf16"),
             Precision::Auto => f.write_str("auto"),
-            Precision::Mx { weights, activations } if weights == activations => weights.fmt(f),
+            Precision::Mx { weights, activations } if *activations == Format::Grouped(*weights) => {
+                weights.fmt(f)
+            }
             Precision::Mx { weights, activations } => write!(f, "{weights}:{activations}"),
         }
     }
@@ -153,7 +169,7 @@ impl Options {
             Precision::F32 | Precision::Auto => vec![Format::F32],
             Precision::Bf16 => vec![Format::Scalar(ScalarType::Bf16)],
             Precision::Mx { weights, activations } => {
-                vec![Format::Grouped(weights), Format::Grouped(activations)]
+                vec![Format::Grouped(weights), activations]
             }
         };
         chosen.dedup();
@@ -180,6 +196,8 @@ mod tests {
             "mxfp4",
             "mxint8",
             "mxfp4:mxfp8",
+            "mxfp4:bf16",
+            "mxfp8:f32",
             "nvfp4",
             "mx9",
             "mx6",
@@ -187,7 +205,7 @@ mod tests {
         for text in names {
             assert_eq!(text.parse::<Precision>().map(|p| p.to_string()), Ok(text.to_string()));
         }
-        for text in ["", "f16", "mxfp5", "mxfp4:", "mxfp4:f32", ":mxfp8"] {
+        for text in ["", "f16", "mxfp5", "mxfp4:", "mxfp4:f64", "f32:mxfp4", ":mxfp8"] {
             assert!(text.parse::<Precision>().is_err(), "{text}");
         }
     }

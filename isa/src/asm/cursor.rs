@@ -17,11 +17,14 @@ pub(super) struct Cursor<'t> {
     /// The next token; `None` at the end of the text.
     ahead: Option<(Result<Token, ()>, Range<usize>)>,
     faults: Vec<Fault>,
+    /// Byte of the text at which each instruction of each kernel begins.
+    pub code: Vec<Vec<usize>>,
 }
 
 impl<'t> Cursor<'t> {
     pub fn new(text: &'t str) -> Cursor<'t> {
-        let mut cursor = Cursor { text, lexer: Token::lexer(text), ahead: None, faults: Vec::new() };
+        let mut cursor =
+            Cursor { text, lexer: Token::lexer(text), ahead: None, faults: Vec::new(), code: Vec::new() };
         cursor.advance();
         cursor
     }

@@ -35,6 +35,7 @@ pub(super) fn object(c: &mut Cursor<'_>, weights: Option<Blob>) -> Object {
     let mut object = Object {
         name: String::new(),
         target: String::new(),
+        target_file: String::new(),
         kernels: Vec::new(),
         entries: Vec::new(),
         origins: Vec::new(),
@@ -53,6 +54,7 @@ pub(super) fn object(c: &mut Cursor<'_>, weights: Option<Blob>) -> Object {
                 n_objects += 1;
                 header(c, &mut object)
             }
+            Some("figures") => figures(c, &mut object),
             Some("origin") => origin(c, &mut object),
             Some("kernel") => kernel(c, object.kernels.len()).map(|k| object.kernels.push(k)),
             Some("entry") => entry(c, object.entries.len()).map(|e| object.entries.push(e)),
@@ -60,7 +62,7 @@ pub(super) fn object(c: &mut Cursor<'_>, weights: Option<Blob>) -> Object {
                 n_weights += 1;
                 self::weights(c, weights.as_ref()).map(|blob| object.weights = blob)
             }
-            _ => unknown(c, "a statement", &["object", "origin", "kernel", "entry", "weights"]),
+            _ => unknown(c, "a statement", &["object", "figures", "origin", "kernel", "entry", "weights"]),
         };
         if let Err(fault) = statement.and_then(|()| c.end_line()) {
             c.recover(fault);
@@ -87,6 +89,12 @@ fn header(c: &mut Cursor<'_>, object: &mut Object) -> Parsed<()> {
     Ok(())
 }
 
+fn figures(c: &mut Cursor<'_>, object: &mut Object) -> Parsed<()> {
+    c.keyword("figures")?;
+    object.target_file = c.name()?;
+    Ok(())
+}
+
 fn origin(c: &mut Cursor<'_>, object: &mut Object) -> Parsed<()> {
     c.keyword("origin")?;
     c.entry_number("o", object.origins.len())?;
@@ -105,9 +113,14 @@ fn kernel(c: &mut Cursor<'_>, number: usize) -> Parsed<Kernel> {
         sizes.next().is_none().then_some(grid)
     })?;
     let mut in_code = false;
+    c.code.push(Vec::new());
     c.block(|c| {
         if in_code {
+            let start = c.span().start;
             kernel.code.push(code::inst(c)?);
+            if let Some(starts) = c.code.last_mut() {
+                starts.push(start);
+            }
             return Ok(());
         }
         match c.peek_word() {

@@ -68,8 +68,8 @@ impl EnergyFigures {
     pub(super) fn resolve(&self, target: &Target) -> Result<Energy, TargetError> {
         let native = |format: Format| target.macs_per_cycle.iter().any(|(f, _)| *f == format);
         let mut mac_pj: Vec<(Format, f64)> = Vec::new();
-        for MacEnergy { formats, mac } in &self.macs {
-            let pj = plain("mac", mac, Quantity::Energy)?;
+        for (at, MacEnergy { formats, mac }) in self.macs.iter().enumerate() {
+            let pj = plain(&format!("energy.macs.{at}.mac"), mac, Quantity::Energy)?;
             for name in formats {
                 let fault = || TargetError::Energy(name.clone());
                 let format = Format::from_name(name).filter(|f| native(*f)).ok_or_else(fault)?;
@@ -84,18 +84,18 @@ impl EnergyFigures {
             return Err(TargetError::Energy(format.to_string()));
         }
         let mut energy = Energy {
-            node_nm: plain("node", &self.node, Quantity::Node)?,
+            node_nm: plain("energy.node", &self.node, Quantity::Node)?,
             mac_pj,
-            gated_pj: plain("gated", &self.gated, Quantity::Energy)?,
-            skipped_pj: plain("skipped", &self.skipped, Quantity::Energy)?,
-            simd_op_pj: plain("simd_op", &self.simd_op, Quantity::Energy)?,
-            local_pj_per_byte: plain("local", &self.local, Quantity::EnergyPerByte)?,
-            metadata_pj_per_byte: plain("metadata", &self.metadata, Quantity::EnergyPerByte)?,
-            sram_pj_per_byte: plain("shared_sram", &self.shared_sram, Quantity::EnergyPerByte)?,
-            hbm_pj_per_byte: plain("hbm", &self.hbm, Quantity::EnergyPerByte)?,
+            gated_pj: plain("energy.gated", &self.gated, Quantity::Energy)?,
+            skipped_pj: plain("energy.skipped", &self.skipped, Quantity::Energy)?,
+            simd_op_pj: plain("energy.simd_op", &self.simd_op, Quantity::Energy)?,
+            local_pj_per_byte: plain("energy.local", &self.local, Quantity::EnergyPerByte)?,
+            metadata_pj_per_byte: plain("energy.metadata", &self.metadata, Quantity::EnergyPerByte)?,
+            sram_pj_per_byte: plain("energy.shared_sram", &self.shared_sram, Quantity::EnergyPerByte)?,
+            hbm_pj_per_byte: plain("energy.hbm", &self.hbm, Quantity::EnergyPerByte)?,
             idle_pj_per_cycle: Default::default(),
         };
-        let idle = plain("idle", &self.idle, Quantity::Ratio)?;
+        let idle = plain("energy.idle", &self.idle, Quantity::Ratio)?;
         let busy = energy.busy_pj_per_cycle(target);
         // Picojoules per cycle times gigacycles per second are milliwatts.
         let all_w = busy.iter().sum::<f64>() * f64::from(target.n_pes()) * target.clock_ghz * 1e-3;

@@ -122,6 +122,7 @@ impl Builder {
         Object {
             name: "test".into(),
             target: "any".into(),
+            target_file: String::new(),
             kernels: vec![self.kernel],
             entries: vec![self.entry],
             origins: vec![ObjectOrigin { node: "n".into(), op: "Test".into() }],

@@ -1,7 +1,6 @@
 //! ONNX's backend test suite: every case through the command `lacuna`, and what is expected of each.
 
 mod model;
-mod outcome;
 mod report;
 mod suite;
 
@@ -9,17 +8,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use regex::Regex;
-use serde_json::Value;
 
-use crate::{cargo, output};
-use outcome::Outcome;
+use crate::verify::{self, Outcome};
 use suite::Case;
 
 /// The outcome that each case must have, one line each.
 const EXPECTED: &str = "testdata/onnx/expected.txt";
+
+/// The longest that a case may take. The slowest takes seconds.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The generated page of the manual.
 const PAGE: &str = "docs/conformance.md";
@@ -65,7 +65,7 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     let cases = suite::cases(&folder)?;
     let chosen = cases.into_iter().filter(|case| filter.as_ref().is_none_or(|f| f.is_match(&case.name)));
     let started = Instant::now();
-    let ran = run_all(&binary(root)?, chosen.collect())?;
+    let ran = run_all(&verify::binary(root)?, chosen.collect())?;
     let seconds = started.elapsed().as_secs_f64();
     print!("{}", report::table(&ran, seconds));
 
@@ -90,52 +90,22 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     Err(format!("{} cases are not as they must be\n{}\n{hint}", faults.len(), faults.join("\n")))
 }
 
-/// Builds the command `lacuna` for speed and returns where it lies.
-fn binary(root: &Path) -> Result<PathBuf, String> {
-    let mut build = cargo();
-    build
-        .args(["build", "--release", "--package", "lacuna", "--bin", "lacuna", "--message-format", "json"])
-        .stderr(std::process::Stdio::inherit())
-        .current_dir(root);
-    let messages = output(&mut build)?;
-    let mut executables = messages.lines().filter_map(|line| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        message["executable"].as_str().map(PathBuf::from)
-    });
-    executables.next_back().ok_or_else(|| "the build made no executable".to_owned())
-}
-
-/// Every case in a process of its own, one after the other on each processor; results in the order of the cases.
+/// Every case in a process of its own.
 fn run_all(binary: &Path, cases: Vec<Case>) -> Result<Vec<Ran>, String> {
-    let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let cases: Vec<(Case, std::sync::OnceLock<Result<Outcome, String>>)> =
-        cases.into_iter().map(|case| (case, std::sync::OnceLock::new())).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..n_threads {
-            scope.spawn(|| {
-                while let Some((case, slot)) =
-                    cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
-                {
-                    let (rtol, atol) = case.tolerance;
-                    let mut verify = Command::new(binary);
-                    verify
-                        .args(["--json", "--threads", "1", "verify"])
-                        .args(["--rtol", &rtol.to_string(), "--atol", &atol.to_string()])
-                        .arg(&case.folder);
-                    let _ = slot.set(outcome::of(&mut verify));
-                }
-            });
-        }
+    let outcomes = verify::for_each(&cases, |case| {
+        let (rtol, atol) = case.tolerance;
+        let mut command = Command::new(binary);
+        command
+            .args(["--json", "--threads", "1", "verify"])
+            .args(["--rtol", &rtol.to_string(), "--atol", &atol.to_string()])
+            .arg(&case.folder);
+        verify::run(&mut command, LIMIT)
     });
-    cases
-        .into_iter()
-        .map(|(case, slot)| {
-            let outcome = slot.into_inner().ok_or_else(|| format!("{}: was not run", case.name))??;
-            let operators = model::operators(&case.folder.join("model.onnx"))?;
-            Ok(Ran { case, outcome, operators })
-        })
-        .collect()
+    let ran = cases.into_iter().zip(outcomes).map(|(case, outcome)| {
+        let operators = model::operators(&case.folder.join("model.onnx"))?;
+        Ok(Ran { case, outcome: outcome?.0, operators })
+    });
+    ran.collect()
 }
 
 fn expected_text(ran: &[Ran]) -> String {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::outcome::{Outcome, Reason};
 use super::{NOISY_REFERENCES, Ran};
+use crate::verify::{Outcome, Reason};
 
 /// Counts of outcomes.
 pub fn table(ran: &[Ran], seconds: f64) -> String {

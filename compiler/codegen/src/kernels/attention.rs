@@ -29,7 +29,6 @@ use super::attention_programs::{Compare, Streams, exponentials, greatest, passes
 use super::attention_tiles::{Buffers, Flash, KEY_STEPS, Pass, fit};
 use crate::emit::KernelBuilder;
 use crate::lower::{Lowered, Lowering};
-use crate::place::{Storage, StorageId};
 
 impl Flash<'_, '_> {
     /// The softmax of a tile of keys.
@@ -222,16 +221,14 @@ impl Lowering<'_> {
             Some(&m) => Some((self.place(m)?, self.func.ty(m).clone())),
             None => None,
         };
-        let storages = self.storages.clone();
-        let storage_of = |s: StorageId| -> Storage { storages[s].clone() };
-        let mut kb = KernelBuilder::new("attention", plan.nest.clone(), &storage_of);
+        let mut kb = KernelBuilder::new("attention", plan.nest.clone(), &self.storages);
         let buffers = buffers(&mut kb, &plan, mask.as_ref().map(|(_, ty)| ty))?;
         let mut formats = Vec::new();
         let used = places.iter().take(3).map(|p| (p.storage, Access::In));
         let used = used.chain(mask.iter().map(|(p, _)| (p.storage, Access::In)));
         for (storage, access) in used.chain([(places[3].storage, Access::Out)]) {
             let base = usize::from(kb.base(storage, access));
-            formats.resize(formats.len().max(base + 1), storages[storage].format);
+            formats.resize(formats.len().max(base + 1), self.storages[storage].format);
         }
         let mut flash = Flash { kb, plan: &plan, a, buffers, places: places.clone(), mask, formats };
 

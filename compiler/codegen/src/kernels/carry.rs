@@ -91,9 +91,7 @@ impl Lowering<'_> {
         if !nest.fits() || nest.axes[k].trip < 2 {
             return Err("the rows need more loop levels than the machine has".into());
         }
-        let storages = self.storages.clone();
-        let storage_of = |s| storages[s].clone();
-        let mut kb = KernelBuilder::new(name, nest, &storage_of);
+        let mut kb = KernelBuilder::new(name, nest, &self.storages);
         let axes = kb.nest.axes.clone();
         let depth = kb.n_loops();
 
@@ -108,7 +106,7 @@ impl Lowering<'_> {
             loads.push((kb.load("x", &tile, Fill::Zero, None, None)?, at, *elem));
         }
         let (out_tile, out_at) = result_tile(&place, &dims, &kb.nest, None);
-        let out_format = storages[place.storage].format;
+        let out_format = self.storages[place.storage].format;
         let bytes = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
         let y = kb.buffer("y", BufferKind::Local, bytes, 2)?;
         let partials = Format::Scalar(partial_type(lane));

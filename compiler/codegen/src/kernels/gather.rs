@@ -207,9 +207,7 @@ impl Lowering<'_> {
             Axis::new("after", after, after_tile),
         ];
         let nest = Nest::distribute(axes, &[true; 3], self.target.rows, self.target.cols);
-        let storages = self.storages.clone();
-        let storage_of = |s| storages[s].clone();
-        let mut kb = KernelBuilder::new("gather", nest, &storage_of);
+        let mut kb = KernelBuilder::new("gather", nest, &self.storages);
         let axes = kb.nest.axes.clone();
         let index_tile = Tile {
             storage: indices.storage,

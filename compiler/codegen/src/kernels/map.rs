@@ -98,9 +98,7 @@ impl Lowering<'_> {
         if !nest.fits() {
             return Err("the region needs more loop levels than the machine has".into());
         }
-        let storages = self.storages.clone();
-        let storage_of = |s| storages[s].clone();
-        let mut kb = KernelBuilder::new(name, nest, &storage_of);
+        let mut kb = KernelBuilder::new(name, nest, &self.storages);
         let inner = kb.n_loops();
         let all: Vec<usize> = (0..dims.len()).collect();
         let (out_tile, out_at) =

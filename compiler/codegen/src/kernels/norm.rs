@@ -46,11 +46,10 @@ impl Lowering<'_> {
             &walked,
             softmax_bytes(expr.leaves.iter().map(|l| l.elem)),
         )?;
-        let storages = self.storages.clone();
-        let storage_of = |s| storages[s].clone();
-        let mut rk = RowKernel::new(if log { "log_softmax" } else { "softmax" }, rows, &expr, &storage_of)?;
+        let mut rk =
+            RowKernel::new(if log { "log_softmax" } else { "softmax" }, rows, &expr, &self.storages)?;
         let (out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, None);
-        let out_format = storages[place.storage].format;
+        let out_format = self.storages[place.storage].format;
         let bytes = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
         let maxima = rk.scratch("max", lane, true)?;
         let shifted = rk.scratch("exp", lane, false)?;
@@ -109,7 +108,8 @@ impl Lowering<'_> {
         let body = code.take();
         rk.run("divide", false, streams, code, Sections { body, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
-        self.finish_rows(rk, depth)?;
+        let (kernel, bases) = rk.finish(self.target, depth)?;
+        self.launch(kernel, bases);
         self.places[result] = Some(place);
         Ok(())
     }
@@ -136,11 +136,9 @@ impl Lowering<'_> {
         let live = norm_bytes(expr.leaves.iter().map(|l| l.elem), sinks.grouped.len());
         let rows = Rows::new(self, &expr, &sinks.plain.strides, &walked, live)?;
         sinks.retain(|sink| rows.groups_fit(sink).is_some());
-        let storages = self.storages.clone();
-        let storage_of = |s| storages[s].clone();
         let n = rows.row_len() as f64;
         let mut rk =
-            RowKernel::new(if centre { "layer_norm" } else { "rms_norm" }, rows, &expr, &storage_of)?;
+            RowKernel::new(if centre { "layer_norm" } else { "rms_norm" }, rows, &expr, &self.storages)?;
         let means = if centre { Some(rk.scratch("mean", lane, true)?) } else { None };
         let factors = rk.scratch("factor", lane, true)?;
         let outlets = rk.outlets(&sinks)?;
@@ -219,7 +217,8 @@ impl Lowering<'_> {
         for outlet in &outlets {
             outlet.store(&mut rk.kb)?;
         }
-        self.finish_rows(rk, depth)?;
+        let (kernel, bases) = rk.finish(self.target, depth)?;
+        self.launch(kernel, bases);
         self.take_places(result, sinks);
         Ok(())
     }

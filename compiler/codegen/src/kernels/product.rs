@@ -66,10 +66,8 @@ impl Lowering<'_> {
     }
 
     fn emit_product(&mut self, problem: &Problem, plan: &Plan, expr: &Expr, sinks: &Sinks) -> Lowered {
-        let storages = self.storages.clone();
-        let storage_of = |s| storages[s].clone();
         let name = if problem.dims.iter().any(|d| d.window.is_some()) { "conv" } else { "contract" };
-        let mut kb = KernelBuilder::new(name, plan.nest.clone(), &storage_of);
+        let mut kb = KernelBuilder::new(name, plan.nest.clone(), &self.storages);
         let k_axis = plan.k_axis();
         let chunked = plan.nest.axes[k_axis].trip > 1;
         let depth = kb.n_loops() - usize::from(chunked);
@@ -120,7 +118,7 @@ impl Lowering<'_> {
         let mut outlets = Vec::new();
         if sinks.keeps_plain {
             let (tile, at) = epilogue_tile(problem, plan, sinks.plain.storage, sinks.plain.offset, 0, true);
-            let format = storages[tile.storage].format;
+            let format = self.storages[tile.storage].format;
             outlets.push(epilogue.outlet(&mut kb, tile, &at, format, ScaleMode::Floor, None)?);
         }
         for sink in &sinks.grouped {

@@ -31,9 +31,7 @@ impl Lowering<'_> {
             }
         };
         sinks.retain(|sink| rows.groups_fit(sink).is_some());
-        let storages = self.storages.clone();
-        let storage_of = |s| storages[s].clone();
-        let mut rk = RowKernel::new("map", rows, expr, &storage_of)?;
+        let mut rk = RowKernel::new("map", rows, expr, &self.storages)?;
         let outlets = rk.outlets(sinks)?;
         let depth = rk.depth();
         rk.kb.open(depth);
@@ -51,7 +49,9 @@ impl Lowering<'_> {
         for outlet in &outlets {
             outlet.store(&mut rk.kb)?;
         }
-        self.finish_rows(rk, depth)
+        let (kernel, bases) = rk.finish(self.target, depth)?;
+        self.launch(kernel, bases);
+        Ok(())
     }
 
     /// `mx_quantize`: the operand's expression is stored to a grouped slot, which the SE quantises by whole groups.
@@ -65,9 +65,7 @@ impl Lowering<'_> {
         let order = expr.leaves.first().map(|l| order_of(&l.place.strides));
         let place = self.allocate_in(result, order);
         let rows = Rows::in_groups(self, &expr, &place.strides, axis, group, live_bytes(&expr, 4))?;
-        let storages = self.storages.clone();
-        let storage_of = |s| storages[s].clone();
-        let mut rk = RowKernel::new("quantize", rows, &expr, &storage_of)?;
+        let mut rk = RowKernel::new("quantize", rows, &expr, &self.storages)?;
         let k = rk.rows.dims.len() - 1;
         let (mut out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, Some(k));
         // Rows of the result are whole groups; what the operand lacks is +0.
@@ -94,7 +92,8 @@ impl Lowering<'_> {
         let body = code.take();
         rk.run("quantize", false, streams, code, Sections { body, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
-        self.finish_rows(rk, depth)?;
+        let (kernel, bases) = rk.finish(self.target, depth)?;
+        self.launch(kernel, bases);
         self.places[result] = Some(place);
         Ok(())
     }

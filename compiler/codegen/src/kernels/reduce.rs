@@ -70,12 +70,10 @@ impl Lowering<'_> {
         let lane = lane(elem);
         let out_strides = spread(&place.strides, walked);
         let rows = Rows::new(self, expr, &out_strides, walked, live_bytes(expr, 0))?;
-        let storages = self.storages.clone();
-        let storage_of = |s| storages[s].clone();
         let n = rows.row_len();
-        let mut rk = RowKernel::new(name, rows, expr, &storage_of)?;
+        let mut rk = RowKernel::new(name, rows, expr, &self.storages)?;
         let (out_tile, out_at) = result_tile(place, &rk.rows.dims, &rk.rows.nest, None);
-        let out_format = storages[place.storage].format;
+        let out_format = self.storages[place.storage].format;
         let y = rk.kb.buffer(
             "y",
             BufferKind::Local,
@@ -101,7 +99,9 @@ impl Lowering<'_> {
         let finish = code.take();
         rk.run(name, true, streams, code, Sections { body, finish, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
-        self.finish_rows(rk, depth)
+        let (kernel, bases) = rk.finish(self.target, depth)?;
+        self.launch(kernel, bases);
+        Ok(())
     }
 
     /// `arg_reduce`: the extreme so far and its index are carried along the row.
@@ -113,11 +113,9 @@ impl Lowering<'_> {
         let place = self.allocate(result);
         let out_strides = spread(&place.strides, &walked);
         let rows = Rows::new(self, &expr, &out_strides, &walked, live_bytes(&expr, 0))?;
-        let storages = self.storages.clone();
-        let storage_of = |s| storages[s].clone();
-        let mut rk = RowKernel::new("arg_reduce", rows, &expr, &storage_of)?;
+        let mut rk = RowKernel::new("arg_reduce", rows, &expr, &self.storages)?;
         let (out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, None);
-        let out_format = storages[place.storage].format;
+        let out_format = self.storages[place.storage].format;
         let bytes = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
         let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
         let depth = rk.depth();
@@ -159,7 +157,8 @@ impl Lowering<'_> {
         let finish = code.take();
         rk.run("arg_reduce", true, streams, code, Sections { init, body, finish });
         rk.kb.store(y, &out_tile)?;
-        self.finish_rows(rk, depth)?;
+        let (kernel, bases) = rk.finish(self.target, depth)?;
+        self.launch(kernel, bases);
         self.places[result] = Some(place);
         Ok(())
     }

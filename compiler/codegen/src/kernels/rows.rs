@@ -2,9 +2,10 @@
 //!
 //! Reductions (`reduce`), norms and softmax (`norm`), quantisation (`quantize`) and running reductions (`scan`) are made of this.
 
+use cranelift_entity::PrimaryMap;
 use lacuna_isa::format::{Format, ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, Fill, Operand};
-use lacuna_isa::object::BufferKind;
+use lacuna_isa::object::{BufferKind, Kernel};
 use lacuna_isa::program::{Lane, Program, Reg, SeOp, Stream};
 use lacuna_isa::target::Target;
 use lacuna_isa::view::VIEW_DIMS;
@@ -15,7 +16,7 @@ use crate::emit::{KernelBuilder, LocalDim};
 use crate::expr::{Code, Expr};
 use crate::lower::{Lowered, Lowering};
 use crate::nest::Nest;
-use crate::place::{Storage, order_of};
+use crate::place::{Storage, StorageId, order_of};
 use crate::sinks::{GroupedSink, Outlet, Sinks};
 
 /// A row space: parallel dimensions in the result's order, then the walked ones in logical order.
@@ -153,9 +154,9 @@ impl<'a> RowKernel<'a> {
         name: &str,
         rows: Rows,
         expr: &Expr,
-        storage_of: &'a dyn Fn(crate::place::StorageId) -> Storage,
+        storages: &'a PrimaryMap<StorageId, Storage>,
     ) -> Lowered<RowKernel<'a>> {
-        let mut kb = KernelBuilder::new(name, rows.nest.clone(), storage_of);
+        let mut kb = KernelBuilder::new(name, rows.nest.clone(), storages);
         let mut loads = Vec::new();
         for (i, leaf) in expr.leaves.iter().enumerate() {
             let (tile, at) =
@@ -259,23 +260,20 @@ impl<'a> RowKernel<'a> {
         let depth = self.depth();
         self.loads.iter().map(|l| l.0).filter(|&l| self.kb.last_read(l, depth) == Action::Pop).collect()
     }
+
+    /// Closes the loops down to `depth`, and returns the kernel with the storages behind its base registers.
+    pub fn finish(self, target: &Target, depth: usize) -> Lowered<(Kernel, Vec<StorageId>)> {
+        let popped = self.popped();
+        let mut kb = self.kb;
+        kb.close(depth, &popped);
+        Ok(kb.finish(target.local_bytes, target.bank_bytes)?)
+    }
 }
 
 pub(super) fn load(code: &mut Code, lane: Lane, stream: u8) -> Lowered<Reg> {
     let dst = code.reg()?;
     code.ops.push(SeOp::Load { dst, lane, stream });
     Ok(dst)
-}
-
-impl Lowering<'_> {
-    pub(super) fn finish_rows(&mut self, rk: RowKernel<'_>, depth: usize) -> Lowered {
-        let popped = rk.popped();
-        let mut kb = rk.kb;
-        kb.close(depth, &popped);
-        let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
-        self.launch(kernel, bases);
-        Ok(())
-    }
 }
 
 /// Elements of a tile in local memory, at `live_bytes` for each.

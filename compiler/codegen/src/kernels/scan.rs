@@ -62,11 +62,9 @@ impl Lowering<'_> {
         };
         let walked: Vec<bool> = (0..shape.rank()).map(|d| d == axis).collect();
         let rows = Rows::new(self, &expr, &place.strides, &walked, live_bytes(&expr, 0))?;
-        let storages = self.storages.clone();
-        let storage_of = |s| storages[s].clone();
-        let mut rk = RowKernel::new("cumulate", rows, &expr, &storage_of)?;
+        let mut rk = RowKernel::new("cumulate", rows, &expr, &self.storages)?;
         let (out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, None);
-        let out_format = storages[place.storage].format;
+        let out_format = self.storages[place.storage].format;
         let bytes = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
         let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
         let depth = rk.depth();
@@ -85,7 +83,8 @@ impl Lowering<'_> {
         let body = code.take();
         rk.run("cumulate", true, streams, code, Sections { init, body, ..Sections::default() });
         rk.kb.store(y, &out_tile)?;
-        self.finish_rows(rk, depth)?;
+        let (kernel, bases) = rk.finish(self.target, depth)?;
+        self.launch(kernel, bases);
         self.places[result] = Some(if reverse { self.settle(result, backwards(place))? } else { place });
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The commands, and what they share: reading models and turning options into a request.
 
 mod asm;
+mod check;
 mod compare;
 mod compile;
 mod disasm;
@@ -8,10 +9,12 @@ mod energy;
 mod explain;
 mod explain_model;
 mod explain_rules;
+mod info;
 mod inspect;
 mod ops;
 mod profile;
 mod run;
+mod shell;
 mod targets;
 mod verify;
 
@@ -70,6 +73,10 @@ pub fn run(command: Command, context: &Context) -> Result<Report, Failed> {
         Command::Disasm(args) => disasm::run(&args),
         Command::Asm(args) => asm::run(&args),
         Command::Profile(args) => profile::run(&args, context),
+        Command::Info(args) => info::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Completions(args) => Ok(shell::completions(&args)),
+        Command::Man(args) => shell::man(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Ops(args) => Ok(ops::run(&args)),
         Command::Explain(args) => explain::run(&args, context),
@@ -99,6 +106,7 @@ fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Dia
     let other_target = ![DEFAULT_TARGET, object.target.as_str()].contains(&options.target.as_str());
     let given = [
         named(other_target, "--target"),
+        named(!options.changes.is_empty(), "--set"),
         named(options.precision != Precision::F32, "--precision"),
         named(!options.dims.is_empty(), "--dim"),
         named(!options.bindings.is_empty(), "--bind"),
@@ -151,6 +159,10 @@ fn budget(options: &CompileOptions) -> Result<Option<Budget>, Diagnostic> {
     }
     let reason = format!("{name} has no effect with --precision {}", options.precision);
     Err(Diagnostic::new(codes::USAGE, reason).hint("the budget is for --precision auto"))
+}
+
+fn twice(option: &str, name: &str) -> Diagnostic {
+    Diagnostic::new(codes::USAGE, format!("{option} gives `{name}` more than one value")).hint("give one")
 }
 
 /// The techniques of weights.
@@ -214,16 +226,24 @@ impl Settings {
         let weights = weights(options)?;
         let data = options.calibrate.as_deref().map(testset::calibration).transpose()?;
         let calibration = data.clone().filter(|_| !weights.is_plain()).map(Calibration::new);
+        let mut dims = BTreeMap::new();
+        for (name, size) in &options.dims {
+            if dims.insert(name.clone(), *size).is_some_and(|other| other != *size) {
+                return Err(twice("--dim", name).into());
+            }
+        }
         let mut bindings = BTreeMap::new();
         for (name, path) in &options.bindings {
-            bindings.insert(name.clone(), tensors::read(path)?.1);
+            if bindings.insert(name.clone(), tensors::read(path)?.1).is_some() {
+                return Err(twice("--bind", name).into());
+            }
         }
         Ok(Settings {
-            target: exec::target(&options.target)?,
+            target: exec::target(&options.target, &options.changes)?,
             precision: options.precision,
             relaxed: options.relaxed,
             extraction: options.extraction,
-            dims: options.dims.iter().cloned().collect(),
+            dims,
             bindings,
             weights,
             calibration,

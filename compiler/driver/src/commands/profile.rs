@@ -69,7 +69,7 @@ pub fn run(args: &cli::Profile, context: &Context) -> Result<Report, Failed> {
 /// What each launch did in one run of the program.
 fn record(args: &cli::Profile, object: &Object, context: &Context) -> Result<Vec<LaunchRecord>, Failed> {
     let program = Program::load(object, context.threads)?;
-    let inputs = inputs(&args.inputs, args.seed, program.entry())?;
+    let (inputs, _) = inputs(&args.inputs, args.seed, program.entry())?;
     context.progress.step("running");
     program.record(&inputs)
 }

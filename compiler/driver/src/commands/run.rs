@@ -1,14 +1,12 @@
 //! `lacuna run`: an object file on given or random inputs.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use lacuna_ir::TensorType;
 use lacuna_ir::eval::Tensor;
 use lacuna_isa::Blob;
 use lacuna_isa::object::{EntryPoint, Port};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Context;
 use crate::cli;
@@ -16,6 +14,7 @@ use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec::{self, Program, port_type};
 use lacuna_driver::files;
+use lacuna_driver::given::{self, Given};
 use lacuna_driver::random;
 use lacuna_driver::report::{self, Report};
 use lacuna_driver::tensors;
@@ -28,7 +27,7 @@ pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
     let object = exec::read(&args.object)?;
     let program = Program::load(&object, context.threads)?;
     let entry = program.entry();
-    let inputs = inputs(&args.inputs, args.seed, entry)?;
+    let (inputs, random) = inputs(&args.inputs, args.seed, entry)?;
     if let Some(folder) = &args.output {
         files::make_folder(folder)?;
     }
@@ -39,9 +38,10 @@ pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
 
     let mut rows = Vec::new();
     let mut json_outputs = Vec::new();
-    for (port, bytes) in entry.outputs.iter().zip(&outputs) {
+    let names = files::safe_names(entry.outputs.iter().map(|port| port.name.as_str()));
+    for ((port, bytes), name) in entry.outputs.iter().zip(&outputs).zip(&names) {
         let file = match &args.output {
-            Some(folder) => Some(tensors::write(folder, &port.name, port.elem, &port.shape, bytes)?),
+            Some(folder) => Some(tensors::write(folder, name, &port.name, port.elem, &port.shape, bytes)?),
             None => None,
         };
         let [least, mean, greatest] = summary(port, bytes)?;
@@ -66,15 +66,18 @@ pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
     }
     let text = report::table(["output", "type", "min", "mean", "max", "file"], rows, &[2, 3, 4])
         + &format!("ran in {seconds:.2} s\n");
-    let random: Vec<Value> = entry
-        .inputs
-        .iter()
-        .filter(|port| !args.inputs.iter().any(|(name, _)| *name == port.name))
-        .map(|port| json!(port.name))
-        .collect();
+    let warnings = if random.is_empty() {
+        Vec::new()
+    } else {
+        vec![format!(
+            "random values of seed {} for {}; --input NAME=FILE gives others",
+            args.seed,
+            random.join(", ")
+        )]
+    };
     let json =
         json!({ "ok": true, "outputs": json_outputs, "random_inputs": random, "run_seconds": seconds });
-    Ok(Report::new(text, json))
+    Ok(Report { warnings, ..Report::new(text, json) })
 }
 
 /// Least, mean and greatest element; NaN for empty tensors.
@@ -91,45 +94,39 @@ fn summary(port: &Port, bytes: &[u8]) -> Result<[f64; 3], Diagnostic> {
     Ok([fold(f64::min, f64::INFINITY), mean, fold(f64::max, f64::NEG_INFINITY)])
 }
 
-/// The bytes of every input: from its file, or random.
+/// The bytes of every input, as given or random, and the names of those that are random.
 ///
 /// # Errors
-/// L0008, for every input at fault, and those of reading the files.
+/// L0007 and L0008, for every input at fault, and those of reading the files.
 pub(super) fn inputs(
-    files: &[(String, PathBuf)],
+    given: &[Given],
     seed: u64,
     entry: &EntryPoint,
-) -> Result<Vec<Blob>, Failed> {
+) -> Result<(Vec<Blob>, Vec<String>), Failed> {
+    let names: Vec<String> = entry.inputs.iter().map(|port| port.name.clone()).collect();
+    let given = given::read(given, &names)?;
     let mut found = Vec::new();
-    let mut given = BTreeMap::new();
-    for (name, path) in files {
-        if !entry.inputs.iter().any(|port| port.name == *name) {
-            let names: Vec<&str> = entry.inputs.iter().map(|p| p.name.as_str()).collect();
-            let hint = format!("the inputs are {}", names.join(", "));
-            found.push(Diagnostic::new(codes::NO_INPUT, format!("`{name}`")).hint(hint));
-        } else if given.insert(name.as_str(), path).is_some() {
-            found.push(Diagnostic::new(codes::NO_INPUT, format!("`{name}` is given twice")));
-        }
-    }
     let mut inputs = Vec::new();
+    let mut random = Vec::new();
     for (idx, port) in entry.inputs.iter().enumerate() {
-        let made = match given.get(port.name.as_str()) {
-            Some(path) => tensors::read(path).and_then(|(_, literal)| {
+        let made = match given.iter().find(|(name, _)| *name == port.name) {
+            Some((_, literal)) => {
                 let want = TensorType::new(port.elem, port.shape.clone());
-                if literal.ty == want {
-                    return Ok(literal.data);
-                }
-                let reason =
-                    format!("input `{}` is {want}, but {} is {}", port.name, path.display(), literal.ty);
-                Err(Diagnostic::new(codes::INPUT, reason))
-            }),
-            None => random::input(port.elem, &port.shape, seed, idx)
-                .ok_or_else(|| Diagnostic::new(codes::INPUT, format!("input `{}` is too large", port.name))),
+                let reason = || format!("input `{}` is {want}, but {} is given", port.name, literal.ty);
+                let fits = literal.ty == want;
+                if fits { Ok(literal.data.clone()) } else { Err(Diagnostic::new(codes::INPUT, reason())) }
+            }
+            None => {
+                random.push(port.name.clone());
+                let too_large =
+                    || Diagnostic::new(codes::INPUT, format!("input `{}` is too large", port.name));
+                random::input(port.elem, &port.shape, seed, idx).ok_or_else(too_large)
+            }
         };
         match made {
             Ok(blob) => inputs.push(blob),
             Err(diagnostic) => found.push(diagnostic),
         }
     }
-    if found.is_empty() { Ok(inputs) } else { Err(Failed(found)) }
+    if found.is_empty() { Ok((inputs, random)) } else { Err(Failed(found)) }
 }

@@ -1,27 +1,57 @@
 //! `lacuna targets`: the targets, or the figures of one with their sources.
 
+use std::path::Path;
+
 use lacuna_isa::target::Target;
-use lacuna_isa::target_file::{TargetFile, targets};
+use lacuna_isa::target_file::{self, TargetFile, targets};
 use serde_json::{Value, json};
 
-use crate::cli;
+use crate::cli::{self, TargetsTask};
 use lacuna_driver::diagnostics::Failed;
 use lacuna_driver::exec;
+use lacuna_driver::files;
 use lacuna_driver::report::{self, Report};
 
 /// Runs the command.
 ///
 /// # Errors
-/// L0004.
+/// L0002 to L0004, L0021.
 pub fn run(args: &cli::Targets) -> Result<Report, Failed> {
-    match &args.name {
-        Some(name) => {
-            let target = exec::target(name)?;
-            let file = targets().iter().find(|t| t.name == *name);
-            Ok(file.map_or_else(|| Report::new("", Value::Null), |file| one(file, &target)))
+    match (&args.task, &args.name) {
+        (Some(TargetsTask::New { from, output }), _) => new(from, output.as_deref()),
+        (Some(TargetsTask::Check { file }), _) => {
+            let own = exec::own_target(file, &[])?;
+            Ok(one(&own.file, &own.target))
         }
-        None => Ok(all()),
+        (None, Some(name)) if exec::is_target_file(name) => {
+            let own = exec::own_target(Path::new(name), &args.changes)?;
+            Ok(one(&own.file, &own.target))
+        }
+        (None, Some(name)) => {
+            let target = exec::target(name, &args.changes)?;
+            // A changed one has the text of its file; others are shipped.
+            let changed = target_file::read(&target.file, &[]).ok().map(|own| own.file);
+            let file = changed.or_else(|| targets().iter().find(|t| t.name == *name).cloned());
+            Ok(file.map_or_else(|| Report::new("", Value::Null), |file| one(&file, &target)))
+        }
+        (None, None) => Ok(all()),
     }
+}
+
+/// The file of a shipped target under another name.
+fn new(from: &str, output: Option<&Path>) -> Result<Report, Failed> {
+    // For the list of names where there is none of this name.
+    exec::target(from, &[])?;
+    let text = target_file::shipped(from).unwrap_or_default();
+    let stem = output.and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
+    let name = stem.unwrap_or_else(|| format!("{from}-changed"));
+    let text = text.replacen(&format!("name = \"{from}\""), &format!("name = {name:?}"), 1);
+    let Some(path) = output else {
+        return Ok(Report::new(text.clone(), json!({ "ok": true, "text": text })));
+    };
+    files::write(path, text.as_bytes())?;
+    let said = format!("{}: {name}, with the figures of {from}\n", path.display());
+    Ok(Report::new(said, json!({ "ok": true, "file": path, "name": name })))
 }
 
 fn summary(file: &TargetFile, target: &Target) -> Value {

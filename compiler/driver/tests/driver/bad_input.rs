@@ -19,6 +19,7 @@ fn usage() {
         &["verify", "relu.onnx", "--rtol", "-1"],
         &["verify", "relu.onnx", "--min-agreement", "101"],
         &["inspect", "relu.onnx", "--stage", "no"],
+        &["compile", "relu.onnx", "--dim", "N=1", "--dim", "N=2"],
     ] {
         check_failure(at, args, 2, "L0001");
     }

@@ -14,8 +14,10 @@ fn text(args: &[&str]) -> String {
 #[test]
 fn help_names_every_command() {
     let help = text(&["--help"]);
-    let commands =
-        ["compile", "run", "verify", "inspect", "disasm", "asm", "profile", "targets", "ops", "explain"];
+    let commands = [
+        "compile", "run", "verify", "inspect", "disasm", "asm", "profile", "info", "check", "targets", "ops",
+        "explain",
+    ];
     for command in commands {
         assert!(help.contains(command), "{command}");
         assert!(text(&[command, "--help"]).contains("--json"), "{command}");

@@ -71,3 +71,25 @@ fn options_without_effect_are_refused() {
     check("m.onnx", &["--precision", "mxfp4", "--calibrate", "."], "L0001");
     check("m.onnx", &["--precision", "mxfp4", "--scale-search", "--calibrate", "."], "L0012");
 }
+
+/// Weights alone in groups: no activation is rounded in f32, and each narrowing costs accuracy.
+#[test]
+fn weights_are_narrowed_alone() {
+    let folder = testdata("digits-cnn");
+    let verify = |precision: &str| {
+        let options = ["verify", ".", "--precision", precision, "--min-agreement", "0"];
+        let (exit, json) = json_in(&folder, &options);
+        assert_eq!(exit, 0, "{precision}");
+        let format = json["weights"][0]["format"].as_str().expect("a format").to_owned();
+        (json["outputs"][0]["sqnr_db"].as_f64().expect("a ratio"), format)
+    };
+    for weights in ["mxfp8", "mxfp4", "mxint8", "mx6"] {
+        let [f32s, bf16s, both] = ["f32", "bf16", weights].map(|a| verify(&format!("{weights}:{a}")));
+        assert!([&f32s, &bf16s, &both].iter().all(|(_, format)| format == weights));
+        assert!(f32s.0 > both.0 && bf16s.0 > both.0, "{weights}: {f32s:?} {bf16s:?} {both:?}");
+        let inspect =
+            ["inspect", "model.onnx", "--stage", "selected", "--precision", &format!("{weights}:f32")];
+        let text = String::from_utf8(lacuna_in(&folder, &inspect).stdout).unwrap();
+        assert!(!text.contains("mx_quantize") && text.contains(weights), "{text}");
+    }
+}

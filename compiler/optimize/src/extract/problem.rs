@@ -427,25 +427,10 @@ impl<'p> Reduced<'p> {
         let words = if n <= MUST_CLASSES { n.div_ceil(64) } else { 0 };
         // From above: what only cycles lead to keeps everything, and is not needed by anything that matters.
         self.must = vec![vec![u64::MAX; words].into(); n];
-        let mut changed = words > 0;
-        while changed {
-            changed = false;
-            for i in (0..n).rev() {
-                let class = self.reachable[i];
-                let mut common: Option<Vec<u64>> = None;
-                for &t in &self.alive[class] {
-                    let own = self.union(class, t);
-                    match &mut common {
-                        None => common = Some(own),
-                        Some(common) => common.iter_mut().zip(&own).for_each(|(c, o)| *c &= o),
-                    }
-                }
-                let Some(mut common) = common else { continue };
-                common[i / 64] |= 1 << (i % 64);
-                if *common != *self.must[i] {
-                    self.must[i] = common.into();
-                    changed = true;
-                }
+        if words > 0 {
+            // Components are numbered from the operands up, so each needs only itself again.
+            for component in 0..self.members.len() {
+                while self.need_within(component) {}
             }
         }
         self.needed.fill(false);
@@ -456,6 +441,30 @@ impl<'p> Reduced<'p> {
                 self.needed[class] |= has(&self.must[self.place[root]], i);
             }
         }
+    }
+
+    /// Brings what the classes of one component cannot do without up to date; whether they could affect each other.
+    fn need_within(&mut self, component: usize) -> bool {
+        let mut changed = false;
+        for m in 0..self.members[component].len() {
+            let class = self.members[component][m];
+            let place = self.place[class];
+            let mut common: Option<Vec<u64>> = None;
+            for &t in &self.alive[class] {
+                let own = self.union(class, t);
+                match &mut common {
+                    None => common = Some(own),
+                    Some(common) => common.iter_mut().zip(&own).for_each(|(c, o)| *c &= o),
+                }
+            }
+            let Some(mut common) = common else { continue };
+            common[place / 64] |= 1 << (place % 64);
+            if *common != *self.must[place] {
+                self.must[place] = common.into();
+                changed = true;
+            }
+        }
+        changed && self.members[component].len() > 1
     }
 
     /// What a term cannot do without.

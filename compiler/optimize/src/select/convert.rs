@@ -46,8 +46,18 @@ pub fn uniform(
             let (forms, reason) = uniform(func, node, constant, precision.without_groups());
             (forms, reason.or(Some("its weights are stored in blocks of their own")))
         }
+        Precision::Mx { weights, activations: Format::Scalar(to) } => {
+            let groups = match grouped_axes(func, node) {
+                Ok(_) if constant[0] != constant[1] => Some(Format::Grouped(weights)),
+                Ok(_) => None,
+                Err(reason) => return keep(Some(reason)),
+            };
+            // Operands in the model's own narrow type are no wider.
+            let cast = (to != ScalarType::F32 && castable(func, node).is_ok()).then_some(Format::Scalar(to));
+            (Forms { operands: constant.map(|c| if c { groups.or(cast) } else { cast }), dense: false }, None)
+        }
         Precision::Mx { weights, activations } => match grouped_axes(func, node) {
-            Ok(_) => both(constant.map(|c| Format::Grouped(if c { weights } else { activations }))),
+            Ok(_) => both(constant.map(|c| if c { Format::Grouped(weights) } else { activations })),
             Err(reason) => keep(Some(reason)),
         },
     }

@@ -87,8 +87,8 @@ pub struct WeightShare {
 /// function cannot be evaluated on them.
 pub fn select(module: Module, options: &Options) -> Result<Selected, Error> {
     let narrows_attention = match options.precision {
+        Precision::F32 | Precision::Auto | Precision::Mx { activations: Format::F32, .. } => false,
         Precision::Bf16 | Precision::Mx { .. } => true,
-        Precision::F32 | Precision::Auto => false,
     };
     let plan = &mut |_, func: &Function, node: &NodeData, constant| {
         if !node.origins.iter().any(|origin| options.ungrouped.contains(origin)) {

@@ -1,13 +1,15 @@
-//! What became of a case: the exit status of `lacuna verify`, with the reason that its JSON gives.
+//! `lacuna verify` on one case or many: the exit status, with what its JSON says.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// The longest that a case may take. The slowest takes seconds.
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::{cargo, output};
 
 /// The code of a compiler that contradicts itself, which is a defect whatever the model.
 const DEFECT: &str = "L0090";
@@ -24,8 +26,8 @@ pub enum Outcome {
     Wrong(String),
     /// The program trapped.
     Trap(Reason),
-    /// The process did not end.
-    Hang,
+    /// The process did not end within so long.
+    Hang(Duration),
     /// The process ended as no command may, a panic for one.
     Crash(String),
 }
@@ -49,7 +51,7 @@ impl Outcome {
             Outcome::BadInput(reason) => format!("bad-input {}", reason.code),
             Outcome::Wrong(_) => "differs".to_owned(),
             Outcome::Trap(_) => "trap".to_owned(),
-            Outcome::Hang => "hang".to_owned(),
+            Outcome::Hang(_) => "hang".to_owned(),
             Outcome::Crash(_) => "crash".to_owned(),
         }
     }
@@ -61,17 +63,54 @@ impl Outcome {
             Outcome::Pass | Outcome::Refused(_) | Outcome::BadInput(_) => None,
             Outcome::Wrong(what) => Some(format!("WRONG: {what}")),
             Outcome::Trap(reason) => Some(format!("TRAP: {}", reason.message)),
-            Outcome::Hang => Some(format!("HANG: did not end within {} s", LIMIT.as_secs())),
+            Outcome::Hang(limit) => Some(format!("HANG: did not end within {} s", limit.as_secs())),
             Outcome::Crash(what) => Some(format!("CRASH: {what}")),
         }
     }
 }
 
-/// Runs `lacuna --json verify` on a case.
+/// Builds the command `lacuna` for speed and returns where it lies.
+///
+/// # Errors
+/// When the build fails.
+pub fn binary(root: &Path) -> Result<PathBuf, String> {
+    let mut build = cargo();
+    build
+        .args(["build", "--release", "--package", "lacuna", "--bin", "lacuna", "--message-format", "json"])
+        .stderr(Stdio::inherit())
+        .current_dir(root);
+    let messages = output(&mut build)?;
+    let mut executables = messages.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    executables.next_back().ok_or_else(|| "the build made no executable".to_owned())
+}
+
+/// Computes something for each item, one after the other on each processor; results in the order of the items.
+pub fn for_each<T: Sync, R: Send + Sync>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let slots: Vec<OnceLock<R>> = items.iter().map(|_| OnceLock::new()).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..n_threads {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let (Some(item), Some(slot)) = (items.get(at), slots.get(at)) else { return };
+                    let _ = slot.set(work(item));
+                }
+            });
+        }
+    });
+    slots.into_iter().filter_map(OnceLock::into_inner).collect()
+}
+
+/// Runs `lacuna --json verify` on a case for at most `limit`; the outcome, and the report if there is one.
 ///
 /// # Errors
 /// When the process cannot be started.
-pub fn of(verify: &mut Command) -> Result<Outcome, String> {
+pub fn run(verify: &mut Command, limit: Duration) -> Result<(Outcome, Value), String> {
     let failed = |e: std::io::Error| format!("lacuna: {e}");
     let mut child = verify.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
     let drain = |stream: Option<Box<dyn Read + Send>>| {
@@ -89,19 +128,19 @@ pub fn of(verify: &mut Command) -> Result<Outcome, String> {
         if let Some(status) = child.try_wait().map_err(failed)? {
             break status;
         }
-        if started.elapsed() > LIMIT {
+        if started.elapsed() > limit {
             child.kill().map_err(failed)?;
             child.wait().map_err(failed)?;
-            return Ok(Outcome::Hang);
+            return Ok((Outcome::Hang(limit), Value::Null));
         }
         std::thread::sleep(Duration::from_millis(1));
     };
     let text = |handle: std::thread::JoinHandle<String>| handle.join().unwrap_or_default();
-    Ok(read(status, &text(out), &text(err)))
+    let json: Value = serde_json::from_str(&text(out)).unwrap_or_default();
+    Ok((read(status, &json, &text(err)), json))
 }
 
-fn read(status: ExitStatus, out: &str, err: &str) -> Outcome {
-    let json: Value = serde_json::from_str(out).unwrap_or_default();
+fn read(status: ExitStatus, json: &Value, err: &str) -> Outcome {
     let text = |v: &Value| v.as_str().map(str::to_owned);
     let reason = || {
         let error = &json["error"];

@@ -8,22 +8,23 @@ use lacuna_ir::eval::{Mode, Tensor, eval};
 use lacuna_ir::{Module, TensorType};
 use lacuna_isa::Blob;
 use lacuna_isa::format::{GroupFormat, ScalarType};
-use lacuna_isa::object::{EntryPoint, Object};
+use lacuna_isa::object::{EntryPoint, Object, Port};
 use lacuna_onnx::Literal;
 use lacuna_optimize::Precision;
 use serde_json::Value;
-use serde_json::json;
+
+mod report;
 
 use super::{Context, Model, Settings};
 use crate::cli;
 use lacuna_driver::calibration::Half;
 use lacuna_driver::codes;
 use lacuna_driver::compare::{Accuracy, Criterion, OutputStats, Tolerance};
-use lacuna_driver::diagnostics::{Diagnostic, Exit, Failed};
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec::{self, Program, port_type};
 use lacuna_driver::pipeline::Watch;
 use lacuna_driver::random;
-use lacuna_driver::report::{self, Report};
+use lacuna_driver::report::Report;
 use lacuna_driver::selection;
 use lacuna_driver::testset::{DataSet, Signature, TestSet};
 use lacuna_optimize::{Budget, WeightShare};
@@ -62,7 +63,10 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
         return Err(Diagnostic::new(codes::NOT_YET, "--layers: comparison of every layer").hint(hint).into());
     }
     let criterion = criterion(args, &settings);
-    let set = TestSet::find(&args.model)?;
+    let set = match args.inputs.is_empty() {
+        true => TestSet::find(&args.model)?,
+        false => TestSet::given(&args.model, &args.inputs, &args.expected)?,
+    };
     let same =
         |a: &Path, b: &Path| a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
     let held_out = settings.calibration.is_some()
@@ -83,11 +87,15 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
             with_data(&set, subject, criterion, context, &mut totals)?;
         }
     } else {
-        with_evaluator(&model, &settings, args, criterion, context, &mut totals)?;
+        with_evaluator(&model, &settings, (args, set.given_inputs()), criterion, context, &mut totals)?;
     }
-    let reference = if set.has_data() { "reference outputs" } else { "the IR evaluator on random inputs" };
+    let reference = match (set.has_data(), set.given_inputs()) {
+        (true, _) => "reference outputs",
+        (false, Some(_)) => "the IR evaluator on the given inputs",
+        (false, None) => "the IR evaluator on random inputs",
+    };
     let criterion = held_to(criterion, &totals);
-    Ok(report(totals, &settings, criterion, reference, held_out))
+    Ok(report::report(totals, &settings, criterion, reference, held_out))
 }
 
 /// What is verified.
@@ -111,19 +119,10 @@ fn held_to(criterion: Criterion, totals: &Totals) -> Criterion {
     }
 }
 
-/// Why accuracy is below what the budget allows, if so.
-fn lost(totals: &Totals) -> Option<String> {
-    let Some(Budget::MaxDrop(points)) = totals.budget else { return None };
-    let (found, expected) = (totals.accuracy.percent()?, totals.reference_accuracy.percent()?);
-    // A tenth of a millionth of a point is rounding.
-    let lost = Some(expected - found).filter(|lost| *lost > points + 1e-7)?;
-    Some(format!("accuracy is {lost:.2} points below the reference, more than {points}"))
-}
-
 /// f32 must be close, other types than floats equal; mxfp8 must predict the same in 99 of 100 cases; other precisions, and pruned weights, are
 /// reported.
 fn criterion(args: &cli::Verify, settings: &Settings) -> Criterion {
-    let mxfp8 = Precision::Mx { weights: GroupFormat::MXFP8, activations: GroupFormat::MXFP8 };
+    let mxfp8 = Precision::mx(GroupFormat::MXFP8);
     match (args.min_agreement, settings.precision) {
         (Some(min_percent), _) => Criterion::Agreement { min_percent },
         (None, _) if settings.weights.prune.is_some() => Criterion::Report,
@@ -259,6 +258,55 @@ fn compare_set(
 ) -> Result<(), Failed> {
     let program = Program::load(object, context.threads)?;
     let entry = program.entry();
+    let inputs = inputs_of(data, entry)?;
+    let is_compared =
+        |port: &Port| !data.is_partial || data.outputs.iter().any(|(name, _)| *name == port.name);
+    let compared: Vec<&Port> = entry.outputs.iter().filter(|port| is_compared(port)).collect();
+    let names: Vec<String> = compared.iter().map(|p| p.name.clone()).collect();
+    let n_samples = entry.inputs.first().and_then(|port| port.shape.first());
+    if scored.is_some() && entry.outputs.iter().any(|port| port.shape.first() != n_samples) {
+        let reason = format!("{}: not every output has one element per sample", data.name);
+        let hint = "name another folder by --calibrate";
+        return Err(Diagnostic::new(codes::TEST_DATA, reason).hint(hint).into());
+    }
+    let references = data.pair(&data.outputs, &names, "outputs")?;
+    let references: Vec<&Literal> = references.into_iter().map(|i| &data.outputs[i].1).collect();
+    let labels = match compared.first() {
+        Some(port) => data.label_values(&port.shape)?,
+        None => None,
+    };
+    let mut outputs = execute(&program, &inputs, context, totals)?;
+    let mut ports = entry.outputs.iter();
+    outputs.retain(|_| ports.next().is_some_and(is_compared));
+    let mut tensors = Vec::new();
+    for literal in &references {
+        tensors.push(decode(literal.ty.clone(), literal.data.bytes())?);
+    }
+    compare(&compared, &outputs, &tensors, labels.as_deref(), scored, criterion, totals)?;
+    if let (Some(labels), Some(port), Some(reference)) = (labels, compared.first(), tensors.first()) {
+        let found = decode(TensorType::new(port.elem, port.shape.clone()), &outputs[0])?;
+        let (found, shape) = samples(scored, &found.to_f64(), &port.shape);
+        let (reference, _) = samples(scored, &reference.to_f64(), &port.shape);
+        let (labels, _) = samples(scored, &labels, &port.shape[..1]);
+        totals.accuracy.add(&found, &labels, &shape);
+        totals.reference_accuracy.add(&reference, &labels, &shape);
+    }
+    Ok(())
+}
+
+fn random_inputs(settings: &Settings, seed: u64, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
+    let input = |(idx, port): (usize, &Port)| {
+        // A bound input has one legal value.
+        let bound = settings.bindings.get(&port.name).map(|literal| literal.data.clone());
+        let made = bound.or_else(|| random::input(port.elem, &port.shape, seed, idx));
+        let too_large = || Diagnostic::new(codes::REFERENCE, format!("input `{}` is too large", port.name));
+        Ok(made.ok_or_else(too_large)?)
+    };
+    entry.inputs.iter().enumerate().map(input).collect()
+}
+
+/// The inputs of a data set, in the order of the entry.
+fn inputs_of(data: &DataSet, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
     let names: Vec<String> = entry.inputs.iter().map(|p| p.name.clone()).collect();
     let mut inputs = Vec::new();
     for (port, i) in entry.inputs.iter().zip(data.pair(&data.inputs, &names, "inputs")?) {
@@ -270,55 +318,27 @@ fn compare_set(
         }
         inputs.push(literal.data.clone());
     }
-    let names: Vec<String> = entry.outputs.iter().map(|p| p.name.clone()).collect();
-    let n_samples = entry.inputs.first().and_then(|port| port.shape.first());
-    if scored.is_some() && entry.outputs.iter().any(|port| port.shape.first() != n_samples) {
-        let reason = format!("{}: not every output has one element per sample", data.name);
-        let hint = "name another folder by --calibrate";
-        return Err(Diagnostic::new(codes::TEST_DATA, reason).hint(hint).into());
-    }
-    let references = data.pair(&data.outputs, &names, "outputs")?;
-    let references: Vec<&Literal> = references.into_iter().map(|i| &data.outputs[i].1).collect();
-    let labels = match entry.outputs.first() {
-        Some(port) => data.label_values(&port.shape)?,
-        None => None,
-    };
-    let outputs = execute(&program, &inputs, context, totals)?;
-    let mut tensors = Vec::new();
-    for literal in &references {
-        tensors.push(decode(literal.ty.clone(), literal.data.bytes())?);
-    }
-    compare(entry, &outputs, &tensors, labels.as_deref(), scored, criterion, totals)?;
-    if let (Some(labels), Some(port), Some(reference)) = (labels, entry.outputs.first(), tensors.first()) {
-        let found = decode(TensorType::new(port.elem, port.shape.clone()), &outputs[0])?;
-        let (found, shape) = samples(scored, &found.to_f64(), &port.shape);
-        let (reference, _) = samples(scored, &reference.to_f64(), &port.shape);
-        let (labels, _) = samples(scored, &labels, &port.shape[..1]);
-        totals.accuracy.add(&found, &labels, &shape);
-        totals.reference_accuracy.add(&reference, &labels, &shape);
-    }
-    Ok(())
+    Ok(inputs)
 }
 
 fn with_evaluator(
     model: &Model,
     settings: &Settings,
-    args: &cli::Verify,
+    (args, given): (&cli::Verify, Option<&DataSet>),
     criterion: Criterion,
     context: &Context,
     totals: &mut Totals,
 ) -> Result<(), Failed> {
-    let (object, module) = subject(model, settings, args.object.as_deref(), context, totals)?;
+    let (settings, bound) =
+        given.map_or_else(|| (settings.clone(), Vec::new()), |data| bind(model, settings, data, context));
+    totals.bound = bound;
+    let (object, module) = subject(model, &settings, args.object.as_deref(), context, totals)?;
     let program = Program::load(&object, context.threads)?;
     let entry = program.entry();
-    let mut inputs = Vec::new();
-    for (idx, port) in entry.inputs.iter().enumerate() {
-        // A bound input has one legal value.
-        let bound = settings.bindings.get(&port.name).map(|literal| literal.data.clone());
-        let made = bound.or_else(|| random::input(port.elem, &port.shape, args.seed, idx));
-        let too_large = || Diagnostic::new(codes::REFERENCE, format!("input `{}` is too large", port.name));
-        inputs.push(made.ok_or_else(too_large)?);
-    }
+    let inputs = match given {
+        Some(data) => inputs_of(data, entry)?,
+        None => random_inputs(&settings, args.seed, entry)?,
+    };
     let refused = |e: lacuna_ir::eval::EvalError| Diagnostic::new(codes::REFERENCE, e.to_string());
     let mut arguments = Vec::new();
     for (port, blob) in entry.inputs.iter().zip(&inputs) {
@@ -328,7 +348,8 @@ fn with_evaluator(
     context.progress.step("evaluating the reference");
     let references = eval(&module, module.entries[0].func, &arguments, Mode::Typed).map_err(refused)?;
     let outputs = execute(&program, &inputs, context, totals)?;
-    compare(entry, &outputs, &references, None, None, criterion, totals)
+    let ports: Vec<&Port> = entry.outputs.iter().collect();
+    compare(&ports, &outputs, &references, None, None, criterion, totals)
 }
 
 fn execute(
@@ -371,7 +392,7 @@ fn numbers(found: &Tensor, expected: &Tensor) -> (Vec<f64>, Vec<f64>) {
 
 /// Compares every output with its reference; `labels` are those of the first output.
 fn compare(
-    entry: &EntryPoint,
+    ports: &[&Port],
     outputs: &[Vec<u8>],
     references: &[Tensor],
     mut labels: Option<&[i64]>,
@@ -380,11 +401,11 @@ fn compare(
     totals: &mut Totals,
 ) -> Result<(), Failed> {
     if totals.outputs.is_empty() {
-        totals.types = entry.outputs.iter().map(|port| port.elem).collect();
-        totals.outputs = entry.outputs.iter().map(|port| OutputStats::new(&port.name)).collect();
+        totals.types = ports.iter().map(|port| port.elem).collect();
+        totals.outputs = ports.iter().map(|port| OutputStats::new(&port.name)).collect();
     }
     for (((port, bytes), reference), stats) in
-        entry.outputs.iter().zip(outputs).zip(references).zip(&mut totals.outputs)
+        ports.iter().zip(outputs).zip(references).zip(&mut totals.outputs)
     {
         let labels = labels.take().map(|labels| samples(scored, labels, &port.shape[..1]).0);
         let ty = TensorType::new(port.elem, port.shape.clone());
@@ -398,104 +419,4 @@ fn compare(
         }
     }
     Ok(())
-}
-
-fn closeness(atol: f64, rtol: f64) -> String {
-    if atol == 0.0 && rtol == 0.0 { "equal".to_owned() } else { format!("|a - b| <= {atol} + {rtol} |b|") }
-}
-
-/// The bound of each element type among the outputs, in order; its name where there are several.
-fn by_type(tolerance: Tolerance, types: &[ScalarType]) -> String {
-    let mut rules: Vec<(ScalarType, String)> = Vec::new();
-    for &elem in types {
-        let (atol, rtol) = tolerance.of(elem);
-        if rules.iter().all(|(other, _)| *other != elem) {
-            rules.push((elem, closeness(atol, rtol)));
-        }
-    }
-    match &rules[..] {
-        [(_, rule)] => rule.clone(),
-        _ => rules.iter().map(|(elem, rule)| format!("{elem}: {rule}")).collect::<Vec<_>>().join(", "),
-    }
-}
-
-fn report(
-    totals: Totals,
-    settings: &Settings,
-    criterion: Criterion,
-    reference: &str,
-    held_out: bool,
-) -> Report {
-    let mut violations: Vec<String> = totals
-        .outputs
-        .iter()
-        .filter_map(|o| o.violation(criterion).map(|what| format!("{}: {what}", o.name)))
-        .collect();
-    violations.extend(lost(&totals));
-    let ok = violations.is_empty();
-    let rows = totals.outputs.iter().map(OutputStats::row);
-    let header = ["output", "max abs err", "max rel err", "SQNR", "top-1 agreement", "of all positions"];
-    let mut text = if totals.outputs.iter().any(OutputStats::is_partly_scored) {
-        report::table(header, rows, &[1, 2, 3, 4, 5])
-    } else {
-        let [header @ .., _] = header;
-        let rows = rows.map(|[row @ .., _]| row);
-        report::table(header, rows, &[1, 2, 3, 4])
-    };
-    let accuracy = totals.accuracy.percent();
-    if let (Some(found), Some(expected)) = (accuracy, totals.reference_accuracy.percent()) {
-        let Accuracy { n_right, n_samples } = totals.accuracy;
-        text += &format!("accuracy {found:.2}% ({n_right} of {n_samples}), reference {expected:.2}%\n");
-    }
-    if held_out {
-        text += "each half of the samples is scored with what was measured on the other half\n";
-    }
-    for name in &totals.bound {
-        text += &format!("input `{name}` determines a shape and was bound to its test value\n");
-    }
-    let rule = match criterion {
-        Criterion::Close { atol, rtol } => closeness(atol, rtol),
-        Criterion::CloseByType(tolerance) => by_type(tolerance, &totals.types),
-        Criterion::Agreement { min_percent } => format!("top-1 agreement of at least {min_percent}%"),
-        Criterion::Sqnr { min_db } => format!("SQNR of at least {min_db} dB"),
-        Criterion::Report => match totals.budget {
-            Some(Budget::MaxDrop(points)) => format!("at most {points} points of accuracy lost"),
-            Some(Budget::MinSqnr(_) | Budget::MaxBytes(_)) | None => "none at this precision".to_owned(),
-        },
-    };
-    if let Some((chosen, _)) = &totals.selection {
-        text += chosen;
-    }
-    if !totals.weights.is_empty() && settings.precision != Precision::F32 {
-        text += &selection::weights_text(&totals.weights);
-    }
-    text += &format!(
-        "{} for {}, {}, against {reference}; bound: {rule}\ncompiled in {:.2} s, ran in {:.2} s\n",
-        if ok { "holds" } else { "DIFFERS" },
-        settings.target.name,
-        settings.precision,
-        totals.compile_seconds,
-        totals.run_seconds
-    );
-    for violation in &violations {
-        text += &format!("differs: {violation}\n");
-    }
-    let json = json!({
-        "ok": ok,
-        "target": settings.target.name,
-        "precision": settings.precision.to_string(),
-        "reference": reference,
-        "held_out": held_out,
-        "outputs": totals.outputs.iter().map(|o| o.json(criterion)).collect::<Vec<_>>(),
-        "accuracy": accuracy,
-        "reference_accuracy": totals.reference_accuracy.percent(),
-        "bound_inputs": totals.bound,
-        "weights": selection::weights_json(&totals.weights),
-        "four_bit_weights": selection::four_bit_share(&totals.weights),
-        "selection": totals.selection.map(|(_, json)| json),
-        "compile_seconds": totals.compile_seconds,
-        "run_seconds": totals.run_seconds,
-    });
-    let exit = if ok { Exit::Holds } else { Exit::Differs };
-    Report { warnings: totals.warnings, exit, ..Report::new(text, json) }
 }

@@ -1,0 +1,140 @@
+//! Nothing that belongs to the user is lost: no output replaces an input or another output, and what could not be written is said.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use lacuna_onnx::proto::{StringStringEntryProto, TensorProto};
+
+use crate::common::{Dim, F32, check_failure, json_in, lacuna_in, model, names, node, port, relu, save};
+
+/// The bytes of every file below a folder that has no folders.
+fn contents(folder: &std::path::Path) -> Vec<(String, Vec<u8>)> {
+    names(folder).into_iter().map(|name| (name.clone(), fs::read(folder.join(name)).unwrap())).collect()
+}
+
+#[test]
+fn no_output_is_an_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let x = || port("x", F32, &[Dim::N(2)]);
+    let mut external = model(vec![x()], vec![node("Add", &["x", "w"], "y")], vec![port("y", F32, &[])]);
+    let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
+    external.graph.as_mut().unwrap().initializer.push(TensorProto {
+        dims: vec![2],
+        data_type: F32,
+        name: "w".into(),
+        external_data: vec![entry("location", "weights.bin")],
+        data_location: 1,
+        ..TensorProto::default()
+    });
+    save(&at.join("m.onnx"), &external);
+    fs::write(at.join("weights.bin"), [0u8; 8]).unwrap();
+    let ok = |args: &[&str]| assert!(lacuna_in(at, args).status.success(), "{args:?}");
+    ok(&["compile", "m.onnx", "-o", "m.lac"]);
+    ok(&["disasm", "m.lac", "-o", "m.s"]);
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("weights.bin", at.join("link")).unwrap();
+    let before = contents(at);
+    for args in [
+        &["compile", "m.onnx", "-o", "m.onnx"][..],
+        &["compile", "m.onnx", "-o", "weights.bin"],
+        &["compile", "m.onnx", "-o", "./weights.bin"],
+        #[cfg(unix)]
+        &["compile", "m.onnx", "-o", "link"],
+        &["disasm", "m.lac", "-o", "m.lac"],
+        &["asm", "m.s", "-o", "m.s"],
+        &["profile", "m.lac", "--trace", "m.lac"],
+        &["explain", "m.onnx", "--svg", "m.onnx"],
+    ] {
+        check_failure(at, args, 2, "L0003");
+        assert_eq!(contents(at), before, "{args:?}");
+    }
+}
+
+#[test]
+fn every_output_has_a_file_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let outputs = ["a/b", "a b", "a_b", "A_B"];
+    let nodes = outputs.iter().zip(["Sin", "Neg", "Exp", "Cos"]).map(|(name, op)| node(op, &["x"], name));
+    let ports = outputs.iter().map(|name| port(name, F32, &[])).collect();
+    save(&at.join("m.onnx"), &model(vec![port("x", F32, &[Dim::N(3)])], nodes.collect(), ports));
+    assert!(lacuna_in(at, &["compile", "m.onnx", "-o", "m.lac"]).status.success());
+    let (exit, json) = json_in(at, &["run", "m.lac", "--output", "out"]);
+    assert_eq!(exit, 0);
+    let files: BTreeSet<String> = json["outputs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|o| o["file"].as_str().unwrap().to_lowercase())
+        .collect();
+    assert_eq!(files.len(), outputs.len());
+    let bytes: BTreeSet<Vec<u8>> = contents(&at.join("out")).into_iter().map(|(_, bytes)| bytes).collect();
+    assert_eq!(bytes.len(), outputs.len());
+}
+
+#[test]
+fn random_inputs_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("relu.onnx"), &relu());
+    assert!(lacuna_in(at, &["compile", "relu.onnx", "-o", "m.lac"]).status.success());
+    let output = lacuna_in(at, &["run", "m.lac"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("random values of seed 0 for x"), "{errors}");
+}
+
+/// A full disk behind standard output.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_printed_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("relu.onnx"), &relu());
+    assert!(lacuna_in(at, &["compile", "relu.onnx", "-o", "m.lac"]).status.success());
+    for args in [&["disasm", "m.lac"][..], &["targets"], &["targets", "--json"], &["--help"], &["--version"]]
+    {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lacuna"));
+        let output = command.current_dir(at).args(args).stdout(full).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {errors}");
+        assert!(errors.contains("error[L0003]") && errors.contains("standard output"), "{args:?}: {errors}");
+    }
+}
+
+/// Kills the compiler at moments that are spread over its life: the old object or a new one is there, and nothing else.
+#[cfg(unix)]
+#[test]
+fn signals_leave_nothing_behind() {
+    const KILLS: u64 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("relu.onnx"), &relu());
+    let compile = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lacuna"));
+        command.current_dir(at).args(["compile", "relu.onnx", "-o", "m.lac"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let started = Instant::now();
+    assert!(compile().status().unwrap().success());
+    let life = started.elapsed();
+    let object = fs::read(at.join("m.lac")).unwrap();
+    let mut killed = 0;
+    for signal in ["TERM", "HUP", "INT"] {
+        for n in 0..KILLS {
+            let mut child = compile().spawn().unwrap();
+            std::thread::sleep(life * n as u32 / KILLS as u32);
+            // The shell's own `kill`, which every system has.
+            let kill = format!("kill -{signal} {}", child.id());
+            let _ = Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status().unwrap();
+            killed += u64::from(!child.wait().unwrap().success());
+            assert_eq!(names(at), ["m.lac", "relu.onnx"], "{signal} {n}");
+            assert_eq!(fs::read(at.join("m.lac")).unwrap(), object, "{signal} {n}");
+        }
+    }
+    assert!(killed > KILLS, "{killed} of {} were killed before they were done", 3 * KILLS);
+}

@@ -1,0 +1,93 @@
+//! Targets of the user's own: files, changed figures, objects that carry them.
+
+use std::fs;
+
+use crate::common::{check_failure, json_in, lacuna_in, testdata};
+
+fn cycles(folder: &std::path::Path, options: &[&str]) -> u64 {
+    let model = testdata("digits-cnn").join("model.onnx").to_string_lossy().into_owned();
+    let (exit, json) =
+        json_in(folder, &[&["profile", model.as_str(), "--precision", "mxfp8"], options].concat());
+    assert_eq!(exit, 0, "{options:?}: {json}");
+    json["cycles"].as_u64().expect("cycles")
+}
+
+#[test]
+fn a_changed_figure_and_a_file_with_it_are_the_same_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (target, figure, value, unit) in [
+        ("mtia-300", "hbm_bandwidth", "8", "TB/s"),
+        ("tpu-v5p", "launch", "100", "cycle"),
+        ("mtia-500", "clock", "2.5", "GHz"),
+    ] {
+        let plain = cycles(at, &["--target", target]);
+        let set = format!("{figure}={value}{unit}");
+        let changed = cycles(at, &["--target", target, "--set", &set]);
+        assert_ne!(changed, plain, "{target} {set}");
+        let on_base = format!("name = \"mine\"\nbase = \"{target}\"\n{figure} = \"{value} {unit}\"\n");
+        fs::write(at.join("mine.toml"), on_base).unwrap();
+        assert_eq!(cycles(at, &["--target", "mine.toml"]), changed, "{target} {set}");
+    }
+    // A whole file, without changes and with one figure that stands in it.
+    assert!(lacuna_in(at, &["targets", "new", "--from", "mtia-300", "-o", "whole.toml"]).status.success());
+    assert_eq!(cycles(at, &["--target", "whole.toml"]), cycles(at, &[]));
+    let text = fs::read_to_string(at.join("whole.toml")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("hbm_bandwidth")).unwrap();
+    let other = line.replacen("value = 6.1", "value = 8", 1);
+    assert_ne!(line, other);
+    fs::write(at.join("whole.toml"), text.replacen(line, &other, 1)).unwrap();
+    assert_eq!(cycles(at, &["--target", "whole.toml"]), cycles(at, &["--set", "hbm_bandwidth=8TB/s"]));
+}
+
+#[test]
+fn an_object_carries_its_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model = testdata("digits-cnn").join("model.onnx").to_string_lossy().into_owned();
+    fs::write(at.join("mine.toml"), "name = \"mine\"\nbase = \"mtia-300\"\nlocal_memory = \"1 MiB\"\n")
+        .unwrap();
+    let ok = |args: &[&str]| {
+        let output = lacuna_in(at, args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    ok(&["compile", &model, "--target", "mine.toml", "-o", "m.lac"]);
+    let before = json_in(at, &["profile", "m.lac"]).1;
+    fs::remove_file(at.join("mine.toml")).unwrap();
+    ok(&["run", "m.lac"]);
+    assert_eq!(json_in(at, &["profile", "m.lac"]).1, before);
+    ok(&["disasm", "m.lac", "-o", "m.s"]);
+    ok(&["asm", "m.s", "-o", "again.lac"]);
+    assert_eq!(fs::read(at.join("m.lac")).unwrap(), fs::read(at.join("again.lac")).unwrap());
+    check_failure(at, &["profile", "m.lac", "--set", "clock=1GHz"], 2, "L0001");
+}
+
+#[test]
+fn wrong_figures_are_named_with_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let check = |args: &[&str], expect: &str| {
+        let json = check_failure(at, args, 2, "L0021");
+        let message = json["errors"][0]["message"].as_str().unwrap();
+        assert!(message.contains(expect), "{message}");
+    };
+    check(&["targets", "mtia-300", "--set", "hbm_bandwith=8TB/s"], "did you mean `hbm_bandwidth`?");
+    check(&["targets", "mtia-300", "--set", "hbm_bandwidth=8TB"], "the unit is none of GB/s, TB/s");
+    check(&["targets", "mtia-300", "--set", "hbm_bandwidth=-8TB/s"], "not a positive number");
+    check(&["targets", "mtia-300", "--set", "rate.mxfp9=8MAC/cycle"], "format `mxfp9`");
+    assert!(lacuna_in(at, &["targets", "new", "--from", "mtia-300", "-o", "t.toml"]).status.success());
+    let text = fs::read_to_string(at.join("t.toml")).unwrap();
+    let line_of = |key: &str| text.lines().position(|line| line.starts_with(key)).unwrap() + 1;
+    let edit = |from: &str, to: &str| {
+        let edited = text.replacen(from, to, 1);
+        assert_ne!(edited, text);
+        fs::write(at.join("t.toml"), edited).unwrap();
+    };
+    edit("unit = \"GHz\"", "unit = \"Hz\"");
+    check(&["targets", "check", "t.toml"], &format!("t.toml:{}:1: `clock`", line_of("clock")));
+    edit("value = 1.9, unit = \"GHz\"", "value = 1.2, unit = \"GHz\"");
+    check(&["targets", "check", "t.toml"], &format!("t.toml:{}:1: ", line_of("peak")));
+    edit("tdp =", "tpd =");
+    check(&["targets", "check", "t.toml"], "tpd");
+    check_failure(at, &["targets", "check", "none.toml"], 2, "L0002");
+}
