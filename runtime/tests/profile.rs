@@ -14,6 +14,7 @@ use lacuna_runtime::profile::{Bound, ProfileOptions, profile_with};
 fn target() -> Target {
     Target {
         name: "round numbers".into(),
+        file: String::new(),
         clock_ghz: 1.0,
         rows: 2,
         cols: 2,
