@@ -355,6 +355,29 @@ impl<'a> KernelBuilder<'a> {
         Ok(self.loads.len() - 1)
     }
 
+    /// Plans a program that makes a slot of `bytes` of loaded ones, where the last of them is loaded: one stage behind the loads where
+    /// that is the innermost loop. `program` gets the new buffer and the number of open loops.
+    pub fn make(
+        &mut self,
+        name: &str,
+        bytes: u64,
+        strides: Vec<i64>,
+        sources: &[usize],
+        program: impl FnOnce(&mut Self, u8, usize) -> Result<Program, EmitError>,
+    ) -> Result<usize, EmitError> {
+        let depth = sources.iter().map(|&s| self.loads[s].depth).max().unwrap_or(0);
+        let pipelined = depth > 0 && depth == self.n_loops();
+        if pipelined {
+            self.late = 1;
+        }
+        let buffer = self.buffer(name, BufferKind::Local, bytes, if depth == 0 { 1 } else { DOUBLE })?;
+        let program = program(self, buffer, depth)?;
+        self.kernel.programs.push(program);
+        let load = InstKind::Run { program: (self.kernel.programs.len() - 1) as u16 };
+        self.loads.push(Loaded { buffer, depth, strides, stage: u8::from(pipelined), load });
+        Ok(self.loads.len() - 1)
+    }
+
     /// Which PEs want the same box: those that differ only in coordinates that do not advance the view.
     fn multicast(&self, view: u16) -> Multicast {
         let coords = &self.kernel.views[view as usize].coords;

@@ -477,6 +477,7 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
         | Op::Attention { .. }
         | Op::MxQuantize { .. }
         | Op::MxDecode { .. }
+        | Op::Dequantize { .. }
         | Op::Call { .. } => Err(format!("`{}` is not element-wise", op.name())),
     }
 }

@@ -47,6 +47,11 @@ impl<'a> Grid<'a> {
         (self.columns.len() * self.rows.len()) as u64
     }
 
+    /// The same where zeros keep their signs: for codes that nobody looks for zeros in.
+    pub fn with_signs(self) -> Grid<'a> {
+        Grid { zeros: None, ..self }
+    }
+
     /// Writes the stored codes. Those of zeros of either sign are 0: sums of products start at +0 and cannot tell, and pruning by
     /// multiplication with a mask leaves as many of one sign as of the other.
     pub fn codes(&self, out: &mut [u8]) {

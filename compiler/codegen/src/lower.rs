@@ -243,9 +243,17 @@ impl<'a> Lowering<'a> {
         if let Some(place) = &self.places[value] {
             return Ok(place.clone());
         }
-        let Some(id) = self.func.as_const(value) else {
-            return Err(format!("operand {value} has no place in memory"));
+        let place = match (self.func.as_const(value), self.func.blocked(value)) {
+            (Some(id), _) => self.const_place(id)?,
+            (None, Some(blocked)) => self.widened(value, &blocked)?,
+            (None, None) => return Err(format!("operand {value} has no place in memory")),
         };
+        self.places[value] = Some(place.clone());
+        Ok(place)
+    }
+
+    /// Place of a constant as it is.
+    pub fn const_place(&mut self, id: ConstId) -> Lowered<Place> {
         let ty = &self.module.constants[id].ty;
         if ty.elem.scalar().is_none() {
             return Err(format!(
@@ -257,11 +265,11 @@ impl<'a> Lowering<'a> {
         let elements = if splat { 1 } else { ty.shape.elements() };
         let kind = StorageKind::Const(id, Packing::Plain);
         let storage = self.constant(Storage::dense(kind, ty.elem.format(), elements));
-        let mut place = self.row_major(value, storage);
+        let order: Vec<usize> = (0..ty.shape.rank()).collect();
+        let mut place = Place { storage, offset: 0, strides: strides_in_order(&ty.shape, &order) };
         if splat {
             place.strides.fill(0);
         }
-        self.places[value] = Some(place.clone());
         Ok(place)
     }
 
@@ -285,6 +293,8 @@ impl<'a> Lowering<'a> {
         }
         match &data.op {
             Op::Const { .. } => Ok(()),
+            // Whoever reads it widens it.
+            Op::Dequantize { .. } | Op::Cast { .. } if self.func.blocked(result).is_some() => Ok(()),
             op if op.is_movement() => self.movement(node, result),
             Op::Contract { map, elem } if is_wide(*elem) && !self.is_over_nothing(node) => {
                 self.dot(node, result, map, *elem)

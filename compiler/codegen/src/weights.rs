@@ -58,6 +58,7 @@ pub fn pack_into(
         Packing::Panels(panels) => {
             let [_, scale_plane, index_plane] = storage.planes();
             let grid = Grid::new(constant, panels);
+            let grid = if panels.pattern.is_none() { grid.with_signs() } else { grid };
             match panels.pattern {
                 None => grid.codes(out),
                 Some(pattern) => {

@@ -1,7 +1,7 @@
 //! Constant folding by the evaluator, in typed mode.
 //!
 //! A node whose operands are known becomes a constant, a splat where all elements are equal. What is cheaper to keep as
-//! a recipe stays: `iota`, `broadcast`, `mx_decode` (its codes are smaller), calls, results over [`MAX_BYTES`], and
+//! a recipe stays: `iota`, `broadcast`, `mx_decode` and `dequantize` (their codes are smaller), calls, results over [`MAX_BYTES`], and
 //! results over [`RECIPE_ELEMENTS`] that derive from an `iota` and still vary (a causal triangle is told from its
 //! `compare`, not from a dense mask). Such recipes are evaluated where a folded node needs them. A node that cannot be
 //! evaluated, such as a `gather` out of range, stays as it is.
@@ -50,6 +50,7 @@ fn fold_function(module: &mut Module, id: FuncId) {
         let recipe = match data.op {
             Op::Call { .. } => continue,
             Op::Const { .. } | Op::Iota { .. } | Op::Broadcast { .. } | Op::MxDecode { .. } => true,
+            Op::Dequantize { .. } => true,
             Op::Unary { .. }
             | Op::Binary { .. }
             | Op::Compare { .. }

@@ -161,6 +161,7 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
             ensure!(args[0].elem.scalar().is_none(), "mx_decode needs a grouped operand, not {}", args[0]);
             TensorType::new(*to, args[0].shape.clone())
         }
+        Op::Dequantize { blocks, to } => dequantize(blocks, *to, args)?,
         Op::Call { func } => {
             ensure!(module.functions.is_valid(*func), "there is no function {func}");
             let callee = &module.functions[*func];
@@ -180,6 +181,24 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
     };
     result.check()?;
     Ok(vec![result])
+}
+
+fn dequantize(blocks: &[u64], to: ScalarType, args: &[&TensorType]) -> Result<TensorType, TypeError> {
+    let wide = matches!(to, ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16);
+    ensure!(wide, "dequantize gives f32, f16 or bf16, not {to}");
+    let (codes, shape) = (scalar(args[0])?, &args[0].shape);
+    ensure!(codes.bits() <= 8 && codes != ScalarType::Bool, "the codes of dequantize are {}", args[0]);
+    ensure!(blocks.len() == shape.rank() && !blocks.contains(&0), "blocks of {blocks:?} do not fit {shape}");
+    let each: Shape = shape.iter().zip(blocks).map(|(n, &b)| n.div_ceil(b)).collect();
+    ensure!(
+        float(args[1]).is_ok() && args[1].shape == each,
+        "the scale of dequantize is {}, not {each}",
+        args[1]
+    );
+    if let Some(zero) = args.get(2) {
+        ensure!(scalar(zero)? != ScalarType::Bool && zero.shape == each, "the zero of dequantize is {zero}");
+    }
+    Ok(TensorType::new(to, shape.clone()))
 }
 
 fn scalar(ty: &TensorType) -> Result<ScalarType, TypeError> {

@@ -4,6 +4,7 @@
 //! [`module`] is the container, [`build`] makes functions. [`text`] prints and parses modules, [`verify`] lists and checks
 //! what holds of them, [`eval`] says what they mean; [`fold`] and [`dead`] simplify them by it.
 
+mod blocks;
 pub mod build;
 pub mod dead;
 pub mod eval;
@@ -16,6 +17,7 @@ pub mod text;
 pub mod types;
 pub mod verify;
 
+pub use blocks::Blocked;
 pub use build::FunctionBuilder;
 pub use module::{
     Blob, ConstId, Constant, ConstantData, Entry, FuncId, Function, Module, Node, NodeData, Origin, OriginId,

@@ -120,6 +120,10 @@ macro_rules! for_each_op {
             /// The exact values of a grouped operand.
             MxDecode "mx_decode" (1, 1) { to: ScalarType }
 
+            /// `dequantize(q, scale, zero?)`: `(q - zero) * scale` in f32, rounded to `to`. In dimension `d` each `blocks[d]`
+            /// neighbours share an element of scale and zero; the last block may be short.
+            Dequantize "dequantize" (2, 3) { blocks: Vec<u64>, to: ScalarType }
+
             /// The results of a function of the module.
             Call "call" (0, 4096) { func: FuncId }
         }
@@ -190,7 +194,9 @@ impl Op {
                 Family::Other
             }
             Op::BitCast { .. } | Op::Attention { .. } => Family::Other,
-            Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Family::Other,
+            Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Dequantize { .. } | Op::Call { .. } => {
+                Family::Other
+            }
         }
     }
 }

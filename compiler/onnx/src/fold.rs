@@ -41,6 +41,22 @@ impl Ctx<'_> {
         constant(eval_op(self.b.module, &node.op, &args?.iter().collect::<Vec<_>>(), Mode::Typed).ok()?)
     }
 
+    /// Whether a value depends on constants only.
+    pub(crate) fn is_constant(&self, value: Value) -> bool {
+        let func = self.b.func();
+        let (mut open, mut seen) = (vec![value], BTreeSet::new());
+        while let Some(v) = open.pop() {
+            let Some(node) = func.def(v) else { return false };
+            if matches!(func.nodes[node].op, Op::Call { .. }) {
+                return false;
+            }
+            if seen.insert(node) {
+                open.extend(&func.nodes[node].args);
+            }
+        }
+        true
+    }
+
     /// The value's elements, where they depend on constants only and are few enough.
     pub(crate) fn known(&mut self, value: Value) -> Option<Constant> {
         if let Some(id) = self.b.func().as_const(value) {

@@ -7,7 +7,9 @@ use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
 use lacuna_ir::{Blob, ConstId, Constant, ConstantData, Function, Module, Node, Op, OriginId, Value};
+use lacuna_isa::format::ScalarType;
 
+use crate::blocks::Pieces;
 use crate::emit::Emitter;
 use crate::exact::{Error, functions};
 
@@ -45,6 +47,8 @@ struct Folder<'a> {
     out: Emitter,
     values: SecondaryMap<Value, Option<Value>>,
     constants: IndexMap<ConstId, Value>,
+    /// Operands of products that stay codes.
+    blocked: IndexMap<Value, Value>,
 }
 
 fn fold_function(module: &mut Module, source: &Function) -> Result<Function, String> {
@@ -55,6 +59,7 @@ fn fold_function(module: &mut Module, source: &Function) -> Result<Function, Str
         source,
         values: SecondaryMap::new(),
         constants: IndexMap::new(),
+        blocked: IndexMap::new(),
     };
     for (&old, new) in source.params.iter().zip(folder.out.params.clone()) {
         folder.values[old] = Some(new);
@@ -62,7 +67,8 @@ fn fold_function(module: &mut Module, source: &Function) -> Result<Function, Str
     for node in source.nodes.values() {
         // A recipe appears where something computed needs it.
         if node.results.iter().any(|&r| !constant[r]) || matches!(node.op, Op::Call { .. }) {
-            let args = node.args.iter().map(|&a| folder.demand(a)).collect::<Result<Vec<_>, _>>()?;
+            let demand = |&a: &Value| if node.op.is_product() { folder.operand(a) } else { folder.demand(a) };
+            let args = node.args.iter().map(demand).collect::<Result<Vec<_>, _>>()?;
             folder.copy(node.op.clone(), &args, &node.origins, &node.results)?;
         }
     }
@@ -122,6 +128,89 @@ impl Folder<'_> {
             self.constants.insert(value, new);
         }
         Ok(new)
+    }
+
+    /// The new value for an operand of a product: codes with scales stay what they are.
+    fn operand(&mut self, old: Value) -> Result<Value, String> {
+        if let Some(&new) = self.blocked.get(&old) {
+            return Ok(new);
+        }
+        let Some(pieces) = self.pieces(old)? else { return self.demand(old) };
+        let origins = self.source.def(old).map_or(Vec::new(), |n| self.source.nodes[n].origins.clone());
+        let args =
+            pieces.args.iter().map(|&id| self.constant(id, &origins)).collect::<Result<Vec<_>, _>>()?;
+        let mut new = None;
+        for (i, &to) in pieces.rounds.iter().enumerate() {
+            let (op, args) = match (i, new) {
+                (1.., Some(new)) => (Op::Cast { to, saturate: true }, vec![new]),
+                _ => (Op::Dequantize { blocks: pieces.blocks.clone(), to }, args.clone()),
+            };
+            let emitted = self.out.emit_all(self.module, op, &args, &origins).map_err(|e| e.to_string())?;
+            new = emitted.first().copied();
+        }
+        let new = new.ok_or("a dequantize without a type")?;
+        self.out.name(new, &self.source.values[old].name);
+        self.blocked.insert(old, new);
+        Ok(new)
+    }
+
+    /// A constant of the pool as a value.
+    fn constant(&mut self, id: ConstId, origins: &[OriginId]) -> Result<Value, String> {
+        if let Some(&known) = self.constants.get(&id) {
+            return Ok(known);
+        }
+        let op = Op::Const { value: id };
+        let new = self.out.emit_all(self.module, op, &[], origins).map_err(|e| e.to_string())?[0];
+        self.constants.insert(id, new);
+        Ok(new)
+    }
+
+    /// What a constant value is in codes, if it is a `dequantize` behind nothing but casts and movement.
+    fn pieces(&mut self, old: Value) -> Result<Option<Pieces>, String> {
+        let Some(node) = self.source.def(old) else { return Ok(None) };
+        let data = &self.source.nodes[node];
+        match &data.op {
+            Op::Dequantize { blocks, to } => {
+                let args =
+                    data.args.iter().map(|&a| self.pooled(a)).collect::<Result<Option<Vec<_>>, _>>()?;
+                let whole = |args| Pieces { args, blocks: blocks.clone(), rounds: vec![*to] };
+                Ok(args.map(whole))
+            }
+            &Op::Cast { to: to @ (ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16), .. } => {
+                let inner = self.pieces(data.args[0])?;
+                Ok(inner.map(|mut inner| {
+                    inner.rounds.push(to);
+                    inner
+                }))
+            }
+            Op::Permute { perm } => {
+                let inner = self.pieces(data.args[0])?;
+                Ok(inner.and_then(|inner| inner.permuted(self.module, perm)))
+            }
+            Op::Concat { axis } => {
+                let parts =
+                    data.args.iter().map(|&a| self.pieces(a)).collect::<Result<Option<Vec<_>>, _>>()?;
+                Ok(parts.and_then(|parts| Pieces::concatenated(self.module, &parts, usize::from(*axis))))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The constant of the pool that a recipe is or becomes.
+    fn pooled(&mut self, old: Value) -> Result<Option<ConstId>, String> {
+        let Some(node) = self.source.def(old) else { return Ok(None) };
+        let data = &self.source.nodes[node];
+        if let Op::Const { value } = data.op {
+            return Ok(Some(value));
+        }
+        if let (Op::Reshape { .. }, Some(inner)) = (&data.op, data.args.first()) {
+            let Some(inner) = self.pooled(*inner)? else { return Ok(None) };
+            let inner = &self.module.constants[inner];
+            let ty = self.source.ty(old).clone();
+            let constant = Constant::new(ty, inner.data.clone(), inner.name.clone());
+            return Ok(Some(self.module.constants.push(constant)));
+        }
+        self.computed(node)
     }
 
     /// The constant that a reshape of a constant is: the same bytes under another type.

@@ -85,6 +85,7 @@ pub fn cost(g: &Graph, class: Id, term: &Term) -> u64 {
         | Op::Cumulate { .. }
         | Op::Softmax { .. }
         | Op::MxDecode { .. }
+        | Op::Dequantize { .. }
         | Op::MxQuantize { .. } => kernel(behind(&args)),
         // What it calls is rewritten on its own; there is no other way to compute it.
         Op::Call { .. } => 1,

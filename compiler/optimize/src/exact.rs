@@ -94,6 +94,7 @@ pub(crate) fn optimize_with(
         module.functions[func] = function;
     }
     crate::constants::fold(&mut module)?;
+    crate::blocks::group(&mut module);
     Ok(Optimized { module, report })
 }
 

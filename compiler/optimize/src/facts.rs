@@ -36,6 +36,8 @@ pub struct Facts {
     pub memory: u64,
     /// Bits of the narrowest scalar type from which a constant was widened, where code generation can store it so.
     pub narrow: Option<u32>,
+    /// Whether it is a constant of codes with scales per block, which products read as they are stored.
+    pub blocked: bool,
 }
 
 /// Where a value stands among the kernels that a function needs.
@@ -63,6 +65,7 @@ impl Facts {
             },
             memory: self.memory.min(other.memory),
             narrow: self.narrow.into_iter().chain(other.narrow).min(),
+            blocked: self.blocked || other.blocked,
         }
     }
 
@@ -79,6 +82,7 @@ impl Facts {
             kernel: Kernel::default(),
             memory,
             narrow: None,
+            blocked: false,
         }
     }
 }
@@ -189,8 +193,18 @@ fn of_op(
         facts.memory = facts.memory.min(x.memory);
         facts.splat = if matches!(op, Op::Window { .. }) { None } else { x.splat };
     }
+    if let (Op::Dequantize { .. }, true) = (op, facts.constant) {
+        facts.narrow = args[0].types.first().map(|ty| ty.elem.format().element().bits());
+        facts.blocked = true;
+    }
     if let ([x], true) = (args, facts.constant) {
+        facts.blocked = x.blocked && (op.is_movement() || matches!(op, Op::Cast { .. }));
         facts.narrow = match op {
+            Op::Cast { to: ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16, .. }
+                if x.narrow.is_some() =>
+            {
+                x.narrow
+            }
             Op::Cast { .. } => widened_from(x, &facts),
             op if op.is_movement() => x.narrow,
             _ => None,

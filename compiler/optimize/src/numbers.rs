@@ -122,7 +122,9 @@ pub fn of_op(module: &Module, op: &Op, args: &[&Facts], ids: &[Id]) -> Numbers {
         Op::Slice { .. } | Op::Window { .. } => of(0),
         Op::Softmax { .. } | Op::Norm { .. } | Op::Attention { .. } => Numbers::default(),
         Op::BitCast { .. } => Numbers::default(),
-        Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Numbers::default(),
+        Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Dequantize { .. } | Op::Call { .. } => {
+            Numbers::default()
+        }
     }
 }
 

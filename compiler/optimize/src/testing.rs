@@ -422,6 +422,7 @@ pub fn show(g: &Graph, term: &Term, depth: usize) -> String {
             | Op::Conv { .. }
             | Op::MxQuantize { .. }
             | Op::MxDecode { .. }
+            | Op::Dequantize { .. }
             | Op::Call { .. } => {}
         }
     }

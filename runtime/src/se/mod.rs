@@ -326,7 +326,7 @@ fn execute(
     lanes: &mut Lanes,
 ) {
     const LONG_SEQUENCE: u64 = 32;
-    const WIDE: u32 = 64;
+    const WIDE: u32 = 32;
     let contiguous = domain.parallel.last().is_some_and(|axis| {
         axis.count >= WIDE && axis.strides[..streams.len()].iter().all(|&s| s == 0 || s == 1)
     });

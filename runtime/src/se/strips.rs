@@ -62,7 +62,7 @@ impl Strip {
 }
 
 /// Inner axes of at least this many indices are cut without tables.
-const LONG: u32 = 64;
+const LONG: u32 = 32;
 
 /// Calls `f` with strips of at most `width` lanes in row-major order, and the row-major index of the first lane.
 pub(crate) fn for_strips(

@@ -5,16 +5,18 @@
 //! [`super::product`] emits the stream.
 
 use lacuna_ir::op::{ContractMap, ConvAttrs};
-use lacuna_ir::{ConstId, ElemType, Node, Op, Value};
+use lacuna_ir::{ConstId, Node, Op, Value};
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::Order;
-use lacuna_isa::sparse::BLOCK;
 use lacuna_isa::timing::flag_elements;
-use lacuna_isa::view::PlaneMap;
 
 use super::blocks::BlockFlags;
+use super::problem_dims::{
+    cut, form_fits, merge_summed, pad_to_blocks, roles, split_groups, stored_terms, whole_groups,
+};
 use super::space::{SpaceDim, Walk, coalesce};
 use super::sparse::Form;
+use super::widen::Widen;
 use crate::expr::Expr;
 use crate::lower::{Lowered, Lowering};
 use crate::place::{PANEL, Packing, Panels, Place, Storage, StorageKind, order_of};
@@ -70,6 +72,8 @@ pub struct SummedDim {
     pub b: i64,
     /// Elements that the first operand has.
     pub a_bound: u64,
+    /// Elements that the second operand has.
+    pub b_bound: u64,
     /// Whether a window dimension loads it.
     pub window: bool,
 }
@@ -96,8 +100,10 @@ pub struct Problem {
     pub a_format: Format,
     /// Second operand.
     pub b: Second,
-    /// Its format.
+    /// Its format, once it is widened.
     pub b_format: Format,
+    /// How its codes are widened, where it is stored as codes with scales per block.
+    pub widen: Option<Widen>,
     /// How zeros are used.
     pub form: Form,
     /// Flags of the second operand's blocks, in [`Form::Blocks`].
@@ -151,11 +157,13 @@ impl Lowering<'_> {
         let mut summed = map.summed();
         summed.sort_by_key(|&l| std::cmp::Reverse(a_dim(l).map_or(0, |d| a_place.strides[d].unsigned_abs())));
         let constant = self.func.as_const(b).filter(|_| map.batch().is_empty());
+        let blocked = self.func.blocked(b).filter(|_| map.batch().is_empty() && form == Form::Dense);
+        let is_constant = constant.is_some() || blocked.is_some();
         let k_of = |l: u8| a_dim(l).map_or(1, |d| a_ty.shape[d]);
         let order = order_of(&out.strides);
 
         // Result dimensions by role, in the result's physical order; a constant's columns merge freely.
-        let b_place = if constant.is_none() { Some(self.operand_place(b)?) } else { None };
+        let b_place = if !is_constant { Some(self.operand_place(b)?) } else { None };
         let dim = |label: u8, d: usize| -> SpaceDim {
             let a = a_dim(label).map_or(0, |d| a_place.strides[d]);
             let b = match (&b_place, b_dim(label)) {
@@ -196,19 +204,24 @@ impl Lowering<'_> {
         // Columns of size 1 are part of every layout, and of no merged dimension.
         let (units, wide): (Vec<u8>, Vec<u8>) =
             columns.iter().partition(|&&l| b_dim(l).is_none_or(|d| b_ty.shape[d] == 1));
-        let panels = constant.filter(|_| one_column && merged.len() == wide.len());
-        let (second, b_strides, flags) = match panels {
-            Some(id) => {
-                let axes = |labels: &[u8]| {
-                    labels.iter().filter_map(|&l| b_dim(l)).map(|d| d as u8).collect::<Vec<u8>>()
-                };
-                let column_labels: Vec<u8> =
-                    units.into_iter().chain(merged.iter().map(|&d| map.out[d])).collect();
-                let n: u64 = merged.iter().map(|&d| expr.shape[d]).product();
-                let (columns, summed) = (axes(&column_labels), axes(&summed));
-                self.panels(id, [columns, summed], b_ty.elem.format(), n, &sizes, form)?
+        let fits = one_column && merged.len() == wide.len();
+        let axes =
+            |labels: &[u8]| labels.iter().filter_map(|&l| b_dim(l)).map(|d| d as u8).collect::<Vec<u8>>();
+        let column_labels: Vec<u8> = units.into_iter().chain(merged.iter().map(|&d| map.out[d])).collect();
+        let n: u64 = merged.iter().map(|&d| expr.shape[d]).product();
+        let axes = [axes(&column_labels), axes(&summed)];
+        let coded = match blocked.filter(|_| fits) {
+            Some(blocked) => self.code_panels(&blocked, axes.clone(), n)?,
+            None => None,
+        };
+        let mut widen = None;
+        let (second, b_strides, flags) = match (constant.filter(|_| fits), coded) {
+            (_, Some((second, strides, how))) => {
+                widen = Some(how);
+                (second, strides, None)
             }
-            None => {
+            (Some(id), None) => self.panels(id, axes, b_ty.elem.format(), n, &sizes, form)?,
+            (None, None) => {
                 if form != Form::Dense || (constant.is_some() && b_ty.elem.scalar().is_none()) {
                     return Err("packed weights whose columns do not merge are not implemented".into());
                 }
@@ -220,7 +233,7 @@ impl Lowering<'_> {
                     let inner = d.space.logical.last().copied();
                     let stride = inner.and_then(|o| b_dim(map.out[o])).map(|x| place.strides[x]);
                     if let (Some(walk), Some(stride)) = (d.space.walks.last_mut(), stride) {
-                        if constant.is_some() && d.space.logical.len() > 1 {
+                        if is_constant && d.space.logical.len() > 1 {
                             return Err("a constant second operand whose columns do not merge".into());
                         }
                         walk.stride = stride;
@@ -240,15 +253,20 @@ impl Lowering<'_> {
                 a: a_dim(summed[i]).map_or(0, |d| a_place.strides[d]),
                 b: b_strides[i],
                 a_bound: a_bounds[i],
+                b_bound: sizes[i],
                 window: false,
             })
             .collect();
-        merge_summed(&mut summed);
+        let step = pad_to_blocks(&mut summed, widen.as_ref());
+        if widen.is_none() {
+            merge_summed(&mut summed);
+        }
         if summed.len() > 3 {
             return Err("a product over more than three dimensions that do not merge".into());
         }
         form_fits(form, &summed)?;
-        let chunk = (0..summed.len()).max_by_key(|&i| (summed[i].size, i)).unwrap_or(0);
+        let longest = (0..summed.len()).max_by_key(|&i| (summed[i].size, i)).unwrap_or(0);
+        let chunk = if step > 1 { summed.len() - 1 } else { longest };
         Ok(Problem {
             dims,
             summed,
@@ -256,9 +274,10 @@ impl Lowering<'_> {
             a_format: a_ty.elem.format(),
             b: second,
             b_format: b_ty.elem.format(),
+            widen,
             form,
             flags,
-            chunk: (chunk, cut(group, form)),
+            chunk: (chunk, cut(group, form).max(step)),
         })
     }
 
@@ -288,22 +307,31 @@ impl Lowering<'_> {
             return Err("grouped convolution in a grouped format is not implemented".into());
         }
         let constant = self.func.as_const(w).filter(|_| attrs.groups == 1);
+        let blocked = self.func.blocked(w).filter(|_| attrs.groups == 1 && form == Form::Dense);
         let c_padded = channels.next_multiple_of(group);
 
         // Taps, then channels: the order in which weights are packed and windows are walked.
         let mut sizes: Vec<u64> = (0..n_spatial).map(|i| w_dim(i + 2)).collect();
         sizes.push(c_padded);
         let out_dim = |i: usize| attrs.out[i] as usize;
-        let (second, b_strides, flags, w_strides) = match constant {
-            Some(id) => {
-                let summed: Vec<u8> = attrs.w[2..].iter().chain([&attrs.w[1]]).copied().collect();
-                let axes = [vec![attrs.w[0]], summed];
+        let axes = [vec![attrs.w[0]], attrs.w[2..].iter().chain([&attrs.w[1]]).copied().collect()];
+        let coded = match blocked {
+            Some(blocked) => self.code_panels(&blocked, axes.clone(), w_dim(0))?,
+            None => None,
+        };
+        let mut widen = None;
+        let (second, b_strides, flags, w_strides) = match (constant, coded) {
+            (_, Some((second, strides, how))) => {
+                widen = Some(how);
+                (second, strides, None, (0, 0))
+            }
+            (Some(id), None) => {
                 let (second, strides, flags) =
                     self.panels(id, axes, w_ty.elem.format(), w_dim(0), &sizes, form)?;
                 (second, strides, flags, (0, 0))
             }
-            None if form != Form::Dense => return Err("weights that are no panels".into()),
-            None => {
+            (None, None) if form != Form::Dense => return Err("weights that are no panels".into()),
+            (None, None) => {
                 let place = self.operand_place(w)?;
                 let ws = |i: usize| place.strides[attrs.w[i] as usize];
                 let mut strides: Vec<i64> = (0..n_spatial).map(|i| ws(i + 2)).collect();
@@ -323,9 +351,11 @@ impl Lowering<'_> {
                 } else {
                     sizes[i]
                 },
+                b_bound: sizes[i],
                 window: i < n_spatial,
             })
             .collect();
+        let step = pad_to_blocks(&mut summed, widen.as_ref());
 
         let mut batch =
             coalesce(vec![Self::result_dim(expr, out, out_dim(0), xs(0), 0)], expr.leaves.len() + 3);
@@ -357,6 +387,7 @@ impl Lowering<'_> {
             let all: Vec<SpaceDim> = batch.drain(..).chain(rows).collect();
             dims = roles(Vec::new(), coalesce(all, n_operands), vec![column]);
             summed.drain(..n_spatial);
+            widen.iter_mut().for_each(|widen| widen.drop_outermost(n_spatial));
         } else {
             dims = roles(batch, rows, vec![column]);
             let rows = dims.iter_mut().filter(|d| d.role == Role::Row);
@@ -376,15 +407,16 @@ impl Lowering<'_> {
             a_format: x_ty.elem.format(),
             b: second,
             b_format: w_ty.elem.format(),
+            widen,
             form,
             flags,
-            chunk: (chunk, cut(group, form)),
+            chunk: (chunk, cut(group, form).max(step)),
         })
     }
 
     /// The packed storage of a constant second operand whose columns and summed dimensions are `axes`, the strides of its
     /// summed dimensions, and the flags of its blocks where they are used.
-    fn panels(
+    pub(super) fn panels(
         &mut self,
         id: ConstId,
         [columns, summed]: [Vec<u8>; 2],
@@ -427,7 +459,8 @@ impl Lowering<'_> {
 
     /// Whether the operands of a contraction change places: a constant is the second.
     fn swaps(&self, args: &[Value]) -> bool {
-        self.func.as_const(args[0]).is_some() && self.func.as_const(args[1]).is_none()
+        let constant = |v: Value| self.func.as_const(v).is_some() || self.func.blocked(v).is_some();
+        constant(args[0]) && !constant(args[1])
     }
 
     /// The constant that is a product's second operand, and whether it stands first in the node.
@@ -452,97 +485,5 @@ impl Lowering<'_> {
     /// Place of an operand of a product, which may be grouped.
     fn operand_place(&mut self, value: Value) -> Lowered<Place> {
         self.place(value)
-    }
-}
-
-/// Assigns roles: rows beyond two and columns beyond one become batch dimensions.
-fn roles(batch: Vec<SpaceDim>, rows: Vec<SpaceDim>, cols: Vec<SpaceDim>) -> Vec<ResultDim> {
-    let extra_rows = rows.len().saturating_sub(2);
-    let extra_cols = cols.len().saturating_sub(1);
-    let mut dims = Vec::new();
-    let mut add = |role: Role, spaces: &[SpaceDim]| {
-        dims.extend(spaces.iter().map(|s| ResultDim { role, space: s.clone(), window: None }));
-    };
-    add(Role::Batch, &batch);
-    add(Role::Batch, &rows[..extra_rows]);
-    add(Role::Batch, &cols[..extra_cols]);
-    add(Role::Row, &rows[extra_rows..]);
-    add(Role::Column, &cols[extra_cols..]);
-    dims
-}
-
-/// Splits the columns of a grouped convolution into a batch dimension of groups and the columns of one group.
-fn split_groups(dims: &mut Vec<ResultDim>, groups: u64, a_step: i64, b_step: i64, columns: u64) {
-    let Some(at) = dims.iter().rposition(|d| d.role == Role::Column) else { return };
-    let per_group = columns / groups;
-    let mut group = dims[at].clone();
-    let n = group.space.walks.len();
-    group.role = Role::Batch;
-    group.space.size = groups;
-    for (i, walk) in group.space.walks.iter_mut().enumerate() {
-        walk.bound = groups;
-        walk.stride *= per_group as i64;
-        if i == n - 2 {
-            walk.stride = a_step;
-        } else if i == n - 1 {
-            walk.stride = b_step;
-        }
-    }
-    let column = &mut dims[at].space;
-    column.size = per_group;
-    for walk in &mut column.walks {
-        walk.bound = per_group;
-    }
-    dims.insert(0, group);
-}
-
-/// Elements along the summed dimension of the shortest run that is whole groups of both operands of the pattern, and of blocks
-/// with flags.
-fn whole_groups(elems: [&ElemType; 2], form: Form) -> u64 {
-    let unit = |format: Format, pattern| PlaneMap { format, pattern, k_stride: 1 }.unit();
-    let [a, b] = elems.map(|elem| elem.format());
-    let flags = if form == Form::Blocks { flag_elements(b) } else { 1 };
-    let units = [unit(a, None), unit(b, form.pattern()), flags];
-    let largest = units.into_iter().max().unwrap_or(1);
-    let multiple = (1..=units.iter().product()).map(|i| i * largest);
-    multiple.into_iter().find(|n| units.iter().all(|&u| n.is_multiple_of(u))).unwrap_or(largest)
-}
-
-/// In multiples of what the summed dimension is cut: whole groups, and whole records of a compressed operand.
-fn cut(group: u64, form: Form) -> u64 {
-    let records = match form {
-        Form::Compressed => BLOCK as u64 / PANEL,
-        Form::Dense | Form::Pattern(_) | Form::Blocks | Form::Active => 1,
-    };
-    if records.is_multiple_of(group) { records } else { group.next_multiple_of(records) }
-}
-
-/// Elements along the summed dimension that an operand has in memory: whole groups.
-fn stored_terms(elem: &ElemType, size: u64) -> u64 {
-    size.next_multiple_of(u64::from(elem.format().group_size()))
-}
-
-/// Rows of weights are left out along one dimension (`ldmask`), and flags of a chunk are those of that dimension.
-fn form_fits(form: Form, summed: &[SummedDim]) -> Lowered {
-    if form == Form::Active && summed.iter().filter(|dim| dim.size > 1).count() > 1 {
-        return Err("rows that meet zeros in a sum over more than one dimension".to_owned());
-    }
-    Ok(())
-}
-
-/// Joins neighbouring summed dimensions that both operands walk alike.
-fn merge_summed(dims: &mut Vec<SummedDim>) {
-    let mut i = 1;
-    while i < dims.len() {
-        let (outer, inner) = (dims[i - 1], dims[i]);
-        let size = inner.size as i64;
-        let whole = inner.a_bound == inner.size && outer.a_bound == outer.size;
-        if outer.size == 1 || (whole && outer.a == inner.a * size && outer.b == inner.b * size) {
-            dims[i - 1] =
-                SummedDim { size: outer.size * inner.size, a_bound: outer.a_bound * inner.a_bound, ..inner };
-            dims.remove(i);
-        } else {
-            i += 1;
-        }
     }
 }

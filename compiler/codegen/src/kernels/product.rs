@@ -88,9 +88,15 @@ impl Lowering<'_> {
             }
             (Form::Dense | Form::Pattern(_) | Form::Compressed | Form::Blocks, _) => None,
         };
-        let b = match (flags, b_tile.k_dim) {
-            (Some(flags), Some(k)) if problem.form == Form::Active => {
+        let mut freed = Vec::new();
+        let b = match (flags, b_tile.k_dim, &problem.widen) {
+            (Some(flags), Some(k), _) if problem.form == Form::Active => {
                 kb.load_active("b", &b_tile, k, flags)?
+            }
+            (_, _, Some(widen)) => {
+                let (b, sources) = widen.emit(&mut kb, problem, plan, &b_tile)?;
+                freed = sources;
+                b
             }
             _ => kb.load("b", &b_tile, Fill::Zero, None, None)?,
         };
@@ -165,8 +171,8 @@ impl Lowering<'_> {
                 InstKind::Mm { bank: bank_op, a: a_op, b: b_op, order: b_order }
             }
         });
-        let mut popped: Vec<usize> =
-            read.iter().filter(|(_, x)| *x == Action::Pop).map(|(load, _)| *load).collect();
+        let mut popped = freed;
+        popped.extend(read.iter().filter(|(_, x)| *x == Action::Pop).map(|(load, _)| *load));
         if chunked {
             kb.close_loop(depth + 1, &popped);
         }

@@ -5,10 +5,11 @@
 //! latency, its transfer and its product. Times of engines come from [`lacuna_isa::timing`]; ports are shared evenly, and a
 //! multicast fetch is paid once.
 
+use lacuna_isa::format::Format;
 use lacuna_isa::object::MemSpace;
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::{ASSUMED_ACTIVITY, DMA_BEAT_BYTES, Work, cost};
-use lacuna_isa::view::Pattern;
+use lacuna_isa::view::{Pattern, VIEW_DIMS};
 
 use super::blocks::BlockFlags;
 use super::problem::{Problem, Role, Second};
@@ -69,6 +70,9 @@ pub struct Time {
     result_bytes: u64,
     /// Pieces of a tile.
     pieces: u64,
+    /// Cycles of the SE in a round for widening codes, and bytes of the slots that they are widened to.
+    widen: f64,
+    widened_bytes: u64,
     /// Whether a tile waits for the epilogue of the one before.
     one_bank: bool,
     /// Cycles before the first round and after the last besides its own work.
@@ -97,15 +101,20 @@ impl Time {
         let zeros = Zeros::of(problem, plan, m, lowering);
         let nest = &plan.nest;
         let innermost = nest.loops().last().copied();
-        let mut loads = vec![(a.clone(), None, false), (b.clone(), pattern, true)];
+        let mut loads = vec![(a.clone(), None, false, false), (b.clone(), pattern, true, false)];
+        let shared = problem.widen.iter().flat_map(|widen| widen.shared_tiles(problem, plan));
+        loads.extend(shared.map(|tile| (tile, None, false, false)));
         let leaves = expr.leaves.iter().enumerate();
         loads.extend(leaves.map(|(i, leaf)| {
             let tile = epilogue_tile(problem, plan, leaf.place.storage, 0, i + 1, false).0;
-            (tile, None, false)
+            (tile, None, false, true)
         }));
         let mut fetches_of = Vec::new();
-        for (i, (tile, pattern, second)) in loads.iter().enumerate() {
-            let (second, of_result) = (*second, i > 1);
+        for (i, (tile, pattern, second, of_result)) in loads.iter().enumerate() {
+            let (second, of_result) = (*second, *of_result);
+            if tile.dims.len() > VIEW_DIMS {
+                return None;
+            }
             let bytes = slot_bytes(lowering, tile, *pattern);
             let apart = second && problem.form == Form::Active;
             let distinct = if apart { nest.n_pes() as f64 } else { distinct_pes(nest, tile) };
@@ -124,6 +133,13 @@ impl Time {
             });
         }
         let rounds = nest.rounds() as f64;
+        let widen = problem.widen.as_ref().map(|widen| {
+            let (elements, ops, bytes) = widen.work(problem, plan, b.elements());
+            let cycles = cost(&Work::Simd { elements, ops, bytes }, target).cycles as f64;
+            (cycles, slot_size(problem.b_format, b.elements()))
+        });
+        let (first_widen, widened_bytes) = widen.unwrap_or_default();
+        let widenings = fetches_of[1].times;
         let rounds_of_tile = nest.axes[plan.k_axis()].trip as f64;
         let epilogue = if expr.is_copy() {
             cost(&Work::Bank { elements: area }, target).cycles
@@ -152,8 +168,13 @@ impl Time {
             store_latency: store_latency as f64,
             result_bytes: result_bytes.div_ceil(plan.pieces),
             pieces: plan.pieces,
+            widen: first_widen * widenings / rounds,
+            widened_bytes: widened_bytes * if widenings > 1.0 { u64::from(DOUBLE) } else { 1 },
             one_bank: m * n * 8 > target.bank_bytes,
-            ends: latency + fetches_of.iter().map(|f| f.cycles).sum::<f64>() + store_latency as f64,
+            ends: latency
+                + first_widen
+                + fetches_of.iter().map(|f| f.cycles).sum::<f64>()
+                + store_latency as f64,
             fetches: fetches_of,
         })
     }
@@ -174,7 +195,10 @@ impl Time {
         };
         let whole = |bytes: u64| bytes.next_multiple_of(DMA_BEAT_BYTES);
         let operands: u64 = self.fetches.iter().map(|f| whole(f.bytes) * slots_of(f)).sum();
-        operands + whole(self.flag_bytes) * slots + whole(self.result_bytes) * self.result_slots(slots)
+        operands
+            + self.widened_bytes
+            + whole(self.flag_bytes) * slots
+            + whole(self.result_bytes) * self.result_slots(slots)
     }
 
     /// Modelled cycles with `slots` slots in the innermost loop, and a share of what other work hides.
@@ -184,7 +208,7 @@ impl Time {
         let flight = inner.fold(None, |flight: Option<f64>, f| {
             Some(flight.map_or(f.cycles + f.latency, |before| before.max(f.latency) + f.cycles))
         });
-        let flight = flight.map_or(0.0, |flight| (flight + self.dpe) / f64::from(slots));
+        let flight = flight.map_or(0.0, |flight| (flight + self.widen + self.dpe) / f64::from(slots));
         // Loads of outer loops stand in the same queue: what is behind one waits for its slot too.
         let latency = self.fetches.iter().fold(0.0f64, |most, f| most.max(f.latency));
         let outer = self.fetches.iter().filter(|f| !f.inner && f.times > 1.0);
@@ -199,12 +223,14 @@ impl Time {
             Some(wait) => loads + wait,
             None => 0.0,
         };
-        let round = self.dpe.max(loads).max(self.issue).max(flight).max(late);
+        let round = self.dpe.max(self.widen).max(loads).max(self.issue).max(flight).max(late);
         let products = round * self.rounds_of_tile;
         let results = (self.epilogue + self.store + self.pieces as f64 * self.store_latency)
             / self.result_slots(slots.into()) as f64;
+        // One engine widens operands and finishes results.
+        let simd = self.epilogue + self.widen * self.rounds_of_tile;
         let leaving = self.epilogue.max(self.store).max(results);
-        let tile = if self.one_bank { products + leaving } else { products.max(leaving) };
+        let tile = if self.one_bank { products + leaving } else { products.max(leaving).max(simd) };
         let others = self.fetches.iter().filter(|f| f.of_result && f.times > 1.0);
         let others = others.map(|f| {
             let in_flight = if f.inner { f64::from(slots) } else { f64::from(DOUBLE) };
@@ -237,6 +263,11 @@ fn port(target: &Target, space: MemSpace) -> (f64, u64) {
 /// Bytes of a slot that holds a tile.
 pub fn slot_bytes(lowering: &Lowering, tile: &Tile, pattern: Option<Pattern>) -> u64 {
     KernelBuilder::slot_bytes(lowering.storages[tile.storage].slot, pattern, tile.elements())
+}
+
+/// The same of a format.
+fn slot_size(format: Format, elements: u64) -> u64 {
+    KernelBuilder::slot_bytes(format, None, elements).next_multiple_of(DMA_BEAT_BYTES)
 }
 
 /// Cycles that making flags takes.

@@ -114,7 +114,7 @@ pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
             size: plan.chunk_of(problem, i),
             stride: k.b,
             origin: 0,
-            bound: k.size,
+            bound: k.b_bound,
         })
         .collect();
     let column = problem.dims.iter().rposition(|d| d.role == Role::Column);
@@ -278,8 +278,14 @@ pub fn second_view(
     let strides = tile.slot_strides();
     let n_k = problem.summed.len();
     let k_at = |first: usize| -> Vec<LocalDim> {
-        let mut dims: Vec<LocalDim> =
-            (0..n_k).map(|i| free(plan.chunk_of(problem, i), strides[first + i])).collect();
+        // What is padded to whole blocks is widened to anything.
+        let dim = |i: usize| {
+            let (k, size) = (&problem.summed[i], plan.chunk_of(problem, i));
+            let axis = (i == problem.chunk.0).then_some((plan.k_axis(), plan.chunk as i64));
+            let clip = TileDim { axis, size, stride: 0, origin: 0, bound: k.b_bound };
+            LocalDim { size, stride: strides[first + i], clip: (k.b_bound < k.size).then_some(clip) }
+        };
+        let mut dims: Vec<LocalDim> = (0..n_k).map(dim).collect();
         while dims.len() < 3 {
             dims.insert(0, free(1, 0));
         }

@@ -9,5 +9,6 @@ mod pipeline;
 mod profile;
 mod questions;
 mod selection;
+mod stored;
 mod targets;
 mod weights;

@@ -19,6 +19,7 @@
 //! A verified function never panics here. What cannot be evaluated is an [`EvalError`].
 
 mod attention;
+mod blocks;
 mod codec;
 mod contract;
 mod elementwise;
@@ -251,6 +252,7 @@ fn apply(
             TensorData::Grouped(Arc::new(Groups { codes, scales }))
         }
         Op::MxDecode { to } => floats(*to, args[0].to_f64().to_vec(), mode),
+        Op::Dequantize { blocks, to } => floats(*to, blocks::dequantize(blocks, args, mode), mode),
         Op::Call { .. } => unreachable!("calls return above"),
     };
     Ok(vec![Tensor { ty, data }])

@@ -95,6 +95,9 @@ pub fn every_operator() -> Module {
     let q = b.emit(Op::MxQuantize { format: GroupFormat::MXFP8, axis: 1, mode }, &[x]).unwrap();
     let q = b.emit(Op::MxDecode { to: F32 }, &[q]).unwrap();
     let g = b.emit(Op::MxDecode { to: F32 }, &[grouped]).unwrap();
+    let rank = b.func().ty(small).shape.rank();
+    let blocks = Op::Dequantize { blocks: vec![1; rank], to: F32 };
+    b.emit(blocks, &[small, taken, small]).unwrap();
     b.func_mut().values[q].name = "decoded".into();
     b.results(&[best, small, odd, empty, q, g]);
     let func = b.id();

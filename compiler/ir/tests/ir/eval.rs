@@ -5,7 +5,7 @@ use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, Real, ReduceOp,
 use lacuna_ir::{FunctionBuilder, Module, Op, Shape, TensorType};
 use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
 
-use ScalarType::{Bf16, Bool, E4M3, E5M2, F16, F32, F64, I4, I8, I32, I64, U8, U64};
+use ScalarType::{Bf16, Bool, E4M3, E5M2, F16, F32, F64, I4, I8, I32, I64, U4, U8, U64};
 
 const NAN: f64 = f64::NAN;
 const INF: f64 = f64::INFINITY;
@@ -432,6 +432,23 @@ fn check_groups(format: GroupFormat) {
     assert_eq!(decode(&run(Op::MxQuantize { format, axis: 0, mode: ScaleMode::Floor }, &[&y])), y);
     let int8 = run(Op::MxQuantize { format: GroupFormat::MXINT8, axis: 0, mode: ScaleMode::Floor }, &[&y]);
     assert_eq!(decode(&int8), y);
+}
+
+/// Each block has its scale and zero, the last one is short; the difference and the product round to f32, the result to its type.
+#[test]
+fn blocks_share_scales_and_zeros() {
+    let codes = t(U4, &[2, 5], &[0.0, 1.0, 2.0, 3.0, 15.0, 15.0, 8.0, 7.0, 0.0, 4.0]);
+    let scales = t(F32, &[2, 3], &[1.0, 0.5, 2.0, -1.0, 10.0, 0.25]);
+    let zeros = t(U4, &[2, 3], &[8.0, 0.0, 15.0, 7.0, 1.0, 0.0]);
+    let op = |to: ScalarType| Op::Dequantize { blocks: vec![1, 2], to };
+    let plain = [0.0, 1.0, 1.0, 1.5, 30.0, -15.0, -8.0, 70.0, 0.0, 1.0];
+    check(op(F32), &[&codes, &scales], &t(F32, &[2, 5], &plain));
+    let centred = [-8.0, -7.0, 1.0, 1.5, 0.0, -8.0, -1.0, 60.0, -10.0, 1.0];
+    check(op(F32), &[&codes, &scales, &zeros], &t(F32, &[2, 5], &centred));
+    let third = f64::from(1f32 / 3.0);
+    let one = Op::Dequantize { blocks: vec![9], to: Bf16 };
+    let (q, s) = (t(I8, &[2], &[3.0, -127.0]), t(F32, &[1], &[third]));
+    check(one, &[&q, &s], &t(Bf16, &[2], &[1.0, -42.25]));
 }
 
 #[test]

@@ -96,6 +96,8 @@ fn rule_5_operators_fit() {
         "v3: f32[] = call v0 {func: fn9}",
         "v3: f32[2,3] = mx_decode v0 {to: f32}",
         "v3: i32[2,3] = mx_decode v2 {to: i32}",
+        "v3: f32[2,3] = dequantize v0, v0 {blocks: [1,1], to: f32}",
+        "v3: f32[2,3] = dequantize v2, v0 {blocks: [1,1], to: f32}",
         "v3: f32[2,3] = softmax v1 {axis: 0, log: false}",
         "v3: f32[3] = reduce v0 {op: sum, axes: [2]}",
         "v3: f32[2,2] = contract v0, v0 {map: \"mk,nk->mm\", elem: f32}",

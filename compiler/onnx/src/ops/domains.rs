@@ -2,7 +2,7 @@
 
 use lacuna_ir::op::{BinaryOp, UnaryOp};
 
-use super::{SupportedOp, Types, learning, microsoft, quantized, training, trees};
+use super::{SupportedOp, Types, learning, microsoft, n_bits, quantized, training, trees};
 use crate::flex;
 
 /// Operators of classical machine learning.
@@ -42,9 +42,10 @@ super::table! {
     "DynamicQuantizeMatMul" 1 Float "" "reduce, div, round, cast, contract, mul" quantized::dynamic_quantize_mat_mul;
     "FastGelu" 1 Float "" "add, tanh, mul" |c, n| microsoft::gelu(c, n, true);
     "FusedMatMul" 1 Float "transBatchA, transBatchB" "permute, contract, mul" microsoft::fused_mat_mul;
+    "GatherBlockQuantized" 1 Any "" "gather, cast, sub, mul" n_bits::gather_block_quantized;
     "Gelu" 1 Float "" "erf, mul" |c, n| microsoft::gelu(c, n, false);
     "MatMulIntegerToFloat" 1 Int "" "cast, sub, contract, mul" quantized::mat_mul_integer_to_float;
-    "MatMulNBits" 1 Float "4 and 8 bits; no g_idx" "cast, sub, mul, contract" microsoft::mat_mul_n_bits;
+    "MatMulNBits" 1 Float "2, 4 and 8 bits; g_idx in order" "dequantize, contract" n_bits::mat_mul_n_bits;
     "QLinearAdd" 1 Int "" "cast, sub, mul, add, div, round" |c, n| quantized::qlinear_binary(c, n, BinaryOp::Add);
     "QLinearMul" 1 Int "" "cast, sub, mul, div, round" |c, n| quantized::qlinear_binary(c, n, BinaryOp::Mul);
     "QLinearSigmoid" 1 Int "" "cast, sub, mul, sigmoid, div, round" |c, n| quantized::qlinear_unary(c, n, |c, x| c.unary(UnaryOp::Sigmoid, x));

@@ -1,7 +1,7 @@
 //! Arithmetic, logic, comparison and activations, element by element.
 
 use lacuna_ir::op::{BinaryOp, CompareOp, UnaryOp};
-use lacuna_ir::{ConstantData, Op, Value};
+use lacuna_ir::{Op, Value};
 use lacuna_isa::format::ScalarType;
 
 use super::legacy;
@@ -395,97 +395,6 @@ pub(super) fn gelu_of(c: &mut Ctx<'_>, x: Value, tanh: bool) -> Result<Value, Fa
         c.unary(UnaryOp::NormCdf, x)?
     };
     c.binary(BinaryOp::Mul, x, gate)
-}
-
-/// Scales, zero points and operands of (de)quantisation: per tensor, per axis or in blocks along an axis.
-fn quantisation_parameter(c: &mut Ctx<'_>, n: &Call<'_>, p: Value, x: Value) -> Result<Value, Fail> {
-    let (shape, param) = (c.shape(x), c.shape(p));
-    if param.elements() == 1 {
-        let scalar = c.reshape(p, vec![])?;
-        return c.broadcast_to(scalar, &shape);
-    }
-    let axis = crate::call::axis(n.int("axis", 1)?, shape.rank())?;
-    let block = n.int("block_size", 0)?;
-    if param.rank() == 1 && block == 0 {
-        return c.broadcast_along(p, axis, &shape);
-    }
-    let block = u64::try_from(block).ok().filter(|&b| b > 0 && param.rank() == shape.rank());
-    let block = block.ok_or_else(|| {
-        invalid(format!(
-            "a scale or zero point {param} does not fit {shape}: it must have one element, one for each index of axis {axis}, or \
-             the rank of the operand and a `block_size`"
-        ))
-    })?;
-    if param[axis] != shape[axis].div_ceil(block) {
-        return Err(invalid(format!(
-            "a scale or zero point {param} does not fit {shape} in blocks of {block} along axis {axis}"
-        )));
-    }
-    let mut split = param.0.clone();
-    split.insert(axis + 1, 1);
-    let p = c.reshape(p, split.clone())?;
-    split[axis + 1] = block.min(crate::limits::MAX_ELEMENTS);
-    let p = c.broadcast_to(p, &split.into())?;
-    let mut joined = param.0;
-    joined[axis] = joined[axis].saturating_mul(block);
-    let p = c.reshape(p, joined)?;
-    c.slice_axis(p, axis, 0, shape[axis])
-}
-
-/// Whether every element is known to be 0, which in floats is the positive one.
-fn is_zero(c: &mut Ctx<'_>, x: Value) -> bool {
-    c.known(x).is_some_and(|known| match &known.data {
-        ConstantData::Splat(code) => *code == 0,
-        ConstantData::Dense(blob) => blob.bytes().iter().all(|&b| b == 0),
-    })
-}
-
-/// `(x - zero) * scale`. Subtraction is exact in i32, or in the result's type for wider codes.
-pub(super) fn dequantize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, scale) = (n.input(0)?, n.input(1)?);
-    let to = match n.int("output_dtype", 0)? {
-        0 => c.elem(scale),
-        code => scalar_type(code as i32).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?,
-    };
-    if !matches!(to, ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16) {
-        return Err(Fail::new(codes::ELEMENT_TYPE, format!("the result type is {to}")));
-    }
-    let scale = quantisation_parameter(c, n, scale, x)?;
-    let mut centred = x;
-    if let Some(point) = n.opt(2) {
-        let zero = quantisation_parameter(c, n, point, x)?;
-        // Without the difference, codes are seen to fit into their own type.
-        if !is_zero(c, point) {
-            let wide = if c.elem(x).is_int() { ScalarType::I32 } else { ScalarType::F32 };
-            let (a, b) = (c.cast(x, wide)?, c.cast(zero, wide)?);
-            centred = c.binary(BinaryOp::Sub, a, b)?;
-        }
-    }
-    let (a, b) = (c.cast(centred, ScalarType::F32)?, c.cast(scale, ScalarType::F32)?);
-    let y = c.binary(BinaryOp::Mul, a, b)?;
-    Ok(vec![c.cast(y, to)?])
-}
-
-/// `saturate(round(x / scale) + zero)`.
-pub(super) fn quantize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, scale) = (n.input(0)?, n.input(1)?);
-    let to = match (n.opt(2), n.int("output_dtype", 0)?) {
-        (Some(zero), _) => c.elem(zero),
-        (None, 0) => ScalarType::U8,
-        (None, code) => scalar_type(code as i32).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?,
-    };
-    let scale = quantisation_parameter(c, n, scale, x)?;
-    let (a, b) = (c.cast(x, ScalarType::F32)?, c.cast(scale, ScalarType::F32)?);
-    let mut y = c.binary(BinaryOp::Div, a, b)?;
-    if to.is_int() {
-        y = c.unary(UnaryOp::Round, y)?;
-    }
-    if let Some(zero) = n.opt(2) {
-        let zero = quantisation_parameter(c, n, zero, x)?;
-        let zero = c.cast(zero, ScalarType::F32)?;
-        y = c.binary(BinaryOp::Add, y, zero)?;
-    }
-    Ok(vec![c.emit(Op::Cast { to, saturate: n.flag("saturate", true)? }, &[y])?])
 }
 
 /// `x` of a shape that operands broadcast to: the operands' common shape is checked.

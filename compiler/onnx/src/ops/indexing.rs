@@ -4,6 +4,7 @@ use lacuna_ir::op::{BinaryOp, CompareOp, ReduceOp};
 use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
+use super::n_bits::gather_of_codes;
 use crate::call::{Call, axis};
 use crate::context::{Ctx, invalid};
 use crate::diagnostic::Fail;
@@ -53,6 +54,9 @@ pub(super) fn gather(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let shape = c.shape(x);
     let axis = axis(n.int("axis", 0)?, shape.rank())?;
     let index = non_negative(c, index, &[shape[axis]])?;
+    if let Some(y) = gather_of_codes(c, x, index, axis)? {
+        return Ok(vec![y]);
+    }
     Ok(vec![c.emit(Op::Gather { axis: axis as u8, batch: 0 }, &[x, index])?])
 }
 

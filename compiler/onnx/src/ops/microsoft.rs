@@ -1,8 +1,7 @@
 //! Operators of ONNX Runtime's domain that exporters and optimisers emit.
 
-use lacuna_ir::op::{BinaryOp, ContractMap, Real, UnaryOp};
-use lacuna_ir::{Constant, ConstantData, Op, Shape, TensorType, Value};
-use lacuna_isa::format::ScalarType;
+use lacuna_ir::op::{BinaryOp, Real, UnaryOp};
+use lacuna_ir::{Op, Shape, Value};
 
 use super::attention::rotary;
 use super::contraction::product;
@@ -132,84 +131,4 @@ pub(super) fn rotary_embedding(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     });
     let inputs = vec![Some(x), Some(cos), Some(sin), Some(positions)];
     rotary(c, &Call { node: n.node, attributes: &attributes, opset: n.opset, inputs })
-}
-
-/// Codes of 4 bits, two in a byte, of a tensor of bytes whose last dimension doubles.
-fn nibbles(c: &mut Ctx<'_>, bytes: Value) -> Result<Value, Fail> {
-    let mut shape = c.shape(bytes);
-    let rank = shape.rank();
-    shape.0[rank - 1] *= 2;
-    if let Some(id) = c.b.func().as_const(bytes)
-        && let ConstantData::Dense(blob) = &c.b.module.constants[id].data
-    {
-        // Memory holds both forms alike: the even element in the low half of a byte.
-        let (data, name) = (ConstantData::Dense(blob.clone()), c.b.module.constants[id].name.clone());
-        return c.constant(Constant::new(TensorType::new(ScalarType::U4, shape), data, name));
-    }
-    let low = c.binary_splat(BinaryOp::And, bytes, 15.0)?;
-    let high = c.binary_splat(BinaryOp::Shr, bytes, 4.0)?;
-    let mut pair = c.shape(bytes);
-    pair.0.push(1);
-    let (low, high) = (c.reshape(low, pair.clone())?, c.reshape(high, pair)?);
-    let both = c.concat(&[low, high], rank)?;
-    c.reshape(both, shape)
-}
-
-/// A product with a weight `[columns, blocks, bytes]` of codes of 4 or 8 bits, each block with a scale and a zero point.
-pub(super) fn mat_mul_n_bits(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, codes, scales) = (n.input(0)?, n.input(1)?, n.input(2)?);
-    let (inner, columns, bits) = (n.int("K", 0)?, n.int("N", 0)?, n.int("bits", 4)?);
-    let block = n.int("block_size", 0)?;
-    if n.opt(4).is_some() {
-        return Err(unsupported("the operand g_idx, an order of the blocks"));
-    }
-    if bits != 4 && bits != 8 {
-        return Err(unsupported(format!("codes of {bits} bits")));
-    }
-    let sizes = [inner, columns, block].map(|s| u64::try_from(s).ok().filter(|s| (1..1 << 31).contains(s)));
-    let [Some(inner), Some(columns), Some(block)] = sizes else {
-        return Err(invalid(format!("K is {inner}, N is {columns}, block_size is {block}")));
-    };
-    let blocks = inner.div_ceil(block);
-    let elem = c.elem(scales);
-    let bytes = block * bits as u64 / 8;
-    let codes = c.reshape(codes, vec![columns, blocks, bytes])?;
-    let codes = if bits == 4 { nibbles(c, codes)? } else { codes };
-    let all: Shape = vec![columns, blocks, block].into();
-    let mut w = c.cast(codes, elem)?;
-    let each = vec![columns, blocks, 1];
-    let zero = match n.opt(3) {
-        None => c.splat(elem, &all, f64::from(1u32 << (bits - 1)))?,
-        Some(zero) if c.elem(zero).is_float() || bits == 8 => {
-            let zero = c.cast(zero, elem)?;
-            let zero = c.reshape(zero, each.clone())?;
-            c.broadcast_to(zero, &all)?
-        }
-        Some(zero) => {
-            // Two in a byte, each column padded to whole bytes.
-            let zero = c.reshape(zero, vec![columns, blocks.div_ceil(2)])?;
-            let zero = nibbles(c, zero)?;
-            let zero = c.slice_axis(zero, 1, 0, blocks)?;
-            let zero = c.cast(zero, elem)?;
-            let zero = c.reshape(zero, each.clone())?;
-            c.broadcast_to(zero, &all)?
-        }
-    };
-    w = c.binary(BinaryOp::Sub, w, zero)?;
-    let scales = c.reshape(scales, each)?;
-    let scales = c.broadcast_to(scales, &all)?;
-    w = c.binary(BinaryOp::Mul, w, scales)?;
-    w = c.reshape(w, vec![columns, blocks * block])?;
-    w = c.slice_axis(w, 1, 0, inner)?;
-    w = c.cast(w, c.elem(x))?;
-    let rank = c.rank(x);
-    let labels: Vec<u8> = (0..rank as u8).collect();
-    let Some((&summed, rows)) = labels.split_last() else { return Err(invalid("MatMulNBits of a scalar")) };
-    let column = rank as u8;
-    let map = ContractMap { a: labels.clone(), b: vec![column, summed], out: [rows, &[column]].concat() };
-    let mut y = c.contract(map, x, w)?;
-    if let Some(bias) = n.opt(5) {
-        y = c.binary(BinaryOp::Add, y, bias)?;
-    }
-    Ok(vec![y])
 }

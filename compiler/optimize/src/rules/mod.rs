@@ -181,8 +181,12 @@ fn is_quotient(g: &Graph, m: &Match, i: usize) -> bool {
 }
 
 /// Whether the constants `c` and `s`, as a product or quotient as operator `scaled` of the pattern says, become one
-/// without an element that is infinite, NaN, or loses bits below the normal numbers.
+/// without an element that is infinite, NaN, or loses bits below the normal numbers. Codes take no factor: they would be
+/// codes no more.
 fn folds(g: &Graph, m: &Match, scaled: usize, c: Id, s: Id) -> bool {
+    if g.facts(c).blocked {
+        return false;
+    }
     let (Some(elem), Some(own)) = (g.elem(c).filter(|&e| is_wide(e)), extent(&g.eg, c)) else { return false };
     takes_factor(g, m, scaled, s).is_some_and(|s| own.finite && own.times(&s).within(elem))
 }

@@ -325,7 +325,10 @@ fn pairs(
 ) -> Vec<[Format; 2]> {
     let mut pairs = vec![own];
     let has_weights = constant[0] != constant[1];
-    for &weights in formats {
+    // Groups that weights have already stay.
+    let stored = (0..2).find(|&i| constant[i] && matches!(own[i], Format::Grouped(_))).map(|i| [own[i]]);
+    let weights = stored.as_ref().map_or(formats, |stored| &stored[..]);
+    for &weights in weights {
         for &activations in formats {
             let allowed = match (weights, activations) {
                 (Format::Scalar(w), Format::Scalar(a)) => castable && w == a,

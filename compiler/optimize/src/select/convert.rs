@@ -41,6 +41,11 @@ pub fn uniform(
             Ok(()) => both([Format::Scalar(ScalarType::Bf16); 2]),
             Err(reason) => keep(Some(reason)),
         },
+        // What is quantised is not quantised again.
+        Precision::Mx { .. } if node.args.iter().any(|&a| func.blocked(a).is_some()) => {
+            let (forms, reason) = uniform(func, node, constant, precision.without_groups());
+            (forms, reason.or(Some("its weights are stored in blocks of their own")))
+        }
         Precision::Mx { weights, activations: Format::Scalar(to) } => {
             let groups = match grouped_axes(func, node) {
                 Ok(_) if constant[0] != constant[1] => Some(Format::Grouped(weights)),
@@ -58,9 +63,11 @@ pub fn uniform(
     }
 }
 
-/// Whether both operands are f32, or why the contraction is not narrowed.
+/// Whether both operands are f32, one of them but for groups that it has already, or why the contraction is not narrowed.
 pub fn castable(func: &Function, node: &NodeData) -> Result<(), &'static str> {
-    let f32s = node.args.iter().all(|&a| func.ty(a).elem == ElemType::Scalar(ScalarType::F32));
+    let elems: Vec<ElemType> = node.args.iter().map(|&a| func.ty(a).elem).collect();
+    let is_f32 = |elem: &ElemType| *elem == ElemType::Scalar(ScalarType::F32);
+    let f32s = elems.iter().all(|e| is_f32(e) || e.scalar().is_none()) && elems.iter().any(is_f32);
     if f32s { Ok(()) } else { Err("an operand is not f32") }
 }
 
@@ -71,9 +78,16 @@ pub fn narrows(func: &Function, node: &NodeData) -> bool {
 
 /// The dimension of each operand along which groups run, or why the contraction stays ungrouped.
 pub fn grouped_axes(func: &Function, node: &NodeData) -> Result<[u8; 2], &'static str> {
+    let is_grouped = |&arg: &Value| func.ty(arg).elem.scalar().is_none();
+    if node.args.iter().all(is_grouped) {
+        return Err("its operands are grouped already");
+    }
     for &arg in &node.args {
+        if func.blocked(arg).is_some() {
+            return Err("an operand is stored in blocks of its own");
+        }
         match func.ty(arg).elem {
-            ElemType::Grouped { .. } => return Err("an operand is grouped already"),
+            ElemType::Grouped { .. } => {}
             ElemType::Scalar(ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16) => {}
             ElemType::Scalar(_) => return Err("an operand is not f32, f16 or bf16"),
         }
@@ -199,6 +213,10 @@ impl<'a> Converter<'a> {
     pub fn operands(&mut self, node: &NodeData, forms: Forms) -> Result<Vec<Value>, String> {
         let mut args = self.known(&node.args)?;
         for (i, format) in forms.operands.into_iter().enumerate() {
+            // A weight that the model stores in groups keeps them.
+            if self.out.func().ty(args[i]).elem.scalar().is_none() {
+                continue;
+            }
             let conversion = match format {
                 Some(Format::Scalar(to)) if self.out.func().ty(args[i]).elem == ElemType::Scalar(to) => {
                     continue;

@@ -132,18 +132,24 @@ fn convert(
     Ok(Selected { module, assignments, refined, packing, warnings: options.warnings() })
 }
 
-/// What formats the weights of contractions have, by falling number of elements. A constant counts once.
+/// What formats the weights of contractions have, by falling number of elements. A constant counts once; codes with scales per
+/// block are of the codes' format.
 pub fn weight_shares(module: &Module) -> Vec<WeightShare> {
     let mut seen = IndexMap::new();
     for func in module.functions.values() {
-        for node in func.nodes.values().filter(|n| n.op.is_product()) {
-            seen.extend(node.args.iter().filter_map(|&a| Some((func.as_const(a)?, ()))));
+        for &arg in func.nodes.values().filter(|n| n.op.is_product()).flat_map(|n| &n.args) {
+            if let Some(blocked) = func.blocked(arg) {
+                seen.insert(blocked.codes, [Some(blocked.scales), blocked.zeros]);
+            }
+            seen.extend(func.as_const(arg).map(|id| (id, [None; 2])));
         }
     }
     let mut shares: Vec<WeightShare> = Vec::new();
-    for &id in seen.keys() {
+    for (&id, others) in &seen {
         let ty = &module.constants[id].ty;
-        let (format, elements, bytes) = (ty.elem.format(), ty.shape.elements(), ty.bytes());
+        let others = others.iter().flatten().map(|&other| module.constants[other].ty.bytes());
+        let bytes = ty.bytes() + others.sum::<u64>();
+        let (format, elements) = (ty.elem.format(), ty.shape.elements());
         match shares.iter_mut().find(|s| s.format == format) {
             Some(share) => {
                 share.elements += elements;

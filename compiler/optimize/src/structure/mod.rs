@@ -291,7 +291,9 @@ fn structure(
         Op::Iota { .. } | Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } => Zeros::default(),
         Op::Gather { .. } | Op::ArgReduce { .. } | Op::Cumulate { .. } => Zeros::default(),
         Op::BitCast { .. } | Op::Softmax { .. } | Op::Norm { .. } | Op::Attention { .. } => Zeros::default(),
-        Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Call { .. } => Zeros::default(),
+        Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Dequantize { .. } | Op::Call { .. } => {
+            Zeros::default()
+        }
     }
 }
 

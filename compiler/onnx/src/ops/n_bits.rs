@@ -1,0 +1,217 @@
+//! MatMulNBits and GatherBlockQuantized: tables of codes with a scale and a zero for each block of a row.
+
+use lacuna_ir::op::{BinaryOp, ContractMap};
+use lacuna_ir::{Constant, ConstantData, Op, Shape, TensorType, Value};
+use lacuna_isa::format::ScalarType;
+
+use super::indexing::non_negative;
+use crate::call::{Call, axis};
+use crate::context::{Ctx, invalid, unsupported};
+use crate::diagnostic::Fail;
+
+type Results = Result<Vec<Value>, Fail>;
+
+/// The unsigned type of codes of so many bits.
+fn code_type(bits: i64) -> Result<ScalarType, Fail> {
+    match bits {
+        2 => Ok(ScalarType::U2),
+        4 => Ok(ScalarType::U4),
+        8 => Ok(ScalarType::U8),
+        _ => Err(unsupported(format!("codes of {bits} bits"))),
+    }
+}
+
+/// The codes in a tensor of bytes, whose last dimension grows by as many as a byte has.
+fn unpacked(c: &mut Ctx<'_>, bytes: Value, to: ScalarType) -> Result<Value, Fail> {
+    let mut shape = c.shape(bytes);
+    let (rank, n) = (shape.rank(), u64::from(8 / to.bits()));
+    if n == 1 || rank == 0 {
+        return Ok(bytes);
+    }
+    shape.0[rank - 1] *= n;
+    if let Some(id) = c.b.func().as_const(bytes)
+        && let ConstantData::Dense(blob) = &c.b.module.constants[id].data
+    {
+        // Memory holds both forms alike: the first element in the low bits of a byte.
+        let (data, name) = (ConstantData::Dense(blob.clone()), c.b.module.constants[id].name.clone());
+        return c.constant(Constant::new(TensorType::new(to, shape), data, name));
+    }
+    let mut each = c.shape(bytes);
+    each.0.push(1);
+    let mut parts = Vec::new();
+    for i in 0..n {
+        let part = c.binary_splat(BinaryOp::Shr, bytes, (i * u64::from(to.bits())) as f64)?;
+        let part = c.binary_splat(BinaryOp::And, part, f64::from((1u32 << to.bits()) - 1))?;
+        parts.push(c.reshape(part, each.clone())?);
+    }
+    let all = c.concat(&parts, rank)?;
+    c.reshape(all, shape)
+}
+
+/// Codes, and scales and zeros for every `blocks` of them along each dimension.
+struct Table {
+    codes: Value,
+    scales: Value,
+    zeros: Option<Value>,
+    blocks: Vec<u64>,
+    to: ScalarType,
+}
+
+impl Table {
+    /// The table that a value is, if it is one.
+    fn of(c: &Ctx<'_>, value: Value) -> Option<Table> {
+        let data = &c.b.func().nodes[c.b.func().def(value)?];
+        let Op::Dequantize { blocks, to } = &data.op else { return None };
+        let zeros = data.args.get(2).copied();
+        Some(Table { codes: data.args[0], scales: data.args[1], zeros, blocks: blocks.clone(), to: *to })
+    }
+
+    /// The values: codes that are constant stay codes.
+    fn widened(self, c: &mut Ctx<'_>) -> Result<Value, Fail> {
+        let Table { codes, scales, zeros, blocks, to } = self;
+        let args: Vec<Value> = [codes, scales].into_iter().chain(zeros).collect();
+        if args.iter().all(|&v| c.is_constant(v)) {
+            return c.emit(Op::Dequantize { blocks, to }, &args);
+        }
+        let shape = c.shape(codes);
+        let mut w = c.cast(codes, ScalarType::F32)?;
+        if let Some(zeros) = zeros {
+            let zeros = c.cast(zeros, ScalarType::F32)?;
+            let zeros = repeated(c, zeros, &blocks, &shape)?;
+            w = c.binary(BinaryOp::Sub, w, zeros)?;
+        }
+        let scales = c.cast(scales, ScalarType::F32)?;
+        let scales = repeated(c, scales, &blocks, &shape)?;
+        let w = c.binary(BinaryOp::Mul, w, scales)?;
+        c.cast(w, to)
+    }
+
+    /// Rows along dimension `axis`, of which no two share a scale.
+    fn gathered(self, c: &mut Ctx<'_>, index: Value, axis: usize) -> Result<Table, Fail> {
+        let mut rows = |table: Value| c.emit(Op::Gather { axis: axis as u8, batch: 0 }, &[table, index]);
+        let (codes, scales) = (rows(self.codes)?, rows(self.scales)?);
+        let zeros = self.zeros.map(rows).transpose()?;
+        let mut blocks = self.blocks;
+        blocks.splice(axis..=axis, vec![1; c.rank(index)]);
+        Ok(Table { codes, scales, zeros, blocks, to: self.to })
+    }
+}
+
+/// The gather of a table of codes along a dimension of which no two indices share a scale: of codes, scales and zeros.
+pub(super) fn gather_of_codes(
+    c: &mut Ctx<'_>,
+    x: Value,
+    index: Value,
+    axis: usize,
+) -> Result<Option<Value>, Fail> {
+    match Table::of(c, x).filter(|table| table.blocks[axis] == 1) {
+        Some(table) => Ok(Some(table.gathered(c, index, axis)?.widened(c)?)),
+        None => Ok(None),
+    }
+}
+
+/// Each element as often as `blocks` say along each dimension, up to `shape`.
+fn repeated(c: &mut Ctx<'_>, x: Value, blocks: &[u64], shape: &Shape) -> Result<Value, Fail> {
+    let mut x = x;
+    for (d, &block) in blocks.iter().enumerate().filter(|&(_, &block)| block > 1) {
+        let mut split = c.shape(x).0;
+        split.insert(d + 1, 1);
+        x = c.reshape(x, split.clone())?;
+        split[d + 1] = block;
+        x = c.broadcast_to(x, &Shape(split.clone()))?;
+        split[d] *= split.remove(d + 1);
+        x = c.reshape(x, split)?;
+        x = c.slice_axis(x, d, 0, shape[d])?;
+    }
+    Ok(x)
+}
+
+/// Refuses an order of the rows of a weight that is not the one that its blocks have.
+fn check_order(c: &mut Ctx<'_>, n: &Call<'_>, block: u64) -> Result<(), Fail> {
+    let Some(order) = n.opt(4) else { return Ok(()) };
+    let known = c.known_ints(order);
+    let same = |order: &Vec<i64>| order.iter().enumerate().all(|(i, &g)| i as u64 / block == g as u64);
+    if known.as_ref().is_some_and(same) {
+        return Ok(());
+    }
+    Err(unsupported("the operand g_idx, which gives rows of a block to others"))
+}
+
+/// A product with a weight `[columns, blocks, bytes]` of codes of 2, 4 or 8 bits, each block with a scale and a zero.
+pub(super) fn mat_mul_n_bits(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, codes, scales) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    let bits = n.int("bits", 4)?;
+    let ty = code_type(bits)?;
+    let size = |name: &str| -> Result<u64, Fail> {
+        let given = n.int(name, 0)?;
+        let size = u64::try_from(given).ok().filter(|s| (1..1 << 31).contains(s));
+        size.ok_or_else(|| invalid(format!("{name} is {given}")))
+    };
+    let (inner, columns, block) = (size("K")?, size("N")?, size("block_size")?);
+    check_order(c, n, block)?;
+    let blocks = inner.div_ceil(block);
+    let bytes = blocks * block * bits as u64 / 8;
+    let codes = c.reshape(codes, vec![columns, bytes])?;
+    let codes = unpacked(c, codes, ty)?;
+    let codes = c.slice_axis(codes, 1, 0, inner)?;
+    let each: Shape = vec![columns, blocks].into();
+    let zeros = match n.opt(3) {
+        None => c.splat(ty, &each, f64::from(1u32 << (bits - 1)))?,
+        Some(zeros) if c.elem(zeros).is_float() => c.reshape(zeros, each.clone())?,
+        Some(zeros) => {
+            // Each column is padded to whole bytes.
+            let zeros = c.reshape(zeros, vec![columns, (blocks * bits as u64).div_ceil(8)])?;
+            let zeros = unpacked(c, zeros, ty)?;
+            c.slice_axis(zeros, 1, 0, blocks)?
+        }
+    };
+    let scales = c.reshape(scales, each)?;
+    let (zeros, to) = (Some(zeros), c.elem(scales));
+    let w = Table { codes, scales, zeros, blocks: vec![1, block], to }.widened(c)?;
+    let w = c.cast(w, c.elem(x))?;
+    let rank = c.rank(x);
+    let labels: Vec<u8> = (0..rank as u8).collect();
+    let Some((&summed, rows)) = labels.split_last() else { return Err(invalid("MatMulNBits of a scalar")) };
+    let column = rank as u8;
+    let map = ContractMap { a: labels.clone(), b: vec![column, summed], out: [rows, &[column]].concat() };
+    let mut y = c.contract(map, x, w)?;
+    if let Some(bias) = n.opt(5) {
+        y = c.binary(BinaryOp::Add, y, bias)?;
+    }
+    Ok(vec![y])
+}
+
+/// Rows of a table of codes, widened as they are gathered.
+pub(super) fn gather_block_quantized(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (data, index, scales) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    let packed = c.elem(data) == ScalarType::U8;
+    let (bits, block) = (n.int("bits", 4)?, n.int("block_size", 128)?);
+    let ty = if packed { code_type(bits)? } else { c.elem(data) };
+    let codes = if packed { unpacked(c, data, ty)? } else { data };
+    let shape = c.shape(codes);
+    let rank = shape.rank();
+    let (gathered, along) = (axis(n.int("gather_axis", 0)?, rank)?, axis(n.int("quantize_axis", 1)?, rank)?);
+    if gathered == along {
+        return Err(invalid("the axes of rows and of blocks are one"));
+    }
+    let block = u64::try_from(block).ok().filter(|b| (1..1 << 31).contains(b));
+    let block = block.ok_or_else(|| invalid("block_size is not positive"))?;
+    let zeros = match n.opt(3) {
+        Some(zeros) if packed => {
+            let zeros = unpacked(c, zeros, ty)?;
+            let blocks = c.shape(scales)[rank - 1];
+            c.slice_axis(zeros, rank - 1, 0, blocks)?
+        }
+        Some(zeros) => zeros,
+        // Codes in bytes are centred; types of their own have a zero.
+        None => {
+            let each = c.shape(scales);
+            c.splat(ty, &each, if packed { f64::from(1u32 << (bits - 1)) } else { 0.0 })?
+        }
+    };
+    let index = non_negative(c, index, &[shape[gathered]])?;
+    let mut blocks = vec![1; rank];
+    blocks[along] = block;
+    let table = Table { codes, scales, zeros: Some(zeros), blocks, to: c.elem(scales) };
+    Ok(vec![table.gathered(c, index, gathered)?.widened(c)?])
+}
