@@ -9,7 +9,7 @@
 use cranelift_entity::SecondaryMap;
 
 use crate::eval::{Mode, Tensor, eval_op};
-use crate::module::{Constant, ConstantData, FuncId, Module, Node, Value};
+use crate::module::{Blob, Constant, ConstantData, FuncId, Module, Node, Value};
 use crate::op::Op;
 use crate::types::TensorType;
 
@@ -78,15 +78,12 @@ fn fold_function(module: &mut Module, id: FuncId) {
         let Ok(results) = eval_op(module, &data.op, &tensors, Mode::Typed) else { continue };
         let Some(tensor) = results.into_iter().next() else { continue };
         if !recipe {
-            let splat = tensor.uniform_code();
-            if splat.is_none() && from_iota && tensor.ty.shape.elements() > RECIPE_ELEMENTS {
+            let constant = Constant::computed(tensor.ty.clone(), Blob::new(tensor.to_bytes()), "");
+            let varies = matches!(constant.data, ConstantData::Dense(_));
+            if varies && from_iota && tensor.ty.shape.elements() > RECIPE_ELEMENTS {
                 known[result] = Some(Known { tensor, from_iota });
                 continue;
             }
-            let constant = match splat {
-                Some(code) => Constant::new(tensor.ty.clone(), ConstantData::Splat(code), ""),
-                None => Constant::dense(tensor.ty.clone(), tensor.to_bytes(), ""),
-            };
             let value = module.constants.push(constant);
             let data = &mut module.functions[id].nodes[node];
             data.op = Op::Const { value };

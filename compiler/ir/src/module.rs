@@ -88,6 +88,22 @@ impl Constant {
         Constant::new(ty, ConstantData::Dense(Blob::new(bytes)), name)
     }
 
+    /// A constant that was computed: a splat where there are several elements, and all are equal in their bits.
+    pub fn computed(ty: TensorType, bytes: Blob, name: impl Into<String>) -> Constant {
+        let width = match ty.elem.scalar() {
+            Some(elem) if elem.bits() >= 8 => elem.bits() as usize / 8,
+            _ => return Constant::new(ty, ConstantData::Dense(bytes), name),
+        };
+        let all = bytes.bytes();
+        let data = match all.get(..width) {
+            Some(first) if all.len() > width && all.chunks_exact(width).all(|one| one == first) => {
+                ConstantData::Splat(first.iter().rev().fold(0, |code, &byte| code << 8 | u64::from(byte)))
+            }
+            _ => ConstantData::Dense(bytes),
+        };
+        Constant::new(ty, data, name)
+    }
+
     /// Whether a group has a scale that is NaN: its codes are zeros, but what they mean is not.
     pub fn has_nan_scale(&self) -> bool {
         let (ElemType::Grouped { format, .. }, ConstantData::Dense(blob)) = (self.ty.elem, &self.data) else {

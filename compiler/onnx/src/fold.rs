@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
-use lacuna_ir::{Constant, Op, Value};
+use lacuna_ir::{Blob, Constant, Op, Value};
 use lacuna_isa::format::ScalarType;
 
 use crate::context::{Ctx, FOLD_ELEMENTS};
@@ -95,6 +95,6 @@ impl Ctx<'_> {
 
 fn constant(mut results: Vec<Tensor>) -> Option<Constant> {
     let tensor = results.pop()?;
-    let bytes = tensor.to_bytes();
-    Some(Constant::dense(tensor.ty, bytes, ""))
+    let bytes = Blob::new(tensor.to_bytes());
+    Some(Constant::computed(tensor.ty, bytes, ""))
 }

@@ -245,7 +245,7 @@ impl Folder<'_> {
         let largest = from.iter().max_by_key(|&&c| self.module.constants[c].ty.bytes());
         let name = largest.map_or_else(String::new, |&c| self.module.constants[c].name.clone());
         let ty = self.source.ty(result).clone();
-        Ok(Some(self.module.constants.push(Constant::new(ty, ConstantData::Dense(bytes), name))))
+        Ok(Some(self.module.constants.push(Constant::computed(ty, bytes, name))))
     }
 
     /// Constants of the pool that a recipe reads.

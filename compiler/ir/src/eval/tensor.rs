@@ -153,26 +153,6 @@ impl Tensor {
         Tensor::new(constant.ty.clone(), data)
     }
 
-    /// The code that every element has, when there are several elements of a scalar type and all are equal in bits.
-    pub fn uniform_code(&self) -> Option<u64> {
-        let elem = self.ty.elem.scalar()?;
-        let (same, len) = match &self.data {
-            TensorData::F(v) => (v.windows(2).all(|w| w[0].to_bits() == w[1].to_bits()), v.len()),
-            TensorData::I(v) => (v.windows(2).all(|w| w[0] == w[1]), v.len()),
-            TensorData::Grouped(_) => return None,
-        };
-        if !same || len < 2 {
-            return None;
-        }
-        let mut code = [0; 8];
-        match &self.data {
-            TensorData::F(v) => codec::encode_floats(elem, &v[..1], &mut code),
-            TensorData::I(v) => codec::encode_ints(elem, &v[..1], &mut code),
-            TensorData::Grouped(_) => return None,
-        }
-        Some(u64::from_le_bytes(code))
-    }
-
     /// The elements of a floating-point tensor.
     pub fn floats(&self) -> Option<&[f64]> {
         match &self.data {
