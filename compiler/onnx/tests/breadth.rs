@@ -408,3 +408,11 @@ fn empty_transposed_convolutions() {
     let y = results(("", "ConvTranspose", 18), &["x0", "k0"], vec![ints("strides", &[3])], &none, vec![w], 1);
     check(&y[0], &[0, 1, 8], &[]);
 }
+
+#[test]
+fn no_repeats_at_any_rank() {
+    let x = [f32s(&[1, 1, 2, 1, 1, 1, 1, 1], &[1.0, 2.0])];
+    let repeats = constant("k0", I64, &[8], &[1.0, 3.0, 0.0, 1.0, 1.0, 1.0, 1.0, 2.0]);
+    let y = results(("", "Tile", 13), &["x0", "k0"], vec![], &x, vec![repeats], 1);
+    check(&y[0], &[1, 3, 0, 1, 1, 1, 1, 2], &[]);
+}
