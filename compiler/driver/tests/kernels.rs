@@ -666,7 +666,7 @@ fn convolutions_have_any_number_of_axes() {
 }
 
 #[test]
-fn products_with_vectors_and_over_nothing() {
+fn products_in_many_orders() {
     for (text, left, right) in [
         ("mk,k->m", vec![5, 40], vec![40]),
         ("k,kn->n", vec![40], vec![40, 3]),
@@ -674,6 +674,10 @@ fn products_with_vectors_and_over_nothing() {
         ("m,n->nm", vec![5], vec![7]),
         ("mn,nm->nm", vec![5, 7], vec![7, 5]),
         ("mn,->mn", vec![5, 7], vec![]),
+        // Columns of the second operand on both sides of the rows.
+        ("mk,bcnk->bcmn", vec![2, 3], vec![4, 2, 5, 3]),
+        ("mk,bckn->bcmn", vec![2, 3], vec![4, 2, 3, 5]),
+        ("mk,cbkn->bcmn", vec![2, 3], vec![4, 2, 3, 5]),
     ] {
         let size = |shape: &[u64]| shape.iter().product::<u64>() as usize;
         let (x, w) = (mixed(size(&left), -5, 5), mixed(size(&right), -3, 3));

@@ -383,3 +383,36 @@ fn operators_of_other_domains() {
     let y = results((microsoft, "MatMulNBits", 17), &["x0", "k0", "k1"], attributes, &[x()], constants, 1);
     check(&y[0], &[2, 1], &[0.5, 3.5]);
 }
+
+/// Up to operator set 10 the bounds of Clip are attributes; from set 6 on, one that is absent is the greatest f32.
+#[test]
+fn clip_by_attributes() {
+    let (max, infinity) = (f64::from(f32::MAX), f64::INFINITY);
+    let x = [f32s(&[4], &[-infinity, -3.0, 0.5, infinity])];
+    let clip = |opset, attributes| results(("", "Clip", opset), &["x0"], attributes, &x, vec![], 1);
+    check(&clip(10, vec![float("min", -2.0)])[0], &[4], &[-2.0, -2.0, 0.5, max]);
+    check(&clip(7, vec![float("max", 0.0)])[0], &[4], &[-max, -3.0, 0.0, 0.0]);
+    check(&clip(5, vec![float("min", -2.0)])[0], &[4], &[-2.0, -2.0, 0.5, infinity]);
+}
+
+/// A transposed convolution of which pads leave no element, or of no image, has an empty result of the right shape.
+#[test]
+fn empty_transposed_convolutions() {
+    let x = [f32s(&[1, 2, 1], &[1.0, 2.0])];
+    let w = constant("k0", F32, &[2, 1, 2], &[1.0; 4]);
+    let attributes = vec![ints("pads", &[1, 1]), int("group", 2)];
+    let y = results(("", "ConvTranspose", 18), &["x0", "k0"], attributes, &x, vec![w], 1);
+    check(&y[0], &[1, 2, 0], &[]);
+    let none = [f32s(&[0, 2, 3], &[])];
+    let w = constant("k0", F32, &[2, 1, 2], &[1.0; 4]);
+    let y = results(("", "ConvTranspose", 18), &["x0", "k0"], vec![ints("strides", &[3])], &none, vec![w], 1);
+    check(&y[0], &[0, 1, 8], &[]);
+}
+
+#[test]
+fn no_repeats_at_any_rank() {
+    let x = [f32s(&[1, 1, 2, 1, 1, 1, 1, 1], &[1.0, 2.0])];
+    let repeats = constant("k0", I64, &[8], &[1.0, 3.0, 0.0, 1.0, 1.0, 1.0, 1.0, 2.0]);
+    let y = results(("", "Tile", 13), &["x0", "k0"], vec![], &x, vec![repeats], 1);
+    check(&y[0], &[1, 3, 0, 1, 1, 1, 1, 2], &[]);
+}

@@ -162,28 +162,30 @@ impl Lowering<'_> {
         let k_of = |l: u8| a_dim(l).map_or(1, |d| a_ty.shape[d]);
         let order = order_of(&out.strides);
 
-        // Result dimensions by role, in the result's physical order; a constant's columns merge freely.
-        let b_place = if !is_constant { Some(self.operand_place(b)?) } else { None };
-        let dim = |label: u8, d: usize| -> SpaceDim {
-            let a = a_dim(label).map_or(0, |d| a_place.strides[d]);
-            let b = match (&b_place, b_dim(label)) {
-                (Some(place), Some(d)) => place.strides[d],
-                _ => 0,
+        // Result dimensions by role, in the result's physical order, as the second operand lies; where it has no place, a
+        // constant's columns merge freely.
+        let dims_of = |b_place: Option<&Place>| -> Vec<ResultDim> {
+            let dim = |label: u8, d: usize| -> SpaceDim {
+                let a = a_dim(label).map_or(0, |d| a_place.strides[d]);
+                let b = match (b_place, b_dim(label)) {
+                    (Some(place), Some(d)) => place.strides[d],
+                    _ => 0,
+                };
+                Self::result_dim(expr, out, d, a, b)
             };
-            Self::result_dim(expr, out, d, a, b)
+            let by_role = |labels: &[u8]| -> Vec<SpaceDim> {
+                let dims = order
+                    .iter()
+                    .filter(|&&d| labels.contains(&map.out[d]))
+                    .map(|&d| dim(map.out[d], d))
+                    .collect();
+                coalesce(dims, expr.leaves.len() + 3)
+            };
+            let batch: Vec<SpaceDim> = by_role(&map.batch()).into_iter().filter(|d| d.size > 1).collect();
+            roles(batch, by_role(&map.rows()), by_role(&columns))
         };
-        let by_role = |labels: &[u8]| -> Vec<SpaceDim> {
-            let dims = order
-                .iter()
-                .filter(|&&d| labels.contains(&map.out[d]))
-                .map(|&d| dim(map.out[d], d))
-                .collect();
-            coalesce(dims, expr.leaves.len() + 3)
-        };
-        let batch: Vec<SpaceDim> = by_role(&map.batch()).into_iter().filter(|d| d.size > 1).collect();
-        let rows = by_role(&map.rows());
-        let cols = by_role(&columns);
-        let mut dims = roles(batch, rows, cols);
+        let b_place = if is_constant { None } else { Some(self.operand_place(b)?) };
+        let mut dims = dims_of(b_place.as_ref());
 
         let group = whole_groups([&a_ty.elem, &b_ty.elem], form);
         if group > 1 && summed.len() > 1 {
@@ -228,16 +230,8 @@ impl Lowering<'_> {
                 let place = self.operand_place(b)?;
                 let strides: Vec<i64> =
                     summed.iter().map(|&l| b_dim(l).map_or(0, |d| place.strides[d])).collect();
-                // Columns of a constant that did not become panels move by the constant's own strides.
-                for d in &mut dims {
-                    let inner = d.space.logical.last().copied();
-                    let stride = inner.and_then(|o| b_dim(map.out[o])).map(|x| place.strides[x]);
-                    if let (Some(walk), Some(stride)) = (d.space.walks.last_mut(), stride) {
-                        if is_constant && d.space.logical.len() > 1 {
-                            return Err("a constant second operand whose columns do not merge".into());
-                        }
-                        walk.stride = stride;
-                    }
+                if is_constant {
+                    dims = dims_of(Some(&place));
                 }
                 let column = dims.iter().rfind(|d| d.role == Role::Column);
                 let column = column.and_then(|d| d.space.walks.last()).map_or(0, |w| w.stride);

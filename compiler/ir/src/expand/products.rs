@@ -118,8 +118,7 @@ fn canonical(
 /// The operand with zeros between its elements, as `x_dilations` say, which are 1 afterwards.
 fn spread(b: &mut FunctionBuilder<'_>, attrs: &mut ConvAttrs, x: Value) -> Result<Value, TypeError> {
     let shape = b.ty(x).shape.clone();
-    if attrs.x_dilations.iter().all(|&d| d == 1) || shape.elements() == 0 {
-        attrs.x_dilations.fill(1);
+    if attrs.x_dilations.iter().all(|&d| d == 1) {
         return Ok(x);
     }
     // Each spread dimension as (size, 1), padded to (size, dilation), joined again without what stands behind the last one.
@@ -135,7 +134,7 @@ fn spread(b: &mut FunctionBuilder<'_>, attrs: &mut ConvAttrs, x: Value) -> Resul
         let all =
             size.checked_mul(dilation).ok_or_else(|| TypeError(format!("{shape} spread by {dilation}")))?;
         joined.push(all);
-        cropped.push(all - (dilation - 1));
+        cropped.push(all.saturating_sub(dilation - 1));
     }
     let x = b.emit(Op::Reshape { shape: apart.into() }, &[x])?;
     let x = padded(b, x, vec![0; high.len()], high)?;

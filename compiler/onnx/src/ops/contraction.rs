@@ -3,7 +3,7 @@
 use lacuna_ir::expand;
 use lacuna_ir::infer::infer;
 use lacuna_ir::op::{BinaryOp, ContractMap, ConvAttrs};
-use lacuna_ir::{Op, Value};
+use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
 use super::pooling::{Spatial, auto_pad, spatial};
@@ -260,6 +260,18 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         }
         (begin, end) = (pads[..s].to_vec(), pads[s..].to_vec());
     }
+    if sw[0] != shape[1] {
+        return Err(invalid(format!("convolution of {} by {sw}", c.b.ty(x))));
+    }
+    let sizes: Vec<i64> = (0..s).map(|i| full[i] - begin[i] - end[i]).collect();
+    if sizes.contains(&0) && sizes.iter().all(|&size| size >= 0) {
+        // Pads crop all of an axis away, which a convolution cannot.
+        let mut out = vec![shape[0], sw[1].saturating_mul(groups)];
+        out.extend(sizes.iter().map(|&size| size as u64));
+        let out = Shape(out);
+        crate::limits::check_shape(&out).map_err(invalid)?;
+        return Ok(vec![c.splat(c.elem(x), &out, 0.0)?]);
+    }
     let w = reversed_kernel(c, w, groups)?;
     let dims: Vec<u8> = (0..shape.rank() as u8).collect();
     let reach = |i: usize| ((kernel[i] - 1) * dilations[i]) as i64;
@@ -274,9 +286,6 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         high: (0..s).map(|i| reach(i) - end[i] + extra[i]).collect(),
         groups,
     };
-    if sw[0] != shape[1] {
-        return Err(invalid(format!("convolution of {} by {sw}", c.b.ty(x))));
-    }
     Ok(vec![with_bias(c, attrs, x, w, n.opt(2))?])
 }
 

@@ -227,16 +227,24 @@ pub(super) fn relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.binary_splat(BinaryOp::Max, n.input(0)?, 0.0)?])
 }
 
-pub(super) fn clip(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+/// Clip up to operator set 10. From set 6 on a bound that is absent is the greatest f32, which clips infinities of f32
+/// and wider elements.
+fn clip_by_attributes(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut x = n.input(0)?;
-    if n.opset < 11 {
-        for (name, op) in [("min", BinaryOp::Max), ("max", BinaryOp::Min)] {
-            if n.has(name) {
-                x = c.binary_splat(op, x, n.float(name, 0.0)?)?;
-            }
+    let is_wide = matches!(c.elem(x), ScalarType::F32 | ScalarType::F64);
+    for (name, op, default) in [("min", BinaryOp::Max, f32::MIN), ("max", BinaryOp::Min, f32::MAX)] {
+        if n.has(name) || (n.opset >= 6 && is_wide) {
+            x = c.binary_splat(op, x, n.float(name, default)?)?;
         }
-        return Ok(vec![x]);
     }
+    Ok(vec![x])
+}
+
+pub(super) fn clip(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    if n.opset < 11 {
+        return clip_by_attributes(c, n);
+    }
+    let mut x = n.input(0)?;
     for (i, op) in [(1, BinaryOp::Max), (2, BinaryOp::Min)] {
         if let Some(bound) = n.opt(i) {
             if c.shape(bound).elements() != 1 {

@@ -396,7 +396,7 @@ table! {
     "TfIdfVectorizer" 9 Int "no strings" "eq, and, reduce, gather" grams::tf_idf;
     "ThresholdedRelu" 7 Float "" "lt, select" |c, n| in_f32(c, n, elementwise::thresholded_relu);
     "Tile" 1 Any "constant repeats" "broadcast, reshape" movement::tile;
-    "TopK" 1 Number "constant k; above 4096 elements a k of up to 128" "lt, eq, reduce, select, gather" sorting::top_k;
+    "TopK" 1 Number "constant k; a k of up to 128 where rows times the square of their length exceed 2^24" "lt, eq, reduce, select, gather" sorting::top_k;
     "Transpose" 1 Any "" "permute" movement::transpose;
     "Trilu" 14 NumberOrBool "constant k" "iota, le, select" movement::trilu;
     "Unique" 11 Any "an operand known at import" "const, gather" data_dependent::unique;

@@ -277,6 +277,12 @@ pub(super) fn tile(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if repeats.len() != rank || repeats.iter().any(|&r| !(0..=MAX_ELEMENTS as i64).contains(&r)) {
         return Err(invalid(format!("repeats are {repeats:?} for rank {rank}")));
     }
+    if repeats.contains(&0) {
+        let shape = c.shape(x);
+        let shape = Shape(shape.iter().zip(&repeats).map(|(&d, &r)| d.saturating_mul(r as u64)).collect());
+        crate::limits::check_shape(&shape).map_err(invalid)?;
+        return Ok(vec![c.splat(c.elem(x), &shape, 0.0)?]);
+    }
     for (d, &r) in repeats.iter().enumerate().filter(|(_, r)| **r != 1) {
         let shape = c.shape(x);
         if shape[d] == 1 {
@@ -287,7 +293,7 @@ pub(super) fn tile(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         }
         if rank == lacuna_ir::types::MAX_RANK {
             let parts = vec![x; usize::try_from(r).unwrap_or(usize::MAX).min(4096)];
-            if parts.is_empty() || parts.len() as i64 != r {
+            if parts.len() as i64 != r {
                 return Err(unsupported(format!("{r} repeats at rank {rank}")));
             }
             x = c.concat(&parts, d)?;
