@@ -2,7 +2,7 @@
 
 import numpy as np
 from onnx import TensorProto, helper
-from random_builder import BOOL, INTEGERS, F32, Skip, is_float, tensor_type
+from random_values import F32, is_float, tensor_type
 
 BODY_TYPES = (F32, np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float64))
 

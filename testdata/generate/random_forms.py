@@ -2,8 +2,8 @@
 
 import numpy as np
 from onnx import TensorProto, helper
-from random_builder import (
-    BOOL, DTYPES, EXACT, F32, FLOATS, I64, INTEGERS, NUMBERS, SIGNED, Skip, is_float, tensor_type,
+from random_values import (
+    BOOL, DTYPES, F32, FLOATS, I64, INTEGERS, NUMBERS, Skip, is_float, tensor_type,
 )  # fmt: skip
 
 

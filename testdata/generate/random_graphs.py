@@ -30,8 +30,9 @@ import random_movement
 import random_patterns
 import random_rare
 from onnx import numpy_helper
-from random_builder import APPROXIMATE, TOLERANCE, Builder, Skip, close, consumed, is_float, run_runtime, single_node
+from random_builder import Builder
 from random_references import is_known
+from random_values import APPROXIMATE, TOLERANCE, Skip, close, consumed, is_float, run_runtime, single_node
 
 OPSETS = [7, 8, 9, 10, 11, 12, 13, 13, 14, 15, 16, 17, 18, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27]
 FAMILIES = [

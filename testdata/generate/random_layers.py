@@ -1,7 +1,7 @@
 """Operators of random graphs that sum products, pool, normalise, resize and recur."""
 
 import numpy as np
-from random_builder import F32, FLOATS, I64, INTEGERS, SUM, Skip, is_float
+from random_values import F32, FLOATS, INTEGERS, SUM, Skip, is_float
 
 
 def matmul(g):

@@ -1,7 +1,7 @@
 """Operators of random graphs that move elements: shapes, views, gathers and scatters."""
 
 import numpy as np
-from random_builder import ALL, F32, FLOATS, I64, NUMBERS, SIGNED, Skip, is_float
+from random_values import ALL, F32, FLOATS, I64, NUMBERS, SIGNED, Skip, is_float
 from random_elementwise import index_of
 
 

@@ -1,7 +1,7 @@
 """Patterns in random graphs as exporters write them, which rewrite rules look for."""
 
 import numpy as np
-from random_builder import EXACT, F32, FLOATS, NUMBERS, Skip, is_float, tensor_type
+from random_values import EXACT, F32, FLOATS, NUMBERS, Skip, is_float, tensor_type
 from random_layers import conv, gemm, matmul
 
 

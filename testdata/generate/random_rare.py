@@ -1,7 +1,7 @@
 """Rarer operators of random graphs: signals, losses, sampling, quantised layers, states."""
 
 import numpy as np
-from random_builder import ALL, BOOL, F32, FLOATS, I64, NUMBERS, SUM, Skip, is_float, tensor_type
+from random_values import BOOL, F32, FLOATS, I64, NUMBERS, Skip, is_float, tensor_type
 
 I8, U8, I32 = np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.int32)
 
@@ -244,7 +244,7 @@ def sequences(g):
     g.raw([node, last], y, array, [a, b])
 
 
-def multinomial_free(g):
+def dropout(g):
     """Drops nothing: dropout without training, with its mask."""
     a = g.some(FLOATS)
     if g.opset < 12:
@@ -277,6 +277,6 @@ OPERATORS = [
     (dft, 1), (blackman, 0.3), (stft, 0.5), (determinant, 0.5), (loss, 1.5), (center, 1),
     (col2im, 1), (deformable, 0.7), (roi_align, 0.7), (affine_grid, 0.5), (rotary, 1),
     (scatter_tensor, 0.7), (attention_with_heads, 1.5), (quantised_layer, 1.5), (codes, 1),
-    (unpool, 0.5), (sequences, 1), (multinomial_free, 0.3), (binary_cast, 0.7),
+    (unpool, 0.5), (sequences, 1), (dropout, 0.3), (binary_cast, 0.7),
     (where_chain, 0.7),
 ]  # fmt: skip

@@ -40,6 +40,7 @@ EVALUATOR_BUGS = {
     "Conv": (lambda n, o, f: attribute(n, "auto_pad"), "sizes and sides of automatic padding"),
     "ConvTranspose": (lambda n, o, f: attribute(n, "group", 1) > 1, "groups behind the first are wrong"),
     "LRN": (lambda n, o, f: f[n.input[0]].shape[0] < f[n.input[0]].shape[1], "sums as many channels as images"),
+    "Unsqueeze": (lambda n, o, f: o < 13, "axes are inserted in the order in which they stand"),
     "Gather": (lambda n, o, f: f[n.input[1]].size == 0, "the result of no indices has no shape"),
     "MaxPool": (
         always,
@@ -81,6 +82,8 @@ RUNTIME_BUGS = {
     "Clip": "drops NaN",
     "ReduceMin": "drops NaN",
     "ReduceMax": "drops NaN",
+    "ReduceLogSumExp": "drops NaN",
+    "Attention": "a causal mask takes no account of the states before it",
 }
 
 
