@@ -215,7 +215,7 @@ mod tests {
             let shape = [2, 4];
             let ty = TensorType::new(elem, shape.as_slice());
             let bytes: Vec<u8> = (0..ty.bytes()).map(|i| (i % 2) as u8).collect();
-            let file = match write(folder.path(), "x", "x", elem, &shape, &bytes) {
+            let file = match write(folder.path(), elem.name(), "x", elem, &shape, &bytes) {
                 Ok(file) => file,
                 Err(refused) => {
                     assert!(refused.reason.contains("has the element type sm"), "{elem}: {}", refused.reason);
