@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::commands::sweep::grid;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lacuna_driver::given::Given;
 use lacuna_isa::target_file::Change;
@@ -40,6 +41,8 @@ pub enum Command {
     Asm(Asm),
     /// Show cycles, bounds, bytes and skipped zeros of an object file or a model.
     Profile(Profile),
+    /// Compile and measure a model on many targets, in many precisions and settings.
+    Sweep(Sweep),
     /// Say what a model or an object file is: inputs, outputs, sizes.
     Info(Info),
     /// Prove that no run of an object file, or of assembly text, can trap.
@@ -319,6 +322,58 @@ pub struct Profile {
     /// Options of compilation.
     #[command(flatten)]
     pub options: CompileOptions,
+}
+
+/// `lacuna sweep`
+#[derive(Args, Debug)]
+pub struct Sweep {
+    /// The ONNX model, or a folder with model.onnx and test_data_set_*.
+    pub model: PathBuf,
+    /// Targets or their files, separated by commas.
+    #[arg(long = "target", value_delimiter = ',', default_value = "mtia-300", value_name = "NAME,..")]
+    pub targets: Vec<String>,
+    /// Precisions, separated by commas.
+    #[arg(long = "precision", value_delimiter = ',', default_value = "f32", value_name = "P,..")]
+    pub precisions: Vec<Precision>,
+    /// Patterns that weights are pruned to, separated by commas; none leaves them as they are.
+    #[arg(long, value_delimiter = ',', default_value = "none", value_name = "N:M,..", value_parser = grid::parse_prune)]
+    pub prune: Vec<String>,
+    /// Sizes of a symbolic dimension, such as batch=1,8,64.
+    #[arg(long = "dim", value_name = "NAME=N,..", value_parser = grid::parse_sizes)]
+    pub dims: Vec<(String, Vec<u64>)>,
+    /// Values of a figure of the targets: hbm_bandwidth=4TB/s,8TB/s, or from one to another in steps: 4..12TB/s:5.
+    #[arg(long = "set", value_name = "FIGURE=VALUE,..", value_parser = grid::parse_values)]
+    pub changes: Vec<(String, Vec<String>)>,
+    /// Value of an input that determines a shape (.npy or .pb).
+    #[arg(long = "bind", value_name = "NAME=FILE", value_parser = parse_file)]
+    pub bindings: Vec<(String, PathBuf)>,
+    /// Compile only: no errors.
+    #[arg(long)]
+    pub no_run: bool,
+    /// Seed of the random inputs of a model without test data.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// Folder of results: those that are there are taken, others are added, so that a sweep that was stopped goes on.
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// The table as comma-separated values too.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+}
+
+impl Sweep {
+    /// Options of compilation with their defaults, and the bindings.
+    pub fn compile_options(&self) -> CompileOptions {
+        /// A command line of nothing but options of compilation.
+        #[derive(Parser)]
+        struct Defaults {
+            #[command(flatten)]
+            options: CompileOptions,
+        }
+        let Defaults { mut options } = Defaults::parse_from(["sweep"]);
+        options.bindings.clone_from(&self.bindings);
+        options
+    }
 }
 
 /// `lacuna info`

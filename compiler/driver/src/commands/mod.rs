@@ -15,6 +15,7 @@ mod ops;
 mod profile;
 mod run;
 mod shell;
+pub mod sweep;
 mod targets;
 mod verify;
 
@@ -73,6 +74,7 @@ pub fn run(command: Command, context: &Context) -> Result<Report, Failed> {
         Command::Disasm(args) => disasm::run(&args),
         Command::Asm(args) => asm::run(&args),
         Command::Profile(args) => profile::run(&args, context),
+        Command::Sweep(args) => sweep::run(&args, context),
         Command::Info(args) => info::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Completions(args) => Ok(shell::completions(&args)),

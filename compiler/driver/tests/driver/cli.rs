@@ -15,8 +15,8 @@ fn text(args: &[&str]) -> String {
 fn help_names_every_command() {
     let help = text(&["--help"]);
     let commands = [
-        "compile", "run", "verify", "inspect", "disasm", "asm", "profile", "info", "check", "targets", "ops",
-        "explain",
+        "compile", "run", "verify", "inspect", "disasm", "asm", "profile", "sweep", "info", "check",
+        "targets", "ops", "explain",
     ];
     for command in commands {
         assert!(help.contains(command), "{command}");

@@ -10,5 +10,6 @@ mod profile;
 mod questions;
 mod selection;
 mod stored;
+mod sweep;
 mod targets;
 mod weights;

@@ -294,7 +294,7 @@ fn compare_set(
     Ok(())
 }
 
-fn random_inputs(settings: &Settings, seed: u64, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
+pub(super) fn random_inputs(settings: &Settings, seed: u64, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
     let input = |(idx, port): (usize, &Port)| {
         // A bound input has one legal value.
         let bound = settings.bindings.get(&port.name).map(|literal| literal.data.clone());
@@ -306,7 +306,7 @@ fn random_inputs(settings: &Settings, seed: u64, entry: &EntryPoint) -> Result<V
 }
 
 /// The inputs of a data set, in the order of the entry.
-fn inputs_of(data: &DataSet, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
+pub(super) fn inputs_of(data: &DataSet, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
     let names: Vec<String> = entry.inputs.iter().map(|p| p.name.clone()).collect();
     let mut inputs = Vec::new();
     for (port, i) in entry.inputs.iter().zip(data.pair(&data.inputs, &names, "inputs")?) {
@@ -378,7 +378,7 @@ fn samples<T: Copy>(scored: Option<Half>, elements: &[T], shape: &[u64]) -> (Vec
 }
 
 /// The elements of an output and of its reference. Integers that differ do so as f64 too.
-fn numbers(found: &Tensor, expected: &Tensor) -> (Vec<f64>, Vec<f64>) {
+pub(super) fn numbers(found: &Tensor, expected: &Tensor) -> (Vec<f64>, Vec<f64>) {
     let (mut a, b) = (found.to_f64().to_vec(), expected.to_f64().to_vec());
     if let (Some(found), Some(expected)) = (found.ints(), expected.ints()) {
         for (i, (x, y)) in found.iter().zip(expected).enumerate() {

@@ -1,0 +1,154 @@
+//! What a sweep varies: lists, ranges, and the points that they span.
+
+use lacuna_isa::target_file::Change;
+use lacuna_optimize::{Precision, WeightSparsity};
+use serde::{Deserialize, Serialize};
+
+use crate::cli;
+
+/// One point of a sweep.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Point {
+    /// Target, or its file.
+    pub target: String,
+    /// Number formats.
+    pub precision: String,
+    /// Pattern that weights are pruned to; `none` leaves them.
+    pub prune: String,
+    /// Sizes of dimensions.
+    pub dims: Vec<(String, u64)>,
+    /// Figures of the target.
+    pub changes: Vec<Change>,
+}
+
+impl Point {
+    /// Sizes and figures for people.
+    pub fn settings(&self) -> String {
+        let dims = self.dims.iter().map(|(name, n)| format!("{name}={n}"));
+        dims.chain(self.changes.iter().map(|(name, value)| format!("{name}={value}")))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// The precision; those of the command line parse.
+    pub fn precision(&self) -> Precision {
+        self.precision.parse().unwrap_or_default()
+    }
+
+    /// The pattern.
+    pub fn pattern(&self) -> Option<WeightSparsity> {
+        self.prune.parse().ok()
+    }
+}
+
+/// Every point, the last of the lists varying fastest.
+pub fn points(args: &cli::Sweep) -> Vec<Point> {
+    let mut points = Vec::new();
+    for target in &args.targets {
+        for dims in combinations(&args.dims) {
+            for changes in combinations(&args.changes) {
+                for prune in &args.prune {
+                    for precision in &args.precisions {
+                        points.push(Point {
+                            target: target.clone(),
+                            precision: precision.to_string(),
+                            prune: prune.clone(),
+                            dims: dims.clone(),
+                            changes: changes.clone(),
+                        });
+                    }
+                }
+            }
+        }
+    }
+    points
+}
+
+/// One value of each list.
+fn combinations<T: Clone>(lists: &[(String, Vec<T>)]) -> Vec<Vec<(String, T)>> {
+    let mut all = vec![Vec::new()];
+    for (name, values) in lists {
+        let longer = |start: &Vec<(String, T)>| {
+            let with = |value: &T| start.iter().cloned().chain([(name.clone(), value.clone())]).collect();
+            values.iter().map(with).collect::<Vec<_>>()
+        };
+        all = all.iter().flat_map(longer).collect();
+    }
+    all
+}
+
+/// `none`, or a pattern that weights can be pruned to.
+///
+/// # Errors
+/// When the text is neither.
+pub fn parse_prune(text: &str) -> Result<String, String> {
+    if text == "none" {
+        return Ok(text.to_owned());
+    }
+    text.parse::<WeightSparsity>().map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// `NAME=8`, or several sizes: `NAME=1,8,64`.
+///
+/// # Errors
+/// When the text has another form.
+pub fn parse_sizes(text: &str) -> Result<(String, Vec<u64>), String> {
+    let (name, list) = pair(text)?;
+    let size = |text: &str| text.parse::<u64>().map_err(|_| format!("`{text}` is no size"));
+    Ok((name.to_owned(), list.split(',').map(size).collect::<Result<_, _>>()?))
+}
+
+/// `FIGURE=VALUE`, several values separated by commas, or a range `FROM..TO UNIT:STEPS` such as `4..12TB/s:5`, both ends included.
+///
+/// # Errors
+/// When the text has another form.
+pub fn parse_values(text: &str) -> Result<(String, Vec<String>), String> {
+    let (name, list) = pair(text)?;
+    let values: Vec<String> = match list.split_once("..") {
+        None => list.split(',').map(str::to_owned).collect(),
+        Some((from, rest)) => {
+            let wrong = || format!("`{list}` is no range such as 4..12TB/s:5");
+            let (to, steps) = rest.rsplit_once(':').ok_or_else(wrong)?;
+            let steps: u32 = steps.parse().ok().filter(|n| (2..=1000).contains(n)).ok_or_else(wrong)?;
+            let end = to.find(|c: char| !(c.is_ascii_digit() || ".eE+-".contains(c))).unwrap_or(to.len());
+            let (to, unit) = to.split_at(end);
+            let ends = from.trim().parse::<f64>().ok().zip(to.trim().parse::<f64>().ok());
+            let (from, to) = ends.ok_or_else(wrong)?;
+            let at = |i: u32| from + (to - from) * f64::from(i) / f64::from(steps - 1);
+            (0..steps).map(|i| format!("{}{}", at(i), unit.trim())).collect()
+        }
+    };
+    Ok((name.to_owned(), values))
+}
+
+fn pair(text: &str) -> Result<(&str, &str), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name, value)),
+        _ => Err("it must have the form NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_and_ranges() {
+        let values = |text: &str| parse_values(text).map(|(_, values)| values);
+        let list = |values: &[&str]| Ok(values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>());
+        assert_eq!(values("hbm_bandwidth=8TB/s"), list(&["8TB/s"]));
+        assert_eq!(
+            values("hbm_bandwidth=4..12TB/s:5"),
+            list(&["4TB/s", "6TB/s", "8TB/s", "10TB/s", "12TB/s"])
+        );
+        assert_eq!(values("clock=1GHz,2GHz"), list(&["1GHz", "2GHz"]));
+        for wrong in ["clock", "clock=", "clock=1..2GHz", "clock=1..xGHz:3", "clock=1..2GHz:1"] {
+            assert!(values(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(parse_sizes("batch=1,8"), Ok(("batch".to_owned(), vec![1, 8])));
+        assert!(parse_sizes("batch=1,x").is_err());
+        let lists = [("a".to_owned(), vec![1, 2]), ("b".to_owned(), vec![3, 4])];
+        assert_eq!(combinations(&lists).len(), 4);
+        assert_eq!(combinations::<u64>(&[]).len(), 1);
+    }
+}

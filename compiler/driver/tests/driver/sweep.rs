@@ -1,0 +1,92 @@
+//! One model over many targets, precisions and settings.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::common::{check_failure, json_in, names, testdata};
+
+/// Target, precision, pruning and figures of a row.
+fn key(row: &Value) -> String {
+    row["point"].to_string()
+}
+
+#[test]
+fn rows_are_what_single_commands_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model = testdata("digits-cnn").to_string_lossy().into_owned();
+    let options = ["--target", "mtia-300,tpu-v5p", "--precision", "f32,mxfp8", "--prune", "2:4"];
+    let set = ["--set", "hbm_bandwidth=4..8TB/s:2", "--csv", "rows.csv"];
+    let (exit, json) = json_in(at, &[&["sweep", &model], &options[..], &set[..]].concat());
+    assert_eq!(exit, 0, "{json}");
+    let rows = json["points"].as_array().unwrap();
+    assert_eq!(rows.len(), 8);
+    assert_eq!(fs::read_to_string(at.join("rows.csv")).unwrap().lines().count(), 9);
+    assert!(rows.iter().any(|row| row["best"] == true) && rows.iter().any(|row| row["best"] == false));
+    let path = format!("{model}/model.onnx");
+    for row in rows {
+        let point = &row["point"];
+        let text = |field: &str| point[field].as_str().unwrap();
+        let change = format!("hbm_bandwidth={}", point["changes"][0][1].as_str().unwrap());
+        let mut args = vec!["--target", text("target"), "--precision", text("precision"), "--set", &change];
+        if text("prune") != "none" {
+            args.extend(["--prune", text("prune")]);
+        }
+        let (_, profile) = json_in(at, &[&["profile", &path][..], &args].concat());
+        assert_eq!(profile["cycles"], row["found"]["cycles"], "{point}");
+        let verify = [&["verify", &model, "--min-agreement", "0"][..], &args].concat();
+        let (_, verified) = json_in(at, &verify);
+        assert_eq!(verified["outputs"][0]["sqnr_db"], row["found"]["sqnr_db"], "{point}");
+    }
+}
+
+#[test]
+fn a_sweep_that_was_stopped_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model = testdata("../spellings/convnext").to_string_lossy().into_owned();
+    let lists = ["--target", "mtia-300,mtia-500,tpu-v5p", "--precision", "f32,bf16,mxfp8,mxfp4,mxint8"];
+    let args = [&["sweep", &model][..], &lists, &["--cache", "known"]].concat();
+    let (_, whole) = json_in(at, &[&["sweep", &model][..], &lists].concat());
+    for wait in [5, 20, 60] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lacuna"));
+        let child = child.current_dir(at).args(&args).stdout(std::process::Stdio::null());
+        let mut child = child.stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    // A result that is no result is computed again.
+    let known = at.join("known");
+    if let Some(first) = names(&known).into_iter().find(|name| name.ends_with(".json")) {
+        fs::write(known.join(first), "{").unwrap();
+    }
+    let (exit, resumed) = json_in(at, &args);
+    assert_eq!(exit, 0);
+    let rows = |json: &Value| json["points"].as_array().unwrap().clone();
+    assert_eq!(rows(&resumed), rows(&whole));
+    assert_eq!(names(&known).iter().filter(|name| name.ends_with(".json")).count(), rows(&whole).len());
+    let (_, again) = json_in(at, &args);
+    assert_eq!(
+        rows(&again).iter().map(key).collect::<Vec<_>>(),
+        rows(&whole).iter().map(key).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn mistakes_are_said_once_and_refusals_are_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model = testdata("digits-cnn").to_string_lossy().into_owned();
+    check_failure(at, &["sweep", &model, "--target", "mtia-300,mtia-9000"], 2, "L0004");
+    check_failure(at, &["sweep", &model, "--set", "hbm_bandwith=8TB/s"], 2, "L0021");
+    check_failure(at, &["sweep", &model, "--set", "clock=1..2GHz"], 2, "L0001");
+    check_failure(at, &["sweep", &model, "--prune", "3:7"], 2, "L0001");
+    check_failure(at, &["sweep", "none.onnx"], 2, "L0002");
+    let (exit, json) = json_in(at, &["sweep", &model, "--set", "hbm=1MB", "--no-run"]);
+    assert_eq!(exit, 0);
+    assert!(json["points"][0]["refused"].as_str().unwrap().starts_with("L0402: "), "{json}");
+}
