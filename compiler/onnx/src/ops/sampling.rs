@@ -124,7 +124,12 @@ impl Line {
             let x = c.unary(UnaryOp::Floor, x)?;
             return Ok(vec![self.tap(c, x, None)?]);
         }
-        let x = self.bring_inside(c, x)?;
+        // Between two elements at a border a line has the value of both, a cubic one that the elements behind them bend.
+        let x = if (kernel, self.beyond) == (Kernel::Cubic, Beyond::Border) {
+            x
+        } else {
+            self.bring_inside(c, x)?
+        };
         let below = c.unary(UnaryOp::Floor, x)?;
         let ratio = c.binary(BinaryOp::Sub, x, below)?;
         let weights = match kernel {
