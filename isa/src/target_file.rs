@@ -188,6 +188,14 @@ pub enum TargetError {
         /// What is wrong.
         reason: String,
     },
+    /// The text of a figure that is none.
+    #[error("`{figure}`: `{text}` is no number with a unit, such as 8 TB/s")]
+    Text {
+        /// The figure.
+        figure: String,
+        /// What is there.
+        text: String,
+    },
     /// A format that is not in the table, or is named twice.
     #[error("format `{0}` is unknown or named twice")]
     Format(String),

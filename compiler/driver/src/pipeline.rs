@@ -86,6 +86,32 @@ pub struct Request<'a> {
     pub selection: SelectionRequest,
 }
 
+impl<'a> Request<'a> {
+    /// A model in its own formats, with every option at its default.
+    pub fn new(
+        path: &'a Path,
+        model: Blob,
+        external: &'a dyn ExternalData,
+        target: &'a Target,
+    ) -> Request<'a> {
+        Request {
+            path,
+            model,
+            external,
+            dims: BTreeMap::new(),
+            bindings: BTreeMap::new(),
+            target,
+            precision: Precision::default(),
+            relaxed: false,
+            extraction: Extraction::default(),
+            weights: WeightOptions::default(),
+            calibration: None,
+            exposes: false,
+            selection: SelectionRequest::default(),
+        }
+    }
+}
+
 /// What is told while passes run.
 pub struct Watch<'a> {
     /// Where the name of the pass goes.

@@ -1,6 +1,5 @@
 //! Faults planted in a pass, one at a time: the comparison of layers names the node that has it, and no other first.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use lacuna_driver::exec::Program;
@@ -8,7 +7,6 @@ use lacuna_driver::expose::{expose, of_own_operands};
 use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{self, Request, Watch};
 use lacuna_driver::progress::Progress;
-use lacuna_driver::selection::SelectionRequest;
 use lacuna_driver::testset::{DataSet, Signature, TestSet};
 use lacuna_ir::eval::{Mode, Tensor, eval_all, eval_op};
 use lacuna_ir::op::{BinaryOp, ReduceOp, UnaryOp};
@@ -24,21 +22,10 @@ fn import(model: &str, target: &Target) -> (Module, DataSet) {
     let set = TestSet::find(&folder).expect("a test folder");
     let data = set.load().expect("test data").swap_remove(0);
     let blob = files::read(&set.model).expect("a model");
-    let request = Request {
-        path: &set.model,
-        dims: Signature::read(&blob).expect("a graph").dims(&data),
-        model: blob,
-        external: &ModelFolder::of(&set.model).expect("a folder"),
-        bindings: BTreeMap::new(),
-        target,
-        precision: "f32".parse().expect("a precision"),
-        relaxed: false,
-        extraction: lacuna_optimize::Extraction::default(),
-        weights: lacuna_optimize::WeightOptions::default(),
-        calibration: None,
-        exposes: false,
-        selection: SelectionRequest::default(),
-    };
+    let dims = Signature::read(&blob).expect("a graph").dims(&data);
+    let folder = ModelFolder::of(&set.model).expect("a folder");
+    let plain = Request::new(&set.model, blob, &folder, target);
+    let request = Request { dims, ..plain };
     let progress = Progress::new(false);
     let mut watch = Watch { progress: &progress, dump: None };
     let (mut module, _) = pipeline::import(&request, &mut watch).expect("the model is supported");

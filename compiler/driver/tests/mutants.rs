@@ -2,7 +2,6 @@
 //!
 //! `LACUNA_MUTANTS` in the environment sets how many damaged copies of each model are made.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use lacuna_codegen::check::check;
@@ -10,7 +9,6 @@ use lacuna_driver::compare::{Criterion, OutputStats};
 use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{self, Request, Watch};
 use lacuna_driver::progress::Progress;
-use lacuna_driver::selection::SelectionRequest;
 use lacuna_driver::testset::{Signature, TestSet};
 use lacuna_ir::TensorType;
 use lacuna_ir::eval::Tensor;
@@ -182,21 +180,10 @@ impl Model {
         let data = set.load().expect("test data").swap_remove(0);
         let blob = files::read(&set.model).expect("a model");
         let target = target("mtia-300").expect("a shipped target");
-        let request = Request {
-            path: &set.model,
-            dims: Signature::read(&blob).expect("a graph").dims(&data),
-            model: blob,
-            external: &ModelFolder::of(&set.model).expect("a folder"),
-            bindings: BTreeMap::new(),
-            target: &target,
-            precision: precision.parse().expect("a precision"),
-            relaxed: false,
-            extraction: lacuna_optimize::Extraction::default(),
-            weights: lacuna_optimize::WeightOptions::default(),
-            calibration: None,
-            exposes: false,
-            selection: SelectionRequest::default(),
-        };
+        let dims = Signature::read(&blob).expect("a graph").dims(&data);
+        let folder = ModelFolder::of(&set.model).expect("a folder");
+        let plain = Request::new(&set.model, blob, &folder, &target);
+        let request = Request { dims, precision: precision.parse().expect("a precision"), ..plain };
         let progress = Progress::new(false);
         let mut watch = Watch { progress: &progress, dump: None };
         let object = pipeline::compile(&request, &mut watch).expect("a supported model").object;

@@ -1,7 +1,6 @@
 //! The trained models, stage by stage: text forms that read back, and formats that mean the same to the IR evaluator and
 //! to the instructions.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use lacuna_driver::compare::{Criterion, OutputStats};
@@ -9,7 +8,6 @@ use lacuna_driver::exec::Program;
 use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{self, Front, Request, Watch};
 use lacuna_driver::progress::Progress;
-use lacuna_driver::selection::SelectionRequest;
 use lacuna_driver::testset::{DataSet, Signature, TestSet};
 use lacuna_ir::eval::{Mode, Tensor, eval};
 use lacuna_ir::text::{parse, print};
@@ -31,21 +29,10 @@ fn stages(model: &str, target_name: &str, precision: &str) -> Stages {
     let data = set.load().expect("test data").swap_remove(0);
     let blob = files::read(&set.model).expect("a model");
     let target = target(target_name).expect("a shipped target");
-    let request = Request {
-        path: &set.model,
-        dims: Signature::read(&blob).expect("a graph").dims(&data),
-        model: blob,
-        external: &ModelFolder::of(&set.model).expect("a folder"),
-        bindings: BTreeMap::new(),
-        target: &target,
-        precision: precision.parse().expect("a precision"),
-        relaxed: false,
-        extraction: lacuna_optimize::Extraction::default(),
-        weights: lacuna_optimize::WeightOptions::default(),
-        calibration: None,
-        exposes: false,
-        selection: SelectionRequest::default(),
-    };
+    let dims = Signature::read(&blob).expect("a graph").dims(&data);
+    let folder = ModelFolder::of(&set.model).expect("a folder");
+    let plain = Request::new(&set.model, blob, &folder, &target);
+    let request = Request { dims, precision: precision.parse().expect("a precision"), ..plain };
     let progress = Progress::new(false);
     let mut watch = Watch { progress: &progress, dump: None };
     let front = pipeline::front(&request, &mut watch).expect("the model is supported");

@@ -45,11 +45,15 @@ pub struct Own {
 /// When the file or a change is none, or contradicts itself.
 pub fn read(text: &str, changes: &[Change]) -> Result<Own, Refusal> {
     let refuse = |error: TargetError| Refusal { place: place(text, &error), error };
-    let mut own: Table = toml::from_str(text).map_err(|e| Refusal {
+    let malformed = |e: &toml::de::Error| Refusal {
         place: e.span().map(|span| line_and_column(text, span.start)),
         error: TargetError::Syntax(e.message().to_owned()),
-    })?;
+    };
+    let mut own: Table = toml::from_str(text).map_err(|e| malformed(&e))?;
     if !own.contains_key("base") && changes.is_empty() {
+        if let Err(e) = toml::from_str::<TargetFile>(text) {
+            return Err(malformed(&e));
+        }
         return resolve(text.to_owned()).map_err(refuse);
     }
     let flat = flatten(&mut own, changes).map_err(refuse)?;
@@ -73,7 +77,8 @@ fn write(table: &Table) -> Result<String, TargetError> {
 }
 
 fn resolve(text: String) -> Result<Own, TargetError> {
-    let file: TargetFile = toml::from_str(&text).map_err(|e| TargetError::Syntax(e.to_string()))?;
+    // Lines of a text that was put together would mislead.
+    let file: TargetFile = toml::from_str(&text).map_err(|e| TargetError::Syntax(e.message().to_owned()))?;
     let target = Target { file: text, ..file.resolve()? };
     Ok(Own { file, target })
 }
@@ -160,13 +165,7 @@ fn what_if(name: &str, text: &str) -> Result<Value, TargetError> {
     let end = text.find(|c: char| !(c.is_ascii_digit() || ".+-_eE".contains(c)));
     let (number, unit) = text.split_at(end.unwrap_or(text.len()));
     let Ok(value) = number.trim().parse::<f64>() else {
-        let reason = format!("`{text}` is no number with a unit");
-        return Err(TargetError::Figure {
-            figure: name.to_owned(),
-            value: f64::NAN,
-            unit: String::new(),
-            reason,
-        });
+        return Err(TargetError::Text { figure: name.to_owned(), text: text.to_owned() });
     };
     let mut figure = Table::new();
     figure.insert("value".to_owned(), Value::Float(value));
@@ -243,7 +242,9 @@ fn place(text: &str, error: &TargetError) -> Option<(usize, usize)> {
     let parsed = toml::de::DeTable::parse(text).ok()?;
     let quoted = |name: &str| text.find(&format!("\"{name}\""));
     let offset = match error {
-        TargetError::Figure { figure, .. } => find(parsed.get_ref(), figure),
+        TargetError::Figure { figure, .. } | TargetError::Text { figure, .. } => {
+            find(parsed.get_ref(), figure)
+        }
         TargetError::Unknown { name, .. } => find(parsed.get_ref(), name),
         TargetError::Peak { at, .. } => find(parsed.get_ref(), &format!("macs.{at}.peak")),
         TargetError::Base { .. } => find(parsed.get_ref(), "base"),

@@ -235,3 +235,32 @@ fn object_files() {
     check_failure(at, &["profile", "bad.lac"], 2, "L0009");
     check_failure(at, &["inspect", "relu.onnx", "--stage", "all", "--node", "/nothing"], 2, "L0016");
 }
+
+/// Scales and zero points of a table that are not one for each block.
+#[test]
+fn tables_of_codes_whose_blocks_do_not_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let bytes = |name: &str, dims: &[i64]| TensorProto {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        data_type: 2,
+        raw_data: Some(vec![0; dims.iter().product::<i64>() as usize].into()),
+        ..TensorProto::default()
+    };
+    for (scales, zeros) in
+        [(&[][..], &[][..]), (&[1], &[4, 1]), (&[4, 2], &[4, 1]), (&[4, 1], &[]), (&[4, 1], &[2, 1])]
+    {
+        let mut gather = node("GatherBlockQuantized", &["d", "i", "s", "z"], "y");
+        gather.domain = "com.microsoft".to_owned();
+        let mut m = model(vec![port("i", I64, &[Dim::N(3)])], vec![gather], vec![port("y", F32, &[])]);
+        m.opset_import
+            .push(lacuna_onnx::proto::OperatorSetIdProto { domain: "com.microsoft".into(), version: 1 });
+        let ones = vec![1.0; scales.iter().product::<i64>() as usize];
+        let tables = [bytes("d", &[4, 16]), floats("s", scales, &ones), bytes("z", zeros)];
+        m.graph.as_mut().unwrap().initializer.extend(tables);
+        save(&at.join("m.onnx"), &m);
+        let json = check_failure(at, &["compile", "m.onnx"], 2, "L0111");
+        assert_eq!(json["errors"][0]["node"], "/y", "{scales:?} {zeros:?}: {json}");
+    }
+}

@@ -1,6 +1,5 @@
 //! Equal input gives equal bytes: in one process, in many, and with any number of threads.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +9,7 @@ use lacuna_driver::pipeline::{Request, Watch, compile};
 use lacuna_driver::progress::Progress;
 use lacuna_driver::selection::SelectionRequest;
 use lacuna_onnx::proto::ModelProto;
-use lacuna_optimize::{Budget, WeightOptions};
+use lacuna_optimize::Budget;
 
 use crate::common::{Dim, F32, floats, model, node, port, save};
 
@@ -71,21 +70,10 @@ fn twenty_runs_of_one_process_are_equal() {
     for (precision, budget) in [("bf16", None), ("mxfp8", None), ("auto", Some(Budget::MinSqnr(25.0)))] {
         let run = |threads| {
             let selection = SelectionRequest { budget, threads, ..SelectionRequest::default() };
-            let request = Request {
-                relaxed: false,
-                extraction: lacuna_optimize::Extraction::default(),
-                path: &path,
-                model: blob.clone(),
-                external: &ModelFolder::of(&path).expect("a folder"),
-                dims: BTreeMap::new(),
-                bindings: BTreeMap::new(),
-                target: &target,
-                precision: precision.parse().expect("a precision"),
-                weights: WeightOptions::default(),
-                calibration: None,
-                exposes: false,
-                selection,
-            };
+            let folder = ModelFolder::of(&path).expect("a folder");
+            let precision = precision.parse().expect("a precision");
+            let request =
+                Request { precision, selection, ..Request::new(&path, blob.clone(), &folder, &target) };
             let progress = Progress::new(false);
             let done = compile(&request, &mut Watch { progress: &progress, dump: None });
             let Ok(done) = done else { panic!("{precision}: it compiles") };

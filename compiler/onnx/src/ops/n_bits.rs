@@ -181,6 +181,16 @@ pub(super) fn mat_mul_n_bits(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![y])
 }
 
+/// Refuses an operand of another shape than blocks have.
+fn check_shape(c: &Ctx<'_>, what: &str, x: Value, each: &Shape) -> Result<(), Fail> {
+    let shape = c.shape(x);
+    if shape == *each {
+        Ok(())
+    } else {
+        Err(invalid(format!("the {what} are {shape}, and the blocks {each}")))
+    }
+}
+
 /// Rows of a table of codes, widened as they are gathered.
 pub(super) fn gather_block_quantized(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (data, index, scales) = (n.input(0)?, n.input(1)?, n.input(2)?);
@@ -196,19 +206,23 @@ pub(super) fn gather_block_quantized(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     }
     let block = u64::try_from(block).ok().filter(|b| (1..1 << 31).contains(b));
     let block = block.ok_or_else(|| invalid("block_size is not positive"))?;
+    let mut each = shape.clone();
+    each.0[along] = each[along].div_ceil(block);
+    check_shape(c, "scales", scales, &each)?;
     let zeros = match n.opt(3) {
         Some(zeros) if packed => {
             let zeros = unpacked(c, zeros, ty)?;
-            let blocks = c.shape(scales)[rank - 1];
-            c.slice_axis(zeros, rank - 1, 0, blocks)?
+            if c.rank(zeros) == rank && c.shape(zeros)[rank - 1] > each[rank - 1] {
+                c.slice_axis(zeros, rank - 1, 0, each[rank - 1])?
+            } else {
+                zeros
+            }
         }
         Some(zeros) => zeros,
         // Codes in bytes are centred; types of their own have a zero.
-        None => {
-            let each = c.shape(scales);
-            c.splat(ty, &each, if packed { f64::from(1u32 << (bits - 1)) } else { 0.0 })?
-        }
+        None => c.splat(ty, &each, if packed { f64::from(1u32 << (bits - 1)) } else { 0.0 })?,
     };
+    check_shape(c, "zero points", zeros, &each)?;
     let index = non_negative(c, index, &[shape[gathered]])?;
     let mut blocks = vec![1; rank];
     blocks[along] = block;
