@@ -281,7 +281,7 @@ macro_rules! for_each_inst {
     ($m:ident) => {
         $m! {
             /// Starts launch `launch` of the entry's launch table: its kernel on its grid, with its base registers and first
-            /// values of parameters. Only in entry streams; the next launch begins when this one has ended.
+            /// values of parameters. Only in entry streams; it begins when all before has ended.
             Launch = 0x01, "launch", Cp { launch: LaunchIdx = 16 }
             /// Repeats the instructions up to the matching `end`: trip count number `trip` of the kernel's table, counter in
             /// `level`. With `stages` s > 1, an instruction of stage i executes iteration j - i at round j of trip + s - 1
@@ -314,6 +314,11 @@ macro_rules! for_each_inst {
             /// Switches the power of `engine` (not the CP) on or off. Until it is on again, an instruction of that engine is
             /// illegal and the engine draws no idle power. All engines are on when a kernel starts.
             Gate = 0x0a, "gate", Cp { engine: Engine = 40, on: Flag = 10 }
+            /// Starts launch `launch` behind the one before on the same PEs, which go on by themselves. Only in entry streams,
+            /// behind a `launch` or `chain`. Its meaning is that of `launch`; its instructions may execute as soon as those before them
+            /// are issued and the last launch but one has ended. An access to a tensor waits until all PEs have ended the launch
+            /// before, where that has a tensor that shares bytes with it and one of the two is written.
+            Chain = 0x0b, "chain", Cp { launch: LaunchIdx = 16 }
 
             /// Loads the box of the global view `src` into the next slot of `dst`, dense in row-major order of the box.
             /// Where the view clips, the slot gets `fill`. When the format of the slot's view is wider than the tensor's,
@@ -496,6 +501,14 @@ macro_rules! define_insts {
             /// The opcode.
             pub const fn opcode(&self) -> u8 {
                 match self { $(InstKind::$name { .. } => $opcode,)* }
+            }
+
+            /// The number of the launch that it starts; `None` for what starts none.
+            pub const fn started(&self) -> Option<u16> {
+                match *self {
+                    InstKind::Launch { launch } | InstKind::Chain { launch } => Some(launch),
+                    _ => None,
+                }
             }
         }
     };

@@ -49,6 +49,8 @@ pub struct Target {
     pub sram_latency_cycles: u64,
     /// Cycles between the end of one launch and the start of the next.
     pub launch_cycles: u64,
+    /// Cycles from the end of the last PE of a chained launch until all PEs know of it.
+    pub barrier_cycles: u64,
     /// Bytes per cycle of the chip's links to other chips, in each direction.
     pub link_bytes_per_cycle: f64,
     /// Cycles before the first byte of a message arrives at another chip.

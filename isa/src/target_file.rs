@@ -162,6 +162,8 @@ target_file! {
     shared_sram_latency,
     /// From the end of a launch to the start of the next.
     launch,
+    /// From the end of the last PE until all know of it.
+    barrier,
     /// Links of the chip to others, in each direction.
     link_bandwidth,
     /// First byte of a message to another chip.
@@ -404,6 +406,7 @@ impl TargetFile {
                 Quantity::Rate("cycle"),
             )?,
             launch_cycles: whole("launch", &self.launch, Quantity::Rate("cycle"))?,
+            barrier_cycles: whole("barrier", &self.barrier, Quantity::Rate("cycle"))?,
             link_bytes_per_cycle: per_cycle("link_bandwidth", &self.link_bandwidth)?,
             link_latency_cycles: whole("link_latency", &self.link_latency, Quantity::Rate("cycle"))?,
             tdp_w: plain("tdp", &self.tdp, Quantity::Power)?,

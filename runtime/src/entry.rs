@@ -12,8 +12,13 @@ const MAX_RANKS: u16 = 4096;
 /// An instruction of an entry stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum EntryStep {
-    /// The launch of this number.
-    Launch(usize),
+    /// A launch.
+    Launch {
+        /// Its number.
+        number: usize,
+        /// Whether its PEs go on from the one before.
+        chained: bool,
+    },
     /// What message engines do with a transfer.
     Message(InstKind, Transfer),
 }
@@ -38,8 +43,14 @@ pub(crate) fn plan_entry(object: &Object, entry: &EntryPoint) -> Result<Vec<Entr
     let mut steps = Vec::new();
     for (pc, inst) in entry.code.iter().enumerate() {
         match inst.kind {
-            InstKind::Launch { launch } if usize::from(launch) < entry.launches.len() => {
-                steps.push(EntryStep::Launch(usize::from(launch)));
+            InstKind::Launch { launch } | InstKind::Chain { launch }
+                if usize::from(launch) < entry.launches.len() =>
+            {
+                let chained = matches!(inst.kind, InstKind::Chain { .. });
+                if chained && !matches!(steps.last(), Some(EntryStep::Launch { .. })) {
+                    return Err(fail(format!("instruction {pc}: `chain` behind no launch")));
+                }
+                steps.push(EntryStep::Launch { number: usize::from(launch), chained });
             }
             InstKind::Allred { transfer }
             | InstKind::Allgath { transfer }

@@ -179,7 +179,7 @@ impl Run<'_, '_> {
         let stream = &self.machine.streams[self.options.entry];
         for (position, step) in stream.iter().enumerate() {
             match step {
-                EntryStep::Launch(number) => {
+                EntryStep::Launch { number, chained: _ } => {
                     for rank in 0..self.memories.len() {
                         self.launch(position, *number, rank)?;
                     }

@@ -228,7 +228,7 @@ impl<'m> Pe<'m> {
         self.log.at(kind.engine());
         match kind {
             InstKind::Loop { trip, level, stages } => self.open(pc, trip, usize::from(level), stages),
-            InstKind::Launch { .. } | InstKind::End {} => {}
+            InstKind::Launch { .. } | InstKind::Chain { .. } | InstKind::End {} => {}
             InstKind::Pop { n, buffer } => {
                 for _ in 0..n {
                     let slot = self.rings[usize::from(buffer)].pop()?;

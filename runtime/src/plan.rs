@@ -148,7 +148,9 @@ fn match_loops(kernel: &Kernel) -> Result<Vec<usize>, (usize, String)> {
             InstKind::Halt {} if pc + 1 != kernel.code.len() || !open.is_empty() => {
                 return Err((pc, "halt before the end of the stream".into()));
             }
-            InstKind::Launch { .. } => return Err((pc, "launch in a kernel's stream".into())),
+            InstKind::Launch { .. } | InstKind::Chain { .. } => {
+                return Err((pc, "launch in a kernel's stream".into()));
+            }
             _ => {}
         }
     }
@@ -229,7 +231,11 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
     let global = |number: u16| &kernel.views[usize::from(number)];
     let unknown = || Err(format!("the interpreter does not execute `{}`", inst.mnemonic()));
     match inst {
-        InstKind::Launch { .. } | InstKind::Loop { .. } | InstKind::End {} | InstKind::Halt {} => Ok(()),
+        InstKind::Launch { .. }
+        | InstKind::Chain { .. }
+        | InstKind::Loop { .. }
+        | InstKind::End {}
+        | InstKind::Halt {} => Ok(()),
         InstKind::Pop { buffer, .. } => (usize::from(*buffer) < kernel.buffers.len())
             .then_some(())
             .ok_or_else(|| format!("there is no buffer {buffer}")),

@@ -34,6 +34,7 @@ fn target() -> Target {
         hbm_latency_cycles: 100,
         sram_latency_cycles: 10,
         launch_cycles: 50,
+        barrier_cycles: 7,
         link_bytes_per_cycle: 32.0,
         link_latency_cycles: 40,
         tdp_w: 1.0,
@@ -72,8 +73,10 @@ fn bytes_and_bounds() {
     let report = profile(&copy(8, 2, 2, Multicast::None), &target(), 0).expect("loads");
     // Four PEs load and store eight tiles of 4 KiB.
     assert_eq!(report.hbm_bytes, 2 * 4 * 8 * 4096);
-    assert_eq!(report.bound_cycles, report.hbm_bytes / 64);
+    assert_eq!(report.launches[0].bound_cycles, report.hbm_bytes / 64);
     assert_eq!(report.launches[0].bound, Bound::Hbm);
+    // All of them load the same tiles, which must cross once.
+    assert_eq!((report.bound_cycles, report.bound), (5 * 8 * 4096 / 64, Bound::Hbm));
     assert!(report.cycles >= report.bound_cycles, "{} under {}", report.cycles, report.bound_cycles);
     assert!(report.events.iter().any(|event| event.engine == Engine::FiStore));
     let shared = profile(&copy(8, 2, 2, Multicast::All), &target(), 0).expect("loads");
@@ -124,6 +127,49 @@ fn gated_cycles_are_counted() {
     assert_eq!(dpe, 4 * (launch.end - launch.start - 1));
     assert_eq!(se, 4);
     assert_eq!(launch.gated_cycles.iter().sum::<u64>(), dpe + se);
+}
+
+/// A launch behind a copy of one tile of 4 KiB, by one PE, that copies another: of the tensor that the first wrote, or of the one that
+/// it read.
+fn two_copies(second: &str, local: u32, chain: &str) -> Object {
+    let kernel = |n: u32, bytes: u32| {
+        format!(
+            "kernel k{n} \"copy\" grid 1x1x1x1 {{\ntensor r0 in bytes 4096 planes 0 4096 4096\n\
+             tensor r1 out bytes 4096 planes 0 4096 4096\nbuffer b0 \"x\" local {bytes} x 1\n\
+             view v0 f32 global r0 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 1024:1)\n\
+             view v1 f32 global r1 k4 offset 0 (1:0, 1:0, 1:0, 1:0, 1024:1)\n\
+             view v2 f32 local k4 offset 0 (1:0, 1:0, 1:0, 1:0, 1024:1)\n\
+             code:\nld b0+:v2, v0\nst b0-:v2, v1\nhalt\n}}\n"
+        )
+    };
+    let text = format!(
+        "object \"two\" target \"any\" hbm 65536 sram 0\n{}{}entry e0 \"main\" {{\n\
+         launch #0 k0 (hbm:0, hbm:4096)\nlaunch #1 k1 ({second}, hbm:8192)\n\
+         code:\nlaunch #0\n{chain} #1\nhalt\n}}\nweights 0 {{\n}}\n",
+        kernel(0, local),
+        kernel(1, local),
+    );
+    lacuna_isa::asm::assemble(&text).expect("a text")
+}
+
+/// A load takes 64 + 100 cycles and so does a store; a chained launch waits for what the first one writes, and for its slots.
+#[test]
+fn chained_launches_overlap_where_they_may() {
+    let run = |object: &Object| profile(object, &target(), 0).expect("loads");
+    let apart = run(&two_copies("hbm:4096", 4096, "launch"));
+    let one = apart.launches[0].end - apart.launches[0].start;
+    assert_eq!((one, apart.cycles), (1 + 4 * 64 + 2 * 100 - 2 * 64, 2 * (50 + one)));
+    let dependent = run(&two_copies("hbm:4096", 4096, "chain"));
+    // 7 cycles for the barrier in place of 50 for the launch, and nothing for the issue.
+    assert_eq!(dependent.cycles, 50 + one + 7 + one - 1);
+    assert_eq!(dependent.launches[1].start, dependent.launches[0].end);
+    // The second load follows the first one at once, and its store the first store.
+    let free = run(&two_copies("hbm:0", 4096, "chain"));
+    assert_eq!(free.cycles, 50 + one + 64);
+    assert!(free.launches[1].chained && !free.launches[0].chained);
+    // Two slots do not fit local memory: the second load waits until the first is stored.
+    let full = run(&two_copies("hbm:0", 3 << 18, "chain"));
+    assert_eq!(full.cycles, 50 + one + one - 1);
 }
 
 /// Sums of 64 numbers on four chips: a ring of six steps, each of a quarter.

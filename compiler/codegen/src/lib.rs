@@ -189,8 +189,9 @@ pub fn generate(
             origins: draft.origins.iter().map(|o| o.index() as u32).collect(),
         })
         .collect();
-    let mut code: Vec<Inst> =
-        (0..launches.len()).map(|i| InstKind::Launch { launch: i as u16 }.into()).collect();
+    let start =
+        |launch: u16| if launch == 0 { InstKind::Launch { launch } } else { InstKind::Chain { launch } };
+    let mut code: Vec<Inst> = (0..launches.len()).map(|i| start(i as u16).into()).collect();
     code.push(InstKind::Halt {}.into());
     let tiled = tiled::print(&lowering, module);
     let object = Object {

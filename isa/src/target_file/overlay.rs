@@ -14,7 +14,7 @@ use crate::target::Target;
 /// What a file may have beside named figures.
 const OTHER_KEYS: [&str; 7] = ["name", "summary", "base", "macs", "patterns", "energy", "rate"];
 /// Figures in cycles that are spans of time, whatever the clock.
-const SPANS: [&str; 4] = ["hbm_latency", "shared_sram_latency", "launch", "link_latency"];
+const SPANS: [&str; 5] = ["hbm_latency", "shared_sram_latency", "launch", "barrier", "link_latency"];
 /// Figures that a peak is made of.
 const OF_PEAKS: [&str; 3] = ["clock", "rows", "cols"];
 

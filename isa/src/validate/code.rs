@@ -11,9 +11,14 @@ pub(super) fn validate_entry_code(entry: &EntryPoint, faults: &mut Faults) {
     for (pc, inst) in entry.code.iter().enumerate() {
         faults.check(inst.stage == 0, || format!("instruction {pc} has a stage"));
         match inst.kind {
-            InstKind::Launch { launch } => {
+            InstKind::Launch { launch } | InstKind::Chain { launch } => {
                 faults.check(usize::from(launch) < entry.launches.len(), || {
                     format!("instruction {pc}: no launch {launch}")
+                });
+                let chains = matches!(inst.kind, InstKind::Chain { .. });
+                let behind = pc.checked_sub(1).and_then(|before| entry.code[before].kind.started());
+                faults.check(!chains || behind.is_some(), || {
+                    format!("instruction {pc}: `chain` behind no launch")
                 });
             }
             InstKind::Halt {} => {}
@@ -231,7 +236,7 @@ fn check_inst(pc: usize, kind: &InstKind, kernel: &Kernel, max_trip: u32, faults
         c.global(&field);
     }
     match *kind {
-        InstKind::Launch { .. } => c.push("in a kernel stream"),
+        InstKind::Launch { .. } | InstKind::Chain { .. } => c.push("in a kernel stream"),
         InstKind::Loop { .. } | InstKind::End {} | InstKind::Halt {} => {}
         InstKind::Pop { n, buffer } => match kernel.buffers.get(usize::from(buffer)) {
             None => c.push(&format!("no buffer b{buffer}")),

@@ -18,6 +18,8 @@ use crate::matmul::mask::{Chosen, Flags, Grain, check, second_dims, whole};
 pub(super) struct Known<'a> {
     /// Its base registers.
     pub bases: &'a [Address],
+    /// For each of them, whether accesses wait for the end of the launch before.
+    pub held: &'a [bool],
     /// The object's constants.
     pub weights: &'a [u8],
     /// What its products did in a recorded run; empty where none was recorded.

@@ -13,13 +13,16 @@
 //! - Compressed constants (`ldx`) are known. What the flags of `ldmask` choose is what a recorded run brought, or a declared
 //!   share.
 //! - A rendezvous holds nobody up: PEs of one launch are taken to run in step.
-//! - A launch ends when its slowest class ends; launches and collectives between chips do not overlap.
+//! - A launch ends when its slowest class ends, and not before the launch before it. A `launch` begins when all before has ended; a
+//!   chained one goes on from the latest time of each queue and slot of the launch before ([`chain`]).
 //! - The mask of a product is known where it was loaded from constants. Other masks take the counts of a recorded run of the
 //!   launch ([`ProfileOptions::records`]), spread evenly over the instruction's executions, or a declared share of set flags
 //!   ([`ProfileOptions::activity`]); without either, all flags count as set. Zeros that a DPE gates are known from records alone.
 //! - All engines of the target's PEs are powered from the first launch to the end of the last, and draw idle power when they
 //!   are not busy.
 
+mod bound;
+mod chain;
 mod masks;
 mod model;
 mod walk;
@@ -30,7 +33,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use lacuna_isa::energy::EnergyByAction;
 use lacuna_isa::inst::{Engine, InstKind};
-use lacuna_isa::object::{Kernel, Launch, Object};
+use lacuna_isa::object::{Access, EntryPoint, Kernel, Launch, Object, Transfer};
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::{Cost, cost, message};
 use lacuna_isa::view::Position;
@@ -39,6 +42,8 @@ use crate::entry::{EntryStep, plan_entry};
 use crate::machine::LaunchRecord;
 use crate::plan::{KernelPlan, plan_kernel};
 use crate::trap::LoadError;
+use bound::Needs;
+use chain::Handover;
 use masks::Known;
 use model::Simulation;
 use walk::{Step, TooLong, walk};
@@ -52,6 +57,8 @@ pub enum Bound {
     Sram,
     /// Cycles of an engine, spread evenly over all PEs of the target.
     Engine(Engine),
+    /// A launch, a load and a store, one after the other.
+    Latency,
 }
 
 impl Bound {
@@ -61,6 +68,7 @@ impl Bound {
             Bound::Hbm => "HBM",
             Bound::Sram => "SRAM",
             Bound::Engine(engine) => engine.name(),
+            Bound::Latency => "latency",
         }
     }
 }
@@ -91,7 +99,9 @@ pub struct LaunchProfile {
     pub origins: Vec<u32>,
     /// Instructions of its stream that leave zeros out.
     pub sparse: Vec<&'static str>,
-    /// First cycle.
+    /// Whether it is chained to the one before.
+    pub chained: bool,
+    /// First cycle; of a chained launch, the one at which that before it ended.
     pub start: u64,
     /// Cycle at which its last PE ends.
     pub end: u64,
@@ -141,8 +151,11 @@ pub struct TraceEvent {
 pub struct Profile {
     /// Cycles from the first launch to the end of the last.
     pub cycles: u64,
-    /// Sum of the launches' bounds.
+    /// The fewest cycles that its products at the peak of their formats need, or each constant, input and output over the
+    /// HBM port once, or a launch, a load and a store one after the other.
     pub bound_cycles: u64,
+    /// Which of these.
+    pub bound: Bound,
     /// `bound_cycles / cycles`.
     pub fraction: f64,
     /// Bytes over the HBM port.
@@ -190,72 +203,140 @@ pub fn profile_with(
     let no_entry = || LoadError::Entry { entry: entry.to_string(), reason: "there is no such entry".into() };
     let point = object.entries.get(entry).ok_or_else(no_entry)?;
     let kernels = object.kernels.iter().map(plan_kernel).collect::<Result<Vec<_>, _>>()?;
-    let mut events = Vec::new();
-    let mut launches: Vec<LaunchProfile> = Vec::new();
-    let mut now = 0;
+    let mut timeline = Timeline {
+        object,
+        point,
+        target,
+        options,
+        now: 0,
+        origin: 0,
+        handover: Handover::default(),
+        needs: Needs::default(),
+        launches: Vec::new(),
+        events: Vec::new(),
+    };
     for (position, step) in plan_entry(object, point)?.into_iter().enumerate() {
-        let report = match step {
-            EntryStep::Launch(number) => {
-                now += target.launch_cycles;
+        match step {
+            EntryStep::Launch { number, chained } => {
                 let launch = &point.launches[number];
-                let record = options.records.iter().find(|record| record.launch == position);
-                let known = Known {
-                    bases: &launch.bases,
-                    weights: object.weights.bytes(),
-                    products: record.map_or(&[], |record| &record.products),
-                    loads: record.map_or(&[], |record| &record.loads),
-                    activity: options.activity,
-                };
-                let plan = &kernels[launch.kernel as usize];
-                let left = Cell::new(options.walk_limit);
-                let replay = Replay {
-                    launch,
-                    plan,
-                    target,
-                    known,
-                    position,
-                    start: now,
-                    walk_limit: options.walk_limit,
-                    left,
-                };
-                let mut report = replay.run(&mut events)?;
-                idle(&mut report, target, target.launch_cycles);
-                report
+                timeline.launch(position, launch, &kernels[launch.kernel as usize], chained)?;
             }
-            EntryStep::Message(kind, transfer) => {
-                let mut report = blank(kind.mnemonic().to_owned(), now);
-                let cost = cost(&message(&kind, &transfer, point.ranks), target);
-                report.charge(Engine::Me, &cost, 1);
-                report.end += cost.cycles;
-                (report.bound_cycles, report.bound) = (cost.cycles, Bound::Engine(Engine::Me));
-                idle(&mut report, target, 0);
-                if events.len() < MAX_EVENTS {
-                    let (name, engine) = (kind.mnemonic(), Engine::Me);
-                    let cycles = cost.cycles;
-                    events.push(TraceEvent { name, launch: position, pe: 0, engine, start: now, cycles });
-                }
-                report
-            }
-        };
-        now = report.end;
-        launches.push(report);
+            EntryStep::Message(kind, transfer) => timeline.message(position, &kind, &transfer),
+        }
     }
-    let bound_cycles = launches.iter().map(|launch| launch.bound_cycles).sum();
-    let mut energy = EnergyByAction::default();
-    launches.iter().for_each(|launch: &LaunchProfile| energy.add(&launch.energy, 1.0));
-    Ok(Profile {
-        cycles: now,
-        bound_cycles,
-        fraction: if now == 0 { 1.0 } else { bound_cycles as f64 / now as f64 },
-        hbm_bytes: launches.iter().map(|launch| launch.hbm_bytes).sum(),
-        sram_bytes: launches.iter().map(|launch| launch.sram_bytes).sum(),
-        energy_pj: launches.iter().map(|launch| launch.energy_pj).sum(),
-        energy,
-        macs: launches.iter().map(|launch| launch.macs).sum(),
-        macs_skipped: launches.iter().map(|launch| launch.macs_skipped).sum(),
-        launches,
-        events,
-    })
+    Ok(timeline.finish())
+}
+
+/// The replay of an entry so far.
+struct Timeline<'a> {
+    object: &'a Object,
+    point: &'a EntryPoint,
+    target: &'a Target,
+    options: &'a ProfileOptions<'a>,
+    /// Cycle at which all so far has ended.
+    now: u64,
+    /// Cycle at which the current chain began.
+    origin: u64,
+    handover: Handover,
+    needs: Needs,
+    launches: Vec<LaunchProfile>,
+    events: Vec<TraceEvent>,
+}
+
+impl<'a> Timeline<'a> {
+    fn launch(
+        &mut self,
+        position: usize,
+        launch: &'a Launch,
+        plan: &'a KernelPlan<'a>,
+        chained: bool,
+    ) -> Result<(), LoadError> {
+        let Timeline { target, options, .. } = *self;
+        let waited = if chained { 0 } else { target.launch_cycles };
+        if !chained {
+            self.now += waited;
+            self.origin = self.now;
+            self.handover = Handover::default();
+        }
+        let record = options.records.iter().find(|record| record.launch == position);
+        let held = self.held(launch, plan, chained.then(|| position.wrapping_sub(1)));
+        let known = Known {
+            bases: &launch.bases,
+            held: &held,
+            weights: self.object.weights.bytes(),
+            products: record.map_or(&[], |record| &record.products),
+            loads: record.map_or(&[], |record| &record.loads),
+            activity: options.activity,
+        };
+        let left = Cell::new(options.walk_limit);
+        let walk_limit = options.walk_limit;
+        let replay = Replay { launch, plan, target, known, position, walk_limit, left };
+        let mut report = replay.run(self)?;
+        report.chained = chained;
+        idle(&mut report, target, waited);
+        self.now = report.end;
+        self.launches.push(report);
+        Ok(())
+    }
+
+    /// For each base register of a launch, whether its accesses wait for the end of the launch at position `before`: where
+    /// that has a tensor that shares bytes with its own, and one of the two is written.
+    fn held(&self, launch: &Launch, plan: &KernelPlan<'_>, before: Option<usize>) -> Vec<bool> {
+        let before = before.and_then(|position| self.point.code[position].kind.started());
+        let Some(before) = before.map(|number| &self.point.launches[usize::from(number)]) else {
+            return vec![false; launch.bases.len()];
+        };
+        let others = &self.object.kernels[before.kernel as usize].tensors;
+        let mine = launch.bases.iter().zip(&plan.kernel.tensors);
+        mine.map(|(base, tensor)| {
+            before.bases.iter().zip(others).any(|(other, theirs)| {
+                let written = tensor.access != Access::In || theirs.access != Access::In;
+                let apart = base.space != other.space
+                    || base.offset >= other.offset + theirs.bytes
+                    || other.offset >= base.offset + tensor.bytes;
+                written && !apart
+            })
+        })
+        .collect()
+    }
+
+    fn message(&mut self, position: usize, kind: &InstKind, transfer: &Transfer) {
+        let mut report = blank(kind.mnemonic().to_owned(), self.now);
+        let cost = cost(&message(kind, transfer, self.point.ranks), self.target);
+        report.charge(Engine::Me, &cost, 1);
+        report.end += cost.cycles;
+        (report.bound_cycles, report.bound) = (cost.cycles, Bound::Engine(Engine::Me));
+        idle(&mut report, self.target, 0);
+        self.needs.message(cost.cycles);
+        if self.events.len() < MAX_EVENTS {
+            let (name, engine) = (kind.mnemonic(), Engine::Me);
+            let (start, cycles) = (self.now, cost.cycles);
+            self.events.push(TraceEvent { name, launch: position, pe: 0, engine, start, cycles });
+        }
+        self.now = report.end;
+        self.launches.push(report);
+    }
+
+    fn finish(self) -> Profile {
+        let Timeline { launches, events, now, .. } = self;
+        let (bound_cycles, bound) = self.needs.bound(self.point, self.target);
+        let mut energy = EnergyByAction::default();
+        launches.iter().for_each(|launch: &LaunchProfile| energy.add(&launch.energy, 1.0));
+        Profile {
+            cycles: now,
+            bound_cycles,
+            bound,
+            fraction: if now == 0 { 1.0 } else { bound_cycles as f64 / now as f64 },
+            hbm_bytes: launches.iter().map(|launch| launch.hbm_bytes).sum(),
+            sram_bytes: launches.iter().map(|launch| launch.sram_bytes).sum(),
+            energy_pj: launches.iter().map(|launch| launch.energy_pj).sum(),
+            energy,
+            macs: launches.iter().map(|launch| launch.macs).sum(),
+            macs_skipped: launches.iter().map(|launch| launch.macs_skipped).sum(),
+            launches,
+            events,
+        }
+    }
 }
 
 fn blank(kernel: String, start: u64) -> LaunchProfile {
@@ -263,6 +344,7 @@ fn blank(kernel: String, start: u64) -> LaunchProfile {
         kernel,
         origins: Vec::new(),
         sparse: Vec::new(),
+        chained: false,
         start,
         end: start,
         busy_cycles: [0; Engine::ALL.len()],
@@ -298,7 +380,6 @@ struct Replay<'a> {
     target: &'a Target,
     known: Known<'a>,
     position: usize,
-    start: u64,
     walk_limit: u64,
     /// What is left of it.
     left: Cell<u64>,
@@ -332,30 +413,44 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn run(&self, events: &mut Vec<TraceEvent>) -> Result<LaunchProfile, LoadError> {
-        let Replay { launch, plan, target, position, start: now, .. } = *self;
+    fn run(&self, timeline: &mut Timeline<'_>) -> Result<LaunchProfile, LoadError> {
+        let Replay { launch, plan, target, position, .. } = *self;
+        let Timeline { point, now, origin, ref handover, ref mut needs, ref mut events, .. } = *timeline;
         let mut report = blank(plan.kernel.name.clone(), now);
         report.origins.clone_from(&launch.origins);
         report.sparse = sparse(plan.kernel);
+        let (placed, mut next) = handover.next(&plan.kernel.buffers, target);
+        let mut far_bytes = vec![0; launch.bases.len()];
         for (pe, n) in self.classes()? {
-            let mut simulation = Simulation::new(&plan.kernel.buffers, target, plan.n_pes() as f64);
+            let mut simulation = Simulation::new(&placed, target, plan.n_pes() as f64, handover);
             let mut visit = |name, engine, start: u64, cycles| {
                 if events.len() < MAX_EVENTS {
-                    let start = now + start;
+                    let start = origin + start;
                     events.push(TraceEvent { name, launch: position, pe, engine, start, cycles });
                 }
             };
             self.walk(pe, &mut |step| {
-                report.charge(step.engine, &cost(&step.work(), target), n);
+                let work = step.work();
+                let cost = cost(&work, target);
+                report.charge(step.engine, &cost, n);
+                needs.product(&work, cost.macs, n, target);
+                if let Some(register) = step.register {
+                    far_bytes[usize::from(register)] += cost.hbm_bytes * n;
+                }
                 simulation.step(step, &mut visit);
             })?;
-            let (end, gated) = simulation.finish(&mut visit);
-            report.end = report.end.max(now + end);
-            for (total, cycles) in report.gated_cycles.iter_mut().zip(gated) {
+            let finished = simulation.finish(&mut visit);
+            for (total, cycles) in report.gated_cycles.iter_mut().zip(finished.gated_cycles) {
                 *total += cycles * n;
             }
+            next.absorb(&finished, &placed);
         }
+        for ((&base, tensor), bytes) in launch.bases.iter().zip(&plan.kernel.tensors).zip(far_bytes) {
+            needs.transfers(point, base, bytes, tensor.bytes);
+        }
+        report.end = origin + next.end.map_or(0, |end| end.ceil() as u64);
         (report.bound_cycles, report.bound) = bound(&report, target);
+        timeline.handover = next;
         Ok(report)
     }
 }

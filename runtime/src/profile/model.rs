@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 
 use lacuna_isa::inst::{Action, Engine};
-use lacuna_isa::object::Buffer;
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::{Cost, Work, cost};
 
+use super::chain::{Handover, Placed};
 use super::engine_idx;
 use super::walk::Step;
 
@@ -40,7 +40,7 @@ impl Ring {
 /// A PE's share of a memory port: the intervals in which it is taken, in order and apart.
 ///
 /// Transfers come in program order, not in order of time, so an interval is looked for in the gaps too.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Port {
     taken: VecDeque<(f64, f64)>,
 }
@@ -109,6 +109,28 @@ impl Port {
     }
 }
 
+/// A PE's shares of HBM and shared SRAM.
+#[derive(Clone, Default)]
+pub(super) struct Ports {
+    hbm: Port,
+    sram: Port,
+}
+
+/// What a PE left when it ended.
+pub(super) struct Finished {
+    /// When its last instruction ended.
+    pub end: f64,
+    /// When it had issued all.
+    pub issued: f64,
+    /// When each queue was free.
+    pub queues: [f64; Engine::ALL.len()],
+    pub ports: Ports,
+    /// When each slot of each buffer was free.
+    pub slots: Vec<Vec<f64>>,
+    /// Cycles that each engine had no power.
+    pub gated_cycles: [u64; Engine::ALL.len()],
+}
+
 /// A store whose place at its port is open: loads go first, as memory controllers have it, which keep writes back and serve
 /// reads meanwhile. It is settled when somebody needs its slot.
 struct Waiting {
@@ -128,10 +150,11 @@ pub(super) struct Simulation<'t> {
     n_pes: f64,
     rings: Vec<Ring>,
     queues: [f64; Engine::ALL.len()],
-    hbm: Port,
-    sram: Port,
+    ports: Ports,
     issued: f64,
     end: f64,
+    /// When accesses that wait for the launch before may start.
+    held_until: f64,
     /// Since when each engine has had no power.
     gated: [Option<f64>; Engine::ALL.len()],
     gated_cycles: [f64; Engine::ALL.len()],
@@ -142,25 +165,21 @@ pub(super) struct Simulation<'t> {
 }
 
 impl<'t> Simulation<'t> {
-    /// A PE among `n_pes` that share the target's ports.
-    pub fn new(buffers: &[Buffer], target: &'t Target, n_pes: f64) -> Simulation<'t> {
-        let rings = buffers
-            .iter()
-            .map(|buffer| Ring {
-                slots: vec![SlotTimes::default(); usize::from(buffer.slots.max(1))],
-                head: 0,
-                used: 0,
-            })
-            .collect();
+    /// A PE among `n_pes` that share the target's ports, which goes on from `before` with buffers at `placed`.
+    pub fn new(placed: &[Placed], target: &'t Target, n_pes: f64, before: &Handover) -> Simulation<'t> {
+        let slots =
+            |buffer: &Placed| buffer.free.iter().map(|&t| SlotTimes { ready: t, released: t }).collect();
+        let rings = placed.iter().map(|buffer| Ring { slots: slots(buffer), head: 0, used: 0 }).collect();
+        let (issued, held_until) = before.times(target);
         Simulation {
             target,
             n_pes,
             rings,
-            queues: [0.0; Engine::ALL.len()],
-            hbm: Port::default(),
-            sram: Port::default(),
-            issued: 0.0,
+            queues: before.queues,
+            ports: before.ports.clone(),
+            issued,
             end: 0.0,
+            held_until,
             gated: [None; Engine::ALL.len()],
             gated_cycles: [0.0; Engine::ALL.len()],
             slots: Vec::new(),
@@ -168,14 +187,22 @@ impl<'t> Simulation<'t> {
         }
     }
 
-    /// The cycle at which the last instruction ends, and for how many each engine had no power.
-    pub fn finish(mut self, visit: Visit<'_>) -> (u64, [u64; Engine::ALL.len()]) {
+    /// What the PE leaves.
+    pub fn finish(mut self, visit: Visit<'_>) -> Finished {
         self.settle(self.waiting.len(), visit);
         let end = self.end.max(self.issued);
         for (total, since) in self.gated_cycles.iter_mut().zip(self.gated) {
             *total += since.map_or(0.0, |since| (end - since).max(0.0));
         }
-        (end.ceil() as u64, self.gated_cycles.map(|cycles| cycles as u64))
+        let free = |ring: &Ring| ring.slots.iter().map(|slot| slot.ready.max(slot.released)).collect();
+        Finished {
+            end,
+            issued: self.issued,
+            queues: self.queues,
+            slots: self.rings.iter().map(free).collect(),
+            ports: self.ports,
+            gated_cycles: self.gated_cycles.map(|cycles| cycles as u64),
+        }
     }
 
     /// The next instruction.
@@ -196,7 +223,7 @@ impl<'t> Simulation<'t> {
                 self.gated[engine] = Some(self.issued.max(self.queues[engine]));
             }
         }
-        let mut start = self.issued;
+        let mut start = if step.held { self.issued.max(self.held_until) } else { self.issued };
         self.slots.clear();
         for slot in &step.slots {
             let buffer = usize::from(slot.buffer);
@@ -226,7 +253,7 @@ impl<'t> Simulation<'t> {
         if step.engine == Engine::Cp {
             // The command processor waits for a parameter before it goes on.
             if let Work::Dma { .. } = step.work() {
-                self.issued += target.hbm_latency_cycles as f64;
+                self.issued = start + target.hbm_latency_cycles as f64;
             }
             return;
         }
@@ -298,9 +325,9 @@ impl<'t> Simulation<'t> {
     fn port(&mut self, need: &Cost) -> (&mut Port, f64, f64) {
         let target = self.target;
         let (port, rate, bytes, delay) = if need.sram_bytes > 0 {
-            (&mut self.sram, target.sram_bytes_per_cycle, need.sram_bytes, target.sram_latency_cycles)
+            (&mut self.ports.sram, target.sram_bytes_per_cycle, need.sram_bytes, target.sram_latency_cycles)
         } else {
-            (&mut self.hbm, target.hbm_bytes_per_cycle, need.hbm_bytes, target.hbm_latency_cycles)
+            (&mut self.ports.hbm, target.hbm_bytes_per_cycle, need.hbm_bytes, target.hbm_latency_cycles)
         };
         (port, bytes as f64 * self.n_pes / rate, delay as f64)
     }

@@ -78,6 +78,10 @@ pub(super) struct Step {
     pub slots: Vec<SlotUse>,
     /// The engine that loses or gets back its power.
     pub gate: Option<(Engine, bool)>,
+    /// The base register whose tensor it accesses.
+    pub register: Option<u8>,
+    /// Whether it waits for the end of the launch before.
+    pub held: bool,
     amount: Amount,
 }
 
@@ -180,7 +184,9 @@ impl Walker<'_, '_> {
                 self.push(kind, Vec::new(), Amount::Control);
                 return self.repeat(pc, trip, usize::from(level), stages);
             }
-            InstKind::Launch { .. } | InstKind::End {} | InstKind::Halt {} => (Vec::new(), Amount::Control),
+            InstKind::Launch { .. } | InstKind::Chain { .. } | InstKind::End {} | InstKind::Halt {} => {
+                (Vec::new(), Amount::Control)
+            }
             InstKind::Pop { n, buffer } => {
                 (vec![SlotUse { buffer, delta: 0, action: Action::Pop }; usize::from(n)], Amount::Control)
             }
@@ -323,7 +329,13 @@ impl Walker<'_, '_> {
             InstKind::Gate { engine, on } => Some((engine, on)),
             _ => None,
         };
-        (self.visit)(&Step { mnemonic: kind.mnemonic(), engine: kind.engine(), slots, gate, amount });
+        let register = kind.global().and_then(|field| match self.view(field.view).space {
+            Space::Global(register) => Some(register),
+            Space::Local => None,
+        });
+        let held = register.is_some_and(|register| self.known.held[usize::from(register)]);
+        let (mnemonic, engine) = (kind.mnemonic(), kind.engine());
+        (self.visit)(&Step { mnemonic, engine, slots, gate, register, held, amount });
     }
 
     fn repeat(&mut self, pc: usize, trip: u16, level: usize, stages: u8) -> Result<(), TooLong> {

@@ -88,7 +88,7 @@ fn check_entry<'o>(
             findings.extend(reason.err().map(|reason| message_finding(entry, position, inst, reason)));
             continue;
         }
-        let InstKind::Launch { launch: number } = inst.kind else { continue };
+        let Some(number) = inst.kind.started() else { continue };
         let number = usize::from(number);
         let launch = &entry.launches[number];
         let mut faults = Vec::new();
@@ -283,10 +283,9 @@ fn check_output(
     let Some(byte) = missing.filter(|_| !in_place) else { return };
     let message = format!("byte {} of {bytes} of output `{}` is never written", byte - at.offset, port.name);
     // The last launch that writes into the output is the likeliest to have left it incomplete.
-    let launched = entry.code.iter().enumerate().filter_map(|(position, inst)| {
-        let InstKind::Launch { launch } = inst.kind else { return None };
-        Some((position, usize::from(launch)))
-    });
+    let launched = entry.code.iter().enumerate();
+    let launched =
+        launched.filter_map(|(position, inst)| Some((position, usize::from(inst.kind.started()?))));
     let writer = launched.rev().find(|&(_, number)| {
         let launch = &entry.launches[number];
         let tensors = &object.kernels[launch.kernel as usize].tensors;

@@ -57,6 +57,7 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
     }
     match kind {
         InstKind::Launch { .. }
+        | InstKind::Chain { .. }
         | InstKind::Loop { .. }
         | InstKind::End {}
         | InstKind::Pop { .. }

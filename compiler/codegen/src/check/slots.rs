@@ -121,6 +121,7 @@ pub(super) fn check(
     let view = |operand: &Operand| &kernel.views[usize::from(operand.view)];
     match &kernel.code[pc].kind {
         InstKind::Launch { .. }
+        | InstKind::Chain { .. }
         | InstKind::Loop { .. }
         | InstKind::End {}
         | InstKind::Pop { .. }

@@ -51,7 +51,7 @@ pub fn run(args: &cli::Check) -> Result<Report, Failed> {
 /// The line of the text that a finding is about.
 fn line(object: &Object, lines: &[Vec<usize>], finding: &Finding) -> Option<usize> {
     let kernels = object.entries.iter().filter_map(|entry| {
-        let InstKind::Launch { launch } = entry.code.get(finding.launch?)?.kind else { return None };
+        let launch = entry.code.get(finding.launch?)?.kind.started()?;
         usize::try_from(entry.launches.get(usize::from(launch))?.kernel).ok()
     });
     // Positions in entries do not say which entry; the kernel's name does.

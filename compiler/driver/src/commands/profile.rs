@@ -151,10 +151,15 @@ fn launch_cycles(profile: &Profile) -> u64 {
     profile.cycles.saturating_sub(running)
 }
 
+/// Launches that are chained to no other.
+fn launches(profile: &Profile) -> usize {
+    profile.launches.iter().filter(|launch| !launch.chained).count()
+}
+
 fn totals(profile: &Profile, object: &Object, target: &Target) -> String {
     format!(
-        "{} for {}: {} cycles, {:.1} us at {} GHz on {} PEs; {} of them between launches\n\
-         roofline bound {} cycles, {} of the time\n\
+        "{} for {}: {} cycles, {:.1} us at {} GHz on {} PEs; {} launches of {} kernels, {} cycles before they begin\n\
+         bound by {} {} cycles, {} of the time\n\
          {} over HBM, {} over shared SRAM; {} MACs, {} skipped\n",
         object.name,
         target.name,
@@ -162,7 +167,10 @@ fn totals(profile: &Profile, object: &Object, target: &Target) -> String {
         microseconds(profile.cycles, target),
         target.clock_ghz,
         target.n_pes(),
+        launches(profile),
+        profile.launches.len(),
         launch_cycles(profile),
+        profile.bound.name(),
         profile.bound_cycles,
         percent(profile.fraction),
         report::bytes(profile.hbm_bytes),
@@ -183,6 +191,7 @@ fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
             "name": launch.kernel,
             "nodes": nodes(launch, object),
             "sparse": launch.sparse,
+            "chained": launch.chained,
             "start": launch.start,
             "cycles": launch.end - launch.start,
             "bound_cycles": launch.bound_cycles,
@@ -213,8 +222,10 @@ fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
         "pes": target.n_pes(),
         "cycles": profile.cycles,
         "microseconds": microseconds(profile.cycles, target),
+        "launches": launches(profile),
         "launch_cycles": launch_cycles(profile),
         "bound_cycles": profile.bound_cycles,
+        "bound": profile.bound.name(),
         "fraction": profile.fraction,
         "hbm_bytes": profile.hbm_bytes,
         "sram_bytes": profile.sram_bytes,

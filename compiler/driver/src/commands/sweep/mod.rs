@@ -172,7 +172,6 @@ impl Sweep<'_> {
         let compiled = settings.compile(&self.model, &context, None)?;
         let profile = lacuna_runtime::profile(&compiled.object, &settings.target, 0)
             .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
-        let bound: u64 = profile.launches.iter().map(|launch| launch.bound_cycles).sum();
         let sqnr = match self.args.no_run {
             true => None,
             false => Some(self.sqnr(point, &settings, &compiled.object, &compiled.imported)?),
@@ -180,7 +179,7 @@ impl Sweep<'_> {
         Ok(Found {
             cycles: profile.cycles,
             microseconds: profile.cycles as f64 / (settings.target.clock_ghz * 1e3),
-            fraction: bound as f64 / profile.cycles.max(1) as f64,
+            fraction: profile.fraction,
             weight_bytes: compiled.object.weights.bytes().len() as u64,
             hbm_bytes: profile.launches.iter().map(|launch| launch.hbm_bytes).sum(),
             energy_pj: settings.target.energy.is_some().then_some(profile.energy_pj),
