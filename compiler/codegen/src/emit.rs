@@ -506,6 +506,39 @@ impl<'a> KernelBuilder<'a> {
         Ok(())
     }
 
+    /// Leaves each buffer no more slots than are ever pushed: what a launch does not take, the next may fill meanwhile.
+    fn drop_unused_slots(&mut self) {
+        let mut pushed = vec![0u64; self.kernel.buffers.len()];
+        let mut rounds = vec![1u64];
+        for inst in &self.kernel.code {
+            match inst.kind {
+                InstKind::Loop { trip, .. } => {
+                    let trips = u64::from(self.kernel.trips[usize::from(trip)].max);
+                    rounds.push(rounds.last().map_or(1, |outer| outer.saturating_mul(trips)));
+                }
+                InstKind::End {} => {
+                    rounds.pop();
+                }
+                _ => {}
+            }
+            let programs = &self.kernel.programs;
+            let streams = match inst.kind {
+                InstKind::Run { program } => &programs[usize::from(program)].streams[..],
+                _ => &[],
+            };
+            let operands = inst.kind.operands().map(|field| field.operand);
+            for operand in operands.chain(streams.iter().map(|stream| stream.operand)) {
+                if operand.action == Action::Push {
+                    let count = &mut pushed[usize::from(operand.buffer)];
+                    *count = count.saturating_add(*rounds.last().unwrap_or(&1));
+                }
+            }
+        }
+        for (buffer, pushed) in self.kernel.buffers.iter_mut().zip(pushed) {
+            buffer.slots = buffer.slots.min(u8::try_from(pushed.max(1)).unwrap_or(u8::MAX));
+        }
+    }
+
     /// Ends the kernel and checks it against the target's memories.
     pub fn finish(
         mut self,
@@ -513,6 +546,7 @@ impl<'a> KernelBuilder<'a> {
         bank_bytes: u64,
     ) -> Result<(Kernel, Vec<StorageId>), EmitError> {
         self.push(InstKind::Halt {});
+        self.drop_unused_slots();
         let n_views = self.kernel.views.len();
         if n_views > MAX_VIEWS {
             return Err(EmitError(format!(

@@ -2,7 +2,8 @@
 //!
 //! An element-wise node whose only user is element-wise too, or reduces or quantises it, is *inlined* into that user's
 //! kernel. A product whose only user is element-wise of the same shape becomes that kernel's *hero*: its epilogue then
-//! never touches memory. A kernel has one hero and a bounded number of loads.
+//! never touches memory. A kernel has one hero and a bounded number of loads. A node with several users is inlined too where
+//! all of them are in one kernel.
 //!
 //! A concatenation takes element-wise operands in as well, each into the kernel that stores its part. One whose only user is
 //! element-wise is never stored: that user has a kernel for each part instead, which reads what the part is made of.
@@ -76,6 +77,19 @@ impl Fusion {
         }
         let mut fusion = Fusion { inlined: SecondaryMap::new(), cut: SecondaryMap::new() };
         let mut weight: SecondaryMap<Node, Weight> = SecondaryMap::new();
+        fusion.chains(func, &users, &uses, &mut weight);
+        fusion.diamonds(func, &users, &uses, &mut weight);
+        fusion
+    }
+
+    /// Inlines nodes into their only users.
+    fn chains(
+        &mut self,
+        func: &Function,
+        users: &SecondaryMap<Value, Vec<Node>>,
+        uses: &SecondaryMap<Value, u32>,
+        weight: &mut SecondaryMap<Node, Weight>,
+    ) {
         for (node, data) in &func.nodes {
             if let Op::Concat { .. } = data.op {
                 // Each operand has a kernel of its own.
@@ -84,7 +98,7 @@ impl Fusion {
                     let def = func.def(arg).filter(|&d| func.nodes[d].op.is_elementwise() && uses[arg] == 1);
                     if let Some(def) = def.filter(|&d| weight[d].heroes == 0 && weight[d].cut.is_none()) {
                         leaves = leaves.max(weight[def].leaves);
-                        fusion.inlined[def] = true;
+                        self.inlined[def] = true;
                     }
                 }
                 weight[node] = Weight { leaves, heroes: 0, cut: Some(node) };
@@ -131,15 +145,70 @@ impl Fusion {
                     && cut_alike(func, total.cut, w.cut);
                 if fits {
                     total = Weight { leaves: total.leaves + w.leaves, heroes: total.heroes + w.heroes, cut };
-                    fusion.inlined[def] = true;
+                    self.inlined[def] = true;
                 } else {
                     total.leaves += 1;
                 }
             }
-            fusion.cut[node] = total.cut;
+            self.cut[node] = total.cut;
             weight[node] = total;
         }
-        fusion
+    }
+
+    /// Inlines nodes whose users are all in one kernel into that, the last ones first.
+    fn diamonds(
+        &mut self,
+        func: &Function,
+        users: &SecondaryMap<Value, Vec<Node>>,
+        uses: &SecondaryMap<Value, u32>,
+        weight: &mut SecondaryMap<Node, Weight>,
+    ) {
+        let nodes: Vec<Node> = func.nodes.keys().collect();
+        for &node in nodes.iter().rev() {
+            let data = &func.nodes[node];
+            let &[result] = &data.results[..] else { continue };
+            let readers = &users[result];
+            let fits_in = data.op.is_elementwise() || is_hero(&data.op);
+            // A result of the function has a use without a user.
+            if self.inlined[node] || !fits_in || readers.len() < 2 || uses[result] as usize != readers.len() {
+                continue;
+            }
+            let Some(root) = self.root(func, users, readers[0]) else { continue };
+            if readers.iter().any(|&reader| self.root(func, users, reader) != Some(root)) {
+                continue;
+            }
+            let own = if is_hero(&data.op) { Weight { heroes: 1, ..Weight::default() } } else { weight[node] };
+            // A quantisation has no product, but the kernel of what it quantises may.
+            let operand = func.def(func.nodes[root].args[0]);
+            let root = match func.nodes[root].op {
+                Op::MxQuantize { .. } if own.heroes > 0 => {
+                    operand.filter(|&d| self.inlined[d]).unwrap_or(root)
+                }
+                _ => root,
+            };
+            let op = &func.nodes[root].op;
+            let allowed = usize::from(op.is_elementwise());
+            let leaves = (weight[root].leaves + own.leaves).saturating_sub(1);
+            let absorbs = op.is_elementwise() || matches!(op, Op::Reduce { .. } | Op::MxQuantize { .. });
+            let cut = weight[root].cut.or(own.cut);
+            if absorbs && cut.is_none() && leaves <= MAX_LEAVES && weight[root].heroes + own.heroes <= allowed {
+                weight[root] = Weight { leaves, heroes: weight[root].heroes + own.heroes, cut: None };
+                self.inlined[node] = true;
+                self.inlined[root] = false;
+            }
+        }
+    }
+
+    /// The node whose kernel computes `node`; `None` where that is a part of a concatenation.
+    fn root(&self, func: &Function, users: &SecondaryMap<Value, Vec<Node>>, node: Node) -> Option<Node> {
+        let mut root = node;
+        while self.inlined[root] {
+            root = *users[func.nodes[root].results[0]].first()?;
+            if let Op::Concat { .. } = func.nodes[root].op {
+                return None;
+            }
+        }
+        Some(root)
     }
 }
 
@@ -204,6 +273,42 @@ mod tests {
                 vec![b.unary(UnaryOp::Neg, y).expect("neg"), b.unary(UnaryOp::Abs, y).expect("abs")]
             },
             &[("unary", false), ("unary", false), ("unary", false)],
+        );
+    }
+
+    #[test]
+    fn users_in_one_kernel_share_a_value() {
+        let gelu = |b: &mut FunctionBuilder<'_>, y: Value| {
+            let z = b.unary(UnaryOp::Erf, y).expect("erf");
+            b.binary(BinaryOp::Mul, y, z).expect("mul")
+        };
+        check(
+            |b, x| {
+                let y = product(b, x);
+                vec![gelu(b, y)]
+            },
+            &[("contract", true), ("unary", true), ("binary", false)],
+        );
+        // The product's kernel quantises what it gives.
+        check(
+            |b, x| {
+                let y = product(b, x);
+                let y = b.binary(BinaryOp::Add, y, x).expect("add");
+                let y = gelu(b, y);
+                let format = lacuna_isa::format::GroupFormat::MXFP8;
+                let mode = lacuna_isa::format::ScaleMode::Floor;
+                vec![b.emit(Op::MxQuantize { format, axis: 1, mode }, &[y]).expect("quantise")]
+            },
+            &[("contract", true), ("binary", true), ("unary", true), ("binary", false), ("mx_quantize", false)],
+        );
+        // One of two users is in another kernel.
+        check(
+            |b, x| {
+                let y = b.unary(UnaryOp::Exp, x).expect("exp");
+                let z = gelu(b, y);
+                vec![z, b.unary(UnaryOp::Neg, y).expect("neg")]
+            },
+            &[("unary", false), ("unary", true), ("binary", false), ("unary", false)],
         );
     }
 

@@ -161,8 +161,12 @@ impl<'a> Lowering<'a> {
     /// Provenance of a node and of what is inlined into its kernel.
     fn group_origins(&self, node: Node) -> Vec<OriginId> {
         let mut all = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         let mut work = vec![node];
         while let Some(node) = work.pop() {
+            if !seen.insert(node) {
+                continue;
+            }
             all.extend(self.func.nodes[node].origins.iter().copied());
             for &arg in &self.func.nodes[node].args {
                 work.extend(self.func.def(arg).filter(|&d| self.fusion.inlined[d]));
@@ -295,6 +299,7 @@ impl<'a> Lowering<'a> {
             Op::Const { .. } => Ok(()),
             // Whoever reads it widens it.
             Op::Dequantize { .. } | Op::Cast { .. } if self.func.blocked(result).is_some() => Ok(()),
+            op if op.is_movement() && self.is_stored_quantised(result) => Ok(()),
             op if op.is_movement() => self.movement(node, result),
             Op::Contract { map, elem } if is_wide(*elem) && !self.is_over_nothing(node) => {
                 self.dot(node, result, map, *elem)
@@ -517,6 +522,45 @@ impl<'a> Lowering<'a> {
         let strides = sinks.plain.strides.clone();
         sinks.retain(|g| g.place.strides == strides);
         sinks
+    }
+
+    /// The quantised copy in whose place a value can lie that is computed at `plain` in rows of whole groups: nobody else reads
+    /// it, and it does so through views that keep the order of elements.
+    pub fn quantised_behind_views(&mut self, value: Value, plain: &Place) -> Option<GroupedSink> {
+        let path = self.quantised.behind_views(self.func, value)?;
+        let (&last, views) = path.split_last()?;
+        let (mut shape, mut strides) = (self.func.ty(value).shape.clone(), plain.strides.clone());
+        for &view in views {
+            let to = &self.func.ty(self.func.nodes[view].results[0]).shape;
+            strides = match &self.func.nodes[view].op {
+                Op::Permute { perm } => perm.iter().map(|&p| strides[usize::from(p)]).collect(),
+                _ => reshape_strides(&shape, &strides, to)?,
+            };
+            shape = to.clone();
+        }
+        let Op::MxQuantize { format, axis, mode } = self.func.nodes[last].op else { return None };
+        let quantised = self.func.nodes[last].results[0];
+        let size = i64::from(format.size);
+        let row = self.func.ty(value).shape.len() - 1;
+        let long = |d: &usize| self.func.ty(value).shape[*d] > 1;
+        let whole = self.func.ty(value).elem == ElemType::Scalar(ScalarType::F32)
+            && plain.offset == 0
+            && plain.strides[row] == 1
+            && strides[usize::from(axis)] == 1
+            && self.func.ty(value).shape[row].is_multiple_of(size.unsigned_abs())
+            && (0..row).filter(long).all(|d| plain.strides[d] % size == 0);
+        if !whole {
+            return None;
+        }
+        let place = self.allocate_in(quantised, Some(order_of(&strides)));
+        let same = |d: usize| shape[d] == 1 || place.strides[d] == strides[d];
+        (0..shape.len()).all(same).then_some(GroupedSink { value: quantised, place, format, mode, axis: row })
+    }
+
+    /// Whether all that is read of a value is its quantised copy, which has been stored.
+    fn is_stored_quantised(&self, value: Value) -> bool {
+        let last = self.quantised.behind_views(self.func, value).and_then(|path| path.last().copied());
+        last.is_some_and(|last| self.places[self.func.nodes[last].results[0]].is_some())
     }
 
     /// Remembers where a kernel stored its result.

@@ -4,7 +4,7 @@
 //! the value itself then crosses memory only where somebody else reads it.
 
 use cranelift_entity::SecondaryMap;
-use lacuna_ir::{ElemType, Function, Op, Value};
+use lacuna_ir::{ElemType, Function, Node, Op, Value};
 use lacuna_isa::format::{Format, GroupFormat, ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, Operand};
 use lacuna_isa::object::BufferKind;
@@ -66,13 +66,24 @@ pub struct Quantised {
     pub copies: SecondaryMap<Value, Vec<Value>>,
     /// Whether something else than a quantisation reads it.
     pub is_read: SecondaryMap<Value, bool>,
+    /// The node that alone reads a value.
+    reader: SecondaryMap<Value, Option<Node>>,
 }
 
 impl Quantised {
     /// Finds the quantisations of `func`.
     pub fn of(func: &Function) -> Quantised {
-        let mut found = Quantised { copies: SecondaryMap::new(), is_read: SecondaryMap::new() };
-        for data in func.nodes.values() {
+        let mut found = Quantised {
+            copies: SecondaryMap::new(),
+            is_read: SecondaryMap::new(),
+            reader: SecondaryMap::new(),
+        };
+        let mut uses: SecondaryMap<Value, u32> = SecondaryMap::new();
+        for (node, data) in &func.nodes {
+            for &arg in &data.args {
+                uses[arg] += 1;
+                found.reader[arg] = (uses[arg] == 1).then_some(node);
+            }
             if let Op::MxQuantize { .. } = data.op {
                 found.copies[data.args[0]].push(data.results[0]);
             } else {
@@ -83,8 +94,24 @@ impl Quantised {
         }
         for &result in &func.results {
             found.is_read[result] = true;
+            found.reader[result] = None;
         }
         found
+    }
+
+    /// The quantisation that alone reads a value through permutations and reshapes, behind these.
+    pub fn behind_views(&self, func: &Function, value: Value) -> Option<Vec<Node>> {
+        let mut path = Vec::new();
+        let mut value = value;
+        loop {
+            let reader = self.reader[value]?;
+            path.push(reader);
+            match func.nodes[reader].op {
+                Op::MxQuantize { .. } => return Some(path),
+                Op::Permute { .. } | Op::Reshape { .. } => value = func.nodes[reader].results[0],
+                _ => return None,
+            }
+        }
     }
 
     /// The format and axis of the first copy of an f32 value whose groups are all whole.

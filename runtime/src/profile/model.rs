@@ -153,8 +153,10 @@ pub(super) struct Simulation<'t> {
     ports: Ports,
     issued: f64,
     end: f64,
-    /// When accesses that wait for the launch before may start.
+    /// When accesses that wait for the launch before may start, and when the loads among them have their turn: later ones that
+    /// need not wait overtake them.
     held_until: f64,
+    held_queue: f64,
     /// Since when each engine has had no power.
     gated: [Option<f64>; Engine::ALL.len()],
     gated_cycles: [f64; Engine::ALL.len()],
@@ -180,6 +182,7 @@ impl<'t> Simulation<'t> {
             issued,
             end: 0.0,
             held_until,
+            held_queue: held_until,
             gated: [None; Engine::ALL.len()],
             gated_cycles: [0.0; Engine::ALL.len()],
             slots: Vec::new(),
@@ -198,7 +201,13 @@ impl<'t> Simulation<'t> {
         Finished {
             end,
             issued: self.issued,
-            queues: self.queues,
+            queues: {
+                let load = &mut self.queues[engine_idx(Engine::FiLoad)];
+                if self.held_queue > self.held_until {
+                    *load = load.max(self.held_queue);
+                }
+                self.queues
+            },
             slots: self.rings.iter().map(free).collect(),
             ports: self.ports,
             gated_cycles: self.gated_cycles.map(|cycles| cycles as u64),
@@ -263,7 +272,8 @@ impl<'t> Simulation<'t> {
             self.waiting.push_back(Waiting { mnemonic: step.mnemonic, earliest: start, need, slots });
             return;
         }
-        start = start.max(self.queues[engine]);
+        let aside = step.held && step.engine == Engine::FiLoad && self.queues[engine] < self.held_until;
+        start = start.max(if aside { self.held_queue } else { self.queues[engine] });
         let mut busy = need.cycles as f64;
         let past = self.past();
         let (port, occupied, delay) = self.port(&need);
@@ -273,7 +283,8 @@ impl<'t> Simulation<'t> {
             busy = busy.max(occupied);
             latency = delay;
         }
-        self.queues[engine] = start + busy;
+        let queue = if aside { &mut self.held_queue } else { &mut self.queues[engine] };
+        *queue = start + busy;
         let done = start + busy + latency;
         self.end = self.end.max(done);
         for &(buffer, at, action) in &self.slots {

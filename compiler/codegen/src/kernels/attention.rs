@@ -18,7 +18,7 @@
 
 use lacuna_ir::expand::Attention;
 use lacuna_ir::{Node, TensorType, Value};
-use lacuna_isa::format::{Format, ScalarType};
+use lacuna_isa::format::{Format, ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, InstKind};
 use lacuna_isa::object::{Access, BufferKind, Trip};
 use lacuna_isa::program::Stream;
@@ -29,6 +29,7 @@ use super::attention_programs::{Compare, Streams, exponentials, greatest, passes
 use super::attention_tiles::{Buffers, Flash, KEY_STEPS, Pass, fit};
 use crate::emit::KernelBuilder;
 use crate::lower::{Lowered, Lowering};
+use crate::place::Place;
 
 impl Flash<'_, '_> {
     /// The softmax of a tile of keys.
@@ -215,14 +216,20 @@ impl Lowering<'_> {
         let plan = Plan::choose(&a, &types, self.target)
             .ok_or("no tile of the attention fits the memories of a PE")?;
         let args = data.args.clone();
-        let places =
-            [self.place(args[0])?, self.place(args[1])?, self.place(args[2])?, self.allocate(result)];
+        let plain = self.allocate(result);
+        let sink = self.quantised_behind_views(result, &plain);
+        let stored = match &sink {
+            Some(sink) => Place { storage: sink.place.storage, ..plain.clone() },
+            None => plain,
+        };
+        let (y_format, y_mode) = (self.storages[stored.storage].format, sink.as_ref().map(|sink| sink.mode));
+        let places = [self.place(args[0])?, self.place(args[1])?, self.place(args[2])?, stored];
         let mask = match args.get(3) {
             Some(&m) => Some((self.place(m)?, self.func.ty(m).clone())),
             None => None,
         };
         let mut kb = KernelBuilder::new("attention", plan.nest.clone(), &self.storages);
-        let buffers = buffers(&mut kb, &plan, mask.as_ref().map(|(_, ty)| ty))?;
+        let buffers = buffers(&mut kb, &plan, mask.as_ref().map(|(_, ty)| ty), y_format)?;
         let mut formats = Vec::new();
         let used = places.iter().take(3).map(|p| (p.storage, Access::In));
         let used = used.chain(mask.iter().map(|(p, _)| (p.storage, Access::In)));
@@ -230,7 +237,8 @@ impl Lowering<'_> {
             let base = usize::from(kb.base(storage, access));
             formats.resize(formats.len().max(base + 1), self.storages[storage].format);
         }
-        let mut flash = Flash { kb, plan: &plan, a, buffers, places: places.clone(), mask, formats };
+        let y = (y_format, y_mode.unwrap_or(ScaleMode::Floor));
+        let mut flash = Flash { kb, plan: &plan, a, buffers, places: places.clone(), mask, formats, y };
 
         let (step, half, length) = (plan.block() as i64, plan.half(), plan.sizes.length);
         let last = (plan.n_blocks as i64 - 1) * step;
@@ -290,15 +298,23 @@ impl Lowering<'_> {
         }
         let (kernel, bases) = flash.kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
         self.launch(kernel, bases);
-        self.places[result] = Some(places[3].clone());
+        match sink {
+            Some(sink) => self.places[sink.value] = Some(sink.place),
+            None => self.places[result] = Some(places[3].clone()),
+        }
         Ok(())
     }
 }
 
-fn buffers(kb: &mut KernelBuilder<'_>, plan: &Plan, mask: Option<&TensorType>) -> Lowered<Buffers> {
+fn buffers(
+    kb: &mut KernelBuilder<'_>,
+    plan: &Plan,
+    mask: Option<&TensorType>,
+    y_format: Format,
+) -> Lowered<Buffers> {
     let s = &plan.sizes;
     let rows = plan.rows();
-    let [q, k, v, y] = s.types;
+    let [q, k, v, _] = s.types;
     let mut local = |name: &str, elem: ScalarType, elements: u64, n: u8| {
         kb.buffer(name, BufferKind::Local, elem.bytes_for(elements), n)
     };
@@ -333,7 +349,8 @@ fn buffers(kb: &mut KernelBuilder<'_>, plan: &Plan, mask: Option<&TensorType>) -
     let peaks = ["peaks", "diagonal_peaks", "edge_peaks"].into_iter().take(plan.n_peaks());
     let peaks = peaks.map(|name| local(name, ScalarType::F32, rows, two)).collect::<Result<Vec<u8>, _>>()?;
     let weights = local("weights", v, rows * plan.keys, slots.weights)?;
-    let y = local("y", y, rows * s.width, slots.results)?;
+    let y_bytes = KernelBuilder::slot_bytes(y_format, None, rows * s.width);
+    let y = kb.buffer("y", BufferKind::Local, y_bytes, slots.results)?;
     let [score_bytes, result_bytes] = plan.bank_slots();
     let scores = kb.buffer("scores", BufferKind::Bank, score_bytes, plan.banks[0].max(plan.cut as u8))?;
     let result = kb.buffer("result", BufferKind::Bank, result_bytes, plan.banks[1] * plan.cut as u8)?;

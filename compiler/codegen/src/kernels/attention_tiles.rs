@@ -79,6 +79,8 @@ pub(super) struct Flash<'a, 'p> {
     pub places: [Place; 4],
     pub mask: Option<(Place, TensorType)>,
     pub formats: Vec<Format>,
+    /// What the result is stored in, and how its scales are chosen where it is grouped.
+    pub y: (Format, ScaleMode),
 }
 
 /// `value` in a field of a view or trip.
@@ -485,11 +487,12 @@ impl Flash<'_, '_> {
         let width = self.plan.sizes.width;
         let result = self.dense_rows(Format::F32, width)?;
         let row = self.rows(Format::F32, width, [self.plan.queries as i64, 1, 0])?;
-        let y = self.dense_rows(Format::Scalar(self.plan.sizes.types[3]), width)?;
+        let (format, mode) = self.y;
+        let y = self.dense_rows(format, width)?;
         let streams = vec![
             Self::stream(self.buffers.result, Action::Pop, result),
             Self::stream(self.buffers.sum, Action::Pop, row),
-            Self::stream(self.buffers.y, Action::Push, y),
+            Stream { mode, ..Self::stream(self.buffers.y, Action::Push, y) },
         ];
         let domain = self.result_domain()?;
         let parts = divide(self.a.empty_row)?;

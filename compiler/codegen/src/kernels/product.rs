@@ -5,7 +5,7 @@ use lacuna_ir::{Node, Op};
 use lacuna_isa::format::{Format, ScaleMode};
 use lacuna_isa::inst::{Action, Fill, InstKind, Operand};
 use lacuna_isa::object::BufferKind;
-use lacuna_isa::program::{Lane, Program, SeOp, Stream};
+use lacuna_isa::program::{Lane, MAX_STREAMS, Program, SeOp, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
 use super::problem::{Problem, ResultDim, Role};
@@ -62,6 +62,9 @@ impl Lowering<'_> {
             }
         };
         sinks.retain(|sink| groups_fit(&problem, &plan, sink).is_some());
+        if expr.leaves.len() + 1 + usize::from(sinks.keeps_plain) + sinks.grouped.len() > MAX_STREAMS {
+            sinks.retain(|_| false);
+        }
         self.emit_product(&problem, &plan, expr, sinks)
     }
 

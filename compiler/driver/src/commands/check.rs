@@ -1,7 +1,6 @@
 //! `lacuna check`: the checker on an object file, or on assembly text that may have been edited by hand.
 
 use lacuna_codegen::check::{Finding, check};
-use lacuna_isa::inst::InstKind;
 use lacuna_isa::object::Object;
 use serde_json::json;
 
