@@ -312,7 +312,8 @@ macro_rules! for_each_inst {
             /// need a `bar` or a `post` and `wait` between both accesses. `none` is a group of one.
             Bar = 0x09, "bar", Cp { cast: Multicast = 10 }
             /// Switches the power of `engine` (not the CP) on or off. Until it is on again, an instruction of that engine is
-            /// illegal and the engine draws no idle power. All engines are on when a kernel starts.
+            /// illegal and the engine draws no idle power. All engines of the PEs of its grid are on when a kernel starts; those of
+            /// other PEs have no power. An engine that is off when a kernel ends stays so until the next one starts.
             Gate = 0x0a, "gate", Cp { engine: Engine = 40, on: Flag = 10 }
             /// Starts launch `launch` behind the one before on the same PEs, which go on by themselves. Only in entry streams,
             /// behind a `launch` or `chain`. Its meaning is that of `launch`; its instructions may execute as soon as those before them

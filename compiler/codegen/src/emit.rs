@@ -4,13 +4,18 @@ use cranelift_entity::PrimaryMap;
 use std::ops::RangeInclusive;
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, Fill, Inst, InstKind, Multicast, Operand};
+use lacuna_isa::inst::{Action, Engine, Fill, Inst, InstKind, Multicast, Operand};
 use lacuna_isa::object::{Access, Buffer, BufferKind, Kernel, TensorDecl, Trip};
 use lacuna_isa::program::Program;
 use lacuna_isa::view::{Dim, PE_COORDS, Pattern, PlaneMap, Space, VIEW_DIMS, View};
 
 use crate::nest::{Nest, TileDim, folds, view_dims};
 use crate::place::{Storage, StorageId};
+
+/// Engines that a kernel leaves without power when it has issued everything: each loses it when its queue is empty, those that the
+/// kernel does not use at once.
+const GATED: [Engine; 6] =
+    [Engine::FiLoad, Engine::FiStore, Engine::Mlu, Engine::Dpe, Engine::Re, Engine::Se];
 
 /// Why a kernel cannot be emitted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -545,6 +550,9 @@ impl<'a> KernelBuilder<'a> {
         local_bytes: u64,
         bank_bytes: u64,
     ) -> Result<(Kernel, Vec<StorageId>), EmitError> {
+        for engine in GATED {
+            self.push(InstKind::Gate { engine, on: false });
+        }
         self.push(InstKind::Halt {});
         self.drop_unused_slots();
         let n_views = self.kernel.views.len();

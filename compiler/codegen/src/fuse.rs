@@ -177,7 +177,8 @@ impl Fusion {
             if readers.iter().any(|&reader| self.root(func, users, reader) != Some(root)) {
                 continue;
             }
-            let own = if is_hero(&data.op) { Weight { heroes: 1, ..Weight::default() } } else { weight[node] };
+            let own =
+                if is_hero(&data.op) { Weight { heroes: 1, ..Weight::default() } } else { weight[node] };
             // A quantisation has no product, but the kernel of what it quantises may.
             let operand = func.def(func.nodes[root].args[0]);
             let root = match func.nodes[root].op {
@@ -191,7 +192,8 @@ impl Fusion {
             let leaves = (weight[root].leaves + own.leaves).saturating_sub(1);
             let absorbs = op.is_elementwise() || matches!(op, Op::Reduce { .. } | Op::MxQuantize { .. });
             let cut = weight[root].cut.or(own.cut);
-            if absorbs && cut.is_none() && leaves <= MAX_LEAVES && weight[root].heroes + own.heroes <= allowed {
+            if absorbs && cut.is_none() && leaves <= MAX_LEAVES && weight[root].heroes + own.heroes <= allowed
+            {
                 weight[root] = Weight { leaves, heroes: weight[root].heroes + own.heroes, cut: None };
                 self.inlined[node] = true;
                 self.inlined[root] = false;
@@ -299,7 +301,13 @@ mod tests {
                 let mode = lacuna_isa::format::ScaleMode::Floor;
                 vec![b.emit(Op::MxQuantize { format, axis: 1, mode }, &[y]).expect("quantise")]
             },
-            &[("contract", true), ("binary", true), ("unary", true), ("binary", false), ("mx_quantize", false)],
+            &[
+                ("contract", true),
+                ("binary", true),
+                ("unary", true),
+                ("binary", false),
+                ("mx_quantize", false),
+            ],
         );
         // One of two users is in another kernel.
         check(

@@ -421,6 +421,7 @@ impl Replay<'_> {
         report.sparse = sparse(plan.kernel);
         let (placed, mut next) = handover.next(&plan.kernel.buffers, target);
         let mut far_bytes = vec![0; launch.bases.len()];
+        let mut gated = Vec::new();
         for (pe, n) in self.classes()? {
             let mut simulation = Simulation::new(&placed, target, plan.n_pes() as f64, handover);
             let mut visit = |name, engine, start: u64, cycles| {
@@ -440,15 +441,23 @@ impl Replay<'_> {
                 simulation.step(step, &mut visit);
             })?;
             let finished = simulation.finish(&mut visit);
-            for (total, cycles) in report.gated_cycles.iter_mut().zip(finished.gated_cycles) {
-                *total += cycles * n;
-            }
             next.absorb(&finished, &placed);
+            gated.push((finished.gated_cycles, finished.gated, n));
         }
         for ((&base, tensor), bytes) in launch.bases.iter().zip(&plan.kernel.tensors).zip(far_bytes) {
             needs.transfers(point, base, bytes, tensor.bytes);
         }
         report.end = origin + next.end.map_or(0, |end| end.ceil() as u64);
+        // What is dark at the end stays so until the next kernel starts, and PEs outside the grid are dark throughout.
+        let [from, to] = [now, report.end].map(|cycle| (cycle - origin) as f64);
+        let outside = u64::from(target.n_pes()).saturating_sub(plan.n_pes() as u64) as f64 * (to - from);
+        for (engine, total) in report.gated_cycles.iter_mut().enumerate() {
+            let dark = gated.iter().map(|(before, since, n)| {
+                let last = since[engine].map_or(0.0, |since| to - since.max(from));
+                (before[engine] + last).max(0.0) * *n as f64
+            });
+            *total = (dark.sum::<f64>() + outside) as u64;
+        }
         (report.bound_cycles, report.bound) = bound(&report, target);
         timeline.handover = next;
         Ok(report)

@@ -127,8 +127,10 @@ pub(super) struct Finished {
     pub ports: Ports,
     /// When each slot of each buffer was free.
     pub slots: Vec<Vec<f64>>,
-    /// Cycles that each engine had no power.
-    pub gated_cycles: [u64; Engine::ALL.len()],
+    /// Cycles for which each engine had no power and got it back.
+    pub gated_cycles: [f64; Engine::ALL.len()],
+    /// Since when each engine has had none.
+    pub gated: [Option<f64>; Engine::ALL.len()],
 }
 
 /// A store whose place at its port is open: loads go first, as memory controllers have it, which keep writes back and serve
@@ -194,9 +196,6 @@ impl<'t> Simulation<'t> {
     pub fn finish(mut self, visit: Visit<'_>) -> Finished {
         self.settle(self.waiting.len(), visit);
         let end = self.end.max(self.issued);
-        for (total, since) in self.gated_cycles.iter_mut().zip(self.gated) {
-            *total += since.map_or(0.0, |since| (end - since).max(0.0));
-        }
         let free = |ring: &Ring| ring.slots.iter().map(|slot| slot.ready.max(slot.released)).collect();
         Finished {
             end,
@@ -210,7 +209,8 @@ impl<'t> Simulation<'t> {
             },
             slots: self.rings.iter().map(free).collect(),
             ports: self.ports,
-            gated_cycles: self.gated_cycles.map(|cycles| cycles as u64),
+            gated_cycles: self.gated_cycles,
+            gated: self.gated,
         }
     }
 

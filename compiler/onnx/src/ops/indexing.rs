@@ -57,7 +57,29 @@ pub(super) fn gather(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if let Some(y) = gather_of_codes(c, x, index, axis)? {
         return Ok(vec![y]);
     }
+    if let Some(y) = slice_at(c, x, index, axis)? {
+        return Ok(vec![y]);
+    }
     Ok(vec![c.emit(Op::Gather { axis: axis as u8, batch: 0 }, &[x, index])?])
+}
+
+/// Elements at constant indices that ascend by equal steps: a slice.
+fn slice_at(c: &mut Ctx<'_>, x: Value, index: Value, axis: usize) -> Result<Option<Value>, Fail> {
+    let Some(known) = c.known_ints(index) else { return Ok(None) };
+    let shape = c.shape(x);
+    let (Some(&first), Some(&last)) = (known.first(), known.last()) else { return Ok(None) };
+    let step = known.get(1).map_or(1, |second| second - first);
+    let even = known.windows(2).all(|pair| pair[1] - pair[0] == step);
+    if !even || step < 1 || first < 0 || last >= shape[axis] as i64 {
+        return Ok(None);
+    }
+    let (mut starts, mut steps, mut taken) = (vec![0; shape.rank()], vec![1; shape.rank()], shape.clone());
+    (starts[axis], steps[axis], taken.0[axis]) = (first, step, known.len() as u64);
+    let y = if taken == shape { x } else { c.emit(Op::Slice { starts, shape: taken, steps }, &[x])? };
+    let mut to = shape.0[..axis].to_vec();
+    to.extend(c.shape(index).iter());
+    to.extend(&shape.0[axis + 1..]);
+    Ok(Some(c.reshape(y, to)?))
 }
 
 /// The axis moves last; a gather that shares all other dimensions is left.
