@@ -33,8 +33,18 @@ pub fn disassemble(object: &Object) -> String {
 
 /// The text of an object, with or without the bytes of the weights.
 pub fn print_object(object: &Object, weights: Weights) -> String {
-    let Object { name, target, target_file, kernels, entries, origins, hbm_bytes, sram_bytes, weights: blob } =
-        object;
+    let Object {
+        name,
+        target,
+        target_file,
+        kernels,
+        entries,
+        states,
+        origins,
+        hbm_bytes,
+        sram_bytes,
+        weights: blob,
+    } = object;
     let mut p = Printer { out: String::new() };
     p.line(
         0,
@@ -42,6 +52,12 @@ pub fn print_object(object: &Object, weights: Weights) -> String {
     );
     if !target_file.is_empty() {
         p.line(0, format_args!("figures {}", quoted(target_file)));
+    }
+    if !states.is_empty() {
+        p.out.push('\n');
+    }
+    for state in states {
+        p.port(0, "state", state);
     }
     if !origins.is_empty() {
         p.out.push('\n');
@@ -273,10 +289,10 @@ impl Printer {
         }
     }
 
-    fn port(&mut self, keyword: &str, port: &Port) {
+    fn port(&mut self, depth: usize, keyword: &str, port: &Port) {
         let Port { name, elem, shape, address: at } = port;
         let (name, shape, at) = (quoted(name), numbers(shape, ", "), address(*at));
-        self.line(1, format_args!("{keyword} {name} {elem} ({shape}) {at}"));
+        self.line(depth, format_args!("{keyword} {name} {elem} ({shape}) {at}"));
     }
 
     fn entry(&mut self, number: usize, entry: &EntryPoint, object: &Object) {
@@ -286,10 +302,10 @@ impl Printer {
             self.line(1, format_args!("ranks {ranks}"));
         }
         for port in inputs {
-            self.port("input", port);
+            self.port(1, "input", port);
         }
         for port in outputs {
-            self.port("output", port);
+            self.port(1, "output", port);
         }
         for (i, launch) in launches.iter().enumerate() {
             let mut text = format!("launch #{i} k{} (", launch.kernel);

@@ -108,8 +108,18 @@ impl Object {
     /// # Errors
     /// When a value does not fit its place in the file (see [`Inst::encode`](crate::inst::Inst::encode)).
     pub fn write(&self) -> Result<Vec<u8>, WriteError> {
-        let Object { name, target, target_file, kernels, entries, origins, hbm_bytes, sram_bytes, weights } =
-            self;
+        let Object {
+            name,
+            target,
+            target_file,
+            kernels,
+            entries,
+            states,
+            origins,
+            hbm_bytes,
+            sram_bytes,
+            weights,
+        } = self;
         let tables = Tables::encode(kernels, entries).map_err(WriteError)?;
         let mut origin_bytes = Vec::new();
         origins.put(&mut origin_bytes).map_err(WriteError)?;
@@ -118,8 +128,12 @@ impl Object {
         name.put(&mut target_bytes).map_err(WriteError)?;
         hbm_bytes.put(&mut target_bytes).map_err(WriteError)?;
         sram_bytes.put(&mut target_bytes).map_err(WriteError)?;
-        if !target_file.is_empty() {
+        // What is empty takes no bytes, from the end.
+        if !target_file.is_empty() || !states.is_empty() {
             target_file.put(&mut target_bytes).map_err(WriteError)?;
+        }
+        if !states.is_empty() {
+            states.put(&mut target_bytes).map_err(WriteError)?;
         }
         let mut note = NOTE_HEAD.to_vec();
         note.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -171,6 +185,8 @@ impl Object {
         let sram_bytes = target_section.get().map_err(malformed)?;
         let shipped = target_section.input.remaining() == 0;
         let target_file = if shipped { String::new() } else { target_section.get().map_err(malformed)? };
+        let stateless = target_section.input.remaining() == 0;
+        let states = if stateless { Vec::new() } else { target_section.get().map_err(malformed)? };
         target_section.finish().map_err(malformed)?;
 
         let mut origin_section = file.section(ORIGINS)?;
@@ -193,7 +209,18 @@ impl Object {
             .zip(usize::try_from(len).ok())
             .and_then(|(offset, len)| blob.slice(offset, len))
             .ok_or_else(|| elf_fault("the weights lie outside the file"))?;
-        Ok(Object { name, target, target_file, kernels, entries, origins, hbm_bytes, sram_bytes, weights })
+        Ok(Object {
+            name,
+            target,
+            target_file,
+            kernels,
+            entries,
+            states,
+            origins,
+            hbm_bytes,
+            sram_bytes,
+            weights,
+        })
     }
 }
 

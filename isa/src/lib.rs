@@ -14,6 +14,7 @@ pub mod format;
 pub mod inst;
 #[cfg(test)]
 mod laws;
+pub mod link;
 pub mod math;
 pub mod object;
 pub mod program;

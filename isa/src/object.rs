@@ -287,6 +287,8 @@ pub struct Object {
     pub kernels: Vec<Kernel>,
     /// The entries.
     pub entries: Vec<EntryPoint>,
+    /// Tensors in HBM that keep their values from one run of an entry to the next; zeros at first.
+    pub states: Vec<Port>,
     /// Provenance table.
     pub origins: Vec<ObjectOrigin>,
     /// Bytes of HBM for inputs, outputs and intermediates.

@@ -169,11 +169,12 @@ fn address() -> impl Strategy<Value = Address> {
         .prop_map(|(space, offset)| Address { space, offset })
 }
 
+fn port() -> impl Strategy<Value = Port> {
+    (name(), select(ScalarType::ALL), vec(small(0..99u64), 0..4), address())
+        .prop_map(|(name, elem, shape, address)| Port { name, elem, shape, address })
+}
+
 fn entry() -> impl Strategy<Value = EntryPoint> {
-    let port = || {
-        (name(), select(ScalarType::ALL), vec(small(0..99u64), 0..4), address())
-            .prop_map(|(name, elem, shape, address)| Port { name, elem, shape, address })
-    };
     let launch = (any::<u32>(), vec(address(), 0..3), vec(any::<i32>(), 0..3), vec(any::<u32>(), 0..3))
         .prop_map(|(kernel, bases, params, origins)| Launch { kernel, bases, params, origins });
     let combine = select(vec![Combine::Replace, Combine::Add, Combine::Mul, Combine::Min, Combine::Max]);
@@ -210,20 +211,29 @@ pub fn object() -> impl Strategy<Value = Object> {
     (
         (name(), name(), name()),
         vec(kernel(), 0..3),
-        vec(entry(), 0..3),
+        (vec(entry(), 0..3), vec(port(), 0..3)),
         vec(origin, 0..3),
         any::<u64>(),
         any::<u64>(),
         weights,
     )
         .prop_map(
-            |((name, target, target_file), kernels, entries, origins, hbm_bytes, sram_bytes, weights)| {
+            |(
+                (name, target, target_file),
+                kernels,
+                (entries, states),
+                origins,
+                hbm_bytes,
+                sram_bytes,
+                weights,
+            )| {
                 Object {
                     name,
                     target,
                     target_file,
                     kernels,
                     entries,
+                    states,
                     origins,
                     hbm_bytes,
                     sram_bytes,
@@ -342,6 +352,7 @@ pub fn sample() -> Object {
             transfers: vec![],
             code: vec![InstKind::Launch { launch: 0 }.into(), InstKind::Halt {}.into()],
         }],
+        states: vec![],
         origins: vec![ObjectOrigin { node: "/fc/MatMul".into(), op: "MatMul".into() }],
         hbm_bytes: 32768,
         sram_bytes: 0,

@@ -16,7 +16,8 @@
 //! 7. Parameters: at most 16, with a range; `ldp` stands outside loops, and what depends on its parameter comes after it.
 //! 8. Launches: one base for each tensor, one value in its range for each parameter, tensors inside their memories, nothing
 //!    written to the weights, compressed tensors in them. Ports lie in HBM.
-//! 9. Transfers: whole-byte elements inside their memories, source and destination apart.
+//! 9. States lie in HBM, apart from each other and from ports.
+//! 10. Transfers: whole-byte elements inside their memories, source and destination apart.
 //!
 //! Not structural, and left to codegen's checker and the interpreter's traps: balance of buffers, races, and accesses to
 //! tensors beyond their bytes.
@@ -81,6 +82,7 @@ impl Object {
                 format!("{} bytes of shared SRAM, {} has {}", self.sram_bytes, target.name, target.sram_bytes)
             });
         }
+        self.validate_states(&mut faults);
         for (i, kernel) in self.kernels.iter().enumerate() {
             faults.place = format!("kernel {i} `{}`", kernel.name);
             validate_kernel(kernel, target.as_ref(), &mut faults);
@@ -105,6 +107,26 @@ impl Object {
     /// Whether `bytes` at `address` lie in the address's memory.
     fn holds(&self, address: Address, bytes: u64) -> bool {
         address.offset.checked_add(bytes).is_some_and(|end| end <= self.memory_bytes(address.space))
+    }
+
+    /// States lie in HBM, apart from each other and from all ports.
+    fn validate_states(&self, faults: &mut Faults) {
+        for (i, state) in self.states.iter().enumerate() {
+            faults.place = format!("state {i} `{}`", state.name);
+            let bytes = port_bytes(state).filter(|&bytes| self.holds(state.address, bytes));
+            let in_hbm = state.address.space == MemSpace::Hbm && bytes.is_some();
+            faults.check(in_hbm, || "it does not lie in HBM".to_owned());
+            let ports = self.entries.iter().flat_map(|entry| entry.inputs.iter().chain(&entry.outputs));
+            let (at, bytes) = (state.address.offset, bytes.unwrap_or(0));
+            for other in self.states[..i].iter().chain(ports) {
+                let (from, length) = (other.address.offset, port_bytes(other).unwrap_or(0));
+                let apart = at.saturating_add(bytes) <= from || from.saturating_add(length) <= at;
+                faults.check(apart, || format!("it shares bytes with `{}`", other.name));
+                faults.check(other.name != state.name || !self.states[..i].contains(other), || {
+                    "another state has this name".to_owned()
+                });
+            }
+        }
     }
 
     fn validate_entry(&self, entry: &EntryPoint, faults: &mut Faults) {

@@ -37,6 +37,12 @@ pub(crate) fn plan_entry(object: &Object, entry: &EntryPoint) -> Result<Vec<Entr
             return Err(fail(format!("port {} lies outside memory", port.name)));
         }
     }
+    for state in &object.states {
+        let end = port_bytes(state).and_then(|bytes| state.address.offset.checked_add(bytes));
+        if state.address.space != MemSpace::Hbm || end.is_none_or(|end| end > object.hbm_bytes) {
+            return Err(fail(format!("state {} does not lie in HBM", state.name)));
+        }
+    }
     for idx in 0..entry.launches.len() {
         check_launch(object, entry, idx).map_err(&fail)?;
     }

@@ -26,7 +26,7 @@ mod slots;
 mod sort;
 mod trap;
 
-pub use machine::{DEFAULT_STEP_LIMIT, LaunchRecord, Machine, Outcome, RunOptions};
+pub use machine::{DEFAULT_STEP_LIMIT, LaunchRecord, Machine, Outcome, RunOptions, Session};
 pub use matmul::actions::{LoadRecord, ProductRecord};
 pub use profile::{ProfileOptions, profile, profile_with};
 pub use trap::{InputError, LoadError, Trap, TrapKind};

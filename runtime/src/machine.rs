@@ -69,6 +69,33 @@ pub struct LaunchRecord {
     pub loads: Vec<LoadRecord>,
 }
 
+/// What the states of an object hold between runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Session {
+    states: Vec<Vec<u8>>,
+}
+
+impl Session {
+    /// The bytes of every state, dense in row-major order.
+    pub fn states(&self) -> &[Vec<u8>] {
+        &self.states
+    }
+
+    /// Gives state number `state` other bytes; they must be as many.
+    ///
+    /// # Errors
+    /// The number of bytes that it has, where there are not as many, or there is no such state.
+    pub fn set(&mut self, state: usize, bytes: Vec<u8>) -> Result<(), u64> {
+        match self.states.get_mut(state) {
+            Some(own) if own.len() == bytes.len() => {
+                *own = bytes;
+                Ok(())
+            }
+            own => Err(own.map_or(0, |own| own.len() as u64)),
+        }
+    }
+}
+
 /// The result of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -105,7 +132,27 @@ impl<'o> Machine<'o> {
         Ok(Machine { object, kernels, streams, images: Images::default() })
     }
 
-    /// Runs an entry of one rank. `inputs` are dense row-major little-endian bytes, one per input port.
+    /// States as they are before the first run: zeros.
+    pub fn session(&self) -> Session {
+        let bytes = |state| vec![0; port_bytes(state).unwrap_or(0) as usize];
+        Session { states: self.object.states.iter().map(bytes).collect() }
+    }
+
+    /// Runs an entry of one rank like [`Machine::run`], on the states of `session`, which a run that ends leaves as they are then.
+    ///
+    /// # Errors
+    /// As those of [`Machine::run`].
+    pub fn run_in(
+        &self,
+        session: &mut Session,
+        inputs: &[&[u8]],
+        options: &RunOptions,
+    ) -> Result<Outcome, InputError> {
+        let mut outcomes = self.run_all(&[inputs], Some(session), options)?;
+        Ok(outcomes.swap_remove(0))
+    }
+
+    /// Runs an entry of one rank, states being zeros at first. `inputs` are dense row-major little-endian bytes, one per input port.
     ///
     /// # Errors
     /// When the entry does not exist or the inputs do not fit its ports. A trap is an [`Outcome`].
@@ -116,11 +163,20 @@ impl<'o> Machine<'o> {
     }
 
     /// Runs an entry on all its ranks in lockstep, each with its own inputs and memories; returns the ranks' outcomes. A
-    /// trap on one rank is the outcome of all.
+    /// trap on one rank is the outcome of all. States are zeros at first.
     ///
     /// # Errors
     /// When the entry does not exist or the inputs do not fit its ranks and ports.
     pub fn run_ranks(&self, inputs: &[&[&[u8]]], options: &RunOptions) -> Result<Vec<Outcome>, InputError> {
+        self.run_all(inputs, None, options)
+    }
+
+    fn run_all(
+        &self,
+        inputs: &[&[&[u8]]],
+        session: Option<&mut Session>,
+        options: &RunOptions,
+    ) -> Result<Vec<Outcome>, InputError> {
         let n_entries = self.object.entries.len();
         let no_entry = InputError::NoEntry { entry: options.entry, n_entries };
         let entry = self.object.entries.get(options.entry).ok_or(no_entry)?;
@@ -128,7 +184,15 @@ impl<'o> Machine<'o> {
         if inputs.len() != ranks {
             return Err(InputError::Ranks { expected: ranks, found: inputs.len() });
         }
-        let memories = inputs.iter().map(|inputs| self.memory(entry, inputs)).collect::<Result<_, _>>()?;
+        let mut memories =
+            inputs.iter().map(|inputs| self.memory(entry, inputs)).collect::<Result<Vec<_>, _>>()?;
+        for memory in memories.iter_mut().filter(|_| session.is_some()) {
+            let states = session.iter().flat_map(|session| &session.states);
+            for (port, bytes) in self.object.states.iter().zip(states) {
+                let at = port.address.offset as usize;
+                memory.bytes_mut(port.address.space)[at..at + bytes.len()].copy_from_slice(bytes);
+            }
+        }
         let mut run = Run { machine: self, entry, options, memories, records: vec![Vec::new(); ranks] };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build();
         let result = match pool {
@@ -140,6 +204,12 @@ impl<'o> Machine<'o> {
             return Ok(vec![Outcome::Trap(*trap); ranks]);
         }
         let Run { memories, records, .. } = run;
+        if let (Some(session), Some(memory)) = (session, memories.first()) {
+            for (port, bytes) in self.object.states.iter().zip(&mut session.states) {
+                let (at, n) = (port.address.offset as usize, bytes.len());
+                bytes.copy_from_slice(&memory.bytes(port.address.space)[at..at + n]);
+            }
+        }
         let outcomes = memories.iter().zip(records).map(|(memory, records)| {
             let outputs = entry.outputs.iter().map(|port| {
                 let at = port.address.offset as usize;

@@ -6,6 +6,7 @@ mod conformance;
 mod docs;
 mod lab;
 mod layering;
+mod performance;
 mod style;
 mod verify;
 mod zoo;
@@ -66,6 +67,18 @@ enum Task {
         #[arg(long)]
         zoo: Option<PathBuf>,
     },
+    /// Time whole models on the machine model, and write docs/performance.md (takes minutes).
+    Performance {
+        /// A Python with testdata/generate/requirements.txt installed.
+        #[arg(long, default_value = "python3")]
+        python: String,
+        /// Time what is there already.
+        #[arg(long)]
+        keep: bool,
+        /// Folder of the models; target/workloads unless given.
+        #[arg(long, value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
     /// Run ONNX's backend test suite, and compare every case's outcome with testdata/onnx/expected.txt.
     Conformance {
         /// Folder with groups of cases; those of a pinned release of the package `onnx`, fetched with pip, unless given.
@@ -96,6 +109,10 @@ fn main() -> ExitCode {
             zoo::run(&root, &zoo::Options { python, keep, folder, filter, target, precision, sweep })
         }
         Task::Accuracy => accuracy::run(&root),
+        Task::Performance { python, keep, folder } => {
+            let folder = folder.unwrap_or_else(|| root.join("target/workloads"));
+            performance::run(&root, &python, &folder, keep)
+        }
         Task::Compare { zoo } => compare::run(&root, zoo.as_deref()),
         Task::Conformance { suite, filter, renew, python } => {
             conformance::run(&root, &conformance::Options { suite, filter, renew, python })

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod nest;
 pub mod place;
 pub mod sinks;
+pub mod state;
 pub mod tiled;
 pub mod weights;
 
@@ -36,6 +37,8 @@ pub use crate::kernels::sparse::{Form, ProductZeros};
 use crate::lower::Lowering;
 use crate::memory::{ALIGN, Life, address, plan};
 use crate::place::{StorageId, StorageKind};
+use crate::state::Kept;
+pub use crate::state::State;
 
 /// What code generation made.
 pub struct Generated {
@@ -43,6 +46,8 @@ pub struct Generated {
     pub object: Object,
     /// The text of the tiled stage: each launch with its loops, tiles and buffers.
     pub tiled: String,
+    /// Names of the states whose new value is copied, because its kernel cannot write it in place.
+    pub copied: Vec<String>,
 }
 
 /// Why a part of the model cannot become instructions.
@@ -99,6 +104,19 @@ pub fn generate(
     target: &Target,
     zeros: &SecondaryMap<Node, ProductZeros>,
 ) -> Result<Generated, Vec<Failure>> {
+    generate_with(module, target, zeros, &[])
+}
+
+/// Compiles the single entry of `module` for `target`, with `states` that are neither ports nor zeroed between runs.
+///
+/// # Errors
+/// Those of [`generate`].
+pub fn generate_with(
+    module: &Module,
+    target: &Target,
+    zeros: &SecondaryMap<Node, ProductZeros>,
+    states: &[State],
+) -> Result<Generated, Vec<Failure>> {
     let [entry] = &module.entries[..] else {
         return Err(vec![Failure {
             code: "L0403",
@@ -133,6 +151,15 @@ pub fn generate(
         };
         return Err(lowering.unsupported.iter().map(failure).collect());
     }
+    let (kept, copied) = state::keep(&mut lowering, states).map_err(|reason| {
+        vec![Failure {
+            code: "L0401",
+            op: "state".into(),
+            nodes: Vec::new(),
+            reason,
+            hint: "pass it as an input and an output".into(),
+        }]
+    })?;
 
     if lowering.launches.len() > usize::from(u16::MAX) {
         return Err(vec![Failure {
@@ -146,7 +173,7 @@ pub fn generate(
 
     let mut addresses: SecondaryMap<StorageId, Option<Address>> = SecondaryMap::new();
     let weights = pack_weights(module, &lowering, &mut addresses)?;
-    let (hbm_bytes, sram_bytes) = plan_memory(&lowering, target, &mut addresses);
+    let (hbm_bytes, sram_bytes) = plan_memory(&lowering, &kept, target, &mut addresses);
     let total = weights.len() as u64 + hbm_bytes;
     if total > target.hbm_bytes {
         return Err(vec![Failure {
@@ -170,8 +197,11 @@ pub fn generate(
         }
     };
     let ports = |names: &[String], values: &[lacuna_ir::Value], output: bool| -> Vec<Port> {
-        names.iter().zip(values).enumerate().map(|(i, (n, &v))| port(n, v, i, output)).collect()
+        let is_state = |i: usize| states.iter().any(|s| i == if output { s.output } else { s.input });
+        let all = names.iter().zip(values).enumerate().filter(|(i, _)| !is_state(*i));
+        all.map(|(i, (n, &v))| port(n, v, i, output)).collect()
     };
+    let kept_ports = states.iter().map(|s| port(&s.name, func.params[s.input], s.input, false)).collect();
     let launches: Vec<Launch> = lowering
         .launches
         .iter()
@@ -206,6 +236,7 @@ pub fn generate(
             code,
             ..EntryPoint::default()
         }],
+        states: kept_ports,
         kernels: lowering.kernels.into_iter().collect(),
         origins: module
             .origins
@@ -216,7 +247,7 @@ pub fn generate(
         sram_bytes,
         weights: Blob::new(weights),
     };
-    Ok(Generated { object, tiled })
+    Ok(Generated { object, tiled, copied })
 }
 
 fn pack_weights(
@@ -258,13 +289,25 @@ fn pack_weights(
 /// Places inputs and outputs in HBM for the whole run, intermediates in shared SRAM where they fit, else in HBM.
 fn plan_memory(
     lowering: &Lowering,
+    kept: &[Kept],
     target: &Target,
     addresses: &mut SecondaryMap<StorageId, Option<Address>>,
 ) -> (u64, u64) {
     let last = lowering.launches.len();
+    // States come first, so that entries of other models can agree on their places.
+    let mut states_end = 0;
+    let is_kept = |id: StorageId| kept.iter().any(|state| state.old == id || state.new == Some(id));
+    for state in kept {
+        let at = Some(address(MemSpace::Hbm, states_end));
+        (addresses[state.old], states_end) =
+            (at, (states_end + lowering.storages[state.old].bytes()).next_multiple_of(ALIGN));
+        if let Some(new) = state.new {
+            addresses[new] = at;
+        }
+    }
     let mut lives: SecondaryMap<StorageId, Option<Life>> = SecondaryMap::new();
     for (id, storage) in &lowering.storages {
-        if matches!(storage.kind, StorageKind::Input(_) | StorageKind::Output(_)) {
+        if matches!(storage.kind, StorageKind::Input(_) | StorageKind::Output(_)) && !is_kept(id) {
             lives[id] = Some(Life { bytes: storage.bytes(), first: 0, last });
         }
     }
@@ -300,7 +343,7 @@ fn plan_memory(
     }
     let (at, hbm_bytes) = plan(&of(&hbm));
     for (&id, &offset) in hbm.iter().zip(&at) {
-        addresses[id] = Some(address(MemSpace::Hbm, offset));
+        addresses[id] = Some(address(MemSpace::Hbm, states_end + offset));
     }
-    (hbm_bytes, if in_sram { sram_bytes } else { 0 })
+    (states_end + hbm_bytes, if in_sram { sram_bytes } else { 0 })
 }

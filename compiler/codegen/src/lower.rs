@@ -457,6 +457,18 @@ impl<'a> Lowering<'a> {
         self.map("copy", &expr, &place)
     }
 
+    /// Copies an output from its storage to the place of parameter number `param`, of the same type.
+    pub(crate) fn store_state(&mut self, output: StorageId, param: usize) -> Lowered {
+        let param = self.func.params[param];
+        let ty = self.func.ty(param).clone();
+        let elem = ty.elem.scalar().ok_or("a grouped state")?;
+        let (from, to) = (self.row_major(param, output), self.place(param)?);
+        if ty.shape.elements() == 0 {
+            return Ok(());
+        }
+        self.copy(&ty.shape, elem, from, &to)
+    }
+
     /// Whether a value is stored where a result of the entry lies.
     pub fn is_output(&self, value: Value) -> bool {
         self.outputs[value].is_some()

@@ -81,9 +81,10 @@ pub struct CompileOptions {
     /// Value of an input that determines a shape (.npy or .pb).
     #[arg(long = "bind", value_name = "NAME=FILE", value_parser = parse_file)]
     pub bindings: Vec<(String, PathBuf)>,
-    /// State that lives in device memory across calls (not supported yet).
-    #[arg(long = "state", value_name = "INPUT=OUTPUT")]
-    pub state: Vec<String>,
+    /// An input and an output that are one tensor, which stays in device memory from one run to the next, such as a cache; `*` stands for
+    /// any part of a name.
+    #[arg(long = "state", value_name = "INPUT=OUTPUT", value_parser = parse_names)]
+    pub states: Vec<(String, String)>,
     /// With --precision auto: fewest cycles with at least this signal-to-noise ratio at every output, in dB.
     #[arg(long, value_name = "DB", value_parser = parse_decibels, allow_hyphen_values = true)]
     pub min_sqnr: Option<f64>,
@@ -505,6 +506,10 @@ fn parse_change(text: &str) -> Result<Change, String> {
 
 fn parse_file(text: &str) -> Result<(String, PathBuf), String> {
     parse_pair(text).map(|(name, file)| (name.to_owned(), file.into()))
+}
+
+fn parse_names(text: &str) -> Result<(String, String), String> {
+    parse_pair(text).map(|(a, b)| (a.to_owned(), b.to_owned()))
 }
 
 fn parse_tolerance(text: &str) -> Result<f64, String> {

@@ -36,8 +36,6 @@ codes! {
          are written under another name and renamed at the end, so nothing is left half-written.";
     TARGET "L0004" BadInput "there is no such target"
         "`lacuna targets` lists the targets that this build has.";
-    NOT_YET "L0005" Unsupported "the option is not supported yet"
-        "The option is part of the command line's design but does nothing yet, and is refused rather than ignored.";
     TENSOR_FILE "L0006" BadInput "a tensor file is malformed"
         "Tensors are read from NumPy files (.npy, format 1 to 3; booleans, integers and floats) and from serialised ONNX \
          TensorProto messages (.pb). The file is cut short, has another format, or an element type that tensors have not.";
@@ -91,6 +89,13 @@ codes! {
     RULE "L0022" BadInput "the program breaks a rule of the machine"
         "A run of the object could trap: a buffer runs empty or over, an access leaves its tensor, two PEs conflict, an output is not \
          complete. The compiler writes no such object; one that was assembled by hand may be. docs/checker.md has the rules.";
+    STATE "L0025" BadInput "a state cannot be kept"
+        "`--state INPUT=OUTPUT` makes an input and an output of the model one tensor that stays in device memory from one run to the next. \
+         Both must exist, have the same element type and shape, and belong to no other state; `*` stands for any part of a name, the \
+         same on both sides. Entries that are linked into one object must give a state of one name one type.";
+    ENTRY "L0026" BadInput "there is no such entry"
+        "An object file has one entry for each model that was compiled into it; `lacuna info FILE.lac` lists them. Two entries cannot have \
+         one name.";
     INTERNAL "L0090" Internal "the compiler contradicts itself"
         "A pass made something that the next one, or the verifier between them, refuses. This is a defect of the compiler, \
          not of the model. No output was written. Please report it with the model.";

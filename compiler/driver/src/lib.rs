@@ -19,6 +19,7 @@ pub mod progress;
 pub mod random;
 pub mod report;
 pub mod selection;
+pub mod states;
 pub mod tensors;
 pub mod testset;
 pub mod trace;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use cranelift_entity::SecondaryMap;
-use lacuna_codegen::ProductZeros;
+use lacuna_codegen::{ProductZeros, State};
 use lacuna_ir::{Blob, Module, Node, OriginId};
 use lacuna_isa::disasm::{Weights, print_object};
 use lacuna_isa::format::Format;
@@ -23,6 +23,7 @@ use crate::diagnostics::{Diagnostic, Exit, Failed};
 use crate::expose::expose;
 use crate::progress::Progress;
 use crate::selection::{self, Selection, SelectionRequest};
+use crate::states;
 
 /// A stage that can be shown.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -84,6 +85,8 @@ pub struct Request<'a> {
     pub exposes: bool,
     /// With [`Precision::Auto`]: the budget, and the data to measure on.
     pub selection: SelectionRequest,
+    /// Pairs of an input and an output that are one tensor, which stays in memory between runs; `*` stands for any part of a name.
+    pub states: &'a [(String, String)],
 }
 
 impl<'a> Request<'a> {
@@ -108,6 +111,7 @@ impl<'a> Request<'a> {
             calibration: None,
             exposes: false,
             selection: SelectionRequest::default(),
+            states: &[],
         }
     }
 }
@@ -197,9 +201,17 @@ impl From<NotGenerated> for Failed {
 pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled, Failed> {
     let started = Instant::now();
     let mut front = front(request, watch)?;
+    let states = states::resolve(request.states, &front.imported).map_err(|f| f.in_file(request.path))?;
     let object = loop {
-        match generate(&front.selected, request.target, watch) {
-            Ok(object) => break object,
+        match generate_with(&front.selected, request.target, &states, watch) {
+            Ok((object, copied)) => {
+                front.warnings.extend(copied.iter().map(|name| {
+                    format!(
+                        "state {name} is copied in each run: a kernel that reads it also makes its new value"
+                    )
+                }));
+                break object;
+            }
             Err(NotGenerated::Contradiction(found)) => return Err(found.in_file(request.path)),
             Err(NotGenerated::Refused(failures)) => {
                 if !widen(&mut front, request, &failures)? {
@@ -321,8 +333,19 @@ pub fn options(target: &Target, precision: Precision) -> lacuna_optimize::Option
 /// # Errors
 /// Every operator without a kernel; L0090 with every finding when the streams are not legal.
 pub fn generate(selected: &Selected, target: &Target, watch: &mut Watch<'_>) -> Result<Object, NotGenerated> {
+    generate_with(selected, target, &[], watch).map(|(object, _)| object)
+}
+
+/// The same with states; returns the names of those that are copied in each run too.
+fn generate_with(
+    selected: &Selected,
+    target: &Target,
+    states: &[State],
+    watch: &mut Watch<'_>,
+) -> Result<(Object, Vec<String>), NotGenerated> {
     watch.progress.step("generating code");
-    let generated = lacuna_codegen::generate(&selected.module, target, &zeros(selected, target))
+    let zeros = zeros(selected, target);
+    let generated = lacuna_codegen::generate_with(&selected.module, target, &zeros, states)
         .map_err(NotGenerated::Refused)?;
     watch.progress.step("checking instruction streams");
     let findings = lacuna_codegen::check::check(&generated.object, target);
@@ -332,7 +355,7 @@ pub fn generate(selected: &Selected, target: &Target, watch: &mut Watch<'_>) -> 
     }
     watch.dump(Stage::Tiled, || generated.tiled.clone());
     watch.dump(Stage::Machine, || print_object(&generated.object, Weights::Elided));
-    Ok(generated.object)
+    Ok((generated.object, generated.copied))
 }
 
 /// The first pass alone: the module and its warnings.

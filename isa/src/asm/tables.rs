@@ -38,6 +38,7 @@ pub(super) fn object(c: &mut Cursor<'_>, weights: Option<Blob>) -> Object {
         target_file: String::new(),
         kernels: Vec::new(),
         entries: Vec::new(),
+        states: Vec::new(),
         origins: Vec::new(),
         hbm_bytes: 0,
         sram_bytes: 0,
@@ -55,6 +56,7 @@ pub(super) fn object(c: &mut Cursor<'_>, weights: Option<Blob>) -> Object {
                 header(c, &mut object)
             }
             Some("figures") => figures(c, &mut object),
+            Some("state") => port(c).map(|state| object.states.push(state)),
             Some("origin") => origin(c, &mut object),
             Some("kernel") => kernel(c, object.kernels.len()).map(|k| object.kernels.push(k)),
             Some("entry") => entry(c, object.entries.len()).map(|e| object.entries.push(e)),
@@ -62,7 +64,10 @@ pub(super) fn object(c: &mut Cursor<'_>, weights: Option<Blob>) -> Object {
                 n_weights += 1;
                 self::weights(c, weights.as_ref()).map(|blob| object.weights = blob)
             }
-            _ => unknown(c, "a statement", &["object", "figures", "origin", "kernel", "entry", "weights"]),
+            _ => {
+                let keywords = ["object", "figures", "state", "origin", "kernel", "entry", "weights"];
+                unknown(c, "a statement", &keywords)
+            }
         };
         if let Err(fault) = statement.and_then(|()| c.end_line()) {
             c.recover(fault);

@@ -128,6 +128,7 @@ impl Builder {
             origins: vec![ObjectOrigin { node: "n".into(), op: "Test".into() }],
             hbm_bytes: self.hbm,
             sram_bytes: 0,
+            states: vec![],
             weights: Blob::new(self.weights),
         }
     }

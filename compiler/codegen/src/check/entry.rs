@@ -76,7 +76,7 @@ fn check_entry<'o>(
 ) {
     let mut defined = Defined::default();
     let mut written = Defined::default();
-    for port in &entry.inputs {
+    for port in entry.inputs.iter().chain(&object.states) {
         if let Some(bytes) = defined.of(port.address.space) {
             bytes.add(port.address.offset, port.address.offset + port_bytes(port));
         }

@@ -112,7 +112,7 @@ fn compiled_already(options: &CompileOptions, object: &Object) -> Result<(), Dia
         named(options.precision != Precision::F32, "--precision"),
         named(!options.dims.is_empty(), "--dim"),
         named(!options.bindings.is_empty(), "--bind"),
-        named(!options.state.is_empty(), "--state"),
+        named(!options.states.is_empty(), "--state"),
         named(options.min_sqnr.is_some(), "--min-sqnr"),
         named(options.max_drop.is_some(), "--max-drop"),
         named(options.max_bytes.is_some(), "--max-bytes"),
@@ -141,6 +141,8 @@ struct Settings {
     /// Data to measure errors on, and whether `--calibrate` names it.
     data: (Arc<[DataSet]>, bool),
     weights: WeightOptions,
+    /// Inputs and outputs that are one tensor.
+    states: Vec<(String, String)>,
     /// Whether every tensor of the model becomes an output.
     exposes: bool,
     /// What techniques of weights measure on.
@@ -212,20 +214,6 @@ impl Settings {
 
     /// The settings of a command that measures errors at any precision.
     fn measuring(options: &CompileOptions) -> Result<Settings, Failed> {
-        let mut missing = Vec::new();
-        let mut unless = |absent: bool, what: &str, hint: &str| {
-            if !absent {
-                missing.push(Diagnostic::new(codes::NOT_YET, what).hint(hint));
-            }
-        };
-        unless(
-            options.state.is_empty(),
-            "--state: state that stays in device memory across calls",
-            "pass the state as inputs and outputs of the model",
-        );
-        if !missing.is_empty() {
-            return Err(Failed(missing));
-        }
         let budget = budget(options)?;
         let weights = weights(options)?;
         let data = options.calibrate.as_deref().map(testset::calibration).transpose()?;
@@ -250,6 +238,7 @@ impl Settings {
             dims,
             bindings,
             weights,
+            states: options.states.clone(),
             exposes: false,
             calibration,
             budget,
@@ -277,6 +266,7 @@ impl Settings {
             extraction: self.extraction,
             weights: self.weights,
             calibration: self.calibration.as_ref(),
+            states: &self.states,
             exposes: self.exposes,
             selection: SelectionRequest {
                 budget: self.budget,

@@ -26,7 +26,7 @@ fn usage() {
     check_failure(at, &["compile", "relu.onnx", "--target", "mtia-9000"], 2, "L0004");
     check_failure(at, &["targets", "mtia-9000"], 2, "L0004");
     check_failure(at, &["explain", "L9999"], 2, "L0018");
-    check_failure(at, &["compile", "relu.onnx", "--state", "a=b"], 3, "L0005");
+    check_failure(at, &["compile", "relu.onnx", "--state", "a=b"], 2, "L0025");
     assert_eq!(names(at), ["relu.onnx"]);
 }
 
