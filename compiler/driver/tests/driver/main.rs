@@ -4,6 +4,8 @@ mod bad_input;
 mod cli;
 mod common;
 mod determinism;
+#[cfg(unix)]
+mod docs;
 mod losses;
 mod pipeline;
 mod profile;
