@@ -517,9 +517,21 @@ const FILES: [&str; 14] = [
     include_str!("../targets/trainium2-reported.toml"),
 ];
 
+/// Machines that nobody has announced, each on top of one above.
+const WHAT_IF: [&str; 3] = [
+    include_str!("../targets/what-if/mtia-300-hybrid-bonded.toml"),
+    include_str!("../targets/what-if/mtia-500-hbm4-fast.toml"),
+    include_str!("../targets/what-if/mtia-500-optical.toml"),
+];
+
+/// The same with the figures of their bases.
+static FLAT: LazyLock<Vec<String>> =
+    LazyLock::new(|| WHAT_IF.iter().filter_map(|text| overlay::whole(text).ok()).collect());
+
 static TARGETS: LazyLock<Vec<TargetFile>> = LazyLock::new(|| {
     // A file that does not load is left out; a test holds all of them to load.
-    FILES.iter().filter_map(|text| TargetFile::parse(text).ok()).collect()
+    let texts = FILES.iter().copied().chain(FLAT.iter().map(String::as_str));
+    texts.filter_map(|text| TargetFile::parse(text).ok()).collect()
 });
 
 /// The shipped target files, the default target first.

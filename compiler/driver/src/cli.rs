@@ -19,6 +19,12 @@ pub struct Cli {
     /// Threads of the interpreter; 0 takes one per core. Results do not depend on it.
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub threads: usize,
+    /// Say each step on standard error, with the seconds since the start.
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Neither warnings nor progress.
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -64,6 +70,7 @@ pub enum Command {
 
 /// Options of everything that compiles a model.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Compilation")]
 pub struct CompileOptions {
     /// Target: one that `lacuna targets` lists, or a file such as ./mine.toml.
     #[arg(long, default_value = "mtia-300", value_name = "NAME|FILE")]
@@ -71,8 +78,8 @@ pub struct CompileOptions {
     /// Another value for a figure of the target, such as hbm_bandwidth=8TB/s, clock=2.5GHz or rate.mxfp8=2048MAC/cycle.
     #[arg(long = "set", value_name = "FIGURE=VALUE", value_parser = parse_change)]
     pub changes: Vec<Change>,
-    /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, mx9, mx6, WEIGHTS:ACTIVATIONS such as mxfp4:bf16, or
-    /// auto.
+    /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, mx9, mx6, WEIGHTS:ACTIVATIONS such as mxfp4:bf16 or
+    /// mxfp8:e4m3, or auto.
     #[arg(long, default_value = "f32", value_name = "P")]
     pub precision: Precision,
     /// Size of a symbolic dimension; one without a name is INPUT.AXIS, the length of a sequence INPUT.length.
@@ -112,6 +119,7 @@ pub struct CompileOptions {
 
 /// Options of how weights become narrow or sparse.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Weights")]
 pub struct WeightArgs {
     /// Keep N of each M weights along the summed dimension, and set the others to zero before quantising, such as 2:4.
     #[arg(long, value_name = "N:M")]
@@ -160,9 +168,9 @@ impl WeightArgs {
 /// `lacuna compile`
 #[derive(Args, Debug)]
 pub struct Compile {
-    /// The ONNX model.
+    /// The ONNX model; `-` is standard input.
     pub model: PathBuf,
-    /// Where the object file goes; beside the model with the ending .lac unless given.
+    /// Where the object file goes; beside the model with the ending .lac unless given. `-` is standard output.
     #[arg(short, long, value_name = "OUT.lac")]
     pub output: Option<PathBuf>,
     /// Options of compilation.
@@ -173,7 +181,7 @@ pub struct Compile {
 /// `lacuna run`
 #[derive(Args, Debug)]
 pub struct Run {
-    /// The object file.
+    /// The object file; `-` is standard input.
     pub object: PathBuf,
     /// An input (.npy or .pb), or a folder or a file .npz with inputs by name; others are random.
     #[arg(long = "input", value_name = "NAME=FILE|DIR|NPZ")]
@@ -282,7 +290,7 @@ pub struct Disasm {
 pub struct Asm {
     /// The assembly text; `-` is standard input.
     pub file: PathBuf,
-    /// Where the object file goes.
+    /// Where the object file goes; `-` is standard output.
     #[arg(short, long, value_name = "OUT.lac")]
     pub output: PathBuf,
 }
@@ -360,6 +368,9 @@ pub struct Sweep {
     /// The table as comma-separated values too.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// Where a plot goes: time over the figure that varies, or error against time.
+    #[arg(long, value_name = "FILE.svg")]
+    pub svg: Option<PathBuf>,
 }
 
 impl Sweep {
@@ -465,9 +476,46 @@ pub struct Explain {
     /// Of a model: where a plot of cycles, error and bytes goes.
     #[arg(long, value_name = "FILE.svg", conflicts_with = "list")]
     pub svg: Option<PathBuf>,
+    /// Of a model: only the N worst layers.
+    #[arg(long, value_name = "N", conflicts_with = "list")]
+    pub top: Option<usize>,
+    /// Of a model: what makes a layer worse than another; by default noise at the outputs, or cycles where nothing is rounded.
+    #[arg(long, value_enum, value_name = "KEY", conflicts_with = "list")]
+    pub sort: Option<SortLayers>,
     /// Options of compilation.
     #[command(flatten)]
     pub options: CompileOptions,
+}
+
+/// What layers are ordered by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SortLayers {
+    /// Order of execution.
+    Order,
+    /// Noise that reaches the worst output.
+    Noise,
+    /// Noise of the layer's own result.
+    Local,
+    /// Modelled cycles.
+    Cycles,
+    /// Bytes of weights.
+    Bytes,
+    /// Multiply-accumulates.
+    Macs,
+}
+
+impl SortLayers {
+    /// The heading of layers in this order.
+    pub fn title(self) -> &'static str {
+        match self {
+            SortLayers::Order => "layers in order of execution",
+            SortLayers::Noise => "layers whose rounding reaches the worst output most",
+            SortLayers::Local => "layers that lose most by their own rounding",
+            SortLayers::Cycles => "layers that take most cycles",
+            SortLayers::Bytes => "layers with most bytes of weights",
+            SortLayers::Macs => "layers with most multiply-accumulates",
+        }
+    }
 }
 
 /// `lacuna compare`, for developers.

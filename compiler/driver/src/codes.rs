@@ -89,6 +89,12 @@ codes! {
     RULE "L0022" BadInput "the program breaks a rule of the machine"
         "A run of the object could trap: a buffer runs empty or over, an access leaves its tensor, two PEs conflict, an output is not \
          complete. The compiler writes no such object; one that was assembled by hand may be. docs/checker.md has the rules.";
+    NOT_A_FILE "L0023" BadInput "the file is neither a model nor an object file"
+        "ONNX models are protobuf messages with a graph, object files are ELF files that `lacuna compile` or `lacuna asm` wrote. The file \
+         has another format, or is cut short.";
+    HOST_MEMORY "L0024" BadInput "this computer has too little memory"
+        "The interpreter holds the memory of the chip that the program uses, HBM and shared SRAM, in the memory of this computer. The \
+         program needs more than is free. Compile for a smaller batch (`--dim`); `profile` needs none of it.";
     STATE "L0025" BadInput "a state cannot be kept"
         "`--state INPUT=OUTPUT` makes an input and an output of the model one tensor that stays in device memory from one run to the next. \
          Both must exist, have the same element type and shape, and belong to no other state; `*` stands for any part of a name, the \

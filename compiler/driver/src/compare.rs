@@ -248,7 +248,11 @@ impl OutputStats {
             self.name.clone(),
             if self.mismatch.is_some() { "-".to_owned() } else { format!("{:.3e}", self.max_abs_err) },
             if self.mismatch.is_some() { "-".to_owned() } else { format!("{:.3e}", self.max_rel_err) },
-            if sqnr.is_finite() { format!("{sqnr:.1} dB") } else { "exact".to_owned() },
+            match (&self.mismatch, sqnr.is_finite()) {
+                (Some(_), _) => "-".to_owned(),
+                (None, true) => format!("{sqnr:.1} dB"),
+                (None, false) => "exact".to_owned(),
+            },
             percent(self.agreement_percent()),
             percent(self.agreement_all_percent()),
         ]
@@ -398,6 +402,7 @@ mod tests {
         let mut s = OutputStats::new("y");
         s.mismatch("f32[1] instead of f32[2]".to_owned());
         assert!(s.violation(Criterion::Report).is_some());
+        assert_eq!(s.row().iter().filter(|cell| *cell == "-").count(), 5);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use lacuna_runtime::{LaunchRecord, Machine, Outcome, RunOptions, Trap};
 use crate::codes;
 use crate::diagnostics::{Diagnostic, Failed};
 use crate::files;
+use crate::host;
 use crate::report;
 
 /// Reads and checks an object file.
@@ -122,9 +123,10 @@ impl<'o> Program<'o> {
     /// Loads an object.
     ///
     /// # Errors
-    /// L0010, and those of [`target_of`].
+    /// L0010, L0024, and those of [`target_of`].
     pub fn load(object: &'o Object, threads: usize) -> Result<Program<'o>, Diagnostic> {
         target_of(object)?;
+        host::has_room_for("the memory of the program", object.hbm_bytes.saturating_add(object.sram_bytes))?;
         let machine = Machine::load(object).map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
         if object.entries.is_empty() {
             return Err(Diagnostic::new(codes::LOAD, "the object has no entry"));

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use lacuna_isa::Blob;
 use lacuna_onnx::ExternalData;
@@ -20,11 +20,31 @@ const MIN_MAPPED_BYTES: u64 = 1 << 16;
 /// What this process has read, by canonical path: models, their data files, tensors. None of them may become an output.
 static INPUTS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// The bytes of a file, memory-mapped when it is large.
+/// What standard input held, once it has been read: a command may look at its input more than once.
+static STANDARD_INPUT: OnceLock<Result<Blob, String>> = OnceLock::new();
+
+/// Whether a path is `-`, which stands for standard input or standard output.
+pub fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn standard_input() -> Result<Blob, String> {
+    let read = || {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        Ok(Blob::new(bytes))
+    };
+    STANDARD_INPUT.get_or_init(read).clone()
+}
+
+/// The bytes of a file, memory-mapped when it is large; `-` is standard input.
 ///
 /// # Errors
 /// L0002.
 pub fn read(path: &Path) -> Result<Blob, Diagnostic> {
+    if is_standard(path) {
+        return standard_input().map_err(|e| Diagnostic::new(codes::READ, format!("standard input: {e}")));
+    }
     read_bytes(path).map_err(|e| Diagnostic::new(codes::READ, format!("{}: {e}", path.display())))
 }
 
@@ -74,6 +94,13 @@ impl ModelFolder {
             .canonicalize()
             .map_err(|e| Diagnostic::new(codes::READ, format!("{}: {e}", parent.display())))?;
         Ok(ModelFolder { root })
+    }
+
+    /// Keeps a data file that a model names from becoming an output, whether or not anything reads it.
+    pub fn keep(&self, location: &str) {
+        if let Ok(path) = self.resolve(location) {
+            INPUTS.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+        }
     }
 
     fn resolve(&self, location: &str) -> Result<PathBuf, String> {
@@ -140,6 +167,18 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
     let renamed = written.and_then(|()| file.persist(path).map(drop).map_err(|e| e.error));
     held.set(None);
     renamed.map_err(|e| fail(&e))
+}
+
+/// Refuses to put bytes that are no text on a terminal.
+///
+/// # Errors
+/// L0003.
+pub fn keep_terminal() -> Result<(), Diagnostic> {
+    if !std::io::stdout().is_terminal() {
+        return Ok(());
+    }
+    let reason = "standard output is a terminal, and an object file is no text";
+    Err(Diagnostic::new(codes::WRITE, reason).hint("send it to a file or a pipe"))
 }
 
 /// Makes a folder with its parents.

@@ -24,6 +24,7 @@ use crate::expose::expose;
 use crate::progress::Progress;
 use crate::selection::{self, Selection, SelectionRequest};
 use crate::states;
+use crate::warnings;
 
 /// A stage that can be shown.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -215,18 +216,22 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
             Err(NotGenerated::Contradiction(found)) => return Err(found.in_file(request.path)),
             Err(NotGenerated::Refused(failures)) => {
                 if !widen(&mut front, request, &failures)? {
+                    let failures = too_long(failures, &front.selected.module);
                     return Err(refused(failures).in_file(request.path));
                 }
                 watch.dump(Stage::Selected, || front.selected.module.to_string());
             }
         }
     };
+    let zeros = zeros(&front.selected, request.target);
+    let entry = front.selected.module.entries.first().map(|entry| entry.func);
+    let pattern = |func, node| zeros[node].pattern.filter(|_| Some(func) == entry);
     Ok(Compiled {
         object,
         imported: front.imported,
         optimized: front.optimized,
         selection: front.selection,
-        weights: lacuna_optimize::weight_shares(&front.selected.module),
+        weights: lacuna_optimize::weight_shares(&front.selected.module, &pattern),
         report: front.report,
         packing: front.selected.packing,
         assignments: front.selected.assignments,
@@ -234,6 +239,23 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
         warnings: front.warnings,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Says of a node with a tensor of more elements than a view counts that this is why it has no kernel.
+fn too_long(mut failures: Vec<lacuna_codegen::Failure>, module: &Module) -> Vec<lacuna_codegen::Failure> {
+    for failure in &mut failures {
+        let nodes = module.functions.values().flat_map(|f| f.nodes.values().map(move |node| (f, node)));
+        let own = nodes.filter(|(_, node)| {
+            node.origins.iter().any(|&o| failure.nodes.contains(&module.origins[o].node))
+        });
+        let values = own.flat_map(|(f, node)| node.args.iter().chain(&node.results).map(move |&v| f.ty(v)));
+        let Some(longest) = values.max_by_key(|ty| ty.shape.elements()) else { continue };
+        if longest.shape.elements() > u64::from(u32::MAX) {
+            failure.reason = format!("{longest} has more elements than a view counts, 2^32");
+            failure.hint = "choose smaller dimensions with --dim".to_owned();
+        }
+    }
+    failures
 }
 
 /// Selects again where products that have no kernel in groups stay wider, and warns of each; `false` where that helps nobody.
@@ -307,6 +329,8 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
     };
     verify(&selected.module, "select")?;
     watch.dump(Stage::Selected, || selected.module.to_string());
+    warnings.extend(warnings::foreign_pattern(&request.weights, request.target));
+    warnings.extend(warnings::untouched(&selected.module, &request.weights));
     warnings.extend(selected.warnings.iter().cloned());
     warnings.extend(selected.refined.iter().filter_map(|w| {
         let nodes: Vec<&str> = w.origins.iter().map(|&o| imported.origins[o].node.as_str()).collect();
@@ -344,9 +368,7 @@ fn generate_with(
     watch: &mut Watch<'_>,
 ) -> Result<(Object, Vec<String>), NotGenerated> {
     watch.progress.step("generating code");
-    let zeros = zeros(selected, target);
-    let generated = lacuna_codegen::generate_with(&selected.module, target, &zeros, states)
-        .map_err(NotGenerated::Refused)?;
+    let generated = unchecked(selected, target, states).map_err(NotGenerated::Refused)?;
     watch.progress.step("checking instruction streams");
     let findings = lacuna_codegen::check::check(&generated.object, target);
     if !findings.is_empty() {
@@ -356,6 +378,18 @@ fn generate_with(
     watch.dump(Stage::Tiled, || generated.tiled.clone());
     watch.dump(Stage::Machine, || print_object(&generated.object, Weights::Elided));
     Ok((generated.object, generated.copied))
+}
+
+/// Code generation alone, without the check: for comparisons that nobody runs.
+///
+/// # Errors
+/// Every operator without a kernel.
+pub fn unchecked(
+    selected: &Selected,
+    target: &Target,
+    states: &[State],
+) -> Result<lacuna_codegen::Generated, Vec<lacuna_codegen::Failure>> {
+    lacuna_codegen::generate_with(&selected.module, target, &zeros(selected, target), states)
 }
 
 /// The first pass alone: the module and its warnings.
@@ -405,19 +439,21 @@ fn fits(module: &Module, target: &Target) -> Result<(), Failed> {
         let func = &module.functions[entry.func];
         func.params.iter().chain(&func.results).map(|&v| func.ty(v).bytes())
     });
+    let ports = ports.fold(0, u64::saturating_add);
     let weights = module.constants.values().map(|c| match c.data {
         lacuna_ir::ConstantData::Dense(_) => c.ty.bytes(),
         lacuna_ir::ConstantData::Splat(_) => 0,
     });
-    let needed = ports.chain(weights).fold(0, u64::saturating_add);
-    // A narrower precision may shrink weights to a quarter of their f32 size and less, so only what no choice of formats
-    // can make fit is refused here.
-    if needed / 8 <= target.hbm_bytes {
+    let weights = weights.fold(0, u64::saturating_add);
+    // Inputs and outputs keep their types. A narrower precision may shrink weights to a quarter of their f32 size and less, so only
+    // what no choice of formats can make fit is refused here.
+    if ports.saturating_add(weights / 8) <= target.hbm_bytes {
         return Ok(());
     }
     let reason = format!(
-        "inputs, outputs and weights take {}, and {} has {} of HBM",
-        crate::report::bytes(needed),
+        "inputs and outputs take {}, weights {}, and {} has {} of HBM",
+        crate::report::bytes(ports),
+        crate::report::bytes(weights),
         target.name,
         crate::report::bytes(target.hbm_bytes)
     );

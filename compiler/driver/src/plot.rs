@@ -7,14 +7,16 @@ use plotters::prelude::*;
 pub struct Mark {
     /// Its name.
     pub name: String,
-    /// Cycles.
-    pub cycles: f64,
-    /// Signal to noise in dB; infinite points are drawn at the top.
-    pub sqnr_db: f64,
+    /// To the right.
+    pub x: f64,
+    /// Upwards; infinite points are drawn at the top.
+    pub y: f64,
     /// Bytes of weights: the area of the mark.
     pub weight_bytes: u64,
     /// What kind of point it is.
     pub kind: Kind,
+    /// The line that it is on with others of the same name, if any; that is named in place of its points.
+    pub line: Option<String>,
 }
 
 /// What kind of point a mark is.
@@ -32,21 +34,41 @@ const SIZE: (u32, u32) = (900, 600);
 /// Radius of the mark with the most bytes, in pixels.
 const MAX_RADIUS: f64 = 16.0;
 
-/// The plot as SVG: cycles to the right, decibels upwards, areas of marks in proportion to bytes of weights.
+/// What the two axes measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Axes<'a> {
+    /// To the right.
+    pub x: &'a str,
+    /// Upwards.
+    pub y: &'a str,
+}
+
+/// A number of three digits or more.
+fn label(x: f64) -> String {
+    match x.abs() {
+        n if n >= 100.0 || n == 0.0 => format!("{x:.0}"),
+        n if n >= 10.0 => format!("{x:.1}"),
+        n if n >= 0.01 => format!("{x:.2}"),
+        _ => format!("{x:.1e}"),
+    }
+}
+
+/// The plot as SVG; areas of marks are in proportion to bytes of weights.
 ///
 /// # Errors
 /// When the drawing library refuses, which it does for no finite input.
-pub fn svg(title: &str, marks: &[Mark]) -> Result<String, String> {
-    let finite = marks.iter().map(|m| m.sqnr_db).filter(|db| db.is_finite());
-    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), db| (l.min(db), h.max(db)));
+pub fn svg(title: &str, axes: Axes<'_>, marks: &[Mark]) -> Result<String, String> {
+    let finite = marks.iter().map(|m| m.y).filter(|y| y.is_finite());
+    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), y| (l.min(y), h.max(y)));
     let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+    let height = (high - low).max(0.05 * high.abs()).max(f64::MIN_POSITIVE);
     // Without any error: above everything that has one.
-    let top = high + 0.15 * (high - low).max(10.0);
-    let y = |m: &Mark| if m.sqnr_db.is_finite() { m.sqnr_db } else { top };
-    let cycles = marks.iter().map(|m| m.cycles);
-    let (first, last) = cycles.fold((f64::INFINITY, 0.0f64), |(l, h), c| (l.min(c), h.max(c)));
+    let top = high + 0.15 * height;
+    let y = |m: &Mark| if m.y.is_finite() { m.y } else { top };
+    let xs = marks.iter().map(|m| m.x);
+    let (first, last) = xs.fold((f64::INFINITY, 0.0f64), |(l, h), c| (l.min(c), h.max(c)));
     let first = if first.is_finite() { first } else { 0.0 };
-    let margin = 0.08 * (last - first).max(1.0);
+    let margin = 0.08 * (last - first).max(0.05 * last.abs()).max(f64::MIN_POSITIVE);
     let most = marks.iter().map(|m| m.weight_bytes).max().unwrap_or(1).max(1) as f64;
     let radius = |m: &Mark| (MAX_RADIUS * (m.weight_bytes as f64 / most).sqrt()).max(2.0) as i32;
     let mut text = String::new();
@@ -58,30 +80,45 @@ pub fn svg(title: &str, marks: &[Mark]) -> Result<String, String> {
             .margin(16)
             .x_label_area_size(44)
             .y_label_area_size(60)
-            .build_cartesian_2d(first - margin..last + 3.0 * margin, low - 3.0..top + 3.0)
+            .build_cartesian_2d(first - margin..last + 3.0 * margin, low - 0.08 * height..top + 0.08 * height)
             .map_err(|e| e.to_string())?;
         chart
             .configure_mesh()
-            .x_desc("cycles by the machine model")
-            .y_desc("SQNR of the worst output in dB (top: exact); area: bytes of weights")
-            .x_label_formatter(&|x| format!("{x:.0}"))
-            .y_label_formatter(&|y| format!("{y:.0}"))
+            .x_desc(axes.x)
+            .y_desc(axes.y)
+            .x_label_formatter(&|x| label(*x))
+            .y_label_formatter(&|y| label(*y))
             .light_line_style(TRANSPARENT)
             .draw()
             .map_err(|e| e.to_string())?;
+        let mut lines: Vec<&String> = Vec::new();
         for mark in marks {
+            // A line has the name of its points once, at the first.
+            let named = match &mark.line {
+                Some(line) if lines.contains(&line) => String::new(),
+                Some(line) => {
+                    lines.push(line);
+                    line.clone()
+                }
+                None => mark.name.clone(),
+            };
             let style = match mark.kind {
                 Kind::Frontier => BLUE.mix(0.5).filled(),
                 Kind::Uniform => BLACK.mix(0.3).filled(),
                 Kind::Chosen => RED.mix(0.8).filled(),
             };
-            let at = (mark.cycles, y(mark));
-            let name = Text::new(mark.name.clone(), (radius(mark) + 3, -6), ("sans-serif", 12));
+            let at = (mark.x, y(mark));
+            let name = Text::new(named, (radius(mark) + 3, -6), ("sans-serif", 12));
             chart
                 .draw_series(std::iter::once(
                     EmptyElement::at(at) + Circle::new((0, 0), radius(mark), style) + name,
                 ))
                 .map_err(|e| e.to_string())?;
+        }
+        for line in lines {
+            let on_it = marks.iter().filter(|m| m.line.as_ref() == Some(line)).map(|m| (m.x, y(m)));
+            let path = PathElement::new(on_it.collect::<Vec<_>>(), BLACK.mix(0.4));
+            chart.draw_series(std::iter::once(path)).map_err(|e| e.to_string())?;
         }
         root.present().map_err(|e| e.to_string())?;
     }
@@ -94,23 +131,28 @@ mod tests {
 
     #[test]
     fn every_mark_is_drawn_and_named() {
-        let mark = |name: &str, cycles, sqnr_db, kind| Mark {
+        let mark = |name: &str, x, y, kind| Mark {
             name: name.to_owned(),
-            cycles,
-            sqnr_db,
+            x,
+            y,
             weight_bytes: 1 << 20,
             kind,
+            line: None,
         };
         let marks = [
             mark("f32", 1000.0, f64::INFINITY, Kind::Uniform),
             mark("mxfp8", 600.0, 28.0, Kind::Uniform),
             mark("chosen", 500.0, 20.0, Kind::Chosen),
         ];
-        let text = svg("a & b", &marks).expect("a plot");
+        let axes = Axes { x: "time", y: "SQNR" };
+        let text = svg("a & b", axes, &marks).expect("a plot");
         assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"));
         assert_eq!(text.matches("<circle").count(), 3);
         assert!(marks.iter().all(|m| text.contains(&m.name)) && text.contains("a &amp; b"));
-        assert_eq!(svg("a & b", &marks), Ok(text));
-        assert!(svg("none", &[]).is_ok());
+        assert_eq!(svg("a & b", axes, &marks), Ok(text));
+        assert!(svg("none", axes, &[]).is_ok());
+        let on_line = marks.map(|m| Mark { line: Some("a line".to_owned()), ..m });
+        let text = svg("lines", axes, &on_line).expect("a plot");
+        assert_eq!((text.matches("a line").count(), text.matches("<polyline").count() > 0), (1, true));
     }
 }

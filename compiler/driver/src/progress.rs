@@ -1,22 +1,41 @@
-//! A spinner on standard error for work over a second, on a terminal only.
+//! What is being done, on standard error: a line that comes and goes on a terminal for work over a second, or, when asked for, each
+//! step with its time.
 
 use std::fmt::Write;
 use std::io::{IsTerminal, stderr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// Work shorter than this shows nothing.
 const QUIET: Duration = Duration::from_secs(1);
+/// Characters of the bar.
+const WIDTH: usize = 24;
 
-/// The spinner.
-pub struct Progress(ProgressBar);
+/// How much is said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Loudness {
+    /// Nothing.
+    Silent,
+    /// A line on a terminal.
+    Plain,
+    /// A line for each step, wherever standard error goes.
+    Verbose,
+}
+
+/// The line.
+pub struct Progress {
+    bar: ProgressBar,
+    /// When the work started, if each step is said.
+    started: Option<Instant>,
+}
 
 impl Progress {
-    /// A spinner; invisible when standard error is no terminal, or unless `wanted`.
-    pub fn new(wanted: bool) -> Progress {
-        if !wanted || !stderr().is_terminal() {
-            return Progress(ProgressBar::hidden());
+    /// A line; invisible when standard error is no terminal.
+    pub fn new(loudness: Loudness) -> Progress {
+        let started = (loudness == Loudness::Verbose).then(Instant::now);
+        if loudness != Loudness::Plain || !stderr().is_terminal() {
+            return Progress { bar: ProgressBar::hidden(), started };
         }
         let late = |state: &ProgressState, out: &mut dyn Write| {
             if state.elapsed() >= QUIET {
@@ -35,18 +54,66 @@ impl Progress {
             .with_key("late", late);
         let bar = ProgressBar::new_spinner().with_style(style);
         bar.enable_steady_tick(Duration::from_millis(200));
-        Progress(bar)
+        Progress { bar, started }
     }
 
     /// Says what is being done.
     pub fn step(&self, what: &str) {
-        if self.0.elapsed() >= QUIET {
-            self.0.set_message(what.to_owned());
+        self.say(what);
+        if self.bar.elapsed() >= QUIET {
+            self.bar.set_message(what.to_owned());
+        }
+    }
+
+    /// Says how much of it is done, and about how long the rest takes.
+    pub fn of(&self, n_done: usize, n_all: usize, what: &str) {
+        self.say(&format!("{n_done} of {n_all} {what}"));
+        if self.bar.elapsed() >= QUIET {
+            self.bar.set_message(bar(n_done, n_all, what, self.bar.elapsed()));
+        }
+    }
+
+    fn say(&self, what: &str) {
+        if let Some(started) = self.started {
+            // If standard error is gone, nothing can be said about it.
+            let line = format!("{:>8.3} s  {what}\n", started.elapsed().as_secs_f64());
+            let _ = std::io::Write::write_all(&mut stderr(), line.as_bytes());
         }
     }
 
     /// Clears the line.
     pub fn finish(&self) {
-        self.0.finish_and_clear();
+        self.say("done");
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A bar with an estimate, as if what is left takes as long as what is done.
+fn bar(n_done: usize, n_all: usize, what: &str, elapsed: Duration) -> String {
+    let full = WIDTH * n_done.min(n_all) / n_all.max(1);
+    let left = elapsed.as_secs_f64() * n_all.saturating_sub(n_done) as f64 / n_done.max(1) as f64;
+    let left = if left < 120.0 { format!("{left:.0} s") } else { format!("{:.0} min", left / 60.0) };
+    format!(
+        "[{}{}] {n_done} of {n_all} {what}, about {left} left",
+        "#".repeat(full),
+        ".".repeat(WIDTH - full)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_is_estimated() {
+        let check = |n_done, n_all, seconds, expect: &str| {
+            let text = bar(n_done, n_all, "points", Duration::from_secs(seconds));
+            assert!(text.ends_with(expect), "{text}");
+            assert_eq!(text.find(']'), Some(WIDTH + 1), "{text}");
+        };
+        check(10, 40, 5, "10 of 40 points, about 15 s left");
+        check(40, 40, 5, "about 0 s left");
+        check(1, 100, 60, "about 99 min left");
+        check(0, 0, 1, "about 0 s left");
     }
 }

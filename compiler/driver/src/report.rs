@@ -19,31 +19,38 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Exit status.
     pub exit: Exit,
+    /// What goes to standard output in place of the text, which goes to standard error then.
+    pub output: Option<Vec<u8>>,
 }
 
 impl Report {
     /// A report of success.
     pub fn new(text: impl Into<String>, json: Value) -> Report {
-        Report { text: text.into(), json, warnings: Vec::new(), exit: Exit::Holds }
+        Report { text: text.into(), json, warnings: Vec::new(), exit: Exit::Holds, output: None }
     }
 }
 
-/// Prints a result and returns the exit status.
-pub fn emit(result: Result<Report, Failed>, as_json: bool) -> Exit {
+/// Prints a result and returns the exit status. Warnings are left out where nobody wants them, but for programs.
+pub fn emit(result: Result<Report, Failed>, as_json: bool, is_quiet: bool) -> Exit {
     let (text, errors, exit) = match result {
+        Ok(Report { output: Some(bytes), text, warnings, exit, .. }) => {
+            let warnings: String = warnings.iter().map(|w| format!("warning: {w}\n")).collect();
+            (bytes, if is_quiet { String::new() } else { text + &warnings }, exit)
+        }
         Ok(mut report) => {
             if as_json {
                 if let Value::Object(object) = &mut report.json {
                     object.insert("warnings".to_owned(), json!(report.warnings));
                 }
-                (format!("{}\n", report.json), String::new(), report.exit)
+                (format!("{}\n", report.json).into_bytes(), String::new(), report.exit)
             } else {
-                let warnings = report.warnings.iter().map(|w| format!("warning: {w}\n")).collect();
-                (report.text, warnings, report.exit)
+                let shown = report.warnings.iter().filter(|_| !is_quiet);
+                let warnings = shown.map(|w| format!("warning: {w}\n")).collect();
+                (report.text.into_bytes(), warnings, report.exit)
             }
         }
-        Err(failed) if as_json => (format!("{}\n", failed.json()), String::new(), failed.exit()),
-        Err(failed) => (String::new(), failed.render(colour()), failed.exit()),
+        Err(failed) if as_json => (format!("{}\n", failed.json()).into_bytes(), String::new(), failed.exit()),
+        Err(failed) => (Vec::new(), failed.render(colour()), failed.exit()),
     };
     // If standard error is gone, nothing can be said about it.
     let _ = stderr().write_all(errors.as_bytes());
@@ -52,8 +59,8 @@ pub fn emit(result: Result<Report, Failed>, as_json: bool) -> Exit {
 }
 
 /// Writes to standard output; the exit status. A reader that closed the pipe has seen enough, which is no error.
-pub fn print(text: &str) -> Exit {
-    match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
+pub fn print(text: &[u8]) -> Exit {
+    match stdout().write_all(text).and_then(|()| stdout().flush()) {
         Ok(()) => Exit::Holds,
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Exit::Holds,
         Err(e) => {

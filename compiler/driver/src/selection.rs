@@ -166,9 +166,9 @@ pub fn budget_text(budget: Budget) -> String {
 fn used_text(budget: Budget, point: &ParetoPoint) -> String {
     match (budget, point.drop) {
         (Budget::MinSqnr(db), _) if point.sqnr_db.is_finite() => {
-            format!("used: {} of noise where {db} dB are allowed", decibels(point.sqnr_db))
+            format!("SQNR is {}, {:.1} dB more than asked for", decibels(point.sqnr_db), point.sqnr_db - db)
         }
-        (Budget::MinSqnr(_), _) => "used: none of it".to_owned(),
+        (Budget::MinSqnr(_), _) => "nothing differs".to_owned(),
         (Budget::MaxDrop(points), Some(drop)) => {
             format!(
                 "used: {} of {points} points",

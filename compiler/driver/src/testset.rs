@@ -132,6 +132,19 @@ pub fn decode(model: &Blob) -> Option<ModelProto> {
     ModelProto::decode(Bytes::from_owner(Shared(model.clone()))).ok()
 }
 
+/// The files that a model says its tensors are in, those of subgraphs and of constants that nothing uses too.
+pub fn data_files(graph: &GraphProto) -> BTreeSet<String> {
+    let attributes = || graph.node.iter().flat_map(|node| &node.attribute);
+    let sparse = graph.sparse_initializer.iter().flat_map(|s| s.values.iter().chain(&s.indices));
+    let constants = attributes().flat_map(|a| a.t.iter().chain(&a.tensors));
+    let tensors = graph.initializer.iter().chain(sparse).chain(constants);
+    let entries = tensors.flat_map(|tensor| &tensor.external_data);
+    let mut files: BTreeSet<String> =
+        entries.filter(|e| e.key == "location").map(|e| e.value.clone()).collect();
+    files.extend(attributes().flat_map(|a| a.g.iter().chain(&a.graphs)).flat_map(data_files));
+    files
+}
+
 /// Graph inputs that are not initializers.
 pub fn free_inputs(graph: &GraphProto) -> Vec<ValueInfoProto> {
     let initializers: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();

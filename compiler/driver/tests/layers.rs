@@ -6,7 +6,7 @@ use lacuna_driver::exec::Program;
 use lacuna_driver::expose::{expose, of_own_operands};
 use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{self, Request, Watch};
-use lacuna_driver::progress::Progress;
+use lacuna_driver::progress::{Loudness, Progress};
 use lacuna_driver::testset::{DataSet, Signature, TestSet};
 use lacuna_ir::eval::{Mode, Tensor, eval_all, eval_op};
 use lacuna_ir::op::{BinaryOp, ReduceOp, UnaryOp};
@@ -26,7 +26,7 @@ fn import(model: &str, target: &Target) -> (Module, DataSet) {
     let folder = ModelFolder::of(&set.model).expect("a folder");
     let plain = Request::new(&set.model, blob, &folder, target);
     let request = Request { dims, ..plain };
-    let progress = Progress::new(false);
+    let progress = Progress::new(Loudness::Silent);
     let mut watch = Watch { progress: &progress, dump: None };
     let (mut module, _) = pipeline::import(&request, &mut watch).expect("the model is supported");
     expose(&mut module);
@@ -52,7 +52,7 @@ fn compute(module: &Module, target: &Target, data: &DataSet) -> (Vec<Tensor>, Ve
     let options = pipeline::options(target, "f32".parse().expect("a precision"));
     let optimized = lacuna_optimize::optimize(module.clone(), &options).expect("rules hold").module;
     let selected = lacuna_optimize::select(optimized, &options).expect("formats fit");
-    let progress = Progress::new(false);
+    let progress = Progress::new(Loudness::Silent);
     let mut watch = Watch { progress: &progress, dump: None };
     let object = pipeline::generate(&selected, target, &mut watch).expect("every operator has a kernel");
     let program = Program::load(&object, 0).expect("the object is whole");

@@ -8,7 +8,7 @@ use lacuna_codegen::check::check;
 use lacuna_driver::compare::{Criterion, OutputStats};
 use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{self, Request, Watch};
-use lacuna_driver::progress::Progress;
+use lacuna_driver::progress::{Loudness, Progress};
 use lacuna_driver::testset::{Signature, TestSet};
 use lacuna_ir::TensorType;
 use lacuna_ir::eval::Tensor;
@@ -184,7 +184,7 @@ impl Model {
         let folder = ModelFolder::of(&set.model).expect("a folder");
         let plain = Request::new(&set.model, blob, &folder, &target);
         let request = Request { dims, precision: precision.parse().expect("a precision"), ..plain };
-        let progress = Progress::new(false);
+        let progress = Progress::new(Loudness::Silent);
         let mut watch = Watch { progress: &progress, dump: None };
         let object = pipeline::compile(&request, &mut watch).expect("a supported model").object;
         let names: Vec<String> = object.entries[0].inputs.iter().map(|port| port.name.clone()).collect();

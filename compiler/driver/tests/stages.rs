@@ -7,7 +7,7 @@ use lacuna_driver::compare::{Criterion, OutputStats};
 use lacuna_driver::exec::Program;
 use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{self, Front, Request, Watch};
-use lacuna_driver::progress::Progress;
+use lacuna_driver::progress::{Loudness, Progress};
 use lacuna_driver::testset::{DataSet, Signature, TestSet};
 use lacuna_ir::eval::{Mode, Tensor, eval};
 use lacuna_ir::text::{parse, print};
@@ -33,7 +33,7 @@ fn stages(model: &str, target_name: &str, precision: &str) -> Stages {
     let folder = ModelFolder::of(&set.model).expect("a folder");
     let plain = Request::new(&set.model, blob, &folder, &target);
     let request = Request { dims, precision: precision.parse().expect("a precision"), ..plain };
-    let progress = Progress::new(false);
+    let progress = Progress::new(Loudness::Silent);
     let mut watch = Watch { progress: &progress, dump: None };
     let front = pipeline::front(&request, &mut watch).expect("the model is supported");
     let object =

@@ -354,7 +354,10 @@ fn contract(
             ensure!(!labels[..d].contains(&label), "map {map} repeats a label within an operand");
             let size = ty.shape[d];
             let known = *sizes[label as usize].get_or_insert(size);
-            ensure!(known == size, "map {map} gives one label the sizes {known} and {size}");
+            ensure!(
+                known == size,
+                "dimensions that are multiplied with each other have the sizes {known} and {size}"
+            );
         }
     }
     for (labels, other) in [(&map.a, &map.b), (&map.b, &map.a)] {

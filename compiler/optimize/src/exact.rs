@@ -123,7 +123,8 @@ fn optimize_repeats(
             let origins = Origins::new(source, group.solved(), instance);
             report.add(&own, |o| origins.map(o));
         }
-        own.rules.iter().for_each(|r| report.count_mut(r.rule).fired += r.fired);
+        // What is rewritten once is used in every place.
+        own.rules.iter().for_each(|r| report.count_mut(r.rule).fired += r.fired * group.instances.len());
         report.add_effort(&own);
         bodies.push(done.function);
     }

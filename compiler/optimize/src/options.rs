@@ -67,7 +67,7 @@ pub enum Precision {
     Mx {
         /// Format of constant operands.
         weights: GroupFormat,
-        /// Format of computed operands: groups, bf16, or f32, which keeps the model's own.
+        /// Format of computed operands: groups, a scalar type, or f32, which keeps the model's own.
         activations: Format,
     },
     /// Chosen for each contraction by [`crate::Survey::choose`]; [`crate::select`] alone keeps the model's formats.
@@ -77,9 +77,14 @@ pub enum Precision {
 /// A precision that is not one of those that [`Precision`] can hold.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "`{0}` is no precision: f32, bf16, auto, a group format such as mxfp8, or WEIGHTS:ACTIVATIONS, where activations may be f32 or bf16 too"
+    "`{0}` is no precision: f32, bf16, auto, a group format such as mxfp8, or WEIGHTS:ACTIVATIONS, where activations may be f32, bf16, f16, \
+     e4m3 or e5m2 too"
 )]
 pub struct ParsePrecisionError(String);
+
+/// The scalar types that activations may have beside weights in groups. Those of eight bits have no scale: what exceeds them saturates.
+const ACTIVATIONS: [ScalarType; 5] =
+    [ScalarType::F32, ScalarType::Bf16, ScalarType::F16, ScalarType::E4M3, ScalarType::E5M2];
 
 impl Precision {
     /// Weights and activations in the same groups.
@@ -90,7 +95,10 @@ impl Precision {
     /// The narrowest precision without groups that is no narrower than this one.
     pub fn without_groups(self) -> Precision {
         match self {
-            Precision::Mx { activations: Format::F32, .. } => Precision::F32,
+            // bf16 has fewer digits than f16.
+            Precision::Mx { activations: Format::F32 | Format::Scalar(ScalarType::F16), .. } => {
+                Precision::F32
+            }
             Precision::Mx { .. } => Precision::Bf16,
             Precision::F32 | Precision::Bf16 | Precision::Auto => self,
         }
@@ -106,10 +114,10 @@ impl FromStr for Precision {
         match text.split_once(':') {
             Some((weights, activations)) => {
                 let weights = format(weights)?;
-                let activations = match activations {
-                    "f32" => Format::F32,
-                    "bf16" => Format::Scalar(ScalarType::Bf16),
-                    _ => Format::Grouped(format(activations)?),
+                let scalar = ACTIVATIONS.into_iter().find(|scalar| scalar.name() == activations);
+                let activations = match scalar {
+                    Some(scalar) => Format::Scalar(scalar),
+                    None => Format::Grouped(format(activations)?),
                 };
                 Ok(Precision::Mx { weights, activations })
             }
@@ -198,6 +206,9 @@ mod tests {
             "mxfp4:mxfp8",
             "mxfp4:bf16",
             "mxfp8:f32",
+            "mxfp4:f16",
+            "mxfp8:e4m3",
+            "mxint8:e5m2",
             "nvfp4",
             "mx9",
             "mx6",

@@ -22,7 +22,7 @@ pub struct Application {
 pub struct RuleCount {
     /// Name of the rule.
     pub rule: &'static str,
-    /// Applications that added something to the e-graph.
+    /// Applications that added something to the e-graph, for each of the equal places that are rewritten as one.
     pub fired: usize,
     /// Applications that the result uses.
     pub used: usize,

@@ -6,19 +6,23 @@
 
 use toml::{Table, Value};
 
-use super::{FILES, Figure, Status, TargetError, TargetFile};
+use super::{FILES, FLAT, Figure, Status, TargetError, TargetFile};
 use crate::asm::nearest;
 use crate::format::Format;
 use crate::target::Target;
 
 /// What a file may have beside named figures.
-const OTHER_KEYS: [&str; 7] = ["name", "summary", "base", "macs", "patterns", "energy", "rate"];
+const OTHER_KEYS: [&str; 8] = ["name", "summary", "base", "macs", "patterns", "energy", "rate", "pattern"];
+/// Energies of one figure each, in the section `energy`.
+const ENERGIES: [&str; 9] =
+    ["node", "local", "shared_sram", "hbm", "metadata", "gated", "skipped", "simd_op", "idle"];
 /// Figures in cycles that are spans of time, whatever the clock.
 const SPANS: [&str; 5] = ["hbm_latency", "shared_sram_latency", "launch", "barrier", "link_latency"];
 /// Figures that a peak is made of.
 const OF_PEAKS: [&str; 3] = ["clock", "rows", "cols"];
 
-/// A figure that takes the place of another: its name, or `rate.FORMAT`, and its value with unit.
+/// A figure that takes the place of another: its name, or `rate.FORMAT`, `energy.NAME`, `energy.mac.FORMAT`, `pattern.N:M`, and its value
+/// with unit.
 pub type Change = (String, String);
 
 /// Why a target file of the user's is refused, and where.
@@ -85,15 +89,24 @@ fn resolve(text: String) -> Result<Own, TargetError> {
 
 /// The text of a shipped target file.
 pub fn shipped(name: &str) -> Option<&'static str> {
-    let named = |text: &&&str| TargetFile::parse(text).is_ok_and(|file| file.name == name);
-    FILES.iter().find(named).copied()
+    let named = |text: &&str| TargetFile::parse(text).is_ok_and(|file| file.name == name);
+    // Bases of what-if targets are found before those are needed.
+    FILES.iter().copied().find(named).or_else(|| FLAT.iter().map(String::as_str).find(named))
+}
+
+/// The whole text of a file with a base.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn whole(text: &str) -> Result<String, TargetError> {
+    let mut own: Table = toml::from_str(text).map_err(|e| TargetError::Syntax(e.to_string()))?;
+    write(&flatten(&mut own, &[])?)
 }
 
 /// Names of figures, as [`Change`]s and files have them.
 fn figure_names() -> Vec<&'static str> {
-    super::targets()
-        .first()
-        .map_or_else(Vec::new, |t| t.figures().into_iter().map(|(name, _)| name).collect())
+    let first = TargetFile::parse(FILES[0]);
+    first.map_or_else(|_| Vec::new(), |t| t.figures().into_iter().map(|(name, _)| name).collect())
 }
 
 fn flatten(own: &mut Table, changes: &[Change]) -> Result<Table, TargetError> {
@@ -115,41 +128,21 @@ fn flatten(own: &mut Table, changes: &[Change]) -> Result<Table, TargetError> {
         None => Table::new(),
     };
     let before = table.clone();
-    let own_rates = own.remove("rate");
-    for (key, value) in std::mem::take(own) {
-        let value = match value {
-            Value::String(text) if names.contains(&key.as_str()) => what_if(&key, &text)?,
-            other => other,
-        };
-        table.insert(key, value);
+    // What a base has in tables is changed by the figure; a file without one has the tables themselves.
+    let has_base = !before.is_empty();
+    let is_inner = |key: &str, value: &Value| match key {
+        "rate" | "pattern" => true,
+        "energy" => has_base && value.get("macs").is_none(),
+        _ => false,
+    };
+    let (inside, mut listed): (Vec<_>, Vec<_>) =
+        std::mem::take(own).into_iter().partition(|(key, value)| is_inner(key, value));
+    for (key, value) in inside {
+        inner(&mut listed, &key, value)?;
     }
-    if let Some(rates) = own_rates {
-        let Value::Table(rates) = rates else {
-            return Err(TargetError::Syntax("`rate` is no table of formats".to_owned()));
-        };
-        for (format, value) in rates {
-            let figure = match value {
-                Value::String(text) => what_if(&format!("rate.{format}"), &text)?,
-                other => other,
-            };
-            set_rate(&mut table, &format, figure)?;
-        }
-    }
-    for (key, text) in changes {
-        match key.strip_prefix("rate.") {
-            Some(format) => {
-                let figure = what_if(key, text)?;
-                set_rate(&mut table, format, figure)?;
-            }
-            None if names.contains(&key.as_str()) => {
-                let figure = what_if(key, text)?;
-                table.insert(key.clone(), figure);
-            }
-            None => {
-                let known: Vec<&str> = names.iter().copied().chain(["rate.mxfp8"]).collect();
-                return Err(unknown(key, &known));
-            }
-        }
+    listed.extend(changes.iter().map(|(key, text)| (key.clone(), Value::String(text.clone()))));
+    for (key, value) in listed {
+        set(&mut table, &names, &key, value)?;
     }
     follow(&before, &mut table);
     Ok(table)
@@ -157,6 +150,91 @@ fn flatten(own: &mut Table, changes: &[Change]) -> Result<Table, TargetError> {
 
 fn unknown(key: &str, known: &[&str]) -> TargetError {
     TargetError::Unknown { name: key.to_owned(), nearest: nearest(key, known.iter().copied()) }
+}
+
+/// The figures of a table, each with the table's name before its own.
+fn inner(listed: &mut Vec<(String, Value)>, name: &str, value: Value) -> Result<(), TargetError> {
+    let Value::Table(table) = value else {
+        return Err(TargetError::Syntax(format!("`{name}` is no table of figures")));
+    };
+    for (key, value) in table {
+        match value {
+            Value::Table(macs) if name == "energy" && key == "mac" => {
+                listed.extend(macs.into_iter().map(|(format, v)| (format!("energy.mac.{format}"), v)));
+            }
+            value => listed.push((format!("{name}.{key}"), value)),
+        }
+    }
+    Ok(())
+}
+
+/// Gives a figure, by its name, another value; text with a unit is a question.
+fn set(table: &mut Table, names: &[&str], key: &str, value: Value) -> Result<(), TargetError> {
+    if let Some(pattern) = key.strip_prefix("pattern.") {
+        return set_pattern(table, pattern, value);
+    }
+    let known = |value: Value| match value {
+        Value::String(text) => what_if(key, &text),
+        other => Ok(other),
+    };
+    if let Some(format) = key.strip_prefix("rate.") {
+        return set_format(table, "rate", format, known(value)?)
+            .ok_or_else(|| TargetError::Format(format.to_owned()));
+    }
+    if let Some(name) = key.strip_prefix("energy.") {
+        let Some(Value::Table(energies)) = table.get_mut("energy") else {
+            return Err(TargetError::Syntax(format!("`{key}`: this target has no table of energies")));
+        };
+        let figure = known(value)?;
+        if let Some(format) = name.strip_prefix("mac.") {
+            return set_format(energies, "mac", format, figure)
+                .ok_or_else(|| TargetError::Format(format.to_owned()));
+        }
+        if !ENERGIES.contains(&name) {
+            let known = ENERGIES.map(|name| format!("energy.{name}"));
+            return Err(unknown(key, &known.each_ref().map(String::as_str)));
+        }
+        energies.insert(name.to_owned(), figure);
+        return Ok(());
+    }
+    if names.contains(&key) {
+        table.insert(key.to_owned(), known(value)?);
+    } else if OTHER_KEYS.contains(&key) {
+        table.insert(key.to_owned(), value);
+    } else {
+        let more = ["rate.mxfp8", "energy.hbm", "energy.mac.mxfp8", "pattern.2:4"];
+        return Err(unknown(key, &names.iter().copied().chain(more).collect::<Vec<_>>()));
+    }
+    Ok(())
+}
+
+/// Gives all native formats a pattern, or takes it from them: `none`.
+fn set_pattern(table: &mut Table, pattern: &str, value: Value) -> Result<(), TargetError> {
+    let sizes =
+        pattern.split_once(':').and_then(|(n, m)| Some((n.parse::<u8>().ok()?, m.parse::<u8>().ok()?)));
+    let key = format!("pattern.{pattern}");
+    let (n, m) = sizes.ok_or_else(|| TargetError::Text { figure: key.clone(), text: pattern.to_owned() })?;
+    let patterns = table.entry("patterns").or_insert_with(|| Value::Array(Vec::new()));
+    let Value::Array(patterns) = patterns else {
+        return Err(TargetError::Syntax("`patterns` is no list".to_owned()));
+    };
+    let is = |entry: &Value, name: &str, size: u8| {
+        entry.get(name).and_then(Value::as_integer) == Some(size.into())
+    };
+    patterns.retain(|entry| !(is(entry, "n", n) && is(entry, "m", m)));
+    let factor = match value {
+        Value::String(text) if text.trim() == "none" => return Ok(()),
+        // A factor has one unit.
+        Value::String(text) if text.trim().parse::<f64>().is_ok() => what_if(&key, &format!("{text} ratio"))?,
+        Value::String(text) => what_if(&key, &text)?,
+        other => other,
+    };
+    let mut entry = Table::new();
+    entry.insert("n".to_owned(), Value::Integer(n.into()));
+    entry.insert("m".to_owned(), Value::Integer(m.into()));
+    entry.insert("factor".to_owned(), factor);
+    patterns.push(Value::Table(entry));
+    Ok(())
 }
 
 /// A figure from text such as `8 TB/s`.
@@ -175,14 +253,11 @@ fn what_if(name: &str, text: &str) -> Result<Value, TargetError> {
     Ok(Value::Table(figure))
 }
 
-/// Gives one format a rate of its own.
-fn set_rate(table: &mut Table, format: &str, figure: Value) -> Result<(), TargetError> {
-    if Format::from_name(format).is_none() {
-        return Err(TargetError::Format(format.to_owned()));
-    }
-    let Some(Value::Array(macs)) = table.get_mut("macs") else {
-        return Err(TargetError::Format(format.to_owned()));
-    };
+/// Gives one format a figure of its own in the list `macs`; `None` where the list has no such format. Rates, energies and patterns are
+/// by format, so one that the base has not would contradict the others.
+fn set_format(table: &mut Table, field: &str, format: &str, figure: Value) -> Option<()> {
+    Format::from_name(format)?;
+    let Some(Value::Array(macs)) = table.get_mut("macs") else { return None };
     let mut found = false;
     for entry in macs.iter_mut() {
         if let Some(Value::Array(formats)) = entry.get_mut("formats") {
@@ -191,16 +266,12 @@ fn set_rate(table: &mut Table, format: &str, figure: Value) -> Result<(), Target
             found |= formats.len() < before;
         }
     }
-    if !found {
-        // Energies and patterns are by format, so one that the base has not would contradict them.
-        return Err(TargetError::Format(format.to_owned()));
-    }
     macs.retain(|entry| entry.get("formats").and_then(Value::as_array).is_some_and(|f| !f.is_empty()));
     let mut entry = Table::new();
     entry.insert("formats".to_owned(), Value::Array(vec![Value::String(format.to_owned())]));
-    entry.insert("rate".to_owned(), figure);
+    entry.insert(field.to_owned(), figure);
     macs.push(Value::Table(entry));
-    Ok(())
+    found.then_some(())
 }
 
 /// Lets what the base derived from changed figures follow them.
@@ -320,6 +391,50 @@ mod tests {
         };
         assert_eq!(rate(&new, "mxfp4"), Some(1000.0));
         assert_eq!(rate(&new, "mxfp4g16"), rate(&old, "mxfp4g16"));
+    }
+
+    #[test]
+    fn patterns_and_energies_are_figures() {
+        let own = change(
+            "mtia-500",
+            &changes(&[
+                ("pattern.2:4", "1.5"),
+                ("pattern.1:4", "4 ratio"),
+                ("energy.hbm", "0.5pJ/bit"),
+                ("energy.mac.mxfp8", "0.2 pJ"),
+            ]),
+        )
+        .unwrap();
+        let (old, new) = (target("mtia-500").unwrap(), own.target);
+        let factor =
+            |t: &Target, n, m| t.patterns.iter().find(|(p, _)| (p.n, p.m) == (n, m)).map(|(_, f)| *f);
+        assert_eq!((factor(&old, 2, 4), factor(&new, 2, 4)), (Some(2.0), Some(1.5)));
+        assert_eq!((factor(&old, 1, 4), factor(&new, 1, 4)), (None, Some(4.0)));
+        let (before, after) = (old.energy.unwrap(), new.energy.unwrap());
+        assert_eq!((before.hbm_pj_per_byte, after.hbm_pj_per_byte), (8.0 * 3.97, 4.0));
+        let mac = |e: &crate::energy::Energy, name: &str| {
+            e.mac_pj.iter().find(|(f, _)| *f == Format::from_name(name).unwrap()).unwrap().1
+        };
+        assert_eq!((mac(&after, "mxfp8"), mac(&after, "mxint8")), (0.2, mac(&before, "mxint8")));
+        let none = change("mtia-500", &changes(&[("pattern.2:4", "none")])).unwrap();
+        assert!(none.target.patterns.is_empty());
+        // A file says the same.
+        let text = "name = \"mine\"\nbase = \"mtia-500\"\n[energy]\nhbm = \"0.5 pJ/bit\"\nmac.mxfp8 = \"0.2 pJ\"\n[pattern]\n\
+                    \"1:4\" = \"4\"\n\"2:4\" = \"1.5\"\n";
+        let file = read(text, &[]).unwrap().target;
+        assert_eq!((file.patterns.len(), &file.energy), (2, &Some(after)));
+        for (figure, value, expect) in [
+            ("energy.hmb", "1pJ/bit", "did you mean `energy.hbm`"),
+            ("energy.hbm", "1TB/s", "the unit is none of pJ/B, pJ/bit"),
+            ("energy.mac.mxfp9", "1pJ", "format `mxfp9`"),
+            ("pattern.4:2", "2", "pattern 4:2"),
+            ("pattern.2of4", "2", "no number with a unit"),
+            ("pattern.2:4", "2 TB/s", "the unit is none of ratio"),
+        ] {
+            let error = change("mtia-500", &changes(&[(figure, value)])).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+        }
+        assert!(change("mtia-2i", &changes(&[("energy.hbm", "1pJ/bit")])).is_err());
     }
 
     #[test]

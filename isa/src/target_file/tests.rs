@@ -8,7 +8,7 @@ fn every_shipped_file_loads() {
         let loaded = TargetFile::parse(text);
         assert!(loaded.is_ok(), "{loaded:?}");
     }
-    assert_eq!(targets().len(), FILES.len());
+    assert_eq!(targets().len(), FILES.len() + WHAT_IF.len());
     assert_eq!(targets()[0].name, DEFAULT_TARGET);
     assert!(target("mtia-9000").is_none());
 }
@@ -126,6 +126,9 @@ fn the_targets_to_ship_are_shipped() {
         "mi350x",
         "trainium2",
         "trainium2-reported",
+        "mtia-300-hybrid-bonded",
+        "mtia-500-hbm4-fast",
+        "mtia-500-optical",
     ];
     assert_eq!(names, expect);
     let distinct: std::collections::HashSet<&str> = names.into_iter().collect();
@@ -156,6 +159,8 @@ fn statuses_are_where_they_belong() {
             let peak = macs.peak.iter().all(|p| matches!(p.status, Status::Published | Status::Secondary));
             assert!(peak, "{}: peak of {:?}", file.name, macs.formats);
         }
+        let asked = file.all_figures().iter().filter(|(_, f)| f.status == Status::WhatIf).count();
+        assert_eq!(asked > 0, file.summary.starts_with("what if: "), "{}", file.name);
         let reported = file.all_figures().iter().filter(|(_, f)| f.status == Status::Reported).count();
         assert_eq!(reported > 0, file.name.ends_with("-reported"), "{}", file.name);
     }
@@ -186,6 +191,9 @@ fn energies_are_there_or_visibly_absent() {
         "maia-100",
         "maia-100-reported",
         "mi350x",
+        "mtia-300-hybrid-bonded",
+        "mtia-500-hbm4-fast",
+        "mtia-500-optical",
     ];
     assert_eq!(with, expect);
     for file in targets() {
@@ -211,6 +219,9 @@ fn reported_targets_differ_where_the_reports_do() {
             .collect();
         assert_eq!(differing, expect);
     };
+    check("mtia-300", "mtia-300-hybrid-bonded", &["hbm_bandwidth", "hbm_latency", "energy: HBM"]);
+    check("mtia-500", "mtia-500-hbm4-fast", &["hbm_bandwidth"]);
+    check("mtia-500", "mtia-500-optical", &["link_bandwidth", "link_latency"]);
     check("maia-100", "maia-100-reported", &["hbm_bandwidth", "energy: HBM"]);
     check("trainium2", "trainium2-reported", &["hbm_bandwidth"]);
     check("tpu-v5p", "tpu5-reported", &["hbm_bandwidth", "2:4 sparsity"]);
@@ -253,7 +264,10 @@ fn power_over_the_design_power_is_reported() {
         let expect: &[(&str, f64)] = match file.name.as_str() {
             "mtia-400" => &[("bf16", 1285.0), ("f16", 1285.0), ("f32", 1518.0)],
             "mtia-450" => &[("bf16", 1740.0), ("f16", 1740.0), ("f32", 2012.0)],
-            "mtia-500" => &[("bf16", 2538.0), ("f16", 2538.0), ("f32", 2928.0)],
+            "mtia-500" | "mtia-500-optical" => &[("bf16", 2538.0), ("f16", 2538.0), ("f32", 2928.0)],
+            "mtia-500-hbm4-fast" => {
+                &[("mxfp4", 1769.0), ("mxfp4g16", 1769.0), ("bf16", 2713.0), ("f16", 2713.0), ("f32", 3103.0)]
+            }
             _ => &[],
         };
         let expect: Vec<(String, f64)> = expect.iter().map(|(f, w)| ((*f).to_owned(), *w)).collect();

@@ -1,11 +1,8 @@
 //! `lacuna asm`: assembly text becomes an object file.
 
-use std::io::Read;
-use std::path::Path;
-
-use lacuna_isa::Blob;
 use serde_json::json;
 
+use super::Context;
 use crate::cli;
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
@@ -16,17 +13,12 @@ use lacuna_driver::report::{self, Report};
 ///
 /// # Errors
 /// Those of reading and writing; L0013.
-pub fn run(args: &cli::Asm) -> Result<Report, Failed> {
-    let blob = if args.file == Path::new("-") {
-        let mut bytes = Vec::new();
-        std::io::stdin()
-            .read_to_end(&mut bytes)
-            .map_err(|e| Diagnostic::new(codes::READ, format!("standard input: {e}")))?;
-        Blob::new(bytes)
-    } else {
+pub fn run(args: &cli::Asm, context: &Context) -> Result<Report, Failed> {
+    let to_standard = super::to_standard_output(&args.output, context)?;
+    if !to_standard {
         files::keep_input(&args.file, &args.output)?;
-        files::read(&args.file)?
-    };
+    }
+    let blob = files::read(&args.file)?;
     let wrong =
         |reason: String| Diagnostic::new(codes::ASSEMBLY, format!("{}: {reason}", args.file.display()));
     let text = std::str::from_utf8(blob.bytes()).map_err(|e| wrong(e.to_string()))?;
@@ -38,8 +30,12 @@ pub fn run(args: &cli::Asm) -> Result<Report, Failed> {
         return Err(Failed(faults.into_iter().map(|fault| Diagnostic::new(codes::LOAD, fault)).collect()));
     }
     let bytes = object.write().map_err(|e| wrong(e.to_string()))?;
-    files::write(&args.output, &bytes)?;
+    if !to_standard {
+        files::write(&args.output, &bytes)?;
+    }
     let n = bytes.len() as u64;
     let text = format!("{}: {}\n", args.output.display(), report::bytes(n));
-    Ok(Report::new(text, json!({ "ok": true, "output": args.output, "object_bytes": n })))
+    let json = json!({ "ok": true, "output": args.output, "object_bytes": n });
+    let output = to_standard.then_some(bytes);
+    Ok(Report { output, ..Report::new(text, json) })
 }

@@ -25,20 +25,32 @@ pub fn encode(object: &Object) -> Result<Vec<u8>, Diagnostic> {
 /// Those of reading, compiling and writing.
 pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
     let settings = Settings::new(&args.options)?;
-    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("lac"));
-    files::keep_input(&args.model, &output)?;
+    let output = match &args.output {
+        Some(output) => output.clone(),
+        None if files::is_standard(&args.model) => {
+            let reason = "a model from standard input has no name to make that of the object from";
+            return Err(Diagnostic::new(codes::USAGE, reason).hint("give one by -o OUT.lac").into());
+        }
+        None => args.model.with_extension("lac"),
+    };
+    let to_standard = super::to_standard_output(&output, context)?;
+    if !to_standard {
+        files::keep_input(&args.model, &output)?;
+    }
     let model = Model::read(&args.model)?;
     let compiled = settings.compile(&model, context, None)?;
     let object = &compiled.object;
     let bytes = encode(object)?;
-    files::write(&output, &bytes)?;
+    if !to_standard {
+        files::write(&output, &bytes)?;
+    }
 
     let n_instructions: usize = object.kernels.iter().map(|k| k.code.len()).sum::<usize>()
         + object.entries.iter().map(|e| e.code.len()).sum::<usize>();
     let n_launches: usize = object.entries.iter().map(|e| e.launches.len()).sum();
     let weight_bytes = object.weights.bytes().len() as u64;
     let mut text = format!(
-        "{}: {} for {}, {}\n{} kernels, {} launches, {} instructions; {} weights in {}; {} of HBM, {} of shared SRAM\n\
+        "{}: {} for {}, {}\n{} kernels, {} launches, {} instructions; {} of constants in {}; {} of HBM, {} of shared SRAM\n\
          compiled in {:.2} s\n",
         output.display(),
         object.name,
@@ -55,6 +67,8 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
     );
     if let Some(chosen) = &compiled.selection {
         text += &selection::text(chosen);
+    }
+    if !compiled.weights.is_empty() {
         text += &selection::weights_text(&compiled.weights);
     }
     let json = json!({
@@ -74,12 +88,7 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         "selection": compiled.selection.as_ref().map(selection::json),
         "seconds": compiled.seconds,
     });
-    let kept = compiled.assignments.iter().filter_map(|a| a.kept.map(|reason| (a, reason)));
-    let kept = kept.map(|(a, reason)| {
-        let nodes: Vec<&str> =
-            a.origins.iter().map(|&o| compiled.imported.origins[o].node.as_str()).collect();
-        format!("{} keeps its formats: {reason}", nodes.join(", "))
-    });
-    let warnings = compiled.warnings.iter().cloned().chain(kept).collect();
-    Ok(Report { warnings, ..Report::new(text, json) })
+    let warnings = settings.warnings(&compiled, &model, context);
+    let output = to_standard.then_some(bytes);
+    Ok(Report { warnings, output, ..Report::new(text, json) })
 }

@@ -15,7 +15,7 @@ use lacuna_driver::report::Report;
 pub fn run(args: &cli::Disasm) -> Result<Report, Failed> {
     let object = exec::read(&args.object)?;
     let text = lacuna_isa::disasm::disassemble(&object);
-    match &args.output {
+    match args.output.as_deref().filter(|path| !files::is_standard(path)) {
         Some(path) => {
             files::keep_input(&args.object, path)?;
             files::write(path, text.as_bytes())?;

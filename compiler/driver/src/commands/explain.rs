@@ -8,6 +8,7 @@ use super::Context;
 use crate::cli;
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
+use lacuna_driver::files;
 use lacuna_driver::report::Report;
 
 /// Runs the command.
@@ -26,11 +27,19 @@ pub fn run(args: &cli::Explain, context: &Context) -> Result<Report, Failed> {
             json!({ "ok": true, "code": code, "title": title, "explanation": explanation }),
         ));
     }
-    if !Path::new(subject).exists() {
+    let path = Path::new(subject);
+    if !path.exists() && !files::is_standard(path) {
+        // What looks like a file was meant as one.
+        if subject.contains(['.', '/']) {
+            return Err(files::read(path)
+                .err()
+                .unwrap_or_else(|| Diagnostic::new(codes::READ, subject))
+                .into());
+        }
         let hint = "lacuna explain --all lists every code";
         return Err(Diagnostic::new(codes::NO_CODE, format!("`{subject}`")).hint(hint).into());
     }
-    super::explain_model::run(Path::new(subject), args, context)
+    super::explain_model::run(path, args, context)
 }
 
 fn every_code(markdown: bool) -> Report {

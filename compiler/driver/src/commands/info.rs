@@ -19,7 +19,7 @@ use lacuna_driver::testset;
 /// Runs the command.
 ///
 /// # Errors
-/// Those of reading; L0006 for what is neither a model nor an object file.
+/// Those of reading; L0023 for what is neither a model nor an object file.
 pub fn run(args: &cli::Info) -> Result<Report, Failed> {
     let blob = files::read(&args.file)?;
     let file = args.file.display().to_string();
@@ -30,8 +30,8 @@ pub fn run(args: &cli::Info) -> Result<Report, Failed> {
     match model {
         Some((graph, model)) => Ok(of_model(&file, &model, &graph)),
         None => {
-            let reason = format!("{file}: neither an ONNX model nor an object file");
-            Err(Diagnostic::new(codes::TENSOR_FILE, reason).into())
+            let hint = "a tensor (.npy, .pb, .npz) is given to `run` or `verify` by --input";
+            Err(Diagnostic::new(codes::NOT_A_FILE, file).hint(hint).into())
         }
     }
 }
@@ -51,7 +51,7 @@ fn of_object(file: &str, object: &Object, blob: &Blob) -> Report {
     let weights = object.weights.bytes().len() as u64;
     let size = blob.bytes().len() as u64;
     let mut text = format!(
-        "{file}: an object file of {}: model {} for {}\n{} weights, {} of HBM, {} of shared SRAM; {} kernels\n",
+        "{file}: an object file of {}: model {} for {}\n{} of constants, {} of HBM, {} of shared SRAM; {} kernels\n",
         report::bytes(size),
         object.name,
         object.target,
@@ -158,8 +158,7 @@ fn of_model(file: &str, model: &ModelProto, graph: &GraphProto) -> Report {
         .iter()
         .map(size)
         .fold((0u64, 0u64), |all, one| (all.0.saturating_add(one.0), all.1.saturating_add(one.1)));
-    let external = graph.initializer.iter().flat_map(|t| &t.external_data).filter(|e| e.key == "location");
-    let external: BTreeSet<&str> = external.map(|e| e.value.as_str()).collect();
+    let external = testset::data_files(graph);
     let producer = if model.producer_name.is_empty() { "no named tool" } else { &model.producer_name };
     let mut text = format!("{file}: an ONNX model by {producer}; operator sets: {}\n\n", sets.join(", "));
     text += &ports(&inputs, &outputs);
@@ -175,7 +174,7 @@ fn of_model(file: &str, model: &ModelProto, graph: &GraphProto) -> Report {
     text += &report::wrapped(&format!("\n{} nodes: {}", graph.node.len(), list.join(", ")));
     text += &format!("\nconstants: {elements} elements in {}", report::bytes(bytes));
     if !external.is_empty() {
-        let names: Vec<&str> = external.iter().copied().collect();
+        let names: Vec<&str> = external.iter().map(String::as_str).collect();
         text += &format!(", some in {}", names.join(", "));
     }
     text += "\n";

@@ -54,6 +54,10 @@ pub fn run(args: &cli::Inspect, context: &Context) -> Result<Report, Failed> {
                 for (stage, text) in &mut texts {
                     match (stage, &args.node) {
                         (Stage::Machine, node) => *text = machine(&compiled.object, node.as_deref()),
+                        // Tiles say what a kernel works on, its instructions how.
+                        (Stage::Tiled, Some(node)) if args.stage == StageArg::Tiled => {
+                            *text = lines_of(text, node) + &machine(&compiled.object, Some(node));
+                        }
                         (_, Some(node)) => *text = lines_of(text, node),
                         (_, None) => {}
                     }

@@ -38,7 +38,7 @@ use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec;
 use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{Compiled, Request, Stage, Watch};
-use lacuna_driver::progress::Progress;
+use lacuna_driver::progress::{Loudness, Progress};
 use lacuna_driver::report::Report;
 use lacuna_driver::selection::SelectionRequest;
 use lacuna_driver::tensors;
@@ -57,7 +57,12 @@ pub struct Context {
 impl Context {
     /// The context that the command line asks for.
     pub fn new(cli: &Cli) -> Context {
-        Context { json: cli.json, threads: cli.threads, progress: Progress::new(!cli.json) }
+        let loudness = match (cli.verbose, cli.quiet || cli.json) {
+            (true, _) => Loudness::Verbose,
+            (false, true) => Loudness::Silent,
+            (false, false) => Loudness::Plain,
+        };
+        Context { json: cli.json, threads: cli.threads, progress: Progress::new(loudness) }
     }
 }
 
@@ -72,7 +77,7 @@ pub fn run(command: Command, context: &Context) -> Result<Report, Failed> {
         Command::Verify(args) => verify::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Disasm(args) => disasm::run(&args),
-        Command::Asm(args) => asm::run(&args),
+        Command::Asm(args) => asm::run(&args, context),
         Command::Profile(args) => profile::run(&args, context),
         Command::Sweep(args) => sweep::run(&args, context),
         Command::Info(args) => info::run(&args),
@@ -97,6 +102,21 @@ impl Model {
     fn read(path: &Path) -> Result<Model, Diagnostic> {
         Ok(Model { path: path.to_owned(), blob: files::read(path)?, folder: ModelFolder::of(path)? })
     }
+}
+
+/// Whether an output is `-`, and bytes may go there.
+///
+/// # Errors
+/// L0001 with `--json`, whose object has standard output for itself; L0003 on a terminal.
+fn to_standard_output(output: &Path, context: &Context) -> Result<bool, Diagnostic> {
+    if !files::is_standard(output) {
+        return Ok(false);
+    }
+    if context.json {
+        let reason = "-o - and --json both write to standard output";
+        return Err(Diagnostic::new(codes::USAGE, reason).hint("name a file by -o"));
+    }
+    files::keep_terminal().map(|()| true)
 }
 
 /// Refuses options of compilation for an object file, on which they would have no effect.
@@ -283,9 +303,16 @@ impl Settings {
         context: &'a Context,
         dump: Option<&'a mut dyn FnMut(Stage, String)>,
     ) -> Result<Compiled, Failed> {
+        if let Some(graph) = testset::decode(&model.blob).and_then(|decoded| decoded.graph) {
+            testset::data_files(&graph).iter().for_each(|file| model.folder.keep(file));
+        }
         lacuna_driver::pipeline::compile(
             &self.request(model, context.threads),
             &mut Watch { progress: &context.progress, dump },
         )
+    }
+    /// What deserves attention in a model that was compiled.
+    fn warnings(&self, compiled: &Compiled, model: &Model, context: &Context) -> Vec<String> {
+        lacuna_driver::warnings::of(compiled, &self.request(model, context.threads), &context.progress)
     }
 }

@@ -1,9 +1,9 @@
 //! What shells and `man` want to know: `lacuna completions` and `lacuna man`.
 
-use clap::CommandFactory;
 use serde_json::json;
 
-use crate::cli::{self, Cli};
+use crate::cli;
+use crate::help;
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::files;
@@ -12,7 +12,7 @@ use lacuna_driver::report::Report;
 /// Runs `lacuna completions`.
 pub fn completions(args: &cli::Completions) -> Report {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "lacuna", &mut script);
+    clap_complete::generate(args.shell, &mut help::command(), "lacuna", &mut script);
     let text = String::from_utf8_lossy(&script).into_owned();
     Report::new(text.clone(), json!({ "ok": true, "text": text }))
 }
@@ -23,7 +23,7 @@ pub fn completions(args: &cli::Completions) -> Report {
 /// L0003.
 pub fn man(args: &cli::Man) -> Result<Report, Failed> {
     files::make_folder(&args.output)?;
-    let mut root = Cli::command();
+    let mut root = help::command();
     root.build();
     let mut pages = vec![("lacuna".to_owned(), root.clone())];
     for command in root.get_subcommands().filter(|command| !command.is_hide_set()) {

@@ -40,7 +40,7 @@ fn targets_show_their_sources() {
     let (_, all) = json_in(Path::new("."), &["targets"]);
     let all = all["targets"].as_array().unwrap();
     assert_eq!(all[0]["name"], "mtia-300");
-    assert_eq!(all.len(), 14);
+    assert_eq!(all.len(), 17);
     for target in all {
         let name = target["name"].as_str().unwrap();
         let (_, one) = json_in(Path::new("."), &["targets", name]);

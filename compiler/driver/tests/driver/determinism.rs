@@ -6,7 +6,7 @@ use std::process::Command;
 
 use lacuna_driver::files::{self, ModelFolder};
 use lacuna_driver::pipeline::{Request, Watch, compile};
-use lacuna_driver::progress::Progress;
+use lacuna_driver::progress::{Loudness, Progress};
 use lacuna_driver::selection::SelectionRequest;
 use lacuna_onnx::proto::ModelProto;
 use lacuna_optimize::Budget;
@@ -74,7 +74,7 @@ fn twenty_runs_of_one_process_are_equal() {
             let precision = precision.parse().expect("a precision");
             let request =
                 Request { precision, selection, ..Request::new(&path, blob.clone(), &folder, &target) };
-            let progress = Progress::new(false);
+            let progress = Progress::new(Loudness::Silent);
             let done = compile(&request, &mut Watch { progress: &progress, dump: None });
             let Ok(done) = done else { panic!("{precision}: it compiles") };
             done.object.write().expect("an object file")

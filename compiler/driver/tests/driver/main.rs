@@ -4,12 +4,17 @@ mod bad_input;
 mod cli;
 mod common;
 mod determinism;
+#[cfg(unix)]
+mod docs;
 mod losses;
 mod pipeline;
 mod profile;
+mod quantised;
 mod questions;
 mod selection;
 mod stored;
+mod streams;
 mod sweep;
 mod targets;
+mod warnings;
 mod weights;

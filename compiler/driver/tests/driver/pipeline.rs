@@ -181,7 +181,12 @@ fn digits_with_pair_shifts() {
     for precision in ["mx9", "mx6", "mx6:mx9"] {
         check_model("digits-cnn", "maia-100", precision);
         let (_, value) = verified("digits-cnn", &["--target", "maia-100", "--precision", precision]);
-        assert!(value["warnings"].as_array().is_none_or(Vec::is_empty), "{precision}: {value}");
+        // One layer has too few channels for groups; none is without a kernel.
+        let warnings = value["warnings"].as_array().unwrap();
+        assert!(
+            warnings.len() == 1 && warnings[0].to_string().contains("few input channels"),
+            "{precision}: {value}"
+        );
     }
 }
 

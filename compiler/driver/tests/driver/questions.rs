@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use crate::common::{Dim, F32, check_failure, json_in, lacuna_in, model, node, port, save};
+use crate::common::{Dim, F32, check_failure, floats, json_in, lacuna_in, model, node, port, save};
 
 /// `y = -x`, `z = |x|` over a batch of open size.
 fn save_two_outputs(folder: &Path) {
@@ -49,7 +49,7 @@ fn a_file_says_what_it_is() {
     assert_eq!(json["entries"][0]["inputs"][0]["type"], "f32[3,2]");
     assert_eq!(json["entries"][0]["outputs"].as_array().unwrap().len(), 2);
     fs::write(at.join("text"), "\x07 no model").unwrap();
-    check_failure(at, &["info", "text"], 2, "L0006");
+    check_failure(at, &["info", "text"], 2, "L0023");
 }
 
 #[test]
@@ -115,6 +115,44 @@ fn verify_takes_data_from_the_command_line() {
     let (exit, json) = json_in(at, &["run", "m.lac", "--input", "x.npz", "--output", "out"]);
     assert_eq!((exit, json["random_inputs"].as_array().map(Vec::len)), (0, Some(0)));
     assert_eq!(outputs(&["--input", "x.npz", "--expect", "out"]).0, 0);
+}
+
+/// What a person reads first when something is wrong says what is wrong.
+#[test]
+fn mistakes_have_the_right_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    check_failure(at, &["explain", "nope.onnx"], 2, "L0002");
+    check_failure(at, &["explain", "nope"], 2, "L0018");
+    // Sizes that do not meet are named without the letters of a map.
+    let [x, y] = [("x", 32), ("y", 10)].map(|(name, n)| port(name, F32, &[Dim::N(4), Dim::N(n)]));
+    let mut product = model(vec![x], vec![node("MatMul", &["x", "w"], "y")], vec![y]);
+    product.graph.as_mut().unwrap().initializer.push(floats("w", &[64, 10], &[0.5; 640]));
+    save(&at.join("bad.onnx"), &product);
+    let json = check_failure(at, &["compile", "bad.onnx"], 2, "L0111");
+    let message = json["errors"][0]["message"].as_str().unwrap();
+    assert!(message.ends_with("have the sizes 32 and 64"), "{message}");
+    // A tensor of more elements than a view counts.
+    save_two_outputs(at);
+    let json = check_failure(at, &["compile", "m.onnx", "--dim", "batch=5000000000"], 3, "L0401");
+    let message = json["errors"][0]["message"].as_str().unwrap();
+    assert!(message.contains("has more elements than a view counts"), "{message}");
+    // A reference of another shape is compared with nothing.
+    fs::write(at.join("x.npy"), npy(&[1.0, -2.0])).unwrap();
+    fs::write(at.join("y.npy"), npy(&[1.0, -2.0, 3.0, 4.0])).unwrap();
+    let text = lacuna_in(at, &["verify", "m.onnx", "--input", "x=x.npy", "--expect", "z=y.npy"]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("it is f32[1,2] instead of f32[2,2]") && !text.contains("exact"), "{text}");
+}
+
+/// The tiles of a node, and behind them the kernels that implement it, with their bodies.
+#[test]
+fn kernels_of_a_node_are_shown() {
+    let path = crate::common::testdata("digits-cnn").join("model.onnx").to_string_lossy().into_owned();
+    let args = ["inspect", &path, "--stage", "tiled", "--node", "node_Conv_67"];
+    let text = String::from_utf8(lacuna_in(Path::new("."), &args).stdout).unwrap();
+    let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part}: {text}"));
+    assert!(place("launch ") < place("kernel k") && place("kernel k") < place(" mm"), "{text}");
 }
 
 #[test]

@@ -123,6 +123,10 @@ fn a_model_without_data_is_measured_on_random_inputs() {
         (0, Some(true)),
         "{found}"
     );
+    // No rewrite is used more often than it was found.
+    for rule in found["rules"].as_array().unwrap() {
+        assert!(rule["used"].as_u64() <= rule["fired"].as_u64(), "{rule}");
+    }
     let text = lacuna_in(at, &["explain", "p.onnx", "--precision", "auto"]);
     let text = String::from_utf8(text.stdout).unwrap();
     for part in [
@@ -134,11 +138,57 @@ fn a_model_without_data_is_measured_on_random_inputs() {
         "gain",
         "->",
         "outcome",
-        "used: ",
+        "budget: ",
         "choices by budget",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+/// The worst layers come first, and others are left out on request.
+#[test]
+fn the_worst_layers_come_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let mut chain = product(64);
+    let graph = chain.graph.as_mut().unwrap();
+    let more: Vec<f32> = (0..64 * 512).map(|i| ((i * 53 % 97) as f32 - 48.0) / 640.0).collect();
+    graph.initializer.push(floats("v", &[64, 512], &more));
+    graph.node.push(node("MatMul", &["y", "v"], "z"));
+    graph.output = vec![port("z", F32, &[Dim::N(256), Dim::N(512)])];
+    save(&at.join("c.onnx"), &chain);
+    let layers = |options: &[&str]| {
+        let (exit, json) =
+            json_in(at, &[&["explain", "c.onnx", "--precision", "mxfp4"][..], options].concat());
+        assert_eq!(exit, 0, "{json}");
+        json["layers"].as_array().unwrap().clone()
+    };
+    let numbers = |layers: &[Value]| layers.iter().map(|l| l["number"].as_u64().unwrap()).collect::<Vec<_>>();
+    let all = layers(&[]);
+    assert_eq!(numbers(&all), [1, 2]);
+    for key in ["cycles", "bytes", "macs", "noise", "local"] {
+        let sorted = layers(&["--sort", key]);
+        let of = |l: &Value| match key {
+            "cycles" => l["modelled_cycles"].as_f64().unwrap(),
+            "bytes" => l["weight_bytes"].as_f64().unwrap(),
+            "macs" => l["macs"].as_f64().unwrap(),
+            "noise" => -l["output_sqnr_db"].as_f64().unwrap(),
+            _ => {
+                let own = l["candidates"].as_array().unwrap().iter().find(|c| c["chosen"] == true).unwrap();
+                -own["local_sqnr_db"].as_f64().unwrap()
+            }
+        };
+        assert!(of(&sorted[0]) >= of(&sorted[1]), "{key}");
+        assert_eq!(layers(&["--sort", key, "--top", "1"])[..], sorted[..1], "{key}");
+    }
+    let text = lacuna_in(at, &["explain", "c.onnx", "--precision", "mxfp4"]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    let [worst, first] =
+        ["layers whose rounding reaches", "\nlayer 1  ["].map(|part| text.find(part).unwrap());
+    assert!(worst < first, "{text}");
+    let wide = String::from_utf8(lacuna_in(at, &["explain", "c.onnx", "--top", "1"]).stdout).unwrap();
+    assert!(wide.contains("layers that take most cycles") && wide.matches("\nlayer ").count() == 2, "{wide}");
+    check_failure(at, &["explain", "L0201", "--sort", "size"], 2, "L0001");
 }
 
 /// A NumPy file of f32.

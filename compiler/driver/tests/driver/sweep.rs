@@ -44,6 +44,32 @@ fn rows_are_what_single_commands_say() {
 }
 
 #[test]
+fn a_sweep_is_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model = testdata("../spellings/convnext").to_string_lossy().into_owned();
+    let drawn = |options: &[&str]| {
+        let args =
+            [&["sweep", &model, "--precision", "f32,mxfp8", "--svg", "plot.svg"][..], options].concat();
+        let (exit, json) = json_in(at, &args);
+        assert_eq!((exit, json["svg"].as_str()), (0, Some("plot.svg")), "{json}");
+        fs::read_to_string(at.join("plot.svg")).unwrap()
+    };
+    let over = drawn(&["--no-run", "--set", "hbm_bandwidth=2..8TB/s:4"]);
+    assert!(over.contains("hbm_bandwidth in TB/s") && over.contains("microseconds"), "{over}");
+    // Two lines of four points, each with its name once.
+    let count = |text: &str, what: &str| text.matches(what).count();
+    assert_eq!(
+        (count(&over, "<circle"), count(&over, "\nmxfp8\n"), count(&over, "\nf32\n")),
+        (8, 1, 1),
+        "{over}"
+    );
+    let errors = drawn(&["--target", "mtia-300,mtia-500"]);
+    assert!(errors.contains("SQNR of the worst output") && errors.contains("mtia-500 mxfp8"), "{errors}");
+    assert!(drawn(&["--no-run"]).contains("weights in MiB"));
+}
+
+#[test]
 fn a_sweep_that_was_stopped_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

@@ -40,6 +40,37 @@ fn a_changed_figure_and_a_file_with_it_are_the_same_target() {
     assert_eq!(cycles(at, &["--target", "whole.toml"]), cycles(at, &["--set", "hbm_bandwidth=8TB/s"]));
 }
 
+/// Machines of the future ship as questions, and are asked like others.
+#[test]
+fn questions_ship() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (name, base, figures) in [
+        ("mtia-300-hybrid-bonded", "mtia-300", 3),
+        ("mtia-500-hbm4-fast", "mtia-500", 1),
+        ("mtia-500-optical", "mtia-500", 2),
+    ] {
+        let (exit, json) = json_in(at, &["targets", name]);
+        assert_eq!(exit, 0, "{json}");
+        let asked = json["figures"].as_array().unwrap().iter().filter(|f| f["status"] == "what-if").count();
+        assert_eq!(asked, figures, "{name}");
+        assert!(cycles(at, &["--target", name]) <= cycles(at, &["--target", base]), "{name}");
+        assert!(lacuna_in(at, &["targets", "new", "--from", name, "-o", "mine.toml"]).status.success());
+        assert_eq!(cycles(at, &["--target", "mine.toml"]), cycles(at, &["--target", name]), "{name}");
+    }
+    // Patterns and energies are figures too.
+    let energy = |options: &[&str]| {
+        let model = testdata("digits-cnn-24").join("model.onnx").to_string_lossy().into_owned();
+        let (exit, json) = json_in(at, &[&["profile", model.as_str()], options].concat());
+        assert_eq!(exit, 0, "{json}");
+        (json["cycles"].as_u64().unwrap(), json["energy"]["hbm"].as_f64().unwrap())
+    };
+    let plain = energy(&[]);
+    let cheap = energy(&["--set", "energy.hbm=1.72pJ/bit"]);
+    assert!(cheap.0 == plain.0 && (2.0 * cheap.1 / plain.1 - 1.0).abs() < 1e-9, "{plain:?} {cheap:?}");
+    assert!(energy(&["--set", "pattern.2:4=none"]).0 > plain.0);
+}
+
 #[test]
 fn an_object_carries_its_target() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::common::{check_failure, json_in, lacuna_in, testdata};
+use lacuna_onnx::proto::{AttributeProto, NodeProto};
+
+use crate::common::{Dim, F32, check_failure, floats, json_in, lacuna_in, model, node, port, save, testdata};
 
 #[test]
 fn pruned_weights_run_sparse_and_keep_their_accuracy() {
@@ -91,5 +93,50 @@ fn weights_are_narrowed_alone() {
             ["inspect", "model.onnx", "--stage", "selected", "--precision", &format!("{weights}:f32")];
         let text = String::from_utf8(lacuna_in(&folder, &inspect).stdout).unwrap();
         assert!(!text.contains("mx_quantize") && text.contains(weights), "{text}");
+    }
+}
+
+/// Activations in scalar types beside weights in groups: FP8 saturates, f16 has more digits than bf16.
+#[test]
+fn activations_may_be_scalars() {
+    let folder = testdata("digits-cnn");
+    let verify = |precision: &str| {
+        let options =
+            ["verify", ".", "--target", "mtia-500", "--precision", precision, "--min-agreement", "99"];
+        let (exit, json) = json_in(&folder, &options);
+        assert_eq!(exit, 0, "{precision}: {json}");
+        json["outputs"][0]["sqnr_db"].as_f64().expect("a ratio")
+    };
+    let [f16, bf16, e4m3, e5m2] = ["f16", "bf16", "e4m3", "e5m2"].map(|a| verify(&format!("mxint8:{a}")));
+    assert!(f16 > bf16 - 0.5 && bf16 > e4m3 && e4m3 > e5m2, "{f16} {bf16} {e4m3} {e5m2}");
+    let inspect = ["inspect", "model.onnx", "--stage", "selected", "--precision", "mxfp8:e4m3"];
+    let text = String::from_utf8(lacuna_in(&folder, &inspect).stdout).unwrap();
+    assert!(!text.contains("mx_quantize") && text.contains("e4m3["), "{text}");
+    check_failure(&folder, &["compile", "model.onnx", "--precision", "mxfp8:i8"], 2, "L0001");
+}
+
+/// Half a group of input channels is worth groups.
+#[test]
+fn convolutions_of_few_channels_have_groups() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for channels in [15, 16, 24] {
+        let port = |name, c| port(name, F32, &[Dim::N(2), Dim::N(c), Dim::N(12), Dim::N(12)]);
+        let values: Vec<f32> = (0..8 * channels * 9).map(|i| ((i * 29 % 83) as f32 - 41.0) / 83.0).collect();
+        let conv = node("Conv", &["x", "w"], "y");
+        let pads =
+            AttributeProto { name: "pads".into(), ints: vec![1; 4], r#type: 7, ..AttributeProto::default() };
+        let conv = NodeProto { attribute: vec![pads], ..conv };
+        let mut made = model(vec![port("x", channels)], vec![conv], vec![port("y", 8)]);
+        made.graph.as_mut().unwrap().initializer.push(floats("w", &[8, channels, 3, 3], &values));
+        save(&at.join("c.onnx"), &made);
+        for precision in ["mxfp8", "mxfp4", "mxint8"] {
+            let (exit, json) = json_in(at, &["verify", "c.onnx", "--precision", precision]);
+            let kept = json["warnings"].to_string().contains("few input channels");
+            assert_eq!((exit, kept), (0, channels < 16), "{channels} {precision}: {json}");
+            let db = json["outputs"][0]["sqnr_db"].as_f64().unwrap_or(f64::INFINITY);
+            assert!(db > if precision == "mxfp4" { 10.0 } else { 24.0 }, "{channels} {precision}: {db}");
+            assert_eq!(json["weights"][0]["format"] == precision, channels >= 16, "{channels}: {json}");
+        }
     }
 }

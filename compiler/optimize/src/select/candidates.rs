@@ -157,7 +157,7 @@ pub fn list(module: &Module, id: FuncId, target: &Target, options: &Options) -> 
                     if constant[i] && extents.packed && i != extents.first {
                         bytes += product.weight_bytes;
                     } else if constant[i] {
-                        bytes += model.weight_bytes(&extents, formats[i], pattern.filter(|_| i == 1));
+                        bytes += extents.weight_bytes(formats[i], pattern.filter(|_| i == 1), i);
                     } else {
                         cycles += conversions.cycles(values[i], &[form(formats[i], axes[i])]);
                     }

@@ -13,7 +13,7 @@ use crate::weights::WeightOptions;
 use crate::zeros::summed_dims;
 
 /// The least number of input channels of a convolution that is grouped.
-const MIN_CHANNELS: u64 = 32;
+const MIN_CHANNELS: u64 = 16;
 /// The least extent of a summed dimension that is grouped: below it, scales outweigh what elements save.
 const MIN_SUMMED: u64 = 16;
 

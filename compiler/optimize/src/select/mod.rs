@@ -23,6 +23,7 @@ mod zeros;
 use indexmap::IndexMap;
 use lacuna_ir::{FuncId, Function, Module, NodeData, OriginId};
 use lacuna_isa::format::Format;
+use lacuna_isa::view::Pattern;
 
 use crate::constants::fold;
 use crate::exact::{Error, functions};
@@ -38,6 +39,7 @@ pub use measure::{Drop, MachineCost, Measure, Outputs, SelectError, noise_to_sig
 pub use survey::{ParetoPoint, Survey};
 
 use convert::{Converter, Forms, Quantised, uniform};
+use model::Extents;
 
 /// What a contraction got.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,7 +78,7 @@ pub struct WeightShare {
     pub format: Format,
     /// Elements of constants in it.
     pub elements: u64,
-    /// Their bytes, scales included.
+    /// The bytes that they take in the object: scales, indices and padding included.
     pub bytes: u64,
 }
 
@@ -132,23 +134,35 @@ fn convert(
     Ok(Selected { module, assignments, refined, packing, warnings: options.warnings() })
 }
 
-/// What formats the weights of contractions have, by falling number of elements. A constant counts once; codes with scales per
-/// block are of the codes' format.
-pub fn weight_shares(module: &Module) -> Vec<WeightShare> {
+/// What formats the weights of contractions have, by falling number of elements, and the bytes that they take in the object: in whole
+/// panels and groups, and with what `pattern` says of the zeros of a product. A constant counts once; codes with scales per block are of
+/// the codes' format.
+pub fn weight_shares(
+    module: &Module,
+    pattern: &dyn Fn(FuncId, lacuna_ir::Node) -> Option<Pattern>,
+) -> Vec<WeightShare> {
     let mut seen = IndexMap::new();
-    for func in module.functions.values() {
-        for &arg in func.nodes.values().filter(|n| n.op.is_product()).flat_map(|n| &n.args) {
-            if let Some(blocked) = func.blocked(arg) {
-                seen.insert(blocked.codes, [Some(blocked.scales), blocked.zeros]);
+    for (id, func) in &module.functions {
+        for (node, data) in func.nodes.iter().filter(|(_, n)| n.op.is_product()) {
+            let constant = [0, 1].map(|i| func.as_const(data.args[i]).is_some());
+            for (i, &arg) in data.args.iter().enumerate().take(2) {
+                if let Some(blocked) = func.blocked(arg) {
+                    let parts =
+                        [Some(blocked.scales), blocked.zeros].into_iter().flatten().chain([blocked.codes]);
+                    let bytes = parts.map(|part| module.constants[part].ty.bytes()).sum();
+                    seen.entry(blocked.codes).or_insert(bytes);
+                } else if let Some(value) = func.as_const(arg) {
+                    let extents = Extents::of(func, data, constant);
+                    let followed = pattern(id, node).filter(|_| i != extents.first);
+                    let bytes = extents.weight_bytes(func.ty(arg).elem.format(), followed, i);
+                    seen.entry(value).or_insert(bytes);
+                }
             }
-            seen.extend(func.as_const(arg).map(|id| (id, [None; 2])));
         }
     }
     let mut shares: Vec<WeightShare> = Vec::new();
-    for (&id, others) in &seen {
+    for (&id, &bytes) in &seen {
         let ty = &module.constants[id].ty;
-        let others = others.iter().flatten().map(|&other| module.constants[other].ty.bytes());
-        let bytes = ty.bytes() + others.sum::<u64>();
         let (format, elements) = (ty.elem.format(), ty.shape.elements());
         match shares.iter_mut().find(|s| s.format == format) {
             Some(share) => {

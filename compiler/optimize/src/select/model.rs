@@ -122,6 +122,16 @@ impl Extents {
         this
     }
 
+    /// Bytes of the constant operand `i` of the node as it lies in the object: columns in whole panels, the grouped dimension in whole
+    /// groups.
+    pub fn weight_bytes(&self, format: Format, pattern: Option<Pattern>, i: usize) -> u64 {
+        if !self.packed || i == self.first {
+            return bytes(format, None, self.elements[i]);
+        }
+        let k = self.summed / self.grouped.max(1) * padded(self.grouped, format, pattern);
+        bytes(format, pattern, self.batch * self.columns.next_multiple_of(DPE_COLUMNS) * k)
+    }
+
     /// Multiply-accumulates.
     pub fn macs(&self) -> u64 {
         [self.rows, self.columns, self.summed].iter().fold(self.batch, |n, &d| n.saturating_mul(d))
@@ -139,15 +149,6 @@ fn padded(n: u64, format: Format, pattern: Option<Pattern>) -> u64 {
 }
 
 impl Model<'_> {
-    /// Bytes of a weight as it lies in the object: columns in whole panels, the grouped dimension in whole groups.
-    pub fn weight_bytes(&self, extents: &Extents, format: Format, pattern: Option<Pattern>) -> u64 {
-        if !extents.packed {
-            return bytes(format, None, extents.elements[1 - extents.first]);
-        }
-        let k = extents.summed / extents.grouped.max(1) * padded(extents.grouped, format, pattern);
-        bytes(format, pattern, extents.batch * extents.columns.next_multiple_of(DPE_COLUMNS) * k)
-    }
-
     /// The kernel of a contraction whose operands have these formats, in the fastest of the forms that its zeros admit.
     pub fn product(
         &self,
@@ -170,7 +171,7 @@ impl Model<'_> {
             * padded(extents.grouped, a, None).max(padded(extents.grouped, b, pattern));
         let a_bytes = bytes(a, None, extents.elements[first]);
         let b_bytes = if extents.packed {
-            (self.weight_bytes(extents, b, pattern) as f64 * left.stored) as u64
+            (extents.weight_bytes(b, pattern, second) as f64 * left.stored) as u64
         } else {
             bytes(b, pattern, extents.elements[second])
         };

@@ -293,6 +293,9 @@ impl<'a> Refiner<'a> {
             (value, Storage::Scalar(self.source.ty(value).elem.scalar()?))
         };
         // Integers, and codes that the model brings itself, stay what they are.
+        if self.source.blocked(value).is_some() {
+            return None;
+        }
         let real = |ty: ScalarType| matches!(ty, ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16);
         let fits = match storage {
             Storage::Scalar(ty) => real(ty) && self.options.weights.prune.is_some(),

@@ -33,7 +33,8 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    fn nodes(&self, origins: &[OriginId]) -> Vec<&str> {
+    /// Names of ONNX nodes.
+    pub fn nodes(&self, origins: &[OriginId]) -> Vec<&str> {
         origins.iter().map(|&o| self.compiled.imported.origins[o].node.as_str()).collect()
     }
 
@@ -280,6 +281,7 @@ impl View<'_> {
         let own = &site.candidates[chosen];
         let [weights, activations] = selection::weights_first(own.formats, site.constant);
         json!({
+            "number": number + 1,
             "nodes": self.nodes(&site.origins),
             "op": site.text,
             "weight_format": weights.to_string(),
@@ -316,12 +318,12 @@ impl View<'_> {
 }
 
 /// Noise in dB relative to the signal.
-fn noise(ratio: f64) -> String {
+pub fn noise(ratio: f64) -> String {
     if ratio == 0.0 { "none".to_owned() } else { format!("{:.1} dB", 10.0 * ratio.log10()) }
 }
 
 /// How a candidate stores its weights.
-fn form(c: &Candidate) -> String {
+pub fn form(c: &Candidate) -> String {
     c.pattern.map_or_else(|| "dense".to_owned(), |p| p.to_string())
 }
 

@@ -3,6 +3,7 @@
 
 mod layer;
 mod points;
+mod worst;
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use lacuna_optimize::{Precision, Report as Rewrites, RuleClass, RuleInfo, Site, 
 use serde_json::{Value, json};
 
 use super::{Context, Model, Settings, verify};
-use crate::cli;
+use crate::cli::{self, SortLayers};
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::files;
@@ -86,8 +87,12 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
     } else if price.is_some() {
         text += "price: the budget does not bind; each layer has the fewest cycles\n";
     }
+    let key = args.sort.unwrap_or_else(|| worst::default_key(&view));
+    text += &worst::table(&view, key, args.top);
+    // Every layer in order of execution, unless some or another order are asked for.
+    let listed = if args.top.is_some() { key } else { args.sort.unwrap_or(SortLayers::Order) };
     let mut layers = Vec::new();
-    for number in 0..survey.sites.len() {
+    for number in worst::order(&view, listed).into_iter().take(args.top.unwrap_or(usize::MAX)) {
         text += &view.text(number);
         layers.push(view.json(number));
     }
@@ -103,7 +108,7 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
     text += &changes(&[&compiled.report, &compiled.packing]);
     if let Some(path) = &args.svg {
         let title = format!("{} for {}", compiled.imported.name, settings.target.name);
-        let drawn = plot::svg(&title, &points::marks(&named))
+        let drawn = plot::svg(&title, points::AXES, &points::marks(&named))
             .map_err(|e| Diagnostic::new(codes::WRITE, format!("{}: {e}", path.display())))?;
         files::write(path, drawn.as_bytes())?;
         text += &format!("plot: {}\n", path.display());

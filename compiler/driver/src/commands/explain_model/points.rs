@@ -4,12 +4,18 @@ use lacuna_optimize::{ParetoPoint, Survey, sqnr_db};
 
 use lacuna_driver::diagnostics::Failed;
 use lacuna_driver::measure::Interpreter;
-use lacuna_driver::plot::{Kind, Mark};
+use lacuna_driver::plot::{Axes, Kind, Mark};
 use lacuna_driver::report;
 use lacuna_driver::selection::{self, decibels, drop_text};
 
 /// Budgets along the frontier that the table shows.
 const N_BUDGETS: usize = 7;
+
+/// What the plot measures.
+pub const AXES: Axes<'_> = Axes {
+    x: "cycles by the machine model",
+    y: "SQNR of the worst output in dB (top: exact); area: bytes of weights",
+};
 
 /// A choice with its name.
 pub type Named = (String, Kind, ParetoPoint);
@@ -60,10 +66,11 @@ pub fn table(points: &[Named]) -> String {
 pub fn marks(points: &[Named]) -> Vec<Mark> {
     let mark = |(name, kind, p): &Named| Mark {
         name: name.clone(),
-        cycles: p.machine.cycles as f64,
-        sqnr_db: p.sqnr_db,
+        x: p.machine.cycles as f64,
+        y: p.sqnr_db,
         weight_bytes: p.machine.weight_bytes,
         kind: *kind,
+        line: None,
     };
     points.iter().map(mark).collect()
 }

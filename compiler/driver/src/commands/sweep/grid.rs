@@ -114,7 +114,9 @@ pub fn parse_values(text: &str) -> Result<(String, Vec<String>), String> {
             let (to, unit) = to.split_at(end);
             let ends = from.trim().parse::<f64>().ok().zip(to.trim().parse::<f64>().ok());
             let (from, to) = ends.ok_or_else(wrong)?;
-            let at = |i: u32| from + (to - from) * f64::from(i) / f64::from(steps - 1);
+            // Seven digits are enough for a question.
+            let exact = |i: u32| from + (to - from) * f64::from(i) / f64::from(steps - 1);
+            let at = |i: u32| format!("{:.6e}", exact(i)).parse::<f64>().unwrap_or_else(|_| exact(i));
             (0..steps).map(|i| format!("{}{}", at(i), unit.trim())).collect()
         }
     };
@@ -141,6 +143,7 @@ mod tests {
             values("hbm_bandwidth=4..12TB/s:5"),
             list(&["4TB/s", "6TB/s", "8TB/s", "10TB/s", "12TB/s"])
         );
+        assert_eq!(values("clock=1..2GHz:4"), list(&["1GHz", "1.333333GHz", "1.666667GHz", "2GHz"]));
         assert_eq!(values("clock=1GHz,2GHz"), list(&["1GHz", "2GHz"]));
         for wrong in ["clock", "clock=", "clock=1..2GHz", "clock=1..xGHz:3", "clock=1..2GHz:1"] {
             assert!(values(wrong).is_err(), "{wrong}");

@@ -2,15 +2,16 @@
 //! which of them no other beats.
 
 pub mod grid;
+mod plot;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lacuna_driver::compare::{Criterion, OutputStats};
 use lacuna_driver::diagnostics::{Diagnostic, Exit, Failed};
 use lacuna_driver::exec::Program;
-use lacuna_driver::progress::Progress;
+use lacuna_driver::progress::{Loudness, Progress};
 use lacuna_driver::report::{self, Report};
 use lacuna_driver::testset::{self, DataSet, TestSet};
 use lacuna_driver::{codes, files};
@@ -89,7 +90,7 @@ pub fn run(args: &cli::Sweep, context: &Context) -> Result<Report, Failed> {
         let each = |point: &Point| {
             let outcome = sweep.cached(point);
             let n = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-            context.progress.step(&format!("{n} of {} points", points.len()));
+            context.progress.of(n, points.len(), "points");
             outcome
         };
         points.par_iter().map(each).collect::<Result<_, Diagnostic>>()
@@ -104,11 +105,7 @@ fn content(model: &Model, data: &[DataSet]) -> Result<blake3::Hash, Diagnostic> 
     hasher.update(files::read(&executable)?.bytes());
     hasher.update(model.blob.bytes());
     let graph = testset::decode(&model.blob).and_then(|model| model.graph);
-    let entries = graph.iter().flat_map(|graph| &graph.initializer).flat_map(|tensor| &tensor.external_data);
-    let mut locations: Vec<&str> =
-        entries.filter(|e| e.key == "location").map(|e| e.value.as_str()).collect();
-    locations.sort_unstable();
-    locations.dedup();
+    let locations = graph.iter().flat_map(testset::data_files).collect::<BTreeSet<String>>();
     let folder = model.path.parent().unwrap_or(Path::new("."));
     for location in locations {
         // One that cannot be read is reported where it is needed.
@@ -163,7 +160,7 @@ impl Sweep<'_> {
         options.changes.clone_from(&point.changes);
         options.weights.prune = point.pattern();
         // Points run side by side, so each has one thread.
-        let context = Context { json: true, threads: 1, progress: Progress::new(false) };
+        let context = Context { json: true, threads: 1, progress: Progress::new(Loudness::Silent) };
         let mut settings = Settings::measuring(&options)?;
         if let Some(data) = self.data.first() {
             settings = bind(&self.model, &settings, data, &context).0;
@@ -332,6 +329,12 @@ fn finish(args: &cli::Sweep, points: &[Point], outcomes: &[Outcome]) -> Result<R
         files::write(path, (line(&header.map(str::to_owned)) + &lines).as_bytes())?;
         text += &format!("{}\n", path.display());
     }
+    if let Some(path) = &args.svg {
+        let drawn = plot::draw(args, points, outcomes, &front)
+            .map_err(|e| Diagnostic::new(codes::WRITE, format!("{}: {e}", path.display())))?;
+        files::write(path, drawn.as_bytes())?;
+        text += &format!("{}\n", path.display());
+    }
     let listed: Vec<_> = points
         .iter()
         .zip(outcomes)
@@ -344,6 +347,6 @@ fn finish(args: &cli::Sweep, points: &[Point], outcomes: &[Outcome]) -> Result<R
             json!({ "point": point, "found": found, "refused": refused, "best": best })
         })
         .collect();
-    let json = json!({ "ok": true, "points": listed, "csv": args.csv });
+    let json = json!({ "ok": true, "points": listed, "csv": args.csv, "svg": args.svg });
     Ok(Report { exit: Exit::Holds, ..Report::new(text, json) })
 }

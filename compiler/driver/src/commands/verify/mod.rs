@@ -24,6 +24,7 @@ use lacuna_driver::compare::{Accuracy, Criterion, OutputStats, Tolerance};
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec::{self, Program, port_type};
 use lacuna_driver::pipeline::Watch;
+use lacuna_driver::quantum::{self, Quantum};
 use lacuna_driver::random;
 use lacuna_driver::report::Report;
 use lacuna_driver::selection;
@@ -51,6 +52,8 @@ struct Totals {
     selection: Option<(String, Value)>,
     /// What the outputs are held to, once a choice decides it.
     budget: Option<Budget>,
+    /// Steps of the outputs that the model quantises, unless the command line says what is close.
+    quanta: BTreeMap<String, Quantum>,
 }
 
 /// Runs the command.
@@ -74,6 +77,9 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
         && args.options.calibrate.as_deref().is_some_and(|folder| same(folder, &args.model));
     let model = Model::read(&set.model)?;
     let mut totals = Totals::default();
+    if args.atol.is_none() && matches!(criterion, Criterion::CloseByType(_)) {
+        totals.quanta = quantum::quanta(&model.blob);
+    }
     if set.has_data() {
         // What was measured on is not scored: each half of the samples is scored with what the other gave.
         let halves: &[Option<Half>] = if held_out { &[Some(Half::Even), Some(Half::Odd)] } else { &[None] };
@@ -94,8 +100,9 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
         (false, Some(_)) => "the IR evaluator on the given inputs",
         (false, None) => "the IR evaluator on random inputs",
     };
-    let criterion = held_to(criterion, &totals);
-    Ok(report::report(totals, &settings, criterion, reference, held_out))
+    let is_noise = !set.has_data() && set.given_inputs().is_none();
+    let criterion = if is_noise { of_noise(criterion, args) } else { held_to(criterion, &totals) };
+    Ok(report::report(totals, &settings, criterion, (reference, is_noise), held_out))
 }
 
 /// What is verified.
@@ -116,6 +123,17 @@ fn held_to(criterion: Criterion, totals: &Totals) -> Criterion {
             Criterion::Agreement { min_percent: 100.0 - points }
         }
         (criterion, _) => criterion,
+    }
+}
+
+/// What is asked of outputs on random inputs, on which neither agreement nor a ratio says what they are for real ones: closeness, where
+/// the precision has it, and what the command line bounds itself.
+fn of_noise(criterion: Criterion, args: &cli::Verify) -> Criterion {
+    match criterion {
+        Criterion::Agreement { .. } | Criterion::Sqnr { .. } if args.min_agreement.is_none() => {
+            Criterion::Report
+        }
+        other => other,
     }
 }
 
@@ -149,7 +167,11 @@ fn subject(
     }
     let compiled = settings.compile(model, context, None)?;
     totals.compile_seconds += compiled.seconds;
-    totals.warnings.extend(compiled.warnings);
+    for warning in settings.warnings(&compiled, model, context) {
+        if !totals.warnings.contains(&warning) {
+            totals.warnings.push(warning);
+        }
+    }
     totals.weights = compiled.weights;
     if let Some(chosen) = &compiled.selection {
         totals.budget = Some(chosen.budget);
@@ -192,7 +214,6 @@ fn with_data(
             compare_set(data, object, scored, criterion, context, totals)?;
         }
     }
-    totals.warnings.dedup();
     Ok(())
 }
 
@@ -413,7 +434,13 @@ fn compare(
             let (found, expected) = numbers(&decode(ty, bytes)?, reference);
             let (found, shape) = samples(scored, &found, &port.shape);
             let (expected, _) = samples(scored, &expected, &port.shape);
-            stats.add(&found, &expected, &shape, labels.as_deref(), criterion.of(port.elem));
+            let criterion = match (criterion.of(port.elem), totals.quanta.get(&port.name)) {
+                (Criterion::Close { atol, rtol }, Some(quantum)) => {
+                    Criterion::Close { atol: atol.max(quantum.step), rtol }
+                }
+                (criterion, _) => criterion,
+            };
+            stats.add(&found, &expected, &shape, labels.as_deref(), criterion);
         } else {
             stats.mismatch(format!("it is {} instead of {}", port_type(port), reference.ty));
         }

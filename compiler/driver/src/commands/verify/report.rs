@@ -2,6 +2,7 @@
 
 use lacuna_driver::compare::{Accuracy, Criterion, OutputStats, Tolerance};
 use lacuna_driver::diagnostics::Exit;
+use lacuna_driver::quantum::Quantum;
 use lacuna_driver::report::{self, Report};
 use lacuna_driver::selection;
 use lacuna_isa::format::ScalarType;
@@ -38,12 +39,20 @@ fn by_type(tolerance: Tolerance, types: &[ScalarType]) -> String {
     }
 }
 
+/// The outputs that may be one quantum off.
+fn quanta_text(totals: &Totals) -> String {
+    let one = |(name, Quantum { node, op, step }): (&String, &Quantum)| {
+        format!("; {name}: one quantum of {node} ({op}), {step}")
+    };
+    totals.quanta.iter().map(one).collect()
+}
+
 /// The report of a verification: a table of outputs, accuracy, what was chosen, and whether everything holds.
 pub(super) fn report(
     totals: Totals,
     settings: &Settings,
     criterion: Criterion,
-    reference: &str,
+    (reference, is_noise): (&str, bool),
     held_out: bool,
 ) -> Report {
     let mut violations: Vec<String> = totals
@@ -51,7 +60,9 @@ pub(super) fn report(
         .iter()
         .filter_map(|o| o.violation(criterion).map(|what| format!("{}: {what}", o.name)))
         .collect();
-    violations.extend(lost(&totals));
+    if !is_noise {
+        violations.extend(lost(&totals));
+    }
     let ok = violations.is_empty();
     let rows = totals.outputs.iter().map(OutputStats::row);
     let header = ["output", "max abs err", "max rel err", "SQNR", "top-1 agreement", "of all positions"];
@@ -75,9 +86,10 @@ pub(super) fn report(
     }
     let rule = match criterion {
         Criterion::Close { atol, rtol } => closeness(atol, rtol),
-        Criterion::CloseByType(tolerance) => by_type(tolerance, &totals.types),
+        Criterion::CloseByType(tolerance) => by_type(tolerance, &totals.types) + &quanta_text(&totals),
         Criterion::Agreement { min_percent } => format!("top-1 agreement of at least {min_percent}%"),
         Criterion::Sqnr { min_db } => format!("SQNR of at least {min_db} dB"),
+        Criterion::Report if is_noise => "none on random inputs; give --input and --expect".to_owned(),
         Criterion::Report => match totals.budget {
             Some(Budget::MaxDrop(points)) => format!("at most {points} points of accuracy lost"),
             Some(Budget::MinSqnr(_) | Budget::MaxBytes(_)) | None => "none at this precision".to_owned(),
@@ -110,6 +122,9 @@ pub(super) fn report(
         "accuracy": accuracy,
         "reference_accuracy": totals.reference_accuracy.percent(),
         "bound_inputs": totals.bound,
+        "quanta": totals.quanta.iter().map(|(name, Quantum { node, op, step })| {
+            json!({ "output": name, "node": node, "op": op, "step": step })
+        }).collect::<Vec<_>>(),
         "weights": selection::weights_json(&totals.weights),
         "four_bit_weights": selection::four_bit_share(&totals.weights),
         "selection": totals.selection.map(|(_, json)| json),

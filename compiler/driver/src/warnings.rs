@@ -1,0 +1,131 @@
+//! What deserves attention in a compiled model besides what its passes say: layers that keep their formats, precisions that do not
+//! pay, options without effect.
+
+use lacuna_ir::{Module, OriginId};
+use lacuna_isa::object::Object;
+use lacuna_isa::target::Target;
+use lacuna_optimize::weights::{Prune, PruneBy};
+use lacuna_optimize::{Precision, WeightOptions, WeightSparsity};
+
+use crate::pipeline::{self, Compiled, Request};
+use crate::progress::Progress;
+
+/// A model whose constants are larger is not compiled once more for a comparison.
+const MAX_COMPARED_BYTES: u64 = 1 << 30;
+
+/// Everything that deserves attention.
+pub fn of(compiled: &Compiled, request: &Request<'_>, progress: &Progress) -> Vec<String> {
+    let mut all = compiled.warnings.clone();
+    let kept = compiled.assignments.iter().filter_map(|a| Some((a, a.kept?)));
+    all.extend(
+        kept.map(|(a, reason)| {
+            format!("{} keeps its formats: {reason}", nodes(&compiled.imported, &a.origins))
+        }),
+    );
+    all.extend(slower(compiled, request, progress));
+    all
+}
+
+/// Names of ONNX nodes.
+fn nodes(module: &Module, origins: &[OriginId]) -> String {
+    let names: Vec<&str> = origins.iter().map(|&o| module.origins[o].node.as_str()).collect();
+    names.join(", ")
+}
+
+/// That a precision takes more cycles than f32 would, if so. Where f32 does not run on the target, nothing can be said.
+fn slower(compiled: &Compiled, request: &Request<'_>, progress: &Progress) -> Option<String> {
+    match request.precision {
+        Precision::F32 | Precision::Auto => return None,
+        Precision::Bf16 | Precision::Mx { .. } => {}
+    }
+    let dense = compiled.optimized.constants.values().filter_map(|c| match c.data {
+        lacuna_ir::ConstantData::Dense(_) => Some(c.ty.bytes()),
+        lacuna_ir::ConstantData::Splat(_) => None,
+    });
+    if dense.fold(0, u64::saturating_add) > MAX_COMPARED_BYTES {
+        return None;
+    }
+    progress.step("comparing with f32");
+    let mut options = pipeline::options(request.target, Precision::F32);
+    // The same zeros; which weights they replace changes no cycle.
+    let prune = request.weights.prune.map(|p| Prune { by: PruneBy::Magnitude, ..p });
+    options.weights = WeightOptions { prune, ..WeightOptions::default() };
+    let selected = lacuna_optimize::select(compiled.optimized.clone(), &options).ok()?;
+    let wide = cycles(&pipeline::unchecked(&selected, request.target, &[]).ok()?.object, request.target)?;
+    let own = cycles(&compiled.object, request.target)?;
+    let precision = request.precision;
+    (own > wide).then(|| {
+        format!(
+            "{precision} makes this model slower than f32 on {}: {own} modelled cycles against {wide}",
+            request.target.name
+        )
+    })
+}
+
+fn cycles(object: &Object, target: &Target) -> Option<u64> {
+    lacuna_runtime::profile(object, target, 0).ok().map(|profile| profile.cycles)
+}
+
+/// That the target has no instruction for a pattern that weights are pruned to, if so.
+pub fn foreign_pattern(weights: &WeightOptions, target: &Target) -> Option<String> {
+    let pattern = weights.prune?.pattern;
+    let native: Vec<WeightSparsity> =
+        target.patterns.iter().map(|(p, _)| WeightSparsity { n: p.n, m: p.m }).collect();
+    if native.iter().any(|&has| implies(pattern, has)) {
+        return None;
+    }
+    let has = match &native[..] {
+        [] => "no patterns".to_owned(),
+        some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
+    Some(format!(
+        "{} has no {pattern} pattern (it has {has}): weights become zero, and are stored and multiplied as dense ones",
+        target.name
+    ))
+}
+
+/// Whether weights with one pattern also have another. Groups of both begin at multiples of their sizes, which are powers of two.
+fn implies(pattern: WeightSparsity, other: WeightSparsity) -> bool {
+    let ratio = other.m / pattern.m.max(1);
+    let most = if ratio > 0 { pattern.n * ratio } else { pattern.n.min(other.m) };
+    most <= other.n
+}
+
+/// The products whose weights the model itself stores as codes, which no technique of weights touches.
+pub fn untouched(module: &Module, weights: &WeightOptions) -> Option<String> {
+    if weights.is_plain() {
+        return None;
+    }
+    let stored = module.functions.values().flat_map(|func| {
+        let products = func.nodes.values().filter(|node| node.op.is_product());
+        products.filter(|node| node.args.iter().any(|&arg| func.blocked(arg).is_some()))
+    });
+    let mut named: Vec<String> = stored.map(|node| nodes(module, &node.origins)).collect();
+    named.dedup();
+    (!named.is_empty()).then(|| {
+        format!(
+            "the weights of {} are neither pruned nor rounded: the model stores them as codes with scales per block, which keep \
+             their bits",
+            named.join("; ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_follow_from_stricter_ones() {
+        let check = |a: &str, b: &str, expect: bool| {
+            assert_eq!(implies(a.parse().unwrap(), b.parse().unwrap()), expect, "{a} {b}");
+        };
+        check("2:4", "2:4", true);
+        check("1:4", "2:4", true);
+        check("1:2", "2:4", true);
+        check("2:8", "2:4", true);
+        check("3:8", "2:4", false);
+        check("4:8", "2:4", false);
+        check("3:4", "2:4", false);
+    }
+}

@@ -1,0 +1,123 @@
+//! What deserves attention is said: precisions that do not pay, options without effect, bounds that mean nothing.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::common::{Dim, F32, floats, json_in, lacuna_in, model, node, port, save, testdata};
+
+fn warnings(args: &[&str]) -> String {
+    let (_, json) = json_in(Path::new("."), args);
+    json["warnings"].to_string()
+}
+
+fn spelling(name: &str) -> String {
+    testdata("../spellings").join(name).to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_precision_that_does_not_pay_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let object = folder.path().join("m.lac").to_string_lossy().into_owned();
+    let lora = spelling("lora");
+    let path = format!("{lora}/model.onnx");
+    let compiled = |precision| {
+        let (_, json) = json_in(Path::new("."), &["compile", &path, "-o", &object, "--precision", precision]);
+        (json["warnings"].to_string(), json_in(Path::new("."), &["profile", &object]).1["cycles"].to_string())
+    };
+    let ((plain, wide), (warned, narrow)) = (compiled("f32"), compiled("mxfp8"));
+    assert!(!plain.contains("slower"), "{plain}");
+    let expect = format!(
+        "mxfp8 makes this model slower than f32 on mtia-300: {narrow} modelled cycles against {wide}"
+    );
+    assert!(warned.contains(&expect), "{warned}");
+    assert!(warnings(&["verify", &lora, "--precision", "mxfp8"]).contains(&expect));
+    let digits = testdata("digits-cnn").to_string_lossy().into_owned();
+    let said = warnings(&["verify", &digits, "--precision", "mxfp8"]);
+    assert!(said.contains("keeps its formats") && !said.contains("slower"), "{said}");
+}
+
+#[test]
+fn a_pattern_that_the_target_lacks_is_named() {
+    let digits = testdata("digits-cnn").to_string_lossy().into_owned();
+    let said = |target, pattern| warnings(&["verify", &digits, "--target", target, "--prune", pattern]);
+    assert!(!said("mtia-300", "2:4").contains(" pattern ("));
+    assert!(!said("mtia-300", "1:4").contains(" pattern ("));
+    let foreign = said("mtia-300", "4:8");
+    assert!(foreign.contains("mtia-300 has no 4:8 pattern (it has 2:4)"), "{foreign}");
+    let none = said("tpu-v5p", "2:4");
+    assert!(none.contains("tpu-v5p has no 2:4 pattern (it has no patterns)"), "{none}");
+}
+
+/// Codes with scales per block keep their bits whatever is asked of weights.
+#[test]
+fn weights_that_a_technique_skips_are_named() {
+    let case = testdata("../cases/blocked-int4").to_string_lossy().into_owned();
+    let (exit, plain) = json_in(Path::new("."), &["verify", &case]);
+    assert!(exit == 0 && !plain["warnings"].to_string().contains("blocks"), "{plain}");
+    for options in [&["--prune", "2:4"][..], &["--precision", "mxfp8", "--scale-search"]] {
+        let (exit, json) = json_in(Path::new("."), &[&["verify", &case][..], options].concat());
+        let said = json["warnings"].to_string();
+        assert!(exit == 0 && said.contains("are neither pruned nor rounded"), "{options:?}: {json}");
+        assert_eq!(json["weights"], plain["weights"], "{options:?}");
+    }
+}
+
+/// Agreement of noise says nothing: it is reported, and judged only where it is asked for. In f32 everything is close.
+#[test]
+fn bounds_are_not_judged_on_noise() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let weights: Vec<f32> = (0..640).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
+    let [x, y] = [("x", 64), ("y", 10)].map(|(name, n)| port(name, F32, &[Dim::N(256), Dim::N(n)]));
+    let mut product = model(vec![x], vec![node("MatMul", &["x", "w"], "y")], vec![y]);
+    product.graph.as_mut().unwrap().initializer.push(floats("w", &[64, 10], &weights));
+    save(&at.join("m.onnx"), &product);
+    let verify = |options: &[&str]| json_in(at, &[&["verify", "m.onnx"][..], options].concat());
+    let agreement = |json: &Value| json["outputs"][0]["top1_agreement"].as_f64().unwrap();
+    let (exit, json) = verify(&["--precision", "mxfp8"]);
+    assert!(exit == 0 && agreement(&json) < 99.0, "{json}");
+    assert_eq!(verify(&["--precision", "mxfp8", "--min-agreement", "99"]).0, 1);
+    assert_eq!(verify(&["--precision", "auto", "--min-sqnr", "20"]).0, 0);
+    assert_eq!((verify(&[]).0, verify(&["--rtol", "0", "--atol", "0"]).0), (0, 1));
+    let text =
+        String::from_utf8(lacuna_in(at, &["verify", "m.onnx", "--precision", "mxfp8"]).stdout).unwrap();
+    assert!(text.contains("bound: none on random inputs"), "{text}");
+}
+
+/// The bytes of weights are those in the object wherever they are shown.
+#[test]
+fn bytes_of_weights_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    let object = folder.path().join("m.lac").to_string_lossy().into_owned();
+    for name in ["digits-cnn", "adder-llama"] {
+        let model = testdata(name).join("model.onnx").to_string_lossy().into_owned();
+        for options in [&[][..], &["--precision", "mxfp8"], &["--precision", "mxfp4"], &["--prune", "2:4"]] {
+            let json = |command: &[&str]| json_in(Path::new("."), &[command, options].concat()).1;
+            let compiled = json(&["compile", &model, "-o", &object]);
+            let sum = |list: &Value, field: &str| -> u64 {
+                list.as_array().unwrap().iter().map(|w| w[field].as_u64().unwrap()).sum()
+            };
+            let (weights, all) =
+                (sum(&compiled["weights"], "bytes"), compiled["weight_bytes"].as_u64().unwrap());
+            // The rest of the constants are biases, tables and the like.
+            assert!(
+                weights <= all && all as f64 <= 1.03 * weights as f64,
+                "{name} {options:?}: {weights} of {all}"
+            );
+            assert_eq!(
+                json_in(Path::new("."), &["info", &object]).1["weight_bytes"],
+                all,
+                "{name} {options:?}"
+            );
+            // Measuring takes long.
+            if (name, options.get(1)) != ("digits-cnn", Some(&"mxfp8")) {
+                continue;
+            }
+            let explained = json(&["explain", &model]);
+            assert_eq!(explained["weights"], compiled["weights"], "{name} {options:?}");
+            assert_eq!(sum(&explained["layers"], "weight_bytes"), weights, "{name} {options:?}");
+            assert_eq!(explained["pareto"][0]["weight_bytes"], all, "{name} {options:?}");
+        }
+    }
+}
