@@ -37,6 +37,8 @@ pub enum Command {
     Compile(Compile),
     /// Run an object file.
     Run(Run),
+    /// Generate tokens with an object that keeps its caches as states.
+    Generate(Generate),
     /// Compile a model, run it, and compare its outputs with reference outputs.
     Verify(Verify),
     /// Show a model at a stage of compilation.
@@ -168,14 +170,27 @@ impl WeightArgs {
 /// `lacuna compile`
 #[derive(Args, Debug)]
 pub struct Compile {
-    /// The ONNX model; `-` is standard input.
-    pub model: PathBuf,
-    /// Where the object file goes; beside the model with the ending .lac unless given. `-` is standard output.
+    /// The ONNX model, or several, each of which becomes an entry; `-` is standard input.
+    #[arg(required = true, value_name = "MODEL")]
+    pub models: Vec<PathBuf>,
+    /// Where the object file goes; beside the first model with the ending .lac unless given. `-` is standard output.
     #[arg(short, long, value_name = "OUT.lac")]
     pub output: Option<PathBuf>,
+    /// Name of an entry: one for each model in turn, or several of one model, which differ in sizes of its symbolic dimensions.
+    #[arg(long = "entry", value_name = "NAME[:DIM=N,..]", value_parser = parse_entry)]
+    pub entries: Vec<EntrySpec>,
     /// Options of compilation.
     #[command(flatten)]
     pub options: CompileOptions,
+}
+
+/// An entry to compile: its name, and sizes of symbolic dimensions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EntrySpec {
+    /// Its name.
+    pub name: String,
+    /// Sizes beside those of `--dim`.
+    pub dims: Vec<(String, u64)>,
 }
 
 /// `lacuna run`
@@ -192,6 +207,52 @@ pub struct Run {
     /// Seed of random inputs.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
+    /// The entry to run; the first unless given.
+    #[arg(long, value_name = "NAME")]
+    pub entry: Option<String>,
+    /// Folder with the states from before, as --save-state writes it; zeros unless given.
+    #[arg(long, value_name = "DIR")]
+    pub load_state: Option<PathBuf>,
+    /// Folder for the states from after the run.
+    #[arg(long, value_name = "DIR")]
+    pub save_state: Option<PathBuf>,
+}
+
+/// `lacuna generate`
+#[derive(Args, Debug)]
+pub struct Generate {
+    /// The object file: an entry that takes one token, and any that take more at once.
+    pub object: PathBuf,
+    /// Token ids of the prompt, such as 1,15043, or a file with them.
+    #[arg(long = "prompt-ids", value_name = "IDS|FILE")]
+    pub prompt: String,
+    /// Tokens to generate.
+    #[arg(short = 'n', long = "count", default_value_t = 16, value_name = "N")]
+    pub count: usize,
+    /// Divisor of the logits; 0 takes the likeliest token each time.
+    #[arg(long, default_value_t = 0.0, value_name = "T", value_parser = parse_tolerance)]
+    pub temperature: f64,
+    /// With a temperature: candidates are the K likeliest tokens; 0 for all.
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    pub top_k: usize,
+    /// With a temperature: candidates are the likeliest tokens that have this share of the probability together.
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE", value_parser = parse_share)]
+    pub top_p: f64,
+    /// With a temperature: seed of the choices.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// A token that ends the text.
+    #[arg(long, value_name = "ID")]
+    pub stop: Option<u64>,
+    /// The input of token ids, where its name does not say so.
+    #[arg(long, value_name = "NAME")]
+    pub token: Option<String>,
+    /// The input of positions, where its name does not say so.
+    #[arg(long, value_name = "NAME")]
+    pub position: Option<String>,
+    /// The output of logits, where it is not the one with the longest rows.
+    #[arg(long, value_name = "NAME")]
+    pub logits: Option<String>,
 }
 
 /// `lacuna verify`
@@ -313,6 +374,9 @@ pub struct Profile {
     /// Where a timeline goes that chrome://tracing and ui.perfetto.dev show.
     #[arg(long, value_name = "FILE.json")]
     pub trace: Option<PathBuf>,
+    /// Of an object file: the entry; the first unless given.
+    #[arg(long, value_name = "NAME")]
+    pub entry: Option<String>,
     /// Rows of the table.
     #[arg(long, value_enum, default_value_t = By::Layer)]
     pub by: By,
@@ -546,6 +610,15 @@ fn parse_dim(text: &str) -> Result<(String, u64), String> {
     let (name, value) = parse_pair(text)?;
     let size = value.parse().map_err(|_| format!("`{value}` is no size"))?;
     Ok((name.to_owned(), size))
+}
+
+fn parse_entry(text: &str) -> Result<EntrySpec, String> {
+    let (name, dims) = text.split_once(':').unwrap_or((text, ""));
+    if name.is_empty() {
+        return Err("an entry needs a name".to_owned());
+    }
+    let dims = dims.split(',').filter(|dim| !dim.is_empty()).map(parse_dim).collect::<Result<_, _>>()?;
+    Ok(EntrySpec { name: name.to_owned(), dims })
 }
 
 fn parse_change(text: &str) -> Result<Change, String> {

@@ -7,7 +7,7 @@ use lacuna_isa::elf::ReadError;
 use lacuna_isa::object::{EntryPoint, Object, Port};
 use lacuna_isa::target::Target;
 use lacuna_isa::target_file::{self, Change, DEFAULT_TARGET, Own};
-use lacuna_runtime::{LaunchRecord, Machine, Outcome, RunOptions, Trap};
+use lacuna_runtime::{InputError, LaunchRecord, Machine, Outcome, RunOptions, Session, Trap};
 
 use crate::codes;
 use crate::diagnostics::{Diagnostic, Failed};
@@ -38,6 +38,18 @@ pub fn object(blob: &Blob, path: &Path) -> Result<Object, Diagnostic> {
             }
             ReadError::Malformed { .. } | ReadError::Invalid(_) => Diagnostic::new(codes::LOAD, reason),
         }
+    })
+}
+
+/// The number of the entry of this name; 0 without one.
+///
+/// # Errors
+/// L0026.
+pub fn entry_of(object: &Object, name: Option<&str>) -> Result<usize, Diagnostic> {
+    let Some(name) = name else { return Ok(0) };
+    object.entries.iter().position(|entry| entry.name == name).ok_or_else(|| {
+        let known: Vec<&str> = object.entries.iter().map(|entry| entry.name.as_str()).collect();
+        Diagnostic::new(codes::ENTRY, format!("`{name}`")).hint(format!("one of {}", known.join(", ")))
     })
 }
 
@@ -116,6 +128,8 @@ fn shipped(name: &str) -> Result<Target, Diagnostic> {
 pub struct Program<'o> {
     object: &'o Object,
     machine: Machine<'o>,
+    /// Number of the entry that runs.
+    entry: usize,
     threads: usize,
 }
 
@@ -131,15 +145,48 @@ impl<'o> Program<'o> {
         if object.entries.is_empty() {
             return Err(Diagnostic::new(codes::LOAD, "the object has no entry"));
         }
-        Ok(Program { object, machine, threads })
+        Ok(Program { object, machine, entry: 0, threads })
     }
 
-    /// The first entry.
+    /// Loads an object to run the entry of this name; the first without one.
+    ///
+    /// # Errors
+    /// Those of [`Program::load`] and [`entry_of`].
+    pub fn load_entry(
+        object: &'o Object,
+        name: Option<&str>,
+        threads: usize,
+    ) -> Result<Program<'o>, Diagnostic> {
+        let entry = entry_of(object, name)?;
+        Ok(Program { entry, ..Program::load(object, threads)? })
+    }
+
+    /// The entry that runs.
     pub fn entry(&self) -> &'o EntryPoint {
-        &self.object.entries[0]
+        &self.object.entries[self.entry]
     }
 
-    /// Runs the first entry on dense tensors, one per input.
+    /// States as they are before the first run.
+    pub fn session(&self) -> Session {
+        self.machine.session()
+    }
+
+    /// Runs entry number `entry` on dense tensors, one per input, and the states of `session`.
+    ///
+    /// # Errors
+    /// L0008, or L0015 when the program traps.
+    pub fn run_in(
+        &self,
+        entry: usize,
+        session: &mut Session,
+        inputs: &[Blob],
+    ) -> Result<Vec<Vec<u8>>, Failed> {
+        let inputs: Vec<&[u8]> = inputs.iter().map(Blob::bytes).collect();
+        let options = RunOptions { entry, threads: self.threads, ..RunOptions::default() };
+        self.ended(self.machine.run_in(session, &inputs, &options)).map(|(outputs, _)| outputs)
+    }
+
+    /// Runs the entry on dense tensors, one per input.
     ///
     /// # Errors
     /// L0008, or L0015 when the program traps.
@@ -157,8 +204,17 @@ impl<'o> Program<'o> {
 
     fn execute(&self, inputs: &[Blob], record: bool) -> Result<(Vec<Vec<u8>>, Vec<LaunchRecord>), Failed> {
         let inputs: Vec<&[u8]> = inputs.iter().map(Blob::bytes).collect();
-        let options = RunOptions { threads: self.threads, record, ..RunOptions::default() };
-        match self.machine.run(&inputs, &options) {
+        let options =
+            RunOptions { entry: self.entry, threads: self.threads, record, ..RunOptions::default() };
+        self.ended(self.machine.run(&inputs, &options))
+    }
+
+    /// The outputs and records of a run.
+    fn ended(
+        &self,
+        outcome: Result<Outcome, InputError>,
+    ) -> Result<(Vec<Vec<u8>>, Vec<LaunchRecord>), Failed> {
+        match outcome {
             Ok(Outcome::Done { outputs, records }) => Ok((outputs, records.unwrap_or_default())),
             Ok(Outcome::Trap(trap)) => Err(trapped(self.object, &trap).into()),
             Err(e) => Err(Diagnostic::new(codes::INPUT, e.to_string()).into()),

@@ -9,7 +9,7 @@ use crate::cli::Cli;
 
 /// Commands by what one wants, in the order of the list.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Compile and run", &["compile", "run", "verify"]),
+    ("Compile and run", &["compile", "run", "generate", "verify"]),
     ("Ask what it costs", &["profile", "sweep", "explain"]),
     ("Look inside", &["info", "inspect", "disasm", "asm", "check"]),
     ("Look up", &["targets", "ops", "completions", "man", "help"]),
@@ -41,6 +41,13 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
                 "lacuna run model.lac --input image=image.npy --output results",
             ),
         ],
+    ),
+    (
+        "generate",
+        &[(
+            "four tokens behind a prompt of two, the likeliest each time",
+            "lacuna generate llm.lac --prompt-ids 1,15043 -n 4",
+        )],
     ),
     (
         "verify",

@@ -20,6 +20,7 @@ pub mod progress;
 pub mod quantum;
 pub mod random;
 pub mod report;
+pub mod sampling;
 pub mod selection;
 pub mod states;
 pub mod tensors;

@@ -1,5 +1,8 @@
 //! `lacuna compile`: a model becomes an object file.
 
+use std::path::Path;
+
+use lacuna_isa::link::link;
 use lacuna_isa::object::Object;
 use serde_json::json;
 
@@ -8,6 +11,7 @@ use crate::cli;
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::files;
+use lacuna_driver::pipeline::Compiled;
 use lacuna_driver::report::{self, Report};
 use lacuna_driver::selection;
 
@@ -19,27 +23,95 @@ pub fn encode(object: &Object) -> Result<Vec<u8>, Diagnostic> {
     object.write().map_err(|e| Diagnostic::new(codes::INTERNAL, e.to_string()))
 }
 
+/// What becomes one entry.
+struct Part<'a> {
+    path: &'a Path,
+    /// Its name; that in the model unless given.
+    name: Option<String>,
+    dims: &'a [(String, u64)],
+}
+
+/// The entries that the command line asks for.
+///
+/// # Errors
+/// L0001 where names and models do not pair up, L0026 where two have one name.
+fn parts(args: &cli::Compile) -> Result<Vec<Part<'_>>, Diagnostic> {
+    let (models, entries) = (&args.models, &args.entries);
+    let parts: Vec<Part<'_>> = match (&models[..], &entries[..]) {
+        ([path], []) => vec![Part { path, name: None, dims: &[] }],
+        (models, []) => models.iter().map(|path| Part { path, name: Some(stem(path)), dims: &[] }).collect(),
+        ([path], entries) => {
+            entries.iter().map(|e| Part { path, name: Some(e.name.clone()), dims: &e.dims }).collect()
+        }
+        (models, entries) if models.len() == entries.len() => {
+            let pairs = models.iter().zip(entries);
+            pairs.map(|(path, e)| Part { path, name: Some(e.name.clone()), dims: &e.dims }).collect()
+        }
+        (models, entries) => {
+            let reason = format!("{} models and {} names of entries", models.len(), entries.len());
+            return Err(Diagnostic::new(codes::USAGE, reason).hint("give one --entry for each model, or none"));
+        }
+    };
+    for (i, part) in parts.iter().enumerate() {
+        if part.name.is_some() && parts[..i].iter().any(|other| other.name == part.name) {
+            let name = part.name.as_deref().unwrap_or_default();
+            let reason = format!("two entries are named `{name}`");
+            return Err(Diagnostic::new(codes::ENTRY, reason).hint("name each by --entry NAME"));
+        }
+    }
+    Ok(parts)
+}
+
+/// A name for the entry of a model: that of its file, or of its folder where the file's says nothing.
+fn stem(path: &Path) -> String {
+    let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let own = name(path).unwrap_or_default();
+    if own != "model" {
+        return own;
+    }
+    path.parent().and_then(name).filter(|folder| !folder.is_empty()).unwrap_or(own)
+}
+
 /// Runs the command.
 ///
 /// # Errors
-/// Those of reading, compiling and writing.
+/// Those of reading, compiling, linking and writing.
 pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
     let settings = Settings::new(&args.options)?;
+    let first = &args.models[0];
     let output = match &args.output {
         Some(output) => output.clone(),
-        None if files::is_standard(&args.model) => {
+        None if files::is_standard(first) => {
             let reason = "a model from standard input has no name to make that of the object from";
             return Err(Diagnostic::new(codes::USAGE, reason).hint("give one by -o OUT.lac").into());
         }
-        None => args.model.with_extension("lac"),
+        None => first.with_extension("lac"),
     };
     let to_standard = super::to_standard_output(&output, context)?;
-    if !to_standard {
-        files::keep_input(&args.model, &output)?;
+    let mut made: Vec<Compiled> = Vec::new();
+    let mut warnings = Vec::new();
+    for part in parts(args)? {
+        if !to_standard {
+            files::keep_input(part.path, &output)?;
+        }
+        let mut settings = settings.clone();
+        settings.dims.extend(part.dims.iter().cloned());
+        let model = Model::read(part.path)?;
+        let mut compiled = settings.compile(&model, context, None)?;
+        if let (Some(name), Some(entry)) = (part.name, compiled.object.entries.first_mut()) {
+            entry.name = name;
+        }
+        warnings.extend(settings.warnings(&compiled, &model, context));
+        made.push(compiled);
     }
-    let model = Model::read(&args.model)?;
-    let compiled = settings.compile(&model, context, None)?;
-    let object = &compiled.object;
+    let object = &match &made[..] {
+        [one] => one.object.clone(),
+        parts => {
+            let name = parts.first().map(|part| part.object.name.clone()).unwrap_or_default();
+            link(name, parts.iter().map(|part| part.object.clone()).collect())
+                .map_err(|e| Diagnostic::new(codes::STATE, e.to_string()))?
+        }
+    };
     let bytes = encode(object)?;
     if !to_standard {
         files::write(&output, &bytes)?;
@@ -49,6 +121,7 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         + object.entries.iter().map(|e| e.code.len()).sum::<usize>();
     let n_launches: usize = object.entries.iter().map(|e| e.launches.len()).sum();
     let weight_bytes = object.weights.bytes().len() as u64;
+    let seconds: f64 = made.iter().map(|compiled| compiled.seconds).sum();
     let mut text = format!(
         "{}: {} for {}, {}\n{} kernels, {} launches, {} instructions; {} of constants in {}; {} of HBM, {} of shared SRAM\n\
          compiled in {:.2} s\n",
@@ -63,14 +136,22 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         report::bytes(bytes.len() as u64),
         report::bytes(object.hbm_bytes),
         report::bytes(object.sram_bytes),
-        compiled.seconds,
+        seconds,
     );
-    if let Some(chosen) = &compiled.selection {
-        text += &selection::text(chosen);
+    if let entries @ [_, _, ..] = &object.entries[..] {
+        for entry in entries {
+            text += &format!("entry {}: {} kernels\n", entry.name, entry.launches.len());
+        }
     }
-    if !compiled.weights.is_empty() {
-        text += &selection::weights_text(&compiled.weights);
+    for compiled in &made {
+        if let Some(chosen) = &compiled.selection {
+            text += &selection::text(chosen);
+        }
+        if !compiled.weights.is_empty() {
+            text += &selection::weights_text(&compiled.weights);
+        }
     }
+    let weights: Vec<_> = made.iter().flat_map(|compiled| &compiled.weights).cloned().collect();
     let json = json!({
         "ok": true,
         "output": output,
@@ -83,12 +164,13 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         "kernels": object.kernels.len(),
         "launches": n_launches,
         "instructions": n_instructions,
-        "weights": selection::weights_json(&compiled.weights),
-        "four_bit_weights": selection::four_bit_share(&compiled.weights),
-        "selection": compiled.selection.as_ref().map(selection::json),
-        "seconds": compiled.seconds,
+        "weights": selection::weights_json(&weights),
+        "four_bit_weights": selection::four_bit_share(&weights),
+        "entries": object.entries.iter().map(|entry| &entry.name).collect::<Vec<_>>(),
+        "states": object.states.iter().map(|state| &state.name).collect::<Vec<_>>(),
+        "selection": made.iter().find_map(|compiled| compiled.selection.as_ref()).map(selection::json),
+        "seconds": seconds,
     });
-    let warnings = settings.warnings(&compiled, &model, context);
     let output = to_standard.then_some(bytes);
     Ok(Report { warnings, output, ..Report::new(text, json) })
 }

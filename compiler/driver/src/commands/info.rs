@@ -75,9 +75,17 @@ fn of_object(file: &str, object: &Object, blob: &Blob) -> Report {
             "outputs": json_ports(&outputs),
         }));
     }
+    let states: Vec<(String, String)> =
+        object.states.iter().map(|state| (state.name.clone(), port_type(state))).collect();
+    if !states.is_empty() {
+        let rows = states.iter().map(|(name, ty)| ["state".to_owned(), name.clone(), ty.clone()]);
+        text += "\n";
+        text += &report::table(["", "name", "type"], rows, &[]);
+    }
     let json = json!({
         "ok": true,
         "kind": "object",
+        "states": json_ports(&states),
         "name": object.name,
         "target": object.target,
         "object_bytes": size,

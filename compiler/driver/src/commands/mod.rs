@@ -9,6 +9,7 @@ mod energy;
 mod explain;
 mod explain_model;
 mod explain_rules;
+mod generate;
 mod info;
 mod inspect;
 mod ops;
@@ -74,6 +75,7 @@ pub fn run(command: Command, context: &Context) -> Result<Report, Failed> {
     match command {
         Command::Compile(args) => compile::run(&args, context),
         Command::Run(args) => run::run(&args, context),
+        Command::Generate(args) => generate::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Disasm(args) => disasm::run(&args),

@@ -40,9 +40,10 @@ pub fn run(args: &cli::Profile, context: &Context) -> Result<Report, Failed> {
         (compiled.object, settings.target)
     };
     let records = if args.run { record(args, &object, context)? } else { Vec::new() };
+    let entry = exec::entry_of(&object, args.entry.as_deref())?;
     context.progress.step("replaying instructions");
     let options = ProfileOptions { activity: args.activity, records: &records, ..ProfileOptions::default() };
-    let profile = lacuna_runtime::profile_with(&object, &target, 0, &options)
+    let profile = lacuna_runtime::profile_with(&object, &target, entry, &options)
         .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
     let hot = energy::power_warnings(&profile, &target);
     if let Some(path) = &args.trace {
@@ -68,7 +69,7 @@ pub fn run(args: &cli::Profile, context: &Context) -> Result<Report, Failed> {
 
 /// What each launch did in one run of the program.
 fn record(args: &cli::Profile, object: &Object, context: &Context) -> Result<Vec<LaunchRecord>, Failed> {
-    let program = Program::load(object, context.threads)?;
+    let program = Program::load_entry(object, args.entry.as_deref(), context.threads)?;
     let (inputs, _) = inputs(&args.inputs, args.seed, program.entry())?;
     context.progress.step("running");
     program.record(&inputs)

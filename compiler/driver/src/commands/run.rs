@@ -1,11 +1,13 @@
 //! `lacuna run`: an object file on given or random inputs.
 
+use std::path::Path;
 use std::time::Instant;
 
 use lacuna_ir::TensorType;
 use lacuna_ir::eval::Tensor;
 use lacuna_isa::Blob;
-use lacuna_isa::object::{EntryPoint, Port};
+use lacuna_isa::object::{EntryPoint, Object, Port};
+use lacuna_runtime::Session;
 use serde_json::json;
 
 use super::Context;
@@ -25,17 +27,25 @@ use lacuna_driver::tensors;
 /// Those of reading the object and its inputs, and of running.
 pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
     let object = exec::read(&args.object)?;
-    let program = Program::load(&object, context.threads)?;
+    let program = Program::load_entry(&object, args.entry.as_deref(), context.threads)?;
     let entry = program.entry();
+    let number = exec::entry_of(&object, args.entry.as_deref())?;
+    let mut session = program.session();
+    if let Some(folder) = &args.load_state {
+        load_states(folder, &object, &mut session)?;
+    }
     let (inputs, random) = inputs(&args.inputs, args.seed, entry)?;
     if let Some(folder) = &args.output {
         files::make_folder(folder)?;
     }
     context.progress.step("running");
     let started = Instant::now();
-    let outputs = program.run(&inputs)?;
+    let outputs = program.run_in(number, &mut session, &inputs)?;
     let seconds = started.elapsed().as_secs_f64();
 
+    if let Some(folder) = &args.save_state {
+        save_states(folder, &object, &session)?;
+    }
     let mut rows = Vec::new();
     let mut json_outputs = Vec::new();
     let names = files::safe_names(entry.outputs.iter().map(|port| port.name.as_str()));
@@ -78,6 +88,42 @@ pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
     let json =
         json!({ "ok": true, "outputs": json_outputs, "random_inputs": random, "run_seconds": seconds });
     Ok(Report { warnings, ..Report::new(text, json) })
+}
+
+/// Reads states from a folder.
+///
+/// # Errors
+/// Those of reading, and L0008 for a state of another type.
+fn load_states(folder: &Path, object: &Object, session: &mut Session) -> Result<(), Failed> {
+    let names: Vec<String> = object.states.iter().map(|state| state.name.clone()).collect();
+    let found = given::read(&[Given::Folder(folder.to_owned())], &names)?;
+    let mut faults = Vec::new();
+    for (number, state) in object.states.iter().enumerate() {
+        let Some((_, literal)) = found.iter().find(|(name, _)| *name == state.name) else {
+            let reason = format!("{} has no state `{}`", folder.display(), state.name);
+            faults.push(Diagnostic::new(codes::INPUT, reason));
+            continue;
+        };
+        let same = literal.ty == TensorType::new(state.elem, state.shape.clone());
+        if !same || session.set(number, literal.data.bytes().to_vec()).is_err() {
+            let reason = format!("state `{}` is {}, but {} is given", state.name, port_type(state), literal.ty);
+            faults.push(Diagnostic::new(codes::INPUT, reason));
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(Failed(faults)) }
+}
+
+/// Writes states to a folder.
+///
+/// # Errors
+/// Those of writing.
+fn save_states(folder: &Path, object: &Object, session: &Session) -> Result<(), Failed> {
+    files::make_folder(folder)?;
+    let names = files::safe_names(object.states.iter().map(|state| state.name.as_str()));
+    for ((state, bytes), name) in object.states.iter().zip(session.states()).zip(&names) {
+        tensors::write(folder, name, &state.name, state.elem, &state.shape, bytes)?;
+    }
+    Ok(())
 }
 
 /// Least, mean and greatest element; NaN for empty tensors.
