@@ -138,7 +138,7 @@ pub fn generate_with(
     let (module, zeros) = legalized.as_ref().map_or((module, zeros), |(m, z)| (m, z));
     let entry = &module.entries[0];
     let func = &module.functions[entry.func];
-    let mut lowering = Lowering::new(module, func, target, zeros);
+    let mut lowering = Lowering::new(module, func, target, zeros, states);
     lowering.run();
     let names = |origins: &[OriginId]| origins.iter().map(|&o| module.origins[o].node.clone()).collect();
     if !lowering.unsupported.is_empty() {
@@ -215,7 +215,7 @@ pub fn generate_with(
                     Address { space: at.space, offset: at.offset + offset }
                 })
                 .collect(),
-            params: Vec::new(),
+            params: vec![0; lowering.kernels.get_index(draft.kernel).map_or(0, |k| k.params.len())],
             origins: draft.origins.iter().map(|o| o.index() as u32).collect(),
         })
         .collect();

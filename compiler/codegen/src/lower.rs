@@ -18,6 +18,7 @@ use crate::place::{
     Packing, Panels, Place, Storage, StorageId, StorageKind, order_of, reshape_strides, strides_in_order,
 };
 use crate::sinks::{GroupedSink, Quantised, Sinks};
+use crate::state::State;
 
 mod expressions;
 
@@ -69,10 +70,15 @@ pub struct Lowering<'a> {
     pub surveyed: Option<((ConstId, Panels), Rc<Survey>)>,
     /// Types that constants are stored in, by constant.
     pub narrowest: SecondaryMap<ConstId, Option<Option<ScalarType>>>,
-    fusion: Fusion,
-    quantised: Quantised,
+    pub(crate) fusion: Fusion,
+    pub(crate) quantised: Quantised,
     preferred: SecondaryMap<Value, Option<Vec<usize>>>,
-    outputs: SecondaryMap<Value, Option<usize>>,
+    /// The output in whose place a value is computed, and the value's strides there.
+    pub(crate) outputs: SecondaryMap<Value, Option<(usize, Vec<i64>)>>,
+    /// Inputs and outputs that are one tensor.
+    pub(crate) states: &'a [State],
+    /// Outputs of states that kernels have updated in place.
+    pub(crate) updated: Vec<usize>,
 }
 
 /// Lowering of one kernel, or why not.
@@ -85,6 +91,7 @@ impl<'a> Lowering<'a> {
         func: &'a Function,
         target: &'a Target,
         zeros: &'a SecondaryMap<Node, ProductZeros>,
+        states: &'a [State],
     ) -> Lowering<'a> {
         let mut lowering = Lowering {
             module,
@@ -102,6 +109,8 @@ impl<'a> Lowering<'a> {
             quantised: Quantised::of(func),
             preferred: SecondaryMap::new(),
             outputs: SecondaryMap::new(),
+            states,
+            updated: Vec::new(),
         };
         lowering.prefer_orders();
         lowering
@@ -118,12 +127,18 @@ impl<'a> Lowering<'a> {
             ));
             self.places[param] = Some(self.row_major(param, storage));
         }
-        // A value computed by the function is stored where the first result that names it lies.
-        for (i, &result) in self.func.results.iter().enumerate() {
-            let computed = self.func.def(result).is_some_and(|n| !self.func.nodes[n].op.is_movement())
-                && self.func.as_const(result).is_none();
-            if computed && self.outputs[result].is_none() {
-                self.outputs[result] = Some(i);
+        // A value computed by the function is stored where the first result lies that is it, or is it behind views.
+        let mut stored = vec![false; self.func.results.len()];
+        for behind in [false, true] {
+            for (i, &result) in self.func.results.iter().enumerate() {
+                let Some((value, strides)) = self.computed(result).filter(|(v, _)| (*v != result) == behind)
+                else {
+                    continue;
+                };
+                if self.outputs[value].is_none() {
+                    self.outputs[value] = Some((i, strides));
+                    stored[i] = true;
+                }
             }
         }
         for (node, data) in &self.func.nodes {
@@ -144,7 +159,7 @@ impl<'a> Lowering<'a> {
             }
         }
         for (i, &result) in self.func.results.iter().enumerate() {
-            if self.outputs[result] == Some(i) {
+            if stored[i] {
                 continue;
             }
             let first_launch = self.launches.len();
@@ -155,6 +170,36 @@ impl<'a> Lowering<'a> {
             for launch in &mut self.launches[first_launch..] {
                 launch.origins.clone_from(&origins);
             }
+        }
+    }
+
+    /// The value that a result is, behind permutations and reshapes, and the strides with which it lies in the result's place; `None`
+    /// where nothing computes it, or it has no such strides.
+    fn computed(&self, result: Value) -> Option<(Value, Vec<i64>)> {
+        let mut value = result;
+        let mut strides = self.func.ty(result).shape.strides().iter().map(|&s| s as i64).collect::<Vec<_>>();
+        loop {
+            let data = &self.func.nodes[self.func.def(value)?];
+            let shape = &self.func.ty(value).shape;
+            match &data.op {
+                Op::Permute { perm } => {
+                    let mut inner = vec![0; strides.len()];
+                    perm.iter().zip(&strides).for_each(|(&p, &s)| inner[usize::from(p)] = s);
+                    strides = inner;
+                }
+                Op::Reshape { .. } => {
+                    strides = reshape_strides(shape, &strides, &self.func.ty(data.args[0]).shape)?;
+                }
+                op if op.is_movement() => return None,
+                Op::Const { .. } => return None,
+                _ => {
+                    let plain = value == result
+                        || (self.func.blocked(value).is_none()
+                            && self.func.ty(value).elem.scalar().is_some());
+                    return plain.then_some((value, strides));
+                }
+            }
+            value = data.args[0];
         }
     }
 
@@ -215,13 +260,13 @@ impl<'a> Lowering<'a> {
     /// Allocates a value; without a preference of its own it takes `order`.
     pub fn allocate_in(&mut self, value: Value, order: Option<Vec<usize>>) -> Place {
         let ty = self.func.ty(value).clone();
-        if let Some(i) = self.outputs[value] {
+        if let Some((i, strides)) = self.outputs[value].clone() {
             let storage = self.storages.push(Storage::dense(
                 StorageKind::Output(i),
                 ty.elem.format(),
                 ty.shape.elements(),
             ));
-            return self.row_major(value, storage);
+            return Place { storage, offset: 0, strides };
         }
         let rank = ty.shape.rank();
         let mut order = self.preferred[value].clone().or(order).unwrap_or_else(|| (0..rank).collect());
@@ -304,6 +349,7 @@ impl<'a> Lowering<'a> {
             Op::Contract { map, elem } if is_wide(*elem) && !self.is_over_nothing(node) => {
                 self.dot(node, result, map, *elem)
             }
+            Op::Select {} if self.update_row(node, result)? => Ok(()),
             op if op.is_elementwise() && self.fusion.cut[node].is_some() => self.map_parts(node, result),
             op if op.is_elementwise() || op.is_product() => {
                 let (expr, hero) = self.expression(result)?;

@@ -99,6 +99,11 @@ impl Quantised {
         found
     }
 
+    /// The node that alone reads a value, if it is no result.
+    pub fn only_reader(&self, value: Value) -> Option<Node> {
+        self.reader[value]
+    }
+
     /// The quantisation that alone reads a value through permutations and reshapes, behind these.
     pub fn behind_views(&self, func: &Function, value: Value) -> Option<Vec<Node>> {
         let mut path = Vec::new();

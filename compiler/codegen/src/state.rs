@@ -1,7 +1,8 @@
 //! Inputs and outputs that are one tensor, which stays in memory between runs.
 //!
 //! The tensor lies at the same place of HBM in every run. Where the last kernel that reads the old value ends before the first that
-//! writes the new one begins, both have that place; else the new value is copied there at the end.
+//! writes the new one begins, both have that place; else the new value is copied there at the end. Of a value that differs in one row only
+//! that is written ([`crate::kernels::update`]).
 
 use lacuna_isa::object::{Access, Kernel};
 
@@ -39,6 +40,10 @@ pub(crate) fn keep(lowering: &mut Lowering<'_>, states: &[State]) -> Lowered<(Ve
             lowering.storages.iter().find(|(_, storage)| storage.kind == kind).map(|(id, _)| id)
         };
         let old = of(lowering, StorageKind::Input(state.input)).ok_or("an input without a place")?;
+        if lowering.updated.contains(&state.output) {
+            all.push(Kept { old, new: None });
+            continue;
+        }
         let new = of(lowering, StorageKind::Output(state.output)).ok_or("an output without a place")?;
         let last_read = lowering.launches.iter().rposition(|launch| reads(lowering, launch, old));
         let first_write = lowering.launches.iter().position(|launch| writes(lowering, launch, new));

@@ -27,4 +27,5 @@ pub mod rows;
 pub mod scan;
 pub mod space;
 pub mod sparse;
+pub mod update;
 pub mod widen;

@@ -49,7 +49,9 @@ fn parts(args: &cli::Compile) -> Result<Vec<Part<'_>>, Diagnostic> {
         }
         (models, entries) => {
             let reason = format!("{} models and {} names of entries", models.len(), entries.len());
-            return Err(Diagnostic::new(codes::USAGE, reason).hint("give one --entry for each model, or none"));
+            return Err(
+                Diagnostic::new(codes::USAGE, reason).hint("give one --entry for each model, or none")
+            );
         }
     };
     for (i, part) in parts.iter().enumerate() {

@@ -26,8 +26,6 @@ struct Roles {
     /// Number of the input of token ids, and how many it takes.
     token: usize,
     width: usize,
-    /// Number of the input of positions.
-    position: Option<usize>,
     /// Number of the output of logits, and how many each token has.
     logits: usize,
     vocabulary: usize,
@@ -56,14 +54,16 @@ impl Roles {
         let input = |given: &Option<String>, words: &[&str], not: Option<usize>| {
             let found = |port: &Port| match given {
                 Some(name) => port.name == *name,
-                None => port.elem.is_int() && words.iter().any(|word| port.name.to_lowercase().contains(word)),
+                None => {
+                    port.elem.is_int() && words.iter().any(|word| port.name.to_lowercase().contains(word))
+                }
             };
             (0..entry.inputs.len()).find(|&i| Some(i) != not && found(&entry.inputs[i]))
         };
         let position = input(&args.position, &["pos"], None);
         let only = || {
-            let mut integers = (0..entry.inputs.len())
-                .filter(|&i| Some(i) != position && entry.inputs[i].elem.is_int());
+            let mut integers =
+                (0..entry.inputs.len()).filter(|&i| Some(i) != position && entry.inputs[i].elem.is_int());
             integers.next().filter(|_| integers.next().is_none())
         };
         let token = input(&args.token, &["token", "ids"], position).or_else(only);
@@ -104,7 +104,7 @@ impl Roles {
             );
             return Err(usage(reason, "export the model for a batch of 1"));
         }
-        Ok(Roles { entry: number, token, width, position, logits, vocabulary })
+        Ok(Roles { entry: number, token, width, logits, vocabulary })
     }
 
     /// The inputs for tokens that begin at a position.
@@ -140,7 +140,8 @@ fn ids(text: &str) -> Result<Vec<u64>, Diagnostic> {
         None => {
             let blob = files::read(text.as_ref())?;
             let content = std::str::from_utf8(blob.bytes()).ok().and_then(parse);
-            content.ok_or_else(|| Diagnostic::new(codes::INPUT, format!("{text} has no list of token ids")))?
+            content
+                .ok_or_else(|| Diagnostic::new(codes::INPUT, format!("{text} has no list of token ids")))?
         }
     };
     if found.is_empty() {
@@ -189,7 +190,8 @@ pub fn run(args: &cli::Generate, context: &Context) -> Result<Report, Failed> {
     let all = (0..object.entries.len()).map(|number| Roles::of(args, &object, number));
     let all: Vec<Roles> = all.collect::<Result<_, _>>()?;
     let step = all.iter().find(|roles| roles.width == 1).ok_or_else(|| {
-        let hint = "compile a model of one token as an entry: lacuna compile prefill.onnx decode.onnx -o llm.lac";
+        let hint =
+            "compile a model of one token as an entry: lacuna compile prefill.onnx decode.onnx -o llm.lac";
         usage("no entry takes one token at a time".to_owned(), hint)
     })?;
     if object.states.is_empty() {
@@ -203,12 +205,11 @@ pub fn run(args: &cli::Generate, context: &Context) -> Result<Report, Failed> {
         return Err(Diagnostic::new(codes::INPUT, reason).into());
     }
     if prompt.len() + args.count > longest + 1 {
-        let reason = format!(
-            "{} tokens and {} more do not fit caches of {longest}",
-            prompt.len(),
-            args.count
-        );
-        return Err(Diagnostic::new(codes::INPUT, reason).hint("shorten the prompt, or give a lower -n").into());
+        let reason =
+            format!("{} tokens and {} more do not fit caches of {longest}", prompt.len(), args.count);
+        return Err(Diagnostic::new(codes::INPUT, reason)
+            .hint("shorten the prompt, or give a lower -n")
+            .into());
     }
 
     context.progress.step("generating");

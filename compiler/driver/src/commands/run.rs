@@ -106,7 +106,8 @@ fn load_states(folder: &Path, object: &Object, session: &mut Session) -> Result<
         };
         let same = literal.ty == TensorType::new(state.elem, state.shape.clone());
         if !same || session.set(number, literal.data.bytes().to_vec()).is_err() {
-            let reason = format!("state `{}` is {}, but {} is given", state.name, port_type(state), literal.ty);
+            let reason =
+                format!("state `{}` is {}, but {} is given", state.name, port_type(state), literal.ty);
             faults.push(Diagnostic::new(codes::INPUT, reason));
         }
     }

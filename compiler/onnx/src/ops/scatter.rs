@@ -94,6 +94,13 @@ fn scatter(
     let row = c.iota(ScalarType::I32, &pairs, 1)?;
     let hit = c.compare(CompareOp::Eq, at, row)?;
     match reduction {
+        Reduction::Replace if count == 1 => {
+            let hit = c.reshape(hit, vec![lanes, rows])?;
+            let hit = c.emit(Op::Broadcast { dims: vec![0, 1], shape: shape.clone() }, &[hit])?;
+            let row = c.reshape(updates, vec![lanes, width])?;
+            let row = c.emit(Op::Broadcast { dims: vec![0, 2], shape }, &[row])?;
+            c.select(hit, row, data)
+        }
         Reduction::Replace => {
             let number = c.iota(ScalarType::I32, &pairs, 2)?;
             let none = c.splat_like(number, -1.0)?;
@@ -126,6 +133,30 @@ pub(super) fn replace_at(
     updates: Value,
 ) -> Result<Value, Fail> {
     scatter(c, data, positions, updates, Reduction::Replace)
+}
+
+/// `data` with the row at one position of run time along a dimension replaced, if there is such a row. Shapes stay as they are, so that
+/// a row of a cache is told from the others wherever it lies.
+fn replace_row(
+    c: &mut Ctx<'_>,
+    data: Value,
+    position: Value,
+    row: Value,
+    axis: usize,
+) -> Result<Value, Fail> {
+    let shape = c.shape(data);
+    let rows: Shape = vec![shape[axis]].into();
+    let position = c.reshape(position, vec![1])?;
+    let position = c.cast(position, ScalarType::I32)?;
+    let at = c.emit(Op::Broadcast { dims: vec![0], shape: rows.clone() }, &[position])?;
+    let number = c.iota(ScalarType::I32, &rows, 0)?;
+    let hit = c.compare(CompareOp::Eq, at, number)?;
+    let hit = c.emit(Op::Broadcast { dims: vec![axis as u8], shape: shape.clone() }, &[hit])?;
+    let others: Vec<u8> = (0..shape.rank() as u8).filter(|&d| usize::from(d) != axis).collect();
+    let rest: Vec<u64> = others.iter().map(|&d| shape[usize::from(d)]).collect();
+    let row = c.reshape(row, rest)?;
+    let row = c.emit(Op::Broadcast { dims: others, shape }, &[row])?;
+    c.select(hit, row, data)
 }
 
 /// Numbers of the updates (1 for the first, 0 for none) that change each row, such that no row is changed twice in a pass.
@@ -215,6 +246,9 @@ pub(super) fn scatter_nd(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let reduction = Reduction::of(n)?;
     let extents: Shape = shape[..q].to_vec().into();
     let positions = linear(c, index, &extents)?;
+    if (q, count, reduction) == (1, 1, Reduction::Replace) && c.known_ints(positions).is_none() {
+        return Ok(vec![replace_row(c, x, positions, updates, 0)?]);
+    }
     let positions = c.reshape(positions, vec![1, count])?;
     let (data, updates) = in_wide(c, reduction, x, updates)?;
     let data = c.reshape(data, vec![1, extents.elements(), inner])?;
@@ -289,6 +323,9 @@ pub(super) fn tensor_scatter(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         other => return Err(invalid(format!("mode is {other:?}"))),
     };
     let (batch, rows) = (shape[0], shape[axis]);
+    if let (1, 1, false, Some(start)) = (batch, fresh[axis], circular, n.opt(2)) {
+        return Ok(vec![replace_row(c, x, start, updates, axis)?]);
+    }
     let places: Shape = vec![batch, rows].into();
     let start = match n.opt(2) {
         Some(start) => c.cast(start, ScalarType::I64)?,
