@@ -170,7 +170,10 @@ impl Fusion {
             let readers = &users[result];
             let fits_in = data.op.is_elementwise() || is_hero(&data.op);
             // A result of the function has a use without a user.
-            if self.inlined[node] || !fits_in || readers.len() < 2 || uses[result] as usize != readers.len() {
+            let all = uses[result] as usize == readers.len();
+            // Operands of a product come from memory, even of one that is computed in the same kernel.
+            let of_product = readers.iter().any(|&reader| func.nodes[reader].op.is_product());
+            if self.inlined[node] || !fits_in || readers.len() < 2 || !all || of_product {
                 continue;
             }
             let Some(root) = self.root(func, users, readers[0]) else { continue };
@@ -308,6 +311,15 @@ mod tests {
                 ("binary", false),
                 ("mx_quantize", false),
             ],
+        );
+        // A residual connection round a product, whose operand it is.
+        check(
+            |b, x| {
+                let y = b.binary(BinaryOp::Add, x, x).expect("add");
+                let z = product(b, y);
+                vec![b.binary(BinaryOp::Add, y, z).expect("add")]
+            },
+            &[("binary", false), ("contract", true), ("binary", false)],
         );
         // One of two users is in another kernel.
         check(

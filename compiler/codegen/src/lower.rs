@@ -520,6 +520,13 @@ impl<'a> Lowering<'a> {
         self.outputs[value].is_some()
     }
 
+    /// Whether it is stored there in row-major order.
+    pub fn is_row_major_output(&self, value: Value) -> bool {
+        let order: Vec<usize> = (0..self.func.ty(value).shape.rank()).collect();
+        let row_major = strides_in_order(&self.func.ty(value).shape, &order);
+        self.outputs[value].as_ref().is_some_and(|(_, strides)| *strides == row_major)
+    }
+
     /// What the fabric interface fills with for a value, if it can.
     fn fill_of(&self, value: Value) -> Lowered<Option<Fill>> {
         let elem = self.func.ty(value).elem.scalar().ok_or("a grouped fill value")?;

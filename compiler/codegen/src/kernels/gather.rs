@@ -72,8 +72,8 @@ impl Lowering<'_> {
         };
         let shape = self.func.ty(result).shape.clone();
         let order: Vec<usize> = (0..shape.rank()).collect();
-        let out =
-            if self.is_output(result) { self.allocate(result) } else { self.temporary(elem, &shape, &order) };
+        let direct = self.is_row_major_output(result);
+        let out = if direct { self.allocate(result) } else { self.temporary(elem, &shape, &order) };
         self.lookup(&Lookup {
             table: Place { strides: table_strides, ..table },
             sizes: [x_shape[..axis].iter().product(), x_shape[axis], x_shape[axis + 1..].iter().product()],
@@ -83,7 +83,7 @@ impl Lowering<'_> {
             index_elem,
             out: out.clone(),
         })?;
-        self.places[result] = Some(out);
+        self.places[result] = Some(if direct { out } else { self.settle(result, out)? });
         Ok(())
     }
 
@@ -159,7 +159,8 @@ impl Lowering<'_> {
         let others: Vec<u64> = moved[batch + 1..].to_vec();
         let sizes: Vec<u64> = i_shape.iter().copied().chain(others.iter().copied()).collect();
         let in_order = axis == batch;
-        let out = if in_order && self.is_output(result) {
+        let direct = in_order && self.is_row_major_output(result);
+        let out = if direct {
             self.allocate(result)
         } else {
             let order: Vec<usize> = (0..sizes.len()).collect();
@@ -174,8 +175,10 @@ impl Lowering<'_> {
             index_elem: ScalarType::I64,
             out: out.clone(),
         })?;
-        let place = if in_order {
+        let place = if direct {
             out
+        } else if in_order {
+            self.settle(result, out)?
         } else {
             let (rest, between) = (i_shape.rank() - batch, axis - batch);
             let source = (0..batch)

@@ -119,9 +119,13 @@ fn signals_leave_nothing_behind() {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     };
-    let started = Instant::now();
-    assert!(compile().status().unwrap().success());
-    let life = started.elapsed();
+    // The first run may have to fetch the command from a disk.
+    let lives = (0..5).map(|_| {
+        let started = Instant::now();
+        assert!(compile().status().unwrap().success());
+        started.elapsed()
+    });
+    let life = lives.min().unwrap();
     let object = fs::read(at.join("m.lac")).unwrap();
     let mut killed = 0;
     for signal in ["TERM", "HUP", "INT"] {
