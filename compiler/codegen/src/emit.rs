@@ -570,9 +570,13 @@ impl<'a> KernelBuilder<'a> {
         {
             let bytes = total(kind);
             if bytes > limit {
+                let of_kind = self.kernel.buffers.iter().filter(|b| b.kind == kind);
+                let all: Vec<String> =
+                    of_kind.map(|b| format!("{} {} x {}", b.name, b.slot_bytes, b.slots)).collect();
                 return Err(EmitError(format!(
-                    "the smallest tile of `{}` needs {bytes} bytes of {what}, and a PE has {limit}",
-                    self.kernel.name
+                    "the smallest tile of `{}` needs {bytes} bytes of {what} ({}), and a PE has {limit}",
+                    self.kernel.name,
+                    all.join(", ")
                 )));
             }
         }

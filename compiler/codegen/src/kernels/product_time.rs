@@ -132,6 +132,11 @@ impl Time {
                 slots: if staged { u64::from(STAGED_SLOTS) } else { 2 },
             });
         }
+        if let (Form::Active, [a, b, ..]) = (problem.form, &mut fetches_of[..]) {
+            // What flags choose is loaded where the flags are made.
+            b.inner |= a.inner;
+            b.times = b.times.max(a.times);
+        }
         let rounds = nest.rounds() as f64;
         let widen = problem.widen.as_ref().map(|widen| {
             let (elements, ops, bytes) = widen.work(problem, plan, b.elements());

@@ -26,6 +26,7 @@ const DB_STEPS: f64 = 100.0;
 /// # Errors
 /// Those of compiling the model and of measuring it.
 pub fn run(args: &cli::Compare, context: &Context) -> Result<Report, Failed> {
+    super::stateless(&args.options, "compare")?;
     let mut settings = Settings::measuring(&args.options)?;
     let set = TestSet::find(&args.model)?;
     let model = Model::read(&set.model)?;

@@ -66,7 +66,8 @@ impl Roles {
                 (0..entry.inputs.len()).filter(|&i| Some(i) != position && entry.inputs[i].elem.is_int());
             integers.next().filter(|_| integers.next().is_none())
         };
-        let token = input(&args.token, &["token", "ids"], position).or_else(only);
+        let token = input(&args.token, &["token", "ids"], position)
+            .or_else(|| only().filter(|_| args.token.is_none()));
         let token = token.ok_or_else(|| {
             let inputs = listed(&entry.inputs);
             usage(
@@ -150,6 +151,18 @@ fn ids(text: &str) -> Result<Vec<u64>, Diagnostic> {
     Ok(found)
 }
 
+/// The most tokens that the caches of an entry hold: the greatest position at which a row of one is written, or else what its
+/// dimensions admit.
+fn longest(object: &Object, entry: usize) -> usize {
+    let launched =
+        object.entries[entry].launches.iter().map(|launch| &object.kernels[launch.kernel as usize]);
+    let positions =
+        launched.flat_map(|kernel| &kernel.params).map(|param| u64::try_from(param.hi).unwrap_or(0));
+    let sizes = object.states.iter().filter_map(|state| state.shape.iter().max().copied());
+    let most = positions.min().or_else(|| sizes.min()).unwrap_or(u64::MAX);
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
 /// A generation under way.
 struct Run<'a> {
     object: &'a Object,
@@ -198,8 +211,7 @@ pub fn run(args: &cli::Generate, context: &Context) -> Result<Report, Failed> {
         let reason = "the object has no states: each token would be alone".to_owned();
         return Err(usage(reason, "compile with --state INPUT=OUTPUT for its caches").into());
     }
-    let longest = object.states.iter().filter_map(|state| state.shape.iter().max()).min();
-    let longest = longest.map_or(usize::MAX, |&n| usize::try_from(n).unwrap_or(usize::MAX));
+    let longest = longest(&object, step.entry);
     if let Some(id) = prompt.iter().find(|&&id| id >= step.vocabulary as u64) {
         let reason = format!("token {id} of the prompt: the model has {} tokens", step.vocabulary);
         return Err(Diagnostic::new(codes::INPUT, reason).into());

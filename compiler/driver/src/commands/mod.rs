@@ -93,6 +93,18 @@ pub fn run(command: Command, context: &Context) -> Result<Report, Failed> {
     }
 }
 
+/// Refuses states for a command that runs a model once.
+///
+/// # Errors
+/// L0001.
+fn stateless(options: &CompileOptions, command: &str) -> Result<(), Diagnostic> {
+    if options.states.is_empty() {
+        return Ok(());
+    }
+    let reason = format!("--state has no effect on {command}, which runs a model once on given inputs");
+    Err(Diagnostic::new(codes::USAGE, reason).hint("leave it out: states are inputs and outputs then"))
+}
+
 /// A model's file and folder.
 struct Model {
     path: PathBuf,

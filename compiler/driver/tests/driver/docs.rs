@@ -159,6 +159,7 @@ fn the_readme_runs() {
 #[test]
 fn the_tutorial_runs() {
     script("docs/tutorial.md");
+    script("docs/llm.md");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod common;
 mod determinism;
 #[cfg(unix)]
 mod docs;
+mod generate;
 mod losses;
 mod pipeline;
 mod profile;

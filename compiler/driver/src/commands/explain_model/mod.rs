@@ -27,6 +27,7 @@ use layer::View;
 /// # Errors
 /// Those of compiling the model, of measuring it, and of writing the plot.
 pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report, Failed> {
+    crate::commands::stateless(&args.options, "explain")?;
     let mut settings = Settings::measuring(&args.options)?;
     let set = TestSet::find(path)?;
     let model = Model::read(&set.model)?;

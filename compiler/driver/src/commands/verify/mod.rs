@@ -61,6 +61,7 @@ struct Totals {
 /// # Errors
 /// Those of reading, compiling and running. Outputs that differ are a report.
 pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
+    super::stateless(&args.options, "verify")?;
     let settings = Settings::new(&args.options)?;
     if args.layers {
         return layers::run(args, &settings, context);
