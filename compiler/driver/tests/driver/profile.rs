@@ -67,10 +67,6 @@ fn totals_are_sums_of_the_layers() {
     }
     let watts = energy / number(&value, "cycles") as f64 * value["clock_ghz"].as_f64().unwrap() / 1e3;
     assert!((value["average_power_w"].as_f64().unwrap() - watts).abs() <= 1e-9 * watts);
-    assert!(
-        number(&value, "bound_cycles") <= sum("bound_cycles").max(number(&value, "launch_cycles")),
-        "{value}"
-    );
     for kernel in kernels {
         assert_eq!(kernel["busy_cycles"]["DPE"], kernel["dpe_cycles"]);
         assert!(!kernel["nodes"].as_array().unwrap().is_empty(), "{kernel}");
