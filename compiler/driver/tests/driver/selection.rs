@@ -197,12 +197,15 @@ fn every_precision_is_explained_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     save(&at.join("p.onnx"), &product(64));
-    for precision in ["mxfp8", "mxfp4:bf16", "mxfp8:e4m3", "mxfp4:f16", "mxfp4:mxfp8", "nvfp4", "mxfp8e5m2"] {
+    for precision in
+        ["mxfp8", "mxfp4:bf16", "mxfp8:e4m3", "mxfp4:f16", "mxfp4:mxfp8", "nvfp4", "mxfp8e5m2", "int4:bf16"]
+    {
         let (exit, json) =
             json_in(at, &["explain", "p.onnx", "--target", "mtia-500", "--precision", precision]);
         assert_eq!(exit, 0, "{precision}: {json}");
         let (weights, activations) = precision.split_once(':').unwrap_or((precision, precision));
         let layer = &json["layers"][0];
+        let weights = if weights == "int4" { "i4" } else { weights };
         let got = [&layer["weight_format"], &layer["activation_format"]].map(|f| f.as_str().unwrap());
         assert_eq!(got, [weights, activations], "{layer}");
         assert_eq!(json["formats"][0]["formats"], layer["formats"], "{layer}");
