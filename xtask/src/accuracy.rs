@@ -91,6 +91,21 @@ const NOTES: &str = "
   inputs have lost by then, in closed form, and are then rounded by GPTQ. Both cost nothing at run time.
 ";
 
+/// The command of each column.
+fn commands(columns: &[(&str, &[&str])]) -> String {
+    let mut text = "\nThe command of a cell, from the root of the repository, with its row in place of `ROW`:\n\n| column | command |\n|---|---|\n".to_owned();
+    for (name, options) in columns {
+        let options = options.iter().map(|&option| match option {
+            CALIBRATE => " --calibrate testdata/models/MODEL".to_owned(),
+            option => format!(" {option}"),
+        });
+        let options: String = options.collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| {name} | `lacuna verify testdata/models/MODEL --precision ROW{options}` |");
+    }
+    text
+}
+
 /// Measures, and writes `docs/accuracy.md`.
 pub fn run(root: &Path) -> Result<(), String> {
     let lab = Lab::new(root)?;
@@ -99,12 +114,14 @@ pub fn run(root: &Path) -> Result<(), String> {
         page += &lab.table(model, "Formats", formats, TECHNIQUES)?;
     }
     page += NOTES;
+    page += &commands(TECHNIQUES);
     page += "\n## Pruning to 2:4\n\nTwo of each four consecutive weights stay (`--prune 2:4`), chosen before anything is quantised; the machine then \
              multiplies with `mmnm`. *calibration* weighs a magnitude by the size of the input that it meets (Wanda), and with a \
              rounding that compensates, weights that stay make up for those that go (SparseGPT).\n";
     for model in PRUNED.0 {
         page += &lab.table(model, "Pruned", PRUNED.1, PRUNING)?;
     }
+    page += &commands(PRUNING);
     page += &lab.budgets()?;
     page += &lab.cycles()?;
     let path = root.join("docs/accuracy.md");
@@ -188,5 +205,21 @@ impl Lab {
             }
         }
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The page takes minutes to measure; what is not measured is held to the tables here.
+    #[test]
+    fn every_column_has_its_command() {
+        let page = include_str!("../../docs/accuracy.md");
+        for columns in [TECHNIQUES, PRUNING] {
+            assert!(page.contains(&commands(columns)), "{}", commands(columns));
+        }
+        let calibrated = "--rounding corrected --calibrate testdata/models/MODEL`";
+        assert!(commands(TECHNIQUES).contains(calibrated));
     }
 }

@@ -80,8 +80,8 @@ pub struct CompileOptions {
     /// Another value for a figure of the target, such as hbm_bandwidth=8TB/s, clock=2.5GHz or rate.mxfp8=2048MAC/cycle.
     #[arg(long = "set", value_name = "FIGURE=VALUE", value_parser = parse_change)]
     pub changes: Vec<Change>,
-    /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, mx9, mx6, WEIGHTS:ACTIVATIONS such as mxfp4:bf16 or
-    /// mxfp8:e4m3, or auto.
+    /// Number formats of contractions: f32, bf16, mxfp8, mxfp6, mxfp4, mxint8, mx9, mx6, WEIGHTS:ACTIVATIONS such as mxfp4:bf16,
+    /// mxfp8:e4m3 or int4:bf16, or auto.
     #[arg(long, default_value = "f32", value_name = "P")]
     pub precision: Precision,
     /// Size of a symbolic dimension; one without a name is INPUT.AXIS, the length of a sequence INPUT.length.

@@ -8,7 +8,7 @@ use cranelift_entity::SecondaryMap;
 use lacuna_codegen::{ProductZeros, State};
 use lacuna_ir::{Blob, Module, Node, OriginId};
 use lacuna_isa::disasm::{Weights, print_object};
-use lacuna_isa::format::Format;
+use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
@@ -268,7 +268,7 @@ fn widen(
     failures: &[lacuna_codegen::Failure],
 ) -> Result<bool, Failed> {
     let named: Vec<&str> = failures.iter().flat_map(|f| f.nodes.iter().map(String::as_str)).collect();
-    let is_grouped = |format: &Format| matches!(format, Format::Grouped(_));
+    let is_grouped = |format: &Format| matches!(format, Format::Grouped(_) | Format::Scalar(ScalarType::I4));
     let grouped = front.selected.assignments.iter().filter(|a| a.formats.iter().any(is_grouped));
     let found: Vec<OriginId> = grouped
         .flat_map(|a| a.origins.iter().copied())
@@ -322,7 +322,7 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
             let (selected, selection) = selection::choose(&optimized, request, &options, watch.progress)?;
             (selected, Some(selection))
         }
-        Precision::F32 | Precision::Bf16 | Precision::Mx { .. } => {
+        Precision::F32 | Precision::Bf16 | Precision::Int4 { .. } | Precision::Mx { .. } => {
             let selected = lacuna_optimize::select(optimized.clone(), &options).map_err(unselected)?;
             (selected, None)
         }

@@ -36,7 +36,7 @@ fn nodes(module: &Module, origins: &[OriginId]) -> String {
 fn slower(compiled: &Compiled, request: &Request<'_>, progress: &Progress) -> Option<String> {
     match request.precision {
         Precision::F32 | Precision::Auto => return None,
-        Precision::Bf16 | Precision::Mx { .. } => {}
+        Precision::Bf16 | Precision::Int4 { .. } | Precision::Mx { .. } => {}
     }
     let dense = compiled.optimized.constants.values().filter_map(|c| match c.data {
         lacuna_ir::ConstantData::Dense(_) => Some(c.ty.bytes()),
@@ -104,8 +104,7 @@ pub fn untouched(module: &Module, weights: &WeightOptions) -> Option<String> {
     named.dedup();
     (!named.is_empty()).then(|| {
         format!(
-            "the weights of {} are neither pruned nor rounded: the model stores them as codes with scales per block, which keep \
-             their bits",
+            "the weights of {} are neither pruned nor rounded: they are codes with scales per block, which keep their bits",
             named.join("; ")
         )
     })

@@ -70,6 +70,12 @@ pub enum Precision {
         /// Format of computed operands: groups, a scalar type, or f32, which keeps the model's own.
         activations: Format,
     },
+    /// Weights as codes of four bits with a scale for each [`INT4_BLOCK`] of them along the summed dimension, and activations in a scalar
+    /// type; f32 keeps the model's own.
+    Int4 {
+        /// Format of computed operands.
+        activations: ScalarType,
+    },
     /// Chosen for each contraction by [`crate::Survey::choose`]; [`crate::select`] alone keeps the model's formats.
     Auto,
 }
@@ -78,9 +84,12 @@ pub enum Precision {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "`{0}` is no precision: f32, bf16, auto, a group format such as mxfp8, or WEIGHTS:ACTIVATIONS, where activations may be f32, bf16, f16, \
-     e4m3 or e5m2 too"
+     e4m3 or e5m2 too, and int4 may be weights beside f32, bf16 or f16"
 )]
 pub struct ParsePrecisionError(String);
+
+/// Weights that share a scale in [`Precision::Int4`].
+pub const INT4_BLOCK: u64 = 32;
 
 /// The scalar types that activations may have beside weights in groups. Those of eight bits have no scale: what exceeds them saturates.
 const ACTIVATIONS: [ScalarType; 5] =
@@ -99,6 +108,8 @@ impl Precision {
             Precision::Mx { activations: Format::F32 | Format::Scalar(ScalarType::F16), .. } => {
                 Precision::F32
             }
+            Precision::Int4 { activations: ScalarType::Bf16 } => Precision::Bf16,
+            Precision::Int4 { .. } => Precision::F32,
             Precision::Mx { .. } => Precision::Bf16,
             Precision::F32 | Precision::Bf16 | Precision::Auto => self,
         }
@@ -112,6 +123,12 @@ impl FromStr for Precision {
         let format =
             |name: &str| GroupFormat::from_name(name).ok_or_else(|| ParsePrecisionError(text.into()));
         match text.split_once(':') {
+            Some(("int4", activations)) => {
+                let wide = ACTIVATIONS.into_iter().filter(|scalar| scalar.bits() >= 16);
+                let scalar = wide.into_iter().find(|scalar| scalar.name() == activations);
+                let activations = scalar.ok_or_else(|| ParsePrecisionError(text.into()))?;
+                Ok(Precision::Int4 { activations })
+            }
             Some((weights, activations)) => {
                 let weights = format(weights)?;
                 let scalar = ACTIVATIONS.into_iter().find(|scalar| scalar.name() == activations);
@@ -135,6 +152,7 @@ impl fmt::Display for Precision {
             Precision::F32 => f.write_str("f32"),
             Precision::Bf16 => f.write_str("bf16"),
             Precision::Auto => f.write_str("auto"),
+            Precision::Int4 { activations } => write!(f, "int4:{activations}"),
             Precision::Mx { weights, activations } if *activations == Format::Grouped(*weights) => {
                 weights.fmt(f)
             }
@@ -176,6 +194,8 @@ impl Options {
             // The choice takes native formats only.
             Precision::F32 | Precision::Auto => vec![Format::F32],
             Precision::Bf16 => vec![Format::Scalar(ScalarType::Bf16)],
+            // Codes are widened on their way into the product.
+            Precision::Int4 { activations } => vec![Format::Scalar(activations)],
             Precision::Mx { weights, activations } => {
                 vec![Format::Grouped(weights), activations]
             }
@@ -209,6 +229,8 @@ mod tests {
             "mxfp4:f16",
             "mxfp8:e4m3",
             "mxint8:e5m2",
+            "int4:bf16",
+            "int4:f32",
             "nvfp4",
             "mx9",
             "mx6",
@@ -216,7 +238,7 @@ mod tests {
         for text in names {
             assert_eq!(text.parse::<Precision>().map(|p| p.to_string()), Ok(text.to_string()));
         }
-        for text in ["", "f16", "mxfp5", "mxfp4:", "mxfp4:f64", "f32:mxfp4", ":mxfp8"] {
+        for text in ["", "f16", "mxfp5", "mxfp4:", "mxfp4:f64", "f32:mxfp4", ":mxfp8", "int4", "int4:e4m3"] {
             assert!(text.parse::<Precision>().is_err(), "{text}");
         }
     }

@@ -214,7 +214,7 @@ fn weights(options: &CompileOptions) -> Result<WeightOptions, Diagnostic> {
     let (weights, given) = options.weights.options();
     let precision = options.precision;
     let has_scales = match precision {
-        Precision::F32 | Precision::Bf16 => false,
+        Precision::F32 | Precision::Bf16 | Precision::Int4 { .. } => false,
         Precision::Mx { .. } | Precision::Auto => true,
     };
     let of_scales = |name: &&&str| ["--scale-mode", "--scale-search", "--hadamard"].contains(*name);

@@ -191,6 +191,34 @@ fn the_worst_layers_come_first() {
     check_failure(at, &["explain", "L0201", "--sort", "size"], 2, "L0001");
 }
 
+/// What a precision makes of a layer is what `explain` says it got, also in formats that no choice would take.
+#[test]
+fn every_precision_is_explained_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("p.onnx"), &product(64));
+    for precision in
+        ["mxfp8", "mxfp4:bf16", "mxfp8:e4m3", "mxfp4:f16", "mxfp4:mxfp8", "nvfp4", "mxfp8e5m2", "int4:bf16"]
+    {
+        let (exit, json) =
+            json_in(at, &["explain", "p.onnx", "--target", "mtia-500", "--precision", precision]);
+        assert_eq!(exit, 0, "{precision}: {json}");
+        let (weights, activations) = precision.split_once(':').unwrap_or((precision, precision));
+        let layer = &json["layers"][0];
+        let weights = if weights == "int4" { "i4" } else { weights };
+        let got = [&layer["weight_format"], &layer["activation_format"]].map(|f| f.as_str().unwrap());
+        assert_eq!(got, [weights, activations], "{layer}");
+        assert_eq!(json["formats"][0]["formats"], layer["formats"], "{layer}");
+        let (_, profile) =
+            json_in(at, &["profile", "p.onnx", "--target", "mtia-500", "--precision", precision]);
+        assert_eq!(json["pareto"][0]["cycles"], profile["cycles"], "{precision}");
+        // One layer's noise is the noise of the output.
+        let [own, all] =
+            [&layer["output_sqnr_db"], &json["pareto"][0]["sqnr_db"]].map(|f| f.as_f64().unwrap());
+        assert!((own - all).abs() < 1.0, "{precision}: {own} and {all}");
+    }
+}
+
 /// A NumPy file of f32.
 fn npy(path: &Path, shape: &str, values: impl Iterator<Item = f32>) {
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");

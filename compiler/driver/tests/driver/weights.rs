@@ -115,6 +115,33 @@ fn activations_may_be_scalars() {
     check_failure(&folder, &["compile", "model.onnx", "--precision", "mxfp8:i8"], 2, "L0001");
 }
 
+/// Codes of four bits with scales per block: the bytes are those of the codes, and nothing else is rounded.
+#[test]
+fn weights_may_be_codes_of_four_bits() {
+    let folder = testdata("digits-cnn");
+    let verify = |precision: &str, target: &str| {
+        let options = ["verify", ".", "--target", target, "--precision", precision, "--min-agreement", "99"];
+        let (exit, json) = json_in(&folder, &options);
+        assert_eq!(exit, 0, "{precision}: {json}");
+        assert!(!json["warnings"].to_string().contains("wider operands"), "{json}");
+        let weights = json["weights"][0].clone();
+        (json["outputs"][0]["sqnr_db"].as_f64().expect("a ratio"), weights)
+    };
+    let (mxfp4, _) = verify("mxfp4:bf16", "mtia-300");
+    for (precision, scale_bits) in [("int4:bf16", 16), ("int4:f16", 16), ("int4:f32", 32)] {
+        for target in ["mtia-300", "tpu-v5p"] {
+            let (db, weights) = verify(precision, target);
+            assert!(db > mxfp4 - 1.0, "{precision}: {db}, mxfp4 {mxfp4}");
+            assert_eq!(weights["format"], "i4", "{precision}");
+            let bits = 8.0 * weights["bytes"].as_f64().unwrap() / weights["elements"].as_f64().unwrap();
+            assert!(bits <= 4.0 + f64::from(scale_bits) / 32.0 + 0.01, "{precision}: {bits} bits");
+        }
+    }
+    let selected = ["inspect", "model.onnx", "--stage", "selected", "--precision", "int4:bf16"];
+    let text = String::from_utf8(lacuna_in(&folder, &selected).stdout).unwrap();
+    assert!(text.contains("dequantize") && text.contains("bf16["), "{text}");
+}
+
 /// Half a group of input channels is worth groups.
 #[test]
 fn convolutions_of_few_channels_have_groups() {

@@ -7,7 +7,7 @@ use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 
-use super::convert::{Forms, castable, grouped_axes};
+use super::convert::{Forms, castable, grouped_axes, uniform};
 use super::model::{Extents, Model, cast_joins, groups_join};
 use super::zeros::Zeros;
 use crate::constants::{constant_values, dense};
@@ -58,6 +58,8 @@ pub struct Site {
     pub kept: Option<&'static str>,
     /// The candidates; the first keeps the model's formats.
     pub candidates: Vec<Candidate>,
+    /// What the precision that is asked for makes of it: a candidate whether or not it is worth one.
+    pub asked: [Format; 2],
     values: [Value; 2],
     axes: [u8; 2],
 }
@@ -133,7 +135,12 @@ pub fn list(module: &Module, id: FuncId, target: &Target, options: &Options) -> 
         let weight_elements: u64 = (0..2).filter(|&i| constant[i]).map(|i| extents.elements[i]).sum();
         weights.extend(values.iter().filter_map(|&v| Some((func.as_const(v)?, ()))));
         let own = [0, 1].map(|i| func.ty(values[i]).elem.format());
-        let pairs = pairs(own, constant, castable(func, node).is_ok(), grouped.is_ok(), &formats);
+        let mut pairs = pairs(own, constant, castable(func, node).is_ok(), grouped.is_ok(), &formats);
+        let (forms, _) = uniform(func, node, constant, options.precision);
+        let asked = [0, 1].map(|i| forms.operands[i].unwrap_or(own[i]));
+        if !pairs.contains(&asked) {
+            pairs.push(asked);
+        }
         let exact_zeros = features.sparse_2_4 && zeros_follow(module, func, id);
         let zeros = if zeros_stay {
             let wanted: Vec<Format> = pairs.iter().map(|p| p[1 - extents.first]).collect();
@@ -192,6 +199,7 @@ pub fn list(module: &Module, id: FuncId, target: &Target, options: &Options) -> 
             gain: 0.0,
             kept: grouped.err(),
             candidates,
+            asked,
             values,
             axes,
         });
@@ -239,7 +247,9 @@ impl Site {
             let both = c.formats == [format; 2];
             let weights_alone =
                 (0..2).all(|i| c.formats[i] == if self.constant[i] { format } else { Format::F32 });
-            !c.dense && (both || (weights_alone && self.constant != [false; 2]))
+            // Noise of operands that are measured apart adds; what is asked for is measured as it is.
+            let asked = self.asked == c.formats && c.formats.contains(&format);
+            !c.dense && (both || asked || (weights_alone && self.constant != [false; 2]))
         };
         let found = self.candidates[1..].iter().filter(measured);
         found.map(|c| (Forms { operands: c.formats.map(Some), dense: false }, c.formats)).collect()

@@ -8,7 +8,7 @@ use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 use super::{Assignment, weights};
 use crate::constants::constant_values;
 use crate::emit::Emitter;
-use crate::options::Precision;
+use crate::options::{INT4_BLOCK, Precision};
 use crate::weights::WeightOptions;
 use crate::zeros::summed_dims;
 
@@ -16,6 +16,9 @@ use crate::zeros::summed_dims;
 const MIN_CHANNELS: u64 = 16;
 /// The least extent of a summed dimension that is grouped: below it, scales outweigh what elements save.
 const MIN_SUMMED: u64 = 16;
+
+/// Stands for codes of four bits with a scale for each block along the summed dimension.
+const INT4: Format = Format::Scalar(ScalarType::I4);
 
 /// What becomes of the operands of one contraction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -42,25 +45,39 @@ pub fn uniform(
             Err(reason) => keep(Some(reason)),
         },
         // What is quantised is not quantised again.
-        Precision::Mx { .. } if node.args.iter().any(|&a| func.blocked(a).is_some()) => {
+        Precision::Mx { .. } | Precision::Int4 { .. }
+            if node.args.iter().any(|&a| func.blocked(a).is_some()) =>
+        {
             let (forms, reason) = uniform(func, node, constant, precision.without_groups());
             (forms, reason.or(Some("its weights are stored in blocks of their own")))
         }
         Precision::Mx { weights, activations: Format::Scalar(to) } => {
-            let groups = match grouped_axes(func, node) {
-                Ok(_) if constant[0] != constant[1] => Some(Format::Grouped(weights)),
-                Ok(_) => None,
-                Err(reason) => return keep(Some(reason)),
-            };
-            // Operands in the model's own narrow type are no wider.
-            let cast = (to != ScalarType::F32 && castable(func, node).is_ok()).then_some(Format::Scalar(to));
-            (Forms { operands: constant.map(|c| if c { groups.or(cast) } else { cast }), dense: false }, None)
+            weights_alone(func, node, constant, Format::Grouped(weights), to)
         }
+        Precision::Int4 { activations } => weights_alone(func, node, constant, INT4, activations),
         Precision::Mx { weights, activations } => match grouped_axes(func, node) {
             Ok(_) => both(constant.map(|c| if c { Format::Grouped(weights) } else { activations })),
             Err(reason) => keep(Some(reason)),
         },
     }
+}
+
+/// Narrow weights, and activations cast to a scalar type, or why the contraction keeps its formats.
+fn weights_alone(
+    func: &Function,
+    node: &NodeData,
+    constant: [bool; 2],
+    weights: Format,
+    to: ScalarType,
+) -> (Forms, Option<&'static str>) {
+    let narrow = match grouped_axes(func, node) {
+        Ok(_) if constant[0] != constant[1] => Some(weights),
+        Ok(_) => None,
+        Err(reason) => return (Forms::default(), Some(reason)),
+    };
+    // Operands in the model's own narrow type are no wider.
+    let cast = (to != ScalarType::F32 && castable(func, node).is_ok()).then_some(Format::Scalar(to));
+    (Forms { operands: constant.map(|c| if c { narrow.or(cast) } else { cast }), dense: false }, None)
 }
 
 /// Whether both operands are f32, one of them but for groups that it has already, or why the contraction is not narrowed.
@@ -115,6 +132,8 @@ pub fn grouped_axes(func: &Function, node: &NodeData) -> Result<[u8; 2], &'stati
 enum Conversion {
     Cast(ScalarType),
     Group(GroupFormat, u8),
+    /// Codes with scales along an axis, widened to a type in the product.
+    Block(u8, ScalarType),
 }
 
 /// Weights that were quantised before, by their number in the module: choices among the same formats share them.
@@ -174,7 +193,11 @@ impl<'a> Converter<'a> {
                 assignments.push(Assignment {
                     function: source.name.clone(),
                     origins: node.origins.clone(),
-                    formats: [0, 1].map(|i| self.out.func().ty(args[i]).elem.format()),
+                    formats: [0, 1].map(|i| {
+                        let codes = forms.operands[i]
+                            .filter(|f| *f == INT4 && self.out.func().blocked(args[i]).is_some());
+                        codes.unwrap_or_else(|| self.out.func().ty(args[i]).elem.format())
+                    }),
                     kept,
                     dense: forms.dense,
                 });
@@ -218,6 +241,14 @@ impl<'a> Converter<'a> {
                 continue;
             }
             let conversion = match format {
+                Some(INT4) => {
+                    let other = match forms.operands[1 - i] {
+                        Some(Format::Scalar(to)) => Some(to),
+                        Some(Format::Grouped(_)) | None => self.source.ty(node.args[1 - i]).elem.scalar(),
+                    };
+                    let to = other.ok_or("int4 weights meet groups")?;
+                    Conversion::Block(grouped_axes(self.source, node)?[i], to)
+                }
                 Some(Format::Scalar(to)) if self.out.func().ty(args[i]).elem == ElemType::Scalar(to) => {
                     continue;
                 }
@@ -305,7 +336,21 @@ impl<'a> Converter<'a> {
                 let mode = if constant { modes.weights } else { modes.activations };
                 self.emit(Op::MxQuantize { format, axis, mode }, &[x], origins)?
             }
-            (&Conversion::Cast(to), _) => self.emit(Op::Cast { to, saturate: true }, &[x], origins)?,
+            (&Conversion::Block(axis, to), Some(weight)) => {
+                let (codes, scales) = weights::blocked(&self.module.constants[weight], axis, to)?;
+                let mut blocks = vec![1; codes.ty.shape.rank()];
+                blocks[usize::from(axis)] = INT4_BLOCK;
+                let mut args = Vec::new();
+                for constant in [codes, scales] {
+                    let value = self.module.constants.push(constant);
+                    args.extend(self.emit(Op::Const { value }, &[], origins)?);
+                }
+                self.emit(Op::Dequantize { blocks, to }, &args, origins)?
+            }
+            // A constant that is still a recipe keeps its digits.
+            (&Conversion::Cast(to) | &Conversion::Block(_, to), _) => {
+                self.emit(Op::Cast { to, saturate: true }, &[x], origins)?
+            }
         };
         self.converted.insert((x, to), new[0]);
         Ok(new[0])

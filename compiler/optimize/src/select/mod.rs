@@ -22,7 +22,7 @@ mod zeros;
 
 use indexmap::IndexMap;
 use lacuna_ir::{FuncId, Function, Module, NodeData, OriginId};
-use lacuna_isa::format::Format;
+use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::view::Pattern;
 
 use crate::constants::fold;
@@ -89,8 +89,11 @@ pub struct WeightShare {
 /// function cannot be evaluated on them.
 pub fn select(module: Module, options: &Options) -> Result<Selected, Error> {
     let narrows_attention = match options.precision {
-        Precision::F32 | Precision::Auto | Precision::Mx { activations: Format::F32, .. } => false,
-        Precision::Bf16 | Precision::Mx { .. } => true,
+        Precision::F32
+        | Precision::Auto
+        | Precision::Int4 { activations: ScalarType::F32 }
+        | Precision::Mx { activations: Format::F32, .. } => false,
+        Precision::Bf16 | Precision::Int4 { .. } | Precision::Mx { .. } => true,
     };
     let plan = &mut |_, func: &Function, node: &NodeData, constant| {
         if !node.origins.iter().any(|origin| options.ungrouped.contains(origin)) {

@@ -1,9 +1,11 @@
 //! How a weight becomes grouped.
 
+use lacuna_ir::eval::Tensor;
 use lacuna_ir::{Blob, Constant, ConstantData, ElemType, TensorType};
 use lacuna_isa::format::{GroupFormat, ScalarType};
 
 use crate::folding::grouped;
+use crate::options::INT4_BLOCK;
 use crate::weights::WeightOptions;
 
 /// The grouped form of a weight along `axis` by plain rounding. Every constant operand of a contraction that gets groups passes
@@ -35,9 +37,46 @@ pub fn quantized(
     Ok(Constant::dense(ty, bytes, weight.name.clone()))
 }
 
+/// A weight as signed codes of four bits with a scale for each block along `axis`, which puts the largest magnitude of the block on 7; the
+/// product of both is rounded to `to`.
+///
+/// # Errors
+/// When the constant is no float.
+pub fn blocked(weight: &Constant, axis: u8, to: ScalarType) -> Result<(Constant, Constant), String> {
+    let fault = |e: lacuna_ir::eval::EvalError| e.to_string();
+    let values = Tensor::from_constant(weight).map_err(fault)?.to_f64().to_vec();
+    let shape = &weight.ty.shape;
+    let n = shape[usize::from(axis)];
+    let inner: u64 = shape.iter().skip(usize::from(axis) + 1).product();
+    let n_blocks = n.div_ceil(INT4_BLOCK);
+    let scale_of = |i: usize| {
+        let (row, column) = (i as u64 / inner.max(1), i as u64 % inner.max(1));
+        let (outer, along) = (row / n.max(1), row % n.max(1));
+        ((outer * n_blocks + along / INT4_BLOCK) * inner + column) as usize
+    };
+    let mut each = shape.0.clone();
+    each[usize::from(axis)] = n_blocks;
+    let mut scales = vec![0.0f64; each.iter().product::<u64>() as usize];
+    for (i, value) in values.iter().enumerate().filter(|(_, v)| v.is_finite()) {
+        let scale = &mut scales[scale_of(i)];
+        *scale = scale.max(value.abs() / 7.0);
+    }
+    let scales = Tensor::from_f64(to, each, &scales).map_err(fault)?;
+    let rounded = scales.to_f64();
+    let code = |(i, value): (usize, &f64)| match rounded[scale_of(i)] {
+        scale if scale > 0.0 => (value / scale).round_ties_even().clamp(-8.0, 7.0),
+        _ => 0.0,
+    };
+    let codes: Vec<f64> = values.iter().enumerate().map(code).collect();
+    let codes = Tensor::from_f64(ScalarType::I4, shape.clone(), &codes).map_err(fault)?;
+    let constant =
+        |tensor: &Tensor, name: String| Constant::dense(tensor.ty.clone(), tensor.to_bytes(), name);
+    Ok((constant(&codes, weight.name.clone()), constant(&scales, format!("{} scales", weight.name))))
+}
+
 #[cfg(test)]
 mod tests {
-    use lacuna_ir::eval::{Mode, Tensor, eval_op};
+    use lacuna_ir::eval::{Mode, eval_op};
     use lacuna_ir::{Module, Op};
     use lacuna_isa::format::{ScaleMode, pack};
     use proptest::prelude::*;
@@ -105,6 +144,27 @@ mod tests {
             prop_assert_eq!(&found.ty, &expect[0].ty);
             let ConstantData::Dense(found) = &found.data else { panic!("a grouped constant is dense") };
             prop_assert_eq!(found.bytes(), &expect[0].to_bytes()[..]);
+        }
+    }
+
+    /// No value is further from its code than half a step, but for what the rounding of scales adds.
+    #[test]
+    fn codes_are_the_nearest() {
+        for (shape, axis) in [(vec![70u64, 3], 0u8), (vec![3, 70], 1), (vec![2, 33, 4], 1), (vec![5], 0)] {
+            let n: u64 = shape.iter().product();
+            let values: Vec<f64> = (0..n).map(|i| f64::from((i * 37 % 101) as u32) / 16.0 - 3.0).collect();
+            let tensor = Tensor::from_f64(ScalarType::F32, shape.clone(), &values).unwrap();
+            let weight = Constant::dense(tensor.ty.clone(), tensor.to_bytes(), "w");
+            let (codes, scales) = blocked(&weight, axis, ScalarType::F32).unwrap();
+            let mut blocks = vec![1; shape.len()];
+            blocks[usize::from(axis)] = INT4_BLOCK;
+            let args = [codes, scales].map(|c| Tensor::from_constant(&c).unwrap());
+            let op = Op::Dequantize { blocks, to: ScalarType::F32 };
+            let found = eval_op(&Module::default(), &op, &args.each_ref(), Mode::Typed).unwrap();
+            let most = values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+            for (a, b) in found[0].to_f64().iter().zip(&values) {
+                assert!((a - b).abs() <= most / 14.0 + 1e-6, "{a} {b} {shape:?}");
+            }
         }
     }
 }

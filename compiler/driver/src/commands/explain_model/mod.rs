@@ -196,7 +196,7 @@ fn assigned(survey: &Survey, compiled: &Compiled, precision: Precision) -> Vec<u
         at.unwrap_or(0)
     };
     let narrows = match precision {
-        Precision::Bf16 | Precision::Mx { .. } => true,
+        Precision::Bf16 | Precision::Int4 { .. } | Precision::Mx { .. } => true,
         Precision::F32 | Precision::Auto => false,
     };
     survey.with_attention(survey.sites.iter().enumerate().map(of).collect(), narrows)

@@ -121,7 +121,9 @@ pub(super) fn run(args: &cli::Verify, settings: &Settings, context: &Context) ->
 fn held_to(args: &cli::Verify, settings: &Settings) -> Criterion {
     match settings.precision {
         Precision::F32 => Criterion::CloseByType(Tolerance { atol: args.atol, rtol: args.rtol }),
-        Precision::Bf16 | Precision::Mx { .. } | Precision::Auto => Criterion::Report,
+        Precision::Bf16 | Precision::Int4 { .. } | Precision::Mx { .. } | Precision::Auto => {
+            Criterion::Report
+        }
     }
 }
 

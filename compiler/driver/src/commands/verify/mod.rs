@@ -147,7 +147,9 @@ fn criterion(args: &cli::Verify, settings: &Settings) -> Criterion {
         (None, _) if settings.weights.prune.is_some() => Criterion::Report,
         (None, Precision::F32) => Criterion::CloseByType(Tolerance { atol: args.atol, rtol: args.rtol }),
         (None, p) if p == mxfp8 => Criterion::Agreement { min_percent: 99.0 },
-        (None, Precision::Bf16 | Precision::Mx { .. } | Precision::Auto) => Criterion::Report,
+        (None, Precision::Bf16 | Precision::Int4 { .. } | Precision::Mx { .. } | Precision::Auto) => {
+            Criterion::Report
+        }
     }
 }
 
