@@ -68,6 +68,26 @@ impl Walk {
         self.n_dims == 1 && self.strides[0][0] == 1
     }
 
+    /// The walk over the bytes of elements of `bits` bits, in place of the elements; `None` where its rows are not whole bytes
+    /// side by side.
+    pub fn in_bytes(&self, bits: u32) -> Option<Walk> {
+        let bits = i64::from(bits);
+        let last = self.n_dims - 1;
+        let mut bytes = self.clone();
+        let whole = |n: i64| (n * bits % 8 == 0).then_some(n * bits / 8);
+        if self.strides[last] != [1, 1] {
+            return None;
+        }
+        bytes.counts[last] = whole(i64::from(self.counts[last]))?.try_into().ok()?;
+        for side in 0..2 {
+            bytes.base[side] = whole(self.base[side])?;
+            for d in 0..last {
+                bytes.strides[d][side] = whole(self.strides[d][side])?;
+            }
+        }
+        Some(bytes)
+    }
+
     /// Least and greatest element number of a side.
     pub fn extent(&self, side: usize) -> (i64, i64) {
         let (mut low, mut high) = (self.base[side], self.base[side]);

@@ -52,22 +52,40 @@ pub(crate) fn quantize(
         group::quantize_rows(format, mode, values, values.len(), codes, scales);
         return;
     }
+    // Whole groups along neighbours go through the fast way, run by run.
+    let (n_whole, bits) = (if s == 1 { values.len() / size } else { 0 }, format.element.bits() as usize);
+    let is_run = |number: usize| {
+        number < n_whole
+            && (size * bits).is_multiple_of(8)
+            && touched.is_none_or(|touched| touched[number * size..][..size].iter().all(|&set| set))
+    };
     let mut staged = vec![0.0; size];
     let mut packed = vec![0; size];
-    for number in 0..(layout.elements as usize).div_ceil(size) {
-        let first = number / s * s * size + number % s;
-        let members = || (0..size).map(|j| first + j * s).filter(|&e| e < values.len());
-        if touched.is_some_and(|touched| !members().any(|e| touched[e])) {
+    let n_groups = (layout.elements as usize).div_ceil(size);
+    let mut number = 0;
+    while number < n_groups {
+        let run = (number..n_groups).take_while(|&number| is_run(number)).count();
+        if run > 0 {
+            let values = &values[number * size..][..run * size];
+            let codes = &mut codes[number * size * bits / 8..];
+            let scales = &mut scales[format.scale_bytes(number as u64) as usize..];
+            group::quantize_rows(format, mode, values, values.len(), codes, scales);
+            number += run;
             continue;
         }
-        staged.fill(0.0);
-        for (value, e) in staged.iter_mut().zip(members()) {
-            *value = values[e];
+        let first = number / s * s * size + number % s;
+        let members = || (0..size).map(|j| first + j * s).filter(|&e| e < values.len());
+        if touched.is_none_or(|touched| members().any(|e| touched[e])) {
+            staged.fill(0.0);
+            for (value, e) in staged.iter_mut().zip(members()) {
+                *value = values[e];
+            }
+            group::quantize_group(format, mode, &staged, &mut packed).write(format, scales, number);
+            for (&code, e) in packed.iter().zip(members()) {
+                pack::set(codes, format.element, e, u64::from(code));
+            }
         }
-        group::quantize_group(format, mode, &staged, &mut packed).write(format, scales, number);
-        for (&code, e) in packed.iter().zip(members()) {
-            pack::set(codes, format.element, e, u64::from(code));
-        }
+        number += 1;
     }
 }
 
@@ -168,7 +186,7 @@ impl Pe<'_> {
             }
         }
         self.publish(dst, target);
-        self.pool.recycle(slot);
+        self.space.pool.recycle(slot);
         Ok(())
     }
 }

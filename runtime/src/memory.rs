@@ -210,6 +210,14 @@ impl Log {
         std::mem::replace(self, Log { now, ..Log::default() })
     }
 
+    /// An empty log in the memory of this one.
+    pub fn cleared(mut self) -> Log {
+        self.stores.clear();
+        self.data.clear();
+        self.reads.clear();
+        Log { now: Moment::default(), ..self }
+    }
+
     /// Writes all stores into memory.
     pub fn apply(&self, memory: &mut Memory<'_>) {
         for store in &self.stores {

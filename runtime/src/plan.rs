@@ -8,6 +8,7 @@ use lacuna_isa::object::{Access, BufferKind, Kernel};
 use lacuna_isa::view::{LOOP_LEVELS, MAX_PARAMS, Position, Space, VIEW_DIMS, View};
 
 use crate::launch::check_meeting;
+use crate::matmul::shape::Products;
 use crate::se::ProgramPlan;
 use crate::trap::LoadError;
 pub(crate) use movement::is_compressed;
@@ -24,6 +25,9 @@ pub(crate) struct KernelPlan<'o> {
     /// For every `loop`, the number of its `end`; for others, their own number.
     pub ends: Vec<usize>,
     pub programs: Vec<ProgramPlan>,
+    pub products: Products,
+    /// For every buffer, whether what loads bring there is read by products alone, which read it wherever it is.
+    pub in_place: Vec<bool>,
 }
 
 impl KernelPlan<'_> {
@@ -80,7 +84,28 @@ pub(crate) fn plan_kernel(kernel: &Kernel) -> Result<KernelPlan<'_>, LoadError> 
                 .map_err(|reason| fail(None, format!("program {}: {reason}", program.name)))
         })
         .collect::<Result<_, _>>()?;
-    Ok(KernelPlan { kernel, ends, programs })
+    let products = Products::new(kernel.code.len());
+    let in_place = in_place(kernel);
+    Ok(KernelPlan { kernel, ends, programs, products, in_place })
+}
+
+fn in_place(kernel: &Kernel) -> Vec<bool> {
+    let mut in_place = vec![true; kernel.buffers.len()];
+    for inst in &kernel.code {
+        match inst.kind {
+            InstKind::Ld { .. } => {}
+            InstKind::Mm { bank, .. } => in_place[usize::from(bank.buffer)] = false,
+            other => {
+                for field in other.operands() {
+                    in_place[usize::from(field.operand.buffer)] = false;
+                }
+            }
+        }
+    }
+    for stream in kernel.programs.iter().flat_map(|program| &program.streams) {
+        in_place[usize::from(stream.operand.buffer)] = false;
+    }
+    in_place
 }
 
 fn check_view(view: &View) -> Result<(), String> {

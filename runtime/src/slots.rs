@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lacuna_isa::format::Format;
+use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::object::Buffer;
-use lacuna_isa::view::{Pattern, PlaneMap, View};
+use lacuna_isa::view::{Pattern, PlaneMap, VIEW_DIMS, View};
 
+use crate::boxes::{Walk, dense_strides};
+
+use crate::dma::copy_codes;
 use crate::trap::{Fault, TrapKind};
 
 /// Bytes aligned for every element type.
@@ -53,10 +56,49 @@ impl Layout {
     }
 }
 
+/// Where the elements of a dense box of f32 lie outside its slot: element 0 first, at strides that are not negative.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Placement {
+    pub sizes: [u32; VIEW_DIMS],
+    pub strides: [i64; VIEW_DIMS],
+}
+
+impl Placement {
+    /// `view` of the slot as a view of where its elements lie; `None` where the places of its indices are no sums.
+    pub fn compose(&self, view: &View) -> Option<View> {
+        let dense = dense_strides(self.sizes);
+        // The digits of a distance in the slot are distances along the dimensions of the box.
+        let digits = |distance: i64| -> Option<[i64; VIEW_DIMS]> {
+            let mut rest = u64::try_from(distance).ok()?;
+            Some(std::array::from_fn(|d| {
+                let digit = rest / dense[d] as u64;
+                rest %= dense[d] as u64;
+                digit as i64
+            }))
+        };
+        let place = |digits: &[i64; VIEW_DIMS]| -> i64 {
+            digits.iter().zip(&self.strides).map(|(digit, stride)| digit * stride).sum()
+        };
+        let mut most = digits(view.offset)?;
+        let mut composed = View { offset: place(&most), ..view.clone() };
+        for dim in composed.dims.iter_mut().filter(|dim| dim.size > 1) {
+            let step = digits(i64::from(dim.stride))?;
+            dim.stride = i32::try_from(place(&step)).ok()?;
+            for (most, step) in most.iter_mut().zip(step) {
+                *most += step * i64::from(dim.size - 1);
+            }
+        }
+        // Without carries, the digits of a sum are the sums of digits.
+        most.iter().zip(self.sizes).all(|(&most, size)| most < i64::from(size)).then_some(composed)
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Data<'m> {
     /// References into memory that does not change while the launch runs, one per plane.
     Alias([&'m [u8]; 3]),
+    /// F32 in memory that does not change while the launch runs, not side by side.
+    Strided(&'m [u8], Placement),
     Owned(Arc<Bytes>),
     /// Nothing, while an instruction updates the slot.
     Taken,
@@ -69,6 +111,17 @@ pub(crate) struct Slot<'m> {
     pub layout: Layout,
     /// Distinguishes the contents of all slots with bytes of their own; 0 for references, whose address does.
     pub version: u64,
+    /// Which constants the slot has, if a load brought all of its box from there.
+    pub constant: Option<Constant>,
+}
+
+/// What determines the bytes that a load of a whole box of weights brings: the instruction, the tensor's address and the
+/// first element.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Constant {
+    pub pc: usize,
+    pub address: u64,
+    pub first: i64,
 }
 
 /// The version of the next slot with bytes of its own.
@@ -77,34 +130,56 @@ static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
 impl<'m> Slot<'m> {
     /// A slot that refers to memory.
     pub fn alias(planes: [&'m [u8]; 3], layout: Layout) -> Slot<'m> {
-        Slot { data: Data::Alias(planes), layout, version: 0 }
+        Slot { data: Data::Alias(planes), layout, version: 0, constant: None }
+    }
+
+    /// A slot of f32 whose elements lie apart in memory, from the first of `bytes` on.
+    pub fn strided(bytes: &'m [u8], at: Placement, layout: Layout) -> Slot<'m> {
+        Slot { data: Data::Strided(bytes, at), layout, version: 0, constant: None }
+    }
+
+    /// The bytes from its first element on, and where the elements lie, of a slot whose elements lie apart.
+    pub fn placement(&self) -> Option<(&'m [u8], Placement)> {
+        match self.data {
+            Data::Strided(bytes, at) => Some((bytes, at)),
+            Data::Alias(_) | Data::Owned(_) | Data::Taken => None,
+        }
+    }
+
+    /// The slot with its elements side by side.
+    pub fn gathered(self, pool: &mut Pool) -> Slot<'m> {
+        let Data::Strided(bytes, at) = self.data else { return self };
+        let mut out = pool.any(self.layout.bytes() as usize);
+        gather(bytes, &at, out.get_mut());
+        Slot::owned(out, self.layout)
     }
 
     /// A slot of its own bytes.
     pub fn owned(bytes: Bytes, layout: Layout) -> Slot<'m> {
         let version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
-        Slot { data: Data::Owned(Arc::new(bytes)), layout, version }
+        Slot { data: Data::Owned(Arc::new(bytes)), layout, version, constant: None }
     }
 
     /// The hole that a slot leaves while an instruction updates it.
     fn taken(layout: Layout) -> Slot<'m> {
-        Slot { data: Data::Taken, layout, version: 0 }
+        Slot { data: Data::Taken, layout, version: 0, constant: None }
     }
 
     /// Faults when another operand of the instruction updates the slot.
     fn check_present(self) -> Result<Slot<'m>, Fault> {
         match self.data {
-            Data::Alias(_) | Data::Owned(_) => Ok(self),
+            Data::Alias(_) | Data::Strided(..) | Data::Owned(_) => Ok(self),
             Data::Taken => {
                 Err(Fault::new(TrapKind::SlotConflict, "an operand updates the slot that another one names"))
             }
         }
     }
 
-    /// The planes: codes, scales, indices.
+    /// The planes: codes, scales, indices; of a slot whose elements lie apart, the bytes that they lie in.
     pub fn planes(&self) -> [&[u8]; 3] {
         match &self.data {
             Data::Alias(planes) => *planes,
+            Data::Strided(bytes, _) => [bytes, &[], &[]],
             Data::Taken => [&[]; 3],
             Data::Owned(bytes) => {
                 let [codes, scales, _] = self.layout.map.plane_bytes(self.layout.elements);
@@ -127,6 +202,12 @@ impl<'m> Slot<'m> {
                     bytes.get_mut()[at..at + plane.len()].copy_from_slice(plane);
                     at += plane.len();
                 }
+                bytes
+            }
+            Data::Strided(source, at) => {
+                let len = self.layout.bytes() as usize;
+                let mut bytes = Bytes { words: vec![0; usize::div_ceil(len, 8)], len };
+                gather(source, &at, bytes.get_mut());
                 bytes
             }
             Data::Taken => Bytes::default(),
@@ -154,6 +235,13 @@ impl<'m> Slot<'m> {
             ));
         }
         Ok(())
+    }
+}
+
+/// Copies f32 that lie apart into one dense box.
+fn gather(bytes: &[u8], at: &Placement, out: &mut [u8]) {
+    if let Some(walk) = Walk::new(&at.sizes, &at.strides, &dense_strides(at.sizes), [0, 0]) {
+        copy_codes(&walk, (bytes, 0, ScalarType::F32), (out, ScalarType::F32));
     }
 }
 

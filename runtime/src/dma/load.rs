@@ -2,6 +2,7 @@
 
 use lacuna_isa::format::{Format, ScalarType, pack};
 use lacuna_isa::inst::{Fill, MaskCode, Operand};
+use lacuna_isa::object::MemSpace;
 use lacuna_isa::view::{PlaneMap, View};
 
 use super::codes::{PlaneSource, apply_scales, copy_planes, fill_code, fill_planes, int_value, scale_type};
@@ -11,7 +12,7 @@ use super::planes::{Piece, Side, element, open_dim, partial, plane_walks};
 use super::source::{Source, alias};
 use crate::boxes::{Walk, dense_strides};
 use crate::pe::Pe;
-use crate::slots::{Layout, Slot};
+use crate::slots::{Constant, Layout, Slot};
 use crate::trap::{Fault, TrapKind};
 
 /// Which indices of a view's box are loaded.
@@ -62,6 +63,9 @@ impl Pe<'_> {
         let dense = dense_strides(view.sizes());
         let layout = Layout::new(to, view.pattern, dense[k_dim].unsigned_abs(), view.elements());
         self.rings[usize::from(dst.buffer)].check_push(layout.bytes())?;
+        if self.load_whole(load, view, &tensor, layout)? {
+            return Ok(());
+        }
         let Picked { pieces, holes, touched } = self.pick(view, pick)?;
         let moved: u64 = pieces.iter().map(Piece::elements).sum();
         let complete = moved == layout.elements;
@@ -108,7 +112,7 @@ impl Pe<'_> {
             self.rings[usize::from(dst.buffer)].push(Slot::alias(planes, layout));
             return Ok(());
         }
-        let mut bytes = self.pool.any(layout.bytes() as usize);
+        let mut bytes = self.space.pool.any(layout.bytes() as usize);
         if !complete {
             fill_planes(bytes.get_mut(), &layout, fill_code(to, fill));
         }
@@ -174,7 +178,12 @@ impl Pe<'_> {
         if self.actions.records && matches!(pick, Pick::Flags(..)) {
             self.actions.add_load(self.pc, loaded, dense_bytes);
         }
-        self.rings[usize::from(dst.buffer)].push(Slot::owned(bytes, layout));
+        let mut slot = Slot::owned(bytes, layout);
+        if complete && whole && tensor.address.space == MemSpace::Weights {
+            let first = pieces.first().map_or(Ok(0), |piece| piece.global_base(view))?;
+            slot.constant = Some(Constant { pc: self.pc, address: tensor.address.offset, first });
+        }
+        self.rings[usize::from(dst.buffer)].push(slot);
         Ok(())
     }
 
@@ -253,7 +262,7 @@ impl Pe<'_> {
             }
             out.push(int_value(ty, pack::get(codes, ty, at as usize)));
         }
-        self.pool.recycle(slot);
+        self.space.pool.recycle(slot);
         Ok(out)
     }
 }

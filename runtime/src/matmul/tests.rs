@@ -1,5 +1,6 @@
 //! The fast kernels against the definition, on every vector unit that the host has.
 
+use lacuna_isa::format::Format;
 use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{GroupFormat, ScalarType, pack};
 use lacuna_isa::view::Pattern;
@@ -87,7 +88,11 @@ impl Planes {
     }
 
     fn side(&self, k_offsets: Vec<i64>) -> Side<'_> {
-        Side { planes: [&self.codes, &self.scales, &self.indices], map: self.map, k_offsets }
+        Side {
+            planes: [&self.codes, &self.scales, &self.indices],
+            map: self.map,
+            k_offsets: k_offsets.into(),
+        }
     }
 }
 
@@ -133,23 +138,25 @@ fn check(case: &Case, words: &mut Words) -> bool {
     let product = Product {
         a: a.side((0..k as i64).collect()),
         b: b.side((0..k).map(|i| (i * b_k) as i64).collect()),
-        rows: (0..m).filter(|i| i % 5 != 3).map(|i| (i, (i * k) as i64)).collect(),
-        cols: (0..n).map(|j| (j, (j * b_n) as i64)).collect(),
-        mask,
+        rows: (0..m).filter(|i| i % 5 != 3).map(|i| (i, (i * k) as i64)).collect::<Vec<_>>().into(),
+        cols: (0..n).map(|j| (j, (j * b_n) as i64)).collect::<Vec<_>>().into(),
+        mask: mask.into(),
         stride: n,
-        b_version: 0,
+        b_origin: Origin::Slot(0),
         group: group_rule(case.formats),
     };
     let start: Vec<f32> = (0..m * n).map(|_| (words.next() % 1000) as f32 - 500.5).collect();
     let mut want = start.clone();
     scalar::multiply(&product, &mut want);
     let mut taken = true;
+    let schedule = Schedule::new(&product);
     for &units in Units::all() {
-        let mut cache = fast::PanelCache::default();
+        let mut own = panels::PanelCache::default();
         // The second time, panels come from the cache.
         for _ in 0..2 {
             let mut got = start.clone();
-            taken &= fast::multiply(units, &product, &mut got, &mut cache);
+            let caches = Caches { own: &mut own, shared: None, once: false };
+            taken &= fast::multiply(units, &product, &schedule, &mut got, caches);
             if !taken {
                 break;
             }

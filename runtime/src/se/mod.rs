@@ -249,11 +249,14 @@ impl Pe<'_> {
                 let layout = bound.layout();
                 let data = match bound {
                     Bound::Source(slot) => Data::Read(slot.planes()),
-                    Bound::Target(target) => Data::write(target.bytes.get_mut(), &layout),
+                    Bound::Target(target) => {
+                        let fresh = stream.operand.action == Action::Push;
+                        Data::write(target.bytes.get_mut(), &layout, fresh)
+                    }
                 };
                 streams.push(StreamState { layout, bank, data });
             }
-            let lanes = self.lanes.get_or_insert_default();
+            let lanes = self.space.lanes.get_or_insert_default();
             execute(program, plan, &domain, &mut streams, lanes);
             for (stream, state) in program.streams.iter().zip(streams) {
                 if let (Data::Groups { values, touched, bytes }, Format::Grouped(format)) =
@@ -265,7 +268,7 @@ impl Pe<'_> {
         }
         for (stream, bound) in program.streams.iter().zip(bound) {
             match bound {
-                Bound::Source(slot) => self.pool.recycle(slot),
+                Bound::Source(slot) => self.space.pool.recycle(slot),
                 Bound::Target(target) => self.publish(stream.operand, target),
             }
         }
