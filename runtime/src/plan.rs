@@ -3,13 +3,14 @@
 mod movement;
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, Engine, GlobalField, InstKind, Operand, OperandField, Place, Use};
+use lacuna_isa::inst::{Action, Engine, GlobalField, Inst, InstKind, Operand, OperandField, Place, Use};
 use lacuna_isa::object::{Access, BufferKind, Kernel};
 use lacuna_isa::view::{LOOP_LEVELS, MAX_PARAMS, Position, Space, VIEW_DIMS, View};
 
 use crate::launch::check_meeting;
 use crate::matmul::shape::Products;
 use crate::se::ProgramPlan;
+use crate::slots::Placement;
 use crate::trap::LoadError;
 pub(crate) use movement::is_compressed;
 
@@ -26,8 +27,8 @@ pub(crate) struct KernelPlan<'o> {
     pub ends: Vec<usize>,
     pub programs: Vec<ProgramPlan>,
     pub products: Products,
-    /// For every buffer, whether what loads bring there is read by products alone, which read it wherever it is.
-    pub in_place: Vec<bool>,
+    /// For every load, where the box lies that it brings, if products read it there.
+    pub in_place: Vec<Option<Placement>>,
 }
 
 impl KernelPlan<'_> {
@@ -89,23 +90,35 @@ pub(crate) fn plan_kernel(kernel: &Kernel) -> Result<KernelPlan<'_>, LoadError> 
     Ok(KernelPlan { kernel, ends, programs, products, in_place })
 }
 
-fn in_place(kernel: &Kernel) -> Vec<bool> {
-    let mut in_place = vec![true; kernel.buffers.len()];
+/// For every load, where the box lies that it brings, if products alone read it and can read it there.
+fn in_place(kernel: &Kernel) -> Vec<Option<Placement>> {
+    let mut readable = vec![true; kernel.buffers.len()];
+    let mut factors: Vec<Operand> = Vec::new();
     for inst in &kernel.code {
         match inst.kind {
             InstKind::Ld { .. } => {}
-            InstKind::Mm { bank, .. } => in_place[usize::from(bank.buffer)] = false,
+            InstKind::Mm { bank, a, b, .. } => {
+                readable[usize::from(bank.buffer)] = false;
+                factors.extend([a, b]);
+            }
             other => {
                 for field in other.operands() {
-                    in_place[usize::from(field.operand.buffer)] = false;
+                    readable[usize::from(field.operand.buffer)] = false;
                 }
             }
         }
     }
     for stream in kernel.programs.iter().flat_map(|program| &program.streams) {
-        in_place[usize::from(stream.operand.buffer)] = false;
+        readable[usize::from(stream.operand.buffer)] = false;
     }
-    in_place
+    let place = |inst: &Inst| {
+        let InstKind::Ld { dst, src, .. } = inst.kind else { return None };
+        let at = Placement::of(src, &kernel.views[usize::from(src)])?;
+        let mut readers = factors.iter().filter(|factor| factor.buffer == dst.buffer);
+        let composes = |factor: &Operand| at.compose(&kernel.views[usize::from(factor.view)]).is_some();
+        (readable[usize::from(dst.buffer)] && readers.all(composes)).then_some(at)
+    };
+    kernel.code.iter().map(place).collect()
 }
 
 fn check_view(view: &View) -> Result<(), String> {

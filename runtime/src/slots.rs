@@ -57,13 +57,22 @@ impl Layout {
 }
 
 /// Where the elements of a dense box of f32 lie outside its slot: element 0 first, at strides that are not negative.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Placement {
+    /// The view that tells it, by which placements of one kernel are compared.
+    pub view: u16,
     pub sizes: [u32; VIEW_DIMS],
     pub strides: [i64; VIEW_DIMS],
 }
 
 impl Placement {
+    /// Where the box of a global view lies; `None` where that is no f32 at strides that are not negative.
+    pub fn of(number: u16, view: &View) -> Option<Placement> {
+        let strides = view.dims.map(|d| i64::from(d.stride));
+        let fits = view.format == Format::F32 && view.pattern.is_none() && strides.iter().all(|&s| s >= 0);
+        fits.then(|| Placement { view: number, sizes: view.sizes(), strides })
+    }
+
     /// `view` of the slot as a view of where its elements lie; `None` where the places of its indices are no sums.
     pub fn compose(&self, view: &View) -> Option<View> {
         let dense = dense_strides(self.sizes);
@@ -98,7 +107,7 @@ enum Data<'m> {
     /// References into memory that does not change while the launch runs, one per plane.
     Alias([&'m [u8]; 3]),
     /// F32 in memory that does not change while the launch runs, not side by side.
-    Strided(&'m [u8], Placement),
+    Strided(&'m [u8], &'m Placement),
     Owned(Arc<Bytes>),
     /// Nothing, while an instruction updates the slot.
     Taken,
@@ -134,12 +143,12 @@ impl<'m> Slot<'m> {
     }
 
     /// A slot of f32 whose elements lie apart in memory, from the first of `bytes` on.
-    pub fn strided(bytes: &'m [u8], at: Placement, layout: Layout) -> Slot<'m> {
+    pub fn strided(bytes: &'m [u8], at: &'m Placement, layout: Layout) -> Slot<'m> {
         Slot { data: Data::Strided(bytes, at), layout, version: 0, constant: None }
     }
 
     /// The bytes from its first element on, and where the elements lie, of a slot whose elements lie apart.
-    pub fn placement(&self) -> Option<(&'m [u8], Placement)> {
+    pub fn placement(&self) -> Option<(&'m [u8], &'m Placement)> {
         match self.data {
             Data::Strided(bytes, at) => Some((bytes, at)),
             Data::Alias(_) | Data::Owned(_) | Data::Taken => None,
@@ -150,7 +159,7 @@ impl<'m> Slot<'m> {
     pub fn gathered(self, pool: &mut Pool) -> Slot<'m> {
         let Data::Strided(bytes, at) = self.data else { return self };
         let mut out = pool.any(self.layout.bytes() as usize);
-        gather(bytes, &at, out.get_mut());
+        gather(bytes, at, out.get_mut());
         Slot::owned(out, self.layout)
     }
 
@@ -207,7 +216,7 @@ impl<'m> Slot<'m> {
             Data::Strided(source, at) => {
                 let len = self.layout.bytes() as usize;
                 let mut bytes = Bytes { words: vec![0; usize::div_ceil(len, 8)], len };
-                gather(source, &at, bytes.get_mut());
+                gather(source, at, bytes.get_mut());
                 bytes
             }
             Data::Taken => Bytes::default(),

@@ -10,7 +10,7 @@ use super::source::{Window, alias_run, window};
 use crate::boxes::{Walk, dense_strides};
 use crate::memory::Tensor;
 use crate::pe::Pe;
-use crate::slots::{Constant, Layout, Placement, Slot};
+use crate::slots::{Constant, Layout, Slot};
 use crate::trap::Fault;
 
 use super::Load;
@@ -53,10 +53,8 @@ impl<'m> Pe<'m> {
             ring.push(Slot::alias([alias_run(tensor, &window, base, ty), &[], &[]], layout));
             return Ok(true);
         }
-        let forward = strides.iter().all(|&stride| stride >= 0);
-        if view.format == Format::F32 && forward && self.plan.in_place[usize::from(load.dst.buffer)] {
-            let bytes = alias_run(tensor, &window, base, ty);
-            ring.push(Slot::strided(bytes, Placement { sizes, strides }, layout));
+        if let Some(at) = &self.plan.in_place[self.pc] {
+            ring.push(Slot::strided(alias_run(tensor, &window, base, ty), at, layout));
             return Ok(true);
         }
         let mut bytes = self.space.pool.any(n_bytes as usize);

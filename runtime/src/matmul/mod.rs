@@ -18,7 +18,7 @@ use lacuna_isa::view::{PlaneMap, VIEW_DIMS, View};
 use crate::local::local_walk;
 use crate::pe::Pe;
 use crate::simd::Units;
-use crate::slots::{Constant, Placement, Slot};
+use crate::slots::{Constant, Slot};
 use crate::trap::{Fault, TrapKind};
 use fast::Caches;
 use mask::{Chosen, Flags, Grain, Packed};
@@ -116,8 +116,7 @@ impl<'m> Pe<'m> {
         let shapes = &plan.products.shapes[self.pc];
         let sizes = shapes.sizes(plan.kernel, &Operands { bank, a, b, order, mask })?;
         let mut target = self.target(bank, sizes.layout)?;
-        let (a_slot, a_near) = self.factor(a)?;
-        let (b_slot, b_near) = self.factor(b)?;
+        let (a_slot, b_slot) = (self.source_anywhere(a)?, self.source_anywhere(b)?);
         let chooser = match mask {
             Some((grain, operand)) => Some((grain, view(operand), self.source(operand)?)),
             None => None,
@@ -138,7 +137,7 @@ impl<'m> Pe<'m> {
         let near = view(b);
         let b_view = sizes.whole.as_ref().unwrap_or(near);
         let ranges = [view(a).clip(&self.at), b_view.clip(&self.at)];
-        let places = [a_near, b_near];
+        let places = [&a_slot, &b_slot].map(|slot| slot.placement().map(|(_, at)| at));
         let bound = Bound {
             slots: [&a_slot, &b_slot],
             chooser: chooser.as_ref().map(|(grain, view, slot)| (*grain, *view, slot)),
@@ -168,16 +167,6 @@ impl<'m> Pe<'m> {
             self.space.pool.recycle(slot);
         }
         Ok(())
-    }
-
-    /// The slot of a factor, and where its elements lie if that is apart and the operand's view can be told in these terms.
-    fn factor(&mut self, operand: Operand) -> Result<(Slot<'m>, Option<Placement>), Fault> {
-        let slot = self.source_anywhere(operand)?;
-        let Some((_, at)) = slot.placement() else { return Ok((slot, None)) };
-        if at.compose(&self.plan.kernel.views[usize::from(operand.view)]).is_some() {
-            return Ok((slot, Some(at)));
-        }
-        Ok((slot.gathered(&mut self.space.pool), None))
     }
 
     /// Adds a product, or the parts that a mask makes of it.

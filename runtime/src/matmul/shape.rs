@@ -17,7 +17,9 @@ use crate::trap::{Fault, TrapKind};
 
 type Ranges = [(u32, u32); VIEW_DIMS];
 /// Where the elements of each operand lie, if that is apart.
-type Places = [Option<Placement>; 2];
+type Places<'p> = [Option<&'p Placement>; 2];
+/// Clipping, and the views by whose placements operands lie apart.
+type Key = ([Ranges; 2], [Option<u16>; 2]);
 
 /// An instruction's operands: bank, first, second, and what chooses terms.
 #[derive(Clone, Copy)]
@@ -73,10 +75,14 @@ impl Sizes {
     }
 }
 
+fn key(ranges: [Ranges; 2], places: Places<'_>) -> Key {
+    (ranges, places.map(|place| place.map(|at| at.view)))
+}
+
 /// A product under one clipping.
 #[derive(Debug)]
 pub(super) struct Shape {
-    key: ([Ranges; 2], Places),
+    key: Key,
     pub rows: Vec<(usize, i64)>,
     pub cols: Vec<(usize, i64)>,
     pub a_k: Vec<i64>,
@@ -97,10 +103,9 @@ impl Shape {
         views: [&View; 2],
         k_dims: [usize; 3],
         n_dims: [usize; 2],
-        key: ([Ranges; 2], Places),
+        (ranges, places): ([Ranges; 2], Places<'_>),
     ) -> Result<Shape, Fault> {
-        let ranges = key.0;
-        let compose = |side: usize| key.1[side].and_then(|at| at.compose(views[side]));
+        let compose = |side: usize| places[side].and_then(|at| at.compose(views[side]));
         let composed = [compose(0), compose(1)];
         let [a_view, b_view] = [0, 1].map(|side| composed[side].as_ref().unwrap_or(views[side]));
         let numbered = |view: &View, dims: &[usize], ranges: &Ranges| -> Vec<(usize, i64)> {
@@ -131,7 +136,7 @@ impl Shape {
             return Err(Fault::new(TrapKind::PartialGroup, message));
         }
         let mut shape = Shape {
-            key,
+            key: key(ranges, places),
             rows: numbered(a_view, &[0, 1], &ranges[0]),
             cols: numbered(b_view, &n_dims, &ranges[1]),
             a_k: a_k.into_iter().map(|k| k.0).collect(),
@@ -201,16 +206,17 @@ impl Shapes {
         &self,
         views: [&View; 2],
         order: Order,
-        key: ([Ranges; 2], Places),
+        (ranges, places): ([Ranges; 2], Places<'_>),
         schedule: impl FnOnce(&Shape) -> Option<Schedule>,
     ) -> Result<Arc<Shape>, Fault> {
+        let key = key(ranges, places);
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(shape) = known.iter().find(|shape| shape.key == key) {
             return Ok(Arc::clone(shape));
         }
         drop(known);
         let (n_dims, k_dims) = mask::second_dims(order);
-        let mut shape = Shape::new(views, k_dims, n_dims, key)?;
+        let mut shape = Shape::new(views, k_dims, n_dims, (ranges, places))?;
         shape.schedule = schedule(&shape);
         let shape = Arc::new(shape);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -251,12 +257,12 @@ impl LastShapes {
         pc: usize,
         n: usize,
         ranges: &[Ranges; 2],
-        places: &Places,
+        places: &Places<'_>,
     ) -> Option<Arc<Shape>> {
         if self.0.is_empty() {
             self.0.resize(n, None);
         }
-        self.0[pc].as_ref().filter(|shape| shape.key.0 == *ranges && shape.key.1 == *places).cloned()
+        self.0[pc].as_ref().filter(|shape| shape.key == key(*ranges, *places)).cloned()
     }
 
     /// Keeps the shape of instruction `pc`.

@@ -362,7 +362,7 @@ mod x86 {
         _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
     };
 
-    use super::{PanelRef, Rows, Scales, Segments, accumulate_plain, groups_plain, shares};
+    use super::{COLUMNS, PanelRef, Rows, Scales, Segments, accumulate_plain, groups_plain, shares};
 
     #[target_feature(enable = "avx2,fma")]
     pub fn accumulate_avx2(
@@ -399,35 +399,42 @@ mod x86 {
         half: usize,
     }
 
-    /// The vectors of panels that have columns.
-    fn vectors(panels: &[PanelRef<'_>], first: usize) -> ([Vector; 8], usize) {
-        let none = Vector { values: std::ptr::null(), column: 0, mask: 0, panel: 0, half: 0 };
-        let (mut out, mut n) = ([none; 8], 0);
-        for (number, panel) in panels.iter().enumerate() {
+    const NONE: Vector = Vector { values: std::ptr::null(), column: 0, mask: 0, panel: 0, half: 0 };
+
+    /// Puts the vectors of the panels from `first` on that tiles of this many rows take at once into `out`: their number, and
+    /// that of the panels. Every second vector is the second half of the panel of the one before.
+    fn vectors(
+        panels: &[PanelRef<'_>],
+        first: usize,
+        n_rows: usize,
+        out: &mut [Vector; 8],
+    ) -> (usize, usize) {
+        let most = if n_rows <= 3 { 4 } else { 2 };
+        let (mut n, mut taken) = (0, 0);
+        for panel in panels[first..].iter().take(most) {
             let start = panel.values.as_ptr().wrapping_offset(panel.first as isize);
             for half in 0..panel.width.div_ceil(16) {
                 let mask = if panel.width >= half * 16 + 16 { 0xFFFF } else { (1 << (panel.width % 16)) - 1 };
                 let (values, column) = (start.wrapping_add(half * 16), panel.column + half * 16);
-                out[n] = Vector { values, column, mask, panel: first + number, half };
+                out[n] = Vector { values, column, mask, panel: first + taken, half };
                 n += 1;
             }
+            taken += 1;
+            if panel.width <= 16 {
+                break;
+            }
         }
-        (out, n)
-    }
-
-    /// Panels that tiles of this many rows take at once.
-    fn panels_at_once(n_rows: usize) -> usize {
-        if n_rows <= 3 { 4 } else { 2 }
+        (n, taken)
     }
 
     /// Most rows of a tile of 1 to 8 vectors: 24 accumulators at most.
-    const MOST_ROWS: [usize; 9] = [0, 12, 12, 8, 6, 4, 4, 3, 3];
+    const MOST_ROWS: [usize; 9] = [0, 10, 10, 8, 6, 4, 4, 3, 3];
 
     /// Calls `$f::<R, V>` for the `R` rows and `V` vectors that are wanted.
     macro_rules! by_size {
         ($r:expr, $v:expr, $f:ident $args:tt) => {
             by_size!(@v $r, $v, $f $args,
-                1 [1 2 3 4 5 6 7 8 9 10 11 12] 2 [1 2 3 4 5 6 7 8 9 10 11 12] 3 [1 2 3 4 5 6 7 8] 4 [1 2 3 4 5 6]
+                1 [1 2 3 4 5 6 7 8 9 10] 2 [1 2 3 4 5 6 7 8 9 10] 3 [1 2 3 4 5 6 7 8] 4 [1 2 3 4 5 6]
                 5 [1 2 3 4] 6 [1 2 3 4] 7 [1 2 3] 8 [1 2 3])
         };
         (@v $r:expr, $v:expr, $f:ident $args:tt, $($n:literal [$($m:literal)*])*) => {
@@ -457,13 +464,15 @@ mod x86 {
     ) {
         let a = a.as_ptr().wrapping_offset(-origin as isize);
         let bank = bank.as_mut_ptr();
-        for panels in panels.chunks(panels_at_once(rows.len())) {
-            let (vectors, n) = vectors(panels, 0);
+        let (mut out, mut first) = ([NONE; 8], 0);
+        while first < panels.len() {
+            let (n, taken) = vectors(panels, first, rows.len(), &mut out);
+            first += taken;
             for (row, r) in shares(rows.len(), MOST_ROWS[n]) {
                 let (elements, accumulators) =
                     (&rows.elements[row..row + r], &rows.accumulators[row..row + r]);
                 // SAFETY: the caller's promise covers these rows and panels.
-                unsafe { by_size!(r, n, tile(bank, a, elements, accumulators, &vectors, segments)) };
+                unsafe { by_size!(r, n, tile(bank, a, elements, accumulators, &out, segments)) };
             }
         }
     }
@@ -502,7 +511,7 @@ mod x86 {
     }
 
     /// # Safety
-    /// All addresses of the segments lie inside the operands.
+    /// All addresses of the segments lie inside the operands. Every second vector of `b` lies 16 values behind the one before.
     #[inline]
     #[target_feature(enable = "avx512f,fma")]
     unsafe fn run<const R: usize, const V: usize>(
@@ -512,23 +521,54 @@ mod x86 {
         segments: &Segments,
     ) {
         for segment in &segments.runs {
-            let (mut at, mut from) = (segment.a as isize, segment.b as isize);
-            let (a_step, b_step) = (segment.a_step as isize, segment.b_step as isize);
-            for _ in 0..segment.len {
-                let mut columns = [_mm512_setzero_ps(); V];
-                for v in 0..V {
-                    // SAFETY: the caller's promise: 16 columns from here lie inside the panel.
-                    columns[v] = unsafe { _mm512_loadu_ps(b[v].wrapping_offset(from)) };
-                }
-                for r in 0..R {
-                    // SAFETY: the caller's promise: the element lies inside the operand.
-                    let x = _mm512_set1_ps(unsafe { *rows[r].wrapping_offset(at) });
-                    for v in 0..V {
-                        sums[r][v] = _mm512_fmadd_ps(x, columns[v], sums[r][v]);
+            let mut from: [*const f32; V] =
+                std::array::from_fn(|v| b[v & !1].wrapping_offset(segment.b as isize));
+            let rows: [*const f32; R] = std::array::from_fn(|r| rows[r].wrapping_offset(segment.a as isize));
+            // The usual steps as constants leave registers for the addresses of rows.
+            if segment.a_step == 1 && segment.b_step == COLUMNS as i64 {
+                for k in 0..segment.len {
+                    // SAFETY: the caller's promise: this k lies inside both operands.
+                    unsafe { step(sums, &rows, k as isize, &from) };
+                    for v in (0..V).step_by(2) {
+                        from[v] = from[v].wrapping_add(COLUMNS);
                     }
                 }
-                at += a_step;
-                from += b_step;
+                continue;
+            }
+            let mut at = 0;
+            for _ in 0..segment.len {
+                // SAFETY: as above.
+                unsafe { step(sums, &rows, at, &from) };
+                at += segment.a_step as isize;
+                for v in (0..V).step_by(2) {
+                    from[v] = from[v].wrapping_offset(segment.b_step as isize);
+                }
+            }
+        }
+    }
+
+    /// One k: elements of rows at `at`, columns at the even vectors of `from`.
+    ///
+    /// # Safety
+    /// All of them lie inside the operands.
+    #[inline]
+    #[target_feature(enable = "avx512f,fma")]
+    unsafe fn step<const R: usize, const V: usize>(
+        sums: &mut [[__m512; V]; R],
+        rows: &[*const f32; R],
+        at: isize,
+        from: &[*const f32; V],
+    ) {
+        let mut columns = [_mm512_setzero_ps(); V];
+        for v in 0..V {
+            // SAFETY: the caller's promise.
+            columns[v] = unsafe { _mm512_loadu_ps(from[v & !1].wrapping_add(16 * (v & 1))) };
+        }
+        for r in 0..R {
+            // SAFETY: the caller's promise.
+            let x = _mm512_set1_ps(unsafe { *rows[r].wrapping_offset(at) });
+            for v in 0..V {
+                sums[r][v] = _mm512_fmadd_ps(x, columns[v], sums[r][v]);
             }
         }
     }
@@ -547,13 +587,13 @@ mod x86 {
     ) {
         let a = a.as_ptr().wrapping_offset(-origin as isize);
         let bank = bank.as_mut_ptr();
-        let mut first = 0;
-        for panels in panels.chunks(panels_at_once(rows.len())) {
-            let (vectors, n) = vectors(panels, first);
-            first += panels.len();
+        let (mut out, mut first) = ([NONE; 8], 0);
+        while first < panels.len() {
+            let (n, taken) = vectors(panels, first, rows.len(), &mut out);
+            first += taken;
             for (row, r) in shares(rows.len(), MOST_ROWS[n]) {
                 // SAFETY: the caller's promise covers these rows and panels.
-                unsafe { by_size!(r, n, groups_tile(bank, a, (rows, row), &vectors, groups, scales)) };
+                unsafe { by_size!(r, n, groups_tile(bank, a, (rows, row), &out, groups, scales)) };
             }
         }
     }
@@ -584,7 +624,7 @@ mod x86 {
                     let at = bank.wrapping_add(accumulators[r] + vectors[v].column);
                     // SAFETY: the panel has scales for the group, and the accumulators lie inside the bank.
                     unsafe {
-                        let other = _mm512_loadu_ps(b_scales[v].wrapping_add(group * super::COLUMNS));
+                        let other = _mm512_loadu_ps(b_scales[v].wrapping_add(group * COLUMNS));
                         let sum = _mm512_maskz_loadu_ps(vectors[v].mask, at);
                         let sum = _mm512_fmadd_ps(sums[r][v], _mm512_mul_ps(scale, other), sum);
                         _mm512_mask_storeu_ps(at, vectors[v].mask, sum);
