@@ -58,6 +58,11 @@ impl Walk {
         self.counts.iter().copied().zip(self.strides).take(self.n_dims)
     }
 
+    /// The same walk from elsewhere on the source side.
+    pub fn from(&self, source: i64) -> Walk {
+        Walk { base: [source, self.base[1]], ..self.clone() }
+    }
+
     /// First element number of each side.
     pub fn base(&self) -> [i64; 2] {
         self.base

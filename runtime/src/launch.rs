@@ -88,7 +88,7 @@ pub(crate) fn run_launch(
     spaces: &Workspaces,
 ) -> Result<(Counts, ActionLog), Conflict> {
     let (phases, counts, actions) = phases(plan, params, extents, images, memory, limits, spaces)?;
-    phases.iter().flatten().for_each(|log| log.apply(memory));
+    Log::apply_all(&phases.iter().flatten().collect::<Vec<_>>(), memory);
     spaces.recycle(phases.into_iter().flatten());
     Ok((counts, actions))
 }

@@ -7,6 +7,7 @@ use lacuna_isa::inst::{Action, Engine, GlobalField, Inst, InstKind, Operand, Ope
 use lacuna_isa::object::{Access, BufferKind, Kernel};
 use lacuna_isa::view::{LOOP_LEVELS, MAX_PARAMS, Position, Space, VIEW_DIMS, View};
 
+use crate::dma::LoadPlan;
 use crate::launch::check_meeting;
 use crate::matmul::shape::Products;
 use crate::se::ProgramPlan;
@@ -27,8 +28,8 @@ pub(crate) struct KernelPlan<'o> {
     pub ends: Vec<usize>,
     pub programs: Vec<ProgramPlan>,
     pub products: Products,
-    /// For every load, where the box lies that it brings, if products read it there.
-    pub in_place: Vec<Option<Placement>>,
+    /// Of every instruction that loads a whole box.
+    pub loads: Vec<Option<LoadPlan>>,
 }
 
 impl KernelPlan<'_> {
@@ -86,12 +87,12 @@ pub(crate) fn plan_kernel(kernel: &Kernel) -> Result<KernelPlan<'_>, LoadError> 
         })
         .collect::<Result<_, _>>()?;
     let products = Products::new(kernel.code.len());
-    let in_place = in_place(kernel);
-    Ok(KernelPlan { kernel, ends, programs, products, in_place })
+    let loads = loads(kernel);
+    Ok(KernelPlan { kernel, ends, programs, products, loads })
 }
 
-/// For every load, where the box lies that it brings, if products alone read it and can read it there.
-fn in_place(kernel: &Kernel) -> Vec<Option<Placement>> {
+/// The plans of all loads of whole boxes, which refer to them in place if products alone read them and can read them there.
+fn loads(kernel: &Kernel) -> Vec<Option<LoadPlan>> {
     let mut readable = vec![true; kernel.buffers.len()];
     let mut factors: Vec<Operand> = Vec::new();
     for inst in &kernel.code {
@@ -113,10 +114,12 @@ fn in_place(kernel: &Kernel) -> Vec<Option<Placement>> {
     }
     let place = |inst: &Inst| {
         let InstKind::Ld { dst, src, .. } = inst.kind else { return None };
-        let at = Placement::of(src, &kernel.views[usize::from(src)])?;
-        let mut readers = factors.iter().filter(|factor| factor.buffer == dst.buffer);
-        let composes = |factor: &Operand| at.compose(&kernel.views[usize::from(factor.view)]).is_some();
-        (readable[usize::from(dst.buffer)] && readers.all(composes)).then_some(at)
+        let view = |number: u16| &kernel.views[usize::from(number)];
+        let at = Placement::of(src, view(src)).filter(|at| {
+            let mut readers = factors.iter().filter(|factor| factor.buffer == dst.buffer);
+            readable[usize::from(dst.buffer)] && readers.all(|factor| at.compose(view(factor.view)).is_some())
+        });
+        Some(LoadPlan::new(view(src), view(dst.view).format, true, at))
     };
     kernel.code.iter().map(place).collect()
 }

@@ -42,6 +42,13 @@ pub(crate) fn fill_elements(bytes: &mut [u8], ty: ScalarType, n: usize, code: u6
         pack::set(&mut unit, ty, i, code);
     }
     let whole = n / 8;
+    if unit[..bits].iter().all(|&byte| byte == unit[0]) {
+        bytes[..whole * bits].fill(unit[0]);
+        for i in whole * 8..n {
+            pack::set(bytes, ty, i, code);
+        }
+        return;
+    }
     for chunk in bytes[..whole * bits].chunks_exact_mut(bits) {
         chunk.copy_from_slice(&unit[..bits]);
     }

@@ -10,9 +10,10 @@ use super::dense::Image;
 use super::expand::{Records, touched_blocks};
 use super::planes::{Piece, Side, element, open_dim, partial, plane_walks};
 use super::source::{Source, alias};
+use super::whole::LoadPlan;
 use crate::boxes::{Walk, dense_strides};
 use crate::pe::Pe;
-use crate::slots::{Constant, Layout, Slot};
+use crate::slots::{Constant, Slot};
 use crate::trap::{Fault, TrapKind};
 
 /// Which indices of a view's box are loaded.
@@ -60,12 +61,21 @@ impl Pe<'_> {
         let to = kernel.views[usize::from(dst.view)].format;
         let tensor = self.tensor(view)?;
         let k_dim = usize::from(view.k_dim);
+        let layout = match &self.plan.loads[self.pc] {
+            Some(plan) => {
+                self.rings[usize::from(dst.buffer)].check_push(plan.bytes)?;
+                if self.load_whole(dst, view, &tensor, plan)? {
+                    return Ok(());
+                }
+                plan.layout
+            }
+            None => {
+                let layout = LoadPlan::new(view, to, false, None).layout;
+                self.rings[usize::from(dst.buffer)].check_push(layout.bytes())?;
+                layout
+            }
+        };
         let dense = dense_strides(view.sizes());
-        let layout = Layout::new(to, view.pattern, dense[k_dim].unsigned_abs(), view.elements());
-        self.rings[usize::from(dst.buffer)].check_push(layout.bytes())?;
-        if self.load_whole(load, view, &tensor, layout)? {
-            return Ok(());
-        }
         let Picked { pieces, holes, touched } = self.pick(view, pick)?;
         let moved: u64 = pieces.iter().map(Piece::elements).sum();
         let complete = moved == layout.elements;

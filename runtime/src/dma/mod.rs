@@ -20,6 +20,7 @@ pub(crate) use self::dense::{Image, Images};
 pub(crate) use self::expand::{Records, touched_blocks};
 pub(crate) use self::load::{Load, Pick};
 pub(crate) use self::planes::{Piece, Side, element, intersect, open_dim, partial, plane_walks};
+pub(crate) use self::whole::LoadPlan;
 use crate::memory::Tensor;
 use crate::pe::Pe;
 use crate::trap::{Fault, TrapKind};

@@ -137,7 +137,8 @@ fn check(bank: &[f32], a: &[f32], origin: i64, rows: &Rows, panels: &[PanelRef<'
         let inside = panel.first + b_low >= 0
             && panel.first + b_high + COLUMNS as i64 <= panel.values.len() as i64
             && (1..=COLUMNS).contains(&panel.width)
-            && rows.last + panel.column + panel.width <= bank.len();
+            && rows.last + panel.column + panel.width <= bank.len()
+            && panel.column <= u32::MAX as usize;
         assert!(inside, "columns lie inside the second operand and the bank");
     }
 }
@@ -393,13 +394,12 @@ mod x86 {
     #[derive(Clone, Copy)]
     struct Vector {
         values: *const f32,
-        column: usize,
+        column: u32,
         mask: u16,
-        panel: usize,
-        half: usize,
+        panel: u16,
     }
 
-    const NONE: Vector = Vector { values: std::ptr::null(), column: 0, mask: 0, panel: 0, half: 0 };
+    const NONE: Vector = Vector { values: std::ptr::null(), column: 0, mask: 0, panel: 0 };
 
     /// Puts the vectors of the panels from `first` on that tiles of this many rows take at once into `out`: their number, and
     /// that of the panels. Every second vector is the second half of the panel of the one before.
@@ -416,7 +416,7 @@ mod x86 {
             for half in 0..panel.width.div_ceil(16) {
                 let mask = if panel.width >= half * 16 + 16 { 0xFFFF } else { (1 << (panel.width % 16)) - 1 };
                 let (values, column) = (start.wrapping_add(half * 16), panel.column + half * 16);
-                out[n] = Vector { values, column, mask, panel: first + taken, half };
+                out[n] = Vector { values, column: column as u32, mask, panel: taken as u16 };
                 n += 1;
             }
             taken += 1;
@@ -490,7 +490,7 @@ mod x86 {
     ) {
         let rows: [*const f32; R] = std::array::from_fn(|r| a.wrapping_offset(elements[r]));
         let at: [[*mut f32; V]; R] = std::array::from_fn(|r| {
-            std::array::from_fn(|v| bank.wrapping_add(accumulators[r] + vectors[v].column))
+            std::array::from_fn(|v| bank.wrapping_add(accumulators[r] + vectors[v].column as usize))
         });
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         for r in 0..R {
@@ -590,10 +590,11 @@ mod x86 {
         let (mut out, mut first) = ([NONE; 8], 0);
         while first < panels.len() {
             let (n, taken) = vectors(panels, first, rows.len(), &mut out);
+            let b = &scales.b[first..first + taken];
             first += taken;
             for (row, r) in shares(rows.len(), MOST_ROWS[n]) {
                 // SAFETY: the caller's promise covers these rows and panels.
-                unsafe { by_size!(r, n, groups_tile(bank, a, (rows, row), &out, groups, scales)) };
+                unsafe { by_size!(r, n, groups_tile(bank, a, (rows, row), &out, groups, (scales, b))) };
             }
         }
     }
@@ -607,13 +608,13 @@ mod x86 {
         (all, first): (&Rows, usize),
         vectors: &[Vector; 8],
         groups: &[Segments],
-        scales: &Scales<'_>,
+        (scales, b_scales): (&Scales<'_>, &[&[f32]]),
     ) {
         let (elements, accumulators) = (&all.elements[first..first + R], &all.accumulators[first..first + R]);
         let rows: [*const f32; R] = std::array::from_fn(|r| a.wrapping_offset(elements[r]));
         let b: [*const f32; V] = std::array::from_fn(|v| vectors[v].values);
         let b_scales: [*const f32; V] =
-            std::array::from_fn(|v| scales.b[vectors[v].panel].as_ptr().wrapping_add(16 * vectors[v].half));
+            std::array::from_fn(|v| b_scales[usize::from(vectors[v].panel)].as_ptr().wrapping_add(16 * (v & 1)));
         for (group, segments) in groups.iter().enumerate() {
             let mut sums = [[_mm512_setzero_ps(); V]; R];
             // SAFETY: the caller's promise.
@@ -621,7 +622,7 @@ mod x86 {
             for r in 0..R {
                 let scale = _mm512_set1_ps(scales.of(first + r, group));
                 for v in 0..V {
-                    let at = bank.wrapping_add(accumulators[r] + vectors[v].column);
+                    let at = bank.wrapping_add(accumulators[r] + vectors[v].column as usize);
                     // SAFETY: the panel has scales for the group, and the accumulators lie inside the bank.
                     unsafe {
                         let other = _mm512_loadu_ps(b_scales[v].wrapping_add(group * COLUMNS));
