@@ -7,6 +7,7 @@ use lacuna_isa::view::{VIEW_DIMS, View};
 use crate::boxes::Walk;
 use crate::dma::fill_planes;
 use crate::pe::Pe;
+use crate::simd::Units;
 use crate::slots::{Layout, Slot};
 use crate::trap::{Fault, TrapKind};
 
@@ -48,10 +49,6 @@ pub(crate) fn quantize(
     let scales = &mut rest[..sizes[1] as usize];
     let s = layout.map.k_stride.max(1) as usize;
     let size = usize::from(format.size);
-    if s == 1 && touched.is_none() && values.len().is_multiple_of(size) {
-        group::quantize_rows(format, mode, values, values.len(), codes, scales);
-        return;
-    }
     // Whole groups along neighbours go through the fast way, run by run.
     let (n_whole, bits) = (if s == 1 { values.len() / size } else { 0 }, format.element.bits() as usize);
     let is_run = |number: usize| {
@@ -69,7 +66,7 @@ pub(crate) fn quantize(
             let values = &values[number * size..][..run * size];
             let codes = &mut codes[number * size * bits / 8..];
             let scales = &mut scales[format.scale_bytes(number as u64) as usize..];
-            group::quantize_rows(format, mode, values, values.len(), codes, scales);
+            Units::best().quantize(format, mode, values, [codes, scales]);
             number += run;
             continue;
         }

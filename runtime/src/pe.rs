@@ -94,7 +94,7 @@ pub(crate) struct Pe<'m> {
     /// Decoded weights.
     pub panels: PanelCache,
     /// Shapes of products that it met.
-    pub shapes: LastShapes,
+    pub shapes: LastShapes<'m>,
     pub counts: Counts,
     /// Products by instruction, where the run is recorded.
     pub actions: ActionLog,

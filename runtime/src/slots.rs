@@ -1,5 +1,6 @@
 //! Circular buffers of a PE and what their slots hold.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,22 +14,34 @@ use crate::boxes::{Walk, dense_strides};
 use crate::dma::copy_codes;
 use crate::trap::{Fault, TrapKind};
 
-/// Bytes aligned for every element type.
+/// Bytes aligned for every element type. Clones share them; those of one owner alone can be written.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Bytes {
+pub(crate) struct Bytes(Arc<Words>);
+
+#[derive(Clone, Default, Debug)]
+struct Words {
     words: Vec<u64>,
     len: usize,
 }
 
 impl Bytes {
-    /// All bytes.
-    pub fn get(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.words)[..self.len]
+    fn new(len: usize) -> Bytes {
+        Bytes(Arc::new(Words { words: vec![0; len.div_ceil(8)], len }))
     }
 
     /// All bytes.
+    pub fn get(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.0.words)[..self.0.len]
+    }
+
+    /// All bytes, copied before where others share them.
     pub fn get_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len]
+        let Words { words, len } = Arc::make_mut(&mut self.0);
+        &mut bytemuck::cast_slice_mut(words)[..*len]
+    }
+
+    fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 }
 
@@ -108,7 +121,7 @@ enum Data<'m> {
     Alias([&'m [u8]; 3]),
     /// F32 in memory that does not change while the launch runs, not side by side.
     Strided(&'m [u8], &'m Placement),
-    Owned(Arc<Bytes>),
+    Owned(Bytes),
     /// Nothing, while an instruction updates the slot.
     Taken,
 }
@@ -133,8 +146,22 @@ pub(crate) struct Constant {
     pub first: i64,
 }
 
-/// The version of the next slot with bytes of its own.
-static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
+/// Versions of slots: a thread takes many at once.
+fn next_version() -> u64 {
+    const TAKEN: u64 = 1 << 12;
+    static NEXT: AtomicU64 = AtomicU64::new(TAKEN);
+    thread_local! {
+        static OWN: Cell<u64> = const { Cell::new(0) };
+    }
+    OWN.with(|own| {
+        let version = match own.get() {
+            used if used % TAKEN == 0 => NEXT.fetch_add(TAKEN, Ordering::Relaxed) + 1,
+            version => version,
+        };
+        own.set(version + 1);
+        version
+    })
+}
 
 impl<'m> Slot<'m> {
     /// A slot that refers to memory.
@@ -165,8 +192,7 @@ impl<'m> Slot<'m> {
 
     /// A slot of its own bytes.
     pub fn owned(bytes: Bytes, layout: Layout) -> Slot<'m> {
-        let version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
-        Slot { data: Data::Owned(Arc::new(bytes)), layout, version, constant: None }
+        Slot { data: Data::Owned(bytes), layout, version: next_version(), constant: None }
     }
 
     /// The hole that a slot leaves while an instruction updates it.
@@ -205,7 +231,7 @@ impl<'m> Slot<'m> {
         match self.data {
             Data::Alias(planes) => {
                 let len = planes.iter().map(|p| p.len()).sum();
-                let mut bytes = Bytes { words: vec![0; usize::div_ceil(len, 8)], len };
+                let mut bytes = Bytes::new(len);
                 let mut at = 0;
                 for plane in planes {
                     bytes.get_mut()[at..at + plane.len()].copy_from_slice(plane);
@@ -215,12 +241,12 @@ impl<'m> Slot<'m> {
             }
             Data::Strided(source, at) => {
                 let len = self.layout.bytes() as usize;
-                let mut bytes = Bytes { words: vec![0; usize::div_ceil(len, 8)], len };
+                let mut bytes = Bytes::new(len);
                 gather(source, at, bytes.get_mut());
                 bytes
             }
             Data::Taken => Bytes::default(),
-            Data::Owned(bytes) => Arc::try_unwrap(bytes).unwrap_or_else(|shared| (*shared).clone()),
+            Data::Owned(bytes) => bytes,
         }
     }
 
@@ -369,14 +395,16 @@ impl Pool {
     /// `len` bytes of unspecified content.
     pub fn any(&mut self, len: usize) -> Bytes {
         let words = len.div_ceil(8);
-        let fits = self.free.iter().position(|b| b.words.len() >= words && b.words.len() <= 2 * words + 64);
+        let size = |bytes: &Bytes| bytes.0.words.len();
+        // What was freed last is in the caches.
+        let fits = self.free.iter().rposition(|b| size(b) >= words && size(b) <= 2 * words + 64);
         match fits {
             Some(idx) => {
                 let mut bytes = self.free.swap_remove(idx);
-                bytes.len = len;
+                Arc::make_mut(&mut bytes.0).len = len;
                 bytes
             }
-            None => Bytes { words: vec![0; words], len },
+            None => Bytes::new(len),
         }
     }
 
@@ -391,7 +419,7 @@ impl Pool {
     pub fn recycle(&mut self, slot: Slot<'_>) {
         const MAX_FREE: usize = 32;
         if let Data::Owned(bytes) = slot.data
-            && let Ok(bytes) = Arc::try_unwrap(bytes)
+            && !bytes.is_shared()
             && self.free.len() < MAX_FREE
         {
             self.free.push(bytes);

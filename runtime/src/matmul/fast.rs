@@ -63,6 +63,9 @@ pub(crate) fn multiply(
     true
 }
 
+/// Blocks of columns that are given to a kernel together.
+const AT_ONCE: usize = 4;
+
 fn panel_ref<'p>(block: &Block, values: &'p [f32], first: i64) -> PanelRef<'p> {
     PanelRef { values, first, column: block.column, width: block.cols.len() }
 }
@@ -76,13 +79,20 @@ fn ungrouped(
     caches: &mut Caches<'_>,
 ) {
     let rows = &schedule.rows;
-    let in_place: Vec<PanelRef<'_>> = schedule
-        .blocks
-        .iter()
-        .filter_map(|block| Some(panel_ref(block, direct(&product.b, schedule, block)?, block.first)))
-        .collect();
-    simd::accumulate(units, bank, a, rows, &in_place, &schedule.direct);
-    if in_place.len() == schedule.blocks.len() {
+    let mut n_direct = 0;
+    for blocks in schedule.blocks.chunks(AT_ONCE) {
+        let mut panels = [PanelRef { values: &[], first: 0, column: 0, width: 0 }; AT_ONCE];
+        let mut n = 0;
+        for block in blocks {
+            if let Some(values) = direct(&product.b, schedule, block) {
+                panels[n] = panel_ref(block, values, block.first);
+                n += 1;
+            }
+        }
+        simd::accumulate(units, bank, a, rows, &panels[..n], &schedule.direct);
+        n_direct += n;
+    }
+    if n_direct == schedule.blocks.len() {
         return;
     }
     let panels = caches.panels(product, schedule, None);
@@ -124,7 +134,10 @@ fn decode_rows<'a>(product: &Product<'a>, schedule: &Schedule, with_scales: bool
 
 /// Decodes dense elements `first..`, MXINT8 as sixty-fourths, with shifts and without scales.
 fn decode_run(side: &Side<'_>, first: usize, out: &mut [f32]) {
-    pack::decode_slice(side.map.format.element(), side.planes[0], first, out);
+    match side.map.format.element() {
+        ScalarType::E4M3 => Units::best().decode_e4m3(&side.planes[0][first..first + out.len()], out),
+        ty => pack::decode_slice(ty, side.planes[0], first, out),
+    }
     if let Format::Grouped(format) = side.map.format
         && format.pair_shift
     {
@@ -200,6 +213,16 @@ pub(super) fn decode_panel(product: &Product<'_>, schedule: &Schedule, block: &B
             decode_run(side, at, row);
             if with_scales {
                 scale_run(side, at, row);
+            }
+        }
+        return values;
+    }
+    if side.map.format == Format::F32
+        && let Ok(floats) = bytemuck::try_cast_slice::<u8, f32>(side.planes[0])
+    {
+        for (row, &k) in values.chunks_exact_mut(COLUMNS).zip(ks) {
+            for (value, col) in row.iter_mut().zip(cols) {
+                *value = floats[(col.1 + side.k_offsets[k]) as usize];
             }
         }
         return values;

@@ -23,7 +23,7 @@ use crate::trap::{Fault, TrapKind};
 use fast::Caches;
 use mask::{Chosen, Flags, Grain, Packed};
 use schedule::Schedule;
-use shape::{Operands, Shape};
+use shape::{Met, Operands, Shape};
 
 /// An operand of a product.
 pub(crate) struct Side<'a> {
@@ -145,20 +145,28 @@ impl<'m> Pe<'m> {
             whole: sizes.whole.as_ref(),
             order,
         };
+        let own;
         let shape = match self.shapes.get(self.pc, plan.kernel.code.len(), &ranges, &places) {
             Some(shape) => shape,
             None => {
                 let schedule = |shape: &Shape| bound.schedule(shape, sizes.n);
-                let shape = shapes.get([view(a), b_view], order, (ranges, places), schedule)?;
-                self.shapes.put(self.pc, &shape);
-                shape
+                match shapes.get([view(a), b_view], order, (ranges, places), schedule)? {
+                    Met::Kept(shape) => {
+                        self.shapes.put(self.pc, shape);
+                        shape
+                    }
+                    Met::Own(shape) => {
+                        own = shape;
+                        &own
+                    }
+                }
             }
         };
         if let Some(reach) = shape.reach {
             bound.check_reach(reach)?;
             let values: &mut [f32] = bytemuck::cast_slice_mut(target.bytes.get_mut());
             let values = &mut values[first as usize..(first as u64 + n_sums) as usize];
-            self.products(&bound, &shape, sizes.n, values);
+            self.products(&bound, shape, sizes.n, values);
         }
         self.publish(bank, target);
         self.space.pool.recycle(a_slot);

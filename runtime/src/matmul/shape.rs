@@ -1,7 +1,7 @@
 //! The shape of a product: everything about it that the same instruction finds again wherever its views clip alike.
 
 use std::borrow::Cow;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::OnceLock;
 
 use lacuna_isa::format::Format;
 use lacuna_isa::inst::{Operand, Order};
@@ -80,7 +80,7 @@ fn key(ranges: [Ranges; 2], places: Places<'_>) -> Key {
 }
 
 /// A product under one clipping.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shape {
     key: Key,
     pub rows: Vec<(usize, i64)>,
@@ -185,20 +185,26 @@ impl Shape {
     }
 }
 
-/// The shapes of one instruction.
+/// Most clippings of one instruction that are kept.
+const MAX_SHAPES: usize = 64;
+
+/// The shapes of one instruction, in the order in which PEs met them.
 #[derive(Default, Debug)]
 pub(super) struct Shapes {
-    sizes: std::sync::OnceLock<Result<Arc<Sizes>, Fault>>,
-    known: RwLock<Vec<Arc<Shape>>>,
+    sizes: OnceLock<Result<Sizes, Fault>>,
+    known: OnceLock<Vec<OnceLock<Box<Shape>>>>,
 }
 
-/// Most clippings of one instruction that are kept.
-const MAX_SHAPES: usize = 256;
+/// A shape that is kept, or one that there was no room for.
+pub(super) enum Met<'p> {
+    Kept(&'p Shape),
+    Own(Box<Shape>),
+}
 
 impl Shapes {
     /// What no clipping changes.
-    pub fn sizes(&self, kernel: &Kernel, of: &Operands) -> Result<Arc<Sizes>, Fault> {
-        self.sizes.get_or_init(|| Sizes::new(kernel, of).map(Arc::new)).clone()
+    pub fn sizes(&self, kernel: &Kernel, of: &Operands) -> Result<&Sizes, Fault> {
+        self.sizes.get_or_init(|| Sizes::new(kernel, of)).as_ref().map_err(Fault::clone)
     }
 
     /// The shape of operands so clipped and placed; `schedule` makes the schedule of a new one.
@@ -208,26 +214,30 @@ impl Shapes {
         order: Order,
         (ranges, places): ([Ranges; 2], Places<'_>),
         schedule: impl FnOnce(&Shape) -> Option<Schedule>,
-    ) -> Result<Arc<Shape>, Fault> {
+    ) -> Result<Met<'_>, Fault> {
         let key = key(ranges, places);
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shape) = known.iter().find(|shape| shape.key == key) {
-            return Ok(Arc::clone(shape));
+        let places_for = self.known.get_or_init(|| vec![OnceLock::new(); MAX_SHAPES]);
+        let known = || places_for.iter().map_while(OnceLock::get);
+        if let Some(shape) = known().find(|shape| shape.key == key) {
+            return Ok(Met::Kept(shape));
         }
-        drop(known);
         let (n_dims, k_dims) = mask::second_dims(order);
-        let mut shape = Shape::new(views, k_dims, n_dims, (ranges, places))?;
+        let mut shape = Box::new(Shape::new(views, k_dims, n_dims, (ranges, places))?);
         shape.schedule = schedule(&shape);
-        let shape = Arc::new(shape);
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(other) = known.iter().find(|shape| shape.key == key) {
-            return Ok(Arc::clone(other));
+        for place in places_for {
+            match place.set(shape) {
+                Ok(()) => return place.get().map(|shape| Met::Kept(shape)).ok_or_else(lost),
+                // Another PE was faster.
+                Err(refused) => shape = refused,
+            }
         }
-        if known.len() < MAX_SHAPES {
-            known.push(Arc::clone(&shape));
-        }
-        Ok(shape)
+        Ok(Met::Own(shape))
     }
+}
+
+/// A place that was set and is not: cannot be.
+fn lost() -> Fault {
+    Fault::new(TrapKind::OutOfBounds, "a shape of a product was lost")
 }
 
 /// What a kernel's products have in common over all PEs, launches and runs.
@@ -248,9 +258,9 @@ impl Products {
 
 /// The shapes that a PE met last, by instruction.
 #[derive(Default)]
-pub(crate) struct LastShapes(Vec<Option<Arc<Shape>>>);
+pub(crate) struct LastShapes<'p>(Vec<Option<&'p Shape>>);
 
-impl LastShapes {
+impl<'p> LastShapes<'p> {
     /// The shape that instruction `pc` of `n` met last, if its operands were so clipped and placed.
     pub(super) fn get(
         &mut self,
@@ -258,15 +268,16 @@ impl LastShapes {
         n: usize,
         ranges: &[Ranges; 2],
         places: &Places<'_>,
-    ) -> Option<Arc<Shape>> {
+    ) -> Option<&'p Shape> {
         if self.0.is_empty() {
             self.0.resize(n, None);
         }
-        self.0[pc].as_ref().filter(|shape| shape.key == key(*ranges, *places)).cloned()
+        let views = places.map(|place| place.map(|at| at.view));
+        self.0[pc].filter(|shape| shape.key.0 == *ranges && shape.key.1 == views)
     }
 
     /// Keeps the shape of instruction `pc`.
-    pub(super) fn put(&mut self, pc: usize, shape: &Arc<Shape>) {
-        self.0[pc] = Some(Arc::clone(shape));
+    pub(super) fn put(&mut self, pc: usize, shape: &'p Shape) {
+        self.0[pc] = Some(shape);
     }
 }

@@ -409,7 +409,12 @@ mod x86 {
         n_rows: usize,
         out: &mut [Vector; 8],
     ) -> (usize, usize) {
-        let most = if n_rows <= 3 { 4 } else { 2 };
+        // A panel stays in the first cache where two do not; few rows need more columns for enough sums at once.
+        let most = match n_rows {
+            1 => 4,
+            2 | 3 => 2,
+            _ => 1,
+        };
         let (mut n, mut taken) = (0, 0);
         for panel in panels[first..].iter().take(most) {
             let start = panel.values.as_ptr().wrapping_offset(panel.first as isize);
@@ -613,8 +618,9 @@ mod x86 {
         let (elements, accumulators) = (&all.elements[first..first + R], &all.accumulators[first..first + R]);
         let rows: [*const f32; R] = std::array::from_fn(|r| a.wrapping_offset(elements[r]));
         let b: [*const f32; V] = std::array::from_fn(|v| vectors[v].values);
-        let b_scales: [*const f32; V] =
-            std::array::from_fn(|v| b_scales[usize::from(vectors[v].panel)].as_ptr().wrapping_add(16 * (v & 1)));
+        let b_scales: [*const f32; V] = std::array::from_fn(|v| {
+            b_scales[usize::from(vectors[v].panel)].as_ptr().wrapping_add(16 * (v & 1))
+        });
         for (group, segments) in groups.iter().enumerate() {
             let mut sums = [[_mm512_setzero_ps(); V]; R];
             // SAFETY: the caller's promise.
