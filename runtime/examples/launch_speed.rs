@@ -1,4 +1,4 @@
-//! Times an object's first entry: `cargo run --release -p lacuna-runtime --example launch_speed -- FILE.lac [RUNS [THREADS]]`.
+//! Times an object's first entry: `cargo run --release -p lacuna-runtime --example launch_speed -- FILE.lac [RUNS [THREADS [BELOW]]]`.
 //!
 //! Prints the time of loading, least, median and greatest time of a run, and a hash of the outputs, by which two builds
 //! can be compared.
@@ -12,8 +12,8 @@ use lacuna_isa::format::{ScalarType, pack};
 use lacuna_isa::object::{Object, Port};
 use lacuna_runtime::{Machine, Outcome, RunOptions};
 
-/// Random bytes of a port: floats between -2 and 2, integers of 0 to 99.
-fn input(port: &Port, seed: u64) -> Vec<u8> {
+/// Random bytes of a port: floats between -2 and 2, integers below a bound.
+fn input(port: &Port, seed: u64, below: f64) -> Vec<u8> {
     let n = port.shape.iter().product::<u64>() as usize;
     let mut bytes = vec![0; port.elem.bytes_for(n as u64) as usize];
     let mut state = seed;
@@ -23,7 +23,7 @@ fn input(port: &Port, seed: u64) -> Vec<u8> {
         let value = match port.elem {
             ScalarType::Bool => 1.0,
             ty if ty.is_float() => 4.0 * unit - 2.0,
-            _ => (100.0 * unit).floor(),
+            _ => (below * unit).floor(),
         };
         pack::set(&mut bytes, port.elem, i, port.elem.encode(value));
     }
@@ -33,11 +33,11 @@ fn input(port: &Port, seed: u64) -> Vec<u8> {
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     let Some(path) = args.get(1) else {
-        eprintln!("usage: launch_speed FILE.lac [RUNS [THREADS]]");
+        eprintln!("usage: launch_speed FILE.lac [RUNS [THREADS [BELOW]]]");
         return ExitCode::from(2);
     };
     let number = |at: usize, default: usize| args.get(at).and_then(|n| n.parse().ok()).unwrap_or(default);
-    let (runs, threads) = (number(2, 5).max(1), number(3, 0));
+    let (runs, threads, below) = (number(2, 5).max(1), number(3, 0), number(4, 10) as f64);
     let blob = match std::fs::read(path) {
         Ok(bytes) => Blob::new(bytes),
         Err(error) => {
@@ -50,7 +50,8 @@ fn main() -> ExitCode {
     let machine = Machine::load(&object).expect("an object that loads");
     let loading = started.elapsed().as_secs_f64() * 1e3;
     let entry = &object.entries[0];
-    let inputs: Vec<Vec<u8>> = (1..).zip(&entry.inputs).map(|(seed, port)| input(port, seed)).collect();
+    let inputs: Vec<Vec<u8>> =
+        (1..).zip(&entry.inputs).map(|(seed, port)| input(port, seed, below)).collect();
     let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
     let options = RunOptions { threads, ..RunOptions::default() };
     let mut times = Vec::new();

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use crate::dma::Image;
 use crate::exchange::{exchange, reduce};
 use crate::matmul::actions::ActionLog;
+use crate::matmul::panels::SharedPanels;
 use crate::memory::{Log, Memory, Overlay, Pages, Tensor};
 use crate::pe::{Counts, Pe, Posted, Stop, meets};
 use crate::plan::KernelPlan;
@@ -124,13 +125,14 @@ fn phases(
     let mut counts = Counts::default();
     let mut actions = ActionLog::default();
     let mut all_logs: Vec<Vec<Log>> = Vec::new();
+    let panels = SharedPanels::default();
     let mut turns: Vec<Turn<'_>> = (0..n_pes)
         .into_par_iter()
         .with_max_len(1)
         .map(|idx| {
             let mut at = Position { coords: plan.coords(idx), ..Position::default() };
             at.params.iter_mut().zip(params).for_each(|(value, &first)| *value = first);
-            let mut pe = Box::new(Pe::new(plan, &tensors, memory, at, limits.steps));
+            let mut pe = Box::new(Pe::new(plan, &tensors, memory, &panels, at, limits.steps));
             pe.actions.records = limits.records;
             pe.log = spaces.log();
             spaces.lend(|space| Turn::take(pe, space))

@@ -203,3 +203,45 @@ pub(crate) fn scatter(ty: ScalarType, row: &[f32], bytes: &mut [u8], t: i64, ts:
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Groups that are touched in whole and in part, along neighbours and across them, against one group at a time.
+    #[test]
+    fn touched_groups_are_quantised_one_by_one() {
+        for &format in GroupFormat::ALL {
+            let size = u64::from(format.size);
+            for (k_stride, groups, short) in [(1, 9, 0), (3, 2, 0), (1, 4, 5)] {
+                let n = k_stride * groups * size - short;
+                let layout = Layout::new(Format::Grouped(format), None, k_stride, n);
+                let values: Vec<f32> = (0..n).map(|i| (i * 37 % 101) as f32 / 9.0 - 5.0).collect();
+                let touched: Vec<bool> = (0..n).map(|i| i / 40 % 3 != 1 && i % 41 != 7).collect();
+                let mut got = vec![0xAA; layout.bytes() as usize];
+                let mut want = got.clone();
+                quantize(&values, format, &layout, ScaleMode::Floor, Some(&touched), &mut got);
+                let codes = layout.map.plane_bytes(n)[0] as usize;
+                let (want_codes, want_scales) = want.split_at_mut(codes);
+                for number in 0..n.div_ceil(size) {
+                    let members: Vec<usize> =
+                        (0..n).filter(|&e| layout.map.scale_idx(e) == number).map(|e| e as usize).collect();
+                    if members.iter().any(|&e| touched[e]) {
+                        let mut staged: Vec<f32> = members.iter().map(|&e| values[e]).collect();
+                        staged.resize(size as usize, 0.0);
+                        let mut packed = vec![0; size as usize];
+                        group::quantize_group(format, ScaleMode::Floor, &staged, &mut packed).write(
+                            format,
+                            want_scales,
+                            number as usize,
+                        );
+                        for (&e, &code) in members.iter().zip(&packed) {
+                            pack::set(want_codes, format.element, e, u64::from(code));
+                        }
+                    }
+                }
+                assert_eq!(got, want, "{format}, distance {k_stride}");
+            }
+        }
+    }
+}

@@ -455,3 +455,37 @@ fn put<'d>(content: Content, run: &mut [u8], data: &'d [u8]) -> &'d [u8] {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory<'static> {
+        Memory::new(&[], 1 << 20, 1 << 10).expect("a mebibyte")
+    }
+
+    /// Logs that all threads apply at once, and ones that one thread applies, leave the same bytes.
+    #[test]
+    fn logs_are_applied_alike() {
+        let mut logs = Vec::new();
+        for pe in 0..7u64 {
+            let mut log = Log::default();
+            for number in 0..50u64 {
+                let mut at = ByteBox::run(MemSpace::Hbm, 130_000 * pe + 2_600 * number + 3, 33);
+                (at.counts[0], at.strides[0], at.n_dims) = (70, 37, 1);
+                log.store_bytes(at, Access::Out, 0);
+                log.data_mut().extend((0..70 * 33u64).map(|i| (i * 31 + number * 7 + pe) as u8));
+            }
+            log.claim(ByteBox::run(MemSpace::Hbm, 5, 100), 0);
+            logs.push(log);
+        }
+        let mut want = memory();
+        logs.iter().for_each(|log| log.apply(&mut want));
+        for threads in [1, 2, 3] {
+            let mut got = memory();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            pool.install(|| Log::apply_all(&logs.iter().collect::<Vec<_>>(), &mut got));
+            assert!(got.bytes(MemSpace::Hbm) == want.bytes(MemSpace::Hbm), "{threads} threads");
+        }
+    }
+}

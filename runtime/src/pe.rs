@@ -8,7 +8,7 @@ use lacuna_isa::view::Position;
 use crate::dma::{Load, Pick};
 use crate::matmul::actions::ActionLog;
 use crate::matmul::mask::Grain;
-use crate::matmul::panels::PanelCache;
+use crate::matmul::panels::{PanelCache, SharedPanels};
 use crate::matmul::shape::LastShapes;
 use crate::memory::{Log, Memory, Overlay, Tensor};
 use crate::plan::KernelPlan;
@@ -93,6 +93,8 @@ pub(crate) struct Pe<'m> {
     pub log: Log,
     /// Decoded weights.
     pub panels: PanelCache,
+    /// Decoded operands that all PEs of the launch may read in place.
+    pub launch_panels: &'m SharedPanels,
     /// Shapes of products that it met.
     pub shapes: LastShapes<'m>,
     pub counts: Counts,
@@ -124,6 +126,7 @@ impl<'m> Pe<'m> {
         plan: &'m KernelPlan<'m>,
         tensors: &'m [Tensor<'m>],
         memory: &'m Memory<'m>,
+        launch_panels: &'m SharedPanels,
         at: Position,
         step_limit: u64,
     ) -> Pe<'m> {
@@ -137,6 +140,7 @@ impl<'m> Pe<'m> {
             overlay: Overlay::default(),
             log: Log::default(),
             panels: PanelCache::default(),
+            launch_panels,
             shapes: LastShapes::default(),
             counts: Counts::default(),
             actions: ActionLog::default(),

@@ -426,3 +426,64 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lacuna_isa::view::Dim;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn element(view: &View, number: u64) -> i64 {
+        let mut rest = number;
+        let mut at = view.offset;
+        for dim in view.dims.iter().rev() {
+            at += i64::from(dim.stride) * (rest % u64::from(dim.size)) as i64;
+            rest /= u64::from(dim.size);
+        }
+        at
+    }
+
+    proptest! {
+        /// Where a view of a slot composes, every index has the element that the gathered slot has.
+        #[test]
+        fn composed_views_name_the_same_elements(
+            sizes in prop::array::uniform5(1u32..5),
+            strides in prop::array::uniform5(0i64..60),
+            parts in prop::array::uniform5((1u32..4, 0i32..40)),
+            offset in 0i64..6,
+        ) {
+            let mut view = View::dense(Format::F32, parts.map(|part| part.0));
+            view.offset = offset;
+            for (dim, part) in view.dims.iter_mut().zip(parts) {
+                *dim = Dim::free(part.0, part.1);
+            }
+            let at = Placement { view: 0, sizes, strides };
+            let walk = Walk::new(&sizes, &strides, &dense_strides(sizes), [0, 0]).expect("not empty");
+            let mut places = vec![0; sizes.iter().product::<u32>() as usize];
+            let (n, [ss, ts]) = walk.inner();
+            walk.rows(|s, t| {
+                (0..n as i64).for_each(|i| places[(t + i * ts) as usize] = s + i * ss);
+            });
+            if let Some(composed) = at.compose(&view) {
+                for number in 0..view.elements() {
+                    prop_assert_eq!(element(&composed, number), places[element(&view, number) as usize]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn views_of_a_convolution_compose() {
+        // Three by three windows of a box of five by six by four.
+        let mut view = View::dense(Format::F32, [3, 4, 3, 3, 4]);
+        let strides = [24, 4, 24, 4, 1];
+        view.dims.iter_mut().zip(strides).for_each(|(dim, stride)| dim.stride = stride);
+        let at = Placement { view: 0, sizes: [1, 1, 5, 6, 4], strides: [0, 0, 700, 30, 1] };
+        let composed = at.compose(&view).expect("windows are sums");
+        assert_eq!(composed.dims.map(|dim| dim.stride), [700, 30, 700, 30, 1]);
+        // A window that leaves the box would carry.
+        view.dims[0].size = 4;
+        assert!(at.compose(&view).is_none());
+    }
+}

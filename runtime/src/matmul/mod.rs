@@ -245,13 +245,16 @@ impl<'m> Pe<'m> {
                 (&own, true)
             }
         };
-        // Addresses within the weights have the same content in every launch.
+        // Addresses within the weights have the same content in every launch, others during this one.
         let weights = self.memory.bytes(MemSpace::Weights).as_ptr_range();
-        let constant = match product.b_origin {
-            Origin::Constant(_) => true,
-            Origin::Slot(version) => version == 0 && weights.contains(&product.b.planes[0].as_ptr()),
+        let shared = match product.b_origin {
+            Origin::Constant(_) => Some(&self.plan.products.panels),
+            Origin::Slot(0) if weights.contains(&product.b.planes[0].as_ptr()) => {
+                Some(&self.plan.products.panels)
+            }
+            Origin::Slot(0) => Some(self.launch_panels),
+            Origin::Slot(_) => None,
         };
-        let shared = constant.then_some(&self.plan.products.panels);
         let caches = Caches { own: &mut self.panels, shared, once };
         if !fast::multiply(Units::best(), product, schedule, values, caches) {
             scalar::multiply(product, values);
