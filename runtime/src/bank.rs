@@ -1,5 +1,7 @@
 //! The reduction engine beyond clearing and draining: seeds, factors and row statistics of accumulator banks.
 
+use std::borrow::Cow;
+
 use lacuna_isa::inst::{Extreme, Operand};
 use lacuna_isa::math::{fmax, fmin};
 use lacuna_isa::view::{VIEW_DIMS, View};
@@ -29,7 +31,7 @@ fn same_box(bank: &View, src: &View) -> Result<(), Fault> {
 
 /// A slot as the operand of a product is read: codes, scales, their relation.
 fn side<'a>(slot: &'a Slot<'_>) -> Side<'a> {
-    Side { planes: slot.planes(), map: slot.layout.map, k_offsets: Vec::new() }
+    Side { planes: slot.planes(), map: slot.layout.map, k_offsets: Cow::default() }
 }
 
 impl Pe<'_> {
@@ -55,7 +57,7 @@ impl Pe<'_> {
             });
         }
         self.publish(bank, target);
-        self.pool.recycle(slot);
+        self.space.pool.recycle(slot);
         Ok(())
     }
 
@@ -111,7 +113,7 @@ impl Pe<'_> {
             }
         }
         self.publish(dst, target);
-        self.pool.recycle(slot);
+        self.space.pool.recycle(slot);
         Ok(())
     }
 }

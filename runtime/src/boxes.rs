@@ -58,6 +58,11 @@ impl Walk {
         self.counts.iter().copied().zip(self.strides).take(self.n_dims)
     }
 
+    /// The same walk from elsewhere on the source side.
+    pub fn from(&self, source: i64) -> Walk {
+        Walk { base: [source, self.base[1]], ..self.clone() }
+    }
+
     /// First element number of each side.
     pub fn base(&self) -> [i64; 2] {
         self.base
@@ -66,6 +71,26 @@ impl Walk {
     /// Whether the source is one run of neighbouring elements.
     pub fn source_is_contiguous(&self) -> bool {
         self.n_dims == 1 && self.strides[0][0] == 1
+    }
+
+    /// The walk over the bytes of elements of `bits` bits, in place of the elements; `None` where its rows are not whole bytes
+    /// side by side.
+    pub fn in_bytes(&self, bits: u32) -> Option<Walk> {
+        let bits = i64::from(bits);
+        let last = self.n_dims - 1;
+        let mut bytes = self.clone();
+        let whole = |n: i64| (n * bits % 8 == 0).then_some(n * bits / 8);
+        if self.strides[last] != [1, 1] {
+            return None;
+        }
+        bytes.counts[last] = whole(i64::from(self.counts[last]))?.try_into().ok()?;
+        for side in 0..2 {
+            bytes.base[side] = whole(self.base[side])?;
+            for d in 0..last {
+                bytes.strides[d][side] = whole(self.strides[d][side])?;
+            }
+        }
+        Some(bytes)
     }
 
     /// Least and greatest element number of a side.

@@ -127,11 +127,11 @@ pub(crate) fn reduce(
                 }
             });
         }
-        pe.pool.recycle(slot);
+        pe.space.pool.recycle(slot);
     }
     let Some(layout) = layout else { return Ok(()) };
     for (i, pe) in group.iter_mut().enumerate() {
-        let mut bytes = pe.pool.any(sum.len() * 4);
+        let mut bytes = pe.space.pool.any(sum.len() * 4);
         bytemuck::cast_slice_mut(bytes.get_mut()).copy_from_slice(&sum);
         let view = match share {
             Share::All => from.clone(),

@@ -15,12 +15,13 @@ use rayon::prelude::*;
 use crate::dma::Image;
 use crate::exchange::{exchange, reduce};
 use crate::matmul::actions::ActionLog;
+use crate::matmul::panels::SharedPanels;
 use crate::memory::{Log, Memory, Overlay, Pages, Tensor};
 use crate::pe::{Counts, Pe, Posted, Stop, meets};
 use crate::plan::KernelPlan;
 use crate::races::{Clocks, Conflict, Extents, Races, needs_read_log};
-use crate::se::Lanes;
 use crate::trap::{Fault, TrapKind};
+use crate::workspace::{Workspace, Workspaces};
 
 /// A PE after its turn in one phase.
 struct Turn<'m> {
@@ -34,10 +35,10 @@ struct Turn<'m> {
 }
 
 impl<'m> Turn<'m> {
-    fn take(mut pe: Box<Pe<'m>>, lanes: &mut Option<Lanes>) -> Turn<'m> {
-        pe.lanes = lanes.take();
+    fn take(mut pe: Box<Pe<'m>>, space: &mut Workspace) -> Turn<'m> {
+        std::mem::swap(&mut pe.space, space);
         let result = pe.run();
-        *lanes = pe.lanes.take();
+        std::mem::swap(&mut pe.space, space);
         let (log, posts) = (pe.log.split(), std::mem::take(&mut pe.posts));
         let actions = pe.actions.split();
         let mut turn = Turn { log, posts, counts: pe.counts, actions, fault: None, paused: None };
@@ -85,9 +86,11 @@ pub(crate) fn run_launch(
     images: &[Option<Image>],
     memory: &mut Memory<'_>,
     limits: Limits,
+    spaces: &Workspaces,
 ) -> Result<(Counts, ActionLog), Conflict> {
-    let (phases, counts, actions) = phases(plan, params, extents, images, memory, limits)?;
-    phases.iter().flatten().for_each(|log| log.apply(memory));
+    let (phases, counts, actions) = phases(plan, params, extents, images, memory, limits, spaces)?;
+    Log::apply_all(&phases.iter().flatten().collect::<Vec<_>>(), memory);
+    spaces.recycle(phases.into_iter().flatten());
     Ok((counts, actions))
 }
 
@@ -98,6 +101,7 @@ fn phases(
     images: &[Option<Image>],
     memory: &Memory<'_>,
     limits: Limits,
+    spaces: &Workspaces,
 ) -> Result<(Vec<Vec<Log>>, Counts, ActionLog), Conflict> {
     let log_reads = needs_read_log(extents);
     let tensors: Vec<Tensor<'_>> = extents
@@ -121,15 +125,17 @@ fn phases(
     let mut counts = Counts::default();
     let mut actions = ActionLog::default();
     let mut all_logs: Vec<Vec<Log>> = Vec::new();
+    let panels = SharedPanels::default();
     let mut turns: Vec<Turn<'_>> = (0..n_pes)
         .into_par_iter()
         .with_max_len(1)
-        .map_init(Option::default, |lanes, idx| {
+        .map(|idx| {
             let mut at = Position { coords: plan.coords(idx), ..Position::default() };
             at.params.iter_mut().zip(params).for_each(|(value, &first)| *value = first);
-            let mut pe = Box::new(Pe::new(plan, &tensors, memory, at, limits.steps));
+            let mut pe = Box::new(Pe::new(plan, &tensors, memory, &panels, at, limits.steps));
             pe.actions.records = limits.records;
-            Turn::take(pe, lanes)
+            pe.log = spaces.log();
+            spaces.lend(|space| Turn::take(pe, space))
         })
         .collect();
     loop {
@@ -172,8 +178,8 @@ fn phases(
             .into_par_iter()
             .zip(moved)
             .with_max_len(1)
-            .map_init(Option::default, |lanes, (pe, moved)| match pe {
-                Some(pe) if moved => Turn::take(pe, lanes),
+            .map(|(pe, moved)| match pe {
+                Some(pe) if moved => spaces.lend(|space| Turn::take(pe, space)),
                 Some(_) | None => Turn::pass(pe),
             })
             .collect();

@@ -156,7 +156,7 @@ impl Pe<'_> {
             }
         }
         self.publish(dst, target);
-        self.pool.recycle(slot);
+        self.space.pool.recycle(slot);
         Ok(())
     }
 
@@ -189,7 +189,18 @@ impl Pe<'_> {
             let (codes, ty) = (slot.planes()[0], from.format.element());
             let (n, [ss, ts]) = walk.inner();
             let flags = target.bytes.get_mut();
+            let floats = bytemuck::try_cast_slice::<u8, u32>(codes).ok().filter(|_| ty == ScalarType::F32);
             walk.rows(|s, t| {
+                if let (Some(floats), 1, 0 | 1) = (floats, ss, ts) {
+                    let row = &floats[s as usize..s as usize + n];
+                    if ts == 0 {
+                        flags[t as usize] |= u8::from(row.iter().any(is_not_zero));
+                    } else {
+                        let flags = &mut flags[t as usize..t as usize + n];
+                        flags.iter_mut().zip(row).for_each(|(flag, x)| *flag |= u8::from(is_not_zero(x)));
+                    }
+                    return;
+                }
                 for i in 0..n as i64 {
                     if ty.decode(pack::get(codes, ty, (s + i * ss) as usize)) != 0.0 {
                         flags[(t + i * ts) as usize] = 1;
@@ -198,7 +209,7 @@ impl Pe<'_> {
             });
         }
         self.publish(dst, target);
-        self.pool.recycle(slot);
+        self.space.pool.recycle(slot);
         Ok(())
     }
 
@@ -274,9 +285,14 @@ impl Pe<'_> {
             })?;
         }
         self.publish(dst, target);
-        self.pool.recycle(slot);
+        self.space.pool.recycle(slot);
         Ok(())
     }
+}
+
+/// Whether the bits of an f32 are of a value other than zero.
+fn is_not_zero(bits: &u32) -> bool {
+    bits << 1 != 0
 }
 
 /// Order of two codes by magnitude; NaN is greatest, and equal to itself.

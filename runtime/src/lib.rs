@@ -25,6 +25,7 @@ mod simd;
 mod slots;
 mod sort;
 mod trap;
+mod workspace;
 
 pub use machine::{DEFAULT_STEP_LIMIT, LaunchRecord, Machine, Outcome, RunOptions, Session};
 pub use matmul::actions::{LoadRecord, ProductRecord};

@@ -7,6 +7,7 @@ use lacuna_isa::view::{VIEW_DIMS, View};
 use crate::boxes::Walk;
 use crate::dma::fill_planes;
 use crate::pe::Pe;
+use crate::simd::Units;
 use crate::slots::{Layout, Slot};
 use crate::trap::{Fault, TrapKind};
 
@@ -48,26 +49,40 @@ pub(crate) fn quantize(
     let scales = &mut rest[..sizes[1] as usize];
     let s = layout.map.k_stride.max(1) as usize;
     let size = usize::from(format.size);
-    if s == 1 && touched.is_none() && values.len().is_multiple_of(size) {
-        group::quantize_rows(format, mode, values, values.len(), codes, scales);
-        return;
-    }
+    // Whole groups along neighbours go through the fast way, run by run.
+    let (n_whole, bits) = (if s == 1 { values.len() / size } else { 0 }, format.element.bits() as usize);
+    let is_run = |number: usize| {
+        number < n_whole
+            && (size * bits).is_multiple_of(8)
+            && touched.is_none_or(|touched| touched[number * size..][..size].iter().all(|&set| set))
+    };
     let mut staged = vec![0.0; size];
     let mut packed = vec![0; size];
-    for number in 0..(layout.elements as usize).div_ceil(size) {
-        let first = number / s * s * size + number % s;
-        let members = || (0..size).map(|j| first + j * s).filter(|&e| e < values.len());
-        if touched.is_some_and(|touched| !members().any(|e| touched[e])) {
+    let n_groups = (layout.elements as usize).div_ceil(size);
+    let mut number = 0;
+    while number < n_groups {
+        let run = (number..n_groups).take_while(|&number| is_run(number)).count();
+        if run > 0 {
+            let values = &values[number * size..][..run * size];
+            let codes = &mut codes[number * size * bits / 8..];
+            let scales = &mut scales[format.scale_bytes(number as u64) as usize..];
+            Units::best().quantize(format, mode, values, [codes, scales]);
+            number += run;
             continue;
         }
-        staged.fill(0.0);
-        for (value, e) in staged.iter_mut().zip(members()) {
-            *value = values[e];
+        let first = number / s * s * size + number % s;
+        let members = || (0..size).map(|j| first + j * s).filter(|&e| e < values.len());
+        if touched.is_none_or(|touched| members().any(|e| touched[e])) {
+            staged.fill(0.0);
+            for (value, e) in staged.iter_mut().zip(members()) {
+                *value = values[e];
+            }
+            group::quantize_group(format, mode, &staged, &mut packed).write(format, scales, number);
+            for (&code, e) in packed.iter().zip(members()) {
+                pack::set(codes, format.element, e, u64::from(code));
+            }
         }
-        group::quantize_group(format, mode, &staged, &mut packed).write(format, scales, number);
-        for (&code, e) in packed.iter().zip(members()) {
-            pack::set(codes, format.element, e, u64::from(code));
-        }
+        number += 1;
     }
 }
 
@@ -168,7 +183,7 @@ impl Pe<'_> {
             }
         }
         self.publish(dst, target);
-        self.pool.recycle(slot);
+        self.space.pool.recycle(slot);
         Ok(())
     }
 }
@@ -185,6 +200,48 @@ pub(crate) fn scatter(ty: ScalarType, row: &[f32], bytes: &mut [u8], t: i64, ts:
             pack::set(bytes, ty, at, u64::from(ty.encode_f32(value)));
         } else {
             pack::set(bytes, ty, at, ty.encode(f64::from(value)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Groups that are touched in whole and in part, along neighbours and across them, against one group at a time.
+    #[test]
+    fn touched_groups_are_quantised_one_by_one() {
+        for &format in GroupFormat::ALL {
+            let size = u64::from(format.size);
+            for (k_stride, groups, short) in [(1, 9, 0), (3, 2, 0), (1, 4, 5)] {
+                let n = k_stride * groups * size - short;
+                let layout = Layout::new(Format::Grouped(format), None, k_stride, n);
+                let values: Vec<f32> = (0..n).map(|i| (i * 37 % 101) as f32 / 9.0 - 5.0).collect();
+                let touched: Vec<bool> = (0..n).map(|i| i / 40 % 3 != 1 && i % 41 != 7).collect();
+                let mut got = vec![0xAA; layout.bytes() as usize];
+                let mut want = got.clone();
+                quantize(&values, format, &layout, ScaleMode::Floor, Some(&touched), &mut got);
+                let codes = layout.map.plane_bytes(n)[0] as usize;
+                let (want_codes, want_scales) = want.split_at_mut(codes);
+                for number in 0..n.div_ceil(size) {
+                    let members: Vec<usize> =
+                        (0..n).filter(|&e| layout.map.scale_idx(e) == number).map(|e| e as usize).collect();
+                    if members.iter().any(|&e| touched[e]) {
+                        let mut staged: Vec<f32> = members.iter().map(|&e| values[e]).collect();
+                        staged.resize(size as usize, 0.0);
+                        let mut packed = vec![0; size as usize];
+                        group::quantize_group(format, ScaleMode::Floor, &staged, &mut packed).write(
+                            format,
+                            want_scales,
+                            number as usize,
+                        );
+                        for (&e, &code) in members.iter().zip(&packed) {
+                            pack::set(want_codes, format.element, e, u64::from(code));
+                        }
+                    }
+                }
+                assert_eq!(got, want, "{format}, distance {k_stride}");
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::memory::Memory;
 use crate::plan::{self, KernelPlan};
 use crate::ranks::{self, Mail};
 use crate::trap::{Fault, InputError, LoadError, Trap};
+use crate::workspace::Workspaces;
 
 /// An object ready to run.
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub struct Machine<'o> {
     /// The stream of every entry.
     streams: Vec<Vec<EntryStep>>,
     images: Images,
+    spaces: Workspaces,
 }
 
 /// Instructions and loop rounds of one PE in one launch that a run allows where its options do not say: more than the
@@ -129,7 +131,7 @@ impl<'o> Machine<'o> {
         let kernels = object.kernels.iter().map(plan::plan_kernel).collect::<Result<Vec<_>, _>>()?;
         let streams =
             object.entries.iter().map(|entry| plan_entry(object, entry)).collect::<Result<_, _>>()?;
-        Ok(Machine { object, kernels, streams, images: Images::default() })
+        Ok(Machine { object, kernels, streams, images: Images::default(), spaces: Workspaces::default() })
     }
 
     /// States as they are before the first run: zeros.
@@ -295,7 +297,8 @@ impl Run<'_, '_> {
         let memory = &mut self.memories[rank];
         let limits = Limits { steps: self.options.step_limit, records: self.options.record };
         let images = self.machine.images.of(plan.kernel, &extents, memory);
-        let result = run_launch(plan, &launch.params, &extents, &images, memory, limits);
+        let result =
+            run_launch(plan, &launch.params, &extents, &images, memory, limits, &self.machine.spaces);
         let (counts, actions) = result.map_err(|(pe, pc, fault)| {
             let inst = plan.kernel.code[pc];
             Box::new(Trap {

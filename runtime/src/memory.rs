@@ -10,6 +10,7 @@ use std::sync::Arc;
 use lacuna_isa::format::{ScalarType, pack};
 use lacuna_isa::inst::Engine;
 use lacuna_isa::object::{Access, Address, MemSpace};
+use rayon::prelude::*;
 
 use crate::boxes::WALK_DIMS;
 use crate::dma::Image;
@@ -101,6 +102,17 @@ impl ByteBox {
             strides: [0; WALK_DIMS],
             n_dims: 0,
         }
+    }
+
+    /// First address, and the one behind the last.
+    fn extent(&self) -> (u64, u64) {
+        let (mut low, mut high) = (self.start, self.start);
+        for d in 0..self.n_dims {
+            let reach = self.strides[d] * (i64::from(self.counts[d]) - 1);
+            low += reach.min(0);
+            high += reach.max(0);
+        }
+        (low as u64, high as u64 + self.run)
     }
 
     /// Calls `f` with the address of each run, until it returns false.
@@ -210,14 +222,64 @@ impl Log {
         std::mem::replace(self, Log { now, ..Log::default() })
     }
 
+    /// An empty log in the memory of this one.
+    pub fn cleared(mut self) -> Log {
+        self.stores.clear();
+        self.data.clear();
+        self.reads.clear();
+        Log { now: Moment::default(), ..self }
+    }
+
     /// Writes all stores into memory.
-    pub fn apply(&self, memory: &mut Memory<'_>) {
+    fn apply(&self, memory: &mut Memory<'_>) {
         for store in &self.stores {
             let bytes = memory.bytes_mut(store.at.space);
             let mut data = &self.data[store.data..];
             store.at.each(|at| {
                 let run = &mut bytes[at as usize..(at + store.at.run) as usize];
                 data = put(store.content, run, data);
+            });
+        }
+    }
+
+    /// Writes what stores of whole bytes to `space` have for `part`, which begins at address `start`.
+    fn apply_part(&self, space: MemSpace, start: u64, part: &mut [u8]) {
+        let end = start + part.len() as u64;
+        let whole = |store: &&Store| store.at.space == space && matches!(store.content, Content::Bytes);
+        for store in self.stores.iter().filter(whole) {
+            let run = store.at.run;
+            let mut data = &self.data[store.data..];
+            store.at.each(|at| {
+                let (now, rest) = data.split_at(run as usize);
+                let (from, to) = (at.max(start), (at + run).min(end));
+                if from < to {
+                    part[(from - start) as usize..(to - start) as usize]
+                        .copy_from_slice(&now[(from - at) as usize..(to - at) as usize]);
+                }
+                data = rest;
+            });
+        }
+    }
+
+    /// Writes all stores of a launch into memory, in the order of the logs.
+    pub fn apply_all(logs: &[&Log], memory: &mut Memory<'_>) {
+        /// Below this many bytes one thread is faster.
+        const MANY: usize = 1 << 17;
+        let stores = || logs.iter().flat_map(|log| &log.stores);
+        let some_are_codes = stores().any(|store| matches!(store.content, Content::Codes { .. }));
+        let n_threads = rayon::current_num_threads();
+        if n_threads < 2 || some_are_codes || logs.iter().map(|log| log.data.len()).sum::<usize>() < MANY {
+            logs.iter().for_each(|log| log.apply(memory));
+            return;
+        }
+        for space in [MemSpace::Hbm, MemSpace::Sram] {
+            let extents = stores().filter(|store| store.at.space == space).map(|store| store.at.extent());
+            let Some((first, end)) = extents.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else { continue };
+            let bytes = &mut memory.bytes_mut(space)[first as usize..end as usize];
+            let size = bytes.len().div_ceil(n_threads).max(1);
+            bytes.par_chunks_mut(size).enumerate().for_each(|(number, part)| {
+                let start = first + (number * size) as u64;
+                logs.iter().for_each(|log| log.apply_part(space, start, part));
             });
         }
     }
@@ -390,6 +452,40 @@ fn put<'d>(content: Content, run: &mut [u8], data: &'d [u8]) -> &'d [u8] {
                 pack::set(run, ty, skip + i, pack::get(data, ty, i));
             }
             data
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory<'static> {
+        Memory::new(&[], 1 << 20, 1 << 10).expect("a mebibyte")
+    }
+
+    /// Logs that all threads apply at once, and ones that one thread applies, leave the same bytes.
+    #[test]
+    fn logs_are_applied_alike() {
+        let mut logs = Vec::new();
+        for pe in 0..7u64 {
+            let mut log = Log::default();
+            for number in 0..50u64 {
+                let mut at = ByteBox::run(MemSpace::Hbm, 130_000 * pe + 2_600 * number + 3, 33);
+                (at.counts[0], at.strides[0], at.n_dims) = (70, 37, 1);
+                log.store_bytes(at, Access::Out, 0);
+                log.data_mut().extend((0..70 * 33u64).map(|i| (i * 31 + number * 7 + pe) as u8));
+            }
+            log.claim(ByteBox::run(MemSpace::Hbm, 5, 100), 0);
+            logs.push(log);
+        }
+        let mut want = memory();
+        logs.iter().for_each(|log| log.apply(&mut want));
+        for threads in [1, 2, 3] {
+            let mut got = memory();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            pool.install(|| Log::apply_all(&logs.iter().collect::<Vec<_>>(), &mut got));
+            assert!(got.bytes(MemSpace::Hbm) == want.bytes(MemSpace::Hbm), "{threads} threads");
         }
     }
 }

@@ -7,13 +7,14 @@ use lacuna_isa::view::Position;
 
 use crate::dma::{Load, Pick};
 use crate::matmul::actions::ActionLog;
-use crate::matmul::fast::PanelCache;
 use crate::matmul::mask::Grain;
+use crate::matmul::panels::{PanelCache, SharedPanels};
+use crate::matmul::shape::LastShapes;
 use crate::memory::{Log, Memory, Overlay, Tensor};
 use crate::plan::KernelPlan;
-use crate::se::Lanes;
-use crate::slots::{Bytes, Layout, Pool, Ring, Slot};
+use crate::slots::{Bytes, Layout, Ring, Slot};
 use crate::trap::{Fault, TrapKind};
+use crate::workspace::Workspace;
 
 /// What a PE did, in numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -90,14 +91,17 @@ pub(crate) struct Pe<'m> {
     pub pc: usize,
     pub overlay: Overlay,
     pub log: Log,
-    pub pool: Pool,
     /// Decoded weights.
     pub panels: PanelCache,
+    /// Decoded operands that all PEs of the launch may read in place.
+    pub launch_panels: &'m SharedPanels,
+    /// Shapes of products that it met.
+    pub shapes: LastShapes<'m>,
     pub counts: Counts,
     /// Products by instruction, where the run is recorded.
     pub actions: ActionLog,
-    /// Registers of the SE, lent by the thread that runs the PE.
-    pub lanes: Option<Lanes>,
+    /// Registers of the SE and freed slots, lent while the PE runs.
+    pub space: Workspace,
     /// What was posted since the last rendezvous.
     pub posts: Vec<Posted>,
     /// Bit e is set while the engine of code e has no power.
@@ -122,6 +126,7 @@ impl<'m> Pe<'m> {
         plan: &'m KernelPlan<'m>,
         tensors: &'m [Tensor<'m>],
         memory: &'m Memory<'m>,
+        launch_panels: &'m SharedPanels,
         at: Position,
         step_limit: u64,
     ) -> Pe<'m> {
@@ -134,11 +139,12 @@ impl<'m> Pe<'m> {
             pc: 0,
             overlay: Overlay::default(),
             log: Log::default(),
-            pool: Pool::default(),
             panels: PanelCache::default(),
+            launch_panels,
+            shapes: LastShapes::default(),
             counts: Counts::default(),
             actions: ActionLog::default(),
-            lanes: None,
+            space: Workspace::default(),
             posts: Vec::new(),
             gated: 0,
             loops: Vec::new(),
@@ -232,7 +238,7 @@ impl<'m> Pe<'m> {
             InstKind::Pop { n, buffer } => {
                 for _ in 0..n {
                     let slot = self.rings[usize::from(buffer)].pop()?;
-                    self.pool.recycle(slot);
+                    self.space.pool.recycle(slot);
                 }
             }
             InstKind::Halt {} => {
@@ -319,6 +325,11 @@ impl<'m> Pe<'m> {
 
     /// The slot that a source operand names; a pop takes it out.
     pub fn source(&mut self, operand: Operand) -> Result<Slot<'m>, Fault> {
+        Ok(self.source_anywhere(operand)?.gathered(&mut self.space.pool))
+    }
+
+    /// The same slot, whose elements may lie apart.
+    pub fn source_anywhere(&mut self, operand: Operand) -> Result<Slot<'m>, Fault> {
         let ring = &mut self.rings[usize::from(operand.buffer)];
         let slot = match operand.action {
             Action::Pop => ring.pop()?,
@@ -340,7 +351,7 @@ impl<'m> Pe<'m> {
             }
             Action::Push | Action::Read | Action::Pop => {
                 ring.check_push(layout.bytes())?;
-                let bytes = self.pool.zeroed(layout.bytes() as usize);
+                let bytes = self.space.pool.zeroed(layout.bytes() as usize);
                 Ok(Target { bytes, layout, place: None })
             }
         }

@@ -3,12 +3,15 @@
 mod movement;
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, Engine, GlobalField, InstKind, Operand, OperandField, Place, Use};
+use lacuna_isa::inst::{Action, Engine, GlobalField, Inst, InstKind, Operand, OperandField, Place, Use};
 use lacuna_isa::object::{Access, BufferKind, Kernel};
 use lacuna_isa::view::{LOOP_LEVELS, MAX_PARAMS, Position, Space, VIEW_DIMS, View};
 
+use crate::dma::LoadPlan;
 use crate::launch::check_meeting;
+use crate::matmul::shape::Products;
 use crate::se::ProgramPlan;
+use crate::slots::Placement;
 use crate::trap::LoadError;
 pub(crate) use movement::is_compressed;
 
@@ -24,6 +27,9 @@ pub(crate) struct KernelPlan<'o> {
     /// For every `loop`, the number of its `end`; for others, their own number.
     pub ends: Vec<usize>,
     pub programs: Vec<ProgramPlan>,
+    pub products: Products,
+    /// Of every instruction that loads a whole box.
+    pub loads: Vec<Option<LoadPlan>>,
 }
 
 impl KernelPlan<'_> {
@@ -80,7 +86,42 @@ pub(crate) fn plan_kernel(kernel: &Kernel) -> Result<KernelPlan<'_>, LoadError> 
                 .map_err(|reason| fail(None, format!("program {}: {reason}", program.name)))
         })
         .collect::<Result<_, _>>()?;
-    Ok(KernelPlan { kernel, ends, programs })
+    let products = Products::new(kernel.code.len());
+    let loads = loads(kernel);
+    Ok(KernelPlan { kernel, ends, programs, products, loads })
+}
+
+/// The plans of all loads of whole boxes, which refer to them in place if products alone read them and can read them there.
+fn loads(kernel: &Kernel) -> Vec<Option<LoadPlan>> {
+    let mut readable = vec![true; kernel.buffers.len()];
+    let mut factors: Vec<Operand> = Vec::new();
+    for inst in &kernel.code {
+        match inst.kind {
+            InstKind::Ld { .. } => {}
+            InstKind::Mm { bank, a, b, .. } => {
+                readable[usize::from(bank.buffer)] = false;
+                factors.extend([a, b]);
+            }
+            other => {
+                for field in other.operands() {
+                    readable[usize::from(field.operand.buffer)] = false;
+                }
+            }
+        }
+    }
+    for stream in kernel.programs.iter().flat_map(|program| &program.streams) {
+        readable[usize::from(stream.operand.buffer)] = false;
+    }
+    let place = |inst: &Inst| {
+        let InstKind::Ld { dst, src, .. } = inst.kind else { return None };
+        let view = |number: u16| &kernel.views[usize::from(number)];
+        let at = Placement::of(src, view(src)).filter(|at| {
+            let mut readers = factors.iter().filter(|factor| factor.buffer == dst.buffer);
+            readable[usize::from(dst.buffer)] && readers.all(|factor| at.compose(view(factor.view)).is_some())
+        });
+        Some(LoadPlan::new(view(src), view(dst.view).format, true, at))
+    };
+    kernel.code.iter().map(place).collect()
 }
 
 fn check_view(view: &View) -> Result<(), String> {

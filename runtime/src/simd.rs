@@ -6,13 +6,19 @@
     reason = "calls of functions compiled for features that were detected, and vector loads"
 )]
 
+mod integers;
+mod products;
+
 use std::sync::OnceLock;
 
+use lacuna_isa::format::{GroupFormat, ScaleMode, group};
 use lacuna_isa::program::SeOp;
 
 use crate::se::{Lanes, Step, ops_run};
+pub(crate) use integers::{Bytes, Integers, accumulate_integers, codes_of_pairs, has_dots};
+pub(crate) use products::{COLUMNS, PanelRef, Rows, Scales, Segments, accumulate, accumulate_groups};
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Level {
     /// Nothing beyond what the compiler assumes.
     Portable,
@@ -20,6 +26,8 @@ enum Level {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// The same and its dot products of bytes, VNNI.
+    Avx512Vnni,
 }
 
 /// Vector units that this host has. Values come from [`Units::best`] and [`Units::all`] alone, so that whoever holds one may
@@ -42,6 +50,9 @@ impl Units {
                     && is_x86_feature_detected!("avx512vl")
                 {
                     found.push(Units(Level::Avx512));
+                    if is_x86_feature_detected!("avx512vnni") {
+                        found.push(Units(Level::Avx512Vnni));
+                    }
                 }
             }
             found
@@ -53,6 +64,36 @@ impl Units {
         Units::all().last().copied().unwrap_or(Units(Level::Portable))
     }
 
+    /// Quantises groups that lie one after the other.
+    pub fn quantize(self, format: GroupFormat, mode: ScaleMode, values: &[f32], into: [&mut [u8]; 2]) {
+        match self.0 {
+            Level::Portable => quantize(format, mode, values, into),
+            // SAFETY: whoever made `self` has detected the features that the functions are compiled for.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { x86::quantize_avx2(format, mode, values, into) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Vnni => unsafe { x86::quantize_avx512(format, mode, values, into) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => quantize(format, mode, values, into),
+        }
+    }
+
+    /// The values of E4M3 codes, as their table has them.
+    pub fn decode_e4m3(self, codes: &[u8], out: &mut [f32]) {
+        match self.0 {
+            Level::Portable => decode_e4m3(codes, out),
+            // SAFETY: whoever made `self` has detected the features that the functions are compiled for.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { x86::decode_e4m3_avx2(codes, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Vnni => unsafe { x86::decode_e4m3_avx512(codes, out) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => decode_e4m3(codes, out),
+        }
+    }
+
     /// Runs an SE operation.
     pub fn run_op(self, op: &SeOp, constants: &[u64], lanes: &mut Lanes, step: Step) {
         match self.0 {
@@ -62,127 +103,55 @@ impl Units {
             Level::Avx2 => unsafe { x86::run_op_avx2(op, constants, lanes, step) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { x86::run_op_avx512(op, constants, lanes, step) },
+            Level::Avx512 | Level::Avx512Vnni => unsafe { x86::run_op_avx512(op, constants, lanes, step) },
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 => ops_run(op, constants, lanes, step),
+            Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => ops_run(op, constants, lanes, step),
         }
     }
 }
 
-/// Columns of a tile.
-pub(crate) const COLUMNS: usize = 32;
-
-/// A run of k along which both operands advance evenly. `a` counts from a row's offset, `b` from the panel's start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Segment {
-    pub a: i64,
-    pub b: i64,
-    pub len: usize,
-    pub a_step: i64,
-    pub b_step: i64,
-}
-
-impl Segment {
-    fn reach(&self) -> [(i64, i64); 2] {
-        let span = |at: i64, step: i64| {
-            let last = at + step * (self.len as i64 - 1);
-            (at.min(last), at.max(last))
-        };
-        [span(self.a, self.a_step), span(self.b, self.b_step)]
-    }
-}
-
-/// `acc[r][c] = fma(a[rows[r] + k], b[k][c], acc[r][c])` for every k of the segments in order.
-///
-/// # Panics
-/// When a segment leaves `a` or `b`.
-pub(crate) fn accumulate(
-    units: Units,
-    acc: &mut [[f32; COLUMNS]],
-    a: &[f32],
-    rows: &[i64],
-    b: &[f32],
-    segments: &[Segment],
-) {
-    assert!(acc.len() == rows.len(), "a row offset for every row");
-    let (low, high) =
-        rows.iter().fold((i64::MAX, i64::MIN), |(low, high), &row| (low.min(row), high.max(row)));
-    for segment in segments {
-        let [(a_low, a_high), (b_low, b_high)] = segment.reach();
-        let inside = low + a_low >= 0
-            && high + a_high < a.len() as i64
-            && b_low >= 0
-            && b_high + COLUMNS as i64 <= b.len() as i64;
-        assert!(inside && segment.len > 0, "segments stay inside their operands");
-    }
-    match units.0 {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the features were detected, and every address was checked above.
-        Level::Avx512 => unsafe { x86::accumulate_avx512(acc, a, rows, b, segments) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the features were detected.
-        Level::Avx2 => unsafe { x86::accumulate_avx2(acc, a, rows, b, segments) },
-        #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx2 | Level::Avx512 => accumulate_plain(acc, a, rows, b, segments),
-        Level::Portable => accumulate_plain(acc, a, rows, b, segments),
-    }
+#[inline(always)]
+fn quantize(format: GroupFormat, mode: ScaleMode, values: &[f32], [codes, scales]: [&mut [u8]; 2]) {
+    group::quantize_rows(format, mode, values, values.len(), codes, scales);
 }
 
 #[inline(always)]
-fn accumulate_plain(acc: &mut [[f32; COLUMNS]], a: &[f32], rows: &[i64], b: &[f32], segments: &[Segment]) {
-    for (line, &row) in acc.iter_mut().zip(rows) {
-        let mut sums = *line;
-        for segment in segments {
-            let (mut at, mut from) = (row + segment.a, segment.b);
-            for _ in 0..segment.len {
-                let x = a[at as usize];
-                let columns = &b[from as usize..from as usize + COLUMNS];
-                for (sum, &y) in sums.iter_mut().zip(columns) {
-                    *sum = x.mul_add(y, *sum);
-                }
-                at += segment.a_step;
-                from += segment.b_step;
-            }
-        }
-        *line = sums;
-    }
-}
-
-/// `acc[c] = fma(sums[c], scale * scales[c], acc[c])`; the products of scales are exact.
-pub(crate) fn scale_add(
-    units: Units,
-    acc: &mut [f32; COLUMNS],
-    sums: &[f32; COLUMNS],
-    scale: f32,
-    scales: &[f32; COLUMNS],
-) {
-    match units.0 {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the features were detected.
-        Level::Avx512 | Level::Avx2 => unsafe { x86::scale_add_avx2(acc, sums, scale, scales) },
-        #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx2 | Level::Avx512 => scale_add_plain(acc, sums, scale, scales),
-        Level::Portable => scale_add_plain(acc, sums, scale, scales),
-    }
-}
-
-#[inline(always)]
-fn scale_add_plain(acc: &mut [f32; COLUMNS], sums: &[f32; COLUMNS], scale: f32, scales: &[f32; COLUMNS]) {
-    for ((value, &sum), &other) in acc.iter_mut().zip(sums).zip(scales) {
-        *value = sum.mul_add(scale * other, *value);
+fn decode_e4m3(codes: &[u8], out: &mut [f32]) {
+    for (value, &code) in out.iter_mut().zip(codes) {
+        let magnitude = u32::from(code & 0x7F);
+        // Exponent and significand in place, then the biases' difference: exact, subnormals too.
+        let bits = (f32::from_bits(magnitude << 20) * f32::from_bits((127 + 120) << 23)).to_bits();
+        let signed = bits | u32::from(code & 0x80) << 24;
+        *value = f32::from_bits(if magnitude == 0x7F { 0x7FC0_0000 } else { signed });
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::{
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
-    };
-
+    use lacuna_isa::format::{GroupFormat, ScaleMode};
     use lacuna_isa::program::SeOp;
 
-    use super::{COLUMNS, Segment, accumulate_plain, scale_add_plain};
     use crate::se::{Lanes, Step, ops_run};
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn quantize_avx2(format: GroupFormat, mode: ScaleMode, values: &[f32], into: [&mut [u8]; 2]) {
+        super::quantize(format, mode, values, into);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    pub fn quantize_avx512(format: GroupFormat, mode: ScaleMode, values: &[f32], into: [&mut [u8]; 2]) {
+        super::quantize(format, mode, values, into);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn decode_e4m3_avx2(codes: &[u8], out: &mut [f32]) {
+        super::decode_e4m3(codes, out);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    pub fn decode_e4m3_avx512(codes: &[u8], out: &mut [f32]) {
+        super::decode_e4m3(codes, out);
+    }
 
     #[target_feature(enable = "avx2,fma")]
     pub fn run_op_avx2(op: &SeOp, constants: &[u64], lanes: &mut Lanes, step: Step) {
@@ -193,89 +162,44 @@ mod x86 {
     pub fn run_op_avx512(op: &SeOp, constants: &[u64], lanes: &mut Lanes, step: Step) {
         ops_run(op, constants, lanes, step);
     }
+}
 
-    #[target_feature(enable = "avx2,fma")]
-    pub fn scale_add_avx2(
-        acc: &mut [f32; COLUMNS],
-        sums: &[f32; COLUMNS],
-        scale: f32,
-        scales: &[f32; COLUMNS],
-    ) {
-        scale_add_plain(acc, sums, scale, scales);
+#[cfg(test)]
+mod tests {
+    use lacuna_isa::format::{ScalarType, pack};
+
+    use super::*;
+
+    #[test]
+    fn e4m3_as_its_table() {
+        let codes: Vec<u8> = (0..=255).collect();
+        let mut want = [0f32; 256];
+        pack::decode_slice(ScalarType::E4M3, &codes, 0, &mut want);
+        for units in Units::all() {
+            let mut got = [1f32; 256];
+            units.decode_e4m3(&codes, &mut got);
+            assert_eq!(got.map(f32::to_bits), want.map(f32::to_bits), "{units:?}");
+        }
     }
 
-    #[target_feature(enable = "avx2,fma")]
-    pub fn accumulate_avx2(
-        acc: &mut [[f32; COLUMNS]],
-        a: &[f32],
-        rows: &[i64],
-        b: &[f32],
-        segments: &[Segment],
-    ) {
-        accumulate_plain(acc, a, rows, b, segments);
-    }
-
-    /// # Safety
-    /// For every row and segment, all addresses lie inside `a` and `b`, 32 columns included.
-    #[target_feature(enable = "avx512f,fma")]
-    pub unsafe fn accumulate_avx512(
-        acc: &mut [[f32; COLUMNS]],
-        a: &[f32],
-        rows: &[i64],
-        b: &[f32],
-        segments: &[Segment],
-    ) {
-        let mut done = 0;
-        macro_rules! tiles {
-            ($($n:literal)*) => {$(
-                while acc.len() - done >= $n {
-                    // SAFETY: the caller's promise covers these rows.
-                    unsafe { tile::<$n>(&mut acc[done..done + $n], a, &rows[done..done + $n], b, segments) };
-                    done += $n;
+    #[test]
+    fn groups_are_quantised_alike() {
+        let bits = |i: u32| i.wrapping_mul(2_654_435_761) ^ i << 7;
+        // All exponents, NaN and infinities; then values of like size.
+        let wild: Vec<f32> = (0..4096).map(|i| f32::from_bits(bits(i))).collect();
+        let even: Vec<f32> = (0..4096).map(|i| (bits(i) % 4001) as f32 / 500.0 - 4.0).collect();
+        for &format in GroupFormat::ALL {
+            for mode in [ScaleMode::Floor, ScaleMode::Even, ScaleMode::Tosa] {
+                for values in [&wild, &even] {
+                    let run = |units: Units| {
+                        let mut codes = vec![0; group::row_code_bytes(format, values.len())];
+                        let mut scales = vec![0; group::row_scale_bytes(format, values.len())];
+                        units.quantize(format, mode, values, [&mut codes, &mut scales]);
+                        (codes, scales)
+                    };
+                    let want = run(Units(Level::Portable));
+                    assert!(Units::all().iter().all(|&units| run(units) == want), "{format} {mode:?}");
                 }
-            )*};
-        }
-        tiles!(12 8 4 2 1);
-    }
-
-    /// # Safety
-    /// As [`accumulate_avx512`]; `acc` and `rows` have `R` elements.
-    #[target_feature(enable = "avx512f,fma")]
-    unsafe fn tile<const R: usize>(
-        acc: &mut [[f32; COLUMNS]],
-        a: &[f32],
-        rows: &[i64],
-        b: &[f32],
-        segments: &[Segment],
-    ) {
-        let offsets: [isize; R] = std::array::from_fn(|r| rows[r] as isize);
-        let mut sums = [[_mm512_setzero_ps(); 2]; R];
-        for (sum, line) in sums.iter_mut().zip(acc.iter()) {
-            // SAFETY: a line has 32 columns.
-            *sum = unsafe { [_mm512_loadu_ps(line.as_ptr()), _mm512_loadu_ps(line.as_ptr().add(16))] };
-        }
-        for segment in segments {
-            // Wrapping arithmetic, because the last step of a segment may lead outside; nothing is read there.
-            let mut at = a.as_ptr().wrapping_offset(segment.a as isize);
-            let mut from = b.as_ptr().wrapping_offset(segment.b as isize);
-            for _ in 0..segment.len {
-                // SAFETY: the caller's promise: 32 columns from here lie inside `b`.
-                let columns = unsafe { [_mm512_loadu_ps(from), _mm512_loadu_ps(from.wrapping_add(16))] };
-                for r in 0..R {
-                    // SAFETY: the caller's promise: the element lies inside `a`.
-                    let x = _mm512_set1_ps(unsafe { *at.wrapping_offset(offsets[r]) });
-                    sums[r][0] = _mm512_fmadd_ps(x, columns[0], sums[r][0]);
-                    sums[r][1] = _mm512_fmadd_ps(x, columns[1], sums[r][1]);
-                }
-                at = at.wrapping_offset(segment.a_step as isize);
-                from = from.wrapping_offset(segment.b_step as isize);
-            }
-        }
-        for (sum, line) in sums.iter().zip(acc.iter_mut()) {
-            // SAFETY: a line has 32 columns.
-            unsafe {
-                _mm512_storeu_ps(line.as_mut_ptr(), sum[0]);
-                _mm512_storeu_ps(line.as_mut_ptr().add(16), sum[1]);
             }
         }
     }

@@ -170,7 +170,7 @@ impl Pe<'_> {
         };
         self.sorted_rows(dst, k, &sources, make, &mut target)?;
         self.publish(dst, target);
-        sources.into_iter().for_each(|(slot, _)| self.pool.recycle(slot));
+        sources.into_iter().for_each(|(slot, _)| self.space.pool.recycle(slot));
         Ok(())
     }
 
@@ -187,7 +187,7 @@ impl Pe<'_> {
         };
         self.sorted_rows(dst, k, &sources, make, &mut target)?;
         self.publish(dst, target);
-        sources.into_iter().for_each(|(slot, _)| self.pool.recycle(slot));
+        sources.into_iter().for_each(|(slot, _)| self.space.pool.recycle(slot));
         Ok(())
     }
 }

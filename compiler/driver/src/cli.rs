@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::commands::bench::Bench;
 use crate::commands::sweep::grid;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lacuna_driver::given::Given;
@@ -49,6 +50,8 @@ pub enum Command {
     Asm(Asm),
     /// Show cycles, bounds, bytes and skipped zeros of an object file or a model.
     Profile(Profile),
+    /// Time an object file or a model in the interpreter, loading apart from running.
+    Bench(Bench),
     /// Compile and measure a model on many targets, in many precisions and settings.
     Sweep(Sweep),
     /// Say what a model or an object file is: inputs, outputs, sizes.

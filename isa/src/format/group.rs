@@ -505,6 +505,8 @@ pub fn row_scale_bytes(fmt: GroupFormat, row_len: usize) -> usize {
 ///
 /// # Panics
 /// If `codes` or `scales` is too short, or `values` is not whole rows.
+// Inlined, as all that it calls for each group, so that callers compile it for the vector units that they have.
+#[inline(always)]
 pub fn quantize_rows(
     fmt: GroupFormat,
     mode: ScaleMode,
@@ -539,6 +541,7 @@ pub fn quantize_rows(
     }
 }
 
+#[inline(always)]
 fn quantize_row_32<const ELEMENT: u8>(
     fmt: GroupFormat,
     bump: u32,
@@ -549,6 +552,7 @@ fn quantize_row_32<const ELEMENT: u8>(
     quantize_row_of::<ELEMENT, 32>(fmt, bump, row, codes, scales);
 }
 
+#[inline(always)]
 fn quantize_row_16<const ELEMENT: u8>(
     fmt: GroupFormat,
     bump: u32,

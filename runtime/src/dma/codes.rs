@@ -42,6 +42,13 @@ pub(crate) fn fill_elements(bytes: &mut [u8], ty: ScalarType, n: usize, code: u6
         pack::set(&mut unit, ty, i, code);
     }
     let whole = n / 8;
+    if unit[..bits].iter().all(|&byte| byte == unit[0]) {
+        bytes[..whole * bits].fill(unit[0]);
+        for i in whole * 8..n {
+            pack::set(bytes, ty, i, code);
+        }
+        return;
+    }
     for chunk in bytes[..whole * bits].chunks_exact_mut(bits) {
         chunk.copy_from_slice(&unit[..bits]);
     }
@@ -96,7 +103,7 @@ pub(crate) fn copy_codes(walk: &Walk, src: (&[u8], i64, ScalarType), dst: (&mut 
         walk.rows(|s, t| {
             let (s, t) = ((s - origin) as usize * size, t as usize * size);
             if ss == 1 && ts == 1 {
-                dst[t..t + n * size].copy_from_slice(&src[s..s + n * size]);
+                copy_run(&src[s..s + n * size], &mut dst[t..t + n * size]);
             } else {
                 match size {
                     1 => strided::<1>(src, s, ss, dst, t, ts, n),
@@ -140,6 +147,23 @@ pub(crate) fn copy_codes(walk: &Walk, src: (&[u8], i64, ScalarType), dst: (&mut 
             pack::set(dst, to, (t as i64 + i * ts) as usize, code);
         }
     });
+}
+
+/// Copies a run of bytes; short ones of usual lengths without a call.
+#[inline(always)]
+pub(super) fn copy_run(src: &[u8], dst: &mut [u8]) {
+    fn fixed<const N: usize>(src: &[u8], dst: &mut [u8]) {
+        if let (Some(src), Some(dst)) = (src.first_chunk::<N>(), dst.first_chunk_mut::<N>()) {
+            *dst = *src;
+        }
+    }
+    match src.len() {
+        16 => fixed::<16>(src, dst),
+        32 => fixed::<32>(src, dst),
+        64 => fixed::<64>(src, dst),
+        128 => fixed::<128>(src, dst),
+        _ => dst.copy_from_slice(src),
+    }
 }
 
 fn strided<const N: usize>(src: &[u8], s: usize, ss: i64, dst: &mut [u8], t: usize, ts: i64, n: usize) {

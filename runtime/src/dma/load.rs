@@ -2,16 +2,19 @@
 
 use lacuna_isa::format::{Format, ScalarType, pack};
 use lacuna_isa::inst::{Fill, MaskCode, Operand};
-use lacuna_isa::view::{PlaneMap, View};
+use lacuna_isa::object::MemSpace;
+use lacuna_isa::view::{PlaneMap, VIEW_DIMS, View};
 
 use super::codes::{PlaneSource, apply_scales, copy_planes, fill_code, fill_planes, int_value, scale_type};
 use super::dense::Image;
 use super::expand::{Records, touched_blocks};
 use super::planes::{Piece, Side, element, open_dim, partial, plane_walks};
 use super::source::{Source, alias};
+use super::whole::LoadPlan;
 use crate::boxes::{Walk, dense_strides};
+use crate::memory::Tensor;
 use crate::pe::Pe;
-use crate::slots::{Layout, Slot};
+use crate::slots::{Constant, Layout, Slot};
 use crate::trap::{Fault, TrapKind};
 
 /// Which indices of a view's box are loaded.
@@ -50,7 +53,22 @@ struct Widened {
     scales: Vec<u8>,
 }
 
-impl Pe<'_> {
+/// Sets what is not loaded of a slot to code 0; the number of its elements.
+fn clear(holes: &[Piece], dense: &[i64; VIEW_DIMS], format: Format, bytes: &mut [u8]) -> Result<u64, Fault> {
+    let mut elements = 0;
+    for hole in holes.iter().filter(|hole| !hole.is_empty()) {
+        elements += hole.elements();
+        let base = hole.local_base(0, dense)?;
+        let Some(walk) = Walk::new(&hole.counts, dense, dense, [base; 2]) else { continue };
+        let (n, [_, ts]) = walk.inner();
+        walk.rows(|_, t| {
+            (0..n as i64).for_each(|i| pack::set(bytes, format.element(), (t + i * ts) as usize, 0));
+        });
+    }
+    Ok(elements)
+}
+
+impl<'m> Pe<'m> {
     /// `ld`, `gather`, `ldmask` and `ldx`.
     pub fn load(&mut self, load: &Load) -> Result<(), Fault> {
         let Load { dst, src, fill, pick, code } = *load;
@@ -59,9 +77,8 @@ impl Pe<'_> {
         let to = kernel.views[usize::from(dst.view)].format;
         let tensor = self.tensor(view)?;
         let k_dim = usize::from(view.k_dim);
+        let Some(layout) = self.begin_load(dst, view, &tensor)? else { return Ok(()) };
         let dense = dense_strides(view.sizes());
-        let layout = Layout::new(to, view.pattern, dense[k_dim].unsigned_abs(), view.elements());
-        self.rings[usize::from(dst.buffer)].check_push(layout.bytes())?;
         let Picked { pieces, holes, touched } = self.pick(view, pick)?;
         let moved: u64 = pieces.iter().map(Piece::elements).sum();
         let complete = moved == layout.elements;
@@ -86,14 +103,16 @@ impl Pe<'_> {
         let fits = |image: &&Image| Some(image.code) == code && image.ty == view.format.element();
         let image = tensor.image.filter(fits).map(|image| &*image.codes);
         let bytes_of = |n: u64| view.planes().plane_bytes(n).iter().sum::<u64>();
-        if complete
-            && whole
-            && code.is_none() == image.is_none()
-            && view.format == to
-            && !tensor.log_reads
-            && let Some(walks) = pieces.first().map(walks_of).transpose()?.flatten()
+        let in_place =
+            complete && whole && code.is_none() == image.is_none() && view.format == to && !tensor.log_reads;
+        let mut first_walks = match pieces.first() {
+            Some(piece) if in_place => walks_of(piece)?,
+            Some(_) | None => None,
+        };
+        if in_place
+            && let Some(walks) = &first_walks
             && let Some(planes) =
-                alias(&tensor, image, &walks, view.format, &layout, view.planes().k_stride.max(1))
+                alias(&tensor, image, walks, view.format, &layout, view.planes().k_stride.max(1))
         {
             let dense_bytes = bytes_of(moved);
             let loaded = if code.is_some() {
@@ -108,7 +127,7 @@ impl Pe<'_> {
             self.rings[usize::from(dst.buffer)].push(Slot::alias(planes, layout));
             return Ok(());
         }
-        let mut bytes = self.pool.any(layout.bytes() as usize);
+        let mut bytes = self.space.pool.any(layout.bytes() as usize);
         if !complete {
             fill_planes(bytes.get_mut(), &layout, fill_code(to, fill));
         }
@@ -135,7 +154,9 @@ impl Pe<'_> {
             (Format::Scalar(_), _) | (Format::Grouped(_), Format::Grouped(_)) => None,
         };
         for piece in &pieces {
-            let Some(walks) = walks_of(piece)? else { continue };
+            let Some(walks) = first_walks.take().map_or_else(|| walks_of(piece), |w| Ok(Some(w)))? else {
+                continue;
+            };
             if touched.is_none() {
                 source.touch(&walks, view.format, view.pattern)?;
             }
@@ -152,17 +173,7 @@ impl Pe<'_> {
                 _ => copy_planes(&mut source, view, &walks, &layout, bytes.get_mut())?,
             }
         }
-        let mut not_loaded = 0;
-        for hole in holes.iter().filter(|hole| !hole.is_empty()) {
-            not_loaded += hole.elements();
-            let base = hole.local_base(0, &dense)?;
-            let Some(walk) = Walk::new(&hole.counts, &dense, &dense, [base; 2]) else { continue };
-            let (n, [_, ts]) = walk.inner();
-            let codes = bytes.get_mut();
-            walk.rows(|_, t| {
-                (0..n as i64).for_each(|i| pack::set(codes, to.element(), (t + i * ts) as usize, 0));
-            });
-        }
+        let not_loaded = clear(&holes, &dense, to, bytes.get_mut())?;
         let element = view.format.element();
         let mut loaded = bytes_of(moved) - element.bytes_for(not_loaded).min(element.bytes_for(moved));
         if code.is_some() {
@@ -174,8 +185,33 @@ impl Pe<'_> {
         if self.actions.records && matches!(pick, Pick::Flags(..)) {
             self.actions.add_load(self.pc, loaded, dense_bytes);
         }
-        self.rings[usize::from(dst.buffer)].push(Slot::owned(bytes, layout));
+        let mut slot = Slot::owned(bytes, layout);
+        if complete && whole && tensor.address.space == MemSpace::Weights {
+            let first = pieces.first().map_or(Ok(0), |piece| piece.global_base(view))?;
+            slot.constant = Some(Constant { pc: self.pc, address: tensor.address.offset, first });
+        }
+        self.rings[usize::from(dst.buffer)].push(slot);
         Ok(())
+    }
+
+    /// Checks that the slot has room; the layout that it gets, or `None` where the plan of the load carried it out.
+    fn begin_load(
+        &mut self,
+        dst: Operand,
+        view: &View,
+        tensor: &Tensor<'m>,
+    ) -> Result<Option<Layout>, Fault> {
+        let plan = self.plan;
+        let ring = &mut self.rings[usize::from(dst.buffer)];
+        let Some(load) = &plan.loads[self.pc] else {
+            let to = plan.kernel.views[usize::from(dst.view)].format;
+            let layout = LoadPlan::new(view, to, false, None).layout;
+            ring.check_push(layout.bytes())?;
+            return Ok(Some(layout));
+        };
+        ring.check_push(load.bytes)?;
+        let done = self.load_whole(dst, view, tensor, load)?;
+        Ok((!done).then_some(load.layout))
     }
 
     fn pick(&mut self, view: &View, pick: Pick) -> Result<Picked, Fault> {
@@ -253,7 +289,7 @@ impl Pe<'_> {
             }
             out.push(int_value(ty, pack::get(codes, ty, at as usize)));
         }
-        self.pool.recycle(slot);
+        self.space.pool.recycle(slot);
         Ok(out)
     }
 }

@@ -127,7 +127,11 @@ pub(crate) fn plane_walks(
             let mut all = [1; WALK_DIMS];
             all[..VIEW_DIMS].copy_from_slice(&blocks);
             all[VIEW_DIMS] = u32::from(pattern.n);
-            Walk::new(&all, &strides[0], &strides[1], base)
+            // Outermost first, so that what lies side by side becomes one run.
+            let mut order: [usize; WALK_DIMS] = std::array::from_fn(|d| d);
+            order.sort_by_key(|&d| std::cmp::Reverse(strides[1][d].unsigned_abs()));
+            let sorted = |values: [i64; WALK_DIMS]| order.map(|d| values[d]);
+            Walk::new(&order.map(|d| all[d]), &sorted(strides[0]), &sorted(strides[1]), base)
         }
     };
     let Some(codes) = codes else { return Ok(None) };

@@ -133,7 +133,7 @@ impl<'m> Pe<'m> {
                 self.combine_codes(&walks.codes, to.format.element(), planes[0], &tensor, f)?;
             }
         }
-        self.pool.recycle(slot);
+        self.space.pool.recycle(slot);
         Ok(())
     }
 

@@ -59,9 +59,15 @@ pub(crate) fn byte_boxes(
 
 /// Bytes of a tensor's plane that hold elements `low..=high`, and the element that the first byte starts with.
 pub(crate) struct Window {
-    start: u64,
-    bytes: usize,
-    origin: i64,
+    pub start: u64,
+    pub bytes: usize,
+    pub origin: i64,
+}
+
+/// The bytes of a window from element `first` of whole bytes on.
+pub(crate) fn alias_run<'m>(tensor: &Tensor<'m>, window: &Window, first: i64, ty: ScalarType) -> &'m [u8] {
+    let skip = (first - window.origin) as usize * (ty.bits() / 8) as usize;
+    &tensor.bytes[window.start as usize + skip..window.start as usize + window.bytes]
 }
 
 pub(crate) fn window(

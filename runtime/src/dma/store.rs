@@ -34,7 +34,7 @@ impl<'m> Pe<'m> {
                 self.store_planes(&walks, to, slot.planes(), &tensor)?;
             }
         }
-        self.pool.recycle(slot);
+        self.space.pool.recycle(slot);
         Ok(())
     }
 
@@ -67,6 +67,11 @@ impl<'m> Pe<'m> {
         window(tensor, plane, ty, walk.extent(1))?;
         within(walk, 0, src, ty)?;
         let shown = tensor.access == Access::InOut;
+        let in_bytes = if ty.bits() < 8 { walk.in_bytes(ty.bits()) } else { None };
+        let (walk, ty) = match &in_bytes {
+            Some(bytes) => (bytes, ScalarType::U8),
+            None => (walk, ty),
+        };
         let (n, [ss, ts]) = walk.inner();
         let bits = ty.bits() as usize;
         if bits >= 8 {

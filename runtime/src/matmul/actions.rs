@@ -97,7 +97,7 @@ pub(super) fn gated(product: &Product<'_>) -> (u64, u64) {
         })
         .collect();
     let (mut macs, mut reads) = (0, 0);
-    for &(_, column) in &product.cols {
+    for &(_, column) in product.cols.iter() {
         scalar::stored_terms(product, column, 0..n_k, |k, stored| {
             // A zero times an infinity or NaN is not 0.
             let dense = (column + b.k_offsets[k]) as usize;

@@ -1,152 +1,143 @@
-//! Products on the host's vector units: operands become f32 once per instruction, then tiles of rows by 32 columns
-//! accumulate in registers, in the order of the definition.
+//! Products on the host's vector units: operands become f32 or bytes, the second one once for all that meet it, then tiles of
+//! rows by columns accumulate in registers, in the order of the definition.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::ops::Range;
 
 use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{Format, ScalarType, pack};
-use lacuna_isa::view::PlaneMap;
 
+use super::panels::{PanelCache, Panels, SharedPanels, Whole, magnitudes};
+use super::schedule::{Block, Groups, Schedule};
 use super::{Product, Side, scalar};
-use crate::simd::{self, COLUMNS, Segment, Units};
+use crate::simd::{self, Bytes, COLUMNS, Integers, PanelRef, Scales, Units};
 
-/// Rows of the largest tile.
-const ROWS: usize = 12;
-
-/// Values of a panel: the operand's own bytes, or decoded ones.
-enum Values<'a> {
-    Borrowed(&'a [f32]),
-    Decoded(Arc<[f32]>),
+/// Where decoded panels are kept: by the PE, and by the machine for operands that are constant. Neither keeps those of products
+/// whose schedule is used once.
+pub(crate) struct Caches<'c> {
+    pub own: &'c mut PanelCache,
+    pub shared: Option<&'c SharedPanels>,
+    pub once: bool,
 }
 
-impl Deref for Values<'_> {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        match self {
-            Values::Borrowed(values) => values,
-            Values::Decoded(values) => values,
-        }
-    }
-}
-
-/// Decoded panels of second operands, so that weights that stay in local memory over many products are decoded once.
-#[derive(Default)]
-pub(crate) struct PanelCache {
-    panels: HashMap<PanelKey, Arc<[f32]>>,
-    bytes: usize,
-}
-
-/// What determines a panel whose k all take part: the bytes it reads, its layout, its columns.
-#[derive(PartialEq, Eq, Hash)]
-struct PanelKey {
-    planes: [(usize, usize); 3],
-    version: u64,
-    map: PlaneMap,
-    k_offsets: Vec<i64>,
-    cols: Vec<i64>,
-    with_scales: bool,
-}
-
-/// Decoded bytes that one PE keeps at most: several times what its local memory holds of the narrowest codes.
-const CACHE_BYTES: usize = 16 << 20;
-
-impl PanelCache {
-    fn get_or_decode(
+impl Caches<'_> {
+    fn panels(
         &mut self,
         product: &Product<'_>,
-        cols: &[(usize, i64)],
-        with_scales: bool,
-        decode: impl FnOnce() -> Vec<f32>,
-    ) -> Arc<[f32]> {
-        if !product.mask.is_empty() {
-            return decode().into();
+        schedule: &Schedule,
+        integers: Option<i32>,
+    ) -> std::sync::Arc<Panels> {
+        if self.once {
+            return Panels::new(product, schedule, integers).into();
         }
-        if self.bytes > CACHE_BYTES {
-            *self = PanelCache::default();
-        }
-        let side = &product.b;
-        let key = PanelKey {
-            planes: side.planes.map(|plane| (plane.as_ptr() as usize, plane.len())),
-            version: product.b_version,
-            map: side.map,
-            k_offsets: side.k_offsets.clone(),
-            cols: cols.iter().map(|col| col.1).collect(),
-            with_scales,
-        };
-        let entry = self.panels.entry(key).or_insert_with(|| {
-            let values: Arc<[f32]> = decode().into();
-            self.bytes += size_of_val(&*values);
-            values
-        });
-        Arc::clone(entry)
+        self.own.get_or_decode(product, schedule, integers, self.shared)
     }
-}
-
-/// 32 columns of the second operand: `values[segment.b..]` with rows of k.
-struct Panel<'a> {
-    values: Values<'a>,
-    /// Offset in `values` of each k that takes part.
-    k_offsets: Vec<i64>,
 }
 
 /// Adds the product to the accumulators, if a fast kernel takes it.
 pub(crate) fn multiply(
     units: Units,
     product: &Product<'_>,
+    schedule: &Schedule,
     bank: &mut [f32],
-    cache: &mut PanelCache,
+    mut caches: Caches<'_>,
 ) -> bool {
-    let n_k = product.a.k_offsets.len();
-    let ks: Vec<usize> = (0..n_k).filter(|&k| product.takes_part(k)).collect();
-    let with_scales = product.group.is_none();
-    let (a, a_origin) = decode_rows(product, &ks, with_scales);
-    // A stored zero and a skipped term differ only where the other factor is not finite.
+    let Some(groups) = &schedule.groups else {
+        let (a, origin) = decode_rows(product, schedule, true);
+        // A stored zero and a skipped term differ only where the other factor is not finite.
+        if product.b.map.pattern.is_some() && !a.iter().all(|x| x.is_finite()) {
+            return false;
+        }
+        ungrouped(units, product, schedule, bank, (&a, origin), &mut caches);
+        return true;
+    };
+    let scales = a_scales(product, schedule, groups);
+    if grouped_integers(units, product, (schedule, groups), bank, &scales, &mut caches) {
+        return true;
+    }
+    let (a, origin) = decode_rows(product, schedule, false);
     if product.b.map.pattern.is_some() && !a.iter().all(|x| x.is_finite()) {
         return false;
     }
-    let a_k: Vec<i64> = ks.iter().map(|&k| product.a.k_offsets[k] - a_origin).collect();
-    for cols in product.cols.chunks(COLUMNS) {
-        let panel = panel(product, cols, &ks, with_scales, cache);
-        match product.group {
-            None => {
-                let segments = segments(&a_k, &panel.k_offsets);
-                row_tiles(product, cols, bank, |rows, acc| {
-                    simd::accumulate(units, acc, &a, rows, &panel.values, &segments);
-                });
-            }
-            Some(size) => grouped(units, product, cols, bank, (&a, &a_k), &panel, (&ks, size)),
-        }
-    }
+    grouped(units, product, (schedule, groups), bank, (&a, origin), &scales, &mut caches);
     true
 }
 
+/// Blocks of columns that are given to a kernel together.
+const AT_ONCE: usize = 4;
+
+fn panel_ref<'p>(block: &Block, values: &'p [f32], first: i64) -> PanelRef<'p> {
+    PanelRef { values, first, column: block.column, width: block.cols.len() }
+}
+
+fn ungrouped(
+    units: Units,
+    product: &Product<'_>,
+    schedule: &Schedule,
+    bank: &mut [f32],
+    a: (&[f32], i64),
+    caches: &mut Caches<'_>,
+) {
+    let rows = &schedule.rows;
+    let mut n_direct = 0;
+    for blocks in schedule.blocks.chunks(AT_ONCE) {
+        let mut panels = [PanelRef { values: &[], first: 0, column: 0, width: 0 }; AT_ONCE];
+        let mut n = 0;
+        for block in blocks {
+            if let Some(values) = direct(&product.b, schedule, block) {
+                panels[n] = panel_ref(block, values, block.first);
+                n += 1;
+            }
+        }
+        simd::accumulate(units, bank, a, rows, &panels[..n], &schedule.direct);
+        n_direct += n;
+    }
+    if n_direct == schedule.blocks.len() {
+        return;
+    }
+    let panels = caches.panels(product, schedule, None);
+    let decoded: Vec<PanelRef<'_>> = schedule
+        .blocks
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| !panels.values(*number).is_empty())
+        .map(|(number, block)| panel_ref(block, panels.values(number), 0))
+        .collect();
+    simd::accumulate(units, bank, a, rows, &decoded, &schedule.packed);
+}
+
+/// The second operand's own values, where the kernels can read the columns of a block in place.
+pub(super) fn direct<'a>(b: &Side<'a>, schedule: &Schedule, block: &Block) -> Option<&'a [f32]> {
+    if b.map.format != Format::F32 || b.map.pattern.is_some() || !block.neighbours {
+        return None;
+    }
+    let values = bytemuck::try_cast_slice::<u8, f32>(b.planes[0]).ok()?;
+    schedule.direct.fits(block.first, values.len()).then_some(values)
+}
+
 /// The values of the first operand's slot that rows reach, and the element that the first one is.
-fn decode_rows<'a>(product: &Product<'a>, ks: &[usize], with_scales: bool) -> (Cow<'a, [f32]>, i64) {
+fn decode_rows<'a>(product: &Product<'a>, schedule: &Schedule, with_scales: bool) -> (Cow<'a, [f32]>, i64) {
     let side = &product.a;
-    let (low, high) = super::reach(product.rows.iter().map(|row| row.1));
-    let (k_low, k_high) = super::reach(ks.iter().map(|&k| side.k_offsets[k]));
-    let (low, high) = (low + k_low, high + k_high);
+    let (low, high) = schedule.reach;
     if side.map.format == Format::F32
         && let Ok(values) = bytemuck::try_cast_slice::<u8, f32>(side.planes[0])
     {
-        return (Cow::Borrowed(&values[..=high as usize]), 0);
+        return (Cow::Borrowed(&values[low as usize..=high as usize]), low);
     }
     let mut values = vec![0f32; (high - low + 1) as usize];
     decode_run(side, low as usize, &mut values);
     if with_scales {
         scale_run(side, low as usize, &mut values);
     }
-    // Row offsets count from element 0 of the slot.
     (Cow::Owned(values), low)
 }
 
 /// Decodes dense elements `first..`, MXINT8 as sixty-fourths, with shifts and without scales.
 fn decode_run(side: &Side<'_>, first: usize, out: &mut [f32]) {
-    pack::decode_slice(side.map.format.element(), side.planes[0], first, out);
+    match side.map.format.element() {
+        ScalarType::E4M3 => Units::best().decode_e4m3(&side.planes[0][first..first + out.len()], out),
+        ty => pack::decode_slice(ty, side.planes[0], first, out),
+    }
     if let Format::Grouped(format) = side.map.format
         && format.pair_shift
     {
@@ -189,45 +180,19 @@ fn for_groups(side: &Side<'_>, first: usize, n: usize, mut f: impl FnMut(usize, 
     }
 }
 
-fn panel<'a>(
-    product: &Product<'a>,
-    cols: &[(usize, i64)],
-    ks: &[usize],
-    with_scales: bool,
-    cache: &mut PanelCache,
-) -> Panel<'a> {
+/// The values of a panel, k by k in rows of 32 columns; columns that are missing are 0. Scales are part of them outside the
+/// grouped rule.
+pub(super) fn decode_panel(product: &Product<'_>, schedule: &Schedule, block: &Block) -> Vec<f32> {
     let side = &product.b;
-    let first = cols[0].1;
-    let neighbours = cols.iter().enumerate().all(|(j, col)| col.1 == first + j as i64);
-    if side.map.format == Format::F32
-        && side.map.pattern.is_none()
-        && neighbours
-        && cols.len() == COLUMNS
-        && let Ok(values) = bytemuck::try_cast_slice::<u8, f32>(side.planes[0])
-    {
-        let k_offsets = ks.iter().map(|&k| side.k_offsets[k] + first).collect();
-        return Panel { values: Values::Borrowed(values), k_offsets };
-    }
-    let k_offsets = (0..ks.len()).map(|i| (i * COLUMNS) as i64).collect();
-    let decode = || decode_panel(product, cols, ks, with_scales, neighbours);
-    let values = Values::Decoded(cache.get_or_decode(product, cols, with_scales, decode));
-    Panel { values, k_offsets }
-}
-
-/// The values of a panel, k by k in rows of 32 columns; columns that are missing are 0.
-fn decode_panel(
-    product: &Product<'_>,
-    cols: &[(usize, i64)],
-    ks: &[usize],
-    with_scales: bool,
-    neighbours: bool,
-) -> Vec<f32> {
-    let side = &product.b;
-    let first = cols[0].1;
+    let (ks, cols) = (&schedule.ks, &product.cols[block.cols.clone()]);
+    let with_scales = product.group.is_none();
     let mut values = vec![0f32; ks.len() * COLUMNS];
     if side.map.pattern.is_some() {
         let mut position = vec![usize::MAX; side.k_offsets.len()];
         ks.iter().enumerate().for_each(|(i, &k)| position[k] = i);
+        if decode_pattern_rows(product, block, &position, &mut values) {
+            return values;
+        }
         for (j, col) in cols.iter().enumerate() {
             scalar::stored_terms(product, col.1, 0..side.k_offsets.len(), |k, stored| {
                 let dense = (col.1 + side.k_offsets[k]) as usize;
@@ -241,13 +206,23 @@ fn decode_panel(
         }
         return values;
     }
-    if neighbours {
+    if block.neighbours {
         for (row, &k) in values.chunks_exact_mut(COLUMNS).zip(ks) {
-            let at = (side.k_offsets[k] + first) as usize;
+            let at = (side.k_offsets[k] + block.first) as usize;
             let row = &mut row[..cols.len()];
             decode_run(side, at, row);
             if with_scales {
                 scale_run(side, at, row);
+            }
+        }
+        return values;
+    }
+    if side.map.format == Format::F32
+        && let Ok(floats) = bytemuck::try_cast_slice::<u8, f32>(side.planes[0])
+    {
+        for (row, &k) in values.chunks_exact_mut(COLUMNS).zip(ks) {
+            for (value, col) in row.iter_mut().zip(cols) {
+                *value = floats[(col.1 + side.k_offsets[k]) as usize];
             }
         }
         return values;
@@ -273,113 +248,186 @@ fn decode_panel(
     values
 }
 
-/// Runs of k along which both operands advance evenly.
-fn segments(a: &[i64], b: &[i64]) -> Vec<Segment> {
-    let mut out: Vec<Segment> = Vec::new();
-    for (&a, &b) in a.iter().zip(b) {
-        if let Some(last) = out.last_mut() {
-            let steps = [a - last.a, b - last.b];
-            if last.len == 1 {
-                [last.a_step, last.b_step] = steps;
-            }
-            let n = last.len as i64;
-            if steps == [last.a_step * n, last.b_step * n] {
-                last.len += 1;
-                continue;
+/// Decodes the stored rows of an N:M operand whose columns are neighbours, where no scale or shift is part of the values;
+/// whether it did. `position` is the row of the panel of each k that takes part.
+fn decode_pattern_rows(product: &Product<'_>, block: &Block, position: &[usize], values: &mut [f32]) -> bool {
+    let side = &product.b;
+    let plain = match side.map.format {
+        Format::Scalar(_) => true,
+        Format::Grouped(format) => product.group.is_some() && !format.pair_shift,
+    };
+    let Some(pattern) = side.map.pattern else { return false };
+    let (m, s, width) = (usize::from(pattern.m), side.map.k_stride.max(1), block.cols.len());
+    let firsts = || (0..side.k_offsets.len()).step_by(m);
+    let start = |first: usize| (block.first + side.k_offsets[first]) as u64;
+    if !plain || !block.neighbours || !firsts().all(|first| start(first) % s + width as u64 <= s) {
+        return false;
+    }
+    let (ty, index_type) = (side.map.format.element(), pattern.index_type());
+    let unit = if crate::dma::fixed_point(side.map.format) { 64.0 } else { 1.0 };
+    let (mut row, mut places) = ([0f32; COLUMNS], [0u8; COLUMNS]);
+    let (row, places) = (&mut row[..width], &mut places[..width]);
+    for first in firsts().filter(|&first| (first..first + m).any(|k| position.get(k) != Some(&usize::MAX))) {
+        let stored = side.map.stored_idx(start(first)) as usize;
+        for j in 0..usize::from(pattern.n) {
+            let at = stored + j * s as usize;
+            pack::decode_slice(ty, side.planes[0], at, row);
+            pack::get_slice(side.planes[2], index_type, at, places);
+            for (column, (&value, &place)) in row.iter().zip(&*places).enumerate() {
+                let k = first + usize::from(place);
+                if usize::from(place) < m && position[k] != usize::MAX {
+                    values[position[k] * COLUMNS + column] = value / unit;
+                }
             }
         }
-        out.push(Segment { a, b, len: 1, a_step: 0, b_step: 0 });
     }
-    out
+    true
 }
 
-/// Calls `f` with the row offsets and the accumulators of each tile of rows, and writes the accumulators back.
-fn row_tiles(
-    product: &Product<'_>,
-    cols: &[(usize, i64)],
-    bank: &mut [f32],
-    mut f: impl FnMut(&[i64], &mut [[f32; COLUMNS]]),
-) {
-    let mut acc = [[0f32; COLUMNS]; ROWS];
-    for rows in product.rows.chunks(ROWS) {
-        let offsets: Vec<i64> = rows.iter().map(|row| row.1).collect();
-        let acc = &mut acc[..rows.len()];
-        for (line, row) in acc.iter_mut().zip(rows) {
-            for (value, col) in line.iter_mut().zip(cols) {
-                *value = bank[row.0 * product.stride + col.0];
-            }
-        }
-        f(&offsets, acc);
-        for (line, row) in acc.iter().zip(rows) {
-            for (&value, col) in line.iter().zip(cols) {
-                bank[row.0 * product.stride + col.0] = value;
-            }
-        }
+/// Scales of the first operand, and the numbers of rows and groups among them.
+struct RowScales<'s> {
+    values: Vec<f32>,
+    rows: Cow<'s, [i64]>,
+    groups: Cow<'s, [i64]>,
+}
+
+fn a_scales<'s>(product: &Product<'_>, schedule: &Schedule, groups: &'s Groups) -> RowScales<'s> {
+    let side = &product.a;
+    if let (Some((rows, offsets)), Format::Grouped(format)) = (&groups.scales, side.map.format) {
+        let size = u64::from(format.size);
+        let (first, last) = (schedule.reach.0 as u64 / size, schedule.reach.1 as u64 / size);
+        let read = |number| GroupScale::read(format, side.planes[1], number as usize).value(format) as f32;
+        let values = (first..=last).map(read).collect();
+        let rows = rows.iter().map(|row| row - first as i64).collect();
+        return RowScales { values, rows: Cow::Owned(rows), groups: Cow::Borrowed(offsets) };
+    }
+    let n = groups.offsets.len();
+    let scale = |row: usize, at: i64| scalar::scale(side, (schedule.rows.element(row) + at) as usize) as f32;
+    let values =
+        (0..schedule.rows.len()).flat_map(|row| groups.offsets.iter().map(move |&at| scale(row, at)));
+    RowScales {
+        values: values.collect(),
+        rows: (0..schedule.rows.len()).map(|row| (row * n) as i64).collect(),
+        groups: (0..n as i64).collect(),
     }
 }
 
-fn grouped(
-    units: Units,
-    product: &Product<'_>,
-    cols: &[(usize, i64)],
-    bank: &mut [f32],
-    (a, a_k): (&[f32], &[i64]),
-    panel: &Panel<'_>,
-    (ks, size): (&[usize], usize),
-) {
-    // Per chunk of k: its segments, its first k, and the scales of the columns.
-    struct Chunk {
-        segments: Vec<Segment>,
-        first: usize,
-        scales: [f32; COLUMNS],
-        least: f32,
-        greatest: f32,
-    }
-    let mut chunks = Vec::new();
-    let mut i = 0;
-    while i < ks.len() {
-        let number = ks[i] / size;
-        let n = ks[i..].iter().take_while(|&&k| k / size == number).count();
-        let first = number * size;
-        let mut scales = [1f32; COLUMNS];
-        for (scale, col) in scales.iter_mut().zip(cols) {
-            *scale = scalar::scale(&product.b, (col.1 + product.b.k_offsets[first]) as usize) as f32;
-        }
-        let used = scales[..cols.len()].iter().copied().filter(|scale| !scale.is_nan() && *scale != 0.0);
-        chunks.push(Chunk {
-            segments: segments(&a_k[i..i + n], &panel.k_offsets[i..i + n]),
-            first,
-            scales,
-            least: used.clone().fold(f32::INFINITY, f32::min),
-            greatest: used.fold(0.0, f32::max),
-        });
-        i += n;
-    }
+/// Whether every product of two scales is exact in f32.
+fn exact_scales(product: &Product<'_>, a: (f32, f32), b: (f32, f32)) -> bool {
     // Products of powers of two are exact down to the smallest subnormal, others down to the smallest normal number.
     let powers = [&product.a, &product.b]
         .iter()
         .all(|side| matches!(side.map.format, Format::Grouped(format) if format.scale == ScalarType::E8M0));
     let floor = if powers { 2f64.powi(-149) } else { f64::from(f32::MIN_POSITIVE) };
-    let mut sums = [[0f32; COLUMNS]; ROWS];
-    row_tiles(product, cols, bank, |rows, acc| {
-        for chunk in &chunks {
-            let sums = &mut sums[..rows.len()];
-            sums.fill([0.0; COLUMNS]);
-            simd::accumulate(units, sums, a, rows, &panel.values, &chunk.segments);
-            for ((line, sum), &row) in acc.iter_mut().zip(&*sums).zip(rows) {
-                let scale = scalar::scale(&product.a, (row + product.a.k_offsets[chunk.first]) as usize);
-                let in_range = scale.is_nan()
-                    || chunk.greatest == 0.0
-                    || (scale * f64::from(chunk.least) >= floor
-                        && scale * f64::from(chunk.greatest) <= f64::from(f32::MAX));
-                if in_range {
-                    simd::scale_add(units, line, sum, scale as f32, &chunk.scales);
-                } else {
-                    for ((value, &sum), &other) in line.iter_mut().zip(sum).zip(&chunk.scales) {
-                        *value = scalar::scaled_add(sum, scale * f64::from(other), *value);
-                    }
+    let none = a.1 == 0.0 || b.1 == 0.0;
+    none || (f64::from(a.0) * f64::from(b.0) >= floor
+        && f64::from(a.1) * f64::from(b.1) <= f64::from(f32::MAX))
+}
+
+/// The grouped rule by sums of bytes, where both operands are small integers and whole groups take part; whether it did.
+fn grouped_integers(
+    units: Units,
+    product: &Product<'_>,
+    (schedule, groups): (&Schedule, &Groups),
+    bank: &mut [f32],
+    scales: &RowScales<'_>,
+    caches: &mut Caches<'_>,
+) -> bool {
+    let [a, b] = [&product.a, &product.b].map(|side| Whole::of(side.map.format));
+    let (Some(a), Some(b), Some(size)) = (a, b, product.group) else { return false };
+    if !groups.even || !simd::has_dots(units) || !size.is_multiple_of(4) || product.a.map.k_stride > 1 {
+        return false;
+    }
+    let panels = caches.panels(product, schedule, Some(a.bias));
+    if !exact_scales(product, magnitudes(scales.values.iter().copied()), panels.range) {
+        return false;
+    }
+    let (codes, origin) = codes(units, &product.a, schedule.reach, a);
+    let unit = 1.0 / (a.per_one * b.per_one);
+    let bytes = Bytes { codes: &codes, origin, groups: &groups.offsets, unit };
+    let columns: Vec<Integers<'_>> = schedule
+        .blocks
+        .iter()
+        .enumerate()
+        .map(|(number, block)| {
+            let (codes, starts) = panels.integers(number);
+            Integers { codes, starts, column: block.column, width: block.cols.len() }
+        })
+        .collect();
+    let b_scales = panels.scales();
+    let scales = Scales { a: &scales.values, rows: &scales.rows, groups: &scales.groups, b: &b_scales };
+    simd::accumulate_integers(units, bank, bytes, &schedule.rows, &columns, size, &scales)
+}
+
+/// The elements that rows reach as integers made positive, and the element that the first one is.
+fn codes(units: Units, side: &Side<'_>, (low, high): (i64, i64), whole: Whole) -> (Vec<u8>, i64) {
+    let ty = side.map.format.element();
+    // Eight elements are a whole number of bytes for every width.
+    let low = low & !7;
+    let n = (high - low + 1) as usize;
+    let byte_of = |code: u32| (ty.decode_f32(code) * whole.per_one) as i32 + whole.bias;
+    match ty {
+        ScalarType::E2M1 => {
+            let table = std::array::from_fn(|code| byte_of(code as u32) as u8);
+            let mut out = vec![0; n.next_multiple_of(2)];
+            let from = low as usize / 2;
+            simd::codes_of_pairs(units, &side.planes[0][from..from + n.div_ceil(2)], &table, &mut out);
+            (out, low)
+        }
+        ScalarType::I8 => {
+            let codes = &side.planes[0][low as usize..low as usize + n];
+            (codes.iter().map(|code| code ^ 0x80).collect(), low)
+        }
+        _ => {
+            let table: [u8; 64] = std::array::from_fn(|code| byte_of(code as u32) as u8);
+            let mut out = vec![0; n];
+            pack::get_slice(side.planes[0], ty, low as usize, &mut out);
+            out.iter_mut().for_each(|code| *code = table[usize::from(*code & 63)]);
+            (out, low)
+        }
+    }
+}
+
+/// The grouped rule in f32.
+fn grouped(
+    units: Units,
+    product: &Product<'_>,
+    (schedule, groups): (&Schedule, &Groups),
+    bank: &mut [f32],
+    a: (&[f32], i64),
+    scales: &RowScales<'_>,
+    caches: &mut Caches<'_>,
+) {
+    let panels = caches.panels(product, schedule, None);
+    let columns: Vec<PanelRef<'_>> = schedule
+        .blocks
+        .iter()
+        .enumerate()
+        .map(|(number, block)| panel_ref(block, panels.values(number), 0))
+        .collect();
+    let b_scales = panels.scales();
+    let scales = Scales { a: &scales.values, rows: &scales.rows, groups: &scales.groups, b: &b_scales };
+    if exact_scales(product, magnitudes(scales.a.iter().copied()), panels.range) {
+        simd::accumulate_groups(units, bank, a, &schedule.rows, &columns, &groups.segments, &scales);
+        return;
+    }
+    // Beyond the range of f32, the product of two scales is a factor of its own.
+    let rows = &schedule.rows;
+    let mut sums = vec![0f32; rows.len() * COLUMNS];
+    let lines = simd::Rows::new((0..rows.len()).map(|row| (rows.element(row), row * COLUMNS)));
+    for (panel, b_scales) in columns.iter().zip(scales.b) {
+        let staged = PanelRef { column: 0, ..*panel };
+        for (group, segments) in groups.segments.iter().enumerate() {
+            sums.fill(0.0);
+            simd::accumulate(units, &mut sums, a, &lines, &[staged], segments);
+            let b_scales = &b_scales[group * COLUMNS..][..panel.width];
+            for (row, sums) in sums.chunks_exact(COLUMNS).enumerate() {
+                let scale = f64::from(scales.a[(scales.rows[row] + scales.groups[group]) as usize]);
+                let values = &mut bank[rows.accumulator(row) + panel.column..][..panel.width];
+                for ((value, &sum), &other) in values.iter_mut().zip(sums).zip(b_scales) {
+                    *value = scalar::scaled_add(sum, scale * f64::from(other), *value);
                 }
             }
         }
-    });
+    }
 }

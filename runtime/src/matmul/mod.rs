@@ -3,19 +3,27 @@
 pub(crate) mod actions;
 pub(crate) mod fast;
 pub(crate) mod mask;
+pub(crate) mod panels;
 pub(crate) mod scalar;
+mod schedule;
+pub(crate) mod shape;
 
-use lacuna_isa::format::Format;
+use std::borrow::Cow;
+
 use lacuna_isa::inst::{Operand, Order};
+use lacuna_isa::object::MemSpace;
 use lacuna_isa::timing::DpeActions;
 use lacuna_isa::view::{PlaneMap, VIEW_DIMS, View};
 
 use crate::local::local_walk;
 use crate::pe::Pe;
 use crate::simd::Units;
-use crate::slots::Layout;
+use crate::slots::{Constant, Slot};
 use crate::trap::{Fault, TrapKind};
+use fast::Caches;
 use mask::{Chosen, Flags, Grain, Packed};
+use schedule::Schedule;
+use shape::{Met, Operands, Shape};
 
 /// An operand of a product.
 pub(crate) struct Side<'a> {
@@ -24,7 +32,7 @@ pub(crate) struct Side<'a> {
     /// How they relate.
     pub map: PlaneMap,
     /// Dense element offset of every k of the whole box.
-    pub k_offsets: Vec<i64>,
+    pub k_offsets: Cow<'a, [i64]>,
 }
 
 /// A product of tiles with everything clipped and resolved.
@@ -32,17 +40,26 @@ pub(crate) struct Product<'a> {
     pub a: Side<'a>,
     pub b: Side<'a>,
     /// Row number in the bank and dense element of `a`, for rows that take part.
-    pub rows: Vec<(usize, i64)>,
+    pub rows: Cow<'a, [(usize, i64)]>,
     /// Column number in the bank and dense element of `b`, for columns that take part.
-    pub cols: Vec<(usize, i64)>,
+    pub cols: Cow<'a, [(usize, i64)]>,
     /// Which k take part; all when empty.
-    pub mask: Vec<bool>,
+    pub mask: Cow<'a, [bool]>,
     /// Columns of the bank.
     pub stride: usize,
-    /// Version of the second operand's slot: with the addresses of its planes, it tells contents apart.
-    pub b_version: u64,
+    /// What tells the contents of second operands apart.
+    pub b_origin: Origin,
     /// The group size of the grouped rule, when both operands are grouped.
     pub group: Option<usize>,
+}
+
+/// Where an operand's bytes are from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// A slot of this version, which with the addresses of its planes tells contents apart.
+    Slot(u64),
+    /// Weights, the same in every launch.
+    Constant(Constant),
 }
 
 impl Product<'_> {
@@ -74,7 +91,17 @@ fn reach(items: impl Iterator<Item = i64>) -> (i64, i64) {
     items.fold((i64::MAX, i64::MIN), |(low, high), at| (low.min(at), high.max(at)))
 }
 
-impl Pe<'_> {
+/// A product's operands while it runs.
+struct Bound<'s, 'm> {
+    slots: [&'s Slot<'m>; 2],
+    /// The mask's grain, view and slot.
+    chooser: Option<(Grain, &'s View, &'s Slot<'m>)>,
+    near: &'s View,
+    whole: Option<&'s View>,
+    order: Order,
+}
+
+impl<'m> Pe<'m> {
     /// `mm` and `mmnm`; with a mask, `mmblk` and `mmact`.
     pub fn multiply(
         &mut self,
@@ -84,33 +111,12 @@ impl Pe<'_> {
         order: Order,
         mask: Option<(Grain, Operand)>,
     ) -> Result<(), Fault> {
-        let kernel = self.plan.kernel;
-        let view = |operand: Operand| &kernel.views[usize::from(operand.view)];
-        let (bank_view, a_view, near) = (view(bank), view(a), view(b));
-        let (n_dims, k_dims) = mask::second_dims(order);
-        let b_view = match mask {
-            Some((grain, mask)) => &*mask::whole(grain, near, view(mask), order)?,
-            None => near,
-        };
-        let packed = matches!(mask, Some((Grain::Blocks { packed: true }, _)));
-        let size =
-            |view: &View, dims: &[usize]| dims.iter().map(|&d| u64::from(view.dims[d].size)).product::<u64>();
-        let (m, n, k) = (size(a_view, &[0, 1]), size(b_view, &n_dims), size(a_view, &[2, 3, 4]));
-        let shape = |message: String| Err(Fault::new(TrapKind::ShapeMismatch, message));
-        if size(b_view, &k_dims) != k {
-            return shape(format!("the operands sum over {k} and {}", size(b_view, &k_dims)));
-        }
-        if bank_view.elements() != m * n {
-            return shape(format!("a product of {m} x {n} for a bank of {}", bank_view.elements()));
-        }
-        check_groups(a_view, &[2, 3, 4])?;
-        check_groups(b_view, &k_dims)?;
-        check_groups(near, &k_dims)?;
-        if let Some((grain, mask)) = mask {
-            mask::check(grain, a_view, b_view, view(mask), order)?;
-        }
-        let mut target = self.target(bank, Layout::of(bank_view))?;
-        let (a_slot, b_slot) = (self.source(a)?, self.source(b)?);
+        let plan = self.plan;
+        let view = |operand: Operand| &plan.kernel.views[usize::from(operand.view)];
+        let shapes = &plan.products.shapes[self.pc];
+        let sizes = shapes.sizes(plan.kernel, &Operands { bank, a, b, order, mask })?;
+        let mut target = self.target(bank, sizes.layout)?;
+        let (a_slot, b_slot) = (self.source_anywhere(a)?, self.source_anywhere(b)?);
         let chooser = match mask {
             Some((grain, operand)) => Some((grain, view(operand), self.source(operand)?)),
             None => None,
@@ -119,143 +125,178 @@ impl Pe<'_> {
             // The flags lie within their slot, whichever of them are set.
             local_walk([view, view], [slot.layout.elements; 2], view.clip(&self.at))?;
         }
-        let first = bank_view.offset;
-        if first < 0 || first as u64 + m * n > target.layout.elements {
+        let first = view(bank).offset;
+        let n_sums = sizes.m * sizes.n;
+        if first < 0 || first as u64 + n_sums > target.layout.elements {
             let message = format!(
-                "a product of {m} x {n} from element {first} of a bank of {}",
-                target.layout.elements
+                "a product of {} x {} from element {first} of a bank of {}",
+                sizes.m, sizes.n, target.layout.elements
             );
             return Err(Fault::new(TrapKind::OutOfBounds, message));
         }
-        let (a_ranges, b_ranges) = (a_view.clip(&self.at), b_view.clip(&self.at));
-        let numbered = |view: &View, dims: &[usize], ranges: &[(u32, u32); VIEW_DIMS]| -> Vec<(usize, i64)> {
-            let all = offsets(view, dims, ranges).into_iter().enumerate();
-            all.filter(|(_, (_, inside))| *inside).map(|(i, (at, _))| (i, view.offset + at)).collect()
+        let near = view(b);
+        let b_view = sizes.whole.as_ref().unwrap_or(near);
+        let ranges = [view(a).clip(&self.at), b_view.clip(&self.at)];
+        let places = [&a_slot, &b_slot].map(|slot| slot.placement().map(|(_, at)| at));
+        let bound = Bound {
+            slots: [&a_slot, &b_slot],
+            chooser: chooser.as_ref().map(|(grain, view, slot)| (*grain, *view, slot)),
+            near,
+            whole: sizes.whole.as_ref(),
+            order,
         };
-        let a_k = offsets(a_view, &[2, 3, 4], &a_ranges);
-        let b_k = offsets(b_view, &k_dims, &b_ranges);
-        let mut inside_k: Vec<bool> = a_k.iter().zip(&b_k).map(|(a, b)| a.1 && b.1).collect();
-        let n_in = inside_k.iter().filter(|&&inside| inside).count() as u64;
-        if n_in == k {
-            inside_k.clear();
-        }
-        let units = [a_view, b_view].map(|view| view.planes().unit() as usize);
-        let cut =
-            |unit: usize| inside_k.chunks(unit).any(|group| group.iter().any(|&inside| inside != group[0]));
-        if units.into_iter().any(cut) {
-            return Err(Fault::new(TrapKind::PartialGroup, "clipping cuts through a group"));
-        }
-        let group = match (a_view.format, b_view.format) {
-            (Format::Grouped(a), Format::Grouped(b)) => Some(usize::from(a.size.min(b.size))),
-            (Format::Scalar(_), _) | (_, Format::Scalar(_)) => None,
-        };
-        if let (Some(size), Some(pattern)) = (group, b_view.pattern)
-            && !size.is_multiple_of(usize::from(pattern.m))
-        {
-            let message = format!("groups of {size} do not hold whole groups of the pattern {pattern}");
-            return Err(Fault::new(TrapKind::PartialGroup, message));
-        }
-        let mut product = Product {
-            rows: numbered(a_view, &[0, 1], &a_ranges),
-            cols: numbered(b_view, &n_dims, &b_ranges),
-            a: Side {
-                planes: a_slot.planes(),
-                map: a_slot.layout.map,
-                k_offsets: a_k.into_iter().map(|k| k.0).collect(),
-            },
-            b: Side {
-                planes: b_slot.planes(),
-                map: b_slot.layout.map,
-                k_offsets: b_k.into_iter().map(|k| k.0).collect(),
-            },
-            mask: inside_k,
-            stride: n as usize,
-            b_version: b_slot.version,
-            group,
-        };
-        if n_in > 0 && !product.rows.is_empty() && !product.cols.is_empty() {
-            let inside = |side: &Side<'_>, lines: &[(usize, i64)], elements: u64| {
-                let (low, high) = reach(lines.iter().map(|line| line.1));
-                let ks = side.k_offsets.iter().enumerate().filter(|(k, _)| product.takes_part(*k));
-                let (k_low, k_high) = reach(ks.map(|(_, &at)| at));
-                if low + k_low < 0 || (high + k_high) as u64 >= elements {
-                    let message =
-                        format!("elements {} to {} of a slot of {elements}", low + k_low, high + k_high);
-                    return Err(Fault::new(TrapKind::OutOfBounds, message));
+        let own;
+        let shape = match self.shapes.get(self.pc, plan.kernel.code.len(), &ranges, &places) {
+            Some(shape) => shape,
+            None => {
+                let schedule = |shape: &Shape| bound.schedule(shape, sizes.n);
+                match shapes.get([view(a), b_view], order, (ranges, places), schedule)? {
+                    Met::Kept(shape) => {
+                        self.shapes.put(self.pc, shape);
+                        shape
+                    }
+                    Met::Own(shape) => {
+                        own = shape;
+                        &own
+                    }
                 }
-                Ok(())
-            };
-            inside(&product.a, &product.rows, a_slot.layout.elements)?;
-            if packed {
-                // All blocks lie within their slot, however many are set.
-                let all = near.sizes().map(|size| (0, size));
-                local_walk([near, near], [b_slot.layout.elements; 2], all)?;
-            } else {
-                inside(&product.b, &product.cols, b_slot.layout.elements)?;
             }
-            let n_rows = product.rows.len() as u64;
-            let dense = DpeActions::dense(n_rows, product.cols.len() as u64, n_in);
+        };
+        if let Some(reach) = shape.reach {
+            bound.check_reach(reach)?;
             let values: &mut [f32] = bytemuck::cast_slice_mut(target.bytes.get_mut());
-            let values = &mut values[first as usize..(first as u64 + m * n) as usize];
-            let mut actions = dense;
-            if let Some((grain, view, slot)) = &chooser {
-                let flags = Flags::new(view, &self.at, |e| slot.planes()[0][e as usize] != 0);
-                let flags = if packed { flags.first(near.dims[0].size) } else { flags };
-                let columns: Vec<usize> = product.cols.iter().map(|col| col.0).collect();
-                let chosen = Chosen::new(*grain, b_view, order, &flags, &columns, &product.mask);
-                actions = chosen.actions(*grain, n_rows, b_view, &product.mask);
-                let (cols, inside) = (std::mem::take(&mut product.cols), std::mem::take(&mut product.mask));
-                let parts = match packed {
-                    true => Packed::new(near, &flags, order).parts(&cols, &inside),
-                    false => chosen.parts(&cols),
-                };
-                for part in parts {
-                    // Nothing to add, and nothing that a kernel could read.
-                    if !part.set.contains(&true) {
-                        continue;
-                    }
-                    product.cols = part.cols;
-                    product.mask = if part.set.contains(&false) { part.set } else { Vec::new() };
-                    if let Some(elements) = part.elements {
-                        product.b.k_offsets = elements;
-                    }
-                    self.accumulate(&product, values, &mut actions);
-                }
-            } else {
-                if let Some(pattern) = b_view.pattern {
-                    let part = |all: u64| all * u64::from(pattern.n) / u64::from(pattern.m);
-                    actions.macs = part(dense.macs);
-                    actions.skipped = dense.macs - actions.macs;
-                    actions.b_reads = part(dense.b_reads);
-                }
-                self.accumulate(&product, values, &mut actions);
-            }
-            self.counts.macs += actions.macs;
-            self.counts.macs_skipped += actions.skipped;
-            if self.actions.records {
-                self.actions.add(self.pc, &actions, &dense);
-            }
+            let values = &mut values[first as usize..(first as u64 + n_sums) as usize];
+            self.products(&bound, shape, sizes.n, values);
         }
-        drop(product);
         self.publish(bank, target);
-        self.pool.recycle(a_slot);
-        self.pool.recycle(b_slot);
+        self.space.pool.recycle(a_slot);
+        self.space.pool.recycle(b_slot);
         if let Some((.., slot)) = chooser {
-            self.pool.recycle(slot);
+            self.space.pool.recycle(slot);
         }
         Ok(())
     }
 
+    /// Adds a product, or the parts that a mask makes of it.
+    fn products(&mut self, bound: &Bound<'_, 'm>, shape: &Shape, n: u64, values: &mut [f32]) {
+        let mut product = bound.product(shape, n);
+        let n_rows = product.rows.len() as u64;
+        let dense = DpeActions::dense(n_rows, product.cols.len() as u64, shape.n_in);
+        let mut actions = dense;
+        let b_view = bound.whole.unwrap_or(bound.near);
+        if let Some((grain, view, slot)) = bound.chooser {
+            let packed = grain == Grain::Blocks { packed: true };
+            let flags = Flags::new(view, &self.at, |e| slot.planes()[0][e as usize] != 0);
+            let flags = if packed { flags.first(bound.near.dims[0].size) } else { flags };
+            let columns: Vec<usize> = product.cols.iter().map(|col| col.0).collect();
+            let chosen = Chosen::new(grain, b_view, bound.order, &flags, &columns, &product.mask);
+            actions = chosen.actions(grain, n_rows, b_view, &product.mask);
+            let (cols, inside) = (std::mem::take(&mut product.cols), std::mem::take(&mut product.mask));
+            let parts = match packed {
+                true => Packed::new(bound.near, &flags, bound.order).parts(&cols, &inside),
+                false => chosen.parts(&cols),
+            };
+            for part in parts {
+                // Nothing to add, and nothing that a kernel could read.
+                if !part.set.contains(&true) {
+                    continue;
+                }
+                product.cols = part.cols.into();
+                product.mask = if part.set.contains(&false) { part.set.into() } else { Cow::default() };
+                if let Some(elements) = part.elements {
+                    product.b.k_offsets = elements.into();
+                }
+                self.accumulate(&product, None, values, &mut actions);
+            }
+        } else {
+            if let Some(pattern) = b_view.pattern {
+                let part = |all: u64| all * u64::from(pattern.n) / u64::from(pattern.m);
+                actions.macs = part(dense.macs);
+                actions.skipped = dense.macs - actions.macs;
+                actions.b_reads = part(dense.b_reads);
+            }
+            self.accumulate(&product, shape.schedule.as_ref(), values, &mut actions);
+        }
+        self.counts.macs += actions.macs;
+        self.counts.macs_skipped += actions.skipped;
+        if self.actions.records {
+            self.actions.add(self.pc, &actions, &dense);
+        }
+    }
+
     /// Adds a product to the accumulators, and to `actions` what zeros gate where that is recorded.
-    fn accumulate(&mut self, product: &Product<'_>, values: &mut [f32], actions: &mut DpeActions) {
+    fn accumulate(
+        &mut self,
+        product: &Product<'_>,
+        schedule: Option<&Schedule>,
+        values: &mut [f32],
+        actions: &mut DpeActions,
+    ) {
         if self.actions.records {
             let (macs, reads) = actions::gated(product);
             actions.gated += macs;
             actions.b_gated += reads;
         }
-        if !fast::multiply(Units::best(), product, values, &mut self.panels) {
+        let own;
+        let (schedule, once) = match schedule {
+            Some(schedule) => (schedule, false),
+            None => {
+                own = Schedule::new(product);
+                (&own, true)
+            }
+        };
+        // Addresses within the weights have the same content in every launch, others during this one.
+        let weights = self.memory.bytes(MemSpace::Weights).as_ptr_range();
+        let shared = match product.b_origin {
+            Origin::Constant(_) => Some(&self.plan.products.panels),
+            Origin::Slot(0) if weights.contains(&product.b.planes[0].as_ptr()) => {
+                Some(&self.plan.products.panels)
+            }
+            Origin::Slot(0) => Some(self.launch_panels),
+            Origin::Slot(_) => None,
+        };
+        let caches = Caches { own: &mut self.panels, shared, once };
+        if !fast::multiply(Units::best(), product, schedule, values, caches) {
             scalar::multiply(product, values);
         }
+    }
+}
+
+impl Bound<'_, '_> {
+    fn product<'s>(&'s self, shape: &'s Shape, n: u64) -> Product<'s> {
+        let [a, b] = self.slots;
+        let origin = b.constant.map_or(Origin::Slot(b.version), Origin::Constant);
+        shape.product([a.planes(), b.planes()], [a.layout, b.layout], n, origin)
+    }
+
+    /// The schedule of the product of all terms, where that is what runs.
+    fn schedule(&self, shape: &Shape, n: u64) -> Option<Schedule> {
+        let all = self.chooser.is_none() && shape.reach.is_some();
+        all.then(|| Schedule::new(&self.product(shape, n)))
+    }
+
+    /// Faults when an operand's elements leave its slot.
+    fn check_reach(&self, reach: [(i64, i64); 2]) -> Result<(), Fault> {
+        let inside = |(low, high): (i64, i64), elements: u64| {
+            if low < 0 || high as u64 >= elements {
+                let message = format!("elements {low} to {high} of a slot of {elements}");
+                return Err(Fault::new(TrapKind::OutOfBounds, message));
+            }
+            Ok(())
+        };
+        let elements = |slot: &Slot<'_>| match slot.placement() {
+            Some((bytes, _)) => bytes.len() as u64 / 4,
+            None => slot.layout.elements,
+        };
+        let [a, b] = self.slots.map(elements);
+        inside(reach[0], a)?;
+        if self.whole.is_some() {
+            // All blocks lie within their slot, however many are set.
+            let all = self.near.sizes().map(|size| (0, size));
+            local_walk([self.near, self.near], [b; 2], all)?;
+            return Ok(());
+        }
+        inside(reach[1], b)
     }
 }
 

@@ -101,8 +101,8 @@ fn dense_of(map: &PlaneMap, column: i64, offset: i64) -> usize {
 pub(crate) fn multiply(product: &Product<'_>, bank: &mut [f32]) {
     let (a, b) = (&product.a, &product.b);
     let n_k = a.k_offsets.len();
-    for &(row, a_row) in &product.rows {
-        for &(col, b_col) in &product.cols {
+    for &(row, a_row) in product.rows.iter() {
+        for &(col, b_col) in product.cols.iter() {
             let acc = &mut bank[row * product.stride + col];
             match product.group {
                 Some(size) => {

@@ -1,5 +1,6 @@
 //! The fast kernels against the definition, on every vector unit that the host has.
 
+use lacuna_isa::format::Format;
 use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{GroupFormat, ScalarType, pack};
 use lacuna_isa::view::Pattern;
@@ -87,7 +88,11 @@ impl Planes {
     }
 
     fn side(&self, k_offsets: Vec<i64>) -> Side<'_> {
-        Side { planes: [&self.codes, &self.scales, &self.indices], map: self.map, k_offsets }
+        Side {
+            planes: [&self.codes, &self.scales, &self.indices],
+            map: self.map,
+            k_offsets: k_offsets.into(),
+        }
     }
 }
 
@@ -133,23 +138,25 @@ fn check(case: &Case, words: &mut Words) -> bool {
     let product = Product {
         a: a.side((0..k as i64).collect()),
         b: b.side((0..k).map(|i| (i * b_k) as i64).collect()),
-        rows: (0..m).filter(|i| i % 5 != 3).map(|i| (i, (i * k) as i64)).collect(),
-        cols: (0..n).map(|j| (j, (j * b_n) as i64)).collect(),
-        mask,
+        rows: (0..m).filter(|i| i % 5 != 3).map(|i| (i, (i * k) as i64)).collect::<Vec<_>>().into(),
+        cols: (0..n).map(|j| (j, (j * b_n) as i64)).collect::<Vec<_>>().into(),
+        mask: mask.into(),
         stride: n,
-        b_version: 0,
+        b_origin: Origin::Slot(0),
         group: group_rule(case.formats),
     };
     let start: Vec<f32> = (0..m * n).map(|_| (words.next() % 1000) as f32 - 500.5).collect();
     let mut want = start.clone();
     scalar::multiply(&product, &mut want);
     let mut taken = true;
+    let schedule = Schedule::new(&product);
     for &units in Units::all() {
-        let mut cache = fast::PanelCache::default();
+        let mut own = panels::PanelCache::default();
         // The second time, panels come from the cache.
         for _ in 0..2 {
             let mut got = start.clone();
-            taken &= fast::multiply(units, &product, &mut got, &mut cache);
+            let caches = Caches { own: &mut own, shared: None, once: false };
+            taken &= fast::multiply(units, &product, &schedule, &mut got, caches);
             if !taken {
                 break;
             }
@@ -267,6 +274,71 @@ fn random_products() {
         }
     }
     assert!(refused > 0, "no product met the one condition of the fast kernels");
+}
+
+/// Tiles of every height beside panels of every width, and more panels than a tile takes.
+#[test]
+fn tall_and_wide_products() {
+    let mut words = Words(5);
+    let kinds = [
+        Format::F32,
+        Format::Scalar(ScalarType::Bf16),
+        Format::Grouped(GroupFormat::MXFP8),
+        Format::Grouped(GroupFormat::MXFP4),
+        Format::Grouped(GroupFormat::MXINT8),
+        Format::Grouped(GroupFormat::NVFP4),
+    ];
+    for rows in 1..=40 {
+        for format in kinds {
+            let case = Case {
+                formats: [format; 2],
+                pattern: None,
+                order: ORDERS[words.below(2)],
+                sizes: [rows, 1 + words.below(170), 32 * (1 + words.below(2))],
+                contents: [if rows % 3 == 0 { Content::Wild } else { Content::Finite }; 2],
+                clipped: 0,
+            };
+            assert!(check(&case, &mut words), "{case:?} is left to the definition");
+        }
+    }
+}
+
+/// Sums of bytes at the ends of their range: every element the least or the greatest code.
+#[test]
+fn extreme_integers() {
+    for format in [GroupFormat::MXFP4, GroupFormat::MXINT8, GroupFormat::MXFP6] {
+        let (m, n, k) = (7, 45, 64);
+        let map = PlaneMap { format: Format::Grouped(format), pattern: None, k_stride: 1 };
+        for codes in [[0xFF, 0xFF], [0x80, 0x80], [0x7F, 0x80], [0x00, 0x88]] {
+            let planes = |rows: usize, code: u8| Planes {
+                map,
+                codes: vec![code; map.plane_bytes((rows * k) as u64)[0] as usize],
+                scales: vec![127; map.plane_bytes((rows * k) as u64)[1] as usize],
+                indices: Vec::new(),
+            };
+            let (a, b) = (planes(m, codes[0]), planes(n, codes[1]));
+            let product = Product {
+                a: a.side((0..k as i64).collect()),
+                b: b.side((0..k as i64).collect()),
+                rows: (0..m).map(|i| (i, (i * k) as i64)).collect::<Vec<_>>().into(),
+                cols: (0..n).map(|j| (j, (j * k) as i64)).collect::<Vec<_>>().into(),
+                mask: Cow::default(),
+                stride: n,
+                b_origin: Origin::Slot(0),
+                group: Some(32),
+            };
+            let schedule = Schedule::new(&product);
+            let mut want = vec![0.25; m * n];
+            scalar::multiply(&product, &mut want);
+            for &units in Units::all() {
+                let mut got = vec![0.25; m * n];
+                let mut own = panels::PanelCache::default();
+                let caches = Caches { own: &mut own, shared: None, once: true };
+                assert!(fast::multiply(units, &product, &schedule, &mut got, caches));
+                assert_eq!(got, want, "{units:?} {format} {codes:x?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -21,10 +21,15 @@ pub(crate) enum Data<'a> {
 }
 
 impl<'a> Data<'a> {
-    /// A slot that may be written.
-    pub fn write(bytes: &'a mut [u8], layout: &Layout) -> Data<'a> {
+    /// A slot that may be written; a `fresh` one is all zeros.
+    pub fn write(bytes: &'a mut [u8], layout: &Layout, fresh: bool) -> Data<'a> {
         match layout.map.format {
             Format::Scalar(_) => Data::Write(bytes),
+            // Code 0 under any scale but NaN is 0, and scale code 0 is none.
+            Format::Grouped(_) if fresh => {
+                let n = layout.elements as usize;
+                Data::Groups { values: vec![0.0; n], touched: vec![false; n], bytes }
+            }
             Format::Grouped(format) => {
                 let sizes = layout.map.plane_bytes(layout.elements);
                 let (codes, rest) = bytes.split_at(sizes[0] as usize);
@@ -175,6 +180,13 @@ pub(crate) fn store(
     match &mut stream.data {
         Data::Read(_) => {}
         Data::Groups { values, touched, .. } => {
+            if lane == Lane::F32 && strip.progression(number) == Some(1) {
+                let at = strip.base[number] as usize;
+                let floats: &[f32; STRIP] = bytemuck::cast_ref(lanes.reg32(src));
+                values[at..at + n].copy_from_slice(&floats[..n]);
+                touched[at..at + n].fill(true);
+                return;
+            }
             for i in 0..n {
                 let at = strip.address(number, i) as usize;
                 values[at] = match lane {

@@ -45,6 +45,10 @@ pub(crate) struct ProgramPlan {
     body_writes: Vec<Reg>,
     /// Accumulators in use and how they start.
     accumulators: Vec<(u8, SeReduce, Lane)>,
+    /// The domain where nothing is clipped.
+    whole: Domain,
+    /// Dimensions whose coordinates the program reads.
+    coords: Vec<usize>,
 }
 
 /// Refuses a program that reads what a register held before: lanes keep their bits from one program to the next.
@@ -86,8 +90,8 @@ impl ProgramPlan {
     /// # Errors
     /// A reason, when the program refers to what does not exist or has no meaning.
     pub fn new(kernel: &Kernel, program: &Program) -> Result<ProgramPlan, String> {
-        let domain = kernel.views.get(usize::from(program.domain));
-        if domain.is_none_or(|view| view.space != Space::Local) {
+        let domain_view = kernel.views.get(usize::from(program.domain));
+        if domain_view.is_none_or(|view| view.space != Space::Local) {
             return Err(format!("there is no local view {} for the domain", program.domain));
         }
         if usize::from(program.parallel) > VIEW_DIMS || program.streams.len() > MAX_STREAMS {
@@ -138,7 +142,21 @@ impl ProgramPlan {
                 });
             }
         }
-        Ok(ProgramPlan { sequence_strips: !carries, invariant, body_writes: written, accumulators })
+        let ops = program.init.iter().chain(&program.body).chain(&program.finish);
+        let coords = ops.filter_map(|op| match *op {
+            SeOp::Coord { dim, .. } => Some(usize::from(dim)),
+            _ => None,
+        });
+        let coords: Vec<usize> = coords.collect();
+        let sizes = kernel.views[usize::from(program.domain)].sizes();
+        Ok(ProgramPlan {
+            sequence_strips: !carries,
+            invariant,
+            body_writes: written,
+            accumulators,
+            whole: domain(kernel, program, &coords, sizes.map(|size| (0, size))),
+            coords,
+        })
     }
 }
 
@@ -214,11 +232,14 @@ impl Bound<'_> {
     }
 }
 
-/// The domain of one run, resolved to addresses.
+/// The domain of a run, resolved to addresses; those of coordinates count from the first of each dimension.
+#[derive(Debug)]
 struct Domain {
     parallel: Vec<Axis>,
     sequence: Vec<Axis>,
     base: [i64; ADDRESSES],
+    /// Least and greatest element of each stream.
+    reach: Vec<(i64, i64)>,
 }
 
 impl Pe<'_> {
@@ -241,20 +262,41 @@ impl Pe<'_> {
         let domain_view = &kernel.views[usize::from(program.domain)];
         let ranges = domain_view.clip(&self.at);
         if ranges.iter().all(|r| r.1 > 0) {
-            let coords = domain_view.base_coords(&self.at);
-            let domain = domain(kernel, program, &bound, ranges, coords)?;
+            let own;
+            let domain = if ranges == domain_view.sizes().map(|size| (0, size)) {
+                &plan.whole
+            } else {
+                own = domain(kernel, program, &plan.coords, ranges);
+                &own
+            };
+            for (number, (&(low, high), bound)) in domain.reach.iter().zip(&bound).enumerate() {
+                let elements = bound.layout().elements;
+                if low < 0 || high as u64 >= elements {
+                    let message =
+                        format!("stream {number} reaches elements {low} to {high} of a slot of {elements}");
+                    return Err(Fault::new(TrapKind::OutOfBounds, message));
+                }
+            }
+            let mut base = domain.base;
+            if !plan.coords.is_empty() {
+                let coords = domain_view.base_coords(&self.at);
+                plan.coords.iter().for_each(|&d| base[MAX_STREAMS + d] = coords[d] + i64::from(ranges[d].0));
+            }
             let mut streams = Vec::with_capacity(bound.len());
             for (stream, bound) in program.streams.iter().zip(&mut bound) {
                 let bank = kernel.buffers[usize::from(stream.operand.buffer)].kind == BufferKind::Bank;
                 let layout = bound.layout();
                 let data = match bound {
                     Bound::Source(slot) => Data::Read(slot.planes()),
-                    Bound::Target(target) => Data::write(target.bytes.get_mut(), &layout),
+                    Bound::Target(target) => {
+                        let fresh = stream.operand.action == Action::Push;
+                        Data::write(target.bytes.get_mut(), &layout, fresh)
+                    }
                 };
                 streams.push(StreamState { layout, bank, data });
             }
-            let lanes = self.lanes.get_or_insert_default();
-            execute(program, plan, &domain, &mut streams, lanes);
+            let lanes = self.space.lanes.get_or_insert_default();
+            execute(program, plan, (domain, &base), &mut streams, lanes);
             for (stream, state) in program.streams.iter().zip(streams) {
                 if let (Data::Groups { values, touched, bytes }, Format::Grouped(format)) =
                     (state.data, state.layout.map.format)
@@ -265,7 +307,7 @@ impl Pe<'_> {
         }
         for (stream, bound) in program.streams.iter().zip(bound) {
             match bound {
-                Bound::Source(slot) => self.pool.recycle(slot),
+                Bound::Source(slot) => self.space.pool.recycle(slot),
                 Bound::Target(target) => self.publish(stream.operand, target),
             }
         }
@@ -273,16 +315,11 @@ impl Pe<'_> {
     }
 }
 
-fn domain(
-    kernel: &Kernel,
-    program: &Program,
-    bound: &[Bound<'_>],
-    ranges: [(u32, u32); VIEW_DIMS],
-    coords: [i64; VIEW_DIMS],
-) -> Result<Domain, Fault> {
+fn domain(kernel: &Kernel, program: &Program, coords: &[usize], ranges: [(u32, u32); VIEW_DIMS]) -> Domain {
     let mut axes: Vec<Axis> = ranges.iter().map(|r| Axis { count: r.1, strides: [0; ADDRESSES] }).collect();
     let mut base = [0i64; ADDRESSES];
-    for (number, (stream, bound)) in program.streams.iter().zip(bound).enumerate() {
+    let mut reach = Vec::with_capacity(program.streams.len());
+    for (number, stream) in program.streams.iter().enumerate() {
         let view = &kernel.views[usize::from(stream.operand.view)];
         let (mut low, mut high) = (view.offset, view.offset);
         base[number] = view.offset;
@@ -296,22 +333,11 @@ fn domain(
             low += first.min(last);
             high += first.max(last);
         }
-        let elements = bound.layout().elements;
-        if low < 0 || high as u64 >= elements {
-            let message = format!("stream {number} reaches elements {low} to {high} of a slot of {elements}");
-            return Err(Fault::new(TrapKind::OutOfBounds, message));
-        }
+        reach.push((low, high));
     }
-    let used = program.init.iter().chain(&program.body).chain(&program.finish);
-    for op in used {
-        if let SeOp::Coord { dim, .. } = *op {
-            let d = usize::from(dim);
-            base[MAX_STREAMS + d] = coords[d] + i64::from(ranges[d].0);
-            axes[d].strides[MAX_STREAMS + d] = 1;
-        }
-    }
+    coords.iter().for_each(|&d| axes[d].strides[MAX_STREAMS + d] = 1);
     let sequence = axes.split_off(usize::from(program.parallel));
-    Ok(Domain { parallel: collapse(axes), sequence: collapse(sequence), base })
+    Domain { parallel: collapse(axes), sequence: collapse(sequence), base, reach }
 }
 
 fn total(axes: &[Axis]) -> u64 {
@@ -321,7 +347,7 @@ fn total(axes: &[Axis]) -> u64 {
 fn execute(
     program: &Program,
     plan: &ProgramPlan,
-    domain: &Domain,
+    (domain, base): (&Domain, &[i64; ADDRESSES]),
     streams: &mut [StreamState<'_>],
     lanes: &mut Lanes,
 ) {
@@ -334,7 +360,7 @@ fn execute(
     lanes.prepare(&plan.accumulators);
     let mut engine = Engine { program, streams, lanes, units: Units::best() };
     if plan.sequence_strips && steps >= LONG_SEQUENCE && !contiguous {
-        for_strips(&domain.parallel, &domain.base, 1, &mut |strip, _| {
+        for_strips(&domain.parallel, base, 1, &mut |strip, _| {
             let one = Strip::single(strip.base);
             engine.lanes.reset_accumulators(&plan.accumulators, 1);
             engine.all(&program.init, &one, 0, false);
@@ -351,7 +377,16 @@ fn execute(
         });
         return;
     }
-    for_strips(&domain.parallel, &domain.base, STRIP, &mut |strip, _| {
+    if domain.sequence.is_empty() {
+        for_strips(&domain.parallel, base, STRIP, &mut |strip, _| {
+            engine.lanes.reset_accumulators(&plan.accumulators, strip.n);
+            engine.all(&program.init, strip, 0, false);
+            engine.all(&program.body, strip, 0, false);
+            engine.all(&program.finish, strip, 0, false);
+        });
+        return;
+    }
+    for_strips(&domain.parallel, base, STRIP, &mut |strip, _| {
         engine.lanes.reset_accumulators(&plan.accumulators, strip.n);
         engine.all(&program.init, strip, 0, false);
         let mut step = strip.clone();

@@ -1,6 +1,7 @@
 //! The commands, and what they share: reading models and turning options into a request.
 
 mod asm;
+pub mod bench;
 mod check;
 mod compare;
 mod compile;
@@ -81,6 +82,7 @@ pub fn run(command: Command, context: &Context) -> Result<Report, Failed> {
         Command::Disasm(args) => disasm::run(&args),
         Command::Asm(args) => asm::run(&args, context),
         Command::Profile(args) => profile::run(&args, context),
+        Command::Bench(args) => bench::run(&args, context),
         Command::Sweep(args) => sweep::run(&args, context),
         Command::Info(args) => info::run(&args),
         Command::Check(args) => check::run(&args),

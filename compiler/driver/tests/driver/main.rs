@@ -1,6 +1,7 @@
 //! The command line from outside: every test runs the binary.
 
 mod bad_input;
+mod bench;
 mod cli;
 mod common;
 mod determinism;
