@@ -9,7 +9,7 @@
 //! element-wise is never stored: that user has a kernel for each part instead, which reads what the part is made of.
 
 use cranelift_entity::{EntityRef, SecondaryMap};
-use lacuna_ir::{Function, Node, Op, Value};
+use lacuna_ir::{ConstantData, Function, Module, Node, Op, Value};
 use lacuna_isa::format::ScalarType;
 use lacuna_isa::program::Lane;
 
@@ -62,8 +62,8 @@ fn cut_alike(func: &Function, a: Option<Node>, b: Option<Node>) -> bool {
 }
 
 impl Fusion {
-    /// Decides for every node of `func`.
-    pub fn of(func: &Function) -> Fusion {
+    /// Decides for every node of `func`, a function of `module`.
+    pub fn of(module: &Module, func: &Function) -> Fusion {
         let mut users: SecondaryMap<Value, Vec<Node>> = SecondaryMap::new();
         let mut uses: SecondaryMap<Value, u32> = SecondaryMap::new();
         for (node, data) in &func.nodes {
@@ -77,7 +77,7 @@ impl Fusion {
         }
         let mut fusion = Fusion { inlined: SecondaryMap::new(), cut: SecondaryMap::new() };
         let mut weight: SecondaryMap<Node, Weight> = SecondaryMap::new();
-        fusion.chains(func, &users, &uses, &mut weight);
+        fusion.chains(module, func, &users, &uses, &mut weight);
         fusion.diamonds(func, &users, &uses, &mut weight);
         fusion
     }
@@ -85,6 +85,7 @@ impl Fusion {
     /// Inlines nodes into their only users.
     fn chains(
         &mut self,
+        module: &Module,
         func: &Function,
         users: &SecondaryMap<Value, Vec<Node>>,
         uses: &SecondaryMap<Value, u32>,
@@ -128,7 +129,7 @@ impl Fusion {
                 if once && (op.is_elementwise() || product_here || concat_here) {
                     let product = Weight { heroes: 1, ..Weight::default() };
                     candidates.push((if op.is_product() { product } else { weight[def] }, def));
-                } else if !is_scalar_const(func, arg) {
+                } else if !is_scalar_const(module, func, arg) {
                     total.leaves += 1;
                 }
             }
@@ -217,12 +218,17 @@ impl Fusion {
     }
 }
 
-/// Whether a value is a constant with one element, or a broadcast of one.
-pub fn is_scalar_const(func: &Function, value: Value) -> bool {
+/// Whether a value is a constant with one element, or one that repeats one: the kernel has it in a register.
+fn is_scalar_const(module: &Module, func: &Function, value: Value) -> bool {
     let Some(def) = func.def(value) else { return false };
     match func.nodes[def].op {
-        Op::Const { .. } => func.ty(value).shape.elements() == 1,
-        Op::Broadcast { .. } | Op::Reshape { .. } => is_scalar_const(func, func.nodes[def].args[0]),
+        Op::Const { value: constant } => {
+            let splat = matches!(module.constants[constant].data, ConstantData::Splat(_));
+            splat || func.ty(value).shape.elements() == 1
+        }
+        Op::Broadcast { .. } | Op::Reshape { .. } => {
+            is_scalar_const(module, func, func.nodes[def].args[0])
+        }
         _ => false,
     }
 }
@@ -230,7 +236,7 @@ pub fn is_scalar_const(func: &Function, value: Value) -> bool {
 #[cfg(test)]
 mod tests {
     use lacuna_ir::op::{BinaryOp, ContractMap, ReduceOp, UnaryOp};
-    use lacuna_ir::{FunctionBuilder, Module, TensorType};
+    use lacuna_ir::{Constant, FunctionBuilder, TensorType};
     use lacuna_isa::format::ScalarType;
 
     use super::*;
@@ -242,9 +248,9 @@ mod tests {
         let x = b.param(TensorType::new(ScalarType::F32, vec![4, 8]), "x");
         let results = build(&mut b, x);
         b.results(&results);
-        let fusion = Fusion::of(b.func());
-        let got: Vec<(&str, bool)> = b
-            .func()
+        let func = b.id();
+        let fusion = Fusion::of(&module, &module.functions[func]);
+        let got: Vec<(&str, bool)> = module.functions[func]
             .nodes
             .iter()
             .filter(|(_, d)| !matches!(d.op, Op::Const { .. }))
@@ -390,6 +396,33 @@ mod tests {
                 vec![b.emit(Op::Reduce { op: ReduceOp::Sum, axes: vec![1] }, &[sum]).expect("reduce")]
             },
             &[("concat", true), ("concat", false), ("binary", false), ("reduce", false)],
+        );
+    }
+
+    /// Bounds that repeat one number take no load, so a clamp of many steps stays one kernel.
+    #[test]
+    fn splats_are_no_loads() {
+        check(
+            |b, x| {
+                let mut y = product(b, x);
+                for _ in 0..MAX_LEAVES + 1 {
+                    let ty = TensorType::new(ScalarType::F32, vec![4, 8]);
+                    let six = ConstantData::Splat(ScalarType::F32.encode(6.0));
+                    let bound = b.constant(Constant::new(ty, six, "")).expect("a constant");
+                    y = b.binary(BinaryOp::Min, y, bound).expect("min");
+                }
+                vec![y]
+            },
+            &[
+                ("contract", true),
+                ("binary", true),
+                ("binary", true),
+                ("binary", true),
+                ("binary", true),
+                ("binary", true),
+                ("binary", true),
+                ("binary", false),
+            ],
         );
     }
 

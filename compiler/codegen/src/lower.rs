@@ -105,7 +105,7 @@ impl<'a> Lowering<'a> {
             unsupported: Vec::new(),
             surveyed: None,
             narrowest: SecondaryMap::new(),
-            fusion: Fusion::of(func),
+            fusion: Fusion::of(module, func),
             quantised: Quantised::of(func),
             preferred: SecondaryMap::new(),
             outputs: SecondaryMap::new(),
