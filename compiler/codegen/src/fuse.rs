@@ -226,9 +226,7 @@ fn is_scalar_const(module: &Module, func: &Function, value: Value) -> bool {
             let splat = matches!(module.constants[constant].data, ConstantData::Splat(_));
             splat || func.ty(value).shape.elements() == 1
         }
-        Op::Broadcast { .. } | Op::Reshape { .. } => {
-            is_scalar_const(module, func, func.nodes[def].args[0])
-        }
+        Op::Broadcast { .. } | Op::Reshape { .. } => is_scalar_const(module, func, func.nodes[def].args[0]),
         _ => false,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lacuna_isa::inst::Engine;
-use lacuna_isa::object::{Address, EntryPoint, MemSpace, Port};
+use lacuna_isa::object::{Address, EntryPoint, MemSpace, Object};
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::Work;
 
@@ -19,11 +19,21 @@ pub(super) struct Needs {
     message_cycles: u64,
     /// Bytes read from each constant, once.
     weights: BTreeMap<u64, u64>,
-    /// Bytes of each input and output that launches touch, by port and address.
-    ports: BTreeMap<(usize, u64), u64>,
+    /// Inputs, outputs and states: where each lies in HBM, and its bytes.
+    ports: Vec<(u64, u64)>,
+    /// Bytes of each of them that launches touch, by number and address.
+    touched: BTreeMap<(usize, u64), u64>,
 }
 
 impl Needs {
+    /// Nothing yet, of an entry of an object.
+    pub fn of(object: &Object, entry: &EntryPoint) -> Needs {
+        let ports = entry.inputs.iter().chain(&entry.outputs).chain(&object.states);
+        let in_hbm = ports.filter(|port| port.address.space == MemSpace::Hbm);
+        let ports = in_hbm.map(|port| (port.address.offset, port_bytes(port).unwrap_or(0))).collect();
+        Needs { ports, ..Needs::default() }
+    }
+
     /// Adds the products of one PE: multiply-accumulates that are not skipped, at the rate of their formats.
     pub fn product(&mut self, work: &Work, macs: u64, pes: u64, target: &Target) {
         let Work::Matmul { m, n, k, a, b, pattern, actions } = *work else { return };
@@ -32,19 +42,15 @@ impl Needs {
     }
 
     /// Adds the transfers of one launch with the tensor at `base`, of `tensor_bytes`.
-    pub fn transfers(&mut self, entry: &EntryPoint, base: Address, bytes: u64, tensor_bytes: u64) {
+    pub fn transfers(&mut self, base: Address, bytes: u64, tensor_bytes: u64) {
         let bytes = bytes.min(tensor_bytes);
         let most = |seen: &mut u64| *seen = (*seen).max(bytes);
         match base.space {
             MemSpace::Weights => most(self.weights.entry(base.offset).or_default()),
             MemSpace::Hbm => {
-                let ports = entry.inputs.iter().chain(&entry.outputs);
-                let holds = |port: &Port| {
-                    let end = port.address.offset.saturating_add(port_bytes(port).unwrap_or(0));
-                    port.address.space == MemSpace::Hbm && (port.address.offset..end).contains(&base.offset)
-                };
-                if let Some(port) = ports.clone().position(holds) {
-                    most(self.ports.entry((port, base.offset)).or_default());
+                let holds = |&(from, bytes): &(u64, u64)| base.offset >= from && base.offset - from < bytes;
+                if let Some(port) = self.ports.iter().position(holds) {
+                    most(self.touched.entry((port, base.offset)).or_default());
                 }
             }
             MemSpace::Sram => {}
@@ -56,11 +62,14 @@ impl Needs {
         self.message_cycles += cycles;
     }
 
-    /// Bytes that cross the HBM port in any case: constants, inputs and outputs, once.
-    fn bytes(&self, entry: &EntryPoint) -> u64 {
-        let ports = entry.inputs.iter().chain(&entry.outputs).enumerate().map(|(number, port)| {
-            let touched = self.ports.range((number, 0)..(number + 1, 0)).map(|(_, bytes)| bytes).sum::<u64>();
-            touched.min(port_bytes(port).unwrap_or(0))
+    /// Bytes that cross the HBM port in any case: constants, inputs, outputs and states, once.
+    fn bytes(&self) -> u64 {
+        let ports = self.ports.iter().enumerate().map(|(number, &(_, bytes))| {
+            self.touched
+                .range((number, 0)..(number + 1, 0))
+                .map(|(_, touched)| touched)
+                .sum::<u64>()
+                .min(bytes)
         });
         self.weights.values().sum::<u64>() + ports.sum::<u64>()
     }
@@ -71,7 +80,7 @@ impl Needs {
         let empty = entry.launches.is_empty();
         let bounds = [
             (self.product_cycles / f64::from(target.n_pes().max(1)), Bound::Engine(Engine::Dpe)),
-            (self.bytes(entry) as f64 / target.hbm_bytes_per_cycle, Bound::Hbm),
+            (self.bytes() as f64 / target.hbm_bytes_per_cycle, Bound::Hbm),
             (self.message_cycles as f64, Bound::Engine(Engine::Me)),
             (if empty { 0.0 } else { latency as f64 }, Bound::Latency),
         ];

@@ -211,7 +211,7 @@ pub fn profile_with(
         now: 0,
         origin: 0,
         handover: Handover::default(),
-        needs: Needs::default(),
+        needs: Needs::of(object, point),
         launches: Vec::new(),
         events: Vec::new(),
     };
@@ -415,7 +415,7 @@ impl Replay<'_> {
 
     fn run(&self, timeline: &mut Timeline<'_>) -> Result<LaunchProfile, LoadError> {
         let Replay { launch, plan, target, position, .. } = *self;
-        let Timeline { point, now, origin, ref handover, ref mut needs, ref mut events, .. } = *timeline;
+        let Timeline { now, origin, ref handover, ref mut needs, ref mut events, .. } = *timeline;
         let mut report = blank(plan.kernel.name.clone(), now);
         report.origins.clone_from(&launch.origins);
         report.sparse = sparse(plan.kernel);
@@ -445,7 +445,7 @@ impl Replay<'_> {
             gated.push((finished.gated_cycles, finished.gated, n));
         }
         for ((&base, tensor), bytes) in launch.bases.iter().zip(&plan.kernel.tensors).zip(far_bytes) {
-            needs.transfers(point, base, bytes, tensor.bytes);
+            needs.transfers(base, bytes, tensor.bytes);
         }
         report.end = origin + next.end.map_or(0, |end| end.ceil() as u64);
         // What is dark at the end stays so until the next kernel starts, and PEs outside the grid are dark throughout.
