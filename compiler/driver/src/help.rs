@@ -10,7 +10,7 @@ use crate::cli::Cli;
 /// Commands by what one wants, in the order of the list.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Compile and run", &["compile", "run", "generate", "verify"]),
-    ("Ask what it costs", &["profile", "sweep", "explain"]),
+    ("Ask what it costs", &["profile", "sweep", "explain", "bench"]),
     ("Look inside", &["info", "inspect", "disasm", "asm", "check"]),
     ("Look up", &["targets", "ops", "completions", "man", "help"]),
 ];
@@ -63,6 +63,7 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ),
         ],
     ),
+    ("bench", &[("how long the interpreter takes, on two threads", "lacuna bench model.lac --threads 2")]),
     (
         "profile",
         &[
