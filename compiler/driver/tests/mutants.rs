@@ -12,7 +12,7 @@ use lacuna_driver::progress::{Loudness, Progress};
 use lacuna_driver::testset::{Signature, TestSet};
 use lacuna_ir::TensorType;
 use lacuna_ir::eval::Tensor;
-use lacuna_isa::inst::{Action, Operand};
+use lacuna_isa::inst::{Action, InstKind, Operand};
 use lacuna_isa::object::{Kernel, Object};
 use lacuna_isa::target::Target;
 use lacuna_isa::target_file::target;
@@ -77,7 +77,9 @@ fn damage_view(view: &mut View, random: &mut Random) {
 }
 
 fn damage(kernel: &mut Kernel, kind: Damage, random: &mut Random) {
-    let last = kernel.code.len() - 1;
+    // What switches engines off at the end changes energy and nothing else.
+    let gate = kernel.code.iter().position(|inst| matches!(inst.kind, InstKind::Gate { .. }));
+    let last = gate.unwrap_or(kernel.code.len() - 1);
     match kind {
         Damage::Drop => drop(kernel.code.remove(random.below(last))),
         Damage::Duplicate => {
