@@ -159,7 +159,7 @@ fn launches(profile: &Profile) -> usize {
 
 fn totals(profile: &Profile, object: &Object, target: &Target) -> String {
     format!(
-        "{} for {}: {} cycles, {:.1} us at {} GHz on {} PEs; {} launches of {} kernels, {} cycles before they begin\n\
+        "{} for {}: {} cycles, {:.1} us at {} GHz on {} PEs; {} of {} kernels, {} cycles before they begin\n\
          bound by {} {} cycles, {} of the time\n\
          {} over HBM, {} over shared SRAM; {} MACs, {} skipped\n",
         object.name,
@@ -168,7 +168,10 @@ fn totals(profile: &Profile, object: &Object, target: &Target) -> String {
         microseconds(profile.cycles, target),
         target.clock_ghz,
         target.n_pes(),
-        launches(profile),
+        match launches(profile) {
+            1 => "1 launch".to_owned(),
+            n => format!("{n} launches"),
+        },
         profile.launches.len(),
         launch_cycles(profile),
         profile.bound.name(),
