@@ -95,8 +95,9 @@ impl Roles {
             return Err(usage(reason, hint));
         }
         let width = elements(&entry.inputs[token]);
+        let sequences = entry.inputs[token].shape.split_last().map_or(1, |(_, outer)| outer.iter().product());
         let vocabulary = last(&logits) as usize;
-        if elements(&entry.outputs[logits]) != width * vocabulary || width == 0 {
+        if elements(&entry.outputs[logits]) != width * vocabulary || width == 0 || sequences != 1u64 {
             let reason = format!(
                 "entry `{}` takes {} and gives {}: not a row of logits for each token of one sequence",
                 entry.name,

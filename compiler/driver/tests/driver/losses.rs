@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lacuna_onnx::proto::{StringStringEntryProto, TensorProto};
 
@@ -119,19 +119,30 @@ fn signals_leave_nothing_behind() {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     };
-    // The first run may have to fetch the command from a disk.
-    let lives = (0..5).map(|_| {
-        let started = Instant::now();
-        assert!(compile().status().unwrap().success());
-        started.elapsed()
+    // A run that is not killed, and the shell that kills, take about so long.
+    let median = |command: &dyn Fn() -> Command| {
+        let mut times: Vec<Duration> = (0..9)
+            .map(|_| {
+                let started = Instant::now();
+                assert!(command().status().unwrap().success());
+                started.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let life = median(&compile);
+    let delay = median(&|| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "true"]);
+        shell
     });
-    let life = lives.min().unwrap();
     let object = fs::read(at.join("m.lac")).unwrap();
     let mut killed = 0;
     for signal in ["TERM", "HUP", "INT"] {
         for n in 0..KILLS {
             let mut child = compile().spawn().unwrap();
-            std::thread::sleep(life * n as u32 / KILLS as u32);
+            std::thread::sleep((life * n as u32 / KILLS as u32).saturating_sub(delay));
             // The shell's own `kill`, which every system has.
             let kill = format!("kill -{signal} {}", child.id());
             let _ = Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status().unwrap();
