@@ -36,6 +36,13 @@ struct Computed {
     whole: OnceLock<Vec<u8>>,
 }
 
+impl Default for Blob {
+    /// No bytes.
+    fn default() -> Blob {
+        Blob::new([])
+    }
+}
+
 impl Blob {
     /// All bytes of `owner`.
     pub fn new(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Blob {

@@ -31,8 +31,8 @@ pub enum LinkError {
     },
 }
 
-/// Joins objects. Kernels and constants that are equal are kept once, states of one name are one tensor, and memory is shared by
-/// entries, of which one runs at a time.
+/// Joins valid objects whose states lie before all else in HBM, as the compiler places them. Kernels and constants that are equal are kept
+/// once, states of one name are one tensor, and memory is shared by entries, of which one runs at a time.
 ///
 /// # Errors
 /// When they contradict one another.
@@ -72,18 +72,7 @@ pub fn link(name: String, objects: Vec<Object>) -> Result<Object, LinkError> {
         }
     }
     let Linked { kernels, weights, .. } = linked;
-    let mut whole = whole.unwrap_or_else(|| Object {
-        name: String::new(),
-        target: String::new(),
-        target_file: String::new(),
-        kernels: Vec::new(),
-        entries: Vec::new(),
-        states: Vec::new(),
-        origins: Vec::new(),
-        hbm_bytes: 0,
-        sram_bytes: 0,
-        weights: Blob::new(Vec::new()),
-    });
+    let mut whole = whole.unwrap_or_default();
     whole.name = name;
     whole.kernels = kernels.into_iter().collect();
     whole.states = states.into_values().collect();
@@ -108,8 +97,9 @@ fn append(whole: &mut Object, object: Object) -> Result<(), LinkError> {
     Ok(())
 }
 
+/// Bytes of a port of a valid object.
 fn bytes(port: &Port) -> u64 {
-    port.elem.bytes_for(port.shape.iter().product())
+    port.bytes().unwrap_or(0)
 }
 
 /// The tables of all objects so far.

@@ -213,6 +213,14 @@ pub struct Port {
     pub address: Address,
 }
 
+impl Port {
+    /// Bytes of its elements; `None` where they exceed 2^56.
+    pub fn bytes(&self) -> Option<u64> {
+        let elements = self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
+        (elements < 1 << 56).then(|| self.elem.bytes_for(elements))
+    }
+}
+
 impl Transfer {
     /// Bytes that the message engine reads from `src` and writes to `dst` for instruction `kind` among `ranks` ranks;
     /// 0 where it does not. `None` for other instructions, or when the bytes exceed 2^56.
@@ -275,7 +283,7 @@ pub struct ObjectOrigin {
 }
 
 /// A compiled model.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Object {
     /// Name of the model.
     pub name: String,

@@ -111,20 +111,21 @@ impl Object {
 
     /// States lie in HBM, apart from each other and from all ports.
     fn validate_states(&self, faults: &mut Faults) {
+        let ports: Vec<&Port> =
+            self.entries.iter().flat_map(|entry| entry.inputs.iter().chain(&entry.outputs)).collect();
         for (i, state) in self.states.iter().enumerate() {
             faults.place = format!("state {i} `{}`", state.name);
-            let bytes = port_bytes(state).filter(|&bytes| self.holds(state.address, bytes));
+            let bytes = state.bytes().filter(|&bytes| self.holds(state.address, bytes));
             let in_hbm = state.address.space == MemSpace::Hbm && bytes.is_some();
             faults.check(in_hbm, || "it does not lie in HBM".to_owned());
-            let ports = self.entries.iter().flat_map(|entry| entry.inputs.iter().chain(&entry.outputs));
+            let before = &self.states[..i];
+            let repeated = before.iter().any(|other| other.name == state.name);
+            faults.check(!repeated, || "another state has this name".to_owned());
             let (at, bytes) = (state.address.offset, bytes.unwrap_or(0));
-            for other in self.states[..i].iter().chain(ports) {
-                let (from, length) = (other.address.offset, port_bytes(other).unwrap_or(0));
+            for other in before.iter().chain(ports.iter().copied()) {
+                let (from, length) = (other.address.offset, other.bytes().unwrap_or(0));
                 let apart = at.saturating_add(bytes) <= from || from.saturating_add(length) <= at;
                 faults.check(apart, || format!("it shares bytes with `{}`", other.name));
-                faults.check(other.name != state.name || !self.states[..i].contains(other), || {
-                    "another state has this name".to_owned()
-                });
             }
         }
     }
@@ -134,7 +135,7 @@ impl Object {
         for port in entry.inputs.iter().chain(&entry.outputs) {
             faults
                 .check(port.address.space == MemSpace::Hbm, || format!("port `{}` is not in HBM", port.name));
-            let fits = port_bytes(port).is_some_and(|bytes| self.holds(port.address, bytes));
+            let fits = port.bytes().is_some_and(|bytes| self.holds(port.address, bytes));
             faults.check(fits, || format!("port `{}` leaves its memory", port.name));
         }
         for (i, launch) in entry.launches.iter().enumerate() {
@@ -186,12 +187,6 @@ fn compressed_tensors(kernel: &Kernel) -> Vec<usize> {
         _ => None,
     });
     views.filter_map(register).collect()
-}
-
-/// Bytes of a port's elements; `None` on overflow.
-fn port_bytes(port: &Port) -> Option<u64> {
-    let elements = port.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
-    (elements < 1 << 56).then(|| port.elem.bytes_for(elements))
 }
 
 fn validate_kernel(kernel: &Kernel, target: Option<&Target>, faults: &mut Faults) {

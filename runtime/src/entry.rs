@@ -30,7 +30,7 @@ pub(crate) fn plan_entry(object: &Object, entry: &EntryPoint) -> Result<Vec<Entr
         return Err(fail(format!("{} ranks", entry.ranks)));
     }
     for port in entry.inputs.iter().chain(&entry.outputs) {
-        let end = port_bytes(port).and_then(|bytes| port.address.offset.checked_add(bytes));
+        let end = port.bytes().and_then(|bytes| port.address.offset.checked_add(bytes));
         if port.address.space == MemSpace::Weights
             || end.is_none_or(|end| end > size_of(object, port.address.space))
         {
@@ -38,9 +38,17 @@ pub(crate) fn plan_entry(object: &Object, entry: &EntryPoint) -> Result<Vec<Entr
         }
     }
     for state in &object.states {
-        let end = port_bytes(state).and_then(|bytes| state.address.offset.checked_add(bytes));
+        let end = state.bytes().and_then(|bytes| state.address.offset.checked_add(bytes));
         if state.address.space != MemSpace::Hbm || end.is_none_or(|end| end > object.hbm_bytes) {
             return Err(fail(format!("state {} does not lie in HBM", state.name)));
+        }
+        let (from, end) = (state.address.offset, end.unwrap_or(0));
+        let shared =
+            entry.inputs.iter().chain(&entry.outputs).find(|port| {
+                port.address.offset < end && from < port.address.offset + port.bytes().unwrap_or(0)
+            });
+        if let Some(port) = shared {
+            return Err(fail(format!("state {} shares bytes with port {}", state.name, port.name)));
         }
     }
     for idx in 0..entry.launches.len() {
@@ -144,10 +152,4 @@ fn check_transfer(
         return Err("source and destination share bytes".to_owned());
     }
     Ok(())
-}
-
-/// Bytes of a port's elements.
-pub(crate) fn port_bytes(port: &lacuna_isa::object::Port) -> Option<u64> {
-    let elements = port.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
-    elements.checked_mul(u64::from(port.elem.bits())).map(|bits| bits.div_ceil(8))
 }

@@ -1,9 +1,9 @@
 //! The reference interpreter: loads an object once, runs its entries as often as wanted.
 
-use lacuna_isa::object::{Address, EntryPoint, Object};
+use lacuna_isa::object::{Address, EntryPoint, Object, Port};
 
 use crate::dma::Images;
-use crate::entry::{EntryStep, plan_entry, port_bytes};
+use crate::entry::{EntryStep, plan_entry};
 use crate::launch::{Limits, run_launch};
 use crate::matmul::actions::{LoadRecord, ProductRecord};
 use crate::memory::Memory;
@@ -136,7 +136,7 @@ impl<'o> Machine<'o> {
 
     /// States as they are before the first run: zeros.
     pub fn session(&self) -> Session {
-        let bytes = |state| vec![0; port_bytes(state).unwrap_or(0) as usize];
+        let bytes = |state: &Port| vec![0; state.bytes().unwrap_or(0) as usize];
         Session { states: self.object.states.iter().map(bytes).collect() }
     }
 
@@ -188,9 +188,16 @@ impl<'o> Machine<'o> {
         }
         let mut memories =
             inputs.iter().map(|inputs| self.memory(entry, inputs)).collect::<Result<Vec<_>, _>>()?;
-        for memory in memories.iter_mut().filter(|_| session.is_some()) {
-            let states = session.iter().flat_map(|session| &session.states);
-            for (port, bytes) in self.object.states.iter().zip(states) {
+        if let (Some(session), [memory]) = (&session, &mut memories[..]) {
+            let states = &self.object.states;
+            if session.states.len() != states.len() {
+                return Err(InputError::Count { expected: states.len(), found: session.states.len() });
+            }
+            for (port, bytes) in states.iter().zip(&session.states) {
+                let (expected, found) = (port.bytes().unwrap_or(u64::MAX), bytes.len() as u64);
+                if expected != found {
+                    return Err(InputError::Bytes { name: port.name.clone(), expected, found });
+                }
                 let at = port.address.offset as usize;
                 memory.bytes_mut(port.address.space)[at..at + bytes.len()].copy_from_slice(bytes);
             }
@@ -215,7 +222,7 @@ impl<'o> Machine<'o> {
         let outcomes = memories.iter().zip(records).map(|(memory, records)| {
             let outputs = entry.outputs.iter().map(|port| {
                 let at = port.address.offset as usize;
-                let n = port_bytes(port).unwrap_or(0) as usize;
+                let n = port.bytes().unwrap_or(0) as usize;
                 memory.bytes(port.address.space)[at..at + n].to_vec()
             });
             Outcome::Done { outputs: outputs.collect(), records: options.record.then_some(records) }
@@ -232,7 +239,7 @@ impl<'o> Machine<'o> {
             Memory::new(self.object.weights.bytes(), self.object.hbm_bytes, self.object.sram_bytes)
                 .ok_or(InputError::Memory { bytes })?;
         for (port, input) in entry.inputs.iter().zip(inputs) {
-            let expected = port_bytes(port).unwrap_or(u64::MAX);
+            let expected = port.bytes().unwrap_or(u64::MAX);
             if input.len() as u64 != expected {
                 let name = port.name.clone();
                 return Err(InputError::Bytes { name, expected, found: input.len() as u64 });

@@ -1,5 +1,7 @@
 //! The command line's grammar: commands, options and their defaults.
 
+mod values;
+
 use std::path::PathBuf;
 
 use crate::commands::bench::Bench;
@@ -9,6 +11,11 @@ use lacuna_driver::given::Given;
 use lacuna_isa::target_file::Change;
 use lacuna_optimize::weights::{Prune, PruneBy, Rounding, ScaleModes};
 use lacuna_optimize::{Extraction, Precision, WeightOptions, WeightSparsity};
+
+use values::{
+    parse_bytes, parse_change, parse_decibels, parse_dim, parse_entry, parse_file, parse_names,
+    parse_percentage, parse_share, parse_tolerance,
+};
 
 /// Compiles ONNX models to accelerator instruction streams, runs them bit-exactly, and shows what they cost.
 #[derive(Parser, Debug)]
@@ -601,74 +608,6 @@ pub struct Compare {
     pub options: CompileOptions,
 }
 
-fn parse_pair(text: &str) -> Result<(&str, &str), String> {
-    // Names of ONNX inputs may contain `=`; file names rarely do.
-    match text.rsplit_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name, value)),
-        _ => Err("it must have the form NAME=VALUE".to_owned()),
-    }
-}
-
-fn parse_dim(text: &str) -> Result<(String, u64), String> {
-    let (name, value) = parse_pair(text)?;
-    let size = value.parse().map_err(|_| format!("`{value}` is no size"))?;
-    Ok((name.to_owned(), size))
-}
-
-fn parse_entry(text: &str) -> Result<EntrySpec, String> {
-    let (name, dims) = text.split_once(':').unwrap_or((text, ""));
-    if name.is_empty() {
-        return Err("an entry needs a name".to_owned());
-    }
-    let dims = dims.split(',').filter(|dim| !dim.is_empty()).map(parse_dim).collect::<Result<_, _>>()?;
-    Ok(EntrySpec { name: name.to_owned(), dims })
-}
-
-fn parse_change(text: &str) -> Result<Change, String> {
-    parse_pair(text).map(|(figure, value)| (figure.to_owned(), value.to_owned()))
-}
-
-fn parse_file(text: &str) -> Result<(String, PathBuf), String> {
-    parse_pair(text).map(|(name, file)| (name.to_owned(), file.into()))
-}
-
-fn parse_names(text: &str) -> Result<(String, String), String> {
-    parse_pair(text).map(|(a, b)| (a.to_owned(), b.to_owned()))
-}
-
-fn parse_tolerance(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0).ok_or("it must be 0 or more".to_owned())
-}
-
-fn parse_share(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        Ok(_) | Err(_) => Err("a number from 0 to 1".to_owned()),
-    }
-}
-
-fn parse_decibels(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|x: &f64| x.is_finite()).ok_or("it must be a number of dB".to_owned())
-}
-
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.char_indices().last() {
-        Some((at, 'K')) => (&text[..at], 10),
-        Some((at, 'M')) => (&text[..at], 20),
-        Some((at, 'G')) => (&text[..at], 30),
-        _ => (text, 0),
-    };
-    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
-    bytes.ok_or("it must be a number of bytes such as 65536, 64K or 2M".to_owned())
-}
-
-fn parse_percentage(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|x: &f64| (0.0..=100.0).contains(x))
-        .ok_or("it must be between 0 and 100".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -678,35 +617,5 @@ mod tests {
     #[test]
     fn the_grammar_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn bytes_have_binary_suffixes() {
-        let check = |text: &str, expect: Option<u64>| assert_eq!(parse_bytes(text).ok(), expect, "{text}");
-        check("65536", Some(65536));
-        check("64K", Some(65536));
-        check("3M", Some(3 << 20));
-        check("1G", Some(1 << 30));
-        check("M", None);
-        check("1.5M", None);
-        check("-1", None);
-        check("99999999999G", None);
-        check("", None);
-    }
-
-    #[test]
-    fn pairs_need_both_sides() {
-        let check = |text: &str, expect: Option<(&str, u64)>| {
-            let expect = expect.map(|(name, n)| (name.to_owned(), n));
-            assert_eq!(parse_dim(text).ok(), expect, "{text}");
-        };
-        check("N=4", Some(("N", 4)));
-        check("x.0=7", Some(("x.0", 7)));
-        check("a=b=7", Some(("a=b", 7)));
-        check("N", None);
-        check("N=", None);
-        check("=4", None);
-        check("N=-1", None);
-        check("N=99999999999999999999", None);
     }
 }

@@ -32,18 +32,7 @@ fn unknown<T>(c: &Cursor<'_>, what: &str, keywords: &[&str]) -> Parsed<T> {
 
 /// The whole text. Faults are in the cursor; the object is of use only when there are none.
 pub(super) fn object(c: &mut Cursor<'_>, weights: Option<Blob>) -> Object {
-    let mut object = Object {
-        name: String::new(),
-        target: String::new(),
-        target_file: String::new(),
-        kernels: Vec::new(),
-        entries: Vec::new(),
-        states: Vec::new(),
-        origins: Vec::new(),
-        hbm_bytes: 0,
-        sram_bytes: 0,
-        weights: Blob::new(Vec::new()),
-    };
+    let mut object = Object::default();
     let mut n_objects = 0;
     let mut n_weights = 0;
     while !c.at_end() {

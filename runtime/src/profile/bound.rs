@@ -8,7 +8,6 @@ use lacuna_isa::target::Target;
 use lacuna_isa::timing::Work;
 
 use super::Bound;
-use crate::entry::port_bytes;
 
 /// What must be done and moved.
 #[derive(Default)]
@@ -30,7 +29,7 @@ impl Needs {
     pub fn of(object: &Object, entry: &EntryPoint) -> Needs {
         let ports = entry.inputs.iter().chain(&entry.outputs).chain(&object.states);
         let in_hbm = ports.filter(|port| port.address.space == MemSpace::Hbm);
-        let ports = in_hbm.map(|port| (port.address.offset, port_bytes(port).unwrap_or(0))).collect();
+        let ports = in_hbm.map(|port| (port.address.offset, port.bytes().unwrap_or(0))).collect();
         Needs { ports, ..Needs::default() }
     }
 

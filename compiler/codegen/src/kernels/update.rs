@@ -43,11 +43,13 @@ impl Lowering<'_> {
         let mut expr = Expr::new(shape);
         expr.leaf(Leaf { place: self.place(update.row)?, elem, pad: None });
         let out = Place { storage: update.storage, offset: 0, strides: update.strides.clone() };
-        let first = self.launches.len();
+        let (first, known) = (self.launches.len(), self.kernels.len());
         self.map("update", &expr, &out)?;
         let drafts: Vec<LaunchDraft> = self.launches.drain(first..).collect();
         let moved: Option<Vec<(Kernel, LaunchDraft)>> =
             drafts.into_iter().map(|draft| self.at_position(draft, &update, rows)).collect();
+        // Nobody launches those that store row 0.
+        self.kernels.truncate(known);
         let Some(moved) = moved else { return Ok(false) };
         for (kernel, draft) in moved {
             self.launch_at(kernel, draft.bases);
@@ -69,7 +71,11 @@ impl Lowering<'_> {
                 Some(_) | None => return Ok(None),
             }
         }
-        let is_old = from == self.func.params[state.input] && self.quantised.only_reader(from).is_some();
+        // Rows of narrower elements would share bytes.
+        let whole_bytes = self.func.ty(result).elem.scalar().is_some_and(|elem| elem.bits() >= 8);
+        let is_old = whole_bytes
+            && from == self.func.params[state.input]
+            && self.quantised.only_reader(from).is_some();
         let inlined = self.func.def(row).is_some_and(|def| self.fusion.inlined[def]);
         let Some((axis, position)) = self.selected_row(condition).filter(|_| is_old && !inlined) else {
             return Ok(None);

@@ -90,7 +90,7 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         None => first.with_extension("lac"),
     };
     let to_standard = super::to_standard_output(&output, context)?;
-    let mut made: Vec<Compiled> = Vec::new();
+    let (mut objects, mut selections, mut weights, mut seconds) = (Vec::new(), Vec::new(), Vec::new(), 0.0);
     let mut warnings = Vec::new();
     for part in parts(args)? {
         if !to_standard {
@@ -104,15 +104,17 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
             entry.name = name;
         }
         warnings.extend(settings.warnings(&compiled, &model, context));
-        made.push(compiled);
+        let Compiled { object, selection, weights: shares, seconds: taken, .. } = compiled;
+        objects.push(object);
+        selections.push((selection, shares.clone()));
+        weights.extend(shares);
+        seconds += taken;
     }
-    let object = &match &made[..] {
-        [one] => one.object.clone(),
-        parts => {
-            let name = parts.first().map(|part| part.object.name.clone()).unwrap_or_default();
-            link(name, parts.iter().map(|part| part.object.clone()).collect())
-                .map_err(|e| Diagnostic::new(codes::STATE, e.to_string()))?
-        }
+    let object = &if objects.len() > 1 {
+        let name = objects[0].name.clone();
+        link(name, objects).map_err(|e| Diagnostic::new(codes::STATE, e.to_string()))?
+    } else {
+        objects.remove(0)
     };
     let bytes = encode(object)?;
     if !to_standard {
@@ -123,7 +125,6 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         + object.entries.iter().map(|e| e.code.len()).sum::<usize>();
     let n_launches: usize = object.entries.iter().map(|e| e.launches.len()).sum();
     let weight_bytes = object.weights.bytes().len() as u64;
-    let seconds: f64 = made.iter().map(|compiled| compiled.seconds).sum();
     let mut text = format!(
         "{}: {} for {}, {}\n{} kernels, {} launches, {} instructions; {} of constants in {}; {} of HBM, {} of shared SRAM\n\
          compiled in {:.2} s\n",
@@ -145,15 +146,14 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
             text += &format!("entry {}: {} kernels\n", entry.name, entry.launches.len());
         }
     }
-    for compiled in &made {
-        if let Some(chosen) = &compiled.selection {
+    for (chosen, shares) in &selections {
+        if let Some(chosen) = chosen {
             text += &selection::text(chosen);
         }
-        if !compiled.weights.is_empty() {
-            text += &selection::weights_text(&compiled.weights);
+        if !shares.is_empty() {
+            text += &selection::weights_text(shares);
         }
     }
-    let weights: Vec<_> = made.iter().flat_map(|compiled| &compiled.weights).cloned().collect();
     let json = json!({
         "ok": true,
         "output": output,
@@ -170,7 +170,7 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         "four_bit_weights": selection::four_bit_share(&weights),
         "entries": object.entries.iter().map(|entry| &entry.name).collect::<Vec<_>>(),
         "states": object.states.iter().map(|state| &state.name).collect::<Vec<_>>(),
-        "selection": made.iter().find_map(|compiled| compiled.selection.as_ref()).map(selection::json),
+        "selection": selections.iter().find_map(|(chosen, _)| chosen.as_ref()).map(selection::json),
         "seconds": seconds,
     });
     let output = to_standard.then_some(bytes);

@@ -201,13 +201,20 @@ pub fn run(args: &cli::Generate, context: &Context) -> Result<Report, Failed> {
     let target = exec::target_of(&object)?;
     let program = Program::load(&object, context.threads)?;
     let prompt = ids(&args.prompt)?;
-    let all = (0..object.entries.len()).map(|number| Roles::of(args, &object, number));
-    let all: Vec<Roles> = all.collect::<Result<_, _>>()?;
-    let step = all.iter().find(|roles| roles.width == 1).ok_or_else(|| {
+    // Entries for something else may stand beside those that generate.
+    let (mut all, mut unfit) = (Vec::new(), None);
+    for number in 0..object.entries.len() {
+        match Roles::of(args, &object, number) {
+            Ok(roles) => all.push(roles),
+            Err(why) => unfit = unfit.or(Some(why)),
+        }
+    }
+    let Some(step) = all.iter().find(|roles| roles.width == 1) else {
         let hint =
             "compile a model of one token as an entry: lacuna compile prefill.onnx decode.onnx -o llm.lac";
-        usage("no entry takes one token at a time".to_owned(), hint)
-    })?;
+        let none = || usage("no entry takes one token at a time".to_owned(), hint);
+        return Err(unfit.unwrap_or_else(none).into());
+    };
     if object.states.is_empty() {
         let reason = "the object has no states: each token would be alone".to_owned();
         return Err(usage(reason, "compile with --state INPUT=OUTPUT for its caches").into());
@@ -217,7 +224,7 @@ pub fn run(args: &cli::Generate, context: &Context) -> Result<Report, Failed> {
         let reason = format!("token {id} of the prompt: the model has {} tokens", step.vocabulary);
         return Err(Diagnostic::new(codes::INPUT, reason).into());
     }
-    if prompt.len() + args.count > longest + 1 {
+    if prompt.len().saturating_add(args.count) > longest.saturating_add(1) {
         let reason =
             format!("{} tokens and {} more do not fit caches of {longest}", prompt.len(), args.count);
         return Err(Diagnostic::new(codes::INPUT, reason)

@@ -145,11 +145,15 @@ fn replace_row(
     axis: usize,
 ) -> Result<Value, Fail> {
     let shape = c.shape(data);
+    if shape.elements() == 0 {
+        return Ok(data);
+    }
     let rows: Shape = vec![shape[axis]].into();
     let position = c.reshape(position, vec![1])?;
-    let position = c.cast(position, ScalarType::I32)?;
+    // A narrower type would wrap a position far out of range to that of another row.
+    let position = c.cast(position, ScalarType::I64)?;
     let at = c.emit(Op::Broadcast { dims: vec![0], shape: rows.clone() }, &[position])?;
-    let number = c.iota(ScalarType::I32, &rows, 0)?;
+    let number = c.iota(ScalarType::I64, &rows, 0)?;
     let hit = c.compare(CompareOp::Eq, at, number)?;
     let hit = c.emit(Op::Broadcast { dims: vec![axis as u8], shape: shape.clone() }, &[hit])?;
     let others: Vec<u8> = (0..shape.rank() as u8).filter(|&d| usize::from(d) != axis).collect();
