@@ -12,7 +12,7 @@ use crate::tensor::scalar_type;
 type Results = Result<Vec<Value>, Fail>;
 
 /// `[batch, heads, length, size]` of an operand that may be `[batch, length, heads * size]`.
-fn by_heads(c: &mut Ctx<'_>, x: Value, heads: i64, what: &str) -> Result<Value, Fail> {
+pub(super) fn by_heads(c: &mut Ctx<'_>, x: Value, heads: i64, what: &str) -> Result<Value, Fail> {
     let shape = c.shape(x);
     match shape[..] {
         [_, _, _, _] => Ok(x),
