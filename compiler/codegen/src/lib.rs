@@ -18,6 +18,7 @@ pub mod lower;
 pub mod memory;
 pub mod nest;
 pub mod place;
+mod positions;
 pub mod sinks;
 pub mod state;
 pub mod tiled;

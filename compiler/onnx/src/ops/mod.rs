@@ -12,6 +12,7 @@ mod fused;
 mod fused_attention;
 mod grams;
 mod grid;
+mod grouped_query;
 mod indexing;
 mod learning;
 mod legacy;
