@@ -23,7 +23,7 @@ use crate::diagnostics::{Diagnostic, Exit, Failed};
 use crate::expose::expose;
 use crate::progress::Progress;
 use crate::selection::{self, Selection, SelectionRequest};
-use crate::states;
+use crate::states::{self, StateRequest};
 use crate::warnings;
 
 /// A stage that can be shown.
@@ -86,8 +86,8 @@ pub struct Request<'a> {
     pub exposes: bool,
     /// With [`Precision::Auto`]: the budget, and the data to measure on.
     pub selection: SelectionRequest,
-    /// Pairs of an input and an output that are one tensor, which stays in memory between runs; `*` stands for any part of a name.
-    pub states: &'a [(String, String)],
+    /// Inputs and outputs that are one tensor, which stays in memory between runs.
+    pub states: StateRequest<'a>,
 }
 
 impl<'a> Request<'a> {
@@ -112,7 +112,7 @@ impl<'a> Request<'a> {
             calibration: None,
             exposes: false,
             selection: SelectionRequest::default(),
-            states: &[],
+            states: StateRequest::default(),
         }
     }
 }
@@ -296,6 +296,7 @@ fn widen(
 /// Every finding of the pass that failed.
 pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Failed> {
     let (mut imported, mut warnings) = import(request, watch)?;
+    states::bound(request.states, &mut imported).map_err(|f| f.in_file(request.path))?;
     if request.exposes {
         expose(&mut imported);
     }
