@@ -6,12 +6,13 @@
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
-use lacuna_ir::{Blob, ConstId, Constant, ConstantData, Function, Module, Node, Op, OriginId, Value};
+use lacuna_ir::{Blob, ConstId, Constant, Function, Module, Node, Op, OriginId, Value};
 use lacuna_isa::format::ScalarType;
 
 use crate::blocks::Pieces;
 use crate::emit::Emitter;
-use crate::exact::{Error, functions};
+use crate::error::Error;
+use crate::module::functions;
 
 /// Recipes up to this many bytes are always computed; larger ones only if they are at most twice what they are made
 /// from.
@@ -299,13 +300,5 @@ fn prune(module: &mut Module) {
                 *value = to;
             }
         }
-    }
-}
-
-/// A constant's dense form.
-pub fn dense(constant: &Constant) -> Option<&Blob> {
-    match &constant.data {
-        ConstantData::Dense(blob) => Some(blob),
-        ConstantData::Splat(_) => None,
     }
 }

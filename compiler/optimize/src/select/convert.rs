@@ -8,9 +8,9 @@ use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 use super::{Assignment, weights};
 use crate::constants::constant_values;
 use crate::emit::Emitter;
+use crate::module::summed_dims;
 use crate::options::{INT4_BLOCK, Precision};
 use crate::weights::WeightOptions;
-use crate::zeros::summed_dims;
 
 /// The least number of input channels of a convolution that is grouped.
 const MIN_CHANNELS: u64 = 16;

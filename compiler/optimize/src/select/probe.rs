@@ -8,7 +8,7 @@ use lacuna_ir::{FuncId, Module, NodeData, Op, OriginId, Value};
 
 use super::convert::{Converter, Forms};
 use crate::constants::fold;
-use crate::exact::Error;
+use crate::error::Error;
 use crate::weights::WeightOptions;
 
 /// Elements that one sum of the machine covers at most, unless one axis has more: such rows fit every local memory. The rest is

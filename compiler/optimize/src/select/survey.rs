@@ -17,7 +17,8 @@ use super::convert::{Forms, Quantised, narrows};
 use super::measure::{Drop, MachineCost, Measure, Outputs, SelectError, noise_to_signal, sqnr_db};
 use super::probe::{Probe, probed};
 use super::{Selected, convert};
-use crate::exact::{Error, functions};
+use crate::error::Error;
+use crate::module::functions;
 use crate::options::Options;
 
 /// Contractions whose gain one run measures together.

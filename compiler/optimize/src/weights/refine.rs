@@ -22,7 +22,8 @@ use super::narrow::{Narrowed, Plan, Storage, narrow};
 use super::options::{PruneBy, Rounding};
 use crate::constants::constant_values;
 use crate::emit::Emitter;
-use crate::exact::{Error, functions};
+use crate::error::Error;
+use crate::module::functions;
 use crate::options::Options;
 
 /// Rows of weights whose error is estimated, at most.
