@@ -12,12 +12,12 @@ use lacuna_isa::object::MemSpace;
 use lacuna_isa::view::Position;
 use rayon::prelude::*;
 
-use crate::dma::Image;
 use crate::exchange::{exchange, reduce};
 use crate::matmul::actions::ActionLog;
 use crate::matmul::panels::SharedPanels;
-use crate::memory::{Log, Memory, Overlay, Pages, Tensor};
-use crate::pe::{Counts, Pe, Posted, Stop, meets};
+use crate::meeting::orders;
+use crate::memory::{Image, Log, Memory, Overlay, Pages, Tensor};
+use crate::pe::{Counts, Pe, Posted, Stop};
 use crate::plan::KernelPlan;
 use crate::races::{Clocks, Conflict, Extents, Races, needs_read_log};
 use crate::trap::{Fault, TrapKind};
@@ -184,23 +184,6 @@ fn phases(
             })
             .collect();
     }
-}
-
-/// Whether an instruction orders accesses of different PEs.
-fn orders(kind: &InstKind) -> bool {
-    matches!(kind, InstKind::Post { .. } | InstKind::Wait { .. } | InstKind::Bar { .. })
-}
-
-/// Most PEs of a kernel with instructions that several PEs take part in.
-const MAX_MEETING: usize = 1024;
-
-/// Checks that a kernel's PEs are few enough to meet.
-pub(crate) fn check_meeting(n_pes: usize, code: &[lacuna_isa::inst::Inst]) -> Result<(), String> {
-    let met = code.iter().any(|inst| meets(&inst.kind) || orders(&inst.kind));
-    if met && n_pes > MAX_MEETING {
-        return Err(format!("{n_pes} PEs meet, at most {MAX_MEETING} can"));
-    }
-    Ok(())
 }
 
 /// The PEs of the group that `idx` is in, in ascending order.

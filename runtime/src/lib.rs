@@ -6,6 +6,7 @@
 
 mod bank;
 mod boxes;
+mod codes;
 mod dma;
 mod entry;
 mod exchange;
@@ -14,6 +15,7 @@ mod layout;
 mod local;
 mod machine;
 mod matmul;
+mod meeting;
 mod memory;
 mod pe;
 mod plan;

@@ -1,19 +1,22 @@
 //! What is resolved and checked once, when an object is loaded, so that running needs no look-ups that can fail.
 
 mod movement;
+mod operand;
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, Engine, GlobalField, Inst, InstKind, Operand, OperandField, Place, Use};
+use lacuna_isa::inst::{Engine, GlobalField, Inst, InstKind, Operand, OperandField, Place};
 use lacuna_isa::object::{Access, BufferKind, Kernel};
 use lacuna_isa::view::{LOOP_LEVELS, MAX_PARAMS, Position, Space, VIEW_DIMS, View};
 
+use crate::codes::is_signed;
 use crate::dma::LoadPlan;
-use crate::launch::check_meeting;
 use crate::matmul::shape::Products;
+use crate::meeting::check_meeting;
 use crate::se::ProgramPlan;
 use crate::slots::Placement;
 use crate::trap::LoadError;
 pub(crate) use movement::is_compressed;
+pub(crate) use operand::check_operand;
 
 /// Greatest trip count: keeps coordinates within 62 bits.
 const MAX_TRIP: u32 = 1 << 28;
@@ -201,38 +204,6 @@ fn match_loops(kernel: &Kernel) -> Result<Vec<usize>, (usize, String)> {
             Err((kernel.code.len().saturating_sub(1), "the stream does not end in halt".into()))
         }
     }
-}
-
-/// Checks that an operand's buffer and local view exist and that its action fits its use.
-pub(crate) fn check_operand(kernel: &Kernel, operand: &Operand, how: Use) -> Result<(), String> {
-    let buffer = kernel
-        .buffers
-        .get(usize::from(operand.buffer))
-        .ok_or_else(|| format!("there is no buffer {}", operand.buffer))?;
-    let view = kernel
-        .views
-        .get(usize::from(operand.view))
-        .ok_or_else(|| format!("there is no view {}", operand.view))?;
-    if view.space != Space::Local {
-        return Err(format!(
-            "view {} is global, the operand on {} needs a local one",
-            operand.view, buffer.name
-        ));
-    }
-    if buffer.kind == BufferKind::Bank && (view.format != Format::F32 || view.pattern.is_some()) {
-        return Err(format!("bank {} holds f32, view {} has {}", buffer.name, operand.view, view.format));
-    }
-    let fits = match operand.action {
-        Action::Read => how == Use::Source,
-        Action::Pop => how == Use::Source && operand.delta == 0,
-        Action::Push => matches!(how, Use::Dest | Use::Fresh) && operand.delta == 0,
-        Action::Update => matches!(how, Use::Dest | Use::Change),
-    };
-    if !fits {
-        let Operand { action, delta, .. } = operand;
-        return Err(format!("action {action:?} with delta {delta} on buffer {} does not fit", buffer.name));
-    }
-    Ok(())
 }
 
 fn global(kernel: &Kernel, view: u16, writes: bool) -> Result<&View, String> {
@@ -507,19 +478,6 @@ pub(crate) fn widens(from: ScalarType, to: ScalarType) -> bool {
         _ => false,
     };
     wider_int || float
-}
-
-/// True for two's complement types.
-pub(crate) fn is_signed(ty: ScalarType) -> bool {
-    matches!(
-        ty,
-        ScalarType::I2
-            | ScalarType::I4
-            | ScalarType::I8
-            | ScalarType::I16
-            | ScalarType::I32
-            | ScalarType::I64
-    )
 }
 
 fn widening(src: &View, dst: &View) -> Result<(), String> {

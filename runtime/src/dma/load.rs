@@ -1,42 +1,22 @@
 //! Loads of strided boxes, plane by plane: whole, by indices, by flags, from compressed tensors.
 
 use lacuna_isa::format::{Format, ScalarType, pack};
-use lacuna_isa::inst::{Fill, MaskCode, Operand};
+use lacuna_isa::inst::Operand;
 use lacuna_isa::object::MemSpace;
 use lacuna_isa::view::{PlaneMap, VIEW_DIMS, View};
 
-use super::codes::{PlaneSource, apply_scales, copy_planes, fill_code, fill_planes, int_value, scale_type};
-use super::dense::Image;
+use super::codes::{PlaneSource, apply_scales, copy_planes, fill_code, fill_planes, scale_type};
 use super::expand::{Records, touched_blocks};
+use super::load_plan::LoadPlan;
+use super::pick::{Load, Pick};
 use super::planes::{Piece, Side, element, open_dim, partial, plane_walks};
 use super::source::{Source, alias};
-use super::whole::LoadPlan;
 use crate::boxes::{Walk, dense_strides};
-use crate::memory::Tensor;
+use crate::codes::int_value;
+use crate::memory::{Image, Tensor};
 use crate::pe::Pe;
 use crate::slots::{Constant, Layout, Slot};
 use crate::trap::{Fault, TrapKind};
-
-/// Which indices of a view's box are loaded.
-#[derive(Clone, Copy)]
-pub(crate) enum Pick {
-    /// All.
-    All,
-    /// All, at the coordinates of a dimension that a vector gives; whether one out of bounds is a trap.
-    Indices(u8, Operand, bool),
-    /// Those of a dimension whose flags are set.
-    Flags(u8, Operand),
-}
-
-/// A load.
-pub(crate) struct Load {
-    pub dst: Operand,
-    pub src: u16,
-    pub fill: Fill,
-    pub pick: Pick,
-    /// How the masks of a compressed tensor are coded.
-    pub code: Option<MaskCode>,
-}
 
 /// The pieces that a load brings.
 struct Picked {

@@ -8,7 +8,7 @@ use lacuna_isa::format::ScalarType;
 use lacuna_isa::math;
 use lacuna_isa::program::{ACCUMULATORS, Lane, PARTIALS, REGISTERS, Reg, SeOp, SeReduce};
 
-use super::STRIP;
+use super::strips::STRIP;
 
 /// Registers and accumulators of one PE.
 #[derive(Debug)]
