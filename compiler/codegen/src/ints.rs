@@ -7,7 +7,7 @@ use lacuna_ir::op::{BinaryOp, CompareOp};
 use lacuna_isa::format::ScalarType;
 use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeUnary};
 
-use crate::expr::{Code, lane};
+use crate::code::{Code, lane};
 
 /// The sign bit of an `i64` lane: exclusive or with it takes the order of `u64` to that of `i64`.
 const SIGN: u64 = 1 << 63;

@@ -7,6 +7,7 @@
 //! [`memory`] plans addresses; [`weights`] packs constants.
 
 pub mod check;
+pub mod code;
 pub mod emit;
 pub mod expr;
 pub mod fuse;

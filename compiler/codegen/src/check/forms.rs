@@ -8,15 +8,8 @@ use lacuna_isa::object::Kernel;
 use lacuna_isa::program::{Lane, Program, SeOp, SeReduce};
 use lacuna_isa::view::View;
 
+use super::boxes::product_dims;
 use super::{Fault, Reason, Rule, record, rows};
-
-/// Dimensions of a product's second operand: columns and sums.
-pub(super) fn product_dims(order: Order) -> ([usize; 2], [usize; 3]) {
-    match order {
-        Order::Kn => ([0, 4], [1, 2, 3]),
-        Order::Nk => ([0, 1], [2, 3, 4]),
-    }
-}
 
 /// Checks every instruction of a valid kernel on its own, and the balance of its loops.
 pub(super) fn check(kernel: &Kernel, faults: &mut Vec<Fault>) {

@@ -10,7 +10,7 @@ use lacuna_isa::format::ScalarType;
 use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, SeUnary};
 
 use super::attention_plan::{Plan, Rejection};
-use crate::expr::Code;
+use crate::code::Code;
 use crate::lower::Lowered;
 
 /// Dimensions of the domain: unit, unit, heads, queries, keys.

@@ -4,7 +4,8 @@ use lacuna_ir::op::{BinaryOp, ContractMap, ReduceOp};
 use lacuna_ir::{Node, Op, Value};
 use lacuna_isa::format::ScalarType;
 
-use crate::expr::{Expr, ExprId, ExprNode, Leaf, lane_bits};
+use crate::code::lane_bits;
+use crate::expr::{Expr, ExprId, ExprNode, Leaf};
 use crate::lower::{Lowered, Lowering};
 use crate::place::Place;
 

@@ -4,7 +4,8 @@ use lacuna_ir::op::{ConvAttrs, ReduceOp};
 use lacuna_ir::{Shape, Value};
 use lacuna_isa::format::{Format, ScalarType};
 
-use crate::expr::{Expr, ExprNode, Leaf, lane_bits};
+use crate::code::lane_bits;
+use crate::expr::{Expr, ExprNode, Leaf};
 use crate::lower::{Lowered, Lowering};
 use crate::place::{Place, Storage, StorageKind, order_of, strides_in_order};
 

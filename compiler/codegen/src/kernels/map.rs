@@ -7,8 +7,9 @@ use lacuna_isa::program::{Program, SeOp, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
 use super::space::{SpaceDim, Walk, coalesce, cut, fold_first, folded, tile_in_order, tile_of};
+use crate::code::{Code, lane};
 use crate::emit::{EmitError, KernelBuilder, LocalDim, STAGED_SLOTS, Tile};
-use crate::expr::{Code, Expr, ExprNode, Hero, Leaf, compile, lane};
+use crate::expr::{Expr, ExprNode, Hero, Leaf, compile};
 use crate::lower::{Lowered, Lowering};
 use crate::nest::{Nest, TileDim};
 use crate::place::{Place, order_of};

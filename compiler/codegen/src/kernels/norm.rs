@@ -8,8 +8,9 @@ use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, SeUnary, Stream};
 
 use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, load, operand_bytes};
+use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
-use crate::expr::{Code, Leaf, lane};
+use crate::expr::Leaf;
 use crate::lower::{Lowered, Lowering};
 use crate::place::{Place, order_of};
 

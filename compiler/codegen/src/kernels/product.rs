@@ -15,8 +15,9 @@ use super::product_views::{
     epilogue_tile, first_tile, first_view, flags_tile, flags_view, second_tile, second_view,
 };
 use super::sparse::Form;
+use crate::code::{Code, lane};
 use crate::emit::{DOUBLE, KernelBuilder, LocalDim, Tile, free};
-use crate::expr::{Code, Expr, Hero, compile, lane};
+use crate::expr::{Expr, Hero, compile};
 use crate::lower::{Lowered, Lowering};
 use crate::nest::TileDim;
 use crate::sinks::{GroupedSink, Outlet, Sinks};

@@ -8,8 +8,9 @@ use lacuna_isa::program::{MAX_STREAMS, SeOp, Stream};
 
 use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, live_bytes};
+use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
-use crate::expr::{Code, Expr, Hero, compile, lane};
+use crate::expr::{Expr, Hero, compile};
 use crate::lower::{Lowered, Lowering};
 use crate::nest::TileDim;
 use crate::place::order_of;

@@ -9,8 +9,9 @@ use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, SeUnary, Stream};
 
 use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, live_bytes, load, row_limit};
+use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
-use crate::expr::{Code, Expr, ExprNode, Hero, compile, lane};
+use crate::expr::{Expr, ExprNode, Hero, compile};
 use crate::ints;
 use crate::lower::{Lowered, Lowering};
 use crate::place::Place;

@@ -12,8 +12,9 @@ use lacuna_isa::view::VIEW_DIMS;
 
 use super::map::{LOCAL_FILL, domain_dims, result_tile, stream_dims};
 use super::space::{SpaceDim, Walk, coalesce, cut, folded, tile_of};
+use crate::code::Code;
 use crate::emit::{KernelBuilder, LocalDim};
-use crate::expr::{Code, Expr};
+use crate::expr::Expr;
 use crate::lower::{Lowered, Lowering};
 use crate::nest::Nest;
 use crate::place::{Storage, StorageId, order_of};

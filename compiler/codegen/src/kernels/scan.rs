@@ -9,8 +9,8 @@ use lacuna_isa::program::{Lane, SeBinary, SeOp, Stream};
 
 use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, live_bytes, load};
+use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
-use crate::expr::{Code, lane};
 use crate::lower::{Lowered, Lowering};
 use crate::place::Place;
 

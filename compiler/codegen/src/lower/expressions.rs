@@ -4,7 +4,8 @@ use cranelift_entity::SecondaryMap;
 use lacuna_ir::{ConstantData, Node, Op, Value};
 
 use super::{Lowered, Lowering};
-use crate::expr::{Expr, ExprId, ExprNode, Leaf, lane_bits};
+use crate::code::lane_bits;
+use crate::expr::{Expr, ExprId, ExprNode, Leaf};
 use crate::place::{Place, order_of};
 
 /// What an expression computes of its result.
