@@ -19,10 +19,12 @@ pub mod lower;
 pub mod memory;
 pub mod nest;
 pub mod place;
+pub mod refusal;
 pub mod sinks;
 pub mod state;
 pub mod tiled;
 pub mod weights;
+pub mod zeros;
 
 use std::collections::BTreeSet;
 
@@ -34,12 +36,12 @@ use lacuna_isa::object::{Address, EntryPoint, Launch, MemSpace, Object, ObjectOr
 use lacuna_isa::target::Target;
 
 pub use crate::check::check;
-pub use crate::kernels::sparse::{Form, ProductZeros};
 use crate::lower::Lowering;
 use crate::memory::{ALIGN, Life, address, plan};
 use crate::place::{StorageId, StorageKind};
 use crate::state::Kept;
 pub use crate::state::State;
+pub use crate::zeros::{Form, ProductZeros};
 
 /// What code generation made.
 pub struct Generated {

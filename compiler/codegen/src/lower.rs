@@ -13,12 +13,13 @@ use lacuna_isa::target::Target;
 
 use crate::expr::{Expr, ExprNode, Leaf};
 use crate::fuse::{Fusion, is_wide};
-use crate::kernels::sparse::{ProductZeros, Survey};
 use crate::place::{
-    Packing, Panels, Place, Storage, StorageId, StorageKind, order_of, reshape_strides, strides_in_order,
+    Packing, Panels, Place, State, Storage, StorageId, StorageKind, order_of, reshape_strides,
+    strides_in_order,
 };
+use crate::refusal::Lowered;
 use crate::sinks::{GroupedSink, Quantised, Sinks};
-use crate::state::State;
+use crate::zeros::{ProductZeros, Survey};
 
 mod expressions;
 
@@ -80,9 +81,6 @@ pub struct Lowering<'a> {
     /// Outputs of states that kernels have updated in place.
     pub(crate) updated: Vec<usize>,
 }
-
-/// Lowering of one kernel, or why not.
-pub type Lowered<T = ()> = Result<T, String>;
 
 impl<'a> Lowering<'a> {
     /// Prepares to lower the function.

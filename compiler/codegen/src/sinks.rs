@@ -11,8 +11,8 @@ use lacuna_isa::object::BufferKind;
 use lacuna_isa::program::Stream;
 
 use crate::emit::{KernelBuilder, LocalDim, Tile};
-use crate::lower::Lowered;
 use crate::place::Place;
+use crate::refusal::Lowered;
 
 /// A quantised copy of a kernel's result.
 #[derive(Clone, Debug)]

@@ -6,19 +6,10 @@
 
 use lacuna_isa::object::{Access, Kernel};
 
-use crate::lower::{LaunchDraft, Lowered, Lowering};
+use crate::lower::{LaunchDraft, Lowering};
+pub use crate::place::State;
 use crate::place::{StorageId, StorageKind};
-
-/// An input and an output that are one tensor.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct State {
-    /// Name, that of the input.
-    pub name: String,
-    /// Number of the input.
-    pub input: usize,
-    /// Number of the output.
-    pub output: usize,
-}
+use crate::refusal::Lowered;
 
 /// Where the state of one input and output lies, and how the new value gets there.
 pub(crate) struct Kept {

@@ -28,8 +28,9 @@ use super::attention_plan::{BATCH, Course, GROUP, KEYS, Plan, TILE};
 use super::attention_programs::{Compare, Streams, exponentials, greatest, passes};
 use super::attention_tiles::{Buffers, Flash, KEY_STEPS, Pass, fit};
 use crate::emit::KernelBuilder;
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::place::Place;
+use crate::refusal::Lowered;
 
 impl Flash<'_, '_> {
     /// The softmax of a tile of keys.

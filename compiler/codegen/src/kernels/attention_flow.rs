@@ -21,7 +21,7 @@ use lacuna_isa::view::{PE_COORDS, VIEW_DIMS};
 use super::attention_plan::{KEYS, PART, TILE};
 use super::attention_programs::{Compare, Streams, diagonal, exponentials, raise};
 use super::attention_tiles::{Flash, KEY_STEPS, Pass, Side, fit};
-use crate::lower::Lowered;
+use crate::refusal::Lowered;
 
 /// Which tile of keys a load or product takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

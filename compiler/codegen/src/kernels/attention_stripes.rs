@@ -22,7 +22,7 @@ use lacuna_isa::view::{Space, VIEW_DIMS};
 use super::attention_plan::{BATCH, GROUP, KEYS, Plan, TILE};
 use super::attention_programs::{Compare, Streams, exponentials, hide, raise};
 use super::attention_tiles::{Flash, KEY_STEPS, Side, fit};
-use crate::lower::Lowered;
+use crate::refusal::Lowered;
 
 /// A tile of keys: its number from the first key on, or from the first of the round of the loop that it is made in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

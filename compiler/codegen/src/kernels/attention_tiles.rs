@@ -11,8 +11,8 @@ use lacuna_isa::view::{Advance, Dim, LOOP_LEVELS, PE_COORDS, Space, VIEW_DIMS, V
 use super::attention_plan::{BATCH, GROUP, KEYS, PART, Plan, Rejection, Sizes, TILE};
 use super::attention_programs::{Compare, Parts, divide, rescale};
 use crate::emit::KernelBuilder;
-use crate::lower::Lowered;
 use crate::place::{Place, StorageId};
+use crate::refusal::Lowered;
 
 /// One dimension of a view: which axes move it, and by how many coordinates per element of each axis.
 #[derive(Clone, Debug)]

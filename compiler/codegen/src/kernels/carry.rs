@@ -21,9 +21,10 @@ use crate::code::{Code, lane};
 use crate::emit::{KernelBuilder, LocalDim, free};
 use crate::expr::{Expr, Hero, Leaf, compile};
 use crate::ints;
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::nest::{Axis, Nest, TileDim};
 use crate::place::{Place, order_of};
+use crate::refusal::Lowered;
 
 /// Elements of one step.
 const STEP: u64 = PARTIALS as u64;

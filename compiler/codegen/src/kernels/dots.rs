@@ -6,8 +6,9 @@ use lacuna_isa::format::ScalarType;
 
 use crate::code::lane_bits;
 use crate::expr::{Expr, ExprId, ExprNode, Leaf};
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::place::Place;
+use crate::refusal::Lowered;
 
 impl Lowering<'_> {
     /// A contraction as a reduction of products over the labels of the result, then the summed ones.

@@ -6,8 +6,9 @@ use lacuna_isa::format::{Format, ScalarType};
 
 use crate::code::lane_bits;
 use crate::expr::{Expr, ExprNode, Leaf};
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::place::{Place, Storage, StorageKind, order_of, strides_in_order};
+use crate::refusal::Lowered;
 
 impl Lowering<'_> {
     /// A new intermediate of the given type, in a physical order.

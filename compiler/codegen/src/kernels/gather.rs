@@ -12,9 +12,10 @@ use lacuna_isa::view::VIEW_DIMS;
 use super::map::LOCAL_FILL;
 use crate::emit::{KernelBuilder, LocalDim, Tile, free};
 use crate::expr::{Expr, ExprNode, Leaf};
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::nest::{Axis, Nest, TileDim};
 use crate::place::{Place, reshape_strides};
+use crate::refusal::Lowered;
 
 /// What one indexed load reads and writes: the space is (before the axis, indices, after the axis).
 struct Lookup {

@@ -10,9 +10,10 @@ use super::space::{SpaceDim, Walk, coalesce, cut, fold_first, folded, tile_in_or
 use crate::code::{Code, lane};
 use crate::emit::{EmitError, KernelBuilder, LocalDim, STAGED_SLOTS, Tile};
 use crate::expr::{Expr, ExprNode, Hero, Leaf, compile};
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::nest::{Nest, TileDim};
 use crate::place::{Place, order_of};
+use crate::refusal::Lowered;
 
 /// Share of local memory that tiles may fill.
 pub const LOCAL_FILL: f64 = 0.9;

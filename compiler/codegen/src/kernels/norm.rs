@@ -11,8 +11,9 @@ use super::rows::{RowKernel, Rows, Sections, load, operand_bytes};
 use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
 use crate::expr::Leaf;
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::place::{Place, order_of};
+use crate::refusal::Lowered;
 
 fn real(code: &mut Code, lane: Lane, value: f64) -> Lowered<Reg> {
     let bits = if lane == Lane::F64 { value.to_bits() } else { u64::from((value as f32).to_bits()) };

@@ -6,12 +6,11 @@ use lacuna_isa::sparse::BLOCK;
 use lacuna_isa::timing::flag_elements;
 use lacuna_isa::view::PlaneMap;
 
-use super::problem::{ResultDim, Role, SummedDim};
+use super::problem::{ResultDim, Role, SummedDim, Widen};
 use super::space::SpaceDim;
 use super::sparse::Form;
-use super::widen::Widen;
-use crate::lower::Lowered;
 use crate::place::PANEL;
+use crate::refusal::Lowered;
 
 /// Assigns roles: rows beyond two and columns beyond one become batch dimensions.
 pub(super) fn roles(batch: Vec<SpaceDim>, rows: Vec<SpaceDim>, cols: Vec<SpaceDim>) -> Vec<ResultDim> {

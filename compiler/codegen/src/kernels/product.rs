@@ -9,17 +9,19 @@ use lacuna_isa::program::{Lane, MAX_STREAMS, Program, SeOp, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
 use super::problem::{Problem, ResultDim, Role};
-use super::product_tiles::{Plan, choose};
+use super::product_plan::{Plan, result_slots};
+use super::product_tiles::choose;
 use super::product_time::Stored;
 use super::product_views::{
     epilogue_tile, first_tile, first_view, flags_tile, flags_view, second_tile, second_view,
 };
 use super::sparse::Form;
 use crate::code::{Code, lane};
-use crate::emit::{DOUBLE, KernelBuilder, LocalDim, Tile, free};
+use crate::emit::{KernelBuilder, LocalDim, Tile, free};
 use crate::expr::{Expr, Hero, compile};
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::nest::TileDim;
+use crate::refusal::Lowered;
 use crate::sinks::{GroupedSink, Outlet, Sinks};
 
 impl Lowering<'_> {
@@ -242,20 +244,6 @@ impl Lowering<'_> {
 
 /// What a denser form must save to be taken: models of time err by more.
 const MARGIN: f64 = 0.98;
-/// Slots of a result that leaves its bank in pieces behind the innermost loop.
-const PIECE_SLOTS: u8 = 4;
-
-/// Slots of a result that leaves its bank in `pieces`, where operands of the innermost loop have `slots`. Without a loop over K the
-/// stores are a stage behind: all pieces of a tile are there when the first of the next comes.
-pub fn result_slots(chunked: bool, pieces: u64, slots: u8) -> u8 {
-    let pieces = u8::try_from(pieces).unwrap_or(u8::MAX);
-    match (chunked, pieces) {
-        (true, _) => PIECE_SLOTS.min(pieces).max(DOUBLE),
-        (false, 0 | 1) => slots,
-        (false, _) => slots.max(pieces.saturating_add(1)),
-    }
-}
-
 /// What happens to a tile of the result: it leaves the bank in pieces of rows, so that it may be as large as the bank while
 /// local memory belongs to the operands.
 struct Epilogue<'p> {

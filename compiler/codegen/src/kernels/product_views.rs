@@ -4,14 +4,13 @@ use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::Order;
 use lacuna_isa::view::VIEW_DIMS;
 
-use super::blocks::BlockFlags;
-use super::problem::{Problem, ResultDim, Role, Second};
-use super::product_tiles::Plan;
+use super::problem::{BlockFlags, Problem, ResultDim, Role, Second};
+use super::product_plan::Plan;
 use super::sparse::Form;
 use crate::emit::{KernelBuilder, LocalDim, Tile, free};
-use crate::lower::Lowered;
 use crate::nest::{Axis, TileDim};
 use crate::place::{PANEL, StorageId};
+use crate::refusal::Lowered;
 
 /// Where each dimension of the problem lies in the first operand's box.
 pub struct FirstAt {

@@ -11,9 +11,10 @@ use super::rows::{RowKernel, Rows, Sections, live_bytes};
 use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
 use crate::expr::{Expr, Hero, compile};
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::nest::TileDim;
 use crate::place::order_of;
+use crate::refusal::Lowered;
 use crate::sinks::Sinks;
 
 impl Lowering<'_> {

@@ -13,8 +13,9 @@ use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
 use crate::expr::{Expr, ExprNode, Hero, compile};
 use crate::ints;
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::place::Place;
+use crate::refusal::Lowered;
 
 impl Lowering<'_> {
     /// `reduce`: the operand's expression is computed on the way in.

@@ -15,9 +15,10 @@ use super::space::{SpaceDim, Walk, coalesce, cut, folded, tile_of};
 use crate::code::Code;
 use crate::emit::{KernelBuilder, LocalDim};
 use crate::expr::Expr;
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::nest::Nest;
 use crate::place::{Storage, StorageId, order_of};
+use crate::refusal::Lowered;
 use crate::sinks::{GroupedSink, Outlet, Sinks};
 
 /// A row space: parallel dimensions in the result's order, then the walked ones in logical order.

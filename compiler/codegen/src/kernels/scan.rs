@@ -11,8 +11,9 @@ use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, live_bytes, load};
 use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::place::Place;
+use crate::refusal::Lowered;
 
 /// The operation of a running reduction and the bits that it starts from.
 fn step(op: ReduceOp, lane: Lane) -> Lowered<(SeBinary, u64)> {

@@ -11,8 +11,9 @@ use lacuna_isa::object::{Access, Kernel, Param, TensorDecl};
 use lacuna_isa::view::{Dim, Shift, Space, VIEW_DIMS, View};
 
 use crate::expr::{Expr, Leaf};
-use crate::lower::{LaunchDraft, Lowered, Lowering};
+use crate::lower::{LaunchDraft, Lowering};
 use crate::place::{Place, StorageId, reshape_strides};
+use crate::refusal::Lowered;
 
 /// A row that is written.
 struct Update {

@@ -10,65 +10,18 @@ use lacuna_isa::program::{Lane, Program, SeBinary, SeOp, Stream};
 use lacuna_isa::timing::op_slots;
 use lacuna_isa::view::VIEW_DIMS;
 
-use super::problem::{Problem, Role, Second};
-use super::product_tiles::Plan;
+use super::problem::{Problem, Role, Second, Shared, Widen};
+use super::product_plan::Plan;
 use super::sparse::Form;
 use crate::code::{Code, lane_bits};
 use crate::emit::{KernelBuilder, Tile, free};
 use crate::expr::{Expr, ExprId, ExprNode, Leaf};
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::nest::TileDim;
 use crate::place::{PANEL, Place};
-
-/// Scales or zeros of codes in panels.
-#[derive(Clone, Debug)]
-pub enum Shared {
-    /// Panels `[N/32][blocks][32]`.
-    Panels {
-        /// Where they lie; the one stride is that of panels.
-        place: Place,
-        /// Stride of each summed dimension, in blocks.
-        strides: Vec<i64>,
-        /// Element type.
-        elem: ScalarType,
-    },
-    /// The same for all, as bits of an f32 lane.
-    One(u64),
-}
-
-/// How the codes of a product's second operand become its elements.
-#[derive(Clone, Debug)]
-pub struct Widen {
-    /// Type of the codes.
-    pub codes: ScalarType,
-    /// The scales.
-    pub scales: Shared,
-    /// What is subtracted from codes first.
-    pub zeros: Option<Shared>,
-    /// Elements of each summed dimension that share a scale.
-    pub blocks: Vec<u64>,
-    /// Types that the products of differences and scales are rounded to, one after the other.
-    pub rounds: Vec<ScalarType>,
-    /// Whether all elements of a column share a scale.
-    pub whole: bool,
-}
+use crate::refusal::Lowered;
 
 impl Widen {
-    /// Elements of the last summed dimension, of `size`, that a tile has multiples of.
-    pub fn step(&self, size: u64) -> u64 {
-        self.blocks.last().copied().filter(|&b| b < size && !self.whole).unwrap_or(1)
-    }
-
-    /// Leaves out the `n` outermost summed dimensions, which have one element.
-    pub fn drop_outermost(&mut self, n: usize) {
-        self.blocks.drain(..n);
-        for shared in [Some(&mut self.scales), self.zeros.as_mut()].into_iter().flatten() {
-            if let Shared::Panels { strides, .. } = shared {
-                strides.drain(..n);
-            }
-        }
-    }
-
     /// Blocks of a tile, and elements of each for one column.
     fn tile_blocks(&self, problem: &Problem, plan: &Plan) -> (u64, u64) {
         let sizes: Vec<u64> = (0..problem.summed.len()).map(|i| plan.chunk_of(problem, i)).collect();
