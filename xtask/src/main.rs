@@ -1,12 +1,14 @@
 //! Developers' commands: `cargo xtask COMMAND`.
 
 mod accuracy;
+mod circles;
 mod compare;
 mod conformance;
 mod docs;
 mod lab;
 mod layering;
 mod performance;
+mod sources;
 mod style;
 mod verify;
 mod zoo;
