@@ -10,6 +10,7 @@ mod codes;
 mod dma;
 mod entry;
 mod exchange;
+mod illegal;
 mod launch;
 mod layout;
 mod local;
@@ -29,6 +30,7 @@ mod sort;
 mod trap;
 mod workspace;
 
+pub use illegal::Illegal;
 pub use machine::{DEFAULT_STEP_LIMIT, LaunchRecord, Machine, Outcome, RunOptions, Session};
 pub use matmul::actions::{LoadRecord, ProductRecord};
 pub use profile::{ProfileOptions, profile, profile_with};

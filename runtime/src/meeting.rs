@@ -2,6 +2,8 @@
 
 use lacuna_isa::inst::InstKind;
 
+use crate::illegal::Illegal;
+
 /// Whether an instruction orders accesses of different PEs.
 pub(crate) fn orders(kind: &InstKind) -> bool {
     matches!(kind, InstKind::Post { .. } | InstKind::Wait { .. } | InstKind::Bar { .. })
@@ -11,10 +13,10 @@ pub(crate) fn orders(kind: &InstKind) -> bool {
 const MAX_MEETING: usize = 1024;
 
 /// Checks that a kernel's PEs are few enough to meet.
-pub(crate) fn check_meeting(n_pes: usize, code: &[lacuna_isa::inst::Inst]) -> Result<(), String> {
+pub(crate) fn check_meeting(n_pes: usize, code: &[lacuna_isa::inst::Inst]) -> Result<(), Illegal> {
     let met = code.iter().any(|inst| meets(&inst.kind) || orders(&inst.kind));
     if met && n_pes > MAX_MEETING {
-        return Err(format!("{n_pes} PEs meet, at most {MAX_MEETING} can"));
+        return Err(Illegal::Limit(format!("{n_pes} PEs meet, at most {MAX_MEETING} can")));
     }
     Ok(())
 }

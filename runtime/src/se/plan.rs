@@ -9,6 +9,7 @@ use lacuna_isa::program::{
 use lacuna_isa::view::{Space, VIEW_DIMS};
 
 use super::strips::{ADDRESSES, Axis, collapse};
+use crate::illegal::Illegal;
 use crate::plan::check_operand;
 
 /// A program with what is known before it runs.
@@ -29,12 +30,12 @@ pub(crate) struct ProgramPlan {
 }
 
 /// Refuses a program that reads what a register held before: lanes keep their bits from one program to the next.
-fn defined(program: &Program) -> Result<(), String> {
+fn defined(program: &Program) -> Result<(), Illegal> {
     let mut known: Vec<(Reg, u32)> = Vec::new();
     for op in program.init.iter().chain(&program.body).chain(&program.finish) {
         let RegisterUse { reads, writes: write } = op.registers();
         if let Some((reg, _)) = reads.iter().find(|(reg, lane)| !known.contains(&(*reg, lane.bits()))) {
-            return Err(format!("register r{} is read before it is written", reg.0));
+            return Err(Illegal::Control(format!("register r{} is read before it is written", reg.0)));
         }
         if let Some((reg, lane)) = write {
             known.retain(|(other, _)| *other != reg);
@@ -66,17 +67,20 @@ impl ProgramPlan {
     ///
     /// # Errors
     /// A reason, when the program refers to what does not exist or has no meaning.
-    pub fn new(kernel: &Kernel, program: &Program) -> Result<ProgramPlan, String> {
+    pub fn new(kernel: &Kernel, program: &Program) -> Result<ProgramPlan, Illegal> {
         let domain_view = kernel.views.get(usize::from(program.domain));
         if domain_view.is_none_or(|view| view.space != Space::Local) {
-            return Err(format!("there is no local view {} for the domain", program.domain));
+            return Err(Illegal::Missing(format!(
+                "there is no local view {} for the domain",
+                program.domain
+            )));
         }
         if usize::from(program.parallel) > VIEW_DIMS || program.streams.len() > MAX_STREAMS {
-            return Err(format!(
+            return Err(Illegal::Limit(format!(
                 "{} parallel dimensions, {} streams",
                 program.parallel,
                 program.streams.len()
-            ));
+            )));
         }
         for stream in &program.streams {
             let how = match stream.operand.action {
@@ -93,7 +97,9 @@ impl ProgramPlan {
                 match accumulators.iter().find(|entry| entry.0 == acc) {
                     None => accumulators.push((acc, f, lane)),
                     Some(&entry) if entry == (acc, f, lane) => {}
-                    Some(_) => return Err(format!("accumulator {acc} combines in two ways")),
+                    Some(_) => {
+                        return Err(Illegal::Control(format!("accumulator {acc} combines in two ways")));
+                    }
                 }
             }
         }
@@ -137,23 +143,23 @@ impl ProgramPlan {
     }
 }
 
-fn check_op(kernel: &Kernel, program: &Program, op: &SeOp) -> Result<(), String> {
+fn check_op(kernel: &Kernel, program: &Program, op: &SeOp) -> Result<(), Illegal> {
     let (reads, write) = registers(op);
     if let Some(reg) = reads.into_iter().chain(write).find(|reg| usize::from(reg.0) >= REGISTERS) {
-        return Err(format!("there is no register {}", reg.0));
+        return Err(Illegal::Missing(format!("there is no register {}", reg.0)));
     }
     let format = |stream: u8| {
         let operand = program.streams.get(usize::from(stream)).map(|s| s.operand);
-        let operand = operand.ok_or_else(|| format!("there is no stream {stream}"))?;
-        Ok::<_, String>((operand, kernel.views[usize::from(operand.view)].format))
+        let operand = operand.ok_or_else(|| Illegal::Missing(format!("there is no stream {stream}")))?;
+        Ok::<_, Illegal>((operand, kernel.views[usize::from(operand.view)].format))
     };
     match *op {
         SeOp::Load { lane, stream, .. } => match format(stream)?.1 {
             Format::Scalar(ty) if ty.is_float() && !lane.is_float() => {
-                Err(format!("stream {stream} of {ty} loads into {lane:?} lanes"))
+                Err(Illegal::Format(format!("stream {stream} of {ty} loads into {lane:?} lanes")))
             }
             Format::Grouped(ty) if !lane.is_float() => {
-                Err(format!("stream {stream} of {ty} loads into {lane:?} lanes"))
+                Err(Illegal::Format(format!("stream {stream} of {ty} loads into {lane:?} lanes")))
             }
             Format::Scalar(_) | Format::Grouped(_) => Ok(()),
         },
@@ -161,26 +167,26 @@ fn check_op(kernel: &Kernel, program: &Program, op: &SeOp) -> Result<(), String>
             let (operand, _) = format(stream)?;
             let pattern = kernel.views[usize::from(operand.view)].pattern;
             if matches!(operand.action, Action::Read | Action::Pop) || pattern.is_some() {
-                return Err(format!("stream {stream} cannot be stored to"));
+                return Err(Illegal::Operand(format!("stream {stream} cannot be stored to")));
             }
             Ok(())
         }
         SeOp::Const { index, .. } if usize::from(index) >= program.constants.len() => {
-            Err(format!("there is no constant {index}"))
+            Err(Illegal::Missing(format!("there is no constant {index}")))
         }
         SeOp::Coord { dim, .. } if usize::from(dim) >= VIEW_DIMS => {
-            Err(format!("there is no dimension {dim}"))
+            Err(Illegal::Missing(format!("there is no dimension {dim}")))
         }
         SeOp::Unary { f, lane, .. } if !lane.is_float() && f.is_float_only() => {
-            Err(format!("{f:?} has no {lane:?} lanes"))
+            Err(Illegal::Format(format!("{f:?} has no {lane:?} lanes")))
         }
-        SeOp::Fma { lane, .. } if !lane.is_float() => Err("fma of integers".into()),
+        SeOp::Fma { lane, .. } if !lane.is_float() => Err(Illegal::Format("fma of integers".into())),
         SeOp::RoundTo { format, lane, .. } => match ScalarType::from_code(format) {
             Some(_) if lane.is_float() => Ok(()),
-            Some(_) | None => Err(format!("rounding {lane:?} lanes to format {format}")),
+            Some(_) | None => Err(Illegal::Format(format!("rounding {lane:?} lanes to format {format}"))),
         },
         SeOp::Accumulate { acc, .. } | SeOp::Tree { acc, .. } if usize::from(acc) >= ACCUMULATORS => {
-            Err(format!("there is no accumulator {acc}"))
+            Err(Illegal::Missing(format!("there is no accumulator {acc}")))
         }
         SeOp::Const { .. }
         | SeOp::Coord { .. }
