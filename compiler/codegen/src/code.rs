@@ -3,6 +3,8 @@
 use lacuna_isa::format::ScalarType;
 use lacuna_isa::program::{Lane, REGISTERS, Reg, SeBinary, SeOp, SeUnary};
 
+use crate::refusal::Refusal;
+
 /// The lane type that elements of `ty` are computed in.
 pub fn lane(ty: ScalarType) -> Lane {
     match ty {
@@ -75,12 +77,14 @@ impl Code {
     ///
     /// # Errors
     /// When all registers are in use.
-    pub fn reg(&mut self) -> Result<Reg, String> {
+    pub fn reg(&mut self) -> Result<Reg, Refusal> {
         if let Some(reg) = self.free.pop() {
             return Ok(reg);
         }
         if self.next >= REGISTERS {
-            return Err("an element-wise region needs more registers than the SIMD engine has".into());
+            return Err(Refusal::Limit(
+                "an element-wise region needs more registers than the SIMD engine has".into(),
+            ));
         }
         self.next += 1;
         Ok(Reg((self.next - 1) as u8))
@@ -95,7 +99,7 @@ impl Code {
     ///
     /// # Errors
     /// When all registers are in use.
-    pub fn constant(&mut self, lane: Lane, bits: u64) -> Result<Reg, String> {
+    pub fn constant(&mut self, lane: Lane, bits: u64) -> Result<Reg, Refusal> {
         let index = self.constants.iter().position(|&c| c == bits).unwrap_or_else(|| {
             self.constants.push(bits);
             self.constants.len() - 1
@@ -114,7 +118,7 @@ impl Code {
     ///
     /// # Errors
     /// When all registers are in use.
-    pub fn unary(&mut self, f: SeUnary, lane: Lane, a: Reg) -> Result<Reg, String> {
+    pub fn unary(&mut self, f: SeUnary, lane: Lane, a: Reg) -> Result<Reg, Refusal> {
         let dst = self.reg()?;
         self.ops.push(SeOp::Unary { f, lane, dst, a });
         Ok(dst)
@@ -124,7 +128,7 @@ impl Code {
     ///
     /// # Errors
     /// When all registers are in use.
-    pub fn binary(&mut self, f: SeBinary, lane: Lane, a: Reg, b: Reg) -> Result<Reg, String> {
+    pub fn binary(&mut self, f: SeBinary, lane: Lane, a: Reg, b: Reg) -> Result<Reg, Refusal> {
         let dst = self.reg()?;
         self.ops.push(SeOp::Binary { f, lane, dst, a, b });
         Ok(dst)

@@ -12,6 +12,7 @@ use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeUnary};
 use crate::code::{Code, lane};
 use crate::ints;
 use crate::place::Place;
+use crate::refusal::Refusal;
 
 /// Number of an expression node.
 pub type ExprId = usize;
@@ -97,7 +98,7 @@ pub fn compile(
     streams: &[u8],
     hero: Hero,
     dim_of: &dyn Fn(usize) -> u8,
-) -> Result<Reg, String> {
+) -> Result<Reg, Refusal> {
     let mut last_use = vec![0usize; expr.nodes.len()];
     for (i, (node, _)) in expr.nodes.iter().enumerate() {
         if let ExprNode::Op(_, args) = node {
@@ -128,12 +129,20 @@ pub fn compile(
                     code.ops.push(SeOp::Load { dst, lane: Lane::F32, stream });
                     narrow(code, *elem, false, dst)?
                 }
-                Hero::None => return Err("an expression without a product refers to one".into()),
+                Hero::None => {
+                    return Err(Refusal::Contradiction(
+                        "an expression without a product refers to one".into(),
+                    ));
+                }
             },
             ExprNode::Op(op, args) => {
                 let operands: Vec<(Reg, ScalarType)> = args
                     .iter()
-                    .map(|&a| regs[a].map(|r| (r, expr.nodes[a].1)).ok_or("an operand follows its user"))
+                    .map(|&a| {
+                        regs[a]
+                            .map(|r| (r, expr.nodes[a].1))
+                            .ok_or(Refusal::Contradiction("an operand follows its user".into()))
+                    })
                     .collect::<Result<_, _>>()?;
                 let dst = emit(code, op, &operands, *elem)?;
                 let dst = round(code, *elem, op, dst)?;
@@ -147,7 +156,7 @@ pub fn compile(
         };
         regs[i] = Some(dst);
     }
-    regs.last().copied().flatten().ok_or_else(|| "an empty expression".into())
+    regs.last().copied().flatten().ok_or_else(|| Refusal::Contradiction("an empty expression".into()))
 }
 
 /// Where the hero's value is.
@@ -161,7 +170,7 @@ pub enum Hero {
     Stream(u8),
 }
 
-fn convert(code: &mut Code, from: Lane, to: Lane, a: Reg) -> Result<Reg, String> {
+fn convert(code: &mut Code, from: Lane, to: Lane, a: Reg) -> Result<Reg, Refusal> {
     if from == to {
         return Ok(a);
     }
@@ -171,7 +180,7 @@ fn convert(code: &mut Code, from: Lane, to: Lane, a: Reg) -> Result<Reg, String>
 }
 
 /// Rounds the result of an operator to a type narrower than its lane.
-fn round(code: &mut Code, elem: ScalarType, op: &Op, a: Reg) -> Result<Reg, String> {
+fn round(code: &mut Code, elem: ScalarType, op: &Op, a: Reg) -> Result<Reg, Refusal> {
     let exact = matches!(
         op,
         Op::Select {} | Op::Unary { op: UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Sign } | Op::Compare { .. }
@@ -189,7 +198,7 @@ fn round(code: &mut Code, elem: ScalarType, op: &Op, a: Reg) -> Result<Reg, Stri
 }
 
 /// Replaces what an 8-bit float without infinity cannot hold by NaN, in place.
-fn overflow_to_nan(code: &mut Code, elem: ScalarType, lane: Lane, a: Reg) -> Result<(), String> {
+fn overflow_to_nan(code: &mut Code, elem: ScalarType, lane: Lane, a: Reg) -> Result<(), Refusal> {
     // The midpoint of the greatest value and its successor rounds away where the greatest code is odd.
     let (bound, f) = match elem {
         ScalarType::E4M3 => (464.0f64, SeBinary::Lt),
@@ -207,7 +216,7 @@ fn overflow_to_nan(code: &mut Code, elem: ScalarType, lane: Lane, a: Reg) -> Res
     Ok(())
 }
 
-fn narrow(code: &mut Code, elem: ScalarType, saturate: bool, a: Reg) -> Result<Reg, String> {
+fn narrow(code: &mut Code, elem: ScalarType, saturate: bool, a: Reg) -> Result<Reg, Refusal> {
     if !elem.is_float() || matches!(elem, ScalarType::F32 | ScalarType::F64) {
         return Ok(a);
     }
@@ -217,7 +226,7 @@ fn narrow(code: &mut Code, elem: ScalarType, saturate: bool, a: Reg) -> Result<R
     Ok(dst)
 }
 
-fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) -> Result<Reg, String> {
+fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) -> Result<Reg, Refusal> {
     let (a, ty) = args[0];
     let from = lane(ty);
     match op {
@@ -351,6 +360,6 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
         | Op::MxQuantize { .. }
         | Op::MxDecode { .. }
         | Op::Dequantize { .. }
-        | Op::Call { .. } => Err(format!("`{}` is not element-wise", op.name())),
+        | Op::Call { .. } => Err(Refusal::Unimplemented(format!("`{}` is not element-wise", op.name()))),
     }
 }

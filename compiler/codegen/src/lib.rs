@@ -149,7 +149,7 @@ pub fn generate_with(
             code: "L0401",
             op: u.op.to_string(),
             nodes: names(&u.origins),
-            reason: u.reason.clone(),
+            reason: u.reason.to_string(),
             hint: "rewrite the node in the model, or leave this part out of it".into(),
         };
         return Err(lowering.unsupported.iter().map(failure).collect());
@@ -159,7 +159,7 @@ pub fn generate_with(
             code: "L0401",
             op: "state".into(),
             nodes: Vec::new(),
-            reason,
+            reason: reason.to_string(),
             hint: "pass it as an input and an output".into(),
         }]
     })?;
@@ -281,7 +281,7 @@ fn pack_weights(
                 code: "L0401",
                 op: "const".into(),
                 nodes: vec![constant.name.clone()],
-                reason,
+                reason: reason.to_string(),
                 hint: String::new(),
             }]
         })?;

@@ -6,6 +6,7 @@ use lacuna_ir::op::Real;
 use lacuna_ir::{Constant, ConstantData, Module, Op, STORED_TYPES, TensorType};
 use lacuna_isa::format::ScalarType;
 
+use crate::error::Broken;
 use crate::extent::extent;
 use crate::facts::{Facts, Kernel, Tables, joins};
 use crate::lang::Term;
@@ -27,8 +28,9 @@ impl Analysis<Term> for Tables {
 
     fn merge(&mut self, to: &mut Facts, from: Facts) -> DidMerge {
         if to.types != from.types {
-            self.error
-                .get_or_insert(format!("values of types {:?} and {:?} were united", to.types, from.types));
+            self.error.get_or_insert_with(|| {
+                Broken::Union(format!("values of types {:?} and {:?} were united", to.types, from.types))
+            });
         }
         let joined = to.join(&from);
         let changes = DidMerge(*to != joined, from != joined);
@@ -37,18 +39,24 @@ impl Analysis<Term> for Tables {
     }
 }
 
-fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, String> {
+fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, Broken> {
     let tables = &egraph.analysis;
     let of = |id: Id| &egraph[id].data;
     match term {
         Term::Param(n) => {
-            let ty = tables.params.get(*n as usize).ok_or("a parameter that the function lacks")?;
+            let ty = tables
+                .params
+                .get(*n as usize)
+                .ok_or(Broken::Missing("a parameter that the function lacks".into()))?;
             let hint = tables.hints.get(*n as usize).copied().unwrap_or_default();
             let kernel = Kernel { stage: 0, open: hint.open };
             Ok(Facts { kernel, epilogue: hint.epilogue, ..Facts::of_types(vec![ty.clone()]) })
         }
         Term::Result(n, [call]) => {
-            let ty = of(*call).types.get(*n as usize).ok_or("a result that the call lacks")?;
+            let ty = of(*call)
+                .types
+                .get(*n as usize)
+                .ok_or(Broken::Missing("a result that the call lacks".into()))?;
             Ok(Facts { kernel: of(*call).kernel, ..Facts::of_types(vec![ty.clone()]) })
         }
         Term::Apply(_, op, ids) => {
@@ -56,8 +64,11 @@ fn facts(egraph: &EGraph<Term, Tables>, term: &Term) -> Result<Facts, String> {
             let finite = |i: usize| extent(egraph, ids[i]).is_some_and(|e| e.finite);
             let args: Vec<&Facts> = ids.iter().map(|&a| of(a)).collect();
             let operands: Option<Vec<&TensorType>> = args.iter().map(|a| a.types.first()).collect();
-            let types = infer(&tables.module, op, &operands.ok_or("an operand without a type")?)
-                .map_err(|e| e.to_string())?;
+            let types = infer(
+                &tables.module,
+                op,
+                &operands.ok_or(Broken::Missing("an operand without a type".into()))?,
+            )?;
             let mut facts = of_op(&tables.module, op, &args, &finite, types);
             facts.numbers = facts.numbers.join(numbers::rules::of_op(&tables.module, op, &args, ids));
             Ok(facts)

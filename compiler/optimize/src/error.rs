@@ -1,5 +1,28 @@
 //! Why a module could not be optimised.
 
+use lacuna_ir::eval::EvalError;
+use lacuna_ir::infer::TypeError;
+
+/// What contradicts in a function that a phase makes: a defect of that phase, or calibration data that does not fit.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Broken {
+    /// An operator does not fit its operands.
+    #[error(transparent)]
+    Type(#[from] TypeError),
+    /// A value cannot be computed.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// A value, an operand or a type is missing where it is needed.
+    #[error("{0}")]
+    Missing(String),
+    /// A weight has no such form.
+    #[error("{0}")]
+    Form(String),
+    /// Values of different types were made equal.
+    #[error("{0}")]
+    Union(String),
+}
+
 /// Why a module could not be optimised: a defect of a rule, never of the input.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Error {
@@ -12,7 +35,7 @@ pub enum Error {
         /// Name of the function.
         function: String,
         /// What contradicts.
-        message: String,
+        message: Broken,
     },
     /// No acyclic choice of terms computes a result.
     #[error("no result can be extracted for `{0}`")]
@@ -23,7 +46,7 @@ pub enum Error {
         /// Name of the function.
         function: String,
         /// The evaluator's reason.
-        message: String,
+        message: Broken,
     },
     /// The function cannot be evaluated on the calibration inputs.
     #[error("`{function}` cannot be evaluated on the calibration inputs: {message}")]
@@ -31,6 +54,6 @@ pub enum Error {
         /// Name of the function.
         function: String,
         /// The evaluator's reason.
-        message: String,
+        message: Broken,
     },
 }

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use lacuna_ir::{ConstantData, Function, Module, Op, Value};
 
 use crate::emit::Emitter;
-use crate::error::Error;
+use crate::error::{Broken, Error};
 use crate::extract::Choice;
 use crate::facts::Hint;
 use crate::graph::{Graph, Source};
@@ -243,8 +243,10 @@ impl Input {
             params.push(id);
             classes[param] = Some(id);
         }
-        let broken =
-            |what: &str| Error::Contradiction { function: source.name.clone(), message: what.into() };
+        let broken = |what: &str| Error::Contradiction {
+            function: source.name.clone(),
+            message: Broken::Missing(what.into()),
+        };
         let mut small = IndexMap::new();
         let mut nodes = Vec::new();
         for node in source.nodes.values() {
@@ -283,7 +285,7 @@ impl Input {
         vanished: &IndexMap<Id, Source>,
     ) -> Result<Function, Error> {
         let g = &self.graph;
-        let broken = |message: String| Error::Contradiction { function: source.name.clone(), message };
+        let broken = |message: Broken| Error::Contradiction { function: source.name.clone(), message };
         let mut out = Emitter::new(source);
         let mut values: IndexMap<Id, Vec<Value>> = IndexMap::new();
         for (&id, &param) in self.params.iter().zip(&out.params.clone()) {
@@ -302,19 +304,21 @@ impl Input {
                 Term::Param(_) => {}
                 Term::Result(n, [call]) => {
                     let result = values.get(&g.eg.find(*call)).and_then(|r| r.get(*n as usize)).copied();
-                    let result = result.ok_or_else(|| broken("a call lacks a result".into()))?;
+                    let result =
+                        result.ok_or_else(|| broken(Broken::Missing("a call lacks a result".into())))?;
                     values.insert(class, vec![result]);
                 }
                 Term::Apply(Kind::Param | Kind::Result | Kind::Op(_), op, _) => {
                     let op = g.eg.analysis.ops[*op].clone();
-                    let args = args().ok_or_else(|| broken("an operand comes after its use".into()))?;
+                    let args = args()
+                        .ok_or_else(|| broken(Broken::Missing("an operand comes after its use".into())))?;
                     let mut from = g.sources.get(term).cloned().unwrap_or_default();
                     if let Some(also) = vanished.get(&class) {
                         from.join(also);
                     }
                     let results = out
                         .emit_all(&g.eg.analysis.module, op, &args, &from.origins)
-                        .map_err(|e| broken(e.to_string()))?;
+                        .map_err(|e| broken(e.into()))?;
                     values.insert(class, results);
                 }
             }

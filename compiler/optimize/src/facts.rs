@@ -10,6 +10,7 @@ use lacuna_ir::{ConstId, Module, TensorType};
 use lacuna_isa::format::ScalarType;
 
 use crate::bounds::Extent;
+use crate::error::Broken;
 use crate::lang::OpTable;
 use crate::numbers::Numbers;
 use crate::structure::Zeros;
@@ -107,7 +108,7 @@ pub struct Tables {
     /// What else is known of the parameters; may be shorter than the list of their types.
     pub hints: Vec<Hint>,
     /// The first contradiction that a union or a term brought, if any.
-    pub error: Option<String>,
+    pub error: Option<Broken>,
     /// Constants made that repeat one element, by type and code.
     pub splats: IndexMap<(TensorType, u64), ConstId>,
     /// Other constants made, by the hash of type and elements.

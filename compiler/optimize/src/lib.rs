@@ -47,9 +47,11 @@ pub mod weights;
 mod zero_codes;
 mod zeros;
 
-pub use error::Error;
+pub use error::{Broken, Error};
 pub use exact::{Optimized, optimize};
-pub use options::{Extraction, Options, ParsePrecisionError, Precision, TargetFeatures};
+pub use options::{
+    Extraction, Options, ParseExtractionError, ParsePrecisionError, Precision, TargetFeatures,
+};
 pub use report::{Application, Report, RuleCount};
 pub use rules::{RuleClass, RuleInfo, rule_table};
 pub use select::{

@@ -12,7 +12,7 @@ use super::attention_plan::{BATCH, GROUP, KEYS, PART, Plan, Rejection, Sizes, TI
 use super::attention_programs::{Compare, Parts, divide, rescale};
 use crate::emit::KernelBuilder;
 use crate::place::{Place, StorageId};
-use crate::refusal::Lowered;
+use crate::refusal::{Lowered, Refusal};
 
 /// One dimension of a view: which axes move it, and by how many coordinates per element of each axis.
 #[derive(Clone, Debug)]
@@ -85,7 +85,7 @@ pub(super) struct Flash<'a, 'p> {
 
 /// `value` in a field of a view or trip.
 pub(super) fn fit<T: TryFrom<i64>>(value: i64) -> Lowered<T> {
-    T::try_from(value).map_err(|_| format!("{value} does not fit a view"))
+    T::try_from(value).map_err(|_| Refusal::Limit(format!("{value} does not fit a view")))
 }
 
 impl Flash<'_, '_> {
@@ -115,7 +115,9 @@ impl Flash<'_, '_> {
                     level.into_iter().chain(along.map(|(c, to)| (to, data.coord_step(c))))
                 {
                     if place.replace(step(elements)?).is_some() {
-                        return Err("a counter or coordinate moves two dimensions of a view".into());
+                        return Err(Refusal::Limit(
+                            "a counter or coordinate moves two dimensions of a view".into(),
+                        ));
                     }
                 }
             }

@@ -15,7 +15,7 @@ use super::problem::{BlockFlags, Problem, Second};
 use super::product_plan::Plan;
 use crate::lower::Lowering;
 use crate::place::{BlockTiles, Packing, Panels, Place, Storage, StorageKind};
-use crate::refusal::Lowered;
+use crate::refusal::{Lowered, Refusal};
 use crate::weights;
 
 impl Lowering<'_> {
@@ -28,7 +28,7 @@ impl Lowering<'_> {
         k: u64,
     ) -> Lowered<BlockFlags> {
         if self.module.constants[id].has_nan_scale() {
-            return Err("a block of zeros under a NaN scale is not zero".to_owned());
+            return Err(Refusal::Form("a block of zeros under a NaN scale is not zero".into()));
         }
         let survey = self.survey(id, panels);
         let elem = panels.stored(&self.module.constants[id]);
@@ -43,7 +43,7 @@ impl Lowering<'_> {
         let (panels, set) = (panels.clone(), Rc::new(set));
         let flags = BlockFlags { place, k, constant: id, panels, set, n_flags, n_set };
         if flags.share() > WORTHWHILE {
-            return Err("hardly any of its blocks is zero".to_owned());
+            return Err(Refusal::Form("hardly any of its blocks is zero".into()));
         }
         Ok(flags)
     }
@@ -67,8 +67,9 @@ impl Lowering<'_> {
         let n = tiles.elements(flags.set.len() as u64);
         let sizes = record_bytes(&packed.codes, panels.stored(constant), n as usize);
         let code = sizes.into_iter().min_by_key(|&(_, bytes)| bytes).map(|(code, _)| code);
-        let code = code.ok_or("no code of masks")?;
-        let records = packed.compress(panels.stored(constant), n, code).map_err(|e| e.to_string())?;
+        let code = code.ok_or(Refusal::Form("no code of masks".into()))?;
+        let records =
+            packed.compress(panels.stored(constant), n, code).map_err(|e| Refusal::Form(e.to_string()))?;
         let dense = self.storages[place.storage].clone();
         let kind = StorageKind::Const(id, Packing::Blocks { panels, tiles });
         let storage = Storage { kind, elements: n, records: Some(records), ..dense };

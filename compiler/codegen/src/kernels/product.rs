@@ -21,7 +21,7 @@ use crate::emit::{KernelBuilder, LocalDim, Tile, free};
 use crate::expr::{Expr, Hero, compile};
 use crate::lower::Lowering;
 use crate::nest::TileDim;
-use crate::refusal::Lowered;
+use crate::refusal::{Lowered, Refusal};
 use crate::sinks::{GroupedSink, Outlet, Sinks};
 
 impl Lowering<'_> {
@@ -29,19 +29,24 @@ impl Lowering<'_> {
     pub fn product(&mut self, hero: Node, expr: &Expr, sinks: &mut Sinks) -> Lowered {
         let out = &sinks.plain.clone();
         let data = &self.func.nodes[hero];
-        let result = self.func.ty(data.results[0]).elem.scalar().ok_or("a grouped product")?;
+        let result = self
+            .func
+            .ty(data.results[0])
+            .elem
+            .scalar()
+            .ok_or(Refusal::Grouped("a grouped product".into()))?;
         if lane(result) != Lane::F32 {
-            return Err(format!("products in {result} are not implemented"));
+            return Err(Refusal::Unimplemented(format!("products in {result} are not implemented")));
         }
         // The form that takes the least time; of nearly equal ones the sparsest, which moves fewer bytes.
         let mut found: Vec<(f64, Problem, Plan)> = Vec::new();
-        let mut refusal: Option<String> = None;
+        let mut refusal: Option<Refusal> = None;
         let result = Stored { storage: out.storage, element_bytes: sinks.element_bytes() };
         for form in self.forms(hero) {
             let problem = match &data.op {
                 Op::Contract { map, .. } => self.contract_problem(hero, map, expr, out, form),
                 Op::Conv { attrs, .. } => self.conv_problem(hero, attrs, expr, out, form),
-                op => return Err(format!("`{}` is not a product", op.name())),
+                op => return Err(Refusal::Unimplemented(format!("`{}` is not a product", op.name()))),
             };
             let planned = problem.and_then(|problem| {
                 let (time, plan) = choose(&problem, expr, &result, self)?;
@@ -55,7 +60,9 @@ impl Lowering<'_> {
         let (problem, plan) = loop {
             let better = |best: usize, i: usize| if found[i].0 < found[best].0 * MARGIN { i } else { best };
             let Some(best) = (0..found.len()).reduce(better) else {
-                return Err(refusal.unwrap_or_else(|| "a product without a form".to_owned()));
+                return Err(
+                    refusal.unwrap_or_else(|| Refusal::Contradiction("a product without a form".into()))
+                );
             };
             let (_, mut problem, plan) = found.remove(best);
             // Only a layout tells whether its records are too large.
@@ -129,7 +136,8 @@ impl Lowering<'_> {
         }
         for sink in &sinks.grouped {
             let (tile, at) = epilogue_tile(problem, plan, sink.place.storage, sink.place.offset, 0, true);
-            let along = groups_fit(problem, plan, sink).ok_or("groups that tiles cut")?;
+            let along =
+                groups_fit(problem, plan, sink).ok_or(Refusal::Grouped("groups that tiles cut".into()))?;
             let format = Format::Grouped(sink.format);
             outlets.push(epilogue.outlet(&mut kb, tile, &at, format, sink.mode, Some(along))?);
         }
@@ -213,7 +221,7 @@ impl Lowering<'_> {
                 let mut code = Code::default();
                 let numbers: Vec<u8> = (0..loads.len() as u8).collect();
                 let value = compile(expr, &mut code, &numbers, Hero::Stream(hero), &|_| 0)?;
-                let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+                let elem = expr.nodes.last().ok_or(Refusal::Contradiction("an empty expression".into()))?.1;
                 for (stream, _) in (hero + 1..).zip(&outlets) {
                     code.ops.push(SeOp::Store { stream, lane: lane(elem), src: value });
                 }
@@ -339,7 +347,10 @@ impl Epilogue<'_> {
         mode: ScaleMode,
         along: Option<usize>,
     ) -> Lowered<(Outlet, Option<usize>)> {
-        let cut = self.cut().map(|i| at[self.order[i]].ok_or("a row that is not stored")).transpose()?;
+        let cut = self
+            .cut()
+            .map(|i| at[self.order[i]].ok_or(Refusal::Contradiction("a row that is not stored".into())))
+            .transpose()?;
         if let Some(dim) = cut {
             tile.dims[dim].size = self.piece();
         }

@@ -14,7 +14,7 @@ use super::space::{SpaceDim, Walk, coalesce};
 use crate::expr::Expr;
 use crate::lower::Lowering;
 use crate::place::{PANEL, Packing, Panels, Place, Storage, StorageKind, order_of};
-use crate::refusal::Lowered;
+use crate::refusal::{Lowered, Refusal};
 use crate::weights;
 use crate::zeros::Form;
 
@@ -85,7 +85,9 @@ impl Lowering<'_> {
 
         let group = whole_groups([&a_ty.elem, &b_ty.elem], form);
         if group > 1 && summed.len() > 1 {
-            return Err("grouped or N:M operands with several summed dimensions are not implemented".into());
+            return Err(Refusal::Unimplemented(
+                "grouped or N:M operands with several summed dimensions are not implemented".into(),
+            ));
         }
         let sizes: Vec<u64> = summed.iter().map(|&l| k_of(l).next_multiple_of(group)).collect();
         let a_bounds: Vec<u64> = summed
@@ -121,7 +123,9 @@ impl Lowering<'_> {
             (Some(id), None) => self.panels(id, axes, b_ty.elem.format(), n, &sizes, form)?,
             (None, None) => {
                 if form != Form::Dense || (constant.is_some() && b_ty.elem.scalar().is_none()) {
-                    return Err("packed weights whose columns do not merge are not implemented".into());
+                    return Err(Refusal::Unimplemented(
+                        "packed weights whose columns do not merge are not implemented".into(),
+                    ));
                 }
                 let place = self.operand_place(b)?;
                 let strides: Vec<i64> =
@@ -152,7 +156,7 @@ impl Lowering<'_> {
             merge_summed(&mut summed);
         }
         if summed.len() > 3 {
-            return Err("a product over more than three dimensions that do not merge".into());
+            return Err(Refusal::Limit("a product over more than three dimensions that do not merge".into()));
         }
         form_fits(form, &summed)?;
         let longest = (0..summed.len()).max_by_key(|&i| (summed[i].size, i)).unwrap_or(0);
@@ -184,7 +188,9 @@ impl Lowering<'_> {
         let (x, w) = (args[0], args[1]);
         let n_spatial = attrs.strides.len();
         if n_spatial > 2 {
-            return Err(format!("convolution over {n_spatial} spatial axes is not implemented"));
+            return Err(Refusal::Unimplemented(format!(
+                "convolution over {n_spatial} spatial axes is not implemented"
+            )));
         }
         let (a_place, x_shape) = self.spread(x, attrs)?;
         let x_ty = self.func.ty(x).clone();
@@ -194,7 +200,9 @@ impl Lowering<'_> {
         let group = whole_groups([&x_ty.elem, &w_ty.elem], form);
         let channels = w_dim(1);
         if attrs.groups > 1 && (group > 1 || out.strides.is_empty()) {
-            return Err("grouped convolution in a grouped format is not implemented".into());
+            return Err(Refusal::Unimplemented(
+                "grouped convolution in a grouped format is not implemented".into(),
+            ));
         }
         let constant = self.func.as_const(w).filter(|_| attrs.groups == 1);
         let blocked = self.func.blocked(w).filter(|_| attrs.groups == 1 && form == Form::Dense);
@@ -220,7 +228,9 @@ impl Lowering<'_> {
                     self.panels(id, axes, w_ty.elem.format(), w_dim(0), &sizes, form)?;
                 (second, strides, flags, (0, 0))
             }
-            (None, None) if form != Form::Dense => return Err("weights that are no panels".into()),
+            (None, None) if form != Form::Dense => {
+                return Err(Refusal::Form("weights that are no panels".into()));
+            }
             (None, None) => {
                 let place = self.operand_place(w)?;
                 let ws = |i: usize| place.strides[attrs.w[i] as usize];

@@ -13,7 +13,7 @@ use super::product_views::epilogue_tile;
 use crate::expr::Expr;
 use crate::lower::Lowering;
 use crate::nest::{Axis, GridCost, Nest};
-use crate::refusal::Lowered;
+use crate::refusal::{Lowered, Refusal};
 
 /// The best plan for a problem whose kernel stores its result as `result` says, and its modelled time.
 ///
@@ -67,10 +67,10 @@ pub fn choose(problem: &Problem, expr: &Expr, result: &Stored, lowering: &Loweri
         pick[..d].fill(0);
     }
     best.ok_or_else(|| {
-        format!(
+        Refusal::Limit(format!(
             "no tile of the product fits the local memory of a PE ({} bytes) and five view dimensions",
             lowering.target.local_bytes
-        )
+        ))
     })
 }
 

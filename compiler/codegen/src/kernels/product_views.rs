@@ -10,7 +10,7 @@ use super::sparse::Form;
 use crate::emit::{KernelBuilder, LocalDim, Tile, free};
 use crate::nest::{Axis, TileDim};
 use crate::place::{PANEL, StorageId};
-use crate::refusal::Lowered;
+use crate::refusal::{Lowered, Refusal};
 
 /// Where each dimension of the problem lies in the first operand's box.
 pub struct FirstAt {
@@ -291,8 +291,11 @@ pub fn second_view(
         dims
     };
     let batches = tile.dims.len() - n_k - if matches!(problem.b, Second::Panels(_)) { 2 } else { 1 };
-    let column =
-        problem.dims.iter().rposition(|d| d.role == Role::Column).ok_or("a product without columns")?;
+    let column = problem
+        .dims
+        .iter()
+        .rposition(|d| d.role == Role::Column)
+        .ok_or(Refusal::Contradiction("a product without columns".into()))?;
     let tile_n = plan.nest.axes[column].tile;
     let follow = TileDim::follow(&plan.nest.axes, column, 0);
     let dims = match (&problem.b, order) {
@@ -331,8 +334,11 @@ pub fn flags_view(kb: &mut KernelBuilder<'_>, problem: &Problem, plan: &Plan) ->
     };
     let tile = flags_tile(problem, plan, blocks);
     let strides = tile.slot_strides();
-    let column =
-        problem.dims.iter().rposition(|d| d.role == Role::Column).ok_or("a product without columns")?;
+    let column = problem
+        .dims
+        .iter()
+        .rposition(|d| d.role == Role::Column)
+        .ok_or(Refusal::Contradiction("a product without columns".into()))?;
     let follow = TileDim::follow(&plan.nest.axes, column, 0);
     let mut dims = vec![LocalDim { size: tile.dims[0].size, stride: strides[0], clip: Some(follow) }];
     dims.extend((tile.dims.len()..VIEW_DIMS - 1).map(|_| free(1, 0)));

@@ -13,7 +13,7 @@ use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
 use crate::lower::Lowering;
 use crate::place::Place;
-use crate::refusal::Lowered;
+use crate::refusal::{Lowered, Refusal};
 
 /// The operation of a running reduction and the bits that it starts from.
 fn step(op: ReduceOp, lane: Lane) -> Lowered<(SeBinary, u64)> {
@@ -26,7 +26,7 @@ fn step(op: ReduceOp, lane: Lane) -> Lowered<(SeBinary, u64)> {
         ReduceOp::Sum => Ok((SeBinary::Add, 0)),
         ReduceOp::Prod => Ok((SeBinary::Mul, one)),
         ReduceOp::Mean | ReduceOp::Max | ReduceOp::Min => {
-            Err(format!("a running {} is not implemented", op.name()))
+            Err(Refusal::Unimplemented(format!("a running {} is not implemented", op.name())))
         }
     }
 }
@@ -96,7 +96,10 @@ impl Lowering<'_> {
             return Ok(computed);
         }
         let ty = self.func.ty(result).clone();
-        let elem = ty.elem.scalar().ok_or("a grouped value cannot be copied element by element")?;
+        let elem = ty
+            .elem
+            .scalar()
+            .ok_or(Refusal::Grouped("a grouped value cannot be copied element by element".into()))?;
         let place = self.allocate(result);
         self.copy(&ty.shape, elem, computed, &place)?;
         Ok(place)

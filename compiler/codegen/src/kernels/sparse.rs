@@ -16,6 +16,7 @@ use lacuna_isa::timing::WORTHWHILE;
 
 use crate::lower::Lowering;
 use crate::place::{Packing, Panels, Storage, StorageKind};
+use crate::refusal::Refusal;
 use crate::weights;
 pub use crate::zeros::{Form, ProductZeros, Survey};
 
@@ -53,14 +54,15 @@ impl Lowering<'_> {
         id: ConstId,
         panels: &Panels,
         dense: Storage,
-    ) -> Result<Storage, String> {
+    ) -> Result<Storage, Refusal> {
         let survey = self.survey(id, panels);
         let constant = &self.module.constants[id];
         let (code, share) = survey.best;
         if share > WORTHWHILE {
-            return Err("its records are hardly shorter than its codes".to_owned());
+            return Err(Refusal::Form("its records are hardly shorter than its codes".into()));
         }
-        let records = weights::compress(constant, panels, &survey.codes, code).map_err(|e| e.to_string())?;
+        let records = weights::compress(constant, panels, &survey.codes, code)
+            .map_err(|e| Refusal::Form(e.to_string()))?;
         let panels = Panels { code: Some(code), ..panels.clone() };
         let kind = StorageKind::Const(id, Packing::Panels(panels));
         Ok(Storage { kind, records: Some(records), ..dense })

@@ -13,7 +13,7 @@ use lacuna_isa::view::{Dim, Shift, Space, VIEW_DIMS, View};
 use crate::expr::{Expr, Leaf};
 use crate::lower::{LaunchDraft, Lowering};
 use crate::place::{Place, StorageId, reshape_strides};
-use crate::refusal::Lowered;
+use crate::refusal::{Lowered, Refusal};
 
 /// A row that is written.
 struct Update {
@@ -40,7 +40,7 @@ impl Lowering<'_> {
         let (mut shape, axis) = (self.func.ty(result).shape.clone(), update.axis);
         let rows = shape[axis];
         shape.0[axis] = 1;
-        let elem = self.func.ty(result).elem.scalar().ok_or("a grouped state")?;
+        let elem = self.func.ty(result).elem.scalar().ok_or(Refusal::Grouped("a grouped state".into()))?;
         let mut expr = Expr::new(shape);
         expr.leaf(Leaf { place: self.place(update.row)?, elem, pad: None });
         let out = Place { storage: update.storage, offset: 0, strides: update.strides.clone() };

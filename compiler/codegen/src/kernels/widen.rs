@@ -19,7 +19,7 @@ use crate::expr::{Expr, ExprId, ExprNode, Leaf};
 use crate::lower::Lowering;
 use crate::nest::TileDim;
 use crate::place::{PANEL, Place};
-use crate::refusal::Lowered;
+use crate::refusal::{Lowered, Refusal};
 
 impl Widen {
     /// Blocks of a tile, and elements of each for one column.
@@ -79,7 +79,7 @@ impl Widen {
                 let dst = init.reg()?;
                 init.ops.push(SeOp::Load { dst, lane: Lane::F32, stream });
                 stream += 1;
-                Ok::<_, String>(dst)
+                Ok::<_, Refusal>(dst)
             }
             &Shared::One(bits) => init.constant(Lane::F32, bits),
         };
@@ -182,7 +182,7 @@ impl Lowering<'_> {
         n: u64,
     ) -> Lowered<Option<(Second, Vec<i64>, Widen)>> {
         let ty = &self.module.constants[blocked.codes].ty;
-        let codes = ty.elem.scalar().ok_or("codes in groups")?;
+        let codes = ty.elem.scalar().ok_or(Refusal::Grouped("codes in groups".into()))?;
         let size = |d: u8| ty.shape[usize::from(d)];
         let block = |d: u8| blocked.blocks[usize::from(d)];
         let sizes: Vec<u64> = summed.iter().map(|&d| size(d)).collect();
@@ -207,7 +207,7 @@ impl Lowering<'_> {
     /// Scales or zeros in panels.
     fn shared(&mut self, id: ConstId, axes: &[Vec<u8>; 2], n: u64, each: &[u64]) -> Lowered<Shared> {
         let constant = &self.module.constants[id];
-        let elem = constant.ty.elem.scalar().ok_or("scales in groups")?;
+        let elem = constant.ty.elem.scalar().ok_or(Refusal::Grouped("scales in groups".into()))?;
         if let ConstantData::Splat(code) = constant.data {
             let value =
                 if elem.is_float() { elem.decode(code) } else { lane_bits(elem, code) as u32 as i32 as f64 };
@@ -217,7 +217,7 @@ impl Lowering<'_> {
             self.panels(id, axes.clone(), Format::Scalar(elem), n, each, Form::Dense)?;
         match second {
             Second::Panels(place) => Ok(Shared::Panels { place, strides, elem }),
-            Second::Dense(..) => Err("scales that are no panels".to_owned()),
+            Second::Dense(..) => Err(Refusal::Form("scales that are no panels".into())),
         }
     }
 
@@ -264,7 +264,7 @@ impl Lowering<'_> {
         let mut expr = Expr::new(Shape(space));
         let mut leaf = |this: &mut Self, id: ConstId, by_block: bool| -> Lowered<ExprId> {
             let ty = this.module.constants[id].ty.clone();
-            let elem = ty.elem.scalar().ok_or("codes in groups")?;
+            let elem = ty.elem.scalar().ok_or(Refusal::Grouped("codes in groups".into()))?;
             let whole = this.const_place(id)?;
             let mut place = Place { strides: Vec::new(), ..whole.clone() };
             for (d, &(first, ..)) in pick.iter().enumerate() {
