@@ -17,7 +17,7 @@ use crate::opset::model_opset;
 use crate::proto::{GraphProto, ModelProto, SparseTensorProto, ValueInfoProto};
 use crate::prune::prune;
 use crate::slot::Slot;
-use crate::tensor::{Literal, decode_tensor, scalar_type};
+use crate::tensor::{DataTypeError, Literal, decode_tensor, scalar_type};
 use crate::{ExternalData, Imported, Options};
 
 /// A blob as the owner of [`Bytes`], so that decoding shares its memory.
@@ -105,7 +105,7 @@ fn densify(sparse: &SparseTensorProto, external: &dyn ExternalData) -> Result<Li
     let (_, indices) = decode_tensor(indices.clone(), external)?;
     let dims: Option<Vec<u64>> = sparse.dims.iter().map(|&d| u64::try_from(d).ok()).collect();
     let shape = Shape(dims.ok_or_else(|| bad("its shape is negative"))?);
-    limits::check_shape(&shape).map_err(|r| bad(&r))?;
+    limits::check_shape(&shape).map_err(|e| bad(&e.to_string()))?;
     let Some(elem) = values.ty.elem.scalar().filter(|e| e.bits() % 8 == 0) else {
         return Err(bad("its elements are narrower than a byte"));
     };
@@ -143,16 +143,29 @@ enum Dimension {
     Name(String),
 }
 
-fn dimensions(input: &ValueInfoProto) -> Result<(ScalarType, Vec<Dimension>), String> {
+/// Why the type of an input is refused.
+#[derive(Debug, thiserror::Error)]
+enum InputTypeError {
+    #[error("it is not a dense tensor")]
+    NotDense,
+    #[error("its rank is not known")]
+    NoRank,
+    #[error(transparent)]
+    Element(#[from] DataTypeError),
+    #[error("dimension {axis} is {size}")]
+    Size { axis: usize, size: i64 },
+}
+
+fn dimensions(input: &ValueInfoProto) -> Result<(ScalarType, Vec<Dimension>), InputTypeError> {
     let tensor = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
-    let tensor = tensor.ok_or("it is not a dense tensor")?;
+    let tensor = tensor.ok_or(InputTypeError::NotDense)?;
     let elem = scalar_type(tensor.elem_type)?;
-    let shape = tensor.shape.as_ref().ok_or("its rank is not known")?;
+    let shape = tensor.shape.as_ref().ok_or(InputTypeError::NoRank)?;
     let mut dims = Vec::new();
     for (axis, dim) in shape.dim.iter().enumerate() {
         dims.push(match (dim.dim_value, dim.dim_param.as_deref()) {
             (Some(size), _) => {
-                Dimension::Size(u64::try_from(size).map_err(|_| format!("dimension {axis} is {size}"))?)
+                Dimension::Size(u64::try_from(size).map_err(|_| InputTypeError::Size { axis, size })?)
             }
             (None, Some(name)) if !name.is_empty() => Dimension::Name(name.to_owned()),
             (None, _) => Dimension::Name(format!("{}.{axis}", input.name)),
@@ -178,7 +191,7 @@ fn inputs(
             unused.remove(format!("{}.{suffix}", list.name).as_str());
         }
     }
-    let parsed: Vec<(&ValueInfoProto, Result<_, String>)> =
+    let parsed: Vec<(&ValueInfoProto, Result<_, InputTypeError>)> =
         flat.inputs.iter().map(|i| (i, dimensions(i))).collect();
     // A bound tensor's shape determines named dimensions of other inputs too.
     for (input, dims) in &parsed {
@@ -270,7 +283,7 @@ fn define_lists(importer: &mut Importer<'_>, flat: &Flat) {
 
 fn parameter(
     input: &ValueInfoProto,
-    dims: Result<(ScalarType, Vec<Dimension>), String>,
+    dims: Result<(ScalarType, Vec<Dimension>), InputTypeError>,
     sizes: &BTreeMap<String, u64>,
 ) -> Result<TensorType, Vec<Diagnostic>> {
     let (elem, dims) = dims.map_err(|reason| {

@@ -48,18 +48,41 @@ const TYPES: &[(i32, ScalarType)] = &[
     (28, ScalarType::E3M2),
 ];
 
+/// Why an ONNX data type has no element type here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DataTypeError {
+    /// It is the undefined type.
+    #[error("the data type is not given")]
+    NotGiven,
+    /// It is text.
+    #[error("strings are not supported")]
+    Strings,
+    /// It is of complex numbers.
+    #[error("complex numbers are not supported")]
+    Complex,
+    /// ONNX has no such code.
+    #[error("data type code {0} is unknown")]
+    Unknown(i32),
+}
+
+impl From<DataTypeError> for String {
+    fn from(error: DataTypeError) -> String {
+        error.to_string()
+    }
+}
+
 /// The element type of an ONNX data type code.
 ///
 /// # Errors
 /// Names the type when it is none of numbers (string, complex), or the code when it is unknown.
-pub fn scalar_type(code: i32) -> Result<ScalarType, String> {
+pub fn scalar_type(code: i32) -> Result<ScalarType, DataTypeError> {
     match TYPES.iter().find(|(c, _)| *c == code) {
         Some((_, ty)) => Ok(*ty),
         None => Err(match code {
-            0 => "the data type is not given".to_owned(),
-            8 => "strings are not supported".to_owned(),
-            14 | 15 => "complex numbers are not supported".to_owned(),
-            _ => format!("data type code {code} is unknown"),
+            0 => DataTypeError::NotGiven,
+            8 => DataTypeError::Strings,
+            14 | 15 => DataTypeError::Complex,
+            _ => DataTypeError::Unknown(code),
         }),
     }
 }
@@ -87,7 +110,7 @@ pub fn decode_tensor(
         .map_err(|reason| Box::new(Diagnostic::new(code, format!("{shown}: {reason}"))))?;
     let dims: Option<Vec<u64>> = tensor.dims.iter().map(|&d| u64::try_from(d).ok()).collect();
     let shape = Shape(dims.ok_or_else(|| bad(format!("shape {:?} has a negative size", tensor.dims)))?);
-    limits::check_shape(&shape).map_err(bad)?;
+    limits::check_shape(&shape).map_err(|e| bad(e.to_string()))?;
     let ty = TensorType::new(elem, shape);
     let want = ty.bytes();
     let count = |what: &str, have: u64, need: u64| {

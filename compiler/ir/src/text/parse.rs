@@ -14,7 +14,7 @@ use crate::module::{
     Constant, ConstantData, Entry, FuncId, Function, Module, Node, NodeData, Origin, OriginId, Value,
     ValueData, ValueDef,
 };
-use crate::types::{ElemType, Shape, TensorType};
+use crate::types::{ElemType, Shape, TensorType, TypeError};
 
 /// Reads a whole module.
 pub(super) fn module(
@@ -105,7 +105,7 @@ impl Parser<'_> {
             }
             Token::OpenBracket => {
                 let codes = self.list(Token::OpenBracket, Token::CloseBracket, Parser::code)?;
-                let bytes = pack_codes(&ty, &codes).map_err(|message| self.error(at, message))?;
+                let bytes = pack_codes(&ty, &codes).map_err(|e| self.error(at, e.to_string()))?;
                 Ok(Constant::dense(ty, bytes, name))
             }
             _ => match self.named("the elements of a constant", &["splat", "bytes"], |w| {
@@ -218,18 +218,31 @@ impl Parser<'_> {
 #[derive(Default)]
 struct Definitions(BTreeMap<u32, (Spanned, ValueData)>);
 
-fn pack_codes(ty: &TensorType, codes: &[u64]) -> Result<Vec<u8>, String> {
-    ty.check().map_err(|e| e.to_string())?;
+/// Why codes are no elements of a constant.
+#[derive(Debug, thiserror::Error)]
+enum CodeError {
+    #[error(transparent)]
+    Type(#[from] TypeError),
+    #[error("{0} is grouped: its elements are given as bytes")]
+    Grouped(TensorType),
+    #[error("{n} elements given for {ty}")]
+    Count { n: usize, ty: TensorType },
+    #[error("{code:#x} is not a code of {elem}")]
+    Code { code: u64, elem: ScalarType },
+}
+
+fn pack_codes(ty: &TensorType, codes: &[u64]) -> Result<Vec<u8>, CodeError> {
+    ty.check()?;
     let ElemType::Scalar(elem) = ty.elem else {
-        return Err(format!("{ty} is grouped: its elements are given as bytes"));
+        return Err(CodeError::Grouped(ty.clone()));
     };
     if ty.shape.elements() != codes.len() as u64 {
-        return Err(format!("{} elements given for {ty}", codes.len()));
+        return Err(CodeError::Count { n: codes.len(), ty: ty.clone() });
     }
     let mut bytes = vec![0; ty.bytes() as usize];
     for (i, &code) in codes.iter().enumerate() {
         if elem.bits() < 64 && code >> elem.bits() != 0 {
-            return Err(format!("{code:#x} is not a code of {elem}"));
+            return Err(CodeError::Code { code, elem });
         }
         pack::set(&mut bytes, elem, i, code);
     }
