@@ -97,7 +97,7 @@ pub fn data_type(ty: ScalarType) -> i32 {
 /// # Errors
 /// L0106 when type, shape and elements do not fit each other, L0107 when its external data cannot be read.
 pub fn decode_tensor(
-    tensor: TensorProto,
+    mut tensor: TensorProto,
     external: &dyn ExternalData,
 ) -> Result<(String, Literal), Box<Diagnostic>> {
     let name = tensor.name.clone();
@@ -121,15 +121,26 @@ pub fn decode_tensor(
         count("bytes of external data", data.bytes().len() as u64, want)?;
         return Ok((name, Literal { ty, data }));
     }
-    if let Some(raw) = tensor.raw_data {
+    if let Some(raw) = tensor.raw_data.take() {
         count("bytes of raw data", raw.len() as u64, want)?;
         if elem == ScalarType::Bool && raw.iter().any(|&b| b > 1) {
             return Err(bad("a bool is neither 0 nor 1".to_owned()));
         }
         return Ok((name, Literal { ty, data: Blob::new(raw) }));
     }
+    let bytes = decode_fields(&tensor, &ty, &count)?;
+    Ok((name, Literal { ty, data: Blob::new(bytes) }))
+}
+
+/// The elements of a tensor that has them in one of the typed fields; `count` compares their number with what is needed.
+fn decode_fields(
+    tensor: &TensorProto,
+    ty: &TensorType,
+    count: &dyn Fn(&str, u64, u64) -> Result<(), Box<Diagnostic>>,
+) -> Result<Vec<u8>, Box<Diagnostic>> {
+    let elem = ty.elem.format().element();
     let n = ty.shape.elements();
-    let bytes: Vec<u8> = match elem {
+    let bytes = match elem {
         ScalarType::F32 => {
             count("elements", tensor.float_data.len() as u64, n)?;
             tensor.float_data.iter().flat_map(|v| v.to_le_bytes()).collect()
@@ -172,11 +183,11 @@ pub fn decode_tensor(
         | ScalarType::Sm3 => {
             // Types below a byte put one byte of their packed form into each entry.
             let width = (elem.bits() as usize / 8).max(1);
-            count("entries of int32_data", tensor.int32_data.len() as u64, want / width as u64)?;
+            count("entries of int32_data", tensor.int32_data.len() as u64, ty.bytes() / width as u64)?;
             tensor.int32_data.iter().flat_map(|v| v.to_le_bytes().into_iter().take(width)).collect()
         }
     };
-    Ok((name, Literal { ty, data: Blob::new(bytes) }))
+    Ok(bytes)
 }
 
 fn read_external(
