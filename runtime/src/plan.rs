@@ -230,7 +230,8 @@ fn global(kernel: &Kernel, view: u16, writes: bool) -> Result<&View, Illegal> {
     Ok(table)
 }
 
-fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), Illegal> {
+/// Checks that what an instruction names exists and is of the kind that it needs.
+fn check_operands(kernel: &Kernel, inst: &InstKind) -> Result<(), Illegal> {
     for OperandField { operand, how, place, .. } in inst.operands() {
         check_operand(kernel, &operand, how)?;
         let buffer = &kernel.buffers[usize::from(operand.buffer)];
@@ -247,6 +248,11 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), Illegal> {
     if let Some(GlobalField { view, writes, .. }) = inst.global() {
         global(kernel, view, writes)?;
     }
+    Ok(())
+}
+
+fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), Illegal> {
+    check_operands(kernel, inst)?;
     let view = |operand: &Operand| &kernel.views[usize::from(operand.view)];
     let global = |number: u16| &kernel.views[usize::from(number)];
     let unknown =
