@@ -165,6 +165,6 @@ impl Outlet {
         if let Some((dim, by)) = further {
             tile.dims[dim].origin += by;
         }
-        Ok(kb.store(self.buffer, &tile)?)
+        kb.store(self.buffer, &tile)
     }
 }

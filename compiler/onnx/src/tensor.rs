@@ -132,11 +132,14 @@ pub fn decode_tensor(
     Ok((name, Literal { ty, data: Blob::new(bytes) }))
 }
 
+/// Compares the number of elements or bytes of some kind with what is needed.
+type Count<'a> = dyn Fn(&str, u64, u64) -> Result<(), Box<Diagnostic>> + 'a;
+
 /// The elements of a tensor that has them in one of the typed fields; `count` compares their number with what is needed.
 fn decode_fields(
     tensor: &TensorProto,
     ty: &TensorType,
-    count: &dyn Fn(&str, u64, u64) -> Result<(), Box<Diagnostic>>,
+    count: &Count<'_>,
 ) -> Result<Vec<u8>, Box<Diagnostic>> {
     let elem = ty.elem.format().element();
     let n = ty.shape.elements();

@@ -316,7 +316,7 @@ impl Epilogue<'_> {
             offset = self.start(piece) as i64 * dims[cut].stride;
             dims[cut].size = self.piece();
         }
-        Ok(kb.local_at(format, None, None, offset, &dims)?)
+        kb.local_at(format, None, None, offset, &dims)
     }
 
     /// The coordinates of a piece.

@@ -270,7 +270,7 @@ impl<'a> RowKernel<'a> {
         let popped = self.popped();
         let mut kb = self.kb;
         kb.close(depth, &popped);
-        Ok(kb.finish(target.local_bytes, target.bank_bytes)?)
+        kb.finish(target.local_bytes, target.bank_bytes)
     }
 }
 
