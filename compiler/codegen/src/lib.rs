@@ -19,6 +19,7 @@ pub mod lower;
 pub mod memory;
 pub mod nest;
 pub mod place;
+mod positions;
 pub mod refusal;
 pub mod sinks;
 pub mod state;

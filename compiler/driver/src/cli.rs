@@ -403,6 +403,9 @@ pub struct Profile {
     /// With --run: seed of random inputs.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
+    /// What positions are that kernels load, such as the row of a cache that is written; the greatest unless given.
+    #[arg(long, value_name = "N")]
+    pub position: Option<i32>,
     /// Options of compilation.
     #[command(flatten)]
     pub options: CompileOptions,

@@ -28,6 +28,8 @@ pub(super) struct Known<'a> {
     pub loads: &'a [LoadRecord],
     /// The share of flags that is taken to be set where nothing is known of them.
     pub activity: f64,
+    /// What loaded parameters are; the greatest value in their range unless given.
+    pub position: Option<i32>,
 }
 
 impl<'a> Known<'a> {

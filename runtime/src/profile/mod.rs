@@ -80,13 +80,15 @@ pub struct ProfileOptions<'a> {
     pub activity: f64,
     /// What a recorded run counted, launch by launch; empty without one. It goes before `activity`.
     pub records: &'a [LaunchRecord],
+    /// The value that `ldp` loads, such as the row of a cache, clamped to the range of its parameter; the greatest unless given.
+    pub position: Option<i32>,
     /// Instructions and loop rounds of all PEs in one launch after which the replay is given up.
     pub walk_limit: u64,
 }
 
 impl Default for ProfileOptions<'_> {
     fn default() -> Self {
-        ProfileOptions { activity: 1.0, records: &[], walk_limit: DEFAULT_WALK_LIMIT }
+        ProfileOptions { activity: 1.0, records: &[], position: None, walk_limit: DEFAULT_WALK_LIMIT }
     }
 }
 
@@ -270,6 +272,7 @@ impl<'a> Timeline<'a> {
             products: record.map_or(&[], |record| &record.products),
             loads: record.map_or(&[], |record| &record.loads),
             activity: options.activity,
+            position: options.position,
         };
         let left = Cell::new(options.walk_limit);
         let walk_limit = options.walk_limit;

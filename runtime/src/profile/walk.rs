@@ -282,7 +282,9 @@ impl Walker<'_, '_> {
             }
             InstKind::Ldp { param, src } => {
                 let ranges = self.view(src).clip(&self.at);
-                self.at.params[usize::from(param)] = kernel.params[usize::from(param)].hi;
+                let range = &kernel.params[usize::from(param)];
+                let value = self.known.position.map_or(range.hi, |at| at.clamp(range.lo, range.hi));
+                self.at.params[usize::from(param)] = value;
                 (Vec::new(), self.transfer(src, &ranges, self.receivers(Multicast::All)))
             }
             InstKind::Xchg { dst, src, cast, .. } => {

@@ -20,7 +20,7 @@ use lacuna_ir::expand::Attention;
 use lacuna_ir::{Node, TensorType, Value};
 use lacuna_isa::format::{Format, ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, InstKind};
-use lacuna_isa::object::{Access, BufferKind, Trip};
+use lacuna_isa::object::{Access, BufferKind, ParamTerm, Trip};
 use lacuna_isa::program::Stream;
 use lacuna_isa::view::PE_COORDS;
 
@@ -29,7 +29,7 @@ use super::attention_programs::{Compare, Streams, exponentials, greatest, passes
 use super::attention_tiles::{Buffers, Flash, KEY_STEPS, Pass, fit};
 use crate::emit::KernelBuilder;
 use crate::lower::Lowering;
-use crate::place::Place;
+use crate::place::{Place, StorageId};
 use crate::refusal::{Lowered, Refusal};
 
 impl Flash<'_, '_> {
@@ -125,11 +125,15 @@ impl Flash<'_, '_> {
     /// Tiles of keys that a pass needs.
     fn trip(&self, pass: &Pass) -> Lowered<Trip> {
         let plan = self.plan;
-        let all = plan.n_key_tiles() as i64;
+        let (all, keys) = (plan.n_key_tiles() as i64, plan.keys as i64);
+        if let Some(beyond) = self.live {
+            let base = 1 + (beyond.max(0) + keys - 1) / keys;
+            let param = Some(ParamTerm { param: 0, factor: 1, divisor: fit(keys)? });
+            return Ok(Trip { base, param, max: fit(all)?, ..Trip::default() });
+        }
         if !plan.triangular {
             return Ok(Trip::constant(fit(all)?));
         }
-        let keys = plan.keys as i64;
         let shift = (self.a.shift + keys - 1) / keys;
         let base = (pass.block + plan.block() as i64) / keys + shift;
         let mut trip = Trip { base, max: fit(all)?, ..Trip::default() };
@@ -230,6 +234,13 @@ impl Lowering<'_> {
             Some(&m) => Some((self.place(m)?, self.func.ty(m).clone())),
             None => None,
         };
+        // Of a cache only the tiles up to the position that the mask follows are read.
+        let live = match args.get(3).filter(|_| !plan.triangular && plan.n_key_tiles() > 1) {
+            Some(&mask) => {
+                self.last_visible(mask, 3).and_then(|b| Some((self.position(b.position)?, b.beyond)))
+            }
+            None => None,
+        };
         let mut kb = KernelBuilder::new("attention", plan.nest.clone(), &self.storages);
         let buffers = buffers(&mut kb, &plan, mask.as_ref().map(|(_, ty)| ty), y_format)?;
         let mut formats = Vec::new();
@@ -240,7 +251,9 @@ impl Lowering<'_> {
             formats.resize(formats.len().max(base + 1), self.storages[storage].format);
         }
         let y = (y_format, y_mode.unwrap_or(ScaleMode::Floor));
-        let mut flash = Flash { kb, plan: &plan, a, buffers, places: places.clone(), mask, formats, y };
+        let beyond = live.as_ref().map(|(_, beyond)| *beyond);
+        let mut flash =
+            Flash { kb, plan: &plan, a, buffers, places: places.clone(), mask, live: beyond, formats, y };
 
         let (step, half, length) = (plan.block() as i64, plan.half(), plan.sizes.length);
         let last = (plan.n_blocks as i64 - 1) * step;
@@ -298,8 +311,15 @@ impl Lowering<'_> {
         for _ in &axes {
             flash.push(0, InstKind::End {});
         }
-        let (kernel, bases) = flash.kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
-        self.launch(kernel, bases);
+        let (mut kernel, bases) = flash.kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
+        let mut bases: Vec<(StorageId, u64)> = bases.into_iter().map(|storage| (storage, 0)).collect();
+        if let Some((position, _)) = &live {
+            let most = fit(plan.sizes.keys as i64)?;
+            position
+                .load(self, &mut kernel, &mut bases, [0, most])
+                .ok_or(Refusal::Limit("no register for the position".into()))?;
+        }
+        self.launch_at(kernel, bases);
         match sink {
             Some(sink) => self.places[sink.value] = Some(sink.place),
             None => self.places[result] = Some(places[3].clone()),

@@ -78,6 +78,8 @@ pub(super) struct Flash<'a, 'p> {
     /// Places of queries, keys, values, the result and the mask.
     pub places: [Place; 4],
     pub mask: Option<(Place, TensorType)>,
+    /// How far behind the first parameter the last key may be that a query sees, where only the keys up to there are read.
+    pub live: Option<i64>,
     pub formats: Vec<Format>,
     /// What the result is stored in, and how its scales are chosen where it is grouped.
     pub y: (Format, ScaleMode),

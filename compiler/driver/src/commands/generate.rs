@@ -5,9 +5,11 @@ use std::time::Instant;
 use lacuna_ir::TensorType;
 use lacuna_ir::eval::Tensor;
 use lacuna_isa::Blob;
+use lacuna_isa::format::ScalarType;
 use lacuna_isa::object::{EntryPoint, Object, Port};
-use lacuna_runtime::Session;
+use lacuna_isa::target::Target;
 use lacuna_runtime::profile::Profile;
+use lacuna_runtime::{ProfileOptions, Session};
 use serde_json::json;
 
 use super::{Context, energy};
@@ -19,13 +21,41 @@ use lacuna_driver::files;
 use lacuna_driver::report::{self, Report};
 use lacuna_driver::sampling::Sampler;
 
+/// What an input is fed with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Feed {
+    /// Token ids.
+    Tokens,
+    /// Their positions, over and over if there is room for more; the first one, if for less.
+    Positions,
+    /// 1 for each token so far and 0 for each that may follow.
+    Mask,
+    /// The number of tokens so far.
+    Length,
+    /// The position of the last of them.
+    Last,
+}
+
+/// Parts of the names that exporters give, and what such inputs are.
+const NAMED: [(&str, Feed); 6] = [
+    ("mask", Feed::Mask),
+    ("total_seq", Feed::Length),
+    ("seqlens", Feed::Last),
+    ("pos", Feed::Positions),
+    ("token", Feed::Tokens),
+    ("ids", Feed::Tokens),
+];
+
 /// What the ports of an entry are for.
 struct Roles {
     /// Number of the entry.
     entry: usize,
-    /// Number of the input of token ids, and how many it takes.
-    token: usize,
+    /// What each input is fed with.
+    feeds: Vec<Feed>,
+    /// Tokens that a run takes.
     width: usize,
+    /// Whether it may follow another run: some input says where its tokens are.
+    follows: bool,
     /// Number of the output of logits, and how many each token has.
     logits: usize,
     vocabulary: usize,
@@ -51,29 +81,15 @@ impl Roles {
                 ports.iter().map(|port| format!("{}: {}", port.name, port_type(port))).collect();
             all.join(", ")
         };
-        let input = |given: &Option<String>, words: &[&str], not: Option<usize>| {
-            let found = |port: &Port| match given {
-                Some(name) => port.name == *name,
-                None => {
-                    port.elem.is_int() && words.iter().any(|word| port.name.to_lowercase().contains(word))
-                }
-            };
-            (0..entry.inputs.len()).find(|&i| Some(i) != not && found(&entry.inputs[i]))
-        };
-        let position = input(&args.position, &["pos"], None);
-        let only = || {
-            let mut integers =
-                (0..entry.inputs.len()).filter(|&i| Some(i) != position && entry.inputs[i].elem.is_int());
-            integers.next().filter(|_| integers.next().is_none())
-        };
-        let token = input(&args.token, &["token", "ids"], position)
-            .or_else(|| only().filter(|_| args.token.is_none()));
-        let token = token.ok_or_else(|| {
-            let inputs = listed(&entry.inputs);
-            usage(
-                format!("entry `{}` has no input of token ids among {inputs}", entry.name),
+        let feeds = feeds(args, &entry.inputs).map_err(|unknown| match unknown {
+            None => usage(
+                format!("entry `{}` has no input of token ids among {}", entry.name, listed(&entry.inputs)),
                 "name it by --token NAME",
-            )
+            ),
+            Some(names) => usage(
+                format!("entry `{}` also wants {names}", entry.name),
+                "what stays from token to token is a state: compile with --state INPUT=OUTPUT",
+            ),
         })?;
         let logits = (0..entry.outputs.len()).filter(|&o| match &args.logits {
             Some(name) => entry.outputs[o].name == *name,
@@ -87,13 +103,7 @@ impl Roles {
                 "name it by --logits NAME",
             )
         })?;
-        let others = (0..entry.inputs.len()).filter(|&i| i != token && Some(i) != position);
-        let others: Vec<&str> = others.map(|i| entry.inputs[i].name.as_str()).collect();
-        if !others.is_empty() {
-            let reason = format!("entry `{}` also wants {}", entry.name, others.join(", "));
-            let hint = "what stays from token to token is a state: compile with --state INPUT=OUTPUT";
-            return Err(usage(reason, hint));
-        }
+        let token = feeds.iter().position(|&feed| feed == Feed::Tokens).unwrap_or(0);
         let width = elements(&entry.inputs[token]);
         let sequences = entry.inputs[token].shape.split_last().map_or(1, |(_, outer)| outer.iter().product());
         let vocabulary = last(&logits) as usize;
@@ -106,25 +116,70 @@ impl Roles {
             );
             return Err(usage(reason, "export the model for a batch of 1"));
         }
-        Ok(Roles { entry: number, token, width, logits, vocabulary })
+        let follows = feeds.iter().any(|&feed| feed != Feed::Tokens);
+        Ok(Roles { entry: number, feeds, width, follows, logits, vocabulary })
     }
 
     /// The inputs for tokens that begin at a position.
     ///
     /// # Errors
-    /// L0008 where the input of positions takes another number of them.
+    /// L0008 where an input takes another number of them.
     fn inputs(&self, entry: &EntryPoint, tokens: &[u64], at: usize) -> Result<Vec<Blob>, Diagnostic> {
-        let make = |(i, port): (usize, &Port)| {
-            let values: Vec<f64> = if i == self.token {
-                tokens.iter().map(|&id| id as f64).collect()
-            } else {
-                (at..at + elements(port).min(self.width)).map(|position| position as f64).collect()
+        let length = at + tokens.len();
+        let make = |(port, feed): (&Port, &Feed)| {
+            let n = elements(port);
+            let values: Vec<f64> = match feed {
+                Feed::Tokens => tokens.iter().map(|&id| id as f64).collect(),
+                Feed::Positions => (at..length).cycle().take(n).map(|position| position as f64).collect(),
+                Feed::Mask => (0..n).map(|i| f64::from(i < length)).collect(),
+                Feed::Length => vec![length as f64; n],
+                Feed::Last => vec![length as f64 - 1.0; n],
             };
             Tensor::from_f64(port.elem, port.shape.clone(), &values)
                 .map(|tensor| Blob::new(tensor.to_bytes()))
                 .map_err(|e| Diagnostic::new(codes::INPUT, format!("input `{}`: {e}", port.name)))
         };
-        entry.inputs.iter().enumerate().map(make).collect()
+        entry.inputs.iter().zip(&self.feeds).map(make).collect()
+    }
+}
+
+/// What inputs are fed with: as the command line says, or else by their names; the only one that is left has the tokens.
+///
+/// # Errors
+/// The names of those that nothing is known of; nothing where there are no token ids.
+fn feeds(args: &cli::Generate, ports: &[Port]) -> Result<Vec<Feed>, Option<String>> {
+    let known = |port: &Port| {
+        let name = port.name.to_lowercase();
+        let by_name = || NAMED.iter().find(|(part, _)| name.contains(part)).map(|&(_, feed)| feed);
+        let given = |wanted: &Option<String>| wanted.as_ref().map(|wanted| *wanted == port.name);
+        match (given(&args.token), given(&args.position)) {
+            (Some(true), _) => Some(Feed::Tokens),
+            (_, Some(true)) => Some(Feed::Positions),
+            (token, position) => by_name()
+                .filter(|_| port.elem.is_int() || port.elem == ScalarType::Bool)
+                .filter(|&feed| token.is_none() || feed != Feed::Tokens)
+                .filter(|&feed| position.is_none() || feed != Feed::Positions),
+        }
+    };
+    let mut all: Vec<Option<Feed>> = ports.iter().map(known).collect();
+    // Of several that may be tokens the first is.
+    let mut seen = false;
+    for feed in all.iter_mut().filter(|feed| **feed == Some(Feed::Tokens)) {
+        *feed = feed.filter(|_| !std::mem::replace(&mut seen, true));
+    }
+    if !seen && args.token.is_none() {
+        let mut left = (0..ports.len()).filter(|&i| all[i].is_none() && ports[i].elem.is_int());
+        if let (Some(only), None) = (left.next(), left.next()) {
+            all[only] = Some(Feed::Tokens);
+            seen = true;
+        }
+    }
+    let unknown = ports.iter().zip(&all).filter(|(_, feed)| feed.is_none());
+    let unknown: Vec<&str> = unknown.map(|(port, _)| port.name.as_str()).collect();
+    match (seen, unknown.is_empty()) {
+        (false, _) => Err(None),
+        (true, false) => Err(Some(unknown.join(", "))),
+        (true, true) => Ok(all.into_iter().flatten().collect()),
     }
 }
 
@@ -171,8 +226,8 @@ struct Run<'a> {
     session: Session,
     /// Tokens that the caches hold.
     length: usize,
-    /// Runs of each entry.
-    runs: Vec<u64>,
+    /// The entry of each run, and the position of its first token.
+    runs: Vec<(usize, usize)>,
 }
 
 impl Run<'_> {
@@ -181,8 +236,8 @@ impl Run<'_> {
         let entry = &self.object.entries[roles.entry];
         let inputs = roles.inputs(entry, tokens, self.length)?;
         let outputs = self.program.run_in(roles.entry, &mut self.session, &inputs)?;
+        self.runs.push((roles.entry, self.length));
         self.length += tokens.len();
-        self.runs[roles.entry] += 1;
         let port = &entry.outputs[roles.logits];
         let ty = TensorType::new(port.elem, port.shape.clone());
         let logits = Tensor::from_bytes(ty, &outputs[roles.logits])
@@ -190,6 +245,46 @@ impl Run<'_> {
             .to_f64();
         Ok(logits[logits.len() - roles.vocabulary..].to_vec())
     }
+}
+
+/// The entries that generate, and which of them takes one token at a time.
+///
+/// # Errors
+/// L0001 where none does, or nothing stays from token to token.
+fn entries(args: &cli::Generate, object: &Object) -> Result<(Vec<Roles>, usize), Diagnostic> {
+    // Entries for something else may stand beside those that generate.
+    let (mut all, mut unfit) = (Vec::new(), None);
+    for number in 0..object.entries.len() {
+        match Roles::of(args, object, number) {
+            Ok(roles) => all.push(roles),
+            Err(why) => unfit = unfit.or(Some(why)),
+        }
+    }
+    let Some(step) = all.iter().position(|roles| roles.width == 1) else {
+        let hint =
+            "compile a model of one token as an entry: lacuna compile prefill.onnx decode.onnx -o llm.lac";
+        return Err(unfit.unwrap_or_else(|| usage("no entry takes one token at a time".to_owned(), hint)));
+    };
+    if object.states.is_empty() {
+        let reason = "the object has no states: each token would be alone".to_owned();
+        return Err(usage(reason, "compile with --state INPUT=OUTPUT for its caches"));
+    }
+    Ok((all, step))
+}
+
+/// Refuses a prompt with unknown tokens, or that with `count` more is longer than the caches of the entry.
+fn admit(prompt: &[u64], count: usize, object: &Object, step: &Roles) -> Result<(), Diagnostic> {
+    if let Some(id) = prompt.iter().find(|&&id| id >= step.vocabulary as u64) {
+        let reason = format!("token {id} of the prompt: the model has {} tokens", step.vocabulary);
+        return Err(Diagnostic::new(codes::INPUT, reason));
+    }
+    let longest = longest(object, step.entry);
+    if prompt.len().saturating_add(count) > longest.saturating_add(1) {
+        let reason = format!("{} tokens and {count} more do not fit caches of {longest}", prompt.len());
+        let hint = "shorten the prompt, or give a lower -n";
+        return Err(Diagnostic::new(codes::INPUT, reason).hint(hint));
+    }
+    Ok(())
 }
 
 /// Runs the command.
@@ -201,55 +296,22 @@ pub fn run(args: &cli::Generate, context: &Context) -> Result<Report, Failed> {
     let target = exec::target_of(&object)?;
     let program = Program::load(&object, context.threads)?;
     let prompt = ids(&args.prompt)?;
-    // Entries for something else may stand beside those that generate.
-    let (mut all, mut unfit) = (Vec::new(), None);
-    for number in 0..object.entries.len() {
-        match Roles::of(args, &object, number) {
-            Ok(roles) => all.push(roles),
-            Err(why) => unfit = unfit.or(Some(why)),
-        }
-    }
-    let Some(step) = all.iter().find(|roles| roles.width == 1) else {
-        let hint =
-            "compile a model of one token as an entry: lacuna compile prefill.onnx decode.onnx -o llm.lac";
-        let none = || usage("no entry takes one token at a time".to_owned(), hint);
-        return Err(unfit.unwrap_or_else(none).into());
-    };
-    if object.states.is_empty() {
-        let reason = "the object has no states: each token would be alone".to_owned();
-        return Err(usage(reason, "compile with --state INPUT=OUTPUT for its caches").into());
-    }
-    let longest = longest(&object, step.entry);
-    if let Some(id) = prompt.iter().find(|&&id| id >= step.vocabulary as u64) {
-        let reason = format!("token {id} of the prompt: the model has {} tokens", step.vocabulary);
-        return Err(Diagnostic::new(codes::INPUT, reason).into());
-    }
-    if prompt.len().saturating_add(args.count) > longest.saturating_add(1) {
-        let reason =
-            format!("{} tokens and {} more do not fit caches of {longest}", prompt.len(), args.count);
-        return Err(Diagnostic::new(codes::INPUT, reason)
-            .hint("shorten the prompt, or give a lower -n")
-            .into());
-    }
+    let (all, step) = entries(args, &object)?;
+    let step = &all[step];
+    admit(&prompt, args.count, &object, step)?;
 
     context.progress.step("generating");
     let started = Instant::now();
-    let mut run = Run {
-        object: &object,
-        program: &program,
-        session: program.session(),
-        length: 0,
-        runs: vec![0; object.entries.len()],
-    };
+    let mut run =
+        Run { object: &object, program: &program, session: program.session(), length: 0, runs: Vec::new() };
     let mut logits = Vec::new();
-    let whole = all.iter().filter(|roles| roles.width > 1 && roles.width <= prompt.len());
-    if let Some(prefill) = whole.max_by_key(|roles| roles.width) {
-        logits = run.feed(prefill, &prompt[..prefill.width])?;
+    while run.length < prompt.len() {
+        let left = &prompt[run.length..];
+        let fits = |roles: &&Roles| roles.width <= left.len() && (roles.follows || run.length == 0);
+        let widest = all.iter().filter(fits).max_by_key(|roles| roles.width).unwrap_or(step);
+        logits = run.feed(widest, &left[..widest.width])?;
     }
-    for &id in &prompt[run.length..] {
-        logits = run.feed(step, &[id])?;
-    }
-    let first = run.runs.clone();
+    let first = run.runs.len();
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed);
     let mut made: Vec<u64> = Vec::new();
     for n in 0..args.count {
@@ -263,40 +325,83 @@ pub fn run(args: &cli::Generate, context: &Context) -> Result<Report, Failed> {
         logits = run.feed(step, &[id])?;
     }
     let seconds = started.elapsed().as_secs_f64();
-    let profiles = (0..object.entries.len()).map(|entry| lacuna_runtime::profile(&object, &target, entry));
-    let profiles: Vec<Profile> =
-        profiles.collect::<Result<_, _>>().map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
+    report_of(&run, step.entry, &target, Counts { prompt: prompt.len(), made: &made, first, seconds })
+}
+
+/// What a generation made.
+struct Counts<'a> {
+    /// Tokens of the prompt.
+    prompt: usize,
+    made: &'a [u64],
+    /// Runs before the first token.
+    first: usize,
+    seconds: f64,
+}
+
+/// The tokens, and what they cost by the machine model.
+fn report_of(run: &Run<'_>, step: usize, target: &Target, counts: Counts<'_>) -> Result<Report, Failed> {
+    let Counts { prompt, made, first, seconds } = counts;
+    let profile = |entry: usize, position: usize| -> Result<Profile, Diagnostic> {
+        let options = ProfileOptions { position: i32::try_from(position).ok(), ..ProfileOptions::default() };
+        lacuna_runtime::profile_with(run.object, target, entry, &options)
+            .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))
+    };
     let microseconds = |cycles: u64| cycles as f64 / (target.clock_ghz * 1e3);
-    let first_cycles = first.iter().zip(&profiles).map(|(n, profile)| n * profile.cycles).sum();
-    let own = &profiles[step.entry];
+    let mut first_cycles = 0;
+    for entry in 0..run.object.entries.len() {
+        let runs = run.runs[..first].iter().filter(|run| run.0 == entry);
+        let at: Vec<usize> = runs.map(|run| run.1).collect();
+        // Between the first and the last run of an entry costs grow with the position.
+        if let (Some(&from), Some(&to)) = (at.first(), at.last()) {
+            let ends = profile(entry, from)?.cycles + profile(entry, to)?.cycles;
+            first_cycles += ends * at.len() as u64 / 2;
+        }
+    }
+    let ends = [prompt, run.length.max(prompt + 1) - 1];
+    let [early, late] = [profile(step, ends[0])?, profile(step, ends[1])?];
     let rate = run.length as f64 / seconds;
     let text = made.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
-    let joules = energy::known(own.energy_pj, &target);
-    let per_token = format!(
-        "{:.2} us, {} over HBM{}",
-        microseconds(own.cycles),
-        report::bytes(own.hbm_bytes),
-        joules.map_or_else(String::new, |pj| format!(", {:.3} uJ", pj * 1e-6)),
-    );
+    let joules = |own: &Profile| energy::known(own.energy_pj, target);
+    let cost = |own: &Profile| {
+        format!(
+            "{:.2} us, {} over HBM{}",
+            microseconds(own.cycles),
+            report::bytes(own.hbm_bytes),
+            joules(own).map_or_else(String::new, |pj| format!(", {:.3} uJ", pj * 1e-6)),
+        )
+    };
+    let per_token = if early.cycles == late.cycles && early.hbm_bytes == late.hbm_bytes {
+        cost(&late)
+    } else {
+        format!("{} behind {} tokens, {} behind {}", cost(&early), ends[0], cost(&late), ends[1])
+    };
     let text = format!(
-        "{text}\n{} tokens of the prompt and {} more in {seconds:.2} s, {rate:.1} tokens a second of the interpreter\n\
+        "{text}\n{prompt} tokens of the prompt and {} more in {seconds:.2} s, {rate:.1} tokens a second of the interpreter\n\
          modelled on {}: first token after {:.2} us; each further one {per_token}\n",
-        prompt.len(),
         made.len(),
         target.name,
         microseconds(first_cycles),
     );
+    let step_report = |own: &Profile, behind: usize| {
+        json!({
+            "behind": behind,
+            "microseconds": microseconds(own.cycles),
+            "hbm_bytes": own.hbm_bytes,
+            "energy_pj": joules(own),
+        })
+    };
     let json = json!({
         "ok": true,
         "tokens": made,
-        "prompt_tokens": prompt.len(),
+        "prompt_tokens": prompt,
         "seconds": seconds,
         "tokens_per_second": rate,
         "target": target.name,
         "first_token_microseconds": microseconds(first_cycles),
-        "token_microseconds": microseconds(own.cycles),
-        "token_hbm_bytes": own.hbm_bytes,
-        "token_energy_pj": joules,
+        "token_microseconds": microseconds(late.cycles),
+        "token_hbm_bytes": late.hbm_bytes,
+        "token_energy_pj": joules(&late),
+        "steps": [step_report(&early, ends[0]), step_report(&late, ends[1])],
     });
     Ok(Report::new(text, json))
 }

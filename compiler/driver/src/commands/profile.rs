@@ -42,7 +42,12 @@ pub fn run(args: &cli::Profile, context: &Context) -> Result<Report, Failed> {
     let records = if args.run { record(args, &object, context)? } else { Vec::new() };
     let entry = exec::entry_of(&object, args.entry.as_deref())?;
     context.progress.step("replaying instructions");
-    let options = ProfileOptions { activity: args.activity, records: &records, ..ProfileOptions::default() };
+    let options = ProfileOptions {
+        activity: args.activity,
+        records: &records,
+        position: args.position,
+        ..ProfileOptions::default()
+    };
     let profile = lacuna_runtime::profile_with(&object, &target, entry, &options)
         .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
     let hot = energy::power_warnings(&profile, &target);

@@ -12,7 +12,7 @@ use crate::tensor::scalar_type;
 type Results = Result<Vec<Value>, Fail>;
 
 /// `[batch, heads, length, size]` of an operand that may be `[batch, length, heads * size]`.
-fn by_heads(c: &mut Ctx<'_>, x: Value, heads: i64, what: &str) -> Result<Value, Fail> {
+pub(super) fn by_heads(c: &mut Ctx<'_>, x: Value, heads: i64, what: &str) -> Result<Value, Fail> {
     let shape = c.shape(x);
     match shape[..] {
         [_, _, _, _] => Ok(x),
@@ -228,13 +228,30 @@ pub(super) fn rotary(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         c.broadcast_to(t, &wide)
     };
     let (cos, sin) = (table(1)?, table(2)?);
+    let mut y = rotate(c, x, [cos, sin], n.flag("interleaved", false)?)?;
+    if original.rank() == 3 {
+        y = c.permute(y, vec![0, 2, 1, 3])?;
+        y = c.reshape(y, original)?;
+    }
+    Ok(vec![y])
+}
+
+/// Rotates the first elements of `x`, `[batch, heads, rows, size]`, by angles with these cosines and sines, `[batch, heads, rows, half]`:
+/// elements 2i and 2i + 1 are a pair where they are interleaved, else elements i and half + i.
+pub(super) fn rotate(
+    c: &mut Ctx<'_>,
+    x: Value,
+    [cos, sin]: [Value; 2],
+    interleaved: bool,
+) -> Result<Value, Fail> {
+    let (shape, half) = (c.shape(x), c.shape(cos)[3]);
+    let (batch, heads, rows, size, rotated) = (shape[0], shape[1], shape[2], shape[3], 2 * half);
     let inner = c.slice_axis(x, 3, 0, rotated)?;
-    let interleaved = n.flag("interleaved", false)?;
     let (first, second) = if interleaved {
-        let pairs = c.reshape(inner, vec![batch, shape[1], rows, half, 2])?;
+        let pairs = c.reshape(inner, vec![batch, heads, rows, half, 2])?;
         let mut part = |i| {
             let p = c.slice_axis(pairs, 4, i, 1)?;
-            c.reshape(p, vec![batch, shape[1], rows, half])
+            c.reshape(p, vec![batch, heads, rows, half])
         };
         (part(0)?, part(1)?)
     } else {
@@ -245,23 +262,19 @@ pub(super) fn rotary(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         (product(first, cos)?, product(second, sin)?, product(first, sin)?, product(second, cos)?);
     let real = c.binary(BinaryOp::Sub, ac, bs)?;
     let imaginary = c.binary(BinaryOp::Add, as_, bc)?;
-    let mut y = if interleaved {
-        let mut lift = |v| c.reshape(v, vec![batch, shape[1], rows, half, 1]);
+    let y = if interleaved {
+        let mut lift = |v| c.reshape(v, vec![batch, heads, rows, half, 1]);
         let (a, b) = (lift(real)?, lift(imaginary)?);
         let pairs = c.concat(&[a, b], 4)?;
-        c.reshape(pairs, vec![batch, shape[1], rows, rotated])?
+        c.reshape(pairs, vec![batch, heads, rows, rotated])?
     } else {
         c.concat(&[real, imaginary], 3)?
     };
-    if rotated < size {
-        let rest = c.slice_axis(x, 3, rotated, size - rotated)?;
-        y = c.concat(&[y, rest], 3)?;
+    if rotated == size {
+        return Ok(y);
     }
-    if original.rank() == 3 {
-        y = c.permute(y, vec![0, 2, 1, 3])?;
-        y = c.reshape(y, original)?;
-    }
-    Ok(vec![y])
+    let rest = c.slice_axis(x, 3, rotated, size - rotated)?;
+    c.concat(&[y, rest], 3)
 }
 
 fn shape_heads(c: &Ctx<'_>, x: Value) -> u64 {

@@ -2,7 +2,7 @@
 
 use lacuna_ir::op::{BinaryOp, UnaryOp};
 
-use super::{SupportedOp, Types, learning, microsoft, n_bits, quantized, training, trees};
+use super::{SupportedOp, Types, grouped_query, learning, microsoft, n_bits, quantized, training, trees};
 use crate::flex;
 
 /// Operators of classical machine learning.
@@ -44,6 +44,7 @@ super::table! {
     "FusedMatMul" 1 Float "transBatchA, transBatchB" "permute, contract, mul" microsoft::fused_mat_mul;
     "GatherBlockQuantized" 1 Any "" "gather, cast, sub, mul" n_bits::gather_block_quantized;
     "Gelu" 1 Float "" "erf, mul" |c, n| microsoft::gelu(c, n, false);
+    "GroupQueryAttention" 1 Float "no quantised cache, no qk_output" "contract, mul, softmax, select" grouped_query::attention;
     "MatMulIntegerToFloat" 1 Int "" "cast, sub, contract, mul" quantized::mat_mul_integer_to_float;
     "MatMulNBits" 1 Float "2, 4 and 8 bits; g_idx in order" "dequantize, contract" n_bits::mat_mul_n_bits;
     "QLinearAdd" 1 Int "" "cast, sub, mul, add, div, round" |c, n| quantized::qlinear_binary(c, n, BinaryOp::Add);

@@ -10,6 +10,7 @@ mod einsum;
 mod elementwise;
 mod grams;
 mod grid;
+mod grouped_query;
 mod indexing;
 mod learning;
 mod legacy;
