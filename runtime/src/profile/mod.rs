@@ -202,7 +202,10 @@ pub fn profile_with(
     entry: usize,
     options: &ProfileOptions<'_>,
 ) -> Result<Profile, LoadError> {
-    let no_entry = || LoadError::Entry { entry: entry.to_string(), reason: "there is no such entry".into() };
+    let no_entry = || LoadError::Entry {
+        entry: entry.to_string(),
+        reason: crate::Illegal::Missing("there is no such entry".into()),
+    };
     let point = object.entries.get(entry).ok_or_else(no_entry)?;
     let kernels = object.kernels.iter().map(plan_kernel).collect::<Result<Vec<_>, _>>()?;
     let mut timeline = Timeline {
@@ -410,7 +413,7 @@ impl Replay<'_> {
         let left = walk(self.plan, start, self.known, self.left.get(), visit).map_err(|TooLong| {
             let kernel = self.plan.kernel.name.clone();
             let reason = format!("more than {} instructions and loop rounds", self.walk_limit);
-            LoadError::Kernel { kernel, pc: None, reason }
+            LoadError::Kernel { kernel, pc: None, reason: crate::Illegal::Limit(reason) }
         })?;
         self.left.set(left);
         Ok(())
