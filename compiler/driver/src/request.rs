@@ -74,7 +74,7 @@ pub struct Request<'a> {
     pub exposes: bool,
     /// With [`Precision::Auto`]: the budget, and the data to measure on.
     pub selection: SelectionRequest,
-    /// Pairs of an input and an output that are one tensor, which stays in memory between runs; `*` stands for any part of a name.
+    /// Inputs and outputs that are one tensor, which stays in memory between runs.
     pub states: StateRequest<'a>,
 }
 
