@@ -241,6 +241,9 @@ fn exported_decoders_say_what_the_reference_says() {
 
 #[test]
 fn caches_that_grow_need_rows() {
+    let scratch = tempfile::tempdir().unwrap();
+    let object = scratch.path().join("decoder.lac");
+    let object = object.to_str().unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/decoders/llama-growing");
     let common =
         ["compile", "model.onnx", "--state", "past_key_values.*=present.*", "--dim", "s=4", "--dim", "t=4"];
