@@ -10,11 +10,12 @@ use lacuna_isa::view::VIEW_DIMS;
 use crate::fuse::is_wide;
 use crate::kernels::attention_plan::Plan;
 use crate::kernels::norm::{norm_bytes, softmax_bytes};
-use crate::kernels::rows::row_limit;
+use crate::kernels::rows::{operand_bytes, row_limit};
 use crate::kernels::sparse::ProductZeros;
 use crate::sinks::Quantised;
 
 pub mod integers;
+mod rows;
 
 /// A module, and what is known of the zeros of its entry's products.
 pub type Legal = (Module, SecondaryMap<Node, ProductZeros>);
@@ -55,7 +56,7 @@ pub fn legalize(
         let parts = match &integers[node] {
             Some(of_floats) => Some(integers::emit(&mut b, &data.op, of_floats, &args)?),
             None if whole(node, data) => None,
-            None => parts(&mut b, &data.op, &args)?,
+            None => parts(&mut b, &data.op, &args, target)?,
         };
         let results = match parts {
             Some(result) => vec![result],
@@ -85,9 +86,23 @@ pub fn legalize(
 }
 
 /// The node as its parts, if it has any.
-fn parts(b: &mut FunctionBuilder<'_>, op: &Op, args: &[Value]) -> Result<Option<Value>, TypeError> {
+fn parts(
+    b: &mut FunctionBuilder<'_>,
+    op: &Op,
+    args: &[Value],
+    target: &Target,
+) -> Result<Option<Value>, TypeError> {
     if let Some(axis) = along(op).filter(|_| b.ty(args[0]).shape.rank() > VIEW_DIMS) {
         return merged(b, op, axis, args[0]).map(Some);
+    }
+    let most = |b: &FunctionBuilder<'_>| walked_limit(target, b.ty(args[0]));
+    if let Op::ArgReduce { max, axis, last } = *op {
+        let most = most(b);
+        return rows::arg_reduce(b, (max, axis, last), args[0], most).map(Some);
+    }
+    if let Op::Cumulate { op, axis, exclusive, reverse } = *op {
+        let most = most(b);
+        return rows::cumulate(b, (op, axis, exclusive, reverse), args[0], most).map(Some);
     }
     if let Op::Softmax { axis, log } = op {
         return expand::softmax(b, *axis, *log, args[0]).map(Some);
@@ -107,6 +122,11 @@ fn parts(b: &mut FunctionBuilder<'_>, op: &Op, args: &[Value]) -> Result<Option<
         return of(b, attrs, *elem, args[0], args[1]).map(Some);
     }
     Attention::of(op).map(|a| expand::attention(b, &a, args)).transpose()
+}
+
+/// Elements of a row that a kernel can walk whose operand is of this type.
+fn walked_limit(target: &Target, ty: &TensorType) -> u64 {
+    row_limit(target, operand_bytes(ty.elem.scalar().into_iter()))
 }
 
 /// The axis of an operator on rows along one axis.
@@ -179,6 +199,9 @@ fn whole(func: &Function, quantised: &Quantised, data: &NodeData, target: &Targe
     let types: Vec<&TensorType> = data.args.iter().map(|&v| func.ty(v)).collect();
     let row = |axes: &[u8]| axes.iter().map(|&a| types[0].shape[usize::from(a)]).product::<u64>();
     let scalars = || types.iter().filter_map(|ty| ty.elem.scalar());
+    if let Op::ArgReduce { axis, .. } | Op::Cumulate { axis, .. } = data.op {
+        return row(&[axis]) <= walked_limit(target, types[0]);
+    }
     if let Op::Softmax { axis, .. } = data.op {
         return row(&[axis]) <= row_limit(target, softmax_bytes(scalars()));
     }

@@ -134,6 +134,17 @@ fn operators() -> Vec<(&'static str, Box<Build>)> {
             }),
         ),
         (
+            "positions and totals",
+            Box::new(move |b: &mut FunctionBuilder<'_>, x: Value, n: &mut Numbers| {
+                let axis = n.below(shape_of(b, x).len() as u64) as u8;
+                if n.below(2) == 0 {
+                    return emit(b, Op::ArgReduce { max: true, axis, last: false }, &[x]);
+                }
+                let (exclusive, reverse) = (n.below(2) == 0, n.below(2) == 0);
+                emit(b, Op::Cumulate { op: ReduceOp::Sum, axis, exclusive, reverse }, &[x])
+            }),
+        ),
+        (
             "softmax",
             Box::new(move |b: &mut FunctionBuilder<'_>, x: Value, n: &mut Numbers| {
                 let rank = shape_of(b, x).len() as u64;
@@ -233,6 +244,23 @@ fn every_pool_compiles_on_every_target() {
         wrong.extend(some.filter_map(|target| faults(&module, &target)));
     }
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong[..wrong.len().min(50)].join("\n"));
+}
+
+/// Products whose tiles of results leave their banks in many pieces.
+#[test]
+fn every_tall_product_compiles_on_every_target() {
+    let mut numbers = Numbers(4);
+    let mut wrong = Vec::new();
+    for (rows, columns, terms) in [(16384, 16384, 64), (8192, 8192, 32), (65536, 16, 4), (4096, 2048, 8)] {
+        let build = move |b: &mut FunctionBuilder<'_>, x: Value, _: &mut Numbers| {
+            let w = b.param(TensorType::new(ScalarType::F32, vec![columns, terms]), "w");
+            let map = ContractMap::parse("mk,nk->mn").expect("a map");
+            emit(b, Op::Contract { map, elem: ScalarType::F32 }, &[x, w])
+        };
+        let module = module("product", &[rows, terms], &build, &mut numbers);
+        wrong.extend(targets().iter().filter_map(|target| faults(&module, target)));
+    }
+    assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// Products with few rows, columns or terms, with constants of rank 1 and 2, and those that sum over nothing.

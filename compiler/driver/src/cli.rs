@@ -105,6 +105,9 @@ pub struct CompileOptions {
     /// any part of a name.
     #[arg(long = "state", value_name = "INPUT=OUTPUT", value_parser = parse_names)]
     pub states: Vec<(String, String)>,
+    /// Rows of states whose outputs are longer than their inputs: the latest stay. Those of the input unless given.
+    #[arg(long, value_name = "N", requires = "states")]
+    pub state_length: Option<u64>,
     /// With --precision auto: fewest cycles with at least this signal-to-noise ratio at every output, in dB.
     #[arg(long, value_name = "DB", value_parser = parse_decibels, allow_hyphen_values = true)]
     pub min_sqnr: Option<f64>,

@@ -137,6 +137,7 @@ fn widen(
 /// Every finding of the pass that failed.
 pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Failed> {
     let (mut imported, mut warnings) = import(request, watch)?;
+    states::bound(request.states, &mut imported).map_err(|f| f.in_file(request.path))?;
     if request.exposes {
         expose(&mut imported);
     }

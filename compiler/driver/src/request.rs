@@ -11,6 +11,7 @@ use lacuna_optimize::{Budget, Extraction, Precision, WeightOptions};
 
 use crate::calibration::Calibration;
 use crate::progress::Progress;
+use crate::states::StateRequest;
 use crate::testset::DataSet;
 
 /// A stage that can be shown.
@@ -73,8 +74,8 @@ pub struct Request<'a> {
     pub exposes: bool,
     /// With [`Precision::Auto`]: the budget, and the data to measure on.
     pub selection: SelectionRequest,
-    /// Pairs of an input and an output that are one tensor, which stays in memory between runs; `*` stands for any part of a name.
-    pub states: &'a [(String, String)],
+    /// Inputs and outputs that are one tensor, which stays in memory between runs.
+    pub states: StateRequest<'a>,
 }
 
 impl<'a> Request<'a> {
@@ -99,7 +100,7 @@ impl<'a> Request<'a> {
             calibration: None,
             exposes: false,
             selection: SelectionRequest::default(),
-            states: &[],
+            states: StateRequest::default(),
         }
     }
 }

@@ -665,6 +665,79 @@ fn convolutions_have_any_number_of_axes() {
     }
 }
 
+/// Codes less their zero points, as operands of a convolution: what is summed at once is bounded, within groups, and within one
+/// channel where its kernel is large.
+#[test]
+fn convolutions_of_codes_are_summed_in_parts() {
+    for (groups, channels, kernel) in [(2, 8, [9, 9]), (4, 4, [3, 3]), (6, 1, [19, 1]), (1, 2, [1, 300])] {
+        let order: Vec<u8> = (0..4).collect();
+        let attrs = ConvAttrs {
+            x: order.clone(),
+            w: order.clone(),
+            out: order,
+            strides: vec![1, 2],
+            dilations: vec![2, 1],
+            x_dilations: vec![1, 1],
+            low: vec![3, 4],
+            high: vec![1, 5],
+            groups,
+        };
+        let x_shape = [2, groups * channels, 2 * kernel[0], kernel[1] + 9];
+        let w_shape = [2 * groups, channels, kernel[0], kernel[1]];
+        let size = |shape: &[u64]| shape.iter().product::<u64>() as usize;
+        let (x, w) = (mixed(size(&x_shape), 0, 255), mixed(size(&w_shape), 0, 255));
+        let u8s = ScalarType::U8;
+        let inputs: [Input<'_>; 4] =
+            [(u8s, &x_shape, &x), (u8s, &w_shape, &w), (u8s, &[], &[3.0]), (u8s, &[], &[250.0])];
+        check(&format!("{attrs:?} of codes"), &inputs, |b, v| {
+            let mut centred = |codes: usize, zero: usize| {
+                let wide = Op::Cast { to: ScalarType::I32, saturate: true };
+                let x = b.emit(wide.clone(), &[v[codes]]).expect("typed");
+                let zero = b.emit(wide, &[v[zero]]).expect("typed");
+                let shape = b.ty(x).shape.clone();
+                let zero = b.emit(Op::Broadcast { dims: vec![], shape }, &[zero]).expect("typed");
+                b.binary(BinaryOp::Sub, x, zero).expect("typed")
+            };
+            let operands = [centred(0, 2), centred(1, 3)];
+            b.emit(Op::Conv { attrs: attrs.clone(), elem: ScalarType::I32 }, &operands).expect("typed")
+        });
+    }
+}
+
+/// Rows that local memory does not hold, with equal extremes and NaN in different parts of them.
+#[test]
+fn positions_in_rows_longer_than_local_memory() {
+    const N: usize = 60_000;
+    let mut x = vec![0.0; 3 * N];
+    for (i, v) in x.iter_mut().enumerate() {
+        *v = ((i * 7919) % 1000) as f64 - 500.0;
+    }
+    for at in [17, 20_000, 59_999] {
+        (x[at], x[2 * N + at]) = (900.0, -900.0);
+    }
+    (x[N + 30_000], x[N + 45_000]) = (f64::NAN, f64::NAN);
+    for (max, last) in [(true, false), (true, true), (false, false), (false, true)] {
+        check("long rows", &[(ScalarType::F32, &[3, N as u64], &x)], |b, v| {
+            b.emit(Op::ArgReduce { max, axis: 1, last }, v).expect("typed")
+        });
+        check("long columns", &[(ScalarType::F32, &[3, N as u64 / 2, 2], &x)], |b, v| {
+            b.emit(Op::ArgReduce { max, axis: 1, last }, v).expect("typed")
+        });
+    }
+}
+
+#[test]
+fn totals_of_rows_longer_than_local_memory() {
+    const N: usize = 50_000;
+    let x: Vec<f64> = (0..2 * N).map(|i| ((i * 7919) % 1000) as f64 / 512.0 - 1.0).collect();
+    for (exclusive, reverse) in [(false, false), (true, false), (false, true), (true, true)] {
+        let op = Op::Cumulate { op: ReduceOp::Sum, axis: 1, exclusive, reverse };
+        check("long totals", &[(ScalarType::F32, &[2, N as u64], &x)], |b, v| {
+            b.emit(op.clone(), v).expect("typed")
+        });
+    }
+}
+
 #[test]
 fn products_in_many_orders() {
     for (text, left, right) in [

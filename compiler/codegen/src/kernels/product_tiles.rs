@@ -74,6 +74,8 @@ pub fn choose(problem: &Problem, expr: &Expr, result: &Stored, lowering: &Loweri
     })
 }
 
+/// Slots that a buffer has at most.
+const MAX_SLOTS: u64 = 16;
 const MAX_ROWS: u64 = 1024;
 const MAX_COLUMNS: u64 = 1024;
 
@@ -161,12 +163,15 @@ impl Search<'_> {
         let k_size = problem.summed[cut].size;
         // The largest chunk of K that fits and parts of it: a shorter one has more rounds, but more of them fit at a time.
         let mut best: Option<(f64, Plan)> = None;
+        let pieces = plan.pieces;
         let chunk_of = |parts: u64| k_size.div_ceil(parts).next_multiple_of(multiple).min(k_size);
         let mut of_chunk = |chunk: u64| -> Option<Time> {
             let axis = plan.k_axis();
             plan.chunk = chunk;
             let n_chunks = k_size.div_ceil(chunk);
             (plan.nest.axes[axis].size, plan.nest.axes[axis].trip) = (n_chunks, n_chunks);
+            // All pieces of a tile wait at once where there is no loop over K, and one more.
+            plan.pieces = if n_chunks == 1 && pieces >= MAX_SLOTS { pieces / 2 } else { pieces };
             if let (Some(flags), Some(counts)) = (&problem.flags, &self.counts) {
                 plan.room = flags.room(counts, problem, plan.panels(problem), chunk);
             }

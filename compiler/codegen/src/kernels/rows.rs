@@ -291,6 +291,6 @@ pub(super) fn live_bytes(expr: &Expr, scratch: u64) -> u64 {
 }
 
 /// Bytes of local memory per element: two slots of each operand and of the result.
-pub(super) fn operand_bytes(operands: impl Iterator<Item = ScalarType>) -> u64 {
+pub fn operand_bytes(operands: impl Iterator<Item = ScalarType>) -> u64 {
     2 * (operands.map(|elem| u64::from(elem.bits().div_ceil(8))).sum::<u64>() + 8)
 }

@@ -8,12 +8,14 @@ use std::ops::Range;
 
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
 use lacuna_ir::infer::TypeError;
-use lacuna_ir::op::{BinaryOp, ContractMap, ConvAttrs};
-use lacuna_ir::{Constant, ConstantData, Function, FunctionBuilder, Module, Op, Value};
+use lacuna_ir::op::{BinaryOp, ContractMap, ConvAttrs, UnaryOp};
+use lacuna_ir::{Constant, ConstantData, Function, FunctionBuilder, Module, Op, Shape, Value};
 use lacuna_isa::format::{ScalarType, pack};
 
 /// Integers up to this have an f32, and so have all sums that stay within it.
 const EXACT: u64 = 1 << 24;
+/// Magnitudes up to this count as small: sums of a few of them do not overflow.
+const SMALL: i64 = 1 << 30;
 /// Integers up to this have a bf16.
 const EXACT_BF16: u64 = 1 << 8;
 /// Parts of a sum; more are not worth their launches.
@@ -28,9 +30,22 @@ const MAX_DEPTH: usize = 16;
 pub struct Parts {
     /// Types that have the operands' values.
     types: [ScalarType; 2],
-    /// The dimension of each operand that is cut, and the ranges of it.
-    axes: [usize; 2],
+    /// What is cut.
+    cut: Cut,
+    /// The ranges of it.
     ranges: Vec<Range<u64>>,
+}
+
+/// Which summed dimension of a product is cut.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Cut {
+    /// One dimension of each operand.
+    Axes([usize; 2]),
+    /// The channels of each group of a convolution: a dimension of the first operand, which has all groups' channels, and one of the
+    /// second.
+    Groups([usize; 2]),
+    /// The kernel along a spatial axis.
+    Kernel(usize),
 }
 
 /// The parts of an integer contraction or convolution, if its operands are small enough.
@@ -39,7 +54,7 @@ pub fn parts_of(module: &Module, func: &Function, op: &Op, args: &[Value]) -> Op
     let terms = EXACT / bounds[0].max(1).checked_mul(bounds[1].max(1))?;
     let shape = |i: usize| &func.ty(args[i]).shape;
     // The summed dimension that is cut, its size, and terms for each of its elements.
-    let (axes, size, each) = match op {
+    let (cut, size, each) = match op {
         Op::Contract { map, .. } => {
             let summed = map.summed();
             let at = |labels: &[u8], label: u8| labels.iter().position(|&l| l == label);
@@ -47,19 +62,26 @@ pub fn parts_of(module: &Module, func: &Function, op: &Op, args: &[Value]) -> Op
                 summed.iter().map(|&l| Some(shape(0)[at(&map.a, l)?])).collect::<Option<Vec<u64>>>()?;
             let (i, size) = sizes.iter().copied().enumerate().max_by_key(|&(i, n)| (n, i))?;
             let axes = [at(&map.a, summed[i])?, at(&map.b, summed[i])?];
-            (axes, size, sizes.iter().product::<u64>() / size.max(1))
+            (Cut::Axes(axes), size, sizes.iter().product::<u64>() / size.max(1))
         }
         Op::Conv { attrs, .. } => {
             let axes = [usize::from(attrs.x[1]), usize::from(attrs.w[1])];
             let size = shape(1)[axes[1]];
-            (axes, size, shape(1).elements() / shape(1)[usize::from(attrs.w[0])].max(1) / size.max(1))
+            let all = shape(1).elements() / shape(1)[usize::from(attrs.w[0])].max(1);
+            let cut = if attrs.groups > 1 { Cut::Groups(axes) } else { Cut::Axes(axes) };
+            // Where not even one channel may be summed, the kernel is cut.
+            let kernel = |i: usize| shape(1)[usize::from(attrs.w[i + 2])];
+            let widest = (0..attrs.strides.len()).max_by_key(|&i| kernel(i));
+            match widest.filter(|_| all / size.max(1) > terms) {
+                Some(i) => (Cut::Kernel(i), kernel(i), all / kernel(i).max(1)),
+                None => (cut, size, all / size.max(1)),
+            }
         }
         _ => return None,
     };
     let per_part = (terms / each.max(1)).min(size);
     let n_parts = size.div_ceil(per_part.max(1));
-    let grouped = matches!(op, Op::Conv { attrs, .. } if attrs.groups > 1);
-    if size == 0 || per_part == 0 || n_parts > MAX_PARTS || (grouped && n_parts > 1) {
+    if size == 0 || per_part == 0 || n_parts > MAX_PARTS {
         return None;
     }
     // Equal parts, so that kernels are shared.
@@ -69,67 +91,97 @@ pub fn parts_of(module: &Module, func: &Function, op: &Op, args: &[Value]) -> Op
         .filter(|r| !r.is_empty())
         .collect();
     let types = bounds.map(|b| if b <= EXACT_BF16 { ScalarType::Bf16 } else { ScalarType::F32 });
-    Some(Parts { types, axes, ranges })
+    Some(Parts { types, cut, ranges })
 }
 
 /// The greatest magnitude that an integer value can have, if it is known to be small.
 fn bound(module: &Module, func: &Function, value: Value, depth: usize) -> Option<u64> {
-    let elem = func.ty(value).elem.scalar()?;
-    let of_type = match elem {
+    let (low, high) = interval(module, func, value, depth)?;
+    Some(low.unsigned_abs().max(high.unsigned_abs()))
+}
+
+/// The least and the greatest value of an integer type of up to 16 bits.
+fn of_type(elem: ScalarType) -> Option<(i64, i64)> {
+    match elem {
         _ if elem.is_float() || elem.bits() > 16 => None,
-        _ if is_signed(elem) => Some(1u64 << (elem.bits() - 1)),
-        ScalarType::Bool => Some(1),
-        _ => Some((1u64 << elem.bits()) - 1),
-    };
-    let narrower = of_operator(module, func, value, depth);
-    match (of_type, narrower) {
-        (Some(a), Some(b)) => Some(a.min(b)),
+        ScalarType::Bool => Some((0, 1)),
+        _ if is_signed(elem) => Some((-(1i64 << (elem.bits() - 1)), (1i64 << (elem.bits() - 1)) - 1)),
+        _ => Some((0, (1i64 << elem.bits()) - 1)),
+    }
+}
+
+/// Between which numbers an integer value is, if it is known to be small.
+fn interval(module: &Module, func: &Function, value: Value, depth: usize) -> Option<(i64, i64)> {
+    let own = of_type(func.ty(value).elem.scalar()?);
+    match (own, of_operator(module, func, value, depth)) {
+        (Some(a), Some(b)) => Some((a.0.max(b.0), a.1.min(b.1))),
         (a, b) => a.or(b),
     }
 }
 
-fn of_operator(module: &Module, func: &Function, value: Value, depth: usize) -> Option<u64> {
+fn of_operator(module: &Module, func: &Function, value: Value, depth: usize) -> Option<(i64, i64)> {
     let node = &func.nodes[func.def(value)?];
     if depth > MAX_DEPTH {
         return None;
     }
     let arg = |i: usize| {
         let &arg = node.args.get(i)?;
-        bound(module, func, arg, depth + 1)
+        interval(module, func, arg, depth + 1)
     };
-    let greatest = || (0..node.args.len()).map(arg).try_fold(0, |most, b| Some(most.max(b?)));
+    let hull = |a: (i64, i64), b: (i64, i64)| (a.0.min(b.0), a.1.max(b.1));
+    let all = || {
+        let others = (1..node.args.len()).map(arg);
+        others.fold(arg(0), |hulled, next| Some(hull(hulled?, next?)))
+    };
+    // Sums of small numbers stay within wide types; those within a type of their own wrap, and are as wide as it.
+    let signed = |range: (i64, i64)| {
+        let elem = func.ty(value).elem.scalar()?;
+        let fits = of_type(elem).is_none_or(|own| own.0 <= range.0 && range.1 <= own.1);
+        (is_signed(elem) && fits && range.0 >= -SMALL && range.1 <= SMALL).then_some(range)
+    };
     match &node.op {
-        Op::Const { value } => {
-            let constant = &module.constants[*value];
-            if constant.ty.shape.elements() > MAX_SCANNED {
-                return None;
-            }
-            let elem = constant.ty.elem.scalar()?;
-            // Integers above 2^53 are rounded, and are far from small.
-            let magnitude = |code: u64| elem.decode(code).abs() as u64;
-            match &constant.data {
-                ConstantData::Splat(code) => Some(magnitude(*code)),
-                ConstantData::Dense(blob) => {
-                    let n = constant.ty.shape.elements() as usize;
-                    (0..n).map(|i| magnitude(pack::get(blob.bytes(), elem, i))).max()
-                }
-            }
-        }
+        Op::Const { value } => of_constant(&module.constants[*value]),
         // A negative value wraps to a large one in an unsigned type.
-        Op::Cast { to, .. } if is_signed(*to) => arg(0),
-        Op::Unary { op: lacuna_ir::op::UnaryOp::Neg | lacuna_ir::op::UnaryOp::Abs }
-            if is_signed(func.ty(value).elem.scalar()?) =>
-        {
-            arg(0)
+        Op::Cast { .. } => arg(0).and_then(signed),
+        Op::Unary { op: UnaryOp::Neg } => arg(0).map(|(low, high)| (-high, -low)).and_then(signed),
+        Op::Unary { op: UnaryOp::Abs } => {
+            arg(0).map(|(low, high)| (0, low.abs().max(high.abs()))).and_then(signed)
         }
-        Op::Binary { op: BinaryOp::Add | BinaryOp::Sub } if is_signed(func.ty(value).elem.scalar()?) => {
-            arg(0)?.checked_add(arg(1)?)
+        Op::Binary { op: BinaryOp::Add } => {
+            let ((a, b), (c, d)) = (arg(0)?, arg(1)?);
+            signed((a + c, b + d))
         }
-        Op::Binary { op: BinaryOp::Max | BinaryOp::Min } | Op::Concat { .. } | Op::Pad { .. } => greatest(),
-        Op::Select {} => Some(arg(1)?.max(arg(2)?)),
+        Op::Binary { op: BinaryOp::Sub } => {
+            let ((a, b), (c, d)) = (arg(0)?, arg(1)?);
+            signed((a - d, b - c))
+        }
+        Op::Binary { op: BinaryOp::Max | BinaryOp::Min } | Op::Concat { .. } | Op::Pad { .. } => all(),
+        Op::Select {} => Some(hull(arg(1)?, arg(2)?)),
         Op::Gather { .. } => arg(0),
         op if op.is_movement() => arg(0),
         _ => None,
+    }
+}
+
+/// The least and the greatest element of a constant of integers.
+fn of_constant(constant: &Constant) -> Option<(i64, i64)> {
+    let n = constant.ty.shape.elements();
+    let elem = constant.ty.elem.scalar().filter(|elem| !elem.is_float())?;
+    if n > MAX_SCANNED {
+        return None;
+    }
+    // Integers above 2^53 are rounded, and are far from small.
+    let small = |code: u64| Some(elem.decode(code)).filter(|v| v.abs() <= SMALL as f64).map(|v| v as i64);
+    match &constant.data {
+        ConstantData::Splat(code) => small(*code).map(|v| (v, v)),
+        ConstantData::Dense(blob) => {
+            let mut found = (i64::MAX, i64::MIN);
+            for i in 0..n as usize {
+                let v = small(pack::get(blob.bytes(), elem, i))?;
+                found = (found.0.min(v), found.1.max(v));
+            }
+            (n > 0).then_some(found)
+        }
     }
 }
 
@@ -143,7 +195,6 @@ struct Whole {
     value: Value,
     /// The value where it is constant, cut at compile time: products pack only constants.
     constant: Option<(Tensor, String)>,
-    axis: usize,
 }
 
 /// The one result of an operator on a constant.
@@ -153,34 +204,59 @@ fn computed(module: &Module, op: &Op, x: &Tensor) -> Result<Tensor, TypeError> {
 }
 
 impl Whole {
-    fn new(
-        b: &mut FunctionBuilder<'_>,
-        value: Value,
-        axis: usize,
-        to: ScalarType,
-    ) -> Result<Whole, TypeError> {
+    fn new(b: &mut FunctionBuilder<'_>, value: Value, to: ScalarType) -> Result<Whole, TypeError> {
         let cast = Op::Cast { to, saturate: true };
         let Some(id) = b.func().as_const(value) else {
-            return Ok(Whole { value: b.emit(cast, &[value])?, constant: None, axis });
+            return Ok(Whole { value: b.emit(cast, &[value])?, constant: None });
         };
         let constant = &b.module.constants[id];
         let tensor = Tensor::from_constant(constant).map_err(|e| TypeError(e.to_string()))?;
         let tensor = computed(b.module, &cast, &tensor)?;
-        Ok(Whole { value, constant: Some((tensor, constant.name.clone())), axis })
+        Ok(Whole { value, constant: Some((tensor, constant.name.clone())) })
     }
 
-    /// The operand over a range of its dimension.
-    fn part(&self, b: &mut FunctionBuilder<'_>, range: &Range<u64>) -> Result<Value, TypeError> {
-        let mut shape = b.ty(self.value).shape.clone();
-        let rank = shape.rank();
-        let mut starts = vec![0; rank];
-        starts[self.axis] = range.start as i64;
-        shape.0[self.axis] = range.end - range.start;
-        let cut = Op::Slice { starts, shape, steps: vec![1; rank] };
-        let Some((tensor, name)) = &self.constant else { return b.emit(cut, &[self.value]) };
-        let part = computed(b.module, &cut, tensor)?;
-        b.constant(Constant::dense(part.ty.clone(), part.to_bytes(), name.clone()))
+    /// The operand over a range of one of its dimensions.
+    fn part(&self, b: &mut FunctionBuilder<'_>, axis: usize, range: &Range<u64>) -> Result<Value, TypeError> {
+        self.through(b, &[sliced(&b.ty(self.value).shape, axis, range)])
     }
+
+    /// The operand with a range of the channels of each of `groups` groups, which are those of one dimension.
+    fn part_of_groups(
+        &self,
+        b: &mut FunctionBuilder<'_>,
+        axis: usize,
+        groups: u64,
+        range: &Range<u64>,
+    ) -> Result<Value, TypeError> {
+        let mut split = b.ty(self.value).shape.clone();
+        let channels = split[axis] / groups.max(1);
+        let mut joined = split.clone();
+        joined.0[axis] = groups * (range.end - range.start);
+        split.0.splice(axis..=axis, [groups, channels]);
+        let cut = sliced(&split, axis + 1, range);
+        self.through(b, &[Op::Reshape { shape: split }, cut, Op::Reshape { shape: joined }])
+    }
+
+    /// The operand after some movements.
+    fn through(&self, b: &mut FunctionBuilder<'_>, ops: &[Op]) -> Result<Value, TypeError> {
+        let Some((tensor, name)) = &self.constant else {
+            return ops.iter().try_fold(self.value, |value, op| b.emit(op.clone(), &[value]));
+        };
+        let mut tensor = tensor.clone();
+        for op in ops {
+            tensor = computed(b.module, op, &tensor)?;
+        }
+        b.constant(Constant::dense(tensor.ty.clone(), tensor.to_bytes(), name.clone()))
+    }
+}
+
+/// A range of one dimension of a shape.
+fn sliced(shape: &Shape, axis: usize, range: &Range<u64>) -> Op {
+    let (mut shape, mut starts) = (shape.clone(), vec![0; shape.rank()]);
+    starts[axis] = range.start as i64;
+    shape.0[axis] = range.end - range.start;
+    let steps = vec![1; shape.rank()];
+    Op::Slice { starts, shape, steps }
 }
 
 /// Emits the parts of an integer contraction or convolution and adds them.
@@ -190,18 +266,26 @@ pub fn emit(b: &mut FunctionBuilder<'_>, op: &Op, parts: &Parts, args: &[Value])
         Op::Conv { attrs, elem } => (*elem, convolution(attrs)),
         op => return Err(TypeError(format!("`{}` is not a product", op.name()))),
     };
-    let operands = (args.iter().zip(&parts.axes).zip(&parts.types))
-        .map(|((&arg, &axis), &to)| Whole::new(b, arg, axis, to))
-        .collect::<Result<Vec<Whole>, TypeError>>()?;
+    let (x, w) = (Whole::new(b, args[0], parts.types[0])?, Whole::new(b, args[1], parts.types[1])?);
     let mut sum = None;
     for range in &parts.ranges {
-        let mut cut = Vec::new();
-        for operand in &operands {
-            // The first operand of a grouped convolution counts the channels of all groups, and is never cut.
-            let whole = 0..b.ty(operand.value).shape[operand.axis];
-            cut.push(operand.part(b, if parts.ranges.len() == 1 { &whole } else { range })?);
-        }
-        let y = b.emit(product.clone(), &cut)?;
+        let (product, cut) = match (&parts.cut, op) {
+            _ if parts.ranges.len() == 1 => (product.clone(), [x.through(b, &[])?, w.through(b, &[])?]),
+            (Cut::Groups(axes), Op::Conv { attrs, .. }) => {
+                let channels = x.part_of_groups(b, axes[0], attrs.groups, range)?;
+                (product.clone(), [channels, w.part(b, axes[1], range)?])
+            }
+            (Cut::Kernel(axis), Op::Conv { attrs, .. }) => {
+                let kernel = w.part(b, usize::from(attrs.w[axis + 2]), range)?;
+                let size = b.ty(args[1]).shape[usize::from(attrs.w[axis + 2])];
+                (convolution(&behind(attrs, *axis, size, range)), [x.through(b, &[])?, kernel])
+            }
+            (Cut::Axes(axes) | Cut::Groups(axes), _) => {
+                (product.clone(), [x.part(b, axes[0], range)?, w.part(b, axes[1], range)?])
+            }
+            (Cut::Kernel(_), _) => return Err(TypeError("a kernel of a contraction".into())),
+        };
+        let y = b.emit(product, &cut)?;
         let y = b.emit(Op::Cast { to: elem, saturate: true }, &[y])?;
         sum = Some(match sum {
             Some(sum) => b.binary(BinaryOp::Add, sum, y)?,
@@ -209,6 +293,15 @@ pub fn emit(b: &mut FunctionBuilder<'_>, op: &Op, parts: &Parts, args: &[Value])
         });
     }
     sum.ok_or_else(|| TypeError("a product without terms".into()))
+}
+
+/// The convolution by a range of a kernel of so many elements along one axis: what it skips is cropped or not padded.
+fn behind(attrs: &ConvAttrs, axis: usize, size: u64, range: &Range<u64>) -> ConvAttrs {
+    let mut attrs = attrs.clone();
+    let step = attrs.dilations[axis] as i64;
+    attrs.low[axis] -= range.start as i64 * step;
+    attrs.high[axis] -= (size - range.end) as i64 * step;
+    attrs
 }
 
 fn contraction(map: &ContractMap) -> Op {

@@ -65,20 +65,30 @@ pub(super) fn activations(
     let mut betas = n.floats("activation_beta")?.unwrap_or(&[]).iter();
     let mut found = Vec::with_capacity(count);
     for name in names {
-        let lower = name.to_ascii_lowercase();
-        let row = FUNCTIONS.iter().find(|row| row.0 == lower);
-        let &(_, function, alpha, beta) = row.ok_or_else(|| invalid(format!("activation {name:?}")))?;
-        let next = |default: Option<f64>, list: &mut std::slice::Iter<'_, f32>| match default {
-            Some(default) => list.next().map_or(default, |&v| f64::from(v)),
-            None => 0.0,
+        let plain = Activation::named(name, None, None)?;
+        let row = FUNCTIONS.iter().find(|row| row.1 == plain.function);
+        let (has_alpha, has_beta) = row.map_or((false, false), |row| (row.2.is_some(), row.3.is_some()));
+        let next = |has: bool, list: &mut std::slice::Iter<'_, f32>| {
+            if has { list.next().map(|&v| f64::from(v)) } else { None }
         };
-        let (alpha, beta) = (next(alpha, &mut alphas), next(beta, &mut betas));
-        found.push(Activation { function, alpha, beta });
+        let (alpha, beta) = (next(has_alpha, &mut alphas), next(has_beta, &mut betas));
+        found.push(Activation::named(name, alpha, beta)?);
     }
     Ok(found)
 }
 
 impl Activation {
+    /// The function of a name, whatever its case, with the parameters that it has.
+    pub fn named(name: &str, alpha: Option<f64>, beta: Option<f64>) -> Result<Activation, Fail> {
+        let lower = name.to_ascii_lowercase();
+        let row = FUNCTIONS.iter().find(|row| row.0 == lower);
+        let &(_, function, own_alpha, own_beta) =
+            row.ok_or_else(|| invalid(format!("activation {name:?}")))?;
+        let alpha = own_alpha.map_or(0.0, |default| alpha.unwrap_or(default));
+        let beta = own_beta.map_or(0.0, |default| beta.unwrap_or(default));
+        Ok(Activation { function, alpha, beta })
+    }
+
     /// The function of `x`, element by element.
     pub fn apply(&self, c: &mut Ctx<'_>, x: Value) -> Result<Value, Fail> {
         match self.function {

@@ -251,8 +251,9 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         }
     } else if auto.starts_with("SAME") {
         for i in 0..s {
+            // A kernel that does not reach the next stride leaves nothing to crop: the result stays smaller.
             let out = (shape[i + 2] * strides[i]) as i64;
-            (begin[i], end[i]) = split(full[i] - out, auto == "SAME_UPPER");
+            (begin[i], end[i]) = split((full[i] - out).max(0), auto == "SAME_UPPER");
         }
     } else if let Some(pads) = n.ints("pads")?.filter(|_| auto == "NOTSET") {
         if pads.len() != 2 * s || pads.iter().any(|p| p.unsigned_abs() >= 1 << 31) {

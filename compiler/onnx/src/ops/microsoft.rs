@@ -44,22 +44,24 @@ pub(super) fn quick_gelu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.cast(y, c.elem(x))?])
 }
 
-/// `alpha * a b`, either operand with its last two dimensions exchanged on demand.
+/// `alpha * a b`, of either operand the first dimension moved behind the batch on demand, then the last two exchanged.
 pub(super) fn fused_mat_mul(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    if n.flag("transBatchA", false)? || n.flag("transBatchB", false)? {
-        return Err(unsupported("transBatchA or transBatchB is 1"));
-    }
-    let mut operand = |i: usize, flag: &str| {
+    let mut operand = |i: usize, flag: &str, batch: &str| {
         let x = n.input(i)?;
         let rank = c.rank(x);
-        if !n.flag(flag, false)? || rank < 2 {
+        if rank < 2 {
             return Ok(x);
         }
         let mut perm: Vec<u8> = (0..rank as u8).collect();
-        perm.swap(rank - 2, rank - 1);
+        if n.flag(batch, false)? {
+            perm[..rank - 1].rotate_left(1);
+        }
+        if n.flag(flag, false)? {
+            perm.swap(rank - 2, rank - 1);
+        }
         c.permute(x, perm)
     };
-    let (a, b) = (operand(0, "transA")?, operand(1, "transB")?);
+    let (a, b) = (operand(0, "transA", "transBatchA")?, operand(1, "transB", "transBatchB")?);
     let y = product(c, a, b)?;
     let alpha = n.float("alpha", 1.0)?;
     Ok(vec![if alpha == 1.0 { y } else { c.binary_splat(BinaryOp::Mul, y, alpha)? }])

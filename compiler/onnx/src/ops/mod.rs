@@ -8,6 +8,8 @@ mod data_dependent;
 mod domains;
 mod einsum;
 mod elementwise;
+mod fused;
+mod fused_attention;
 mod grams;
 mod grid;
 mod grouped_query;
@@ -297,7 +299,7 @@ table! {
     "IsNaN" 7 Float "" "isnan" |c, n| elementwise::unary(c, n, U::IsNan);
     "LRN" 1 Float "" "pad, window, reduce, pow, div" |c, n| in_f32(c, n, pooling::lrn);
     "LSTM" 7 Float "at most 4096 steps" "contract, then per step contract, add, activations, mul" recurrent::lstm;
-    "LayerNormalization" 17 Float "" "norm" |c, n| normalization::layer_norm(c, n, true);
+    "LayerNormalization" 1 Float "" "norm" |c, n| normalization::layer_norm(c, n, true);
     "LeakyRelu" 1 Float "" "mul, select" |c, n| in_f32(c, n, elementwise::leaky_relu);
     "Less" 1 Number "" "broadcast, lt" |c, n| elementwise::compare(c, n, CompareOp::Lt, false);
     "LessOrEqual" 7 Number "" "broadcast, le" |c, n| elementwise::compare(c, n, CompareOp::Le, false);

@@ -126,20 +126,47 @@ fn repeated(c: &mut Ctx<'_>, x: Value, blocks: &[u64], shape: &Shape) -> Result<
     Ok(x)
 }
 
-/// Refuses an order of the rows of a weight that is not the one that its blocks have.
-fn check_order(c: &mut Ctx<'_>, n: &Call<'_>, block: u64) -> Result<(), Fail> {
-    let Some(order) = n.opt(4) else { return Ok(()) };
-    let known = c.known_ints(order);
-    let same = |order: &Vec<i64>| order.iter().enumerate().all(|(i, &g)| i as u64 / block == g as u64);
-    if known.as_ref().is_some_and(same) {
-        return Ok(());
+/// The order of a weight's rows in which those of a block are neighbours, if it is not their own.
+///
+/// # Errors
+/// When the order is not known, or blocks have other numbers of rows than their size.
+fn order_of_rows(c: &mut Ctx<'_>, n: &Call<'_>, inner: u64, block: u64) -> Result<Option<Vec<usize>>, Fail> {
+    let Some(operand) = n.opt(4) else { return Ok(None) };
+    let groups = c.const_ints(operand, "the operand g_idx")?;
+    let mut order: Vec<usize> = (0..groups.len()).collect();
+    order.sort_by_key(|&i| groups[i]);
+    let fits = |(i, &row): (usize, &usize)| groups[row] as u64 == i as u64 / block;
+    if order.len() as u64 != inner || !order.iter().enumerate().all(fits) {
+        let reason = format!("the operand g_idx, which does not give {block} rows to each block");
+        return Err(unsupported(reason).hint("quantise the model again without an order of activations"));
     }
-    Err(unsupported("the operand g_idx, which gives rows of a block to others"))
+    Ok(Some(order).filter(|order| !order.is_sorted()))
+}
+
+/// Codes `[columns, inner]` of so many bits with their rows in another order.
+fn reordered(c: &mut Ctx<'_>, codes: Value, order: &[usize], what: ScalarType) -> Result<Value, Fail> {
+    let ty = c.b.ty(codes).clone();
+    let (columns, inner) = (ty.shape[0] as usize, order.len());
+    let known = c.known(codes).ok_or_else(|| c.not_constant(codes, "the weight of an operand g_idx"))?;
+    let bits = what.bits() as usize;
+    let mut bytes = vec![0u8; (columns * inner * bits).div_ceil(8)];
+    let mask = ((1u32 << bits) - 1) as u8;
+    let code = |i: usize| match &known.data {
+        ConstantData::Splat(code) => *code as u8 & mask,
+        ConstantData::Dense(blob) => blob.bytes()[i * bits / 8] >> (i * bits % 8) & mask,
+    };
+    for column in 0..columns {
+        for (to, &from) in order.iter().enumerate() {
+            let at = (column * inner + to) * bits;
+            bytes[at / 8] |= code(column * inner + from) << (at % 8);
+        }
+    }
+    c.constant(Constant::dense(ty, bytes, known.name.clone()))
 }
 
 /// A product with a weight `[columns, blocks, bytes]` of codes of 2, 4 or 8 bits, each block with a scale and a zero.
 pub(super) fn mat_mul_n_bits(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    let (x, codes, scales) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    let (mut x, codes, scales) = (n.input(0)?, n.input(1)?, n.input(2)?);
     let bits = n.int("bits", 4)?;
     let ty = code_type(bits)?;
     let size = |name: &str| -> Result<u64, Fail> {
@@ -148,12 +175,18 @@ pub(super) fn mat_mul_n_bits(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         size.ok_or_else(|| invalid(format!("{name} is {given}")))
     };
     let (inner, columns, block) = (size("K")?, size("N")?, size("block_size")?);
-    check_order(c, n, block)?;
+    let order = order_of_rows(c, n, inner, block)?;
     let blocks = inner.div_ceil(block);
     let bytes = blocks * block * bits as u64 / 8;
     let codes = c.reshape(codes, vec![columns, bytes])?;
     let codes = unpacked(c, codes, ty)?;
-    let codes = c.slice_axis(codes, 1, 0, inner)?;
+    let mut codes = c.slice_axis(codes, 1, 0, inner)?;
+    if let Some(order) = order {
+        codes = reordered(c, codes, &order, ty)?;
+        let index: Vec<i64> = order.iter().map(|&i| i as i64).collect();
+        let (index, last) = (c.ints(vec![inner], &index)?, c.rank(x).saturating_sub(1) as u8);
+        x = c.emit(Op::Gather { axis: last, batch: 0 }, &[x, index])?;
+    }
     let each: Shape = vec![columns, blocks].into();
     let zeros = match n.opt(3) {
         None => c.splat(ty, &each, f64::from(1u32 << (bits - 1)))?,

@@ -5,6 +5,8 @@ use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
 use super::contraction::{centred, integer_conv, product};
+use super::fused::{as_of, channels_last};
+use super::{elementwise, normalization, pooling};
 use crate::call::Call;
 use crate::context::{Ctx, invalid};
 use crate::diagnostic::Fail;
@@ -155,6 +157,105 @@ pub(super) fn qlinear_unary(
     finish(c, n, y, 3)
 }
 
+/// Codes without their zero point in f32.
+pub(super) fn centred_rows(c: &mut Ctx<'_>, x: Value, zero: Option<Value>) -> Result<Value, Fail> {
+    let x = centred(c, x, zero, 0)?;
+    c.cast(x, ScalarType::F32)
+}
+
+/// A function of codes that is computed on what they stand for, channels first.
+fn on_values(c: &mut Ctx<'_>, n: &Call<'_>, f: impl FnOnce(&mut Ctx<'_>, &Call<'_>) -> Results) -> Results {
+    let x = dequantised(c, n, 0)?;
+    let inner = Call { node: n.node, attributes: n.attributes, opset: n.opset, inputs: vec![Some(x)] };
+    let y = if n.flag("channels_last", false)? { channels_last(c, &inner, f)?[0] } else { f(c, &inner)?[0] };
+    finish(c, n, y, 3)
+}
+
+/// QLinearAveragePool.
+pub(super) fn qlinear_average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    on_values(c, n, pooling::average_pool)
+}
+
+/// QLinearGlobalAveragePool.
+pub(super) fn qlinear_global_average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    on_values(c, n, |c, n| pooling::global_pool(c, n, ReduceOp::Mean))
+}
+
+/// QLinearSoftmax, as the softmax of the operator set that the attribute `opset` names.
+pub(super) fn qlinear_softmax(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let opset = n.int("opset", 13)?;
+    on_values(c, n, |c, n| as_of(c, n, opset, |c, n| normalization::softmax(c, n, false)))
+}
+
+/// QLinearConv with an attribute `channels_last`.
+pub(super) fn qlinear_conv_of_layout(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    if n.flag("channels_last", false)? { channels_last(c, n, qlinear_conv) } else { qlinear_conv(c, n) }
+}
+
+/// QLinearLeakyRelu.
+pub(super) fn qlinear_leaky_relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    on_values(c, n, elementwise::leaky_relu)
+}
+
+/// QLinearConcat: parts, each with a scale and a zero point, behind those of the result.
+pub(super) fn qlinear_concat(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let mut parts = Vec::new();
+    for i in (2..n.inputs.len()).step_by(3) {
+        parts.push(dequantised(c, n, i)?);
+    }
+    let rank = parts.first().map_or(0, |&p| c.rank(p));
+    let axis = crate::call::axis(n.int("axis", 0)?, rank)?;
+    let y = c.concat(&parts, axis)?;
+    quantised_as(c, n, y, 0)
+}
+
+/// QLinearWhere.
+pub(super) fn qlinear_where(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (yes, no) = (dequantised(c, n, 1)?, dequantised(c, n, 4)?);
+    let y = c.select(n.input(0)?, yes, no)?;
+    quantised_as(c, n, y, 7)
+}
+
+/// `y` divided by the scale at `first`, in the type of the zero point behind it.
+fn quantised_as(c: &mut Ctx<'_>, n: &Call<'_>, y: Value, first: usize) -> Results {
+    let shape = c.shape(y);
+    let scale = spread(c, n.input(first)?, 0, &shape)?;
+    let y = c.binary(BinaryOp::Div, y, scale)?;
+    let to = c.elem(n.input(first + 1)?);
+    Ok(vec![quantised(c, y, n.opt(first + 1), to)?])
+}
+
+/// QGemm: a product of codes with a bias in i32, quantised where the result has a scale.
+pub(super) fn qgemm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let mut matrix = |i: usize, flag: &str| {
+        let (x, transposed) = (n.input(i)?, n.flag(flag, false)?);
+        if c.rank(x) != 2 {
+            return Err(invalid(format!("QGemm of {}", c.b.ty(x))));
+        }
+        // Zero points belong to rows of the first and columns of the second operand.
+        let x = if transposed { c.permute(x, vec![1, 0])? } else { x };
+        centred(c, x, n.opt(i + 2), usize::from(i != 0))
+    };
+    let (a, b) = (matrix(0, "transA")?, matrix(3, "transB")?);
+    let mut sum = product(c, a, b)?;
+    if let Some(bias) = n.opt(6) {
+        sum = c.binary(BinaryOp::Add, sum, bias)?;
+    }
+    let shape = c.shape(sum);
+    let (a, b) = (spread(c, n.input(1)?, 0, &shape)?, spread(c, n.input(4)?, 1, &shape)?);
+    let mut factor = c.binary(BinaryOp::Mul, a, b)?;
+    let alpha = n.float("alpha", 1.0)?;
+    if alpha != 1.0 {
+        factor = c.binary_splat(BinaryOp::Mul, factor, alpha)?;
+    }
+    let y = c.cast(sum, ScalarType::F32)?;
+    let y = c.binary(BinaryOp::Mul, y, factor)?;
+    match n.opt(7) {
+        Some(_) => finish(c, n, y, 7),
+        None => Ok(vec![y]),
+    }
+}
+
 /// MatMulIntegerToFloat: `a` and `b` are codes, each with a scale and a zero point.
 pub(super) fn mat_mul_integer_to_float(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (a, b) = (n.input(0)?, n.input(1)?);
@@ -165,15 +266,21 @@ pub(super) fn mat_mul_integer_to_float(c: &mut Ctx<'_>, n: &Call<'_>) -> Results
 /// DynamicQuantizeMatMul: `a` is quantised as it comes, `b` are codes.
 pub(super) fn dynamic_quantize_mat_mul(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (a, b) = (n.input(0)?, n.input(1)?);
-    let (a, scale, zero) = dynamically_quantised(c, a)?;
-    let y = scaled_product(c, (a, scale, Some(zero)), (b, n.input(2)?, n.opt(3)))?;
+    let y = dynamic_product(c, a, (b, n.input(2)?, n.opt(3)))?;
     Ok(vec![with_bias(c, y, n.opt(4))?])
 }
 
-/// Codes, their scale, and their zero point.
-type Codes = (Value, Value, Option<Value>);
+/// The product of an operand that is quantised as it comes with codes.
+pub(super) fn dynamic_product(c: &mut Ctx<'_>, a: Value, b: Codes) -> Result<Value, Fail> {
+    let (a, scale, zero) = dynamically_quantised(c, a)?;
+    scaled_product(c, (a, scale, Some(zero)), b)
+}
 
-fn scaled_product(c: &mut Ctx<'_>, a: Codes, b: Codes) -> Result<Value, Fail> {
+/// Codes, their scale, and their zero point.
+pub(super) type Codes = (Value, Value, Option<Value>);
+
+/// The product of two operands of codes, in the type of the second one's scale.
+pub(super) fn scaled_product(c: &mut Ctx<'_>, a: Codes, b: Codes) -> Result<Value, Fail> {
     let (row, column) = (c.rank(a.0).saturating_sub(2), c.rank(b.0).saturating_sub(1));
     let (ca, cb) = (centred(c, a.0, a.2, row)?, centred(c, b.0, b.2, column)?);
     let sum = product(c, ca, cb)?;

@@ -5,7 +5,8 @@ use lacuna_ir::op::{BinaryOp, CompareOp};
 use lacuna_isa::format::ScalarType;
 
 use super::activation::activations;
-use super::recurrent_cells::{Cell, Gates, Kind, State};
+use super::quantized::{Codes, dynamic_product};
+use super::recurrent_cells::{Cell, Gates, Kind, State, Weights};
 use crate::call::Call;
 use crate::context::{Ctx, invalid};
 use crate::control::{MAX_STEPS, too_long};
@@ -14,20 +15,27 @@ use crate::diagnostic::Fail;
 type Results = Result<Vec<Value>, Fail>;
 
 pub(super) fn lstm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    Layer::of(c, n, Kind::Lstm)?.run(c, n)
+    Layer::of(c, n, Kind::Lstm, false)?.run(c, n)
+}
+
+/// An LSTM whose weights are codes, transposed, and whose operands are quantised as they come.
+pub(super) fn dynamic_quantize_lstm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    Layer::of(c, n, Kind::Lstm, true)?.run(c, n)
 }
 
 pub(super) fn gru(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    Layer::of(c, n, Kind::Gru)?.run(c, n)
+    Layer::of(c, n, Kind::Gru, false)?.run(c, n)
 }
 
 pub(super) fn rnn(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    Layer::of(c, n, Kind::Rnn)?.run(c, n)
+    Layer::of(c, n, Kind::Rnn, false)?.run(c, n)
 }
 
 /// A recurrent layer: sizes, and operands in the layout [steps, batch, ..].
 struct Layer {
     kind: Kind,
+    /// Whether weights are codes with scales and zero points, operands 8 to 11.
+    codes: bool,
     /// Type of the results.
     elem: ScalarType,
     /// Type that steps are computed in.
@@ -62,7 +70,7 @@ enum Active {
 }
 
 impl Layer {
-    fn of(c: &mut Ctx<'_>, n: &Call<'_>, kind: Kind) -> Result<Layer, Fail> {
+    fn of(c: &mut Ctx<'_>, n: &Call<'_>, kind: Kind, codes: bool) -> Result<Layer, Fail> {
         let directions = match n.string("direction", "forward")? {
             "forward" => vec![false],
             "reverse" => vec![true],
@@ -80,8 +88,10 @@ impl Layer {
         }
         let (shape, w, r) = (c.shape(x), c.shape(n.input(1)?), c.shape(n.input(2)?));
         let (gates, count) = (kind.gates(), directions.len() as u64);
-        let hidden = r.last().copied().unwrap_or(0);
-        if w[..] != [count, gates * hidden, shape[2]] || r[..] != [count, gates * hidden, hidden] {
+        let hidden = if codes { r.get(1) } else { r.last() }.copied().unwrap_or(0);
+        let of =
+            |rows: u64| if codes { [count, rows, gates * hidden] } else { [count, gates * hidden, rows] };
+        if w[..] != of(shape[2]) || r[..] != of(hidden) {
             let reason = format!("weights {w} and {r} for {count} directions of {gates} gates over {shape}");
             return Err(invalid(reason));
         }
@@ -104,7 +114,7 @@ impl Layer {
             },
         };
         let wide = if elem == ScalarType::F64 { elem } else { ScalarType::F32 };
-        Ok(Layer { kind, elem, wide, steps, batch, hidden, directions, batch_first, x, lengths })
+        Ok(Layer { kind, codes, elem, wide, steps, batch, hidden, directions, batch_first, x, lengths })
     }
 
     fn run(&self, c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
@@ -146,12 +156,31 @@ impl Layer {
         c.reshape(part, shape)
     }
 
+    /// The codes of one direction with the scale and the zero point that operands `at` and `at + 1` have for it.
+    fn scaled(
+        &self,
+        c: &mut Ctx<'_>,
+        n: &Call<'_>,
+        codes: Value,
+        d: usize,
+        at: usize,
+    ) -> Result<Codes, Fail> {
+        let scale = self.slice(c, n.input(at)?, d, 0)?;
+        let zero = n.opt(at + 1).map(|zero| self.slice(c, zero, d, 0)).transpose()?;
+        Ok((codes, scale, zero))
+    }
+
     /// The product of all inputs, with biases, and what steps need besides.
     fn gates(&self, c: &mut Ctx<'_>, n: &Call<'_>, d: usize) -> Result<Gates, Fail> {
         let w = self.slice(c, n.input(1)?, d, 0)?;
         let r = self.slice(c, n.input(2)?, d, 0)?;
-        let r = c.cast(r, self.wide)?;
-        let mut inputs = c.contract_as("sbi,gi->sbg", self.x, w, self.wide)?;
+        let (r, mut inputs) = if self.codes {
+            let own = self.scaled(c, n, w, d, 8)?;
+            (Weights::Codes(self.scaled(c, n, r, d, 10)?), dynamic_product(c, self.x, own)?)
+        } else {
+            let r = Weights::Rows(c.cast(r, self.wide)?);
+            (r, c.contract_as("sbi,gi->sbg", self.x, w, self.wide)?)
+        };
         let (gates, hidden) = (self.kind.gates(), self.hidden);
         let mut recurrent_bias = None;
         if let Some(bias) = n.opt(3) {

@@ -4,6 +4,7 @@ use lacuna_ir::Value;
 use lacuna_ir::op::BinaryOp;
 
 use super::activation::Activation;
+use super::quantized::{Codes, dynamic_product};
 use crate::context::{Ctx, invalid};
 use crate::diagnostic::Fail;
 
@@ -38,12 +39,36 @@ impl Kind {
     }
 }
 
+/// Recurrent weights.
+pub(super) enum Weights {
+    /// `[gates * hidden, hidden]`.
+    Rows(Value),
+    /// Codes `[hidden, gates * hidden]`; what they are multiplied with is quantised as it comes.
+    Codes(Codes),
+}
+
+impl Weights {
+    /// The product of a state `[batch, hidden]` with the weights of `count` gates from one on.
+    fn product(&self, c: &mut Ctx<'_>, h: Value, first: u64, count: u64, hidden: u64) -> Result<Value, Fail> {
+        match self {
+            Weights::Rows(r) => {
+                let r = c.slice_axis(*r, 0, first * hidden, count * hidden)?;
+                c.contract_as("bh,gh->bg", h, r, c.elem(h))
+            }
+            Weights::Codes(codes) => {
+                let all = dynamic_product(c, h, *codes)?;
+                c.slice_axis(all, 1, first * hidden, count * hidden)
+            }
+        }
+    }
+}
+
 /// What a step reads.
 pub(super) struct Gates {
     /// Inputs times their weights, with biases: `[steps, batch, gates * hidden]`.
     pub inputs: Value,
-    /// Recurrent weights: `[gates * hidden, hidden]`.
-    pub r: Value,
+    /// Recurrent weights.
+    pub r: Weights,
     /// The recurrent bias `[gates * hidden]`, where it is not in `inputs`.
     pub recurrent_bias: Option<Value>,
     /// Weights `[hidden]` of the cell state in the input, output and forget gates.
@@ -78,7 +103,7 @@ impl Cell<'_> {
             Kind::Lstm => self.lstm(c, x, state),
             Kind::Gru => Ok(State { h: self.gru(c, x, state.h)?, c: None }),
             Kind::Rnn => {
-                let product = c.contract_as("bh,gh->bg", state.h, self.gates.r, c.elem(state.h))?;
+                let product = self.gates.r.product(c, state.h, 0, 1, self.hidden)?;
                 let sum = c.binary(BinaryOp::Add, x, product)?;
                 Ok(State { h: self.activate(c, 0, sum)?, c: None })
             }
@@ -106,7 +131,7 @@ impl Cell<'_> {
 
     fn lstm(&self, c: &mut Ctx<'_>, x: Value, state: &State) -> Result<State, Fail> {
         let cell = state.c.ok_or_else(|| invalid("an LSTM without cell state"))?;
-        let product = c.contract_as("bh,gh->bg", state.h, self.gates.r, c.elem(state.h))?;
+        let product = self.gates.r.product(c, state.h, 0, 4, self.hidden)?;
         let all = c.binary(BinaryOp::Add, x, product)?;
         let with_peephole = |c: &mut Ctx<'_>, gate: Value, i: usize, cell: Value| match self.gates.peepholes {
             Some(weights) => {
@@ -139,10 +164,9 @@ impl Cell<'_> {
     }
 
     fn gru(&self, c: &mut Ctx<'_>, x: Value, h: Value) -> Result<Value, Fail> {
-        let (elem, hidden) = (c.elem(h), self.hidden);
+        let hidden = self.hidden;
         let product = |c: &mut Ctx<'_>, h: Value, first: u64, count: u64| {
-            let r = c.slice_axis(self.gates.r, 0, first * hidden, count * hidden)?;
-            let y = c.contract_as("bh,gh->bg", h, r, elem)?;
+            let y = self.gates.r.product(c, h, first, count, hidden)?;
             match self.gates.recurrent_bias {
                 Some(bias) => {
                     let bias = c.slice_axis(bias, 0, first * hidden, count * hidden)?;

@@ -140,8 +140,10 @@ impl Plan {
         let mut plan = Plan::of(shape, over, roi)?;
         for (&a, &scale) in over.iter().zip(scales) {
             let a = usize::from(a);
-            // The cast saturates; a size that is too large is refused with its shape.
-            plan.sizes[a] = (shape[a] as f64 * scale) as u64;
+            // Scales are f32, and so is the product, as in ONNX's inference of shapes: 1000 times 3.3 is 3300. The cast
+            // saturates; a size that is too large is refused with its shape.
+            plan.sizes[a] =
+                if scale == 1.0 { shape[a] } else { (shape[a] as f32 * scale as f32).floor() as u64 };
             plan.scales[a] = scale;
         }
         plan.checked()

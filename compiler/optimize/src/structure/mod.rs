@@ -234,11 +234,12 @@ fn reshaped(from: &Zeros, inner: &Shape, outer: &Shape) -> Zeros {
             for (at, &to) in dims.iter().enumerate() {
                 let after: u64 = dims[at + 1..].iter().map(|&e| outer[e as usize]).product();
                 let extent = outer[to as usize];
-                // Dead where all indices with this digit are.
-                let dead = |digit: u64| {
-                    (0..set.extent()).filter(|i| i / after % extent == digit).all(|i| set.contains(i))
-                };
-                zeros.add(to, &Indices::of(extent, dead));
+                // Dead where all indices with this digit are. One walk over the indices: there may be millions.
+                let mut lives = vec![false; extent as usize];
+                for i in (0..set.extent()).filter(|&i| !set.contains(i)) {
+                    lives[(i / after % extent) as usize] = true;
+                }
+                zeros.add(to, &Indices::of(extent, |digit| !lives[digit as usize]));
             }
         }
     }

@@ -203,3 +203,16 @@ fn what_a_relu_leaves_is_likely_zero() {
         assert_eq!(found.at_run_time, *expect, "{name}");
     }
 }
+
+/// A vector of zero points has a dead index for each that is 0, and is reshaped to its blocks: millions of indices in as many steps.
+#[test]
+fn long_vectors_are_split_in_one_walk() {
+    const N: u64 = 1 << 23;
+    let mut from = Zeros::default();
+    // Of 2,048 columns all rows of the third are dead, and of others every second one.
+    from.add(0, &Indices::of(N, |i| i % 2048 == 2 || (i % 2048 == 5 && i / 2048 % 2 == 0)));
+    let split = reshaped(&from, &vec![N].into(), &vec![N / 2048, 2048].into());
+    assert_eq!(dead(&split), [(1, vec![2])]);
+    let rows = reshaped(&split, &vec![N / 2048, 2048].into(), &vec![N].into());
+    assert_eq!(rows.dead(0).map(Indices::len), Some(N / 2048));
+}

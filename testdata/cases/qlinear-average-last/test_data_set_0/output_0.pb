@@ -1,0 +1,1 @@
+By0J€Y A_ST¹D|Z.µfÂ'PŠ€O3Nlcw?L_²Ido¦dH$oG‚YQ‰x¬H•;X›W”KE*nsDv³˜pLfšŸu\Yk±7hT7CGM|q_=hˆfS.,[V(o5Q[?¤tk>-n‘Xw]ŸeD¦W¶>frpj‰šZr3”
