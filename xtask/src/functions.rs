@@ -35,7 +35,6 @@ const LONG: &[(&str, &str, usize)] = &[
     ("compiler/driver/src/commands/verify/report.rs", "report", 86),
     ("compiler/onnx/src/ops/attention.rs", "attention", 126),
     ("compiler/optimize/src/select/candidates.rs", "list", 105),
-    ("runtime/src/profile/model.rs", "step", 96),
 ];
 
 /// Functions that still have too many parameters.

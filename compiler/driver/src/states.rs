@@ -176,15 +176,15 @@ pub fn resolve(request: StateRequest<'_>, module: &Module) -> Result<Vec<State>,
     let states = named(request.pairs, module)?;
     let grown = states.iter().filter_map(|state| Growth::of(state, module, request.length).transpose());
     let faults: Vec<Diagnostic> = grown
-        .filter_map(|growth| match growth {
-            Ok(growth) => {
-                let name = &growth.state.name;
-                Some(Diagnostic::new(
-                    codes::STATE,
-                    format!("state `{name}` grows in a model of several functions"),
-                ))
-            }
-            Err(fault) => Some(fault),
+        .map(|growth| {
+            growth.map_or_else(
+                |fault| fault,
+                |growth| {
+                    let name = &growth.state.name;
+                    let reason = format!("state `{name}` grows in a model of several functions");
+                    Diagnostic::new(codes::STATE, reason)
+                },
+            )
         })
         .collect();
     if faults.is_empty() { Ok(states) } else { Err(Failed(faults)) }

@@ -245,32 +245,7 @@ impl<'t> Simulation<'t> {
             }
         }
         let mut start = if step.held { self.issued.max(self.held_until) } else { self.issued };
-        self.slots.clear();
-        for slot in &step.slots {
-            let buffer = usize::from(slot.buffer);
-            let Some(at) = self.rings[buffer].locate(slot.action, slot.delta) else { continue };
-            if matches!(slot.action, Action::Push | Action::Update) {
-                let reads = |store: &Waiting| store.slots.contains(&(buffer, at));
-                let n = self.waiting.iter().rposition(reads).map_or(0, |last| last + 1);
-                self.settle(n, visit);
-            }
-            let ring = &mut self.rings[buffer];
-            let times = ring.slots[at];
-            start = start.max(match slot.action {
-                Action::Push => times.released,
-                Action::Read | Action::Pop => times.ready,
-                Action::Update => times.ready.max(times.released),
-            });
-            match slot.action {
-                Action::Push => ring.used += 1,
-                Action::Pop => {
-                    ring.head = (ring.head + 1) % ring.slots.len();
-                    ring.used -= 1;
-                }
-                Action::Read | Action::Update => {}
-            }
-            self.slots.push((buffer, at, slot.action));
-        }
+        start = self.take_slots(step, start, visit);
         if step.engine == Engine::Cp {
             // The command processor waits for a parameter before it goes on.
             if let Work::Dma { .. } = step.work() {
@@ -321,6 +296,37 @@ impl<'t> Simulation<'t> {
             }
         }
         visit(step.mnemonic, step.engine, first as u64, busy.ceil() as u64);
+    }
+
+    /// When the slots of a step are there that may not start before `start`; the step has them from now on.
+    fn take_slots(&mut self, step: &Step, mut start: Moment, visit: Visit<'_>) -> Moment {
+        self.slots.clear();
+        for slot in &step.slots {
+            let buffer = usize::from(slot.buffer);
+            let Some(at) = self.rings[buffer].locate(slot.action, slot.delta) else { continue };
+            if matches!(slot.action, Action::Push | Action::Update) {
+                let reads = |store: &Waiting| store.slots.contains(&(buffer, at));
+                let n = self.waiting.iter().rposition(reads).map_or(0, |last| last + 1);
+                self.settle(n, visit);
+            }
+            let ring = &mut self.rings[buffer];
+            let times = ring.slots[at];
+            start = start.max(match slot.action {
+                Action::Push => times.released,
+                Action::Read | Action::Pop => times.ready,
+                Action::Update => times.ready.max(times.released),
+            });
+            match slot.action {
+                Action::Push => ring.used += 1,
+                Action::Pop => {
+                    ring.head = (ring.head + 1) % ring.slots.len();
+                    ring.used -= 1;
+                }
+                Action::Read | Action::Update => {}
+            }
+            self.slots.push((buffer, at, slot.action));
+        }
+        start
     }
 
     /// Settles the `n` oldest stores that wait, in what loads leave of their ports.

@@ -49,8 +49,8 @@ super::table! {
     "BiasSplitGelu" 1 Float "" "add, slice, normcdf, mul" fused::bias_split_gelu;
     "CDist" 1 Float "the metrics euclidean and sqeuclidean only" "sub, mul, reduce" fused::distances;
     "DequantizeLinear" 1 Any "" "dequantize, cast, sub, mul" quantization::dequantize;
-    "DynamicQuantizeMatMul" 1 Float "" "reduce, div, round, cast, contract, mul" quantized::dynamic_quantize_mat_mul;
     "DynamicQuantizeLSTM" 1 Float "at most 4096 steps" "reduce, div, round, contract, then as LSTM" recurrent::dynamic_quantize_lstm;
+    "DynamicQuantizeMatMul" 1 Float "" "reduce, div, round, cast, contract, mul" quantized::dynamic_quantize_mat_mul;
     "EmbedLayerNormalization" 1 Int "" "gather, add, norm" fused_attention::embeddings;
     "ExpandDims" 1 Any "constant axis" "reshape" fused::expand_dims;
     "FastGelu" 1 Float "" "add, tanh, mul" |c, n| microsoft::gelu(c, n, true);
