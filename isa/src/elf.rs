@@ -12,6 +12,7 @@ use object::{Endianness, LittleEndian};
 
 use crate::blob::Blob;
 use crate::object::{Object, ObjectOrigin};
+pub use crate::wire::Unwritable;
 use crate::wire::{Section, TableSections, Tables, Wire, WireError};
 
 /// Version of the object format that this build writes and reads.
@@ -43,7 +44,7 @@ const TABLE_ALIGN: u64 = 16;
 /// Why an object cannot be written.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the object cannot be written: {0}")]
-pub struct WriteError(pub String);
+pub struct WriteError(pub Unwritable);
 
 /// Why bytes are no object of this build.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -151,7 +152,7 @@ impl Object {
             (WEIGHTS, weights.bytes(), WEIGHTS_ALIGN),
         ];
         let mut bytes = Vec::new();
-        write_elf(&sections, &mut bytes).map_err(|e| WriteError(e.to_string()))?;
+        write_elf(&sections, &mut bytes).map_err(|e| WriteError(Unwritable::Container(e.to_string())))?;
         seal(&mut bytes);
         Ok(bytes)
     }

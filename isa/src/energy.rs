@@ -8,81 +8,11 @@ use std::fmt;
 
 use crate::format::Format;
 use crate::inst::Engine;
+pub use crate::target::Energy;
 use crate::target::Target;
-use crate::timing::{Cost, DpeActions, Work};
 use crate::view::PlaneMap;
-
-/// Energies of one process node, in picojoules; the memory off the chip has its own technology.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Energy {
-    /// Process node of the on-chip figures in nanometres.
-    pub node_nm: f64,
-    /// A multiply-accumulate, for every native operand format.
-    pub mac_pj: Vec<(Format, f64)>,
-    /// A multiply-accumulate that a zero operand gates.
-    pub gated_pj: f64,
-    /// A multiply-accumulate that a mask or pattern skips.
-    pub skipped_pj: f64,
-    /// One f32 operation of the SE.
-    pub simd_op_pj: f64,
-    /// A byte read from or written to local memory.
-    pub local_pj_per_byte: f64,
-    /// A byte of a mask or of N:M indices read in a product.
-    pub metadata_pj_per_byte: f64,
-    /// A byte read from or written to shared SRAM.
-    pub sram_pj_per_byte: f64,
-    /// A byte over the HBM port.
-    pub hbm_pj_per_byte: f64,
-    /// What an engine of one PE draws in a cycle in which it is powered but not busy, in the order of [`Engine::ALL`]; an
-    /// assumed share of [`Energy::busy_pj_per_cycle`].
-    pub idle_pj_per_cycle: [f64; Engine::ALL.len()],
-}
-
-macro_rules! actions {
-    ($($(#[$doc:meta])* $field:ident = $name:literal,)*) => {
-        /// Picojoules by kind of action.
-        #[derive(Clone, Copy, PartialEq, Debug, Default)]
-        pub struct EnergyByAction { $($(#[$doc])* pub $field: f64,)* }
-
-        impl EnergyByAction {
-            /// Every kind with its name in text forms and its picojoules.
-            pub fn parts(&self) -> Vec<(&'static str, f64)> {
-                vec![$(($name, self.$field),)*]
-            }
-
-            /// Picojoules of all kinds.
-            pub fn total_pj(&self) -> f64 {
-                0.0 $(+ self.$field)*
-            }
-
-            /// Adds `times` what `other` is.
-            pub fn add(&mut self, other: &EnergyByAction, times: f64) {
-                $(self.$field += other.$field * times;)*
-            }
-        }
-    };
-}
-
-actions! {
-    /// Multiply-accumulates performed.
-    mac = "mac",
-    /// Multiply-accumulates gated.
-    gated = "gated",
-    /// Multiply-accumulates skipped.
-    skipped = "skipped",
-    /// Operations of the SE.
-    simd = "simd",
-    /// Data in local memory.
-    local = "local",
-    /// Masks and indices in local memory.
-    metadata = "metadata",
-    /// Data in shared SRAM.
-    sram = "sram",
-    /// Data over the HBM port.
-    hbm = "hbm",
-    /// Engines that are powered but not busy.
-    idle = "idle",
-}
+pub use crate::work::EnergyByAction;
+use crate::work::{Cost, DpeActions, Work};
 
 impl Energy {
     /// A multiply-accumulate of these operand formats: that of the costlier one. A format that is not native is widened

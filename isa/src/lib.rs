@@ -16,6 +16,7 @@ pub mod inst;
 mod laws;
 pub mod link;
 pub mod math;
+mod nearest;
 pub mod object;
 pub mod program;
 pub mod reference;
@@ -28,5 +29,6 @@ pub mod timing;
 mod validate;
 pub mod view;
 mod wire;
+mod work;
 
 pub use blob::Blob;

@@ -1,7 +1,7 @@
 //! Target descriptions: how much of the machine there is, and how fast.
 
-use crate::energy::Energy;
 use crate::format::Format;
+use crate::inst::Engine;
 use crate::view::Pattern;
 
 /// A target, resolved to plain numbers. Rates are per PE unless said otherwise.
@@ -117,4 +117,30 @@ impl Target {
     pub fn n_pes(&self) -> u32 {
         u32::from(self.rows) * u32::from(self.cols)
     }
+}
+
+/// Energies of one process node, in picojoules; the memory off the chip has its own technology.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Energy {
+    /// Process node of the on-chip figures in nanometres.
+    pub node_nm: f64,
+    /// A multiply-accumulate, for every native operand format.
+    pub mac_pj: Vec<(Format, f64)>,
+    /// A multiply-accumulate that a zero operand gates.
+    pub gated_pj: f64,
+    /// A multiply-accumulate that a mask or pattern skips.
+    pub skipped_pj: f64,
+    /// One f32 operation of the SE.
+    pub simd_op_pj: f64,
+    /// A byte read from or written to local memory.
+    pub local_pj_per_byte: f64,
+    /// A byte of a mask or of N:M indices read in a product.
+    pub metadata_pj_per_byte: f64,
+    /// A byte read from or written to shared SRAM.
+    pub sram_pj_per_byte: f64,
+    /// A byte over the HBM port.
+    pub hbm_pj_per_byte: f64,
+    /// What an engine of one PE draws in a cycle in which it is powered but not busy, in the order of [`Engine::ALL`]; an
+    /// assumed share of [`Energy::busy_pj_per_cycle`].
+    pub idle_pj_per_cycle: [f64; Engine::ALL.len()],
 }

@@ -4,6 +4,7 @@
 //! count against the bytes that are left before it allocates, and refuses values without a meaning. Each value has one
 //! encoding, so writing what was read gives the same bytes.
 
+use crate::encode::EncodeError;
 use crate::field::{Field, Operand};
 use crate::format::{Format, ScalarType, ScaleMode};
 use crate::inst::{Combine, Inst};
@@ -25,6 +26,32 @@ pub const INST_BYTES: usize = 16;
 pub(crate) struct WireError {
     pub offset: usize,
     pub message: String,
+}
+
+/// Why a value has no place in the object file.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unwritable {
+    /// A table has more entries than its numbers count.
+    #[error("{0}")]
+    TooLong(String),
+    /// A value does not fit its bits.
+    #[error("{0}")]
+    Unencodable(String),
+    /// An instruction or an operation does not fit its word.
+    #[error(transparent)]
+    Word(#[from] EncodeError),
+    /// The same, in a part of the object.
+    #[error("{0}: {1}")]
+    Within(String, Box<Unwritable>),
+    /// The container refuses its sections.
+    #[error("{0}")]
+    Container(String),
+}
+
+impl Unwritable {
+    fn within(self, place: impl std::fmt::Display) -> Unwritable {
+        Unwritable::Within(place.to_string(), Box::new(self))
+    }
 }
 
 /// A cursor over a section.
@@ -87,7 +114,7 @@ pub(crate) trait Wire: Sized {
     /// Fewest bytes of a value; at least 1.
     const MIN_BYTES: usize;
     /// Appends the bytes.
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), String>;
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable>;
     /// Reads a value.
     fn get(input: &mut Input<'_>) -> Result<Self, WireError>;
 }
@@ -96,7 +123,7 @@ macro_rules! wire_ints {
     ($($ty:ty)*) => {$(
         impl Wire for $ty {
             const MIN_BYTES: usize = size_of::<$ty>();
-            fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
+            fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
                 out.extend_from_slice(&self.to_le_bytes());
                 Ok(())
             }
@@ -109,13 +136,13 @@ macro_rules! wire_ints {
 wire_ints! { u8 u16 u32 u64 i32 i64 }
 
 /// The number of elements as the file's `u32`.
-pub(crate) fn put_len(n: usize, out: &mut Vec<u8>) -> Result<(), String> {
-    u32::try_from(n).map_err(|_| format!("a table of {n} entries is too long"))?.put(out)
+pub(crate) fn put_len(n: usize, out: &mut Vec<u8>) -> Result<(), Unwritable> {
+    u32::try_from(n).map_err(|_| Unwritable::TooLong(format!("a table of {n} entries is too long")))?.put(out)
 }
 
 impl<T: Wire> Wire for Vec<T> {
     const MIN_BYTES: usize = 4;
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
         put_len(self.len(), out)?;
         self.iter().try_for_each(|item| item.put(out))
     }
@@ -127,7 +154,7 @@ impl<T: Wire> Wire for Vec<T> {
 
 impl<T: Wire + Copy + Default, const N: usize> Wire for [T; N] {
     const MIN_BYTES: usize = N * T::MIN_BYTES;
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
         self.iter().try_for_each(|item| item.put(out))
     }
     fn get(input: &mut Input<'_>) -> Result<[T; N], WireError> {
@@ -141,7 +168,7 @@ impl<T: Wire + Copy + Default, const N: usize> Wire for [T; N] {
 
 impl Wire for String {
     const MIN_BYTES: usize = 4;
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
         put_len(self.len(), out)?;
         out.extend_from_slice(self.as_bytes());
         Ok(())
@@ -160,7 +187,7 @@ macro_rules! wire_enums {
     ($($ty:ident { $($variant:ident),* })*) => {$(
         impl Wire for $ty {
             const MIN_BYTES: usize = 1;
-            fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
+            fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
                 (*self as u8).put(out)
             }
             fn get(input: &mut Input<'_>) -> Result<$ty, WireError> {
@@ -183,7 +210,7 @@ macro_rules! wire_structs {
     ($($ty:ident { $($field:ident : $fty:ty),* })*) => {$(
         impl Wire for $ty {
             const MIN_BYTES: usize = 0 $(+ <$fty as Wire>::MIN_BYTES)*;
-            fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
+            fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
                 // Naming every field makes a forgotten one a build error.
                 let $ty { $($field),* } = self;
                 $($field.put(out)?;)*
@@ -218,7 +245,7 @@ wire_structs! {
 
 impl<T: Wire> Wire for Option<T> {
     const MIN_BYTES: usize = 1;
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
         u8::from(self.is_some()).put(out)?;
         self.iter().try_for_each(|value| value.put(out))
     }
@@ -237,11 +264,12 @@ struct ShiftEntry {
     shift: Shift,
 }
 
-fn shift_entries(views: &[View]) -> Result<Vec<ShiftEntry>, String> {
+fn shift_entries(views: &[View]) -> Result<Vec<ShiftEntry>, Unwritable> {
     let moved = views.iter().enumerate().filter_map(|(i, view)| Some((i, view.shift?)));
     moved
         .map(|(i, shift)| {
-            let view = u16::try_from(i).map_err(|_| format!("view {i} has no number of 16 bits"))?;
+            let view = u16::try_from(i)
+                .map_err(|_| Unwritable::TooLong(format!("view {i} has no number of 16 bits")))?;
             Ok(ShiftEntry { view, shift })
         })
         .collect()
@@ -263,7 +291,7 @@ fn attach(shifts: Vec<ShiftEntry>, views: &mut [View], at: &Input<'_>) -> Result
 
 impl Wire for ScalarType {
     const MIN_BYTES: usize = 1;
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
         (*self as u8).put(out)
     }
     fn get(input: &mut Input<'_>) -> Result<ScalarType, WireError> {
@@ -277,8 +305,10 @@ impl Wire for ScalarType {
 
 impl Wire for Operand {
     const MIN_BYTES: usize = 4;
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
-        <Operand as Field>::to_bits(*self).ok_or_else(|| format!("{self:?} does not fit 24 bits"))?.put(out)
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
+        <Operand as Field>::to_bits(*self)
+            .ok_or_else(|| Unwritable::Unencodable(format!("{self:?} does not fit 24 bits")))?
+            .put(out)
     }
     fn get(input: &mut Input<'_>) -> Result<Operand, WireError> {
         let bits = u32::get(input)?;
@@ -291,8 +321,8 @@ impl Wire for Operand {
 
 impl Wire for Inst {
     const MIN_BYTES: usize = INST_BYTES;
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
-        out.extend_from_slice(&self.encode().map_err(|e| e.to_string())?.to_le_bytes());
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
+        out.extend_from_slice(&self.encode()?.to_le_bytes());
         Ok(())
     }
     fn get(input: &mut Input<'_>) -> Result<Inst, WireError> {
@@ -303,8 +333,8 @@ impl Wire for Inst {
 
 impl Wire for SeOp {
     const MIN_BYTES: usize = 8;
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
-        self.encode().map_err(|e| e.to_string())?.put(out)
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
+        self.encode()?.put(out)
     }
     fn get(input: &mut Input<'_>) -> Result<SeOp, WireError> {
         let word = u64::get(input)?;
@@ -323,15 +353,17 @@ const VIEW_FLAGS: u8 = 7 | GLOBAL_FLAG | PATTERN_FLAG;
 impl Wire for View {
     const MIN_BYTES: usize = VIEW_BYTES;
 
-    fn put(&self, out: &mut Vec<u8>) -> Result<(), String> {
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
         // Shifts have a table of their own.
         let View { format, pattern, k_dim, space, offset, dims, levels, coords, shift: _ } = self;
         let code = match format {
             Format::Scalar(s) => *s as u8,
-            Format::Grouped(g) => g.code().ok_or_else(|| format!("{g:?} has no code"))?,
+            Format::Grouped(g) => {
+                g.code().ok_or_else(|| Unwritable::Unencodable(format!("{g:?} has no code")))?
+            }
         };
         if *k_dim > 7 {
-            return Err(format!("a view's k dimension {k_dim} does not fit 3 bits"));
+            return Err(Unwritable::Unencodable(format!("a view's k dimension {k_dim} does not fit 3 bits")));
         }
         let (space_flag, base) = match space {
             Space::Local => (0, 0),
@@ -340,7 +372,11 @@ impl Wire for View {
         let (pattern_flag, pattern_bits) = match pattern {
             None => (0, 0),
             Some(Pattern { n: n @ 1..=16, m: m @ 1..=16 }) => (PATTERN_FLAG, (n - 1) | (m - 1) << 4),
-            Some(p) => return Err(format!("pattern {p} does not fit: n and m are 1 to 16")),
+            Some(p) => {
+                return Err(Unwritable::Unencodable(format!(
+                    "pattern {p} does not fit: n and m are 1 to 16"
+                )));
+            }
         };
         out.extend_from_slice(&[code, k_dim | space_flag | pattern_flag, pattern_bits, base]);
         let mut advanced = 0u32;
@@ -354,7 +390,9 @@ impl Wire for View {
                 }
             };
             if advance.is_some() && dim >= NO_ADVANCE {
-                return Err(format!("a view's advanced dimension {dim} does not fit 4 bits"));
+                return Err(Unwritable::Unencodable(format!(
+                    "a view's advanced dimension {dim} does not fit 4 bits"
+                )));
             }
             advanced |= dim << (4 * i);
         }
@@ -422,19 +460,19 @@ pub(crate) struct Tables {
     pub entries: Vec<u8>,
 }
 
-fn put_all<T: Wire>(items: &[T], out: &mut Vec<u8>) -> Result<(), String> {
+fn put_all<T: Wire>(items: &[T], out: &mut Vec<u8>) -> Result<(), Unwritable> {
     items.iter().try_for_each(|item| item.put(out))
 }
 
 impl Tables {
     /// Encodes kernels and entries.
-    pub fn encode(kernels: &[Kernel], entries: &[EntryPoint]) -> Result<Tables, String> {
+    pub fn encode(kernels: &[Kernel], entries: &[EntryPoint]) -> Result<Tables, Unwritable> {
         let mut t = Tables::default();
         put_len(kernels.len(), &mut t.kernels)?;
         for kernel in kernels {
             let Kernel { name, grid, params, tensors, buffers, views, trips, programs, constants, code } =
                 kernel;
-            let in_kernel = |e| format!("kernel `{name}`: {e}");
+            let in_kernel = |e: Unwritable| e.within(format_args!("kernel `{name}`"));
             let head = &mut t.kernels;
             name.put(head)?;
             grid.put(head)?;
@@ -461,7 +499,7 @@ impl Tables {
             launches.put(&mut t.entries)?;
             transfers.put(&mut t.entries)?;
             put_len(code.len(), &mut t.entries)?;
-            put_all(code, &mut t.streams).map_err(|e| format!("entry `{name}`: {e}"))?;
+            put_all(code, &mut t.streams).map_err(|e| e.within(format_args!("entry `{name}`")))?;
         }
         Ok(t)
     }

@@ -3,6 +3,7 @@
 use lacuna_isa::inst::{Combine, InstKind};
 use lacuna_isa::object::{Access, EntryPoint, MemSpace, Object, Transfer};
 
+use crate::illegal::Illegal;
 use crate::plan::is_compressed;
 use crate::trap::LoadError;
 
@@ -25,22 +26,22 @@ pub(crate) enum EntryStep {
 
 /// Checks an entry: its launches, ports and transfers stay within memory. Returns the stream without its `halt`.
 pub(crate) fn plan_entry(object: &Object, entry: &EntryPoint) -> Result<Vec<EntryStep>, LoadError> {
-    let fail = |reason: String| LoadError::Entry { entry: entry.name.clone(), reason };
+    let fail = |reason: Illegal| LoadError::Entry { entry: entry.name.clone(), reason };
     if !(1..=MAX_RANKS).contains(&entry.ranks) {
-        return Err(fail(format!("{} ranks", entry.ranks)));
+        return Err(fail(Illegal::Limit(format!("{} ranks", entry.ranks))));
     }
     for port in entry.inputs.iter().chain(&entry.outputs) {
         let end = port.bytes().and_then(|bytes| port.address.offset.checked_add(bytes));
         if port.address.space == MemSpace::Weights
             || end.is_none_or(|end| end > size_of(object, port.address.space))
         {
-            return Err(fail(format!("port {} lies outside memory", port.name)));
+            return Err(fail(Illegal::Limit(format!("port {} lies outside memory", port.name))));
         }
     }
     for state in &object.states {
         let end = state.bytes().and_then(|bytes| state.address.offset.checked_add(bytes));
         if state.address.space != MemSpace::Hbm || end.is_none_or(|end| end > object.hbm_bytes) {
-            return Err(fail(format!("state {} does not lie in HBM", state.name)));
+            return Err(fail(Illegal::Operand(format!("state {} does not lie in HBM", state.name))));
         }
         let (from, end) = (state.address.offset, end.unwrap_or(0));
         let shared =
@@ -48,7 +49,10 @@ pub(crate) fn plan_entry(object: &Object, entry: &EntryPoint) -> Result<Vec<Entr
                 port.address.offset < end && from < port.address.offset + port.bytes().unwrap_or(0)
             });
         if let Some(port) = shared {
-            return Err(fail(format!("state {} shares bytes with port {}", state.name, port.name)));
+            return Err(fail(Illegal::Operand(format!(
+                "state {} shares bytes with port {}",
+                state.name, port.name
+            ))));
         }
     }
     for idx in 0..entry.launches.len() {
@@ -62,7 +66,9 @@ pub(crate) fn plan_entry(object: &Object, entry: &EntryPoint) -> Result<Vec<Entr
             {
                 let chained = matches!(inst.kind, InstKind::Chain { .. });
                 if chained && !matches!(steps.last(), Some(EntryStep::Launch { .. })) {
-                    return Err(fail(format!("instruction {pc}: `chain` behind no launch")));
+                    return Err(fail(Illegal::Control(format!(
+                        "instruction {pc}: `chain` behind no launch"
+                    ))));
                 }
                 steps.push(EntryStep::Launch { number: usize::from(launch), chained });
             }
@@ -73,16 +79,18 @@ pub(crate) fn plan_entry(object: &Object, entry: &EntryPoint) -> Result<Vec<Entr
             | InstKind::Send { transfer }
             | InstKind::Recv { transfer } => {
                 let known = entry.transfers.get(usize::from(transfer));
-                let known = known.ok_or_else(|| fail(format!("instruction {pc}: no transfer {transfer}")))?;
+                let known = known.ok_or_else(|| {
+                    fail(Illegal::Missing(format!("instruction {pc}: no transfer {transfer}")))
+                })?;
                 check_transfer(object, entry, &inst.kind, known)
-                    .map_err(|reason| fail(format!("instruction {pc}: {reason}")))?;
+                    .map_err(|reason| fail(reason.at(format_args!("instruction {pc}"))))?;
                 steps.push(EntryStep::Message(inst.kind, *known));
             }
             InstKind::Halt {} if pc + 1 == entry.code.len() => return Ok(steps),
-            other => return Err(fail(format!("instruction {pc} is {other:?}"))),
+            other => return Err(fail(Illegal::Control(format!("instruction {pc} is {other:?}")))),
         }
     }
-    Err(fail("the stream does not end in halt".into()))
+    Err(fail(Illegal::Control("the stream does not end in halt".into())))
 }
 
 fn size_of(object: &Object, space: MemSpace) -> u64 {
@@ -93,29 +101,44 @@ fn size_of(object: &Object, space: MemSpace) -> u64 {
     }
 }
 
-fn check_launch(object: &Object, entry: &EntryPoint, idx: usize) -> Result<(), String> {
+fn check_launch(object: &Object, entry: &EntryPoint, idx: usize) -> Result<(), Illegal> {
     let launch = &entry.launches[idx];
     let Some(kernel) = object.kernels.get(launch.kernel as usize) else {
-        return Err(format!("launch {idx} names kernel {}, which does not exist", launch.kernel));
+        return Err(Illegal::Missing(format!(
+            "launch {idx} names kernel {}, which does not exist",
+            launch.kernel
+        )));
     };
     if launch.bases.len() != kernel.tensors.len() {
         let (found, wanted) = (launch.bases.len(), kernel.tensors.len());
-        return Err(format!("launch {idx} sets {found} of {wanted} base registers of {}", kernel.name));
+        return Err(Illegal::Missing(format!(
+            "launch {idx} sets {found} of {wanted} base registers of {}",
+            kernel.name
+        )));
     }
     let in_range = |(value, param): (&i32, &lacuna_isa::object::Param)| (param.lo..=param.hi).contains(value);
     if launch.params.len() != kernel.params.len() || !launch.params.iter().zip(&kernel.params).all(in_range) {
-        return Err(format!("launch {idx} gives {} {:?} as parameters", kernel.name, launch.params));
+        return Err(Illegal::Operand(format!(
+            "launch {idx} gives {} {:?} as parameters",
+            kernel.name, launch.params
+        )));
     }
     for (number, (base, tensor)) in launch.bases.iter().zip(&kernel.tensors).enumerate() {
         let end = base.offset.checked_add(tensor.bytes);
         if end.is_none_or(|end| end > size_of(object, base.space)) {
-            return Err(format!("launch {idx} of {}: {base:?} lies outside memory", kernel.name));
+            return Err(Illegal::Limit(format!(
+                "launch {idx} of {}: {base:?} lies outside memory",
+                kernel.name
+            )));
         }
         if base.space != MemSpace::Weights && is_compressed(kernel, number) {
-            return Err(format!("launch {idx} of {}: {base:?} is not constant", kernel.name));
+            return Err(Illegal::Operand(format!(
+                "launch {idx} of {}: {base:?} is not constant",
+                kernel.name
+            )));
         }
         if base.space == MemSpace::Weights && tensor.access != Access::In {
-            return Err(format!("launch {idx} of {} writes weights", kernel.name));
+            return Err(Illegal::Operand(format!("launch {idx} of {} writes weights", kernel.name)));
         }
     }
     Ok(())
@@ -126,30 +149,30 @@ fn check_transfer(
     entry: &EntryPoint,
     kind: &InstKind,
     transfer: &Transfer,
-) -> Result<(), String> {
+) -> Result<(), Illegal> {
     let Transfer { src, dst, elem, elements, combine, peer: _ } = *transfer;
     if elem.bits() < 8 {
-        return Err(format!("{elem} is not of whole bytes"));
+        return Err(Illegal::Format(format!("{elem} is not of whole bytes")));
     }
     let combines = matches!(kind, InstKind::Allred { .. } | InstKind::Redscat { .. });
     if combines == (combine == Combine::Replace) {
-        return Err(format!("`{}` combines by {combine:?}", kind.mnemonic()));
+        return Err(Illegal::Format(format!("`{}` combines by {combine:?}", kind.mnemonic())));
     }
     let Some((read, written)) = transfer.bytes(kind, entry.ranks) else {
-        return Err(format!("{elements} elements"));
+        return Err(Illegal::Limit(format!("{elements} elements")));
     };
     for (at, bytes) in [(src, read), (dst, written)] {
         if at.offset.checked_add(bytes).is_none_or(|end| end > size_of(object, at.space)) {
-            return Err(format!("{at:?} lies outside memory"));
+            return Err(Illegal::Limit(format!("{at:?} lies outside memory")));
         }
     }
     if written > 0 && dst.space == MemSpace::Weights {
-        return Err("it writes weights".to_owned());
+        return Err(Illegal::Operand("it writes weights".into()));
     }
     let in_place = matches!(kind, InstKind::Allred { .. }) && src == dst;
     let touch = src.space == dst.space && src.offset < dst.offset + written && dst.offset < src.offset + read;
     if touch && !in_place {
-        return Err("source and destination share bytes".to_owned());
+        return Err(Illegal::Operand("source and destination share bytes".into()));
     }
     Ok(())
 }

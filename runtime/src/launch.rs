@@ -12,12 +12,12 @@ use lacuna_isa::object::MemSpace;
 use lacuna_isa::view::Position;
 use rayon::prelude::*;
 
-use crate::dma::Image;
 use crate::exchange::{exchange, reduce};
 use crate::matmul::actions::ActionLog;
 use crate::matmul::panels::SharedPanels;
-use crate::memory::{Log, Memory, Overlay, Pages, Tensor};
-use crate::pe::{Counts, Pe, Posted, Stop, meets};
+use crate::meeting::orders;
+use crate::memory::{Image, Log, Memory, Overlay, Pages, Tensor};
+use crate::pe::{Counts, Pe, Posted, Stop};
 use crate::plan::KernelPlan;
 use crate::races::{Clocks, Conflict, Extents, Races, needs_read_log};
 use crate::trap::{Fault, TrapKind};
@@ -75,132 +75,128 @@ pub(crate) struct Limits {
     pub records: bool,
 }
 
+/// A launch: the kernel and all that it is given but memory.
+pub(crate) struct Launched<'l> {
+    pub plan: &'l KernelPlan<'l>,
+    /// First values of the kernel's parameters.
+    pub params: &'l [i32],
+    /// Its tensors.
+    pub extents: &'l Extents,
+    /// Dense images of those that are compressed.
+    pub images: &'l [Option<Image>],
+    pub limits: Limits,
+    pub spaces: &'l Workspaces,
+}
+
 /// Runs a kernel on its grid and applies what it stored.
 ///
 /// # Errors
 /// The first fault in order of phases and PEs, with nothing applied.
 pub(crate) fn run_launch(
-    plan: &KernelPlan<'_>,
-    params: &[i32],
-    extents: &Extents,
-    images: &[Option<Image>],
+    launch: &Launched<'_>,
     memory: &mut Memory<'_>,
-    limits: Limits,
-    spaces: &Workspaces,
 ) -> Result<(Counts, ActionLog), Conflict> {
-    let (phases, counts, actions) = phases(plan, params, extents, images, memory, limits, spaces)?;
+    let (phases, counts, actions) = launch.phases(memory)?;
     Log::apply_all(&phases.iter().flatten().collect::<Vec<_>>(), memory);
-    spaces.recycle(phases.into_iter().flatten());
+    launch.spaces.recycle(phases.into_iter().flatten());
     Ok((counts, actions))
 }
 
-fn phases(
-    plan: &KernelPlan<'_>,
-    params: &[i32],
-    extents: &Extents,
-    images: &[Option<Image>],
-    memory: &Memory<'_>,
-    limits: Limits,
-    spaces: &Workspaces,
-) -> Result<(Vec<Vec<Log>>, Counts, ActionLog), Conflict> {
-    let log_reads = needs_read_log(extents);
-    let tensors: Vec<Tensor<'_>> = extents
-        .iter()
-        .zip(&plan.kernel.tensors)
-        .zip(log_reads)
-        .zip(images)
-        .map(|(((&(address, bytes, access), decl), log_reads), image)| {
-            let at = address.offset as usize;
-            let bytes = &memory.bytes(address.space)[at..at + bytes as usize];
-            // Weights are never written, whatever else the launch does.
-            let log_reads = log_reads && address.space != MemSpace::Weights;
-            Tensor { bytes, address, access, planes: decl.planes, log_reads, image: image.as_ref() }
-        })
-        .collect();
-    let n_pes = plan.n_pes();
-    let ordered = plan.kernel.code.iter().any(|inst| orders(&inst.kind));
-    let mut clocks = Clocks::new(n_pes, ordered);
-    let mut races = Races::new(extents);
-    let mut shared = Arc::new(Pages::default());
-    let mut counts = Counts::default();
-    let mut actions = ActionLog::default();
-    let mut all_logs: Vec<Vec<Log>> = Vec::new();
-    let panels = SharedPanels::default();
-    let mut turns: Vec<Turn<'_>> = (0..n_pes)
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|idx| {
-            let mut at = Position { coords: plan.coords(idx), ..Position::default() };
-            at.params.iter_mut().zip(params).for_each(|(value, &first)| *value = first);
-            let mut pe = Box::new(Pe::new(plan, &tensors, memory, &panels, at, limits.steps));
-            pe.actions.records = limits.records;
-            pe.log = spaces.log();
-            spaces.lend(|space| Turn::take(pe, space))
-        })
-        .collect();
-    loop {
-        let mut logs = Vec::with_capacity(n_pes);
-        let mut paused = Vec::with_capacity(n_pes);
-        let mut posts = Vec::with_capacity(n_pes);
-        for (idx, turn) in turns.into_iter().enumerate() {
-            if let Some((pc, fault)) = turn.fault {
-                return Err((idx, pc, fault));
+impl Launched<'_> {
+    /// The tensors as bytes of memory.
+    fn tensors<'m>(&'m self, memory: &'m Memory<'_>) -> Vec<Tensor<'m>> {
+        let log_reads = needs_read_log(self.extents);
+        let declared = self.extents.iter().zip(&self.plan.kernel.tensors).zip(log_reads).zip(self.images);
+        declared
+            .map(|(((&(address, bytes, access), decl), log_reads), image)| {
+                let at = address.offset as usize;
+                let bytes = &memory.bytes(address.space)[at..at + bytes as usize];
+                // Weights are never written, whatever else the launch does.
+                let log_reads = log_reads && address.space != MemSpace::Weights;
+                Tensor { bytes, address, access, planes: decl.planes, log_reads, image: image.as_ref() }
+            })
+            .collect()
+    }
+
+    /// The first turn of every PE.
+    fn start<'m>(
+        &'m self,
+        tensors: &'m [Tensor<'m>],
+        memory: &'m Memory<'m>,
+        panels: &'m SharedPanels,
+    ) -> Vec<Turn<'m>> {
+        let turn = |idx| {
+            let mut at = Position { coords: self.plan.coords(idx), ..Position::default() };
+            at.params.iter_mut().zip(self.params).for_each(|(value, &first)| *value = first);
+            let mut pe = Box::new(Pe::new(self.plan, tensors, memory, panels, at, self.limits.steps));
+            pe.actions.records = self.limits.records;
+            pe.log = self.spaces.log();
+            self.spaces.lend(|space| Turn::take(pe, space))
+        };
+        (0..self.plan.n_pes()).into_par_iter().with_max_len(1).map(turn).collect()
+    }
+
+    /// Runs phase after phase until every PE has ended.
+    fn phases(&self, memory: &Memory<'_>) -> Result<(Vec<Vec<Log>>, Counts, ActionLog), Conflict> {
+        let tensors = self.tensors(memory);
+        let plan = self.plan;
+        let n_pes = plan.n_pes();
+        let ordered = plan.kernel.code.iter().any(|inst| orders(&inst.kind));
+        let mut clocks = Clocks::new(n_pes, ordered);
+        let mut races = Races::new(self.extents);
+        let mut shared = Arc::new(Pages::default());
+        let mut counts = Counts::default();
+        let mut actions = ActionLog::default();
+        let mut all_logs: Vec<Vec<Log>> = Vec::new();
+        let panels = SharedPanels::default();
+        let mut turns = self.start(&tensors, memory, &panels);
+        loop {
+            let mut logs = Vec::with_capacity(n_pes);
+            let mut paused = Vec::with_capacity(n_pes);
+            let mut posts = Vec::with_capacity(n_pes);
+            for (idx, turn) in turns.into_iter().enumerate() {
+                if let Some((pc, fault)) = turn.fault {
+                    return Err((idx, pc, fault));
+                }
+                counts.add(&turn.counts);
+                actions.absorb(&turn.actions);
+                logs.push(turn.log);
+                posts.push(turn.posts);
+                paused.push(turn.paused);
             }
-            counts.add(&turn.counts);
-            actions.absorb(&turn.actions);
-            logs.push(turn.log);
-            posts.push(turn.posts);
-            paused.push(turn.paused);
-        }
-        races.phase(&logs, &clocks)?;
-        if ordered {
-            for (idx, posts) in posts.iter().enumerate() {
-                for posted in posts {
-                    clocks.post(idx, posted).map_err(|fault| (idx, posted.pc, fault))?;
+            races.phase(&logs, &clocks)?;
+            if ordered {
+                for (idx, posts) in posts.iter().enumerate() {
+                    for posted in posts {
+                        clocks.post(idx, posted).map_err(|fault| (idx, posted.pc, fault))?;
+                    }
                 }
             }
-        }
-        if paused.iter().all(Option::is_none) {
+            if paused.iter().all(Option::is_none) {
+                all_logs.push(logs);
+                races.inputs(&all_logs)?;
+                return Ok((all_logs, counts, actions));
+            }
+            let moved = meet(plan, &mut paused, &mut clocks)?;
+            races.end_phase(&logs, &clocks);
+            if logs.iter().any(|log| !log.stores.is_empty()) {
+                paused.iter_mut().flatten().for_each(|pe| pe.overlay = Overlay::default());
+                let pages = Arc::make_mut(&mut shared);
+                logs.iter().for_each(|log| log.show(pages, memory));
+                paused.iter_mut().flatten().for_each(|pe| pe.overlay = Overlay::over(Arc::clone(&shared)));
+            }
             all_logs.push(logs);
-            races.inputs(&all_logs)?;
-            return Ok((all_logs, counts, actions));
+            turns = paused
+                .into_par_iter()
+                .zip(moved)
+                .with_max_len(1)
+                .map(|(pe, moved)| match pe {
+                    Some(pe) if moved => self.spaces.lend(|space| Turn::take(pe, space)),
+                    Some(_) | None => Turn::pass(pe),
+                })
+                .collect();
         }
-        let moved = meet(plan, &mut paused, &mut clocks)?;
-        races.end_phase(&logs, &clocks);
-        if logs.iter().any(|log| !log.stores.is_empty()) {
-            paused.iter_mut().flatten().for_each(|pe| pe.overlay = Overlay::default());
-            let pages = Arc::make_mut(&mut shared);
-            logs.iter().for_each(|log| log.show(pages, memory));
-            paused.iter_mut().flatten().for_each(|pe| pe.overlay = Overlay::over(Arc::clone(&shared)));
-        }
-        all_logs.push(logs);
-        turns = paused
-            .into_par_iter()
-            .zip(moved)
-            .with_max_len(1)
-            .map(|(pe, moved)| match pe {
-                Some(pe) if moved => spaces.lend(|space| Turn::take(pe, space)),
-                Some(_) | None => Turn::pass(pe),
-            })
-            .collect();
     }
-}
-
-/// Whether an instruction orders accesses of different PEs.
-fn orders(kind: &InstKind) -> bool {
-    matches!(kind, InstKind::Post { .. } | InstKind::Wait { .. } | InstKind::Bar { .. })
-}
-
-/// Most PEs of a kernel with instructions that several PEs take part in.
-const MAX_MEETING: usize = 1024;
-
-/// Checks that a kernel's PEs are few enough to meet.
-pub(crate) fn check_meeting(n_pes: usize, code: &[lacuna_isa::inst::Inst]) -> Result<(), String> {
-    let met = code.iter().any(|inst| meets(&inst.kind) || orders(&inst.kind));
-    if met && n_pes > MAX_MEETING {
-        return Err(format!("{n_pes} PEs meet, at most {MAX_MEETING} can"));
-    }
-    Ok(())
 }
 
 /// The PEs of the group that `idx` is in, in ascending order.

@@ -7,9 +7,10 @@ use lacuna_isa::format::{Format, GroupFormat, ScalarType, pack};
 use lacuna_isa::inst::{Action, Fill, Operand};
 use lacuna_isa::view::{Pattern, VIEW_DIMS, View};
 
+use crate::codes::fixed_point;
 use crate::dma::{
-    Piece, Side, copy_planes, element, fill_box, fill_code, fill_planes, fixed_point, intersect, open_dim,
-    partial, plane_walks,
+    Piece, Side, copy_planes, element, fill_box, fill_code, fill_planes, intersect, open_dim, partial,
+    plane_walks,
 };
 use crate::local::local_walk;
 use crate::pe::{Pe, Target};

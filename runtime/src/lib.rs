@@ -6,14 +6,17 @@
 
 mod bank;
 mod boxes;
+mod codes;
 mod dma;
 mod entry;
 mod exchange;
+mod illegal;
 mod launch;
 mod layout;
 mod local;
 mod machine;
 mod matmul;
+mod meeting;
 mod memory;
 mod pe;
 mod plan;
@@ -27,6 +30,7 @@ mod sort;
 mod trap;
 mod workspace;
 
+pub use illegal::Illegal;
 pub use machine::{DEFAULT_STEP_LIMIT, LaunchRecord, Machine, Outcome, RunOptions, Session};
 pub use matmul::actions::{LoadRecord, ProductRecord};
 pub use profile::{ProfileOptions, profile, profile_with};

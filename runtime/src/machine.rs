@@ -4,7 +4,7 @@ use lacuna_isa::object::{Address, EntryPoint, Object, Port};
 
 use crate::dma::Images;
 use crate::entry::{EntryStep, plan_entry};
-use crate::launch::{Limits, run_launch};
+use crate::launch::{Launched, Limits, run_launch};
 use crate::matmul::actions::{LoadRecord, ProductRecord};
 use crate::memory::Memory;
 use crate::plan::{self, KernelPlan};
@@ -304,8 +304,15 @@ impl Run<'_, '_> {
         let memory = &mut self.memories[rank];
         let limits = Limits { steps: self.options.step_limit, records: self.options.record };
         let images = self.machine.images.of(plan.kernel, &extents, memory);
-        let result =
-            run_launch(plan, &launch.params, &extents, &images, memory, limits, &self.machine.spaces);
+        let launched = Launched {
+            plan,
+            params: &launch.params,
+            extents: &extents,
+            images: &images,
+            limits,
+            spaces: &self.machine.spaces,
+        };
+        let result = run_launch(&launched, memory);
         let (counts, actions) = result.map_err(|(pe, pc, fault)| {
             let inst = plan.kernel.code[pc];
             Box::new(Trap {

@@ -8,12 +8,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use lacuna_isa::format::{ScalarType, pack};
-use lacuna_isa::inst::Engine;
+use lacuna_isa::inst::{Engine, MaskCode};
 use lacuna_isa::object::{Access, Address, MemSpace};
 use rayon::prelude::*;
 
 use crate::boxes::WALK_DIMS;
-use crate::dma::Image;
 
 /// The memories of one run.
 pub(crate) struct Memory<'o> {
@@ -454,6 +453,14 @@ fn put<'d>(content: Content, run: &mut [u8], data: &'d [u8]) -> &'d [u8] {
             data
         }
     }
+}
+
+/// The codes of a compressed tensor, dense from element 0 on.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    pub code: MaskCode,
+    pub ty: ScalarType,
+    pub codes: Arc<[u8]>,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::matmul::actions::ActionLog;
 use crate::matmul::mask::Grain;
 use crate::matmul::panels::{PanelCache, SharedPanels};
 use crate::matmul::shape::LastShapes;
+use crate::meeting::meets;
 use crate::memory::{Log, Memory, Overlay, Tensor};
 use crate::plan::KernelPlan;
 use crate::slots::{Bytes, Layout, Ring, Slot};
@@ -71,14 +72,6 @@ pub(crate) struct Posted {
     /// The segment that it ended.
     pub segment: u32,
     pub pc: usize,
-}
-
-/// Whether an instruction needs other PEs.
-pub(crate) fn meets(kind: &InstKind) -> bool {
-    matches!(
-        kind,
-        InstKind::Wait { .. } | InstKind::Bar { .. } | InstKind::Xchg { .. } | InstKind::Xred { .. }
-    )
 }
 
 /// The state of one PE in one launch.

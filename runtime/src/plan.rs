@@ -1,19 +1,23 @@
 //! What is resolved and checked once, when an object is loaded, so that running needs no look-ups that can fail.
 
 mod movement;
+mod operand;
 
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::inst::{Action, Engine, GlobalField, Inst, InstKind, Operand, OperandField, Place, Use};
+use lacuna_isa::inst::{Engine, GlobalField, Inst, InstKind, Operand, OperandField, Place};
 use lacuna_isa::object::{Access, BufferKind, Kernel};
 use lacuna_isa::view::{LOOP_LEVELS, MAX_PARAMS, Position, Space, VIEW_DIMS, View};
 
+use crate::codes::is_signed;
 use crate::dma::LoadPlan;
-use crate::launch::check_meeting;
+use crate::illegal::Illegal;
 use crate::matmul::shape::Products;
+use crate::meeting::check_meeting;
 use crate::se::ProgramPlan;
 use crate::slots::Placement;
 use crate::trap::LoadError;
 pub(crate) use movement::is_compressed;
+pub(crate) use operand::check_operand;
 
 /// Greatest trip count: keeps coordinates within 62 bits.
 const MAX_TRIP: u32 = 1 << 28;
@@ -54,21 +58,21 @@ impl KernelPlan<'_> {
 /// Checks a kernel and resolves it.
 pub(crate) fn plan_kernel(kernel: &Kernel) -> Result<KernelPlan<'_>, LoadError> {
     let fail =
-        |pc: Option<usize>, reason: String| LoadError::Kernel { kernel: kernel.name.clone(), pc, reason };
+        |pc: Option<usize>, reason: Illegal| LoadError::Kernel { kernel: kernel.name.clone(), pc, reason };
     if kernel.grid.contains(&0) || kernel.grid.iter().map(|&n| u64::from(n)).product::<u64>() > 1 << 20 {
-        return Err(fail(None, format!("grid {:?}", kernel.grid)));
+        return Err(fail(None, Illegal::Limit(format!("grid {:?}", kernel.grid))));
     }
     for (idx, view) in kernel.views.iter().enumerate() {
-        check_view(view).map_err(|reason| fail(None, format!("view {idx}: {reason}")))?;
+        check_view(view).map_err(|reason| fail(None, reason.at(format_args!("view {idx}"))))?;
     }
     for (idx, trip) in kernel.trips.iter().enumerate() {
         if trip.max > MAX_TRIP || trip.base.abs() > 1 << 40 {
-            return Err(fail(None, format!("trip {idx} may count to {}", trip.max)));
+            return Err(fail(None, Illegal::Limit(format!("trip {idx} may count to {}", trip.max))));
         }
     }
     for buffer in &kernel.buffers {
         if buffer.slots == 0 {
-            return Err(fail(None, format!("buffer {} has no slots", buffer.name)));
+            return Err(fail(None, Illegal::Missing(format!("buffer {} has no slots", buffer.name))));
         }
     }
     check_params(kernel).map_err(|(pc, reason)| fail(pc, reason))?;
@@ -83,7 +87,7 @@ pub(crate) fn plan_kernel(kernel: &Kernel) -> Result<KernelPlan<'_>, LoadError> 
         .iter()
         .map(|program| {
             ProgramPlan::new(kernel, program)
-                .map_err(|reason| fail(None, format!("program {}: {reason}", program.name)))
+                .map_err(|reason| fail(None, reason.at(format_args!("program {}", program.name))))
         })
         .collect::<Result<_, _>>()?;
     let products = Products::new(kernel.code.len());
@@ -124,153 +128,135 @@ fn loads(kernel: &Kernel) -> Vec<Option<LoadPlan>> {
     kernel.code.iter().map(place).collect()
 }
 
-fn check_view(view: &View) -> Result<(), String> {
+fn check_view(view: &View) -> Result<(), Illegal> {
     let elements = view
         .dims
         .iter()
         .try_fold(1u64, |n, d| n.checked_mul(u64::from(d.size)).filter(|&n| n <= MAX_ELEMENTS));
     if elements.is_none() {
-        return Err("its box is too large".into());
+        return Err(Illegal::Limit("its box is too large".into()));
     }
     if usize::from(view.k_dim) >= VIEW_DIMS {
-        return Err(format!("it has no dimension {}", view.k_dim));
+        return Err(Illegal::Missing(format!("it has no dimension {}", view.k_dim)));
     }
     if view.offset.unsigned_abs() > 1 << 50 {
-        return Err(format!("offset {}", view.offset));
+        return Err(Illegal::Limit(format!("offset {}", view.offset)));
     }
     let advances = view.levels.iter().chain(&view.coords).flatten();
     for advance in advances {
         if usize::from(advance.dim) >= VIEW_DIMS {
-            return Err(format!("it has no dimension {} to advance", advance.dim));
+            return Err(Illegal::Missing(format!("it has no dimension {} to advance", advance.dim)));
         }
     }
     if let Some(pattern) = view.pattern
         && (pattern.n == 0 || pattern.n > pattern.m || pattern.m > 16)
     {
-        return Err(format!("pattern {pattern}"));
+        return Err(Illegal::Format(format!("pattern {pattern}")));
     }
     if let Format::Grouped(group) = view.format
         && (group.size == 0 || group.scale.bits() != 8 || (group.pair_shift && group.size > 16))
     {
-        return Err(format!("the machine has no arithmetic for {group}"));
+        return Err(Illegal::Format(format!("the machine has no arithmetic for {group}")));
     }
     Ok(())
 }
 
-fn match_loops(kernel: &Kernel) -> Result<Vec<usize>, (usize, String)> {
+fn match_loops(kernel: &Kernel) -> Result<Vec<usize>, (usize, Illegal)> {
     let mut ends: Vec<usize> = (0..kernel.code.len()).collect();
     let mut open: Vec<(usize, u8, u8)> = Vec::new();
     for (pc, inst) in kernel.code.iter().enumerate() {
         let ends_loop = matches!(inst.kind, InstKind::End {});
         let stages = open.last().map_or(1, |&(_, stages, _)| stages.max(1));
         if inst.stage >= stages && !ends_loop {
-            return Err((pc, format!("stage {} of a loop with {stages}", inst.stage)));
+            return Err((pc, Illegal::Control(format!("stage {} of a loop with {stages}", inst.stage))));
         }
         match inst.kind {
             InstKind::Loop { trip, level, stages } => {
                 if usize::from(trip) >= kernel.trips.len() {
-                    return Err((pc, format!("there is no trip {trip}")));
+                    return Err((pc, Illegal::Missing(format!("there is no trip {trip}"))));
                 }
                 if usize::from(level) >= LOOP_LEVELS {
-                    return Err((pc, format!("there is no loop level {level}")));
+                    return Err((pc, Illegal::Missing(format!("there is no loop level {level}"))));
                 }
                 if stages > 4 {
-                    return Err((pc, format!("{stages} stages")));
+                    return Err((pc, Illegal::Control(format!("{stages} stages"))));
                 }
                 if open.iter().any(|&(.., outer)| outer == level) {
-                    return Err((pc, format!("a loop around this one has level {level}")));
+                    return Err((pc, Illegal::Control(format!("a loop around this one has level {level}"))));
                 }
                 open.push((pc, stages, level));
             }
             InstKind::End {} => match open.pop() {
                 Some((start, ..)) => ends[start] = pc,
-                None => return Err((pc, "no loop is open".into())),
+                None => return Err((pc, Illegal::Control("no loop is open".into()))),
             },
             InstKind::Halt {} if pc + 1 != kernel.code.len() || !open.is_empty() => {
-                return Err((pc, "halt before the end of the stream".into()));
+                return Err((pc, Illegal::Control("halt before the end of the stream".into())));
             }
             InstKind::Launch { .. } | InstKind::Chain { .. } => {
-                return Err((pc, "launch in a kernel's stream".into()));
+                return Err((pc, Illegal::Control("launch in a kernel's stream".into())));
             }
             _ => {}
         }
     }
     match kernel.code.last().map(|inst| inst.kind) {
         Some(InstKind::Halt {}) => Ok(ends),
-        Some(_) | None => {
-            Err((kernel.code.len().saturating_sub(1), "the stream does not end in halt".into()))
-        }
+        Some(_) | None => Err((
+            kernel.code.len().saturating_sub(1),
+            Illegal::Control("the stream does not end in halt".into()),
+        )),
     }
 }
 
-/// Checks that an operand's buffer and local view exist and that its action fits its use.
-pub(crate) fn check_operand(kernel: &Kernel, operand: &Operand, how: Use) -> Result<(), String> {
-    let buffer = kernel
-        .buffers
-        .get(usize::from(operand.buffer))
-        .ok_or_else(|| format!("there is no buffer {}", operand.buffer))?;
-    let view = kernel
+fn global(kernel: &Kernel, view: u16, writes: bool) -> Result<&View, Illegal> {
+    let table = kernel
         .views
-        .get(usize::from(operand.view))
-        .ok_or_else(|| format!("there is no view {}", operand.view))?;
-    if view.space != Space::Local {
-        return Err(format!(
-            "view {} is global, the operand on {} needs a local one",
-            operand.view, buffer.name
-        ));
-    }
-    if buffer.kind == BufferKind::Bank && (view.format != Format::F32 || view.pattern.is_some()) {
-        return Err(format!("bank {} holds f32, view {} has {}", buffer.name, operand.view, view.format));
-    }
-    let fits = match operand.action {
-        Action::Read => how == Use::Source,
-        Action::Pop => how == Use::Source && operand.delta == 0,
-        Action::Push => matches!(how, Use::Dest | Use::Fresh) && operand.delta == 0,
-        Action::Update => matches!(how, Use::Dest | Use::Change),
-    };
-    if !fits {
-        let Operand { action, delta, .. } = operand;
-        return Err(format!("action {action:?} with delta {delta} on buffer {} does not fit", buffer.name));
-    }
-    Ok(())
-}
-
-fn global(kernel: &Kernel, view: u16, writes: bool) -> Result<&View, String> {
-    let table = kernel.views.get(usize::from(view)).ok_or_else(|| format!("there is no view {view}"))?;
+        .get(usize::from(view))
+        .ok_or_else(|| Illegal::Missing(format!("there is no view {view}")))?;
     let Space::Global(register) = table.space else {
-        return Err(format!("view {view} is local, the instruction needs a global one"));
+        return Err(Illegal::Operand(format!("view {view} is local, the instruction needs a global one")));
     };
-    let tensor = kernel
-        .tensors
-        .get(usize::from(register))
-        .ok_or_else(|| format!("view {view} names base register {register}, which does not exist"))?;
+    let tensor = kernel.tensors.get(usize::from(register)).ok_or_else(|| {
+        Illegal::Missing(format!("view {view} names base register {register}, which does not exist"))
+    })?;
     let legal = match tensor.access {
         Access::In => !writes,
         Access::Out => writes,
         Access::InOut => true,
     };
     if !legal {
-        return Err(format!("base register {register} is {:?}", tensor.access));
+        return Err(Illegal::Operand(format!("base register {register} is {:?}", tensor.access)));
     }
     Ok(table)
 }
 
-fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
+/// Checks that what an instruction names exists and is of the kind that it needs.
+fn check_operands(kernel: &Kernel, inst: &InstKind) -> Result<(), Illegal> {
     for OperandField { operand, how, place, .. } in inst.operands() {
         check_operand(kernel, &operand, how)?;
         let buffer = &kernel.buffers[usize::from(operand.buffer)];
         match (place, buffer.kind) {
-            (Place::Bank, BufferKind::Local) => return Err(format!("buffer {} is not a bank", buffer.name)),
-            (Place::Local, BufferKind::Bank) => return Err(format!("buffer {} is a bank", buffer.name)),
+            (Place::Bank, BufferKind::Local) => {
+                return Err(Illegal::Operand(format!("buffer {} is not a bank", buffer.name)));
+            }
+            (Place::Local, BufferKind::Bank) => {
+                return Err(Illegal::Operand(format!("buffer {} is a bank", buffer.name)));
+            }
             (Place::Bank, BufferKind::Bank) | (Place::Local, BufferKind::Local) | (Place::Any, _) => {}
         }
     }
     if let Some(GlobalField { view, writes, .. }) = inst.global() {
         global(kernel, view, writes)?;
     }
+    Ok(())
+}
+
+fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), Illegal> {
+    check_operands(kernel, inst)?;
     let view = |operand: &Operand| &kernel.views[usize::from(operand.view)];
     let global = |number: u16| &kernel.views[usize::from(number)];
-    let unknown = || Err(format!("the interpreter does not execute `{}`", inst.mnemonic()));
+    let unknown =
+        || Err(Illegal::Unimplemented(format!("the interpreter does not execute `{}`", inst.mnemonic())));
     match inst {
         InstKind::Launch { .. }
         | InstKind::Chain { .. }
@@ -279,7 +265,7 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
         | InstKind::Halt {} => Ok(()),
         InstKind::Pop { buffer, .. } => (usize::from(*buffer) < kernel.buffers.len())
             .then_some(())
-            .ok_or_else(|| format!("there is no buffer {buffer}")),
+            .ok_or_else(|| Illegal::Missing(format!("there is no buffer {buffer}"))),
         InstKind::Ld { dst, src, .. } => widening(global(*src), view(dst)),
         InstKind::Gather { dst, src, idx, dim, .. } => {
             movement::vector(view(idx), *dim, &movement::INDICES)?;
@@ -299,13 +285,13 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
         InstKind::St { src, dst } => {
             let (from, to) = (view(src), global(*dst));
             if from.format != to.format || from.pattern != to.pattern {
-                return Err(format!("a store from {} to {}", from.format, to.format));
+                return Err(Illegal::Format(format!("a store from {} to {}", from.format, to.format)));
             }
             Ok(())
         }
         InstKind::Fill { value, .. } => (usize::from(*value) < kernel.constants.len())
             .then_some(())
-            .ok_or_else(|| format!("there is no constant {value}")),
+            .ok_or_else(|| Illegal::Missing(format!("there is no constant {value}"))),
         InstKind::Mm { a, b, .. } => product(view(a), view(b), false),
         InstKind::Mmnm { a, b, .. } => product(view(a), view(b), true),
         InstKind::Mmblk { a, b, mask, .. } | InstKind::Mmact { a, b, mask, .. } => {
@@ -317,7 +303,7 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
         InstKind::Sort { dst, src, .. } => {
             let src = view(src);
             if src.pattern.is_some() || src.format.group_size() > 1 || src.format.element().bits() > 32 {
-                return Err(format!("{} has no sort keys", src.format));
+                return Err(Illegal::Format(format!("{} has no sort keys", src.format)));
             }
             holds(view(dst), &[ScalarType::I64])
         }
@@ -327,13 +313,13 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
         InstKind::Zero { .. } | InstKind::Drain { .. } => Ok(()),
         InstKind::Run { program } => (usize::from(*program) < kernel.programs.len())
             .then_some(())
-            .ok_or_else(|| format!("there is no program {program}")),
+            .ok_or_else(|| Illegal::Missing(format!("there is no program {program}"))),
         InstKind::Ldp { param, src } => parameter(kernel, *param, global(*src)),
         InstKind::Post { queue, .. } | InstKind::Wait { queue, .. } => accesses(*queue),
         InstKind::Bar { .. } => Ok(()),
         InstKind::Gate { engine, .. } => (*engine != Engine::Cp)
             .then_some(())
-            .ok_or_else(|| "the command processor cannot be without power".to_owned()),
+            .ok_or_else(|| Illegal::Operand("the command processor cannot be without power".into())),
         InstKind::Xchg { dst, src, dim, .. } => exchanged(view(src), view(dst), *dim),
         InstKind::Xred { dst, dim, .. } => summed(view(dst), *dim),
         InstKind::Allred { .. } => unknown(),
@@ -346,29 +332,29 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), String> {
 }
 
 /// Whether every PE gets the same value from an `ldp`.
-fn parameter(kernel: &Kernel, param: u8, src: &View) -> Result<(), String> {
+fn parameter(kernel: &Kernel, param: u8, src: &View) -> Result<(), Illegal> {
     if usize::from(param) >= kernel.params.len() {
-        return Err(format!("there is no parameter {param}"));
+        return Err(Illegal::Missing(format!("there is no parameter {param}")));
     }
     if let Space::Global(register) = src.space
         && kernel.tensors[usize::from(register)].access != Access::In
     {
-        return Err(format!("base register {register} is not an `in` tensor"));
+        return Err(Illegal::Operand(format!("base register {register} is not an `in` tensor")));
     }
     if !matches!(src.format, Format::Scalar(ScalarType::I32 | ScalarType::I64)) || src.pattern.is_some() {
-        return Err(format!("a parameter is i32 or i64, not {}", src.format));
+        return Err(Illegal::Format(format!("a parameter is i32 or i64, not {}", src.format)));
     }
     let fixed = src.levels.iter().chain(&src.coords).all(Option::is_none) && src.shift.is_none();
     if !fixed || src.clip(&Position::default()) != [(0, 1); VIEW_DIMS] {
-        return Err("the view is not one element in one place".to_owned());
+        return Err(Illegal::Operand("the view is not one element in one place".into()));
     }
     Ok(())
 }
 
 /// Checks the parameters of a kernel: what depends on one comes after its last `ldp`.
-fn check_params(kernel: &Kernel) -> Result<(), (Option<usize>, String)> {
+fn check_params(kernel: &Kernel) -> Result<(), (Option<usize>, Illegal)> {
     if kernel.params.len() > MAX_PARAMS || kernel.params.iter().any(|param| param.lo > param.hi) {
-        return Err((None, "too many parameters, or one without a range".to_owned()));
+        return Err((None, Illegal::Limit("too many parameters, or one without a range".into())));
     }
     let known = |param: u8| usize::from(param) < kernel.params.len();
     let terms = kernel.trips.iter().filter_map(|trip| trip.param);
@@ -384,7 +370,7 @@ fn check_params(kernel: &Kernel) -> Result<(), (Option<usize>, String)> {
             inside && small(s.param, s.origin) && small(s.param, s.bound)
         })
     {
-        return Err((None, "a trip or view follows a parameter that does not exist".to_owned()));
+        return Err((None, Illegal::Limit("a trip or view follows a parameter that does not exist".into())));
     }
     let mut depth = 0;
     let mut touched = [false; MAX_PARAMS];
@@ -401,10 +387,13 @@ fn check_params(kernel: &Kernel) -> Result<(), (Option<usize>, String)> {
             InstKind::End {} => depth -= 1,
             InstKind::Ldp { param, .. } => {
                 if depth > 0 {
-                    return Err((Some(pc), "a parameter is loaded in a loop".to_owned()));
+                    return Err((Some(pc), Illegal::Control("a parameter is loaded in a loop".into())));
                 }
                 if touched.get(usize::from(param)) == Some(&true) {
-                    return Err((Some(pc), format!("parameter {param} is loaded after its use")));
+                    return Err((
+                        Some(pc),
+                        Illegal::Control(format!("parameter {param} is loaded after its use")),
+                    ));
                 }
             }
             InstKind::Run { program } => {
@@ -422,60 +411,60 @@ fn check_params(kernel: &Kernel) -> Result<(), (Option<usize>, String)> {
 }
 
 /// Whether `post` and `wait` may name a queue: one that accesses tensors.
-fn accesses(queue: Engine) -> Result<(), String> {
+fn accesses(queue: Engine) -> Result<(), Illegal> {
     match queue {
         Engine::FiLoad | Engine::FiStore => Ok(()),
         Engine::Cp | Engine::Mlu | Engine::Dpe | Engine::Re | Engine::Se | Engine::Me => {
-            Err(format!("{} accesses no tensors", queue.name()))
+            Err(Illegal::Operand(format!("{} accesses no tensors", queue.name())))
         }
     }
 }
 
-fn exchanged(src: &View, dst: &View, dim: u8) -> Result<(), String> {
+fn exchanged(src: &View, dst: &View, dim: u8) -> Result<(), Illegal> {
     if usize::from(dim) >= VIEW_DIMS {
-        return Err(format!("there is no dimension {dim}"));
+        return Err(Illegal::Missing(format!("there is no dimension {dim}")));
     }
     if src.format != dst.format {
-        return Err(format!("an exchange from {} to {}", src.format, dst.format));
+        return Err(Illegal::Format(format!("an exchange from {} to {}", src.format, dst.format)));
     }
     if src.pattern.is_some() || dst.pattern.is_some() || src.format.group_size() > 1 {
-        return Err("an exchange of grouped elements".to_owned());
+        return Err(Illegal::Format("an exchange of grouped elements".into()));
     }
     Ok(())
 }
 
-fn summed(dst: &View, dim: u8) -> Result<(), String> {
+fn summed(dst: &View, dim: u8) -> Result<(), Illegal> {
     if usize::from(dim) >= VIEW_DIMS {
-        return Err(format!("there is no dimension {dim}"));
+        return Err(Illegal::Missing(format!("there is no dimension {dim}")));
     }
     if dst.pattern.is_some() {
-        return Err("a bank does not drain into a pattern".to_owned());
+        return Err(Illegal::Format("a bank does not drain into a pattern".into()));
     }
     Ok(())
 }
 
-fn product(a: &View, b: &View, wants_pattern: bool) -> Result<(), String> {
+fn product(a: &View, b: &View, wants_pattern: bool) -> Result<(), Illegal> {
     if b.pattern.is_some() != wants_pattern {
-        return Err("only `mmnm` has a second operand with a pattern".into());
+        return Err(Illegal::Format("only `mmnm` has a second operand with a pattern".into()));
     }
     if a.pattern.is_some() {
-        return Err("the first operand has a pattern".into());
+        return Err(Illegal::Format("the first operand has a pattern".into()));
     }
     for format in [a.format, b.format] {
         if !multiplies(format) {
-            return Err(format!("the DPE does not multiply {format}"));
+            return Err(Illegal::Format(format!("the DPE does not multiply {format}")));
         }
     }
     Ok(())
 }
 
 /// Checks that a view is of one of some scalar types, without a pattern.
-fn holds(view: &View, types: &[ScalarType]) -> Result<(), String> {
+fn holds(view: &View, types: &[ScalarType]) -> Result<(), Illegal> {
     match view.format {
         Format::Scalar(ty) if types.contains(&ty) && view.pattern.is_none() => Ok(()),
         Format::Scalar(_) | Format::Grouped(_) => {
             let names: Vec<&str> = types.iter().map(|ty| ty.name()).collect();
-            Err(format!("an operand is {}, not {}", view.format, names.join(" or ")))
+            Err(Illegal::Format(format!("an operand is {}, not {}", view.format, names.join(" or "))))
         }
     }
 }
@@ -509,20 +498,7 @@ pub(crate) fn widens(from: ScalarType, to: ScalarType) -> bool {
     wider_int || float
 }
 
-/// True for two's complement types.
-pub(crate) fn is_signed(ty: ScalarType) -> bool {
-    matches!(
-        ty,
-        ScalarType::I2
-            | ScalarType::I4
-            | ScalarType::I8
-            | ScalarType::I16
-            | ScalarType::I32
-            | ScalarType::I64
-    )
-}
-
-fn widening(src: &View, dst: &View) -> Result<(), String> {
+fn widening(src: &View, dst: &View) -> Result<(), Illegal> {
     let legal = match (src.format, dst.format) {
         (from, to) if from == to => true,
         (Format::Scalar(from), Format::Scalar(to)) => widens(from, to),
@@ -538,7 +514,9 @@ fn widening(src: &View, dst: &View) -> Result<(), String> {
         (Format::Scalar(_), Format::Grouped(_)) => false,
     };
     if src.pattern != dst.pattern {
-        return Err("the slot's view and the tensor's have different patterns".into());
+        return Err(Illegal::Format("the slot's view and the tensor's have different patterns".into()));
     }
-    legal.then_some(()).ok_or_else(|| format!("{} does not widen to {}", src.format, dst.format))
+    legal
+        .then_some(())
+        .ok_or_else(|| Illegal::Format(format!("{} does not widen to {}", src.format, dst.format)))
 }

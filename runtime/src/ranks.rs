@@ -6,7 +6,7 @@ use lacuna_isa::format::{ScalarType, pack};
 use lacuna_isa::inst::{Combine, InstKind};
 use lacuna_isa::object::{Address, Transfer};
 
-use crate::dma::int_value;
+use crate::codes::int_value;
 use crate::memory::Memory;
 use crate::trap::{Fault, TrapKind};
 

@@ -11,7 +11,7 @@ use lacuna_isa::view::{Pattern, PlaneMap, VIEW_DIMS, View};
 
 use crate::boxes::{Walk, dense_strides};
 
-use crate::dma::copy_codes;
+use crate::codes::copy_codes;
 use crate::trap::{Fault, TrapKind};
 
 /// Bytes aligned for every element type. Clones share them; those of one owner alone can be written.

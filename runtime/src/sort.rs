@@ -4,9 +4,9 @@ use lacuna_isa::format::{ScalarType, pack};
 use lacuna_isa::inst::Operand;
 use lacuna_isa::view::{VIEW_DIMS, View};
 
+use crate::codes::is_signed;
 use crate::local::local_walk;
 use crate::pe::Pe;
-use crate::plan::is_signed;
 use crate::slots::{Layout, Slot};
 use crate::trap::{Fault, TrapKind};
 

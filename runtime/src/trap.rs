@@ -4,6 +4,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::illegal::Illegal;
+
 /// Why a program trapped.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum TrapKind {
@@ -148,7 +150,7 @@ pub enum LoadError {
         /// Number of the instruction, where one is at fault.
         pc: Option<usize>,
         /// What is wrong.
-        reason: String,
+        reason: Illegal,
     },
     /// An entry refers to what does not exist, or beyond memory.
     #[error("entry {entry}: {reason}")]
@@ -156,7 +158,7 @@ pub enum LoadError {
         /// Name of the entry.
         entry: String,
         /// What is wrong.
-        reason: String,
+        reason: Illegal,
     },
 }
 

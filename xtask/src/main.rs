@@ -1,12 +1,16 @@
 //! Developers' commands: `cargo xtask COMMAND`.
 
 mod accuracy;
+mod circles;
 mod compare;
 mod conformance;
 mod docs;
+mod functions;
+mod guides;
 mod lab;
 mod layering;
 mod performance;
+mod sources;
 mod style;
 mod verify;
 mod zoo;
@@ -33,7 +37,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Check what formatter and linter do not: file headers, lengths, machine paths, generic leftovers.
+    /// Check what formatter and linter do not: file headers, lengths of files and functions, parameters, machine paths, generic leftovers.
     Style,
     /// Generate the models that are too large for the repository, and verify each.
     Zoo {

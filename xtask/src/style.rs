@@ -3,6 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::functions;
+use crate::guides;
+use crate::sources::Sources;
+
 /// Source files aim at 150 to 600 lines; above this many they must be split.
 const MAX_LINES: usize = 800;
 
@@ -12,7 +16,19 @@ const TOO_LONG: [(&str, usize); 0] = [];
 /// Folders that hold no sources of the project.
 const SKIPPED: [&str; 4] = ["target", ".git", "node_modules", "__pycache__"];
 
-/// Checks every Rust and Markdown file.
+/// Crates whose functions are measured.
+const MEMBERS: [&str; 8] = [
+    "isa",
+    "runtime",
+    "compiler/ir",
+    "compiler/onnx",
+    "compiler/optimize",
+    "compiler/codegen",
+    "compiler/driver",
+    "xtask",
+];
+
+/// Checks every Rust and Markdown file, and the functions of every crate.
 pub fn check(root: &Path) -> Result<(), String> {
     let mut files = Vec::new();
     collect(root, &mut files).map_err(|e| e.to_string())?;
@@ -21,6 +37,10 @@ pub fn check(root: &Path) -> Result<(), String> {
         let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         faults.extend(of_file(&name, &text).into_iter().map(|fault| format!("{name}: {fault}")));
+    }
+    faults.extend(guides::faults(root)?);
+    for member in MEMBERS {
+        faults.extend(functions::faults(member, &Sources::read(&root.join(member))?));
     }
     if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
 }

@@ -11,21 +11,12 @@ use lacuna_isa::view::{Dim, PE_COORDS, Pattern, PlaneMap, Space, VIEW_DIMS, View
 
 use crate::nest::{Nest, TileDim, folds, view_dims};
 use crate::place::{Storage, StorageId};
+use crate::refusal::Refusal;
 
 /// Engines that a kernel leaves without power when it has issued everything: each loses it when its queue is empty, those that the
 /// kernel does not use at once.
 const GATED: [Engine; 6] =
     [Engine::FiLoad, Engine::FiStore, Engine::Mlu, Engine::Dpe, Engine::Re, Engine::Se];
-
-/// Why a kernel cannot be emitted.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EmitError(pub String);
-
-impl From<String> for EmitError {
-    fn from(message: String) -> EmitError {
-        EmitError(message)
-    }
-}
 
 /// A box of a storage that one tile touches.
 #[derive(Clone, Debug)]
@@ -51,13 +42,14 @@ impl Tile {
     }
 
     /// The dimensions that carry others, by dimension.
-    fn folds(&self, nest: &Nest) -> Result<Vec<Option<usize>>, EmitError> {
-        folds(nest, &self.dims, self.k_dim)
-            .ok_or_else(|| EmitError(format!("a tile of {} dimensions does not fit a view", self.dims.len())))
+    fn folds(&self, nest: &Nest) -> Result<Vec<Option<usize>>, Refusal> {
+        folds(nest, &self.dims, self.k_dim).ok_or_else(|| {
+            Refusal::Limit(format!("a tile of {} dimensions does not fit a view", self.dims.len()))
+        })
     }
 
     /// The whole slot, dimension by dimension as the box's view has them, and the number of the dimension along which groups run.
-    fn whole(&self, nest: &Nest) -> Result<(Vec<LocalDim>, Option<usize>), EmitError> {
+    fn whole(&self, nest: &Nest) -> Result<(Vec<LocalDim>, Option<usize>), Refusal> {
         let folds = self.folds(nest)?;
         let strides = self.slot_strides();
         let kept: Vec<usize> = (0..self.dims.len()).filter(|&d| folds[d].is_none()).collect();
@@ -183,11 +175,11 @@ impl<'a> KernelBuilder<'a> {
         kind: BufferKind,
         slot_bytes: u64,
         slots: u8,
-    ) -> Result<u8, EmitError> {
-        let slot_bytes =
-            u32::try_from(slot_bytes).map_err(|_| format!("a slot of {slot_bytes} bytes is too large"))?;
+    ) -> Result<u8, Refusal> {
+        let slot_bytes = u32::try_from(slot_bytes)
+            .map_err(|_| Refusal::Limit(format!("a slot of {slot_bytes} bytes is too large")))?;
         if self.kernel.buffers.len() >= 64 {
-            return Err(EmitError("the kernel needs more than 64 buffers".into()));
+            return Err(Refusal::Limit("the kernel needs more than 64 buffers".into()));
         }
         self.kernel.buffers.push(Buffer { name: name.to_string(), kind, slot_bytes, slots });
         Ok((self.kernel.buffers.len() - 1) as u8)
@@ -199,12 +191,12 @@ impl<'a> KernelBuilder<'a> {
     }
 
     /// The global view of a tile.
-    pub fn global(&mut self, tile: &Tile, access: Access) -> Result<u16, EmitError> {
+    pub fn global(&mut self, tile: &Tile, access: Access) -> Result<u16, Refusal> {
         let data = &self.storages[tile.storage];
         let base = self.base(tile.storage, access);
         let folds = tile.folds(&self.nest)?;
         let (dims, levels, coords) = view_dims(&self.nest, &tile.dims, &folds).ok_or_else(|| {
-            EmitError(format!("a tile of {} dimensions does not fit a view", tile.dims.len()))
+            Refusal::Limit(format!("a tile of {} dimensions does not fit a view", tile.dims.len()))
         })?;
         let kept = folds.iter().filter(|f| f.is_none()).count();
         let before = |k: usize| folds[..k].iter().filter(|f| f.is_none()).count();
@@ -230,7 +222,7 @@ impl<'a> KernelBuilder<'a> {
         pattern: Option<Pattern>,
         k_dim: Option<usize>,
         dims: &[LocalDim],
-    ) -> Result<u16, EmitError> {
+    ) -> Result<u16, Refusal> {
         self.local_at(format, pattern, k_dim, 0, dims)
     }
 
@@ -242,7 +234,7 @@ impl<'a> KernelBuilder<'a> {
         k_dim: Option<usize>,
         offset: i64,
         dims: &[LocalDim],
-    ) -> Result<u16, EmitError> {
+    ) -> Result<u16, Refusal> {
         let clip: Vec<TileDim> = dims
             .iter()
             .map(|d| match &d.clip {
@@ -258,7 +250,7 @@ impl<'a> KernelBuilder<'a> {
             .collect();
         let (dims, levels, coords) =
             view_dims(&self.nest, &clip, &vec![None; clip.len()]).ok_or_else(|| {
-                EmitError(format!("an operand of {} dimensions does not fit a view", clip.len()))
+                Refusal::Limit(format!("an operand of {} dimensions does not fit a view", clip.len()))
             })?;
         let pad = VIEW_DIMS - clip.len();
         let k_dim = k_dim.map_or(VIEW_DIMS - 1, |d| pad + d) as u8;
@@ -279,7 +271,7 @@ impl<'a> KernelBuilder<'a> {
         fill: Fill,
         depth: Option<usize>,
         slots: Option<u8>,
-    ) -> Result<usize, EmitError> {
+    ) -> Result<usize, Refusal> {
         let view = self.global(tile, Access::In)?;
         let needed =
             self.kernel.views[view as usize].levels.iter().rposition(Option::is_some).map_or(0, |l| l + 1);
@@ -306,7 +298,7 @@ impl<'a> KernelBuilder<'a> {
     }
 
     /// A buffer for a tile, and the operand that pushes its slot.
-    fn slot_of(&mut self, name: &str, tile: &Tile, slots: u8) -> Result<(u8, Operand), EmitError> {
+    fn slot_of(&mut self, name: &str, tile: &Tile, slots: u8) -> Result<(u8, Operand), Refusal> {
         let data = &self.storages[tile.storage];
         let bytes = Self::slot_bytes(data.slot, data.pattern, tile.elements());
         let buffer = self.buffer(name, BufferKind::Local, bytes, slots)?;
@@ -317,7 +309,7 @@ impl<'a> KernelBuilder<'a> {
 
     /// Plans flags of the `n` elements along K of a loaded operand, seen through `view`: whether any of its rows has
     /// something else than zero there. What they choose is loaded `late` stages after the operand.
-    pub fn flags(&mut self, load: usize, view: u16, n: u64, late: u8) -> Result<usize, EmitError> {
+    pub fn flags(&mut self, load: usize, view: u16, n: u64, late: u8) -> Result<usize, Refusal> {
         let depth = self.loads[load].depth;
         self.late = late;
         if depth > 0 && depth == self.n_loops() {
@@ -342,7 +334,7 @@ impl<'a> KernelBuilder<'a> {
         tile: &Tile,
         dim: usize,
         flags: usize,
-    ) -> Result<usize, EmitError> {
+    ) -> Result<usize, Refusal> {
         let view = self.global(tile, Access::In)?;
         let needed =
             self.kernel.views[view as usize].levels.iter().rposition(Option::is_some).map_or(0, |l| l + 1);
@@ -368,8 +360,8 @@ impl<'a> KernelBuilder<'a> {
         bytes: u64,
         strides: Vec<i64>,
         sources: &[usize],
-        program: impl FnOnce(&mut Self, u8, usize) -> Result<Program, EmitError>,
-    ) -> Result<usize, EmitError> {
+        program: impl FnOnce(&mut Self, u8, usize) -> Result<Program, Refusal>,
+    ) -> Result<usize, Refusal> {
         let depth = sources.iter().map(|&s| self.loads[s].depth).max().unwrap_or(0);
         let pipelined = depth > 0 && depth == self.n_loops();
         if pipelined {
@@ -500,7 +492,7 @@ impl<'a> KernelBuilder<'a> {
     }
 
     /// Stores a slot whose layout is that of `tile`, and frees it.
-    pub fn store(&mut self, buffer: u8, tile: &Tile) -> Result<(), EmitError> {
+    pub fn store(&mut self, buffer: u8, tile: &Tile) -> Result<(), Refusal> {
         let dst = self.global(tile, Access::Out)?;
         let data = &self.storages[tile.storage];
         let (whole, k_dim) = tile.whole(&self.nest)?;
@@ -545,11 +537,7 @@ impl<'a> KernelBuilder<'a> {
     }
 
     /// Ends the kernel and checks it against the target's memories.
-    pub fn finish(
-        mut self,
-        local_bytes: u64,
-        bank_bytes: u64,
-    ) -> Result<(Kernel, Vec<StorageId>), EmitError> {
+    pub fn finish(mut self, local_bytes: u64, bank_bytes: u64) -> Result<(Kernel, Vec<StorageId>), Refusal> {
         for engine in GATED {
             self.push(InstKind::Gate { engine, on: false });
         }
@@ -557,7 +545,7 @@ impl<'a> KernelBuilder<'a> {
         self.drop_unused_slots();
         let n_views = self.kernel.views.len();
         if n_views > MAX_VIEWS {
-            return Err(EmitError(format!(
+            return Err(Refusal::Limit(format!(
                 "the kernel needs {n_views} views, and an operand names {MAX_VIEWS}"
             )));
         }
@@ -573,7 +561,7 @@ impl<'a> KernelBuilder<'a> {
                 let of_kind = self.kernel.buffers.iter().filter(|b| b.kind == kind);
                 let all: Vec<String> =
                     of_kind.map(|b| format!("{} {} x {}", b.name, b.slot_bytes, b.slots)).collect();
-                return Err(EmitError(format!(
+                return Err(Refusal::Limit(format!(
                     "the smallest tile of `{}` needs {bytes} bytes of {what} ({}), and a PE has {limit}",
                     self.kernel.name,
                     all.join(", ")

@@ -7,10 +7,12 @@
 use lacuna_ir::op::{BinaryOp, UnaryOp};
 use lacuna_ir::{Op, Shape};
 use lacuna_isa::format::ScalarType;
-use lacuna_isa::program::{Lane, REGISTERS, Reg, SeBinary, SeOp, SeUnary};
+use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeUnary};
 
+use crate::code::{Code, lane};
 use crate::ints;
 use crate::place::Place;
+use crate::refusal::Refusal;
 
 /// Number of an expression node.
 pub type ExprId = usize;
@@ -85,134 +87,6 @@ impl Expr {
     }
 }
 
-/// The lane type that elements of `ty` are computed in.
-pub fn lane(ty: ScalarType) -> Lane {
-    match ty {
-        ScalarType::F64 => Lane::F64,
-        ScalarType::Bool
-        | ScalarType::I2
-        | ScalarType::U2
-        | ScalarType::I4
-        | ScalarType::U4
-        | ScalarType::I8
-        | ScalarType::U8
-        | ScalarType::I16
-        | ScalarType::U16
-        | ScalarType::I32 => Lane::I32,
-        ScalarType::U32 | ScalarType::I64 | ScalarType::U64 => Lane::I64,
-        ScalarType::F16
-        | ScalarType::Bf16
-        | ScalarType::F32
-        | ScalarType::E4M3
-        | ScalarType::E5M2
-        | ScalarType::E4M3Fnuz
-        | ScalarType::E5M2Fnuz
-        | ScalarType::E3M2
-        | ScalarType::E2M3
-        | ScalarType::E2M1
-        | ScalarType::E8M0
-        | ScalarType::Sm8
-        | ScalarType::Sm5
-        | ScalarType::Sm3 => Lane::F32,
-    }
-}
-
-/// The bits that a lane holds for code `code` of type `ty`.
-pub fn lane_bits(ty: ScalarType, code: u64) -> u64 {
-    match lane(ty) {
-        Lane::F64 => code,
-        Lane::F32 => u64::from(ty.decode_f32(code as u32).to_bits()),
-        Lane::I32 | Lane::I64 => {
-            // Sign extension; unsigned and bool codes are their own value.
-            let bits = ty.bits();
-            let signed = matches!(
-                ty,
-                ScalarType::I2
-                    | ScalarType::I4
-                    | ScalarType::I8
-                    | ScalarType::I16
-                    | ScalarType::I32
-                    | ScalarType::I64
-            );
-            let value =
-                if signed && bits < 64 { ((code << (64 - bits)) as i64 >> (64 - bits)) as u64 } else { code };
-            if lane(ty) == Lane::I32 { value & 0xFFFF_FFFF } else { value }
-        }
-    }
-}
-
-/// Straight-line code under construction.
-#[derive(Debug, Default)]
-pub struct Code {
-    /// Operations so far.
-    pub ops: Vec<SeOp>,
-    /// Constants of the program.
-    pub constants: Vec<u64>,
-    next: usize,
-    free: Vec<Reg>,
-}
-
-impl Code {
-    /// A register that nothing uses.
-    ///
-    /// # Errors
-    /// When all registers are in use.
-    pub fn reg(&mut self) -> Result<Reg, String> {
-        if let Some(reg) = self.free.pop() {
-            return Ok(reg);
-        }
-        if self.next >= REGISTERS {
-            return Err("an element-wise region needs more registers than the SIMD engine has".into());
-        }
-        self.next += 1;
-        Ok(Reg((self.next - 1) as u8))
-    }
-
-    /// Gives a register back.
-    pub fn release(&mut self, reg: Reg) {
-        self.free.push(reg);
-    }
-
-    /// A constant in a new register.
-    ///
-    /// # Errors
-    /// When all registers are in use.
-    pub fn constant(&mut self, lane: Lane, bits: u64) -> Result<Reg, String> {
-        let index = self.constants.iter().position(|&c| c == bits).unwrap_or_else(|| {
-            self.constants.push(bits);
-            self.constants.len() - 1
-        });
-        let dst = self.reg()?;
-        self.ops.push(SeOp::Const { dst, lane, index: index as u16 });
-        Ok(dst)
-    }
-
-    /// Takes the operations, keeping registers and constants.
-    pub fn take(&mut self) -> Vec<SeOp> {
-        std::mem::take(&mut self.ops)
-    }
-
-    /// A function of one register in a new one.
-    ///
-    /// # Errors
-    /// When all registers are in use.
-    pub fn unary(&mut self, f: SeUnary, lane: Lane, a: Reg) -> Result<Reg, String> {
-        let dst = self.reg()?;
-        self.ops.push(SeOp::Unary { f, lane, dst, a });
-        Ok(dst)
-    }
-
-    /// A function of two registers in a new one.
-    ///
-    /// # Errors
-    /// When all registers are in use.
-    pub fn binary(&mut self, f: SeBinary, lane: Lane, a: Reg, b: Reg) -> Result<Reg, String> {
-        let dst = self.reg()?;
-        self.ops.push(SeOp::Binary { f, lane, dst, a, b });
-        Ok(dst)
-    }
-}
-
 /// Compiles an expression. `streams[i]` is the stream of leaf i, `hero` the register that holds the hero's value or its
 /// stream; `pad` counts the unit dimensions before the space's own in the domain. Returns the result's register.
 ///
@@ -224,7 +98,7 @@ pub fn compile(
     streams: &[u8],
     hero: Hero,
     dim_of: &dyn Fn(usize) -> u8,
-) -> Result<Reg, String> {
+) -> Result<Reg, Refusal> {
     let mut last_use = vec![0usize; expr.nodes.len()];
     for (i, (node, _)) in expr.nodes.iter().enumerate() {
         if let ExprNode::Op(_, args) = node {
@@ -255,18 +129,26 @@ pub fn compile(
                     code.ops.push(SeOp::Load { dst, lane: Lane::F32, stream });
                     narrow(code, *elem, false, dst)?
                 }
-                Hero::None => return Err("an expression without a product refers to one".into()),
+                Hero::None => {
+                    return Err(Refusal::Contradiction(
+                        "an expression without a product refers to one".into(),
+                    ));
+                }
             },
             ExprNode::Op(op, args) => {
                 let operands: Vec<(Reg, ScalarType)> = args
                     .iter()
-                    .map(|&a| regs[a].map(|r| (r, expr.nodes[a].1)).ok_or("an operand follows its user"))
+                    .map(|&a| {
+                        regs[a]
+                            .map(|r| (r, expr.nodes[a].1))
+                            .ok_or(Refusal::Contradiction("an operand follows its user".into()))
+                    })
                     .collect::<Result<_, _>>()?;
                 let dst = emit(code, op, &operands, *elem)?;
                 let dst = round(code, *elem, op, dst)?;
                 for (n, &a) in args.iter().enumerate() {
                     if last_use[a] == i && !args[..n].contains(&a) && regs[a] != Some(dst) {
-                        code.free.extend(regs[a]);
+                        regs[a].into_iter().for_each(|reg| code.release(reg));
                     }
                 }
                 dst
@@ -274,7 +156,7 @@ pub fn compile(
         };
         regs[i] = Some(dst);
     }
-    regs.last().copied().flatten().ok_or_else(|| "an empty expression".into())
+    regs.last().copied().flatten().ok_or_else(|| Refusal::Contradiction("an empty expression".into()))
 }
 
 /// Where the hero's value is.
@@ -288,7 +170,7 @@ pub enum Hero {
     Stream(u8),
 }
 
-fn convert(code: &mut Code, from: Lane, to: Lane, a: Reg) -> Result<Reg, String> {
+fn convert(code: &mut Code, from: Lane, to: Lane, a: Reg) -> Result<Reg, Refusal> {
     if from == to {
         return Ok(a);
     }
@@ -298,7 +180,7 @@ fn convert(code: &mut Code, from: Lane, to: Lane, a: Reg) -> Result<Reg, String>
 }
 
 /// Rounds the result of an operator to a type narrower than its lane.
-fn round(code: &mut Code, elem: ScalarType, op: &Op, a: Reg) -> Result<Reg, String> {
+fn round(code: &mut Code, elem: ScalarType, op: &Op, a: Reg) -> Result<Reg, Refusal> {
     let exact = matches!(
         op,
         Op::Select {} | Op::Unary { op: UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Sign } | Op::Compare { .. }
@@ -316,7 +198,7 @@ fn round(code: &mut Code, elem: ScalarType, op: &Op, a: Reg) -> Result<Reg, Stri
 }
 
 /// Replaces what an 8-bit float without infinity cannot hold by NaN, in place.
-fn overflow_to_nan(code: &mut Code, elem: ScalarType, lane: Lane, a: Reg) -> Result<(), String> {
+fn overflow_to_nan(code: &mut Code, elem: ScalarType, lane: Lane, a: Reg) -> Result<(), Refusal> {
     // The midpoint of the greatest value and its successor rounds away where the greatest code is odd.
     let (bound, f) = match elem {
         ScalarType::E4M3 => (464.0f64, SeBinary::Lt),
@@ -334,17 +216,17 @@ fn overflow_to_nan(code: &mut Code, elem: ScalarType, lane: Lane, a: Reg) -> Res
     Ok(())
 }
 
-fn narrow(code: &mut Code, elem: ScalarType, saturate: bool, a: Reg) -> Result<Reg, String> {
+fn narrow(code: &mut Code, elem: ScalarType, saturate: bool, a: Reg) -> Result<Reg, Refusal> {
     if !elem.is_float() || matches!(elem, ScalarType::F32 | ScalarType::F64) {
         return Ok(a);
     }
     let dst = code.reg()?;
     code.ops.push(SeOp::RoundTo { format: elem as u8, saturate, lane: Lane::F32, dst, a });
-    code.free.push(a);
+    code.release(a);
     Ok(dst)
 }
 
-fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) -> Result<Reg, String> {
+fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) -> Result<Reg, Refusal> {
     let (a, ty) = args[0];
     let from = lane(ty);
     match op {
@@ -478,6 +360,6 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
         | Op::MxQuantize { .. }
         | Op::MxDecode { .. }
         | Op::Dequantize { .. }
-        | Op::Call { .. } => Err(format!("`{}` is not element-wise", op.name())),
+        | Op::Call { .. } => Err(Refusal::Unimplemented(format!("`{}` is not element-wise", op.name()))),
     }
 }

@@ -13,7 +13,7 @@ use lacuna_ir::{ConstantData, Function, Module, Node, Op, Value};
 use lacuna_isa::format::ScalarType;
 use lacuna_isa::program::Lane;
 
-use crate::expr::lane;
+use crate::code::lane;
 
 /// Most loads of one kernel's expression; two streams stay for the hero and the result.
 pub const MAX_LEAVES: usize = 6;

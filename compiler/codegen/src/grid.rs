@@ -5,6 +5,7 @@ use lacuna_isa::format::{ScalarType, pack};
 use lacuna_isa::view::Pattern;
 
 use crate::place::Panels;
+use crate::refusal::Refusal;
 
 /// Columns of a panel.
 const PANEL: usize = crate::place::PANEL as usize;
@@ -147,7 +148,7 @@ impl<'a> Grid<'a> {
     ///
     /// # Errors
     /// When a group has more non-zeros than the pattern stores.
-    pub fn compressed(&self, pattern: Pattern, codes: &mut [u8], indices: &mut [u8]) -> Result<(), String> {
+    pub fn compressed(&self, pattern: Pattern, codes: &mut [u8], indices: &mut [u8]) -> Result<(), Refusal> {
         let Pattern { n: kept, m } = pattern;
         let index_type = pattern.index_type();
         let mut next = 0usize;
@@ -159,7 +160,7 @@ impl<'a> Grid<'a> {
                     let all = group.iter().enumerate().map(|(j, &row)| (j as u64, self.code(p, row, lane)));
                     stored.extend(all.filter(|&(_, code)| code != 0));
                     if stored.len() > usize::from(kept) {
-                        return Err(format!("weights said to be {kept}:{m} sparse are not"));
+                        return Err(Refusal::Form(format!("weights said to be {kept}:{m} sparse are not")));
                     }
                     // Unused places hold zeros at positions not taken, in ascending order.
                     for j in 0..u64::from(m) {

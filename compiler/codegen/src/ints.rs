@@ -7,7 +7,8 @@ use lacuna_ir::op::{BinaryOp, CompareOp};
 use lacuna_isa::format::ScalarType;
 use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeUnary};
 
-use crate::expr::{Code, lane};
+use crate::code::{Code, lane};
+use crate::refusal::Refusal;
 
 /// The sign bit of an `i64` lane: exclusive or with it takes the order of `u64` to that of `i64`.
 const SIGN: u64 = 1 << 63;
@@ -35,7 +36,7 @@ fn bits_of(lane: Lane, value: i64) -> u64 {
 }
 
 /// `a = f(a, constant)` in place.
-fn update(code: &mut Code, f: SeBinary, lane: Lane, a: Reg, bits: u64) -> Result<(), String> {
+fn update(code: &mut Code, f: SeBinary, lane: Lane, a: Reg, bits: u64) -> Result<(), Refusal> {
     let b = code.constant(lane, bits)?;
     code.ops.push(SeOp::Binary { f, lane, dst: a, a, b });
     code.release(b);
@@ -46,7 +47,7 @@ fn update(code: &mut Code, f: SeBinary, lane: Lane, a: Reg, bits: u64) -> Result
 ///
 /// # Errors
 /// When registers run out.
-pub fn wrap(code: &mut Code, ty: ScalarType, a: Reg) -> Result<(), String> {
+pub fn wrap(code: &mut Code, ty: ScalarType, a: Reg) -> Result<(), Refusal> {
     if !is_narrow(ty) {
         return Ok(());
     }
@@ -64,7 +65,7 @@ pub fn wrap(code: &mut Code, ty: ScalarType, a: Reg) -> Result<(), String> {
 ///
 /// # Errors
 /// When registers run out.
-pub fn flip_order(code: &mut Code, ty: ScalarType, a: Reg) -> Result<(), String> {
+pub fn flip_order(code: &mut Code, ty: ScalarType, a: Reg) -> Result<(), Refusal> {
     if ty == ScalarType::U64 { update(code, SeBinary::Xor, Lane::I64, a, SIGN) } else { Ok(()) }
 }
 
@@ -72,7 +73,7 @@ pub fn flip_order(code: &mut Code, ty: ScalarType, a: Reg) -> Result<(), String>
 ///
 /// # Errors
 /// When registers run out.
-pub fn compare(code: &mut Code, op: CompareOp, ty: ScalarType, a: Reg, b: Reg) -> Result<Reg, String> {
+pub fn compare(code: &mut Code, op: CompareOp, ty: ScalarType, a: Reg, b: Reg) -> Result<Reg, Refusal> {
     let f = match op {
         CompareOp::Eq => SeBinary::Eq,
         CompareOp::Lt => SeBinary::Lt,
@@ -84,7 +85,7 @@ pub fn compare(code: &mut Code, op: CompareOp, ty: ScalarType, a: Reg, b: Reg) -
     unsigned_relation(code, f, a, b)
 }
 
-fn unsigned_relation(code: &mut Code, f: SeBinary, a: Reg, b: Reg) -> Result<Reg, String> {
+fn unsigned_relation(code: &mut Code, f: SeBinary, a: Reg, b: Reg) -> Result<Reg, Refusal> {
     let sign = code.constant(Lane::I64, SIGN)?;
     let x = code.binary(SeBinary::Xor, Lane::I64, a, sign)?;
     let y = code.binary(SeBinary::Xor, Lane::I64, b, sign)?;
@@ -97,7 +98,7 @@ fn unsigned_relation(code: &mut Code, f: SeBinary, a: Reg, b: Reg) -> Result<Reg
 ///
 /// # Errors
 /// When registers run out.
-pub fn binary(code: &mut Code, op: BinaryOp, ty: ScalarType, a: Reg, b: Reg) -> Result<Reg, String> {
+pub fn binary(code: &mut Code, op: BinaryOp, ty: ScalarType, a: Reg, b: Reg) -> Result<Reg, Refusal> {
     let lane = lane(ty);
     let (f, wraps) = match op {
         BinaryOp::Add => (SeBinary::Add, true),
@@ -139,7 +140,7 @@ pub fn binary(code: &mut Code, op: BinaryOp, ty: ScalarType, a: Reg, b: Reg) -> 
 ///
 /// # Errors
 /// When registers run out.
-pub fn binary_bool(code: &mut Code, op: BinaryOp, a: Reg, b: Reg) -> Result<Reg, String> {
+pub fn binary_bool(code: &mut Code, op: BinaryOp, a: Reg, b: Reg) -> Result<Reg, Refusal> {
     let f = match op {
         BinaryOp::Add | BinaryOp::Or | BinaryOp::Max => SeBinary::Or,
         BinaryOp::Sub | BinaryOp::Xor => SeBinary::Xor,
@@ -159,7 +160,7 @@ pub fn binary_bool(code: &mut Code, op: BinaryOp, a: Reg, b: Reg) -> Result<Reg,
 ///
 /// # Errors
 /// When registers run out.
-pub fn real_function(code: &mut Code, f: SeUnary, ty: ScalarType, a: Reg) -> Result<Reg, String> {
+pub fn real_function(code: &mut Code, f: SeUnary, ty: ScalarType, a: Reg) -> Result<Reg, Refusal> {
     if matches!(f, SeUnary::IsNan | SeUnary::IsInf) {
         return code.constant(Lane::I32, 0);
     }
@@ -180,7 +181,7 @@ pub fn real_function(code: &mut Code, f: SeUnary, ty: ScalarType, a: Reg) -> Res
 
 /// Power of `u64`: an exponent from 2^63 is positive. An odd base to the 2^62 is 1, an even one 0, so that bit 62 stands for
 /// bit 63 too.
-fn power_u64(code: &mut Code, a: Reg, b: Reg) -> Result<Reg, String> {
+fn power_u64(code: &mut Code, a: Reg, b: Reg) -> Result<Reg, Refusal> {
     const LANE: Lane = Lane::I64;
     let one = code.constant(LANE, 1)?;
     let exponent = code.binary(SeBinary::Shr, LANE, b, one)?;
@@ -193,7 +194,7 @@ fn power_u64(code: &mut Code, a: Reg, b: Reg) -> Result<Reg, String> {
 }
 
 /// Logical right shift within the type's width.
-fn shift_right(code: &mut Code, ty: ScalarType, a: Reg, b: Reg) -> Result<Reg, String> {
+fn shift_right(code: &mut Code, ty: ScalarType, a: Reg, b: Reg) -> Result<Reg, Refusal> {
     let lane = lane(ty);
     if !is_narrow(ty) || !is_signed(ty) {
         return code.binary(SeBinary::Shr, lane, a, b);
@@ -210,7 +211,7 @@ fn shift_right(code: &mut Code, ty: ScalarType, a: Reg, b: Reg) -> Result<Reg, S
 ///
 /// Half of the dividend is not negative, so twice its signed quotient by a divisor below 2^63 is the quotient or one less.
 /// A greater divisor fits once or not at all.
-fn divide_u64(code: &mut Code, quotient: bool, a: Reg, b: Reg) -> Result<Reg, String> {
+fn divide_u64(code: &mut Code, quotient: bool, a: Reg, b: Reg) -> Result<Reg, Refusal> {
     const LANE: Lane = Lane::I64;
     let one = code.constant(LANE, 1)?;
     let zero = code.constant(LANE, 0)?;
@@ -245,7 +246,7 @@ fn range(ty: ScalarType) -> (i128, i128) {
     }
 }
 
-fn convert(code: &mut Code, from: Lane, to: Lane, a: Reg) -> Result<Reg, String> {
+fn convert(code: &mut Code, from: Lane, to: Lane, a: Reg) -> Result<Reg, Refusal> {
     let dst = code.reg()?;
     code.ops.push(SeOp::Convert { from, to, dst, a });
     Ok(dst)
@@ -255,7 +256,7 @@ fn convert(code: &mut Code, from: Lane, to: Lane, a: Reg) -> Result<Reg, String>
 ///
 /// # Errors
 /// When registers run out.
-pub fn from_int(code: &mut Code, from: ScalarType, to: ScalarType, a: Reg) -> Result<Reg, String> {
+pub fn from_int(code: &mut Code, from: ScalarType, to: ScalarType, a: Reg) -> Result<Reg, Refusal> {
     let dst = convert(code, lane(from), lane(to), a)?;
     let ((low, high), (least, greatest)) = (range(from), range(to));
     if low < least || high > greatest {
@@ -268,7 +269,7 @@ pub fn from_int(code: &mut Code, from: ScalarType, to: ScalarType, a: Reg) -> Re
 ///
 /// # Errors
 /// When registers run out.
-pub fn from_float(code: &mut Code, from: Lane, to: ScalarType, a: Reg) -> Result<Reg, String> {
+pub fn from_float(code: &mut Code, from: Lane, to: ScalarType, a: Reg) -> Result<Reg, Refusal> {
     let lane = lane(to);
     if to == ScalarType::U64 {
         // What does not fit a signed lane is brought below its bound, and back afterwards.
@@ -298,7 +299,7 @@ pub fn from_float(code: &mut Code, from: Lane, to: ScalarType, a: Reg) -> Result
 ///
 /// # Errors
 /// When registers run out.
-pub fn to_float(code: &mut Code, from: ScalarType, to: Lane, a: Reg) -> Result<Reg, String> {
+pub fn to_float(code: &mut Code, from: ScalarType, to: Lane, a: Reg) -> Result<Reg, Refusal> {
     if from != ScalarType::U64 {
         return convert(code, lane(from), to, a);
     }

@@ -7,6 +7,7 @@
 //! [`memory`] plans addresses; [`weights`] packs constants.
 
 pub mod check;
+pub mod code;
 pub mod emit;
 pub mod expr;
 pub mod fuse;
@@ -19,27 +20,29 @@ pub mod memory;
 pub mod nest;
 pub mod place;
 mod positions;
+pub mod refusal;
 pub mod sinks;
 pub mod state;
 pub mod tiled;
 pub mod weights;
+pub mod zeros;
 
 use std::collections::BTreeSet;
 
 use cranelift_entity::{EntityRef, SecondaryMap};
-use lacuna_ir::{Module, Node, OriginId};
+use lacuna_ir::{Entry, Module, Node, Value};
 use lacuna_isa::Blob;
 use lacuna_isa::inst::{Inst, InstKind};
 use lacuna_isa::object::{Address, EntryPoint, Launch, MemSpace, Object, ObjectOrigin, Port};
 use lacuna_isa::target::Target;
 
 pub use crate::check::check;
-pub use crate::kernels::sparse::{Form, ProductZeros};
 use crate::lower::Lowering;
 use crate::memory::{ALIGN, Life, address, plan};
 use crate::place::{StorageId, StorageKind};
 use crate::state::Kept;
 pub use crate::state::State;
+pub use crate::zeros::{Form, ProductZeros};
 
 /// What code generation made.
 pub struct Generated {
@@ -64,6 +67,13 @@ pub struct Failure {
     pub reason: String,
     /// What to do about it.
     pub hint: String,
+}
+
+impl Failure {
+    /// A failure of the whole model.
+    fn of_model(code: &'static str, reason: String, hint: &str) -> Vec<Failure> {
+        vec![Failure { code, op: String::new(), nodes: Vec::new(), reason, hint: hint.to_owned() }]
+    }
 }
 
 /// The diagnostic codes of this crate: code, title, explanation.
@@ -119,57 +129,33 @@ pub fn generate_with(
     states: &[State],
 ) -> Result<Generated, Vec<Failure>> {
     let [entry] = &module.entries[..] else {
-        return Err(vec![Failure {
-            code: "L0403",
-            op: String::new(),
-            nodes: Vec::new(),
-            reason: format!("the module has {} entries", module.entries.len()),
-            hint: "compile one entry at a time".into(),
-        }]);
+        let reason = format!("the module has {} entries", module.entries.len());
+        return Err(Failure::of_model("L0403", reason, "compile one entry at a time"));
     };
-    let legalized = legal::legalize(module, entry.func, zeros, target).map_err(|error| {
-        vec![Failure {
-            code: "L0401",
-            op: String::new(),
-            nodes: Vec::new(),
-            reason: error.to_string(),
-            hint: String::new(),
-        }]
-    })?;
+    let legalized = legal::legalize(module, entry.func, zeros, target)
+        .map_err(|error| Failure::of_model("L0401", error.to_string(), ""))?;
     let (module, zeros) = legalized.as_ref().map_or((module, zeros), |(m, z)| (m, z));
     let entry = &module.entries[0];
     let func = &module.functions[entry.func];
     let mut lowering = Lowering::new(module, func, target, zeros, states);
     lowering.run();
-    let names = |origins: &[OriginId]| origins.iter().map(|&o| module.origins[o].node.clone()).collect();
     if !lowering.unsupported.is_empty() {
-        let failure = |u: &lower::Unsupported| Failure {
-            code: "L0401",
-            op: u.op.to_string(),
-            nodes: names(&u.origins),
-            reason: u.reason.clone(),
-            hint: "rewrite the node in the model, or leave this part out of it".into(),
-        };
-        return Err(lowering.unsupported.iter().map(failure).collect());
+        return Err(lowering.unsupported.iter().map(|u| unsupported(module, u)).collect());
     }
     let (kept, copied) = state::keep(&mut lowering, states).map_err(|reason| {
         vec![Failure {
             code: "L0401",
             op: "state".into(),
             nodes: Vec::new(),
-            reason,
+            reason: reason.to_string(),
             hint: "pass it as an input and an output".into(),
         }]
     })?;
 
     if lowering.launches.len() > usize::from(u16::MAX) {
-        return Err(vec![Failure {
-            code: "L0404",
-            op: String::new(),
-            nodes: Vec::new(),
-            reason: format!("it needs {} launches, and an entry holds {}", lowering.launches.len(), u16::MAX),
-            hint: "split the model, or reduce its batch".into(),
-        }]);
+        let reason =
+            format!("it needs {} launches, and an entry holds {}", lowering.launches.len(), u16::MAX);
+        return Err(Failure::of_model("L0404", reason, "split the model, or reduce its batch"));
     }
 
     let mut addresses: SecondaryMap<StorageId, Option<Address>> = SecondaryMap::new();
@@ -177,32 +163,69 @@ pub fn generate_with(
     let (hbm_bytes, sram_bytes) = plan_memory(&lowering, &kept, target, &mut addresses);
     let total = weights.len() as u64 + hbm_bytes;
     if total > target.hbm_bytes {
-        return Err(vec![Failure {
-            code: "L0402",
-            op: String::new(),
-            nodes: Vec::new(),
-            reason: format!("it needs {total} bytes of HBM, and {} has {}", target.name, target.hbm_bytes),
-            hint: "choose a target with more memory, a lower precision or a smaller batch".into(),
-        }]);
+        let reason = format!("it needs {total} bytes of HBM, and {} has {}", target.name, target.hbm_bytes);
+        let hint = "choose a target with more memory, a lower precision or a smaller batch";
+        return Err(Failure::of_model("L0402", reason, hint));
     }
 
-    let port = |name: &String, value: lacuna_ir::Value, number: usize, output: bool| -> Port {
-        let kind = if output { StorageKind::Output(number) } else { StorageKind::Input(number) };
-        let storage = lowering.storages.iter().find(|(_, s)| s.kind == kind).map(|(id, _)| id);
-        let ty = func.ty(value);
-        Port {
-            name: name.clone(),
-            elem: ty.elem.format().element(),
-            shape: ty.shape.0.clone(),
-            address: storage.and_then(|s| addresses[s]).unwrap_or(address(MemSpace::Hbm, 0)),
-        }
+    let tiled = tiled::print(&lowering, module);
+    let object = Object {
+        name: module.name.clone(),
+        target: target.name.clone(),
+        target_file: target.file.clone(),
+        entries: vec![entry_point(&lowering, entry, &addresses)],
+        states: states
+            .iter()
+            .map(|s| {
+                let kind = StorageKind::Input(s.input);
+                port(&lowering, &addresses, &s.name, func.params[s.input], kind)
+            })
+            .collect(),
+        kernels: lowering.kernels.into_iter().collect(),
+        origins: module
+            .origins
+            .values()
+            .map(|o| ObjectOrigin { node: o.node.clone(), op: o.op.clone() })
+            .collect(),
+        hbm_bytes,
+        sram_bytes,
+        weights: Blob::new(weights),
     };
-    let ports = |names: &[String], values: &[lacuna_ir::Value], output: bool| -> Vec<Port> {
-        let is_state = |i: usize| states.iter().any(|s| i == if output { s.output } else { s.input });
-        let all = names.iter().zip(values).enumerate().filter(|(i, _)| !is_state(*i));
-        all.map(|(i, (n, &v))| port(n, v, i, output)).collect()
-    };
-    let kept_ports = states.iter().map(|s| port(&s.name, func.params[s.input], s.input, false)).collect();
+    Ok(Generated { object, tiled, copied })
+}
+
+fn unsupported(module: &Module, node: &lower::Unsupported) -> Failure {
+    Failure {
+        code: "L0401",
+        op: node.op.to_string(),
+        nodes: node.origins.iter().map(|&o| module.origins[o].node.clone()).collect(),
+        reason: node.reason.to_string(),
+        hint: "rewrite the node in the model, or leave this part out of it".into(),
+    }
+}
+
+/// Where storages lie.
+type Addresses = SecondaryMap<StorageId, Option<Address>>;
+
+/// The port of a value whose storage is of `kind`.
+fn port(lowering: &Lowering, addresses: &Addresses, name: &str, value: Value, kind: StorageKind) -> Port {
+    let storage = lowering.storages.iter().find(|(_, s)| s.kind == kind).map(|(id, _)| id);
+    let ty = lowering.func.ty(value);
+    Port {
+        name: name.to_owned(),
+        elem: ty.elem.format().element(),
+        shape: ty.shape.0.clone(),
+        address: storage.and_then(|s| addresses[s]).unwrap_or(address(MemSpace::Hbm, 0)),
+    }
+}
+
+/// The entry: its ports but for states, its launches, and the stream that starts these in order.
+fn entry_point(lowering: &Lowering, entry: &Entry, addresses: &Addresses) -> EntryPoint {
+    let func = lowering.func;
+    let inputs = entry.inputs.iter().zip(&func.params).enumerate();
+    let inputs = inputs.filter(|(i, _)| !lowering.states.iter().any(|s| s.input == *i));
+    let outputs = entry.outputs.iter().zip(&func.results).enumerate();
+    let outputs = outputs.filter(|(i, _)| !lowering.states.iter().any(|s| s.output == *i));
     let launches: Vec<Launch> = lowering
         .launches
         .iter()
@@ -224,31 +247,18 @@ pub fn generate_with(
         |launch: u16| if launch == 0 { InstKind::Launch { launch } } else { InstKind::Chain { launch } };
     let mut code: Vec<Inst> = (0..launches.len()).map(|i| start(i as u16).into()).collect();
     code.push(InstKind::Halt {}.into());
-    let tiled = tiled::print(&lowering, module);
-    let object = Object {
-        name: module.name.clone(),
-        target: target.name.clone(),
-        target_file: target.file.clone(),
-        entries: vec![EntryPoint {
-            name: entry.name.clone(),
-            inputs: ports(&entry.inputs, &func.params, false),
-            outputs: ports(&entry.outputs, &func.results, true),
-            launches,
-            code,
-            ..EntryPoint::default()
-        }],
-        states: kept_ports,
-        kernels: lowering.kernels.into_iter().collect(),
-        origins: module
-            .origins
-            .values()
-            .map(|o| ObjectOrigin { node: o.node.clone(), op: o.op.clone() })
+    EntryPoint {
+        name: entry.name.clone(),
+        inputs: inputs
+            .map(|(i, (name, &v))| port(lowering, addresses, name, v, StorageKind::Input(i)))
             .collect(),
-        hbm_bytes,
-        sram_bytes,
-        weights: Blob::new(weights),
-    };
-    Ok(Generated { object, tiled, copied })
+        outputs: outputs
+            .map(|(i, (name, &v))| port(lowering, addresses, name, v, StorageKind::Output(i)))
+            .collect(),
+        launches,
+        code,
+        ..EntryPoint::default()
+    }
 }
 
 fn pack_weights(
@@ -279,7 +289,7 @@ fn pack_weights(
                 code: "L0401",
                 op: "const".into(),
                 nodes: vec![constant.name.clone()],
-                reason,
+                reason: reason.to_string(),
                 hint: String::new(),
             }]
         })?;

@@ -13,12 +13,13 @@ use lacuna_isa::target::Target;
 
 use crate::expr::{Expr, ExprNode, Leaf};
 use crate::fuse::{Fusion, is_wide};
-use crate::kernels::sparse::{ProductZeros, Survey};
 use crate::place::{
-    Packing, Panels, Place, Storage, StorageId, StorageKind, order_of, reshape_strides, strides_in_order,
+    Packing, Panels, Place, State, Storage, StorageId, StorageKind, order_of, reshape_strides,
+    strides_in_order,
 };
+use crate::refusal::{Lowered, Refusal};
 use crate::sinks::{GroupedSink, Quantised, Sinks};
-use crate::state::State;
+use crate::zeros::{ProductZeros, Survey};
 
 mod expressions;
 
@@ -32,7 +33,7 @@ pub struct Unsupported {
     /// The ONNX nodes that it implements.
     pub origins: Vec<OriginId>,
     /// Why not.
-    pub reason: String,
+    pub reason: Refusal,
 }
 
 /// One kernel launch before addresses are known.
@@ -80,9 +81,6 @@ pub struct Lowering<'a> {
     /// Outputs of states that kernels have updated in place.
     pub(crate) updated: Vec<usize>,
 }
-
-/// Lowering of one kernel, or why not.
-pub type Lowered<T = ()> = Result<T, String>;
 
 impl<'a> Lowering<'a> {
     /// Prepares to lower the function.
@@ -295,7 +293,9 @@ impl<'a> Lowering<'a> {
         let place = match (self.func.as_const(value), self.func.blocked(value)) {
             (Some(id), _) => self.const_place(id)?,
             (None, Some(blocked)) => self.widened(value, &blocked)?,
-            (None, None) => return Err(format!("operand {value} has no place in memory")),
+            (None, None) => {
+                return Err(Refusal::Contradiction(format!("operand {value} has no place in memory")));
+            }
         };
         self.places[value] = Some(place.clone());
         Ok(place)
@@ -305,9 +305,9 @@ impl<'a> Lowering<'a> {
     pub fn const_place(&mut self, id: ConstId) -> Lowered<Place> {
         let ty = &self.module.constants[id].ty;
         if ty.elem.scalar().is_none() {
-            return Err(format!(
+            return Err(Refusal::Grouped(format!(
                 "a grouped constant {ty} is only possible as the second operand of a product"
-            ));
+            )));
         }
         let splat = matches!(self.module.constants[id].data, ConstantData::Splat(_));
         // One element stands for all of a splat.
@@ -335,7 +335,7 @@ impl<'a> Lowering<'a> {
 
     fn node(&mut self, node: Node) -> Lowered {
         let data = &self.func.nodes[node];
-        let result = *data.results.first().ok_or("a node without results")?;
+        let result = *data.results.first().ok_or(Refusal::Contradiction("a node without results".into()))?;
         if self.func.ty(result).shape.elements() == 0 {
             self.places[result] = Some(self.allocate(result));
             return Ok(());
@@ -379,7 +379,10 @@ impl<'a> Lowering<'a> {
                 let (storage, format) = (from.storage, Format::Scalar(*to));
                 let (stored, slot) = (self.storages[storage].format, self.storages[storage].slot);
                 if stored.element().bits() != to.bits() {
-                    return Err(format!("{} is stored in {stored}, another width", data.args[0]));
+                    return Err(Refusal::Contradiction(format!(
+                        "{} is stored in {stored}, another width",
+                        data.args[0]
+                    )));
                 }
                 let place = self.allocate_in(result, Some(order_of(&from.strides)));
                 // For this one kernel the operand's bytes are of the result's type.
@@ -398,7 +401,7 @@ impl<'a> Lowering<'a> {
                 let from = self.place(x)?;
                 let ty = self.func.ty(result).clone();
                 let shape = &self.func.ty(x).shape;
-                let elem = ty.elem.scalar().ok_or("padding a grouped value")?;
+                let elem = ty.elem.scalar().ok_or(Refusal::Grouped("padding a grouped value".into()))?;
                 let order = order_of(&from.strides);
                 let pad = Some((low.iter().map(|&l| -(l as i64)).collect(), shape.0.clone(), fill));
                 let mut expr = Expr::new(ty.shape.clone());
@@ -430,11 +433,13 @@ impl<'a> Lowering<'a> {
             Op::MxQuantize { .. } if self.places[result].is_some() => Ok(()),
             Op::Attention { .. } => self.attention(node, result),
             Op::MxQuantize { mode, .. } => self.quantize(result, data.args[0], *mode),
-            Op::MxDecode { .. } => {
-                Err("decoding a grouped value outside a product is not implemented".into())
+            Op::MxDecode { .. } => Err(Refusal::Unimplemented(
+                "decoding a grouped value outside a product is not implemented".into(),
+            )),
+            Op::Call { .. } => {
+                Err(Refusal::Unimplemented("calls must be inlined before code generation".into()))
             }
-            Op::Call { .. } => Err("calls must be inlined before code generation".into()),
-            op => Err(format!("`{}` is not implemented", op.name())),
+            op => Err(Refusal::Unimplemented(format!("`{}` is not implemented", op.name()))),
         }
     }
 
@@ -483,7 +488,7 @@ impl<'a> Lowering<'a> {
                     return Ok(());
                 }
             },
-            op => return Err(format!("`{}` is not a movement", op.name())),
+            op => return Err(Refusal::Unimplemented(format!("`{}` is not a movement", op.name()))),
         };
         self.places[result] = Some(Place { storage: from.storage, offset: from.offset, strides });
         Ok(())
@@ -507,7 +512,7 @@ impl<'a> Lowering<'a> {
     pub(crate) fn store_state(&mut self, output: StorageId, param: usize) -> Lowered {
         let param = self.func.params[param];
         let ty = self.func.ty(param).clone();
-        let elem = ty.elem.scalar().ok_or("a grouped state")?;
+        let elem = ty.elem.scalar().ok_or(Refusal::Grouped("a grouped state".into()))?;
         let (from, to) = (self.row_major(param, output), self.place(param)?);
         if ty.shape.elements() == 0 {
             return Ok(());
@@ -529,7 +534,8 @@ impl<'a> Lowering<'a> {
 
     /// What the fabric interface fills with for a value, if it can.
     fn fill_of(&self, value: Value) -> Lowered<Option<Fill>> {
-        let elem = self.func.ty(value).elem.scalar().ok_or("a grouped fill value")?;
+        let elem =
+            self.func.ty(value).elem.scalar().ok_or(Refusal::Grouped("a grouped fill value".into()))?;
         let Some(code) = self.scalar_const(value) else { return Ok(None) };
         let value = elem.decode(code);
         let lowest = if elem.is_float() { elem.encode(f64::NEG_INFINITY) } else { elem.encode(f64::MIN) };
@@ -643,6 +649,6 @@ impl<'a> Lowering<'a> {
 pub fn scalar_of(format: Format) -> Lowered<ScalarType> {
     match format {
         Format::Scalar(s) => Ok(s),
-        Format::Grouped(g) => Err(format!("{g} where a scalar format is needed")),
+        Format::Grouped(g) => Err(Refusal::Grouped(format!("{g} where a scalar format is needed"))),
     }
 }

@@ -281,6 +281,17 @@ pub fn reshape_strides(old: &Shape, strides: &[i64], new: &Shape) -> Option<Vec<
     Some(result)
 }
 
+/// An input and an output that are one tensor.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct State {
+    /// Name, that of the input.
+    pub name: String,
+    /// Number of the input.
+    pub input: usize,
+    /// Number of the output.
+    pub output: usize,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

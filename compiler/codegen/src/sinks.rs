@@ -11,8 +11,8 @@ use lacuna_isa::object::BufferKind;
 use lacuna_isa::program::Stream;
 
 use crate::emit::{KernelBuilder, LocalDim, Tile};
-use crate::lower::Lowered;
 use crate::place::Place;
+use crate::refusal::Lowered;
 
 /// A quantised copy of a kernel's result.
 #[derive(Clone, Debug)]
@@ -165,6 +165,6 @@ impl Outlet {
         if let Some((dim, by)) = further {
             tile.dims[dim].origin += by;
         }
-        Ok(kb.store(self.buffer, &tile)?)
+        kb.store(self.buffer, &tile)
     }
 }

@@ -6,19 +6,10 @@
 
 use lacuna_isa::object::{Access, Kernel};
 
-use crate::lower::{LaunchDraft, Lowered, Lowering};
+use crate::lower::{LaunchDraft, Lowering};
+pub use crate::place::State;
 use crate::place::{StorageId, StorageKind};
-
-/// An input and an output that are one tensor.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct State {
-    /// Name, that of the input.
-    pub name: String,
-    /// Number of the input.
-    pub input: usize,
-    /// Number of the output.
-    pub output: usize,
-}
+use crate::refusal::{Lowered, Refusal};
 
 /// Where the state of one input and output lies, and how the new value gets there.
 pub(crate) struct Kept {
@@ -39,12 +30,14 @@ pub(crate) fn keep(lowering: &mut Lowering<'_>, states: &[State]) -> Lowered<(Ve
         let of = |lowering: &Lowering<'_>, kind: StorageKind| {
             lowering.storages.iter().find(|(_, storage)| storage.kind == kind).map(|(id, _)| id)
         };
-        let old = of(lowering, StorageKind::Input(state.input)).ok_or("an input without a place")?;
+        let old = of(lowering, StorageKind::Input(state.input))
+            .ok_or(Refusal::Contradiction("an input without a place".into()))?;
         if lowering.updated.contains(&state.output) {
             all.push(Kept { old, new: None });
             continue;
         }
-        let new = of(lowering, StorageKind::Output(state.output)).ok_or("an output without a place")?;
+        let new = of(lowering, StorageKind::Output(state.output))
+            .ok_or(Refusal::Contradiction("an output without a place".into()))?;
         let last_read = lowering.launches.iter().rposition(|launch| reads(lowering, launch, old));
         let first_write = lowering.launches.iter().position(|launch| writes(lowering, launch, new));
         let in_place = match (last_read, first_write) {

@@ -9,6 +9,7 @@ use lacuna_isa::sparse::{self, SparseError};
 
 use crate::grid::{Grid, positions, zero_codes};
 use crate::place::{BlockTiles, PANEL, Packing, Panels, Records, Storage};
+use crate::refusal::Refusal;
 
 /// Columns of a panel.
 /// Codes that are looked at together.
@@ -40,7 +41,7 @@ pub fn pack_into(
     packing: &Packing,
     storage: &Storage,
     out: &mut [u8],
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     if let Some(records) = &storage.records {
         out.copy_from_slice(records.bytes.bytes());
         return Ok(());
@@ -69,7 +70,7 @@ pub fn pack_into(
             write_scales(constant, panels, &mut out[scale_plane as usize..]);
             debug_assert_eq!(storage.elements, grid.elements());
         }
-        Packing::Blocks { .. } => return Err("blocks are stored as records".to_owned()),
+        Packing::Blocks { .. } => return Err(Refusal::Form("blocks are stored as records".into())),
         Packing::Flags { panels, k } => {
             let codes = panel_codes(constant, panels);
             let n = storage.elements as usize * (*k * PANEL) as usize;
@@ -311,7 +312,7 @@ mod tests {
         Storage { pattern, k_stride: PANEL, ..Storage::dense(kind, format, elements) }
     }
 
-    fn packed(constant: &Constant, packing: &Packing, storage: &Storage) -> Result<Vec<u8>, String> {
+    fn packed(constant: &Constant, packing: &Packing, storage: &Storage) -> Result<Vec<u8>, Refusal> {
         let mut bytes = vec![0; packed_bytes(constant, packing, storage)];
         pack_into(constant, packing, storage, &mut bytes).map(|()| bytes)
     }

@@ -1,11 +1,12 @@
 //! The command line's grammar: commands, options and their defaults.
 
+mod bench;
+mod lists;
 mod values;
 
 use std::path::PathBuf;
 
-use crate::commands::bench::Bench;
-use crate::commands::sweep::grid;
+pub use bench::Bench;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lacuna_driver::given::Given;
 use lacuna_isa::target_file::Change;
@@ -104,6 +105,9 @@ pub struct CompileOptions {
     /// any part of a name.
     #[arg(long = "state", value_name = "INPUT=OUTPUT", value_parser = parse_names)]
     pub states: Vec<(String, String)>,
+    /// Rows of states whose outputs are longer than their inputs: the latest stay. Those of the input unless given.
+    #[arg(long, value_name = "N", requires = "states")]
+    pub state_length: Option<u64>,
     /// With --precision auto: fewest cycles with at least this signal-to-noise ratio at every output, in dB.
     #[arg(long, value_name = "DB", value_parser = parse_decibels, allow_hyphen_values = true)]
     pub min_sqnr: Option<f64>,
@@ -422,13 +426,13 @@ pub struct Sweep {
     #[arg(long = "precision", value_delimiter = ',', default_value = "f32", value_name = "P,..")]
     pub precisions: Vec<Precision>,
     /// Patterns that weights are pruned to, separated by commas; none leaves them as they are.
-    #[arg(long, value_delimiter = ',', default_value = "none", value_name = "N:M,..", value_parser = grid::parse_prune)]
+    #[arg(long, value_delimiter = ',', default_value = "none", value_name = "N:M,..", value_parser = lists::parse_prune)]
     pub prune: Vec<String>,
     /// Sizes of a symbolic dimension, such as batch=1,8,64.
-    #[arg(long = "dim", value_name = "NAME=N,..", value_parser = grid::parse_sizes)]
+    #[arg(long = "dim", value_name = "NAME=N,..", value_parser = lists::parse_sizes)]
     pub dims: Vec<(String, Vec<u64>)>,
     /// Values of a figure of the targets: hbm_bandwidth=4TB/s,8TB/s, or from one to another in steps: 4..12TB/s:5.
-    #[arg(long = "set", value_name = "FIGURE=VALUE,..", value_parser = grid::parse_values)]
+    #[arg(long = "set", value_name = "FIGURE=VALUE,..", value_parser = lists::parse_values)]
     pub changes: Vec<(String, Vec<String>)>,
     /// Value of an input that determines a shape (.npy or .pb).
     #[arg(long = "bind", value_name = "NAME=FILE", value_parser = parse_file)]

@@ -1,6 +1,22 @@
 //! The driver's diagnostic codes, and the joint table of all crates that `lacuna explain` reads.
 
-use crate::diagnostics::Exit;
+/// Exit status of the process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything holds.
+    Holds = 0,
+    /// Outputs differ from the reference.
+    Differs = 1,
+    /// Bad usage or bad input.
+    BadInput = 2,
+    /// The model is legal, but not supported, or exceeds the target.
+    Unsupported = 3,
+    /// The program trapped.
+    Trap = 4,
+    /// A defect of the compiler (`EX_SOFTWARE` of `sysexits.h`).
+    Internal = 70,
+}
 
 /// A code of the driver with its documentation.
 #[derive(PartialEq, Eq, Debug)]

@@ -6,24 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::codes::Code;
-
-/// Exit status of the process.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub enum Exit {
-    /// Everything holds.
-    Holds = 0,
-    /// Outputs differ from the reference.
-    Differs = 1,
-    /// Bad usage or bad input.
-    BadInput = 2,
-    /// The model is legal, but not supported, or exceeds the target.
-    Unsupported = 3,
-    /// The program trapped.
-    Trap = 4,
-    /// A defect of the compiler (`EX_SOFTWARE` of `sysexits.h`).
-    Internal = 70,
-}
+pub use crate::codes::Exit;
 
 /// One finding.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use lacuna_isa::Blob;
-use lacuna_onnx::ExternalData;
+use lacuna_onnx::{ExternalData, Unreadable};
 use memmap2::Mmap;
 
 use crate::codes;
@@ -21,17 +21,17 @@ const MIN_MAPPED_BYTES: u64 = 1 << 16;
 static INPUTS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// What standard input held, once it has been read: a command may look at its input more than once.
-static STANDARD_INPUT: OnceLock<Result<Blob, String>> = OnceLock::new();
+static STANDARD_INPUT: OnceLock<Result<Blob, Unreadable>> = OnceLock::new();
 
 /// Whether a path is `-`, which stands for standard input or standard output.
 pub fn is_standard(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn standard_input() -> Result<Blob, String> {
+fn standard_input() -> Result<Blob, Unreadable> {
     let read = || {
         let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        std::io::stdin().read_to_end(&mut bytes)?;
         Ok(Blob::new(bytes))
     };
     STANDARD_INPUT.get_or_init(read).clone()
@@ -48,23 +48,23 @@ pub fn read(path: &Path) -> Result<Blob, Diagnostic> {
     read_bytes(path).map_err(|e| Diagnostic::new(codes::READ, format!("{}: {e}", path.display())))
 }
 
-fn read_bytes(path: &Path) -> Result<Blob, String> {
-    let metadata = fs::metadata(path).map_err(|e| e.to_string())?;
+fn read_bytes(path: &Path) -> Result<Blob, Unreadable> {
+    let metadata = fs::metadata(path)?;
     if metadata.is_dir() {
-        return Err("it is a folder".to_owned());
+        return Err(Unreadable::File("it is a folder".to_owned()));
     }
     // Opening a pipe waits for its writer, and a device may never end.
     if !metadata.is_file() {
-        return Err("it is not a regular file".to_owned());
+        return Err(Unreadable::File("it is not a regular file".to_owned()));
     }
-    let file = File::open(path).map_err(|e| e.to_string())?;
+    let file = File::open(path)?;
     if let Ok(path) = path.canonicalize() {
         INPUTS.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
     }
     if metadata.len() < MIN_MAPPED_BYTES {
-        return fs::read(path).map(Blob::new).map_err(|e| e.to_string());
+        return Ok(Blob::new(fs::read(path)?));
     }
-    map(&file).map(Blob::new).map_err(|e| e.to_string())
+    Ok(Blob::new(map(&file)?))
 }
 
 #[expect(unsafe_code, reason = "mapping a file is unsafe because another process may change it")]
@@ -103,30 +103,32 @@ impl ModelFolder {
         }
     }
 
-    fn resolve(&self, location: &str) -> Result<PathBuf, String> {
+    fn resolve(&self, location: &str) -> Result<PathBuf, Unreadable> {
         let relative = Path::new(location);
         // A backslash or a drive letter is a path on another system: it must not mean something else here.
         let plain = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if location.is_empty() || !plain || location.contains(['\\', '\0']) || location.get(1..2) == Some(":")
         {
-            return Err("the path is absolute or leads out of the model's folder".to_owned());
+            return Err(Unreadable::Outside("the path is absolute or leads"));
         }
-        let path = self.root.join(relative).canonicalize().map_err(|e| e.to_string())?;
+        let path = self.root.join(relative).canonicalize()?;
         if !path.starts_with(&self.root) {
-            return Err("a link leads out of the model's folder".to_owned());
+            return Err(Unreadable::Outside("a link leads"));
         }
         Ok(path)
     }
 }
 
 impl ExternalData for ModelFolder {
-    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Blob, String> {
+    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Blob, Unreadable> {
         let blob = read_bytes(&self.resolve(location)?)?;
         let size = blob.bytes().len() as u64;
         let length = length.unwrap_or(size.saturating_sub(offset));
         let part = usize::try_from(offset).ok().zip(usize::try_from(length).ok());
-        part.and_then(|(offset, length)| blob.slice(offset, length)).ok_or_else(|| {
-            format!("the file has {size} bytes, but {length} are needed from byte {offset} on")
+        part.and_then(|(offset, length)| blob.slice(offset, length)).ok_or(Unreadable::Short {
+            size,
+            length,
+            offset,
         })
     }
 }
@@ -256,7 +258,7 @@ mod tests {
             let found = external.read(location, offset, length);
             match (found, expect) {
                 (Ok(blob), Ok(bytes)) => assert_eq!(blob.bytes(), bytes, "{location}"),
-                (Err(e), Err(part)) => assert!(e.contains(part), "{location}: {e}"),
+                (Err(e), Err(part)) => assert!(e.to_string().contains(part), "{location}: {e}"),
                 (found, expect) => panic!("{location}: {found:?}, not {expect:?}"),
             }
         };

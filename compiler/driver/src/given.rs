@@ -28,10 +28,15 @@ pub enum Given {
     Archive(PathBuf),
 }
 
-impl FromStr for Given {
-    type Err = String;
+/// A text names no tensors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("it must be NAME=FILE, a folder, or a file .npz")]
+pub struct ParseGivenError;
 
-    fn from_str(text: &str) -> Result<Given, String> {
+impl FromStr for Given {
+    type Err = ParseGivenError;
+
+    fn from_str(text: &str) -> Result<Given, ParseGivenError> {
         let path = PathBuf::from(text);
         if path.is_dir() {
             return Ok(Given::Folder(path));
@@ -42,7 +47,7 @@ impl FromStr for Given {
                 Ok(Given::Tensor { name: name.to_owned(), file: file.into() })
             }
             _ if text.ends_with(".npz") => Ok(Given::Archive(path)),
-            _ => Err("it must be NAME=FILE, a folder, or a file .npz".to_owned()),
+            _ => Err(ParseGivenError),
         }
     }
 }

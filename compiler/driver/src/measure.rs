@@ -15,9 +15,10 @@ use crate::codes;
 use crate::compare::{Accuracy, argmax, classes};
 use crate::diagnostics::{Diagnostic, Failed};
 use crate::exec::{Program, port_type};
-use crate::pipeline::{self, Watch, contradiction};
+use crate::generation::{contradiction, generate};
 use crate::progress::Progress;
 use crate::random;
+use crate::request::Watch;
 use crate::testset::DataSet;
 
 /// A failed measurement, with its findings.
@@ -258,7 +259,7 @@ impl Interpreter<'_> {
             warnings: Vec::new(),
         };
         let mut watch = Watch { progress: self.progress, dump: None };
-        let object = pipeline::generate(&selected, self.target, &mut watch).map_err(Failed::from)?;
+        let object = generate(&selected, self.target, &mut watch).map_err(Failed::from)?;
         let program = Program::load(&object, self.threads)?;
         self.progress.step("measuring on calibration data");
         let mut all = Vec::new();
@@ -279,7 +280,7 @@ impl Interpreter<'_> {
 
     fn replay(&self, selected: &Selected) -> Result<MachineCost, Failure> {
         let mut watch = Watch { progress: self.progress, dump: None };
-        let object = pipeline::generate(selected, self.target, &mut watch).map_err(Failed::from)?;
+        let object = generate(selected, self.target, &mut watch).map_err(Failed::from)?;
         let profile = lacuna_runtime::profile(&object, self.target, 0)
             .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
         Ok(MachineCost {

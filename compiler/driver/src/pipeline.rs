@@ -1,163 +1,22 @@
 //! The passes, in order, from a model's bytes to an object.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Instant;
 
-use cranelift_entity::SecondaryMap;
-use lacuna_codegen::{ProductZeros, State};
-use lacuna_ir::{Blob, Module, Node, OriginId};
-use lacuna_isa::disasm::{Weights, print_object};
+use lacuna_ir::{Module, OriginId};
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
-use lacuna_isa::view::Pattern;
-use lacuna_onnx::{ExternalData, Literal};
-use lacuna_optimize::{
-    Assignment, Extraction, Precision, Selected, TargetFeatures, WeightOptions, WeightReport, WeightSparsity,
-};
+use lacuna_optimize::{Precision, Selected};
 
-use crate::calibration::Calibration;
 use crate::codes;
-use crate::diagnostics::{Diagnostic, Exit, Failed};
+pub use crate::compiled::Compiled;
+use crate::diagnostics::{Diagnostic, Failed};
 use crate::expose::expose;
-use crate::progress::Progress;
-use crate::selection::{self, Selection, SelectionRequest};
+pub use crate::generation::{NotGenerated, contradiction, generate, options, unchecked};
+use crate::generation::{generate_with, refused, unselected, zeros};
+pub use crate::request::{Request, Stage, Watch};
+use crate::selection::{self, Selection};
 use crate::states;
 use crate::warnings;
-
-/// A stage that can be shown.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Stage {
-    /// The tensor IR of the model.
-    Imported,
-    /// After exact rewriting.
-    Optimized,
-    /// After the choice of number formats.
-    Selected,
-    /// Kernels with their tiles and buffers.
-    Tiled,
-    /// Instructions.
-    Machine,
-}
-
-impl Stage {
-    /// Every stage, in order.
-    pub const ALL: [Stage; 5] =
-        [Stage::Imported, Stage::Optimized, Stage::Selected, Stage::Tiled, Stage::Machine];
-
-    /// The name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Stage::Imported => "imported",
-            Stage::Optimized => "optimized",
-            Stage::Selected => "selected",
-            Stage::Tiled => "tiled",
-            Stage::Machine => "machine",
-        }
-    }
-}
-
-/// What to compile, for what, and how.
-pub struct Request<'a> {
-    /// Where the model comes from, for diagnostics.
-    pub path: &'a Path,
-    /// The model's file.
-    pub model: Blob,
-    /// The files beside it.
-    pub external: &'a dyn ExternalData,
-    /// Sizes of symbolic dimensions.
-    pub dims: BTreeMap<String, u64>,
-    /// Inputs with known values.
-    pub bindings: BTreeMap<String, Literal>,
-    /// The target.
-    pub target: &'a Target,
-    /// Number formats of contractions.
-    pub precision: Precision,
-    /// Whether element-wise work may be rewritten by what holds over the real numbers.
-    pub relaxed: bool,
-    /// How terms are chosen from all equal ones.
-    pub extraction: Extraction,
-    /// How weights become narrow or sparse.
-    pub weights: WeightOptions,
-    /// Inputs for techniques that measure.
-    pub calibration: Option<&'a Calibration>,
-    /// Whether every tensor of the model becomes an output ([`expose`]).
-    pub exposes: bool,
-    /// With [`Precision::Auto`]: the budget, and the data to measure on.
-    pub selection: SelectionRequest,
-    /// Pairs of an input and an output that are one tensor, which stays in memory between runs; `*` stands for any part of a name.
-    pub states: &'a [(String, String)],
-}
-
-impl<'a> Request<'a> {
-    /// A model in its own formats, with every option at its default.
-    pub fn new(
-        path: &'a Path,
-        model: Blob,
-        external: &'a dyn ExternalData,
-        target: &'a Target,
-    ) -> Request<'a> {
-        Request {
-            path,
-            model,
-            external,
-            dims: BTreeMap::new(),
-            bindings: BTreeMap::new(),
-            target,
-            precision: Precision::default(),
-            relaxed: false,
-            extraction: Extraction::default(),
-            weights: WeightOptions::default(),
-            calibration: None,
-            exposes: false,
-            selection: SelectionRequest::default(),
-            states: &[],
-        }
-    }
-}
-
-/// What is told while passes run.
-pub struct Watch<'a> {
-    /// Where the name of the pass goes.
-    pub progress: &'a Progress,
-    /// Called with the text of every stage, if anyone wants it.
-    pub dump: Option<&'a mut dyn FnMut(Stage, String)>,
-}
-
-impl Watch<'_> {
-    fn dump(&mut self, stage: Stage, text: impl FnOnce() -> String) {
-        if let Some(dump) = &mut self.dump {
-            dump(stage, text());
-        }
-    }
-}
-
-/// A compiled model.
-pub struct Compiled {
-    /// The object.
-    pub object: Object,
-    /// The module as imported: the meaning that the object is held to.
-    pub imported: Module,
-    /// The module after exact rewriting.
-    pub optimized: Module,
-    /// What the budget led to, with [`Precision::Auto`].
-    pub selection: Option<Selection>,
-    /// Formats of the weights of contractions.
-    pub weights: Vec<lacuna_optimize::WeightShare>,
-    /// What the exact phase did.
-    pub report: lacuna_optimize::Report,
-    /// What packing did with the conversions that selection decided on.
-    pub packing: lacuna_optimize::Report,
-    /// What the selection phase chose.
-    pub assignments: Vec<Assignment>,
-    /// What became of weights that more was done to than plain rounding.
-    pub refined: Vec<WeightReport>,
-    /// What deserves attention.
-    pub warnings: Vec<String>,
-    /// Seconds that compilation took.
-    pub seconds: f64,
-}
 
 /// The module after each pass of the tensor IR.
 pub struct Front {
@@ -175,24 +34,6 @@ pub struct Front {
     pub warnings: Vec<String>,
     /// What the optimiser was told.
     pub options: lacuna_optimize::Options,
-}
-
-/// Why there is no object.
-#[derive(Debug)]
-pub enum NotGenerated {
-    /// Operators have no kernel, or the target's memory is too small.
-    Refused(Vec<lacuna_codegen::Failure>),
-    /// The streams are not legal.
-    Contradiction(Failed),
-}
-
-impl From<NotGenerated> for Failed {
-    fn from(error: NotGenerated) -> Failed {
-        match error {
-            NotGenerated::Refused(failures) => refused(failures),
-            NotGenerated::Contradiction(found) => found,
-        }
-    }
 }
 
 /// Compiles a model.
@@ -296,6 +137,7 @@ fn widen(
 /// Every finding of the pass that failed.
 pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Failed> {
     let (mut imported, mut warnings) = import(request, watch)?;
+    states::bound(request.states, &mut imported).map_err(|f| f.in_file(request.path))?;
     if request.exposes {
         expose(&mut imported);
     }
@@ -339,59 +181,6 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
     Ok(Front { imported, optimized, selected, selection, report, warnings, options })
 }
 
-/// The finding of a selection that failed: the user's, if it is about calibration data.
-pub(crate) fn unselected(error: lacuna_optimize::Error) -> Failed {
-    match error {
-        lacuna_optimize::Error::Calibration { .. } => Diagnostic::new(codes::INPUT, error.to_string()).into(),
-        other => contradiction("select", other),
-    }
-}
-
-/// What the optimiser is told, but for techniques of weights.
-pub fn options(target: &Target, precision: Precision) -> lacuna_optimize::Options {
-    lacuna_optimize::Options { precision, features: features(target), ..lacuna_optimize::Options::default() }
-}
-
-/// The last passes: the object of a module with formats, and the independent check of its streams.
-///
-/// # Errors
-/// Every operator without a kernel; L0090 with every finding when the streams are not legal.
-pub fn generate(selected: &Selected, target: &Target, watch: &mut Watch<'_>) -> Result<Object, NotGenerated> {
-    generate_with(selected, target, &[], watch).map(|(object, _)| object)
-}
-
-/// The same with states; returns the names of those that are copied in each run too.
-fn generate_with(
-    selected: &Selected,
-    target: &Target,
-    states: &[State],
-    watch: &mut Watch<'_>,
-) -> Result<(Object, Vec<String>), NotGenerated> {
-    watch.progress.step("generating code");
-    let generated = unchecked(selected, target, states).map_err(NotGenerated::Refused)?;
-    watch.progress.step("checking instruction streams");
-    let findings = lacuna_codegen::check::check(&generated.object, target);
-    if !findings.is_empty() {
-        let all: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        return Err(NotGenerated::Contradiction(contradiction("generate", all.join("\n"))));
-    }
-    watch.dump(Stage::Tiled, || generated.tiled.clone());
-    watch.dump(Stage::Machine, || print_object(&generated.object, Weights::Elided));
-    Ok((generated.object, generated.copied))
-}
-
-/// Code generation alone, without the check: for comparisons that nobody runs.
-///
-/// # Errors
-/// Every operator without a kernel.
-pub fn unchecked(
-    selected: &Selected,
-    target: &Target,
-    states: &[State],
-) -> Result<lacuna_codegen::Generated, Vec<lacuna_codegen::Failure>> {
-    lacuna_codegen::generate_with(&selected.module, target, &zeros(selected, target), states)
-}
-
 /// The first pass alone: the module and its warnings.
 ///
 /// # Errors
@@ -409,28 +198,6 @@ fn verify(module: &Module, after: &str) -> Result<(), Failed> {
         let all: Vec<String> = violations.iter().map(ToString::to_string).collect();
         contradiction(after, all.join("\n"))
     })
-}
-
-/// The finding that a pass broke what it promises.
-pub fn contradiction(pass: &str, what: impl std::fmt::Display) -> Failed {
-    Diagnostic::new(codes::INTERNAL, format!("after `{pass}`: {what}")).into()
-}
-
-fn refused(failures: Vec<lacuna_codegen::Failure>) -> Failed {
-    let title =
-        |code: &str| lacuna_codegen::CODES.iter().find(|(c, ..)| *c == code).map_or("not supported", |c| c.1);
-    let diagnostic = |f: lacuna_codegen::Failure| Diagnostic {
-        file: None,
-        code: f.code,
-        title: title(f.code),
-        node: (!f.nodes.is_empty()).then(|| f.nodes.join(", ")),
-        op: (!f.op.is_empty()).then_some(f.op),
-        reason: f.reason,
-        hint: f.hint,
-        inputs: Vec::new(),
-        exit: Exit::Unsupported,
-    };
-    Failed(failures.into_iter().map(diagnostic).collect())
 }
 
 /// Refuses a model whose inputs, outputs and weights alone exceed the target, before work is put into it.
@@ -458,35 +225,4 @@ fn fits(module: &Module, target: &Target) -> Result<(), Failed> {
         crate::report::bytes(target.hbm_bytes)
     );
     Err(Diagnostic::new(codes::MEMORY, reason).hint("choose smaller dimensions with --dim").into())
-}
-
-fn features(target: &Target) -> TargetFeatures {
-    TargetFeatures {
-        formats: target.macs_per_cycle.iter().map(|(format, _)| *format).collect(),
-        sparse_2_4: target.patterns.iter().any(|(p, _)| *p == Pattern { n: 2, m: 4 }),
-    }
-}
-
-/// What is known of the zeros of products: the best pattern of the target that a constant operand follows, and whether the
-/// other one is probably zero in many places when the program runs.
-fn zeros(selected: &Selected, target: &Target) -> SecondaryMap<Node, ProductZeros> {
-    let mut zeros: SecondaryMap<Node, ProductZeros> = SecondaryMap::new();
-    let module = &selected.module;
-    let [entry] = &module.entries[..] else { return zeros };
-    let func = &module.functions[entry.func];
-    for (node, activity) in lacuna_optimize::activity_of(module, entry.func).iter() {
-        zeros[node].active = activity.is_some();
-    }
-    let native: Vec<_> = target.patterns.iter().map(|(p, _)| WeightSparsity { n: p.n, m: p.m }).collect();
-    for (node, sparse) in lacuna_optimize::compressed(selected, entry.func, &native).iter() {
-        let followed: Vec<Pattern> = sparse.patterns.iter().map(|s| Pattern { n: s.n, m: s.m }).collect();
-        if let [a, b] = func.nodes[node].args[..]
-            && !followed.is_empty()
-        {
-            let formats = [a, b].map(|arg| func.ty(arg).elem.format());
-            let (other, constant) = (formats[1 - sparse.operand.min(1)], formats[sparse.operand.min(1)]);
-            zeros[node].pattern = target.best_pattern(other, constant, &followed);
-        }
-    }
-    zeros
 }

@@ -53,11 +53,22 @@ fn label(x: f64) -> String {
     }
 }
 
+/// The drawing library refuses.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotDrawn(String);
+
+impl NotDrawn {
+    fn by(error: impl std::fmt::Display) -> NotDrawn {
+        NotDrawn(error.to_string())
+    }
+}
+
 /// The plot as SVG; areas of marks are in proportion to bytes of weights.
 ///
 /// # Errors
 /// When the drawing library refuses, which it does for no finite input.
-pub fn svg(title: &str, axes: Axes<'_>, marks: &[Mark]) -> Result<String, String> {
+pub fn svg(title: &str, axes: Axes<'_>, marks: &[Mark]) -> Result<String, NotDrawn> {
     let finite = marks.iter().map(|m| m.y).filter(|y| y.is_finite());
     let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), y| (l.min(y), h.max(y)));
     let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
@@ -74,14 +85,14 @@ pub fn svg(title: &str, axes: Axes<'_>, marks: &[Mark]) -> Result<String, String
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        root.fill(&WHITE).map_err(|e| e.to_string())?;
+        root.fill(&WHITE).map_err(NotDrawn::by)?;
         let mut chart = ChartBuilder::on(&root)
             .caption(title, ("sans-serif", 18))
             .margin(16)
             .x_label_area_size(44)
             .y_label_area_size(60)
             .build_cartesian_2d(first - margin..last + 3.0 * margin, low - 0.08 * height..top + 0.08 * height)
-            .map_err(|e| e.to_string())?;
+            .map_err(NotDrawn::by)?;
         chart
             .configure_mesh()
             .x_desc(axes.x)
@@ -90,7 +101,7 @@ pub fn svg(title: &str, axes: Axes<'_>, marks: &[Mark]) -> Result<String, String
             .y_label_formatter(&|y| label(*y))
             .light_line_style(TRANSPARENT)
             .draw()
-            .map_err(|e| e.to_string())?;
+            .map_err(NotDrawn::by)?;
         let mut lines: Vec<&String> = Vec::new();
         for mark in marks {
             // A line has the name of its points once, at the first.
@@ -113,14 +124,14 @@ pub fn svg(title: &str, axes: Axes<'_>, marks: &[Mark]) -> Result<String, String
                 .draw_series(std::iter::once(
                     EmptyElement::at(at) + Circle::new((0, 0), radius(mark), style) + name,
                 ))
-                .map_err(|e| e.to_string())?;
+                .map_err(NotDrawn::by)?;
         }
         for line in lines {
             let on_it = marks.iter().filter(|m| m.line.as_ref() == Some(line)).map(|m| (m.x, y(m)));
             let path = PathElement::new(on_it.collect::<Vec<_>>(), BLACK.mix(0.4));
-            chart.draw_series(std::iter::once(path)).map_err(|e| e.to_string())?;
+            chart.draw_series(std::iter::once(path)).map_err(NotDrawn::by)?;
         }
-        root.present().map_err(|e| e.to_string())?;
+        root.present().map_err(NotDrawn::by)?;
     }
     Ok(text)
 }

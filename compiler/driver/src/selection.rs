@@ -1,6 +1,5 @@
 //! `--precision auto`: the budget, the data it is judged on, and what is reported of the choice.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use lacuna_ir::{Blob, Module};
@@ -10,29 +9,17 @@ use serde_json::{Value, json};
 
 use crate::codes;
 use crate::diagnostics::{Diagnostic, Failed};
+use crate::generation::unselected;
 use crate::measure::{Failure, Interpreter};
-use crate::pipeline::{Request, unselected};
 use crate::progress::Progress;
 use crate::report;
-use crate::testset::DataSet;
+use crate::request::Request;
+pub use crate::request::SelectionRequest;
 
 /// Points of accuracy that may be lost unless a budget is given and where the data can tell.
 pub const DEFAULT_MAX_DROP: f64 = 0.5;
 /// Signal to noise in dB that is asked for unless a budget is given and where accuracy cannot be judged.
 pub const DEFAULT_MIN_SQNR: f64 = 20.0;
-
-/// What the command line says of the choice.
-#[derive(Clone, Debug, Default)]
-pub struct SelectionRequest {
-    /// The budget, if one is given.
-    pub budget: Option<Budget>,
-    /// Data to measure on; random inputs if there is none that fits.
-    pub data: Arc<[DataSet]>,
-    /// Whether data that does not fit the model is an error.
-    pub data_must_fit: bool,
-    /// Threads of the interpreter; 0 takes one per core.
-    pub threads: usize,
-}
 
 /// A choice with everything that it was made from.
 pub struct Selection {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use lacuna_ir::infer::TypeError;
 use lacuna_ir::{Blob, TensorType};
 use lacuna_isa::format::ScalarType;
 use lacuna_onnx::proto::{OptionalProto, SequenceProto, TensorProto};
@@ -40,7 +41,7 @@ pub fn read(path: &Path) -> Result<(String, Literal), Diagnostic> {
     let blob = files::read(path)?;
     let at = |reason: String| Diagnostic::new(codes::TENSOR_FILE, format!("{}: {reason}", path.display()));
     if blob.bytes().starts_with(NPY_MAGIC) {
-        return read_npy(&blob).map(|literal| (String::new(), literal)).map_err(at);
+        return read_npy(&blob).map(|literal| (String::new(), literal)).map_err(|e| at(e.to_string()));
     }
     let proto = TensorProto::decode(blob.bytes())
         .map_err(|e| at(format!("neither a .npy file nor a TensorProto: {e}")))?;
@@ -90,47 +91,83 @@ pub fn read_list(
     tensors.map(|(i, proto)| Ok((format!("{name}[{i}]"), decode(proto)?.1))).collect()
 }
 
+/// Why bytes are no tensor of a `.npy` file.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NpyError {
+    /// The file is cut short.
+    #[error("it ends early")]
+    Early,
+    /// The shape has more elements than 64 bits count.
+    #[error("its shape has too many elements")]
+    Shape,
+    /// The header is malformed.
+    #[error("{0}")]
+    Header(String),
+    /// The elements are records.
+    #[error("element type {0} is a record")]
+    Record(String),
+    /// Tensors have no such element type.
+    #[error("element type {0} is not supported")]
+    Element(String),
+    /// Tensors have no such shape.
+    #[error(transparent)]
+    Type(#[from] TypeError),
+    /// The file has more or fewer bytes than its shape.
+    #[error("{ty} needs {need} bytes, but the file has {have}")]
+    Size {
+        /// The type that the header gives.
+        ty: TensorType,
+        /// Bytes of that type.
+        need: u64,
+        /// Bytes that follow the header.
+        have: u64,
+    },
+    /// A boolean has another code.
+    #[error("a boolean is neither 0 nor 1")]
+    Bool,
+}
+
 /// Refuses a header whose shape has more elements than 64 bits count, which `npyz` multiplies out unchecked.
-fn check_npy_shape(bytes: &[u8]) -> Result<(), String> {
+fn check_npy_shape(bytes: &[u8]) -> Result<(), NpyError> {
     // Magic, version (2 bytes), length of the header (2 bytes in version 1, else 4), header.
     let (start, len) = match *bytes {
         [_, _, _, _, _, _, 1, _, a, b, ..] => (10, usize::from(u16::from_le_bytes([a, b]))),
         [_, _, _, _, _, _, _, _, a, b, c, d, ..] => (12, u32::from_le_bytes([a, b, c, d]) as usize),
-        _ => return Err("it ends early".to_owned()),
+        _ => return Err(NpyError::Early),
     };
-    let header = bytes.get(start..).and_then(|rest| rest.get(..len)).ok_or("it ends early")?;
+    let header = bytes.get(start..).and_then(|rest| rest.get(..len)).ok_or(NpyError::Early)?;
     // Every number of the header counts: some more than the shape's, which is no harm.
     let digits = header.split(|b| !b.is_ascii_digit()).filter(|run| !run.is_empty());
     let numbers = digits.map(|run| std::str::from_utf8(run).ok()?.parse::<u64>().ok());
     let product = numbers.map(|n| n.map(|n| n.max(1))).try_fold(1u64, |all, n| all.checked_mul(n?));
-    product.map(|_| ()).ok_or_else(|| "its shape has too many elements".to_owned())
+    product.map(|_| ()).ok_or(NpyError::Shape)
 }
 
 /// Reads the bytes of a `.npy` file.
 ///
 /// # Errors
 /// Says what is wrong with them.
-pub fn read_npy(blob: &Blob) -> Result<Literal, String> {
+pub fn read_npy(blob: &Blob) -> Result<Literal, NpyError> {
     check_npy_shape(blob.bytes())?;
     let mut rest = blob.bytes();
-    let header = NpyHeader::from_reader(&mut rest).map_err(|e| e.to_string())?;
+    let header = NpyHeader::from_reader(&mut rest).map_err(|e| NpyError::Header(e.to_string()))?;
     let DType::Plain(dtype) = header.dtype() else {
-        return Err(format!("element type {} is a record", header.dtype().descr()));
+        return Err(NpyError::Record(header.dtype().descr()));
     };
     let dtype = dtype.to_string();
     let Some((_, elem)) = NPY_TYPES.iter().find(|(code, _)| dtype.get(1..) == Some(*code)) else {
-        return Err(format!("element type {dtype} is not supported"));
+        return Err(NpyError::Element(dtype));
     };
     let ty = TensorType::new(*elem, header.shape().to_vec());
-    ty.check().map_err(|e| e.to_string())?;
+    ty.check()?;
     let offset = blob.bytes().len() - rest.len();
     let (have, need) = (rest.len() as u64, ty.bytes());
     if have != need {
-        return Err(format!("{ty} needs {need} bytes, but the file has {have}"));
+        return Err(NpyError::Size { ty, need, have });
     }
-    let data = blob.slice(offset, rest.len()).ok_or("it ends early")?;
+    let data = blob.slice(offset, rest.len()).ok_or(NpyError::Early)?;
     if *elem == ScalarType::Bool && data.bytes().iter().any(|&b| b > 1) {
-        return Err("a boolean is neither 0 nor 1".to_owned());
+        return Err(NpyError::Bool);
     }
     let width = elem.bits() as usize / 8;
     let big_endian = dtype.starts_with('>') && width > 1;
@@ -240,7 +277,7 @@ mod tests {
         };
         let check = |blob: Blob, expect: Result<&[u8], &str>| match (read_npy(&blob), expect) {
             (Ok(literal), Ok(bytes)) => assert_eq!(literal.data.bytes(), bytes),
-            (Err(e), Err(part)) => assert!(e.contains(part), "{e}"),
+            (Err(e), Err(part)) => assert!(e.to_string().contains(part), "{e}"),
             (found, expect) => panic!("{found:?}, not {expect:?}"),
         };
         check(npy("|u1", "True", "(2, 3)", &[0, 3, 1, 4, 2, 5]), Ok(&[0, 1, 2, 3, 4, 5]));

@@ -7,8 +7,10 @@ use lacuna_isa::target::Target;
 use lacuna_optimize::weights::{Prune, PruneBy};
 use lacuna_optimize::{Precision, WeightOptions, WeightSparsity};
 
-use crate::pipeline::{self, Compiled, Request};
+use crate::compiled::Compiled;
+use crate::generation::{options, unchecked};
 use crate::progress::Progress;
+use crate::request::Request;
 
 /// A model whose constants are larger is not compiled once more for a comparison.
 const MAX_COMPARED_BYTES: u64 = 1 << 30;
@@ -46,12 +48,12 @@ fn slower(compiled: &Compiled, request: &Request<'_>, progress: &Progress) -> Op
         return None;
     }
     progress.step("comparing with f32");
-    let mut options = pipeline::options(request.target, Precision::F32);
+    let mut options = options(request.target, Precision::F32);
     // The same zeros; which weights they replace changes no cycle.
     let prune = request.weights.prune.map(|p| Prune { by: PruneBy::Magnitude, ..p });
     options.weights = WeightOptions { prune, ..WeightOptions::default() };
     let selected = lacuna_optimize::select(compiled.optimized.clone(), &options).ok()?;
-    let wide = cycles(&pipeline::unchecked(&selected, request.target, &[]).ok()?.object, request.target)?;
+    let wide = cycles(&unchecked(&selected, request.target, &[]).ok()?.object, request.target)?;
     let own = cycles(&compiled.object, request.target)?;
     let precision = request.precision;
     (own > wide).then(|| {

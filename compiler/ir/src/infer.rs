@@ -4,12 +4,8 @@ use lacuna_isa::format::ScalarType;
 
 use crate::module::Module;
 use crate::op::{BinaryOp, ContractMap, ConvAttrs, Op, ReduceOp, UnaryOp};
+pub use crate::types::TypeError;
 use crate::types::{ElemType, Shape, TensorType};
-
-/// Why operands do not fit an operator.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TypeError(pub String);
 
 macro_rules! ensure {
     ($cond:expr, $($arg:tt)*) => {

@@ -7,6 +7,7 @@
 mod blocks;
 pub mod build;
 pub mod dead;
+mod entities;
 pub mod eval;
 pub mod expand;
 pub mod fold;

@@ -2,37 +2,13 @@
 
 use std::sync::OnceLock;
 
-use cranelift_entity::{PrimaryMap, entity_impl};
+use cranelift_entity::PrimaryMap;
 pub use lacuna_isa::Blob;
 use lacuna_isa::format::{ScalarType, group};
 
+pub use crate::entities::{ConstId, FuncId, Node, OriginId, Value};
 use crate::op::Op;
 use crate::types::{ElemType, TensorType};
-
-/// A function of a module.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FuncId(u32);
-entity_impl!(FuncId, "fn");
-
-/// A constant of a module's pool.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConstId(u32);
-entity_impl!(ConstId, "c");
-
-/// A value of a function.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Value(u32);
-entity_impl!(Value, "v");
-
-/// A node of a function.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Node(u32);
-entity_impl!(Node, "n");
-
-/// An entry of the provenance table.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OriginId(u32);
-entity_impl!(OriginId, "o");
 
 /// Where a node comes from in the ONNX model.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -24,7 +24,7 @@ use std::fmt;
 
 use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
 
-use crate::module::{ConstId, FuncId};
+use crate::entities::{ConstId, FuncId};
 use crate::types::Shape;
 
 /// A list of dimension numbers, sizes or steps.

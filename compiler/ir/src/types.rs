@@ -4,8 +4,6 @@ use std::fmt;
 
 use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 
-use crate::infer::TypeError;
-
 /// The greatest rank of a value.
 pub const MAX_RANK: usize = 8;
 
@@ -203,3 +201,8 @@ impl fmt::Display for TensorType {
         write!(f, "{}{}", self.elem, self.shape)
     }
 }
+
+/// Why operands do not fit an operator.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TypeError(pub String);

@@ -14,7 +14,7 @@ use crate::call::Call;
 use crate::codes;
 use crate::context::{Ctx, invalid};
 use crate::diagnostic::Fail;
-use crate::graph::{Importer, MAX_DEPTH};
+use crate::importer::{Importer, MAX_DEPTH};
 use crate::proto::{GraphProto, NodeProto};
 use crate::sequence::stack;
 use crate::slot::{Slot, choose};

@@ -7,7 +7,7 @@ use lacuna_isa::format::ScalarType;
 use crate::call::Call;
 use crate::context::{Ctx, invalid};
 use crate::diagnostic::Fail;
-use crate::graph::Importer;
+use crate::importer::Importer;
 use crate::slot::Slot;
 use crate::tensor::scalar_type;
 

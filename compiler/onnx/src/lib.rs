@@ -20,10 +20,13 @@ mod diagnostic;
 mod flex;
 mod fold;
 mod graph;
+mod importer;
+mod indices;
 pub mod limits;
 mod lists;
 mod model;
 mod ops;
+mod opset;
 pub mod proto;
 mod prune;
 mod scan;
@@ -39,7 +42,7 @@ pub use diagnostic::Diagnostic;
 pub use lists::{Flat, List, ListKind, flatten};
 pub use model::import;
 pub use ops::{OPSETS, SupportedOp, Types, supported_ops};
-pub use tensor::{Literal, data_type, decode_tensor, encode_tensor, scalar_type};
+pub use tensor::{DataTypeError, Literal, data_type, decode_tensor, encode_tensor, scalar_type};
 
 /// What the command line says about a model.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +53,36 @@ pub struct Options {
     pub bindings: BTreeMap<String, Literal>,
 }
 
+/// Why a file beside a model cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// The model stands alone.
+    #[error("there are no other files")]
+    None,
+    /// It is not there, or of the wrong kind.
+    #[error("{0}")]
+    File(String),
+    /// It is outside the model's folder.
+    #[error("{0} out of the model's folder")]
+    Outside(&'static str),
+    /// It ends early.
+    #[error("the file has {size} bytes, but {length} are needed from byte {offset} on")]
+    Short {
+        /// Bytes that it has.
+        size: u64,
+        /// Bytes that are needed.
+        length: u64,
+        /// The first of them.
+        offset: u64,
+    },
+}
+
+impl From<std::io::Error> for Unreadable {
+    fn from(error: std::io::Error) -> Unreadable {
+        Unreadable::File(error.to_string())
+    }
+}
+
 /// Reads the files beside a model that hold elements of its constants.
 pub trait ExternalData {
     /// Bytes `offset..offset + length` of the file at `location`, relative to the model's folder; to its end where no
@@ -57,7 +90,7 @@ pub trait ExternalData {
     ///
     /// # Errors
     /// Why they cannot be read: there is no such file, it is too short, or it is outside the folder.
-    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Blob, String>;
+    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Blob, Unreadable>;
 }
 
 /// No other files: every read fails.
@@ -65,8 +98,8 @@ pub trait ExternalData {
 pub struct NoExternalData;
 
 impl ExternalData for NoExternalData {
-    fn read(&self, _: &str, _: u64, _: Option<u64>) -> Result<Blob, String> {
-        Err("there are no other files".to_owned())
+    fn read(&self, _: &str, _: u64, _: Option<u64>) -> Result<Blob, Unreadable> {
+        Err(Unreadable::None)
     }
 }
 

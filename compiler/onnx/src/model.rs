@@ -10,14 +10,14 @@ use prost::Message;
 use crate::codes;
 use crate::context::Ctx;
 use crate::diagnostic::Diagnostic;
-use crate::graph::Importer;
+use crate::importer::Importer;
 use crate::limits;
 use crate::lists::{Flat, ListKind, flatten};
-use crate::ops::OPSETS;
-use crate::proto::{GraphProto, ModelProto, OperatorSetIdProto, SparseTensorProto, ValueInfoProto};
+use crate::opset::model_opset;
+use crate::proto::{GraphProto, ModelProto, SparseTensorProto, ValueInfoProto};
 use crate::prune::prune;
 use crate::slot::Slot;
-use crate::tensor::{Literal, decode_tensor, scalar_type};
+use crate::tensor::{DataTypeError, Literal, decode_tensor, scalar_type};
 use crate::{ExternalData, Imported, Options};
 
 /// A blob as the owner of [`Bytes`], so that decoding shares its memory.
@@ -72,37 +72,6 @@ pub fn import(
     Ok(Imported { module, opset, warnings })
 }
 
-/// Stands for the version of `ai.onnx` in a model that declares none, which may use other domains only.
-pub(crate) const NO_OPSET: i64 = 0;
-
-/// How to get a model of a supported version.
-pub(crate) const CONVERT: &str = "convert it: onnx.version_converter.convert_version(model, 18)";
-
-/// The declared version of `ai.onnx`, or [`NO_OPSET`].
-pub(crate) fn opset(imports: &[OperatorSetIdProto]) -> Result<i64, Box<Diagnostic>> {
-    let standard = imports.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx");
-    match standard.map(|o| o.version) {
-        None => Ok(NO_OPSET),
-        Some(version) if OPSETS.contains(&version) => Ok(version),
-        Some(version) => {
-            let reason = format!(
-                "the model uses version {version}; supported are {} to {}",
-                OPSETS.start(),
-                OPSETS.end()
-            );
-            Err(Box::new(Diagnostic::new(codes::OPSET, reason).hint(CONVERT)))
-        }
-    }
-}
-
-/// The version of `ai.onnx` of a whole model: models from before operator sets were declared use the first.
-fn model_opset(model: &ModelProto) -> Result<i64, Box<Diagnostic>> {
-    match model.ir_version {
-        Some(..3) if model.opset_import.is_empty() => Ok(*OPSETS.start()),
-        _ => opset(&model.opset_import),
-    }
-}
-
 /// Defines every initializer as a constant, and returns their names.
 fn initializers(importer: &mut Importer<'_>, graph: &GraphProto) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
@@ -136,7 +105,7 @@ fn densify(sparse: &SparseTensorProto, external: &dyn ExternalData) -> Result<Li
     let (_, indices) = decode_tensor(indices.clone(), external)?;
     let dims: Option<Vec<u64>> = sparse.dims.iter().map(|&d| u64::try_from(d).ok()).collect();
     let shape = Shape(dims.ok_or_else(|| bad("its shape is negative"))?);
-    limits::check_shape(&shape).map_err(|r| bad(&r))?;
+    limits::check_shape(&shape).map_err(|e| bad(&e.to_string()))?;
     let Some(elem) = values.ty.elem.scalar().filter(|e| e.bits() % 8 == 0) else {
         return Err(bad("its elements are narrower than a byte"));
     };
@@ -174,16 +143,29 @@ enum Dimension {
     Name(String),
 }
 
-fn dimensions(input: &ValueInfoProto) -> Result<(ScalarType, Vec<Dimension>), String> {
+/// Why the type of an input is refused.
+#[derive(Debug, thiserror::Error)]
+enum InputTypeError {
+    #[error("it is not a dense tensor")]
+    NotDense,
+    #[error("its rank is not known")]
+    NoRank,
+    #[error(transparent)]
+    Element(#[from] DataTypeError),
+    #[error("dimension {axis} is {size}")]
+    Size { axis: usize, size: i64 },
+}
+
+fn dimensions(input: &ValueInfoProto) -> Result<(ScalarType, Vec<Dimension>), InputTypeError> {
     let tensor = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
-    let tensor = tensor.ok_or("it is not a dense tensor")?;
+    let tensor = tensor.ok_or(InputTypeError::NotDense)?;
     let elem = scalar_type(tensor.elem_type)?;
-    let shape = tensor.shape.as_ref().ok_or("its rank is not known")?;
+    let shape = tensor.shape.as_ref().ok_or(InputTypeError::NoRank)?;
     let mut dims = Vec::new();
     for (axis, dim) in shape.dim.iter().enumerate() {
         dims.push(match (dim.dim_value, dim.dim_param.as_deref()) {
             (Some(size), _) => {
-                Dimension::Size(u64::try_from(size).map_err(|_| format!("dimension {axis} is {size}"))?)
+                Dimension::Size(u64::try_from(size).map_err(|_| InputTypeError::Size { axis, size })?)
             }
             (None, Some(name)) if !name.is_empty() => Dimension::Name(name.to_owned()),
             (None, _) => Dimension::Name(format!("{}.{axis}", input.name)),
@@ -209,7 +191,7 @@ fn inputs(
             unused.remove(format!("{}.{suffix}", list.name).as_str());
         }
     }
-    let parsed: Vec<(&ValueInfoProto, Result<_, String>)> =
+    let parsed: Vec<(&ValueInfoProto, Result<_, InputTypeError>)> =
         flat.inputs.iter().map(|i| (i, dimensions(i))).collect();
     // A bound tensor's shape determines named dimensions of other inputs too.
     for (input, dims) in &parsed {
@@ -301,7 +283,7 @@ fn define_lists(importer: &mut Importer<'_>, flat: &Flat) {
 
 fn parameter(
     input: &ValueInfoProto,
-    dims: Result<(ScalarType, Vec<Dimension>), String>,
+    dims: Result<(ScalarType, Vec<Dimension>), InputTypeError>,
     sizes: &BTreeMap<String, u64>,
 ) -> Result<TensorType, Vec<Diagnostic>> {
     let (elem, dims) = dims.map_err(|reason| {

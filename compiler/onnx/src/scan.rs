@@ -7,7 +7,7 @@ use crate::call::{Call, axis};
 use crate::context::{Ctx, invalid};
 use crate::control::{MAX_STEPS, collect, collect_none, too_long};
 use crate::diagnostic::Fail;
-use crate::graph::Importer;
+use crate::importer::Importer;
 use crate::proto::GraphProto;
 use crate::sequence::stack;
 use crate::slot::{Slot, choose_value};

@@ -7,7 +7,7 @@ use lacuna_isa::format::ScalarType;
 use crate::call::{Call, axis};
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;
-use crate::graph::Importer;
+use crate::importer::Importer;
 use crate::limits::MAX_PARTS;
 use crate::slot::{Slot, choose_value};
 

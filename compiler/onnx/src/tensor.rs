@@ -48,18 +48,41 @@ const TYPES: &[(i32, ScalarType)] = &[
     (28, ScalarType::E3M2),
 ];
 
+/// Why an ONNX data type has no element type here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DataTypeError {
+    /// It is the undefined type.
+    #[error("the data type is not given")]
+    NotGiven,
+    /// It is text.
+    #[error("strings are not supported")]
+    Strings,
+    /// It is of complex numbers.
+    #[error("complex numbers are not supported")]
+    Complex,
+    /// ONNX has no such code.
+    #[error("data type code {0} is unknown")]
+    Unknown(i32),
+}
+
+impl From<DataTypeError> for String {
+    fn from(error: DataTypeError) -> String {
+        error.to_string()
+    }
+}
+
 /// The element type of an ONNX data type code.
 ///
 /// # Errors
 /// Names the type when it is none of numbers (string, complex), or the code when it is unknown.
-pub fn scalar_type(code: i32) -> Result<ScalarType, String> {
+pub fn scalar_type(code: i32) -> Result<ScalarType, DataTypeError> {
     match TYPES.iter().find(|(c, _)| *c == code) {
         Some((_, ty)) => Ok(*ty),
         None => Err(match code {
-            0 => "the data type is not given".to_owned(),
-            8 => "strings are not supported".to_owned(),
-            14 | 15 => "complex numbers are not supported".to_owned(),
-            _ => format!("data type code {code} is unknown"),
+            0 => DataTypeError::NotGiven,
+            8 => DataTypeError::Strings,
+            14 | 15 => DataTypeError::Complex,
+            _ => DataTypeError::Unknown(code),
         }),
     }
 }
@@ -74,7 +97,7 @@ pub fn data_type(ty: ScalarType) -> i32 {
 /// # Errors
 /// L0106 when type, shape and elements do not fit each other, L0107 when its external data cannot be read.
 pub fn decode_tensor(
-    tensor: TensorProto,
+    mut tensor: TensorProto,
     external: &dyn ExternalData,
 ) -> Result<(String, Literal), Box<Diagnostic>> {
     let name = tensor.name.clone();
@@ -87,7 +110,7 @@ pub fn decode_tensor(
         .map_err(|reason| Box::new(Diagnostic::new(code, format!("{shown}: {reason}"))))?;
     let dims: Option<Vec<u64>> = tensor.dims.iter().map(|&d| u64::try_from(d).ok()).collect();
     let shape = Shape(dims.ok_or_else(|| bad(format!("shape {:?} has a negative size", tensor.dims)))?);
-    limits::check_shape(&shape).map_err(bad)?;
+    limits::check_shape(&shape).map_err(|e| bad(e.to_string()))?;
     let ty = TensorType::new(elem, shape);
     let want = ty.bytes();
     let count = |what: &str, have: u64, need: u64| {
@@ -98,15 +121,29 @@ pub fn decode_tensor(
         count("bytes of external data", data.bytes().len() as u64, want)?;
         return Ok((name, Literal { ty, data }));
     }
-    if let Some(raw) = tensor.raw_data {
+    if let Some(raw) = tensor.raw_data.take() {
         count("bytes of raw data", raw.len() as u64, want)?;
         if elem == ScalarType::Bool && raw.iter().any(|&b| b > 1) {
             return Err(bad("a bool is neither 0 nor 1".to_owned()));
         }
         return Ok((name, Literal { ty, data: Blob::new(raw) }));
     }
+    let bytes = decode_fields(&tensor, &ty, &count)?;
+    Ok((name, Literal { ty, data: Blob::new(bytes) }))
+}
+
+/// Compares the number of elements or bytes of some kind with what is needed.
+type Count<'a> = dyn Fn(&str, u64, u64) -> Result<(), Box<Diagnostic>> + 'a;
+
+/// The elements of a tensor that has them in one of the typed fields; `count` compares their number with what is needed.
+fn decode_fields(
+    tensor: &TensorProto,
+    ty: &TensorType,
+    count: &Count<'_>,
+) -> Result<Vec<u8>, Box<Diagnostic>> {
+    let elem = ty.elem.format().element();
     let n = ty.shape.elements();
-    let bytes: Vec<u8> = match elem {
+    let bytes = match elem {
         ScalarType::F32 => {
             count("elements", tensor.float_data.len() as u64, n)?;
             tensor.float_data.iter().flat_map(|v| v.to_le_bytes()).collect()
@@ -149,11 +186,11 @@ pub fn decode_tensor(
         | ScalarType::Sm3 => {
             // Types below a byte put one byte of their packed form into each entry.
             let width = (elem.bits() as usize / 8).max(1);
-            count("entries of int32_data", tensor.int32_data.len() as u64, want / width as u64)?;
+            count("entries of int32_data", tensor.int32_data.len() as u64, ty.bytes() / width as u64)?;
             tensor.int32_data.iter().flat_map(|v| v.to_le_bytes().into_iter().take(width)).collect()
         }
     };
-    Ok((name, Literal { ty, data: Blob::new(bytes) }))
+    Ok(bytes)
 }
 
 fn read_external(

@@ -11,8 +11,7 @@ use lacuna_ir::{
 };
 use lacuna_isa::format::{GroupFormat, ScalarType};
 
-use crate::exact::functions;
-use crate::zeros::summed_dims;
+use crate::module::{functions, summed_dims};
 
 /// A `dequantize` and the casts behind it, with movement applied.
 #[derive(Clone, Debug)]

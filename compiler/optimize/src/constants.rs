@@ -6,12 +6,13 @@
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
-use lacuna_ir::{Blob, ConstId, Constant, ConstantData, Function, Module, Node, Op, OriginId, Value};
+use lacuna_ir::{Blob, ConstId, Constant, Function, Module, Node, Op, OriginId, Value};
 use lacuna_isa::format::ScalarType;
 
 use crate::blocks::Pieces;
 use crate::emit::Emitter;
-use crate::exact::{Error, functions};
+use crate::error::{Broken, Error};
+use crate::module::functions;
 
 /// Recipes up to this many bytes are always computed; larger ones only if they are at most twice what they are made
 /// from.
@@ -51,7 +52,7 @@ struct Folder<'a> {
     blocked: IndexMap<Value, Value>,
 }
 
-fn fold_function(module: &mut Module, source: &Function) -> Result<Function, String> {
+fn fold_function(module: &mut Module, source: &Function) -> Result<Function, Broken> {
     let constant = constant_values(source);
     let mut folder = Folder {
         module,
@@ -78,8 +79,8 @@ fn fold_function(module: &mut Module, source: &Function) -> Result<Function, Str
 }
 
 impl Folder<'_> {
-    fn copy(&mut self, op: Op, args: &[Value], origins: &[OriginId], old: &[Value]) -> Result<(), String> {
-        let new = self.out.emit_all(self.module, op, args, origins).map_err(|e| e.to_string())?;
+    fn copy(&mut self, op: Op, args: &[Value], origins: &[OriginId], old: &[Value]) -> Result<(), Broken> {
+        let new = self.out.emit_all(self.module, op, args, origins)?;
         for (&old, &new) in old.iter().zip(&new) {
             self.values[old] = Some(new);
             self.out.name(new, &self.source.values[old].name);
@@ -88,11 +89,11 @@ impl Folder<'_> {
     }
 
     /// The new value for an old one that is a parameter, has been copied, or is a recipe.
-    fn demand(&mut self, old: Value) -> Result<Value, String> {
+    fn demand(&mut self, old: Value) -> Result<Value, Broken> {
         if let Some(new) = self.values[old] {
             return Ok(new);
         }
-        let node = self.source.def(old).ok_or("a parameter is missing")?;
+        let node = self.source.def(old).ok_or(Broken::Missing("a parameter is missing".into()))?;
         let data = &self.source.nodes[node];
         let ty = self.source.ty(old);
         let larger =
@@ -123,7 +124,7 @@ impl Folder<'_> {
             }
         };
         self.copy(op, &args, &data.origins, &[old])?;
-        let new = self.values[old].ok_or("a recipe has no result")?;
+        let new = self.values[old].ok_or(Broken::Missing("a recipe has no result".into()))?;
         if let Some(value) = constant {
             self.constants.insert(value, new);
         }
@@ -131,7 +132,7 @@ impl Folder<'_> {
     }
 
     /// The new value for an operand of a product: codes with scales stay what they are.
-    fn operand(&mut self, old: Value) -> Result<Value, String> {
+    fn operand(&mut self, old: Value) -> Result<Value, Broken> {
         if let Some(&new) = self.blocked.get(&old) {
             return Ok(new);
         }
@@ -145,28 +146,28 @@ impl Folder<'_> {
                 (1.., Some(new)) => (Op::Cast { to, saturate: true }, vec![new]),
                 _ => (Op::Dequantize { blocks: pieces.blocks.clone(), to }, args.clone()),
             };
-            let emitted = self.out.emit_all(self.module, op, &args, &origins).map_err(|e| e.to_string())?;
+            let emitted = self.out.emit_all(self.module, op, &args, &origins)?;
             new = emitted.first().copied();
         }
-        let new = new.ok_or("a dequantize without a type")?;
+        let new = new.ok_or(Broken::Missing("a dequantize without a type".into()))?;
         self.out.name(new, &self.source.values[old].name);
         self.blocked.insert(old, new);
         Ok(new)
     }
 
     /// A constant of the pool as a value.
-    fn constant(&mut self, id: ConstId, origins: &[OriginId]) -> Result<Value, String> {
+    fn constant(&mut self, id: ConstId, origins: &[OriginId]) -> Result<Value, Broken> {
         if let Some(&known) = self.constants.get(&id) {
             return Ok(known);
         }
         let op = Op::Const { value: id };
-        let new = self.out.emit_all(self.module, op, &[], origins).map_err(|e| e.to_string())?[0];
+        let new = self.out.emit_all(self.module, op, &[], origins)?[0];
         self.constants.insert(id, new);
         Ok(new)
     }
 
     /// What a constant value is in codes, if it is a `dequantize` behind nothing but casts and movement.
-    fn pieces(&mut self, old: Value) -> Result<Option<Pieces>, String> {
+    fn pieces(&mut self, old: Value) -> Result<Option<Pieces>, Broken> {
         let Some(node) = self.source.def(old) else { return Ok(None) };
         let data = &self.source.nodes[node];
         match &data.op {
@@ -197,7 +198,7 @@ impl Folder<'_> {
     }
 
     /// The constant of the pool that a recipe is or becomes.
-    fn pooled(&mut self, old: Value) -> Result<Option<ConstId>, String> {
+    fn pooled(&mut self, old: Value) -> Result<Option<ConstId>, Broken> {
         let Some(node) = self.source.def(old) else { return Ok(None) };
         let data = &self.source.nodes[node];
         if let Op::Const { value } = data.op {
@@ -214,7 +215,7 @@ impl Folder<'_> {
     }
 
     /// The constant that a reshape of a constant is: the same bytes under another type.
-    fn reshaped(&mut self, node: Node) -> Result<Option<ConstId>, String> {
+    fn reshaped(&mut self, node: Node) -> Result<Option<ConstId>, Broken> {
         let data = &self.source.nodes[node];
         let arg = self.demand(data.args[0])?;
         let Some(inner) = self.out.func().as_const(arg) else { return Ok(None) };
@@ -225,7 +226,7 @@ impl Folder<'_> {
     }
 
     /// The constant that a recipe computes; `None` if it should or must stay a recipe.
-    fn computed(&mut self, node: Node) -> Result<Option<ConstId>, String> {
+    fn computed(&mut self, node: Node) -> Result<Option<ConstId>, Broken> {
         let result = self.source.nodes[node].results[0];
         let mut tensors = IndexMap::new();
         let mut from = Vec::new();
@@ -299,13 +300,5 @@ fn prune(module: &mut Module) {
                 *value = to;
             }
         }
-    }
-}
-
-/// A constant's dense form.
-pub fn dense(constant: &Constant) -> Option<&Blob> {
-    match &constant.data {
-        ConstantData::Dense(blob) => Some(blob),
-        ConstantData::Splat(_) => None,
     }
 }

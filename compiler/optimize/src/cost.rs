@@ -11,7 +11,7 @@ use lacuna_ir::op::{BinaryOp, ContractMap, UnaryOp};
 use crate::facts::{Facts, joins, sparse_dims};
 use crate::graph::Graph;
 use crate::lang::Term;
-use crate::zeros::summed_dims;
+use crate::module::summed_dims;
 
 /// Cost of a byte that crosses memory, near the ratio of arithmetic to bandwidth of the targets.
 pub const BYTE: u64 = 64;

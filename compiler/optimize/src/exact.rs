@@ -1,55 +1,22 @@
 //! The exact phase: function by function into the e-graph, rewriting, extraction, and back.
 
-use cranelift_entity::{EntityRef, SecondaryMap};
+use cranelift_entity::SecondaryMap;
 use egg::{Id, Language};
 use indexmap::IndexMap;
-use lacuna_ir::{ConstantData, FuncId, Function, Module, Op, Value};
+use lacuna_ir::{ConstantData, Function, Module, Op, Value};
 
 use crate::emit::Emitter;
+use crate::error::{Broken, Error};
 use crate::extract::Choice;
 use crate::facts::Hint;
 use crate::graph::{Graph, Source};
 use crate::lang::{Kind, Term};
+use crate::module::SMALL_BYTES;
 use crate::options::{Extraction, Options, Precision};
 use crate::repeats::{self, Called, Origins};
 use crate::report::{Application, Report};
 use crate::rules::{Rule, merging};
 use crate::saturate::{Compiled, Limits, Made, compile, saturate};
-
-/// Why a module could not be optimised: a defect of a rule, never of the input.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Error {
-    /// A rule's pattern is malformed.
-    #[error("the pattern of rule `{0}` is malformed")]
-    Pattern(&'static str),
-    /// Values of different types were made equal.
-    #[error("in `{function}`: {message}")]
-    Contradiction {
-        /// Name of the function.
-        function: String,
-        /// What contradicts.
-        message: String,
-    },
-    /// No acyclic choice of terms computes a result.
-    #[error("no result can be extracted for `{0}`")]
-    Extraction(String),
-    /// A constant could not be computed.
-    #[error("constants of `{function}` cannot be computed: {message}")]
-    Constant {
-        /// Name of the function.
-        function: String,
-        /// The evaluator's reason.
-        message: String,
-    },
-    /// The function cannot be evaluated on the calibration inputs.
-    #[error("`{function}` cannot be evaluated on the calibration inputs: {message}")]
-    Calibration {
-        /// Name of the function.
-        function: String,
-        /// The evaluator's reason.
-        message: String,
-    },
-}
 
 /// A module after the exact phase.
 #[derive(Debug)]
@@ -276,8 +243,10 @@ impl Input {
             params.push(id);
             classes[param] = Some(id);
         }
-        let broken =
-            |what: &str| Error::Contradiction { function: source.name.clone(), message: what.into() };
+        let broken = |what: &str| Error::Contradiction {
+            function: source.name.clone(),
+            message: Broken::Missing(what.into()),
+        };
         let mut small = IndexMap::new();
         let mut nodes = Vec::new();
         for node in source.nodes.values() {
@@ -316,7 +285,7 @@ impl Input {
         vanished: &IndexMap<Id, Source>,
     ) -> Result<Function, Error> {
         let g = &self.graph;
-        let broken = |message: String| Error::Contradiction { function: source.name.clone(), message };
+        let broken = |message: Broken| Error::Contradiction { function: source.name.clone(), message };
         let mut out = Emitter::new(source);
         let mut values: IndexMap<Id, Vec<Value>> = IndexMap::new();
         for (&id, &param) in self.params.iter().zip(&out.params.clone()) {
@@ -335,19 +304,21 @@ impl Input {
                 Term::Param(_) => {}
                 Term::Result(n, [call]) => {
                     let result = values.get(&g.eg.find(*call)).and_then(|r| r.get(*n as usize)).copied();
-                    let result = result.ok_or_else(|| broken("a call lacks a result".into()))?;
+                    let result =
+                        result.ok_or_else(|| broken(Broken::Missing("a call lacks a result".into())))?;
                     values.insert(class, vec![result]);
                 }
                 Term::Apply(Kind::Param | Kind::Result | Kind::Op(_), op, _) => {
                     let op = g.eg.analysis.ops[*op].clone();
-                    let args = args().ok_or_else(|| broken("an operand comes after its use".into()))?;
+                    let args = args()
+                        .ok_or_else(|| broken(Broken::Missing("an operand comes after its use".into())))?;
                     let mut from = g.sources.get(term).cloned().unwrap_or_default();
                     if let Some(also) = vanished.get(&class) {
                         from.join(also);
                     }
                     let results = out
                         .emit_all(&g.eg.analysis.module, op, &args, &from.origins)
-                        .map_err(|e| broken(e.to_string()))?;
+                        .map_err(|e| broken(e.into()))?;
                     values.insert(class, results);
                 }
             }
@@ -361,9 +332,6 @@ impl Input {
     }
 }
 
-/// Constants of at most this many bytes are shared by content.
-pub(crate) const SMALL_BYTES: usize = 64;
-
 /// Small constants of equal content become one, so that equal terms meet.
 fn share_small(g: &Graph, small: &mut IndexMap<(String, Vec<u8>), lacuna_ir::ConstId>, op: Op) -> Op {
     let Op::Const { value } = op else { return op };
@@ -375,9 +343,4 @@ fn share_small(g: &Graph, small: &mut IndexMap<(String, Vec<u8>), lacuna_ir::Con
     };
     let value = *small.entry((constant.ty.to_string(), bytes)).or_insert(value);
     Op::Const { value }
-}
-
-/// Functions of a module, as a list that outlives changes to it.
-pub(crate) fn functions(module: &Module) -> Vec<FuncId> {
-    (0..module.functions.len()).map(FuncId::new).collect()
 }

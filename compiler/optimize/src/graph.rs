@@ -14,7 +14,6 @@ use lacuna_isa::format::ScalarType;
 
 use crate::facts::{Facts, Hint, Tables, code_of};
 use crate::lang::{Kind, OpTable, Term};
-use crate::masks::Band;
 
 /// Where a term comes from.
 #[derive(Clone, Debug, Default)]
@@ -310,4 +309,15 @@ pub fn inverse(perm: &[u8]) -> Dims {
         inverse[p as usize] = i as u8;
     }
     inverse
+}
+
+/// A mask that positions alone describe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Band {
+    /// Position of the first query among the keys, if keys behind a query's position are rejected; else all are kept.
+    pub causal: Option<i64>,
+    /// Number of keys up to a query's position that are kept, or 0 for all.
+    pub window: u64,
+    /// Whether rejected keys can have no weight, be the row otherwise empty.
+    pub rejects: bool,
 }

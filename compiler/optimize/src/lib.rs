@@ -11,10 +11,13 @@
 //! and `extract` the way back, `repeats` how equal layers are solved once. Nothing here looks at a clock or at the order
 //! of a hash table: the same module gives the same result on every machine.
 
+mod analysis;
 mod blocks;
+mod bounds;
 mod constants;
 mod cost;
 mod emit;
+mod error;
 mod exact;
 mod extent;
 mod extract;
@@ -25,6 +28,7 @@ mod lang;
 mod masks;
 #[cfg(test)]
 mod models;
+mod module;
 mod numbers;
 mod options;
 mod pack;
@@ -40,10 +44,14 @@ mod structure;
 mod testing;
 mod views;
 pub mod weights;
+mod zero_codes;
 mod zeros;
 
-pub use exact::{Error, Optimized, optimize};
-pub use options::{Extraction, Options, ParsePrecisionError, Precision, TargetFeatures};
+pub use error::{Broken, Error};
+pub use exact::{Optimized, optimize};
+pub use options::{
+    Extraction, Options, ParseExtractionError, ParsePrecisionError, Precision, TargetFeatures,
+};
 pub use report::{Application, Report, RuleCount};
 pub use rules::{RuleClass, RuleInfo, rule_table};
 pub use select::{

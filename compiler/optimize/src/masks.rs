@@ -4,20 +4,13 @@ use std::ops::Range;
 
 use egg::Id;
 use indexmap::IndexMap;
+use lacuna_ir::expand::Attention;
+use lacuna_ir::op::{EmptyRow, Real};
+use lacuna_isa::format::ScalarType;
 
 use crate::extent::value;
+pub use crate::graph::Band;
 use crate::graph::Graph;
-
-/// A mask that positions alone describe.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Band {
-    /// Position of the first query among the keys, if keys behind a query's position are rejected; else all are kept.
-    pub causal: Option<i64>,
-    /// Number of keys up to a query's position that are kept, or 0 for all.
-    pub window: u64,
-    /// Whether rejected keys can have no weight, be the row otherwise empty.
-    pub rejects: bool,
-}
 
 /// Added to a score, this much or less leaves its weight zero in f32, unless it exceeds the others of its row by nearly
 /// as much. -1e4 is the least that exporters write.
@@ -74,3 +67,14 @@ pub fn band(g: &Graph, mask: Id) -> Option<Band> {
     let whole = rows.iter().enumerate().all(exact);
     whole.then_some(Band { causal: Some(shift), window: window as u64, rejects })
 }
+
+/// Attention that only multiplies: what else it does is set where it is found.
+pub(crate) const PLAIN: Attention = Attention {
+    scale: Real(1.0),
+    softcap: Real(0.0),
+    causal: false,
+    shift: 0,
+    window: 0,
+    empty_row: EmptyRow::Nan,
+    elem: ScalarType::F32,
+};

@@ -43,14 +43,19 @@ pub enum Extraction {
     Greedy,
 }
 
-impl FromStr for Extraction {
-    type Err = String;
+/// A text is no way to choose terms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("it must be exact or greedy")]
+pub struct ParseExtractionError;
 
-    fn from_str(text: &str) -> Result<Extraction, String> {
+impl FromStr for Extraction {
+    type Err = ParseExtractionError;
+
+    fn from_str(text: &str) -> Result<Extraction, ParseExtractionError> {
         match text {
             "exact" => Ok(Extraction::Best),
             "greedy" => Ok(Extraction::Greedy),
-            _ => Err("it must be exact or greedy".to_owned()),
+            _ => Err(ParseExtractionError),
         }
     }
 }

@@ -5,9 +5,11 @@ use egg::{Id, Language};
 use indexmap::IndexSet;
 use lacuna_ir::{Function, Module, Op};
 
-use crate::exact::{Error, Input, functions, record_used};
+use crate::error::Error;
+use crate::exact::{Input, record_used};
 use crate::extract::Choice;
 use crate::graph::Graph;
+use crate::module::functions;
 use crate::options::Extraction;
 use crate::report::Report;
 use crate::rules::{Rule, all, packing};

@@ -10,8 +10,8 @@ use lacuna_ir::{Op, Shape};
 use lacuna_isa::format::ScalarType;
 
 use crate::graph::Graph;
-use crate::masks::LOW;
-use crate::rules::attention::{PLAIN, is_binary};
+use crate::masks::{LOW, PLAIN};
+use crate::module::is_binary;
 use crate::views::compact;
 
 /// Classes that a search visits before it gives up.

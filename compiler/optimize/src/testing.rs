@@ -308,7 +308,7 @@ pub fn fired(module: Module, rules: &[Rule], name: &'static str) -> (usize, Opti
     let (mut made, mut report) = (Vec::new(), Report::default());
     let limits = Limits { iterations: 4, terms: 400 };
     saturate(&mut graph, &compile(rules).unwrap(), limits, &mut made, &mut report);
-    (report.count(name).fired, graph.eg.analysis.error.take())
+    (report.count(name).fired, graph.eg.analysis.error.take().map(|e| e.to_string()))
 }
 
 /// What saturation with `rules` made of the entry of a module.

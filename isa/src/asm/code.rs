@@ -1,13 +1,13 @@
 //! Streams and SE programs.
 
+use super::Fault;
 use super::cursor::{Cursor, Parsed};
 use super::lexer::Token;
-use super::tables::constant;
-use super::{Fault, nearest};
 use crate::encode::{Arg, ArgError, RowSpec};
 use crate::field::Field;
 use crate::format::ScaleMode;
 use crate::inst::{Inst, InstKind, Operand};
+use crate::nearest::nearest;
 use crate::program::{Program, SeOp, Stream};
 
 type ParseRow<T> = fn(&str, &[Arg<'_>]) -> Option<Result<T, ArgError>>;
@@ -88,4 +88,11 @@ pub(super) fn program(c: &mut Cursor<'_>, number: usize) -> Parsed<Program> {
         Ok(())
     })?;
     Ok(program)
+}
+
+/// A constant's statement, keyword included.
+pub(super) fn constant(c: &mut Cursor<'_>, number: usize) -> Parsed<u64> {
+    c.keyword("constant")?;
+    c.entry_number("c", number)?;
+    c.parsed("a hexadecimal number", |word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
 }

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use logos::{Lexer, Logos};
 
 use super::lexer::Token;
-use super::{Fault, MAX_ERRORS, nearest};
+use super::{Fault, MAX_ERRORS};
+use crate::nearest::nearest;
 
 /// What a statement's parser gives.
 pub(super) type Parsed<T> = Result<T, Fault>;

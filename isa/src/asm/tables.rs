@@ -3,12 +3,13 @@
 use super::code;
 use super::cursor::{Cursor, Parsed};
 use super::lexer::Token;
-use super::{Fault, MAX_WEIGHT_BYTES, nearest};
+use super::{Fault, MAX_WEIGHT_BYTES};
 use crate::blob::Blob;
 use crate::disasm::{access_name, kind_name, space_name};
 use crate::field::Field;
 use crate::format::{Format, ScalarType};
 use crate::inst::Combine;
+use crate::nearest::nearest;
 use crate::object::{
     Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, Object, ObjectOrigin, Param,
     ParamTerm, Port, TensorDecl, Transfer, Trip,
@@ -123,7 +124,7 @@ fn kernel(c: &mut Cursor<'_>, number: usize) -> Parsed<Kernel> {
             Some("buffer") => kernel.buffers.push(buffer(c, kernel.buffers.len())?),
             Some("view") => kernel.views.push(view(c, kernel.views.len())?),
             Some("trip") => kernel.trips.push(trip(c, kernel.trips.len())?),
-            Some("constant") => kernel.constants.push(constant(c, kernel.constants.len())?),
+            Some("constant") => kernel.constants.push(code::constant(c, kernel.constants.len())?),
             Some("program") => {
                 c.keyword("program")?;
                 kernel.programs.push(code::program(c, kernel.programs.len())?);
@@ -170,13 +171,6 @@ fn buffer(c: &mut Cursor<'_>, number: usize) -> Parsed<Buffer> {
     let slot_bytes = c.number()?;
     c.keyword("x")?;
     Ok(Buffer { name, kind, slot_bytes, slots: c.number()? })
-}
-
-/// A constant's statement, keyword included.
-pub(super) fn constant(c: &mut Cursor<'_>, number: usize) -> Parsed<u64> {
-    c.keyword("constant")?;
-    c.entry_number("c", number)?;
-    c.parsed("a hexadecimal number", |word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
 }
 
 /// The number of a loop level or PE coordinate in `l0:..` or `p0*..`, and what follows `separator`.

@@ -65,16 +65,6 @@ fn hostile_texts_are_refused() {
     check("knrnel", "expected a statement");
 }
 
-#[test]
-fn distances() {
-    let check = |a: &str, b: &str, expect: usize| assert_eq!(edits(a, b), expect, "{a} {b}");
-    check("", "abc", 3);
-    check("zreo", "zero", 1);
-    check("mvoe", "move", 1);
-    check("drain", "drain", 0);
-    check("ld", "st", 2);
-}
-
 /// A model of some megabytes must take about a second at most in an optimised build.
 #[test]
 fn megabytes_of_weights_are_quick() {

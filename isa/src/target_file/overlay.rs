@@ -7,8 +7,8 @@
 use toml::{Table, Value};
 
 use super::{FILES, FLAT, Figure, Status, TargetError, TargetFile};
-use crate::asm::nearest;
 use crate::format::Format;
+use crate::nearest::nearest;
 use crate::target::Target;
 
 /// What a file may have beside named figures.

@@ -244,8 +244,8 @@ fn check_inst(pc: usize, kind: &InstKind, kernel: &Kernel, max_trip: u32, faults
             Some(_) => {}
         },
         InstKind::Ldp { param, src } => {
-            if let Err(message) = params::validate_load(kernel, param, src) {
-                c.push(&message);
+            if let Err(why) = params::validate_load(kernel, param, src) {
+                c.push(&why.to_string());
             }
         }
         InstKind::Post { queue, .. } | InstKind::Wait { queue, .. } => match queue {

@@ -89,25 +89,38 @@ pub(super) fn validate_values(values: &[i32], kernel: &Kernel, faults: &mut Faul
     }
 }
 
+/// Why an `ldp` does not give every PE the same value.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum NotShared {
+    #[error("no parameter q{0}")]
+    NoParameter(u8),
+    #[error("r{0} is not an `in` tensor")]
+    Written(u8),
+    #[error("{0} is not i32 or i64")]
+    Format(Format),
+    #[error("v{0} is not one element in one place")]
+    Moving(u16),
+}
+
 /// Checks that `ldp` gives every PE the same value.
-pub(super) fn validate_load(kernel: &Kernel, param: u8, src: u16) -> Result<(), String> {
+pub(super) fn validate_load(kernel: &Kernel, param: u8, src: u16) -> Result<(), NotShared> {
     if usize::from(param) >= kernel.params.len() {
-        return Err(format!("no parameter q{param}"));
+        return Err(NotShared::NoParameter(param));
     }
     let Some(view) = kernel.views.get(usize::from(src)) else { return Ok(()) };
     if let Space::Global(register) = view.space
         && kernel.tensors.get(usize::from(register)).is_some_and(|t| t.access != Access::In)
     {
-        return Err(format!("r{register} is not an `in` tensor"));
+        return Err(NotShared::Written(register));
     }
     match view.format {
         Format::Scalar(ScalarType::I32 | ScalarType::I64) => {}
-        Format::Scalar(_) | Format::Grouped(_) => return Err(format!("{} is not i32 or i64", view.format)),
+        Format::Scalar(_) | Format::Grouped(_) => return Err(NotShared::Format(view.format)),
     }
     let moves = view.levels.iter().chain(&view.coords).any(Option::is_some) || view.shift.is_some();
     let inside = view.dims.iter().all(|d| d.size == 1 && d.origin >= 0 && d.origin.unsigned_abs() < d.bound);
     if moves || !inside || view.pattern.is_some() {
-        return Err(format!("v{src} is not one element in one place"));
+        return Err(NotShared::Moving(src));
     }
     Ok(())
 }

@@ -13,18 +13,10 @@ use lacuna_isa::sparse::{BLOCK, expand_record};
 use lacuna_isa::view::Space;
 
 use super::expand::Records;
-use crate::memory::Memory;
+use crate::memory::{Image, Memory};
 
 /// Most bytes of an image for each byte of its tensor: nearly empty tensors are expanded load by load.
 const MAX_GROWTH: u64 = 32;
-
-/// The codes of a compressed tensor, dense from element 0 on.
-#[derive(Clone, Debug)]
-pub(crate) struct Image {
-    pub code: MaskCode,
-    pub ty: ScalarType,
-    pub codes: Arc<[u8]>,
-}
 
 /// Tensor, bytes, planes, element type and mask code of an image.
 type Key = (Address, u64, [u64; 3], ScalarType, MaskCode);

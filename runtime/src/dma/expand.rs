@@ -4,8 +4,8 @@ use lacuna_isa::format::ScalarType;
 use lacuna_isa::inst::MaskCode;
 use lacuna_isa::sparse::{BLOCK, expand_record, find_record};
 
-use super::codes::copy_codes;
 use crate::boxes::Walk;
+use crate::codes::copy_codes;
 use crate::trap::{Fault, TrapKind};
 
 const LEN: i64 = BLOCK as i64;

@@ -1,42 +1,22 @@
 //! Loads of strided boxes, plane by plane: whole, by indices, by flags, from compressed tensors.
 
 use lacuna_isa::format::{Format, ScalarType, pack};
-use lacuna_isa::inst::{Fill, MaskCode, Operand};
+use lacuna_isa::inst::{MaskCode, Operand};
 use lacuna_isa::object::MemSpace;
 use lacuna_isa::view::{PlaneMap, VIEW_DIMS, View};
 
-use super::codes::{PlaneSource, apply_scales, copy_planes, fill_code, fill_planes, int_value, scale_type};
-use super::dense::Image;
+use super::codes::{PlaneSource, apply_scales, copy_planes, fill_code, fill_planes, scale_type};
 use super::expand::{Records, touched_blocks};
-use super::planes::{Piece, Side, element, open_dim, partial, plane_walks};
+use super::load_plan::LoadPlan;
+use super::pick::{Load, Pick};
+use super::planes::{Piece, PlaneWalks, Side, element, open_dim, partial, plane_walks};
 use super::source::{Source, alias};
-use super::whole::LoadPlan;
 use crate::boxes::{Walk, dense_strides};
-use crate::memory::Tensor;
+use crate::codes::int_value;
+use crate::memory::{Image, Tensor};
 use crate::pe::Pe;
 use crate::slots::{Constant, Layout, Slot};
 use crate::trap::{Fault, TrapKind};
-
-/// Which indices of a view's box are loaded.
-#[derive(Clone, Copy)]
-pub(crate) enum Pick {
-    /// All.
-    All,
-    /// All, at the coordinates of a dimension that a vector gives; whether one out of bounds is a trap.
-    Indices(u8, Operand, bool),
-    /// Those of a dimension whose flags are set.
-    Flags(u8, Operand),
-}
-
-/// A load.
-pub(crate) struct Load {
-    pub dst: Operand,
-    pub src: u16,
-    pub fill: Fill,
-    pub pick: Pick,
-    /// How the masks of a compressed tensor are coded.
-    pub code: Option<MaskCode>,
-}
 
 /// The pieces that a load brings.
 struct Picked {
@@ -68,6 +48,79 @@ fn clear(holes: &[Piece], dense: &[i64; VIEW_DIMS], format: Format, bytes: &mut 
     Ok(elements)
 }
 
+/// The boxes of a load: where the elements of a piece lie in the tensor, and where in the slot.
+struct Boxes<'v> {
+    view: &'v View,
+    layout: Layout,
+    /// Strides of the slot.
+    dense: [i64; VIEW_DIMS],
+    /// Format of the slot.
+    to: Format,
+}
+
+/// What a load reads from.
+struct Origin<'m> {
+    tensor: Tensor<'m>,
+    /// How the masks of a compressed tensor are coded.
+    code: Option<MaskCode>,
+    /// Its codes, as far as they are expanded already.
+    image: Option<&'m [u8]>,
+}
+
+impl Boxes<'_> {
+    /// The walks over the planes of a piece; `None` where it is empty.
+    fn walks(&self, piece: &Piece) -> Result<Option<PlaneWalks>, Fault> {
+        if piece.is_empty() {
+            return Ok(None);
+        }
+        let strides = self.view.dims.map(|d| i64::from(d.stride));
+        let source = Side { map: self.view.planes(), base: piece.global_base(self.view)?, strides };
+        let target = Side {
+            map: PlaneMap { format: self.view.format, ..self.layout.map },
+            base: piece.local_base(0, &self.dense)?,
+            strides: self.dense,
+        };
+        plane_walks(piece.counts, usize::from(self.view.k_dim), source, target)
+    }
+
+    /// Bytes of all planes of `n` elements of the tensor.
+    fn bytes(&self, n: u64) -> u64 {
+        self.view.planes().plane_bytes(n).iter().sum()
+    }
+
+    /// Room for what is widened before it is written, where groups become scalars.
+    fn widened(&self) -> Option<Widened> {
+        let (Format::Grouped(format), Format::Scalar(_)) = (self.view.format, self.to) else { return None };
+        let n_groups = self.layout.elements.div_ceil(u64::from(format.size));
+        let scales = vec![0; format.scale_bytes(n_groups) as usize];
+        Some(Widened { tile: vec![0.0; self.layout.elements as usize], scales })
+    }
+
+    /// Copies a piece into the slot.
+    fn copy(
+        &self,
+        source: &mut Source<'_, '_>,
+        walks: &PlaneWalks,
+        widened: &mut Option<Widened>,
+        bytes: &mut [u8],
+    ) -> Result<(), Fault> {
+        match (widened, self.view.format, self.to) {
+            (Some(Widened { tile, scales }), Format::Grouped(format), Format::Scalar(ty)) => {
+                let codes = bytemuck::cast_slice_mut(tile);
+                source.copy(&walks.codes, 0, format.element, (codes, ScalarType::F32))?;
+                if let Some(walk) = &walks.scales {
+                    let entry = scale_type(self.view.format);
+                    source.copy(walk, 1, entry, (scales, entry))?;
+                }
+                let k_stride = self.dense[usize::from(self.view.k_dim)];
+                apply_scales(tile, scales, format, walks, k_stride, ty, bytes);
+                Ok(())
+            }
+            _ => copy_planes(source, self.view, walks, &self.layout, bytes),
+        }
+    }
+}
+
 impl<'m> Pe<'m> {
     /// `ld`, `gather`, `ldmask` and `ldx`.
     pub fn load(&mut self, load: &Load) -> Result<(), Fault> {
@@ -76,37 +129,17 @@ impl<'m> Pe<'m> {
         let view = &kernel.views[usize::from(src)];
         let to = kernel.views[usize::from(dst.view)].format;
         let tensor = self.tensor(view)?;
-        let k_dim = usize::from(view.k_dim);
         let Some(layout) = self.begin_load(dst, view, &tensor)? else { return Ok(()) };
-        let dense = dense_strides(view.sizes());
-        let Picked { pieces, holes, touched } = self.pick(view, pick)?;
-        let moved: u64 = pieces.iter().map(Piece::elements).sum();
+        let boxes = Boxes { view, layout, dense: dense_strides(view.sizes()), to };
+        let picked = self.pick(view, pick)?;
+        let moved: u64 = picked.pieces.iter().map(Piece::elements).sum();
         let complete = moved == layout.elements;
-        let target_side = |piece: &Piece| -> Result<Side, Fault> {
-            Ok(Side {
-                map: PlaneMap { format: view.format, ..layout.map },
-                base: piece.local_base(0, &dense)?,
-                strides: dense,
-            })
-        };
-        let source_side = |piece: &Piece| -> Result<Side, Fault> {
-            let strides = view.dims.map(|d| i64::from(d.stride));
-            Ok(Side { map: view.planes(), base: piece.global_base(view)?, strides })
-        };
-        let walks_of = |piece: &Piece| {
-            if piece.is_empty() {
-                return Ok(None);
-            }
-            plane_walks(piece.counts, k_dim, source_side(piece)?, target_side(piece)?)
-        };
-        let whole = matches!(pick, Pick::All);
+        let whole = complete && matches!(pick, Pick::All);
         let fits = |image: &&Image| Some(image.code) == code && image.ty == view.format.element();
         let image = tensor.image.filter(fits).map(|image| &*image.codes);
-        let bytes_of = |n: u64| view.planes().plane_bytes(n).iter().sum::<u64>();
-        let in_place =
-            complete && whole && code.is_none() == image.is_none() && view.format == to && !tensor.log_reads;
-        let mut first_walks = match pieces.first() {
-            Some(piece) if in_place => walks_of(piece)?,
+        let in_place = whole && code.is_none() == image.is_none() && view.format == to && !tensor.log_reads;
+        let first_walks = match picked.pieces.first() {
+            Some(piece) if in_place => boxes.walks(piece)?,
             Some(_) | None => None,
         };
         if in_place
@@ -114,7 +147,7 @@ impl<'m> Pe<'m> {
             && let Some(planes) =
                 alias(&tensor, image, walks, view.format, &layout, view.planes().k_stride.max(1))
         {
-            let dense_bytes = bytes_of(moved);
+            let dense_bytes = boxes.bytes(moved);
             let loaded = if code.is_some() {
                 let records = Records::new(tensor.bytes, tensor.planes);
                 let codes = records.port_bytes(&touched_blocks(&walks.codes));
@@ -122,8 +155,7 @@ impl<'m> Pe<'m> {
             } else {
                 dense_bytes
             };
-            self.counts.loaded_bytes += loaded;
-            self.counts.skipped_bytes += dense_bytes.saturating_sub(loaded);
+            self.count_loaded(loaded, dense_bytes);
             self.rings[usize::from(dst.buffer)].push(Slot::alias(planes, layout));
             return Ok(());
         }
@@ -131,67 +163,68 @@ impl<'m> Pe<'m> {
         if !complete {
             fill_planes(bytes.get_mut(), &layout, fill_code(to, fill));
         }
-        let mut source = Source {
-            tensor,
-            overlay: &self.overlay,
-            memory: self.memory,
-            log: &mut self.log,
-            pc: self.pc,
-            code,
-            image,
-            expanded_bytes: 0,
-        };
-        if let Some(walks) = touched.as_ref().map(walks_of).transpose()?.flatten() {
-            source.touch(&walks, view.format, view.pattern)?;
-        }
-        let mut widened = match (view.format, to) {
-            (Format::Grouped(format), Format::Scalar(_)) => {
-                let n = layout.elements as usize;
-                let n_groups = layout.elements.div_ceil(u64::from(format.size));
-                let scales = vec![0; format.scale_bytes(n_groups) as usize];
-                Some(Widened { tile: vec![0.0; n], scales })
-            }
-            (Format::Scalar(_), _) | (Format::Grouped(_), Format::Grouped(_)) => None,
-        };
-        for piece in &pieces {
-            let Some(walks) = first_walks.take().map_or_else(|| walks_of(piece), |w| Ok(Some(w)))? else {
-                continue;
-            };
-            if touched.is_none() {
-                source.touch(&walks, view.format, view.pattern)?;
-            }
-            match (&mut widened, view.format, to) {
-                (Some(Widened { tile, scales }), Format::Grouped(format), Format::Scalar(ty)) => {
-                    let codes = bytemuck::cast_slice_mut(tile);
-                    source.copy(&walks.codes, 0, format.element, (codes, ScalarType::F32))?;
-                    if let Some(walk) = &walks.scales {
-                        let entry = scale_type(view.format);
-                        source.copy(walk, 1, entry, (scales, entry))?;
-                    }
-                    apply_scales(tile, scales, format, &walks, dense[k_dim], ty, bytes.get_mut());
-                }
-                _ => copy_planes(&mut source, view, &walks, &layout, bytes.get_mut())?,
-            }
-        }
-        let not_loaded = clear(&holes, &dense, to, bytes.get_mut())?;
+        let origin = Origin { tensor, code, image };
+        let expanded_bytes = self.copy_pieces(&boxes, &origin, &picked, first_walks, bytes.get_mut())?;
+        let not_loaded = clear(&picked.holes, &boxes.dense, to, bytes.get_mut())?;
         let element = view.format.element();
-        let mut loaded = bytes_of(moved) - element.bytes_for(not_loaded).min(element.bytes_for(moved));
+        let mut loaded = boxes.bytes(moved) - element.bytes_for(not_loaded).min(element.bytes_for(moved));
         if code.is_some() {
-            loaded = loaded - element.bytes_for(moved) + source.expanded_bytes;
+            loaded = loaded - element.bytes_for(moved) + expanded_bytes;
         }
-        let dense_bytes = touched.map_or(bytes_of(moved), |piece| bytes_of(piece.elements()));
-        self.counts.loaded_bytes += loaded;
-        self.counts.skipped_bytes += dense_bytes.saturating_sub(loaded);
+        let dense_bytes = boxes.bytes(picked.touched.map_or(moved, |piece| piece.elements()));
+        self.count_loaded(loaded, dense_bytes);
         if self.actions.records && matches!(pick, Pick::Flags(..)) {
             self.actions.add_load(self.pc, loaded, dense_bytes);
         }
         let mut slot = Slot::owned(bytes, layout);
-        if complete && whole && tensor.address.space == MemSpace::Weights {
-            let first = pieces.first().map_or(Ok(0), |piece| piece.global_base(view))?;
+        if whole && tensor.address.space == MemSpace::Weights {
+            let first = picked.pieces.first().map_or(Ok(0), |piece| piece.global_base(view))?;
             slot.constant = Some(Constant { pc: self.pc, address: tensor.address.offset, first });
         }
         self.rings[usize::from(dst.buffer)].push(slot);
         Ok(())
+    }
+
+    /// Counts a load of `loaded` bytes where a dense one would have had `dense_bytes`.
+    fn count_loaded(&mut self, loaded: u64, dense_bytes: u64) {
+        self.counts.loaded_bytes += loaded;
+        self.counts.skipped_bytes += dense_bytes.saturating_sub(loaded);
+    }
+
+    /// Copies what is loaded into the planes of a slot; the bytes that crossed the port for codes of a compressed tensor.
+    fn copy_pieces(
+        &mut self,
+        boxes: &Boxes<'_>,
+        origin: &Origin<'m>,
+        picked: &Picked,
+        mut first_walks: Option<PlaneWalks>,
+        bytes: &mut [u8],
+    ) -> Result<u64, Fault> {
+        let view = boxes.view;
+        let mut source = Source {
+            tensor: origin.tensor,
+            overlay: &self.overlay,
+            memory: self.memory,
+            log: &mut self.log,
+            pc: self.pc,
+            code: origin.code,
+            image: origin.image,
+            expanded_bytes: 0,
+        };
+        if let Some(walks) = picked.touched.as_ref().map(|piece| boxes.walks(piece)).transpose()?.flatten() {
+            source.touch(&walks, view.format, view.pattern)?;
+        }
+        let mut widened = boxes.widened();
+        for piece in &picked.pieces {
+            let Some(walks) = first_walks.take().map_or_else(|| boxes.walks(piece), |w| Ok(Some(w)))? else {
+                continue;
+            };
+            if picked.touched.is_none() {
+                source.touch(&walks, view.format, view.pattern)?;
+            }
+            boxes.copy(&mut source, &walks, &mut widened, bytes)?;
+        }
+        Ok(source.expanded_bytes)
     }
 
     /// Checks that the slot has room; the layout that it gets, or `None` where the plan of the load carried it out.

@@ -4,7 +4,9 @@ mod codes;
 mod dense;
 mod expand;
 mod load;
+mod load_plan;
 mod param;
+mod pick;
 mod planes;
 mod scatter;
 mod source;
@@ -13,14 +15,12 @@ mod whole;
 
 use lacuna_isa::view::{Space, View};
 
-pub(crate) use self::codes::{
-    copy_codes, copy_planes, fill_box, fill_code, fill_planes, fixed_point, int_value,
-};
-pub(crate) use self::dense::{Image, Images};
+pub(crate) use self::codes::{copy_planes, fill_box, fill_code, fill_planes};
+pub(crate) use self::dense::Images;
 pub(crate) use self::expand::{Records, touched_blocks};
-pub(crate) use self::load::{Load, Pick};
+pub(crate) use self::load_plan::LoadPlan;
+pub(crate) use self::pick::{Load, Pick};
 pub(crate) use self::planes::{Piece, Side, element, intersect, open_dim, partial, plane_walks};
-pub(crate) use self::whole::LoadPlan;
 use crate::memory::Tensor;
 use crate::pe::Pe;
 use crate::trap::{Fault, TrapKind};

@@ -3,10 +3,11 @@
 use lacuna_isa::format::pack;
 use lacuna_isa::view::{VIEW_DIMS, View};
 
-use super::codes::{PlaneSource, int_value};
+use super::codes::PlaneSource;
 use super::planes::{Piece, PlaneWalks};
 use super::source::Source;
 use crate::boxes::Walk;
+use crate::codes::int_value;
 use crate::pe::Pe;
 use crate::trap::Fault;
 

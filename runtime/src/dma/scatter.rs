@@ -5,10 +5,11 @@ use lacuna_isa::inst::{Combine, Operand};
 use lacuna_isa::math;
 use lacuna_isa::view::View;
 
-use super::codes::{int_value, scale_type, within};
+use super::codes::{scale_type, within};
 use super::planes::{Piece, PlaneWalks, Side, intersect, open_dim, plane_walks};
 use super::source::{byte_boxes, window};
 use crate::boxes::Walk;
+use crate::codes::int_value;
 use crate::memory::Tensor;
 use crate::pe::Pe;
 use crate::trap::{Fault, TrapKind};

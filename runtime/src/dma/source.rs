@@ -7,10 +7,11 @@ use lacuna_isa::inst::MaskCode;
 use lacuna_isa::object::Access;
 use lacuna_isa::view::Pattern;
 
-use super::codes::{PlaneSource, copy_codes, scale_type, within};
+use super::codes::{PlaneSource, scale_type, within};
 use super::expand::{Records, touched_blocks};
 use super::planes::PlaneWalks;
 use crate::boxes::Walk;
+use crate::codes::copy_codes;
 use crate::memory::{ByteBox, Log, Memory, Overlay, Tensor};
 use crate::slots::Layout;
 use crate::trap::{Fault, TrapKind};

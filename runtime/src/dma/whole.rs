@@ -1,55 +1,18 @@
 //! Loads of whole boxes of scalars, by far the most frequent ones: referred to in place where what reads them can, else
 //! copied in one walk.
 
-use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::Operand;
 use lacuna_isa::object::MemSpace;
 use lacuna_isa::view::{Position, VIEW_DIMS, View};
 
-use super::codes::copy_codes;
+use super::load_plan::LoadPlan;
 use super::planes::element;
 use super::source::{Window, alias_run, window};
-use crate::boxes::{Walk, dense_strides};
+use crate::codes::copy_codes;
 use crate::memory::Tensor;
 use crate::pe::Pe;
-use crate::slots::{Constant, Layout, Placement, Slot};
+use crate::slots::{Constant, Slot};
 use crate::trap::Fault;
-
-/// What is known of a load before it runs.
-#[derive(Debug)]
-pub(crate) struct LoadPlan {
-    pub layout: Layout,
-    /// Bytes of the slot.
-    pub bytes: u64,
-    /// How a whole box of scalars of whole bytes is copied that stay as they are.
-    whole: Option<Whole>,
-}
-
-#[derive(Debug)]
-struct Whole {
-    ty: ScalarType,
-    /// From element 0 of the tensor.
-    walk: Walk,
-    reach: (i64, i64),
-    /// Where the box lies, if products read it there.
-    in_place: Option<Placement>,
-}
-
-impl LoadPlan {
-    /// The plan of a load of `view` that makes a slot of format `to`. `plain` says that all of the box is loaded as it is.
-    pub fn new(view: &View, to: Format, plain: bool, in_place: Option<Placement>) -> LoadPlan {
-        let dense = dense_strides(view.sizes());
-        let k_stride = dense[usize::from(view.k_dim)].unsigned_abs();
-        let layout = Layout::new(to, view.pattern, k_stride, view.elements());
-        let whole = || {
-            let Format::Scalar(ty) = view.format else { return None };
-            let fits = plain && to == view.format && view.pattern.is_none() && ty.bits() >= 8;
-            let walk = Walk::new(&view.sizes(), &view.dims.map(|d| i64::from(d.stride)), &dense, [0, 0])?;
-            fits.then(|| Whole { ty, reach: walk.extent(0), walk, in_place })
-        };
-        LoadPlan { layout, bytes: layout.bytes(), whole: whole() }
-    }
-}
 
 impl<'m> Pe<'m> {
     /// Carries a load out if nothing of its box is clipped, it is of scalars of whole bytes that stay as they are, and nothing

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use lacuna_isa::timing::DpeActions;
 
-use super::{Product, scalar};
+use super::product::Product;
+use super::scalar;
 
 /// The products of one instruction of a launch, summed over its PEs and iterations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

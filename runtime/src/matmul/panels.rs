@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 
+use super::product::{Origin, Product, Side};
 use super::schedule::Schedule;
-use super::{Origin, Product, Side, fast, scalar};
+use super::{decode, scalar};
 use crate::simd::COLUMNS;
 use crate::slots::Constant;
 
@@ -27,7 +28,9 @@ impl Whole {
             Format::Grouped(group) => match group.element {
                 ScalarType::E2M1 => Some(Whole { per_one: 2.0, bias: 12 }),
                 ScalarType::E2M3 => Some(Whole { per_one: 8.0, bias: 60 }),
-                ScalarType::I8 if crate::dma::fixed_point(format) => Some(Whole { per_one: 64.0, bias: 128 }),
+                ScalarType::I8 if crate::codes::fixed_point(format) => {
+                    Some(Whole { per_one: 64.0, bias: 128 })
+                }
                 _ => None,
             },
         }
@@ -71,11 +74,11 @@ impl Panels {
             bytes: 0,
         };
         for block in &schedule.blocks {
-            if fast::direct(&product.b, schedule, block).is_some() {
+            if decode::direct(&product.b, schedule, block).is_some() {
                 panels.values.push(Vec::new());
                 continue;
             }
-            let values = fast::decode_panel(product, schedule, block);
+            let values = decode::decode_panel(product, schedule, block);
             match integers.zip(Whole::of(product.b.map.format)) {
                 Some((bias, whole)) => {
                     let n_groups = schedule.groups.as_ref().map_or(0, |groups| groups.firsts.len());

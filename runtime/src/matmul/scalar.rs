@@ -4,7 +4,7 @@ use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{Format, ScalarType, pack};
 use lacuna_isa::view::PlaneMap;
 
-use super::{Product, Side};
+use super::product::{Product, Side};
 
 /// The value of a stored element, the one at `dense`, with its pair's shift and without its group's scale; MXINT8 codes are
 /// sixty-fourths.
@@ -17,7 +17,7 @@ pub(crate) fn element(side: &Side<'_>, stored: usize, dense: usize) -> f32 {
             value * GroupScale::read(format, side.planes[1], number as usize).shift(place as usize)
         }
         Format::Scalar(_) | Format::Grouped(_) => {
-            if crate::dma::fixed_point(side.map.format) {
+            if crate::codes::fixed_point(side.map.format) {
                 value / 64.0
             } else {
                 value

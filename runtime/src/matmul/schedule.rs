@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lacuna_isa::format::Format;
 
-use super::Product;
+use super::product::{Product, reach};
 use crate::simd::{COLUMNS, Rows, Segments};
 
 /// The number of the next schedule.
@@ -68,7 +68,7 @@ impl Schedule {
         let b_k: Vec<i64> = ks.iter().map(|&k| b[k]).collect();
         let packed: Vec<i64> = (0..ks.len()).map(|i| (i * COLUMNS) as i64).collect();
         let rows = Rows::new(product.rows.iter().map(|&(row, at)| (at, row * product.stride)));
-        let (low, high) = super::reach(a_k.iter().copied());
+        let (low, high) = reach(a_k.iter().copied());
         let reach = (rows.reach().0 + low, rows.reach().1 + high);
         let groups = product.group.map(|size| groups(product, size, &ks, &a_k, &packed));
         Schedule {

@@ -10,8 +10,8 @@ use lacuna_isa::view::{VIEW_DIMS, View};
 
 use super::mask::{self, Grain};
 use super::panels::SharedPanels;
+use super::product::{Origin, Product, Side, check_groups, offsets, reach};
 use super::schedule::Schedule;
-use super::{Origin, Product, Side, check_groups, offsets, reach};
 use crate::slots::{Layout, Placement};
 use crate::trap::{Fault, TrapKind};
 

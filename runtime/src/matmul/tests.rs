@@ -3,7 +3,7 @@
 use lacuna_isa::format::Format;
 use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{GroupFormat, ScalarType, pack};
-use lacuna_isa::view::Pattern;
+use lacuna_isa::view::{Pattern, PlaneMap};
 
 use super::*;
 

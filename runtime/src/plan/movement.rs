@@ -6,17 +6,18 @@ use lacuna_isa::object::{Access, Kernel};
 use lacuna_isa::view::{Space, VIEW_DIMS, View};
 
 use super::widening;
+use crate::illegal::Illegal;
 
 /// `ldx`.
-pub(super) fn ldx(kernel: &Kernel, dst: &View, src: &View) -> Result<(), String> {
+pub(super) fn ldx(kernel: &Kernel, dst: &View, src: &View) -> Result<(), Illegal> {
     if declared(kernel, src) != Some(Access::In) || src.pattern.is_some() {
-        return Err("a compressed tensor is `in`, and has no pattern".into());
+        return Err(Illegal::Format("a compressed tensor is `in`, and has no pattern".into()));
     }
     widening(src, dst)
 }
 
 /// `ldmask`.
-pub(super) fn ldmask(dst: &View, src: &View, mask: &View, dim: u8) -> Result<(), String> {
+pub(super) fn ldmask(dst: &View, src: &View, mask: &View, dim: u8) -> Result<(), Illegal> {
     vector(mask, dim, &[ScalarType::Bool])?;
     widening(src, dst)
 }
@@ -28,46 +29,48 @@ pub(super) fn scatter(
     to: &View,
     (idx, dim): (&View, u8),
     combine: Combine,
-) -> Result<(), String> {
+) -> Result<(), Illegal> {
     vector(idx, dim, &INDICES)?;
     if declared(kernel, to) != Some(Access::InOut) {
-        return Err("a scattered tensor is `inout`".into());
+        return Err(Illegal::Operand("a scattered tensor is `inout`".into()));
     }
     if (from.format, from.pattern) != (to.format, to.pattern) {
-        return Err(format!("a scatter from {} to {}", from.format, to.format));
+        return Err(Illegal::Format(format!("a scatter from {} to {}", from.format, to.format)));
     }
     whole_dim(to, dim)?;
     if combine != Combine::Replace && is_grouped(to) {
-        return Err(format!("elements of {} do not combine", to.format));
+        return Err(Illegal::Format(format!("elements of {} do not combine", to.format)));
     }
     same_k(from, to)
 }
 
 /// `perm`.
-pub(super) fn perm(dst: &View, src: &View, idx: &View, dim: u8) -> Result<(), String> {
+pub(super) fn perm(dst: &View, src: &View, idx: &View, dim: u8) -> Result<(), Illegal> {
     vector(idx, dim, &INDICES)?;
     whole_dim(src, dim)?;
     moving(src, dst)
 }
 
 /// `mask`.
-pub(super) fn mask(dst: &View, src: &View) -> Result<(), String> {
+pub(super) fn mask(dst: &View, src: &View) -> Result<(), Illegal> {
     if src.pattern.is_some() || dst.format != Format::Scalar(ScalarType::Bool) || dst.pattern.is_some() {
-        return Err("flags are `bool`, of a slot without a pattern".into());
+        return Err(Illegal::Format("flags are `bool`, of a slot without a pattern".into()));
     }
     Ok(())
 }
 
 /// `pack`.
-pub(super) fn pack(dst: &View, src: &View) -> Result<(), String> {
-    let Some(pattern) = dst.pattern else { return Err("it packs into a slot without a pattern".into()) };
+pub(super) fn pack(dst: &View, src: &View) -> Result<(), Illegal> {
+    let Some(pattern) = dst.pattern else {
+        return Err(Illegal::Format("it packs into a slot without a pattern".into()));
+    };
     if src.pattern.is_some() || src.format != dst.format {
-        return Err(format!("{} packs into {}", src.format, dst.format));
+        return Err(Illegal::Format(format!("{} packs into {}", src.format, dst.format)));
     }
     if let Format::Grouped(group) = src.format {
         let whole = u32::from(group.size).is_multiple_of(u32::from(pattern.m));
         if group.pair_shift || src.k_dim != dst.k_dim || !whole {
-            return Err(format!("groups of {group} do not pack into {pattern}"));
+            return Err(Illegal::Format(format!("groups of {group} do not pack into {pattern}")));
         }
     }
     Ok(())
@@ -77,15 +80,15 @@ pub(super) fn pack(dst: &View, src: &View) -> Result<(), String> {
 pub(super) const INDICES: [ScalarType; 2] = [ScalarType::I32, ScalarType::I64];
 
 /// Checks a vector of indices or flags for dimension `dim`.
-pub(super) fn vector(view: &View, dim: u8, legal: &[ScalarType]) -> Result<(), String> {
+pub(super) fn vector(view: &View, dim: u8, legal: &[ScalarType]) -> Result<(), Illegal> {
     if usize::from(dim) >= VIEW_DIMS {
-        return Err(format!("there is no dimension {dim}"));
+        return Err(Illegal::Missing(format!("there is no dimension {dim}")));
     }
     match view.format {
         Format::Scalar(ty) if legal.contains(&ty) && view.pattern.is_none() => Ok(()),
         other => {
             let legal: Vec<&str> = legal.iter().map(|ty| ty.name()).collect();
-            Err(format!("indices are {other}, not {}", legal.join(" or ")))
+            Err(Illegal::Format(format!("indices are {other}, not {}", legal.join(" or "))))
         }
     }
 }
@@ -103,23 +106,26 @@ fn is_grouped(view: &View) -> bool {
 }
 
 /// Checks that neither groups nor patterns run along dimension `dim`.
-fn whole_dim(view: &View, dim: u8) -> Result<(), String> {
+fn whole_dim(view: &View, dim: u8) -> Result<(), Illegal> {
     if is_grouped(view) && view.k_dim == dim {
-        return Err(format!("dimension {dim} carries groups"));
+        return Err(Illegal::Format(format!("dimension {dim} carries groups")));
     }
     Ok(())
 }
 
 /// Checks that two views with groups have them along one dimension.
-fn same_k(from: &View, to: &View) -> Result<(), String> {
+fn same_k(from: &View, to: &View) -> Result<(), Illegal> {
     if is_grouped(from) && is_grouped(to) && from.k_dim != to.k_dim {
-        return Err(format!("groups along dimension {} go to dimension {}", from.k_dim, to.k_dim));
+        return Err(Illegal::Format(format!(
+            "groups along dimension {} go to dimension {}",
+            from.k_dim, to.k_dim
+        )));
     }
     Ok(())
 }
 
 /// `move`.
-pub(super) fn moving(from: &View, to: &View) -> Result<(), String> {
+pub(super) fn moving(from: &View, to: &View) -> Result<(), Illegal> {
     widening(from, to)?;
     same_k(from, to)
 }

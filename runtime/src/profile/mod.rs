@@ -25,6 +25,7 @@ mod bound;
 mod chain;
 mod masks;
 mod model;
+mod path;
 mod walk;
 
 use std::cell::Cell;
@@ -46,6 +47,7 @@ use bound::Needs;
 use chain::Handover;
 use masks::Known;
 use model::Simulation;
+pub use path::{Cause, N_CAUSES};
 use walk::{Step, TooLong, walk};
 
 /// What limits a launch from below.
@@ -129,6 +131,8 @@ pub struct LaunchProfile {
     pub macs: u64,
     /// Multiply-accumulates that sparsity skipped.
     pub macs_skipped: u64,
+    /// Cycles from `start` to `end` by what they are spent on, along the longest chain of waits, in the order of [`Cause::all`].
+    pub path: [f64; N_CAUSES],
 }
 
 /// A bar of the trace, of one PE of a class.
@@ -202,7 +206,10 @@ pub fn profile_with(
     entry: usize,
     options: &ProfileOptions<'_>,
 ) -> Result<Profile, LoadError> {
-    let no_entry = || LoadError::Entry { entry: entry.to_string(), reason: "there is no such entry".into() };
+    let no_entry = || LoadError::Entry {
+        entry: entry.to_string(),
+        reason: crate::Illegal::Missing("there is no such entry".into()),
+    };
     let point = object.entries.get(entry).ok_or_else(no_entry)?;
     let kernels = object.kernels.iter().map(plan_kernel).collect::<Result<Vec<_>, _>>()?;
     let mut timeline = Timeline {
@@ -308,6 +315,10 @@ impl<'a> Timeline<'a> {
         let cost = cost(&message(kind, transfer, self.point.ranks), self.target);
         report.charge(Engine::Me, &cost, 1);
         report.end += cost.cycles;
+        let causes = report.path.iter_mut().zip(Cause::all());
+        causes
+            .filter(|(_, c)| *c == Cause::Engine(Engine::Me))
+            .for_each(|(path, _)| *path = cost.cycles as f64);
         (report.bound_cycles, report.bound) = (cost.cycles, Bound::Engine(Engine::Me));
         idle(&mut report, self.target, 0);
         self.needs.message(cost.cycles);
@@ -361,6 +372,7 @@ fn blank(kernel: String, start: u64) -> LaunchProfile {
         idle_cycles: [0; Engine::ALL.len()],
         macs: 0,
         macs_skipped: 0,
+        path: [0.0; N_CAUSES],
     }
 }
 
@@ -410,7 +422,7 @@ impl Replay<'_> {
         let left = walk(self.plan, start, self.known, self.left.get(), visit).map_err(|TooLong| {
             let kernel = self.plan.kernel.name.clone();
             let reason = format!("more than {} instructions and loop rounds", self.walk_limit);
-            LoadError::Kernel { kernel, pc: None, reason }
+            LoadError::Kernel { kernel, pc: None, reason: crate::Illegal::Limit(reason) }
         })?;
         self.left.set(left);
         Ok(())
@@ -425,6 +437,7 @@ impl Replay<'_> {
         let (placed, mut next) = handover.next(&plan.kernel.buffers, target);
         let mut far_bytes = vec![0; launch.bases.len()];
         let mut gated = Vec::new();
+        let mut latest = f64::MIN;
         for (pe, n) in self.classes()? {
             let mut simulation = Simulation::new(&placed, target, plan.n_pes() as f64, handover);
             let mut visit = |name, engine, start: u64, cycles| {
@@ -444,6 +457,9 @@ impl Replay<'_> {
                 simulation.step(step, &mut visit);
             })?;
             let finished = simulation.finish(&mut visit);
+            if finished.end > latest {
+                (latest, report.path) = (finished.end, finished.path);
+            }
             next.absorb(&finished, &placed);
             gated.push((finished.gated_cycles, finished.gated, n));
         }

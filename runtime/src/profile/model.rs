@@ -8,13 +8,14 @@ use lacuna_isa::timing::{Cost, Work, cost};
 
 use super::chain::{Handover, Placed};
 use super::engine_idx;
+use super::path::{Cause, Moment, N_CAUSES};
 use super::walk::Step;
 
 /// The times of one slot: when its content is there, and when the last reader of it ends.
 #[derive(Clone, Copy, Default)]
 struct SlotTimes {
-    ready: f64,
-    released: f64,
+    ready: Moment,
+    released: Moment,
 }
 
 /// A circular buffer's slots by position.
@@ -120,6 +121,8 @@ pub(super) struct Ports {
 pub(super) struct Finished {
     /// When its last instruction ended.
     pub end: f64,
+    /// What the longest chain of waits up to there is made of.
+    pub path: [f64; N_CAUSES],
     /// When it had issued all.
     pub issued: f64,
     /// When each queue was free.
@@ -138,7 +141,7 @@ pub(super) struct Finished {
 struct Waiting {
     mnemonic: &'static str,
     /// When its slots are there.
-    earliest: f64,
+    earliest: Moment,
     need: Cost,
     slots: Vec<(usize, usize)>,
 }
@@ -151,14 +154,16 @@ pub(super) struct Simulation<'t> {
     target: &'t Target,
     n_pes: f64,
     rings: Vec<Ring>,
-    queues: [f64; Engine::ALL.len()],
+    queues: [Moment; Engine::ALL.len()],
     ports: Ports,
-    issued: f64,
-    end: f64,
+    issued: Moment,
+    end: Moment,
+    /// When the launch before ended.
+    start: f64,
     /// When accesses that wait for the launch before may start, and when the loads among them have their turn: later ones that
     /// need not wait overtake them.
-    held_until: f64,
-    held_queue: f64,
+    held_until: Moment,
+    held_queue: Moment,
     /// Since when each engine has had no power.
     gated: [Option<f64>; Engine::ALL.len()],
     gated_cycles: [f64; Engine::ALL.len()],
@@ -171,20 +176,25 @@ pub(super) struct Simulation<'t> {
 impl<'t> Simulation<'t> {
     /// A PE among `n_pes` that share the target's ports, which goes on from `before` with buffers at `placed`.
     pub fn new(placed: &[Placed], target: &'t Target, n_pes: f64, before: &Handover) -> Simulation<'t> {
-        let slots =
-            |buffer: &Placed| buffer.free.iter().map(|&t| SlotTimes { ready: t, released: t }).collect();
+        let start = before.end.unwrap_or(0.0);
+        let handed = |at: f64| Moment::handed(at, start);
+        let slots = |buffer: &Placed| {
+            let free = buffer.free.iter().map(|&at| handed(at));
+            free.map(|free| SlotTimes { ready: free, released: free }).collect()
+        };
         let rings = placed.iter().map(|buffer| Ring { slots: slots(buffer), head: 0, used: 0 }).collect();
         let (issued, held_until) = before.times(target);
         Simulation {
             target,
             n_pes,
             rings,
-            queues: before.queues,
+            queues: before.queues.map(handed),
             ports: before.ports.clone(),
-            issued,
-            end: 0.0,
-            held_until,
-            held_queue: held_until,
+            issued: handed(issued),
+            end: Moment::default(),
+            start,
+            held_until: handed(held_until),
+            held_queue: handed(held_until),
             gated: [None; Engine::ALL.len()],
             gated_cycles: [0.0; Engine::ALL.len()],
             slots: Vec::new(),
@@ -196,16 +206,17 @@ impl<'t> Simulation<'t> {
     pub fn finish(mut self, visit: Visit<'_>) -> Finished {
         self.settle(self.waiting.len(), visit);
         let end = self.end.max(self.issued);
-        let free = |ring: &Ring| ring.slots.iter().map(|slot| slot.ready.max(slot.released)).collect();
+        let free = |ring: &Ring| ring.slots.iter().map(|slot| slot.ready.max(slot.released).at).collect();
         Finished {
-            end,
-            issued: self.issued,
+            end: end.at,
+            path: end.path,
+            issued: self.issued.at,
             queues: {
                 let load = &mut self.queues[engine_idx(Engine::FiLoad)];
-                if self.held_queue > self.held_until {
+                if self.held_queue.at > self.held_until.at {
                     *load = load.max(self.held_queue);
                 }
-                self.queues
+                self.queues.map(|free| free.at)
             },
             slots: self.rings.iter().map(free).collect(),
             ports: self.ports,
@@ -217,7 +228,8 @@ impl<'t> Simulation<'t> {
     /// The next instruction.
     pub fn step(&mut self, step: &Step, visit: Visit<'_>) {
         let target = self.target;
-        self.issued += target.issue_cycles as f64;
+        let begin = self.start;
+        self.issued.advance(Cause::Issue, self.issued.at + target.issue_cycles as f64, begin);
         let engine = engine_idx(step.engine);
         if let Some((gated, on)) = step.gate {
             if gated == Engine::FiStore {
@@ -227,12 +239,67 @@ impl<'t> Simulation<'t> {
             // Power goes when the queue is empty, and is back when the instruction is issued.
             if on {
                 let since = self.gated[engine].take();
-                self.gated_cycles[engine] += since.map_or(0.0, |since| (self.issued - since).max(0.0));
+                self.gated_cycles[engine] += since.map_or(0.0, |since| (self.issued.at - since).max(0.0));
             } else if self.gated[engine].is_none() {
-                self.gated[engine] = Some(self.issued.max(self.queues[engine]));
+                self.gated[engine] = Some(self.issued.max(self.queues[engine]).at);
             }
         }
         let mut start = if step.held { self.issued.max(self.held_until) } else { self.issued };
+        start = self.take_slots(step, start, visit);
+        if step.engine == Engine::Cp {
+            // The command processor waits for a parameter before it goes on.
+            if let Work::Dma { .. } = step.work() {
+                start.advance(Cause::HbmLatency, start.at + target.hbm_latency_cycles as f64, begin);
+                self.issued = start;
+            }
+            return;
+        }
+        let need = cost(&step.work(), target);
+        if step.engine == Engine::FiStore {
+            let slots = self.slots.iter().map(|&(buffer, at, _)| (buffer, at)).collect();
+            self.waiting.push_back(Waiting { mnemonic: step.mnemonic, earliest: start, need, slots });
+            return;
+        }
+        let aside = step.held && step.engine == Engine::FiLoad && self.queues[engine].at < self.held_until.at;
+        start = start.max(if aside { self.held_queue } else { self.queues[engine] });
+        let mut busy = need.cycles as f64;
+        let past = self.past();
+        let [transfer, answer] = causes(&need);
+        let (port, occupied, delay) = self.port(&need);
+        let mut latency = 0.0;
+        let mut cause = Cause::Engine(step.engine);
+        if occupied > 0.0 {
+            let turn = port.take(start.at, occupied, past);
+            start.advance(transfer, turn, begin);
+            if occupied >= busy {
+                cause = transfer;
+            }
+            busy = busy.max(occupied);
+            latency = delay;
+        }
+        let first = start.at;
+        start.advance(cause, first + busy, begin);
+        let queue = if aside { &mut self.held_queue } else { &mut self.queues[engine] };
+        *queue = start;
+        let mut done = start;
+        done.advance(answer, start.at + latency, begin);
+        self.end = self.end.max(done);
+        for &(buffer, at, action) in &self.slots {
+            let times = &mut self.rings[buffer].slots[at];
+            match action {
+                Action::Push => *times = SlotTimes { ready: done, released: done },
+                Action::Read | Action::Pop => times.released = times.released.max(done),
+                Action::Update => {
+                    times.ready = done;
+                    times.released = times.released.max(done);
+                }
+            }
+        }
+        visit(step.mnemonic, step.engine, first as u64, busy.ceil() as u64);
+    }
+
+    /// When the slots of a step are there that may not start before `start`; the step has them from now on.
+    fn take_slots(&mut self, step: &Step, mut start: Moment, visit: Visit<'_>) -> Moment {
         self.slots.clear();
         for slot in &step.slots {
             let buffer = usize::from(slot.buffer);
@@ -259,77 +326,47 @@ impl<'t> Simulation<'t> {
             }
             self.slots.push((buffer, at, slot.action));
         }
-        if step.engine == Engine::Cp {
-            // The command processor waits for a parameter before it goes on.
-            if let Work::Dma { .. } = step.work() {
-                self.issued = start + target.hbm_latency_cycles as f64;
-            }
-            return;
-        }
-        let need = cost(&step.work(), target);
-        if step.engine == Engine::FiStore {
-            let slots = self.slots.iter().map(|&(buffer, at, _)| (buffer, at)).collect();
-            self.waiting.push_back(Waiting { mnemonic: step.mnemonic, earliest: start, need, slots });
-            return;
-        }
-        let aside = step.held && step.engine == Engine::FiLoad && self.queues[engine] < self.held_until;
-        start = start.max(if aside { self.held_queue } else { self.queues[engine] });
-        let mut busy = need.cycles as f64;
-        let past = self.past();
-        let (port, occupied, delay) = self.port(&need);
-        let mut latency = 0.0;
-        if occupied > 0.0 {
-            start = port.take(start, occupied, past);
-            busy = busy.max(occupied);
-            latency = delay;
-        }
-        let queue = if aside { &mut self.held_queue } else { &mut self.queues[engine] };
-        *queue = start + busy;
-        let done = start + busy + latency;
-        self.end = self.end.max(done);
-        for &(buffer, at, action) in &self.slots {
-            let times = &mut self.rings[buffer].slots[at];
-            match action {
-                Action::Push => *times = SlotTimes { ready: done, released: done },
-                Action::Read | Action::Pop => times.released = times.released.max(done),
-                Action::Update => {
-                    times.ready = done;
-                    times.released = times.released.max(done);
-                }
-            }
-        }
-        visit(step.mnemonic, step.engine, start as u64, busy.ceil() as u64);
+        start
     }
 
     /// Settles the `n` oldest stores that wait, in what loads leave of their ports.
     fn settle(&mut self, n: usize, visit: Visit<'_>) {
         let queue = engine_idx(Engine::FiStore);
         for store in self.waiting.drain(..n).collect::<Vec<_>>() {
+            let begin = self.start;
             let mut start = store.earliest.max(self.queues[queue]);
             let mut busy = store.need.cycles as f64;
             let past = self.past();
+            let [transfer, answer] = causes(&store.need);
             let (port, occupied, delay) = self.port(&store.need);
             let mut latency = 0.0;
+            let mut cause = Cause::Engine(Engine::FiStore);
             if occupied > 0.0 {
-                let (from, to) = port.take_parts(start, occupied, past);
-                start = from;
+                let (from, to) = port.take_parts(start.at, occupied, past);
+                start.advance(transfer, from, begin);
+                if to - from >= busy {
+                    cause = transfer;
+                }
                 busy = busy.max(to - from);
                 latency = delay;
             }
-            self.queues[queue] = start + busy;
-            let done = start + busy + latency;
+            let first = start.at;
+            start.advance(cause, first + busy, begin);
+            self.queues[queue] = start;
+            let mut done = start;
+            done.advance(answer, start.at + latency, begin);
             self.end = self.end.max(done);
             for (buffer, at) in store.slots {
                 let times = &mut self.rings[buffer].slots[at];
                 times.released = times.released.max(done);
             }
-            visit(store.mnemonic, Engine::FiStore, start as u64, busy.ceil() as u64);
+            visit(store.mnemonic, Engine::FiStore, first as u64, busy.ceil() as u64);
         }
     }
 
     /// Nothing will be asked of a port before: both queues of the fabric interface go forward only.
     fn past(&self) -> f64 {
-        self.queues[engine_idx(Engine::FiLoad)].min(self.queues[engine_idx(Engine::FiStore)])
+        self.queues[engine_idx(Engine::FiLoad)].at.min(self.queues[engine_idx(Engine::FiStore)].at)
     }
 
     /// The port that a transfer takes, for how many cycles of this PE's share, and its latency.
@@ -342,6 +379,11 @@ impl<'t> Simulation<'t> {
         };
         (port, bytes as f64 * self.n_pes / rate, delay as f64)
     }
+}
+
+/// What a transfer's cycles at its port are, and those until its answer.
+fn causes(need: &Cost) -> [Cause; 2] {
+    if need.sram_bytes > 0 { [Cause::Sram, Cause::SramLatency] } else { [Cause::Hbm, Cause::HbmLatency] }
 }
 
 #[cfg(test)]

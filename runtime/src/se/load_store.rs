@@ -4,10 +4,9 @@ use lacuna_isa::format::group::GroupScale;
 use lacuna_isa::format::{Format, GroupFormat, ScalarType, pack};
 use lacuna_isa::program::{Lane, Reg};
 
-use super::STRIP;
 use super::ops::Lanes;
-use super::strips::Strip;
-use crate::dma::{fixed_point, int_value};
+use super::strips::{STRIP, Strip};
+use crate::codes::{fixed_point, int_value};
 use crate::slots::Layout;
 
 /// The bytes behind a stream.

@@ -8,7 +8,7 @@ use lacuna_isa::format::ScalarType;
 use lacuna_isa::math;
 use lacuna_isa::program::{ACCUMULATORS, Lane, PARTIALS, REGISTERS, Reg, SeOp, SeReduce};
 
-use super::STRIP;
+use super::strips::STRIP;
 
 /// Registers and accumulators of one PE.
 #[derive(Debug)]
@@ -265,70 +265,79 @@ pub(crate) fn run(op: &SeOp, constants: &[u64], lanes: &mut Lanes, step: Step) {
                 f32_map!(lanes, n, dst, a, |x| ty.decode(ty.encode(f64::from(x))) as f32);
             }
         }
-        SeOp::Accumulate { f, lane, acc, a } => {
-            let first = usize::from(acc) * PARTIALS;
-            let reg = usize::from(a.0);
-            macro_rules! accumulate {
-                ($regs:ident, $accs:ident, $from:expr, $combine:expr) => {
-                    if step.along_sequence {
-                        let mut partials = [Default::default(); PARTIALS];
-                        for (p, partial) in partials.iter_mut().enumerate() {
-                            *partial = $from(lanes.$accs[first + p][0]);
-                        }
-                        let values = &lanes.$regs[reg][..n];
-                        let start = (step.index % PARTIALS as u64) as usize;
-                        let head = ((PARTIALS - start) % PARTIALS).min(n);
-                        for (i, &value) in values[..head].iter().enumerate() {
-                            let p = start + i;
-                            partials[p] = $combine(partials[p], $from(value));
-                        }
-                        let (chunks, tail) = values[head..].as_chunks::<PARTIALS>();
-                        for chunk in chunks {
-                            for p in 0..PARTIALS {
-                                partials[p] = $combine(partials[p], $from(chunk[p]));
-                            }
-                        }
-                        for (p, &value) in tail.iter().enumerate() {
-                            partials[p] = $combine(partials[p], $from(value));
-                        }
-                        for (p, partial) in partials.into_iter().enumerate() {
-                            lanes.$accs[first + p][0] = partial.to_bits_of();
-                        }
-                    } else {
-                        let p = (step.index % PARTIALS as u64) as usize;
-                        let values = &lanes.$regs[reg][..n];
-                        let out = &mut lanes.$accs[first + p][..n];
-                        for i in 0..n {
-                            out[i] = $combine($from(out[i]), $from(values[i])).to_bits_of();
-                        }
-                    }
-                };
-            }
-            reduce_with!(f, lane, accumulate, r32, a32, r64, a64);
-        }
-        SeOp::Tree { f, lane, dst, acc } => {
-            let first = usize::from(acc) * PARTIALS;
-            macro_rules! tree {
-                ($regs:ident, $accs:ident, $from:expr, $combine:expr) => {
-                    for i in 0..n {
-                        let mut partials = [Default::default(); PARTIALS];
-                        for (p, partial) in partials.iter_mut().enumerate() {
-                            *partial = $from(lanes.$accs[first + p][i]);
-                        }
-                        let mut half = PARTIALS / 2;
-                        while half > 0 {
-                            for p in 0..half {
-                                partials[p] = $combine(partials[p], partials[p + half]);
-                            }
-                            half /= 2;
-                        }
-                        lanes.$regs[usize::from(dst.0)][i] = partials[0].to_bits_of();
-                    }
-                };
-            }
-            reduce_with!(f, lane, tree, r32, a32, r64, a64);
-        }
+        SeOp::Accumulate { f, lane, acc, a } => accumulate(f, lane, acc, a, lanes, step),
+        SeOp::Tree { f, lane, dst, acc } => tree(f, lane, dst, acc, lanes, n),
     }
+}
+
+/// Adds a register to the partials of an accumulator.
+#[inline(always)]
+fn accumulate(f: SeReduce, lane: Lane, acc: u8, a: Reg, lanes: &mut Lanes, step: Step) {
+    let n = step.n.min(STRIP);
+    let first = usize::from(acc) * PARTIALS;
+    let reg = usize::from(a.0);
+    macro_rules! accumulate {
+        ($regs:ident, $accs:ident, $from:expr, $combine:expr) => {
+            if step.along_sequence {
+                let mut partials = [Default::default(); PARTIALS];
+                for (p, partial) in partials.iter_mut().enumerate() {
+                    *partial = $from(lanes.$accs[first + p][0]);
+                }
+                let values = &lanes.$regs[reg][..n];
+                let start = (step.index % PARTIALS as u64) as usize;
+                let head = ((PARTIALS - start) % PARTIALS).min(n);
+                for (i, &value) in values[..head].iter().enumerate() {
+                    let p = start + i;
+                    partials[p] = $combine(partials[p], $from(value));
+                }
+                let (chunks, tail) = values[head..].as_chunks::<PARTIALS>();
+                for chunk in chunks {
+                    for p in 0..PARTIALS {
+                        partials[p] = $combine(partials[p], $from(chunk[p]));
+                    }
+                }
+                for (p, &value) in tail.iter().enumerate() {
+                    partials[p] = $combine(partials[p], $from(value));
+                }
+                for (p, partial) in partials.into_iter().enumerate() {
+                    lanes.$accs[first + p][0] = partial.to_bits_of();
+                }
+            } else {
+                let p = (step.index % PARTIALS as u64) as usize;
+                let values = &lanes.$regs[reg][..n];
+                let out = &mut lanes.$accs[first + p][..n];
+                for i in 0..n {
+                    out[i] = $combine($from(out[i]), $from(values[i])).to_bits_of();
+                }
+            }
+        };
+    }
+    reduce_with!(f, lane, accumulate, r32, a32, r64, a64);
+}
+
+/// Combines the partials of an accumulator, halves with halves.
+#[inline(always)]
+fn tree(f: SeReduce, lane: Lane, dst: Reg, acc: u8, lanes: &mut Lanes, n: usize) {
+    let first = usize::from(acc) * PARTIALS;
+    macro_rules! tree {
+        ($regs:ident, $accs:ident, $from:expr, $combine:expr) => {
+            for i in 0..n {
+                let mut partials = [Default::default(); PARTIALS];
+                for (p, partial) in partials.iter_mut().enumerate() {
+                    *partial = $from(lanes.$accs[first + p][i]);
+                }
+                let mut half = PARTIALS / 2;
+                while half > 0 {
+                    for p in 0..half {
+                        partials[p] = $combine(partials[p], partials[p + half]);
+                    }
+                    half /= 2;
+                }
+                lanes.$regs[usize::from(dst.0)][i] = partials[0].to_bits_of();
+            }
+        };
+    }
+    reduce_with!(f, lane, tree, r32, a32, r64, a64);
 }
 
 /// Largest finite value of a float type.

@@ -1,6 +1,7 @@
 //! Cutting a domain into strips of lanes with known addresses.
 
-use super::{ADDRESSES, STRIP};
+use lacuna_isa::program::MAX_STREAMS;
+use lacuna_isa::view::VIEW_DIMS;
 
 /// A dimension of a domain: number of indices, and what one step adds to each address.
 #[derive(Clone, Copy, Debug)]
@@ -151,3 +152,9 @@ fn from_rows(rows: &[[i64; ADDRESSES]]) -> Strip {
     }
     strip
 }
+
+/// Lanes that one operation processes at a time.
+pub(crate) const STRIP: usize = 256;
+
+/// Address sequences of a program: its streams and the coordinates of its domain.
+pub(crate) const ADDRESSES: usize = MAX_STREAMS + VIEW_DIMS;

@@ -1,6 +1,7 @@
 //! Strided boxes of elements, plane by plane, as runs of bits.
 
 use lacuna_isa::format::Format;
+use lacuna_isa::inst::Order;
 use lacuna_isa::view::{PlaneMap, VIEW_DIMS};
 
 use super::{Reason, Rule};
@@ -180,6 +181,14 @@ pub(super) fn dense_strides(sizes: [u32; VIEW_DIMS]) -> [i64; VIEW_DIMS] {
         strides[d] = strides[d + 1].saturating_mul(i64::from(sizes[d + 1].max(1)));
     }
     strides
+}
+
+/// Dimensions of a product's second operand: columns and sums.
+pub(super) fn product_dims(order: Order) -> ([usize; 2], [usize; 3]) {
+    match order {
+        Order::Kn => ([0, 4], [1, 2, 3]),
+        Order::Nk => ([0, 1], [2, 3, 4]),
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use lacuna_isa::view::{PE_COORDS, Position};
 
 use super::control::{Control, Stop, Values};
 use super::forms::operands;
-use super::slots::{self, Layout};
+use super::ranges::Layout;
+use super::slots;
 use super::{Fault, Reason, Rule, pes, record};
 
 /// An operand, with the number of the layout that its push makes.

@@ -8,15 +8,8 @@ use lacuna_isa::object::Kernel;
 use lacuna_isa::program::{Lane, Program, SeOp, SeReduce};
 use lacuna_isa::view::View;
 
+use super::boxes::product_dims;
 use super::{Fault, Reason, Rule, record, rows};
-
-/// Dimensions of a product's second operand: columns and sums.
-pub(super) fn product_dims(order: Order) -> ([usize; 2], [usize; 3]) {
-    match order {
-        Order::Kn => ([0, 4], [1, 2, 3]),
-        Order::Nk => ([0, 1], [2, 3, 4]),
-    }
-}
 
 /// Checks every instruction of a valid kernel on its own, and the balance of its loops.
 pub(super) fn check(kernel: &Kernel, faults: &mut Vec<Fault>) {
@@ -118,28 +111,7 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
             }
             Ok(())
         }
-        InstKind::Pack { dst, src } => {
-            let (from, to) = (local(src), local(dst));
-            let Some(pattern) = to.pattern else {
-                return form("a slot without a pattern is packed into".to_owned());
-            };
-            if from.pattern.is_some() || from.format != to.format {
-                return form(format!("{} does not pack into {}", from.format, to.format));
-            }
-            let group = to.format.group_size();
-            if let Format::Grouped(format) = to.format
-                && format.pair_shift
-            {
-                return form(format!("magnitudes of {} are not those of its codes", to.format));
-            }
-            if group > 1 && !group.is_multiple_of(u32::from(pattern.m)) {
-                return form(format!("a pattern {pattern} cuts groups of {group}"));
-            }
-            if group > 1 {
-                one_k(from, to)?;
-            }
-            same_box(from, to)
-        }
+        InstKind::Pack { dst, src } => packing(local(src), local(dst)),
         InstKind::St { src, dst } => {
             let (from, to) = (local(src), global(*dst));
             if (from.format, from.pattern) != (to.format, to.pattern) {
@@ -222,6 +194,29 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
         InstKind::Send { .. } => unknown(kind),
         InstKind::Recv { .. } => unknown(kind),
     }
+}
+
+/// `pack`.
+fn packing(from: &View, to: &View) -> Result<(), Reason> {
+    let Some(pattern) = to.pattern else {
+        return form("a slot without a pattern is packed into".to_owned());
+    };
+    if from.pattern.is_some() || from.format != to.format {
+        return form(format!("{} does not pack into {}", from.format, to.format));
+    }
+    let group = to.format.group_size();
+    if let Format::Grouped(format) = to.format
+        && format.pair_shift
+    {
+        return form(format!("magnitudes of {} are not those of its codes", to.format));
+    }
+    if group > 1 && !group.is_multiple_of(u32::from(pattern.m)) {
+        return form(format!("a pattern {pattern} cuts groups of {group}"));
+    }
+    if group > 1 {
+        one_k(from, to)?;
+    }
+    same_box(from, to)
 }
 
 /// Number of PEs of a group.

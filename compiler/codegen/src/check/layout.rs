@@ -5,7 +5,7 @@ use lacuna_isa::view::{Position, VIEW_DIMS, View};
 use super::boxes::{Side, whole_groups};
 use super::control::Control;
 use super::forms::grouped;
-use super::slots::{Layout, Ranges, intersect, ranges, strides, within};
+use super::ranges::{Layout, Ranges, intersect, ranges, strides, within};
 use super::{Reason, Rule};
 
 /// `view` where indices take the place of dimension `d`: it starts at 0, is never advanced, and clips at no end.

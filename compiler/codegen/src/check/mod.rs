@@ -26,6 +26,7 @@ mod forms;
 mod layout;
 mod marks;
 mod order;
+mod ranges;
 mod records;
 mod rows;
 mod slots;

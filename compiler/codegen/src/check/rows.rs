@@ -4,7 +4,7 @@ use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::Order;
 use lacuna_isa::view::View;
 
-use super::forms::product_dims;
+use super::boxes::product_dims;
 use super::{Reason, Rule};
 
 /// Checks that a view is of one of some scalar types that stand alone.

@@ -28,8 +28,9 @@ use super::attention_plan::{BATCH, Course, GROUP, KEYS, Plan, TILE};
 use super::attention_programs::{Compare, Streams, exponentials, greatest, passes};
 use super::attention_tiles::{Buffers, Flash, KEY_STEPS, Pass, fit};
 use crate::emit::KernelBuilder;
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::place::{Place, StorageId};
+use crate::refusal::{Lowered, Refusal};
 
 impl Flash<'_, '_> {
     /// The softmax of a tile of keys.
@@ -164,7 +165,8 @@ impl Flash<'_, '_> {
             self.load_mask(1, pass, tile)?;
         }
         self.load_keyed(1, 2)?;
-        let factor = self.buffers.factor.ok_or("a loop over keys without a factor")?;
+        let factor =
+            self.buffers.factor.ok_or(Refusal::Contradiction("a loop over keys without a factor".into()))?;
         for tile in tiles.clone() {
             self.rescale(3, tile, factor)?;
             self.gather_values(3, pass, tile, Action::Update)?;
@@ -215,10 +217,10 @@ impl Lowering<'_> {
     /// `attention`: see the head of this file.
     pub fn attention(&mut self, node: Node, result: Value) -> Lowered {
         let data = &self.func.nodes[node];
-        let a = Attention::of(&data.op).ok_or("not attention")?;
+        let a = Attention::of(&data.op).ok_or(Refusal::Contradiction("not attention".into()))?;
         let types: Vec<&TensorType> = data.args.iter().map(|&v| self.func.ty(v)).collect();
         let plan = Plan::choose(&a, &types, self.target)
-            .ok_or("no tile of the attention fits the memories of a PE")?;
+            .ok_or(Refusal::Limit("no tile of the attention fits the memories of a PE".into()))?;
         let args = data.args.clone();
         let plain = self.allocate(result);
         let sink = self.quantised_behind_views(result, &plain);
@@ -313,7 +315,9 @@ impl Lowering<'_> {
         let mut bases: Vec<(StorageId, u64)> = bases.into_iter().map(|storage| (storage, 0)).collect();
         if let Some((position, _)) = &live {
             let most = fit(plan.sizes.keys as i64)?;
-            position.load(self, &mut kernel, &mut bases, [0, most]).ok_or("no register for the position")?;
+            position
+                .load(self, &mut kernel, &mut bases, [0, most])
+                .ok_or(Refusal::Limit("no register for the position".into()))?;
         }
         self.launch_at(kernel, bases);
         match sink {
@@ -355,7 +359,7 @@ fn buffers(
         Some(ty) => {
             let heads = if ty.shape[1] > 1 { s.share } else { 1 };
             let queries = if ty.shape[2] > 1 { plan.queries } else { 1 };
-            let elem = ty.elem.scalar().ok_or("a grouped mask")?;
+            let elem = ty.elem.scalar().ok_or(Refusal::Grouped("a grouped mask".into()))?;
             Some(local("mask", elem, heads * queries * plan.keys, two)?)
         }
     };

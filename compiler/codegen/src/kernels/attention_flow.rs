@@ -21,7 +21,7 @@ use lacuna_isa::view::{PE_COORDS, VIEW_DIMS};
 use super::attention_plan::{KEYS, PART, TILE};
 use super::attention_programs::{Compare, Streams, diagonal, exponentials, raise};
 use super::attention_tiles::{Flash, KEY_STEPS, Pass, Side, fit};
-use crate::lower::Lowered;
+use crate::refusal::{Lowered, Refusal};
 
 /// Which tile of keys a load or product takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,7 +181,11 @@ impl Flash<'_, '_> {
     }
 
     fn peaks(&self) -> Lowered<u8> {
-        self.buffers.peaks.first().copied().ok_or_else(|| "a flow without maxima".to_string())
+        self.buffers
+            .peaks
+            .first()
+            .copied()
+            .ok_or_else(|| Refusal::Contradiction("a flow without maxima".into()))
     }
 
     /// Scores of a tile: queries times keys.
@@ -249,7 +253,8 @@ impl Flash<'_, '_> {
     fn weigh(&mut self, pass: &Pass, columns: Side) -> Lowered<()> {
         let plan = self.plan;
         let queries = plan.queries as i64;
-        let factor = self.buffers.factor.ok_or("a loop over keys without a factor")?;
+        let factor =
+            self.buffers.factor.ok_or(Refusal::Contradiction("a loop over keys without a factor".into()))?;
         let number = self.rows(Format::F32, 1, [queries, 1, 0])?;
         let streams = vec![
             Self::stream(self.peaks()?, Action::Pop, number),

@@ -10,8 +10,8 @@ use lacuna_isa::format::ScalarType;
 use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, SeUnary};
 
 use super::attention_plan::{Plan, Rejection};
-use crate::expr::Code;
-use crate::lower::Lowered;
+use crate::code::Code;
+use crate::refusal::Lowered;
 
 /// Dimensions of the domain: unit, unit, heads, queries, keys.
 const QUERY_DIM: u8 = 3;

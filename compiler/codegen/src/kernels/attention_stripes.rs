@@ -22,7 +22,7 @@ use lacuna_isa::view::{Space, VIEW_DIMS};
 use super::attention_plan::{BATCH, GROUP, KEYS, Plan, TILE};
 use super::attention_programs::{Compare, Streams, exponentials, hide, raise};
 use super::attention_tiles::{Flash, KEY_STEPS, Side, fit};
-use crate::lower::Lowered;
+use crate::refusal::{Lowered, Refusal};
 
 /// A tile of keys: its number from the first key on, or from the first of the round of the loop that it is made in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -362,7 +362,8 @@ impl Flash<'_, '_> {
         let s = plan.sizes;
         let queries = plan.queries as i64;
         let seen = self.seen(tile).rows;
-        let factor = self.buffers.factor.ok_or("a loop over keys without a factor")?;
+        let factor =
+            self.buffers.factor.ok_or(Refusal::Contradiction("a loop over keys without a factor".into()))?;
         let peaks = self.buffers.peaks.clone();
         let number = self.rows(Format::F32, 1, [queries, 1, 0])?;
         let mut streams = vec![
@@ -400,7 +401,8 @@ impl Flash<'_, '_> {
         let s = self.plan.sizes;
         let queries = self.plan.queries as i64;
         let seen = self.seen(tile).rows;
-        let factor = self.buffers.factor.ok_or("a loop over keys without a factor")?;
+        let factor =
+            self.buffers.factor.ok_or(Refusal::Contradiction("a loop over keys without a factor".into()))?;
         let width = s.width as i64;
         let sides = [
             Side::free(s.share, queries * width),

@@ -11,8 +11,8 @@ use lacuna_isa::view::{Advance, Dim, LOOP_LEVELS, PE_COORDS, Space, VIEW_DIMS, V
 use super::attention_plan::{BATCH, GROUP, KEYS, PART, Plan, Rejection, Sizes, TILE};
 use super::attention_programs::{Compare, Parts, divide, rescale};
 use crate::emit::KernelBuilder;
-use crate::lower::Lowered;
 use crate::place::{Place, StorageId};
+use crate::refusal::{Lowered, Refusal};
 
 /// One dimension of a view: which axes move it, and by how many coordinates per element of each axis.
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ pub(super) struct Flash<'a, 'p> {
 
 /// `value` in a field of a view or trip.
 pub(super) fn fit<T: TryFrom<i64>>(value: i64) -> Lowered<T> {
-    T::try_from(value).map_err(|_| format!("{value} does not fit a view"))
+    T::try_from(value).map_err(|_| Refusal::Limit(format!("{value} does not fit a view")))
 }
 
 impl Flash<'_, '_> {
@@ -117,7 +117,9 @@ impl Flash<'_, '_> {
                     level.into_iter().chain(along.map(|(c, to)| (to, data.coord_step(c))))
                 {
                     if place.replace(step(elements)?).is_some() {
-                        return Err("a counter or coordinate moves two dimensions of a view".into());
+                        return Err(Refusal::Limit(
+                            "a counter or coordinate moves two dimensions of a view".into(),
+                        ));
                     }
                 }
             }

@@ -17,12 +17,14 @@ use super::map::result_tile;
 use super::reduce::{reducer, spread, total};
 use super::rows::{Rows, live_bytes, load, row_limit};
 use super::space::tile_of;
+use crate::code::{Code, lane};
 use crate::emit::{KernelBuilder, LocalDim, free};
-use crate::expr::{Code, Expr, Hero, Leaf, compile, lane};
+use crate::expr::{Expr, Hero, Leaf, compile};
 use crate::ints;
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::nest::{Axis, Nest, TileDim};
 use crate::place::{Place, order_of};
+use crate::refusal::{Lowered, Refusal};
 
 /// Elements of one step.
 const STEP: u64 = PARTIALS as u64;
@@ -65,7 +67,7 @@ impl Lowering<'_> {
         op: ReduceOp,
         walked: &[bool],
     ) -> Lowered {
-        let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+        let elem = expr.nodes.last().ok_or(Refusal::Contradiction("an empty expression".into()))?.1;
         let place = self.places[result].clone().unwrap_or_else(|| self.allocate(result));
         let out_strides = spread(&place.strides, walked);
         let space = Rows::space(expr, &out_strides, walked);
@@ -89,7 +91,7 @@ impl Lowering<'_> {
         let spread_over: Vec<bool> = (0..=k).map(|d| d < k).collect();
         let nest = Nest::distribute(axes, &spread_over, self.target.rows, self.target.cols);
         if !nest.fits() || nest.axes[k].trip < 2 {
-            return Err("the rows need more loop levels than the machine has".into());
+            return Err(Refusal::Limit("the rows need more loop levels than the machine has".into()));
         }
         let mut kb = KernelBuilder::new(name, nest, &self.storages);
         let axes = kb.nest.axes.clone();
@@ -240,12 +242,12 @@ impl Lowering<'_> {
         expr: &Expr,
         walked: &[bool],
     ) -> Lowered<Expr> {
-        let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+        let elem = expr.nodes.last().ok_or(Refusal::Contradiction("an empty expression".into()))?.1;
         let mut order = order_of(&spread(&place.strides, walked));
         order.sort_by_key(|&d| if walked[d] { (1, d) } else { (0, 0) });
         let copy = self.temporary(elem, &expr.shape, &order);
         if expr.is_copy() && expr.leaves.iter().any(|leaf| leaf.place.strides == copy.strides) {
-            return Err("the rows have more dimensions than a view".into());
+            return Err(Refusal::Limit("the rows have more dimensions than a view".into()));
         }
         self.map(name, expr, &copy)?;
         let mut row = Expr::new(expr.shape.clone());

@@ -4,9 +4,11 @@ use lacuna_ir::op::{BinaryOp, ContractMap, ReduceOp};
 use lacuna_ir::{Node, Op, Value};
 use lacuna_isa::format::ScalarType;
 
-use crate::expr::{Expr, ExprId, ExprNode, Leaf, lane_bits};
-use crate::lower::{Lowered, Lowering};
+use crate::code::lane_bits;
+use crate::expr::{Expr, ExprId, ExprNode, Leaf};
+use crate::lower::Lowering;
 use crate::place::Place;
+use crate::refusal::{Lowered, Refusal};
 
 impl Lowering<'_> {
     /// A contraction as a reduction of products over the labels of the result, then the summed ones.
@@ -21,8 +23,12 @@ impl Lowering<'_> {
         };
         let mut expr = Expr::new(labels.iter().map(|&l| size(l)).collect());
         let mut operand = |this: &mut Self, value: Value, own: &[u8]| -> Lowered<ExprId> {
-            let from =
-                this.func.ty(value).elem.scalar().ok_or("a grouped operand of a product in wide lanes")?;
+            let from = this
+                .func
+                .ty(value)
+                .elem
+                .scalar()
+                .ok_or(Refusal::Grouped("a grouped operand of a product in wide lanes".into()))?;
             let id = match this.scalar_const(value) {
                 Some(code) => expr.add(ExprNode::Const(lane_bits(from, code)), from),
                 None => {

@@ -4,9 +4,11 @@ use lacuna_ir::op::{ConvAttrs, ReduceOp};
 use lacuna_ir::{Shape, Value};
 use lacuna_isa::format::{Format, ScalarType};
 
-use crate::expr::{Expr, ExprNode, Leaf, lane_bits};
-use crate::lower::{Lowered, Lowering};
+use crate::code::lane_bits;
+use crate::expr::{Expr, ExprNode, Leaf};
+use crate::lower::Lowering;
 use crate::place::{Place, Storage, StorageKind, order_of, strides_in_order};
+use crate::refusal::{Lowered, Refusal};
 
 impl Lowering<'_> {
     /// A new intermediate of the given type, in a physical order.
@@ -36,7 +38,7 @@ impl Lowering<'_> {
     /// A reduction over no elements: the value that it starts from.
     pub fn reduce_nothing(&mut self, result: Value, op: ReduceOp) -> Lowered {
         let ty = self.func.ty(result).clone();
-        let elem = ty.elem.scalar().ok_or("a reduction of a grouped value")?;
+        let elem = ty.elem.scalar().ok_or(Refusal::Grouped("a reduction of a grouped value".into()))?;
         let extreme = |float: f64, int: f64| match elem {
             ScalarType::Bool => u64::from(int > 0.0),
             _ => elem.encode(if elem.is_float() { float } else { int }),
@@ -58,7 +60,7 @@ impl Lowering<'_> {
     /// `pad` by a value that the fabric interface cannot fill with: the value everywhere, then the operand inside.
     pub fn pad_by_value(&mut self, result: Value, x: Value, value: Value, low: &[u64]) -> Lowered {
         let ty = self.func.ty(result).clone();
-        let elem = ty.elem.scalar().ok_or("padding a grouped value")?;
+        let elem = ty.elem.scalar().ok_or(Refusal::Grouped("padding a grouped value".into()))?;
         let place = self.allocate(result);
         match self.scalar_const(value) {
             Some(code) => self.fill(&ty.shape, elem, code, &place)?,
@@ -88,7 +90,10 @@ impl Lowering<'_> {
         if attrs.x_dilations.iter().all(|&d| d == 1) || ty.shape.elements() == 0 {
             return Ok((from, ty.shape));
         }
-        let elem = ty.elem.scalar().ok_or("a transposed convolution in a grouped format")?;
+        let elem = ty
+            .elem
+            .scalar()
+            .ok_or(Refusal::Grouped("a transposed convolution in a grouped format".into()))?;
         let mut shape = ty.shape.clone();
         let mut steps = vec![1; shape.rank()];
         for (&d, &spread) in attrs.x[2..].iter().zip(&attrs.x_dilations) {

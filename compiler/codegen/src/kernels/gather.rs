@@ -12,9 +12,10 @@ use lacuna_isa::view::VIEW_DIMS;
 use super::map::LOCAL_FILL;
 use crate::emit::{KernelBuilder, LocalDim, Tile, free};
 use crate::expr::{Expr, ExprNode, Leaf};
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::nest::{Axis, Nest, TileDim};
 use crate::place::{Place, reshape_strides};
+use crate::refusal::{Lowered, Refusal};
 
 /// What one indexed load reads and writes: the space is (before the axis, indices, after the axis).
 struct Lookup {
@@ -48,8 +49,9 @@ impl Lowering<'_> {
         }
         let x_shape = self.func.ty(x).shape.clone();
         let i_shape = self.func.ty(i).shape.clone();
-        let elem = self.func.ty(x).elem.scalar().ok_or("gather from a grouped table")?;
-        let index_elem = self.func.ty(i).elem.scalar().ok_or("grouped indices")?;
+        let elem =
+            self.func.ty(x).elem.scalar().ok_or(Refusal::Grouped("gather from a grouped table".into()))?;
+        let index_elem = self.func.ty(i).elem.scalar().ok_or(Refusal::Grouped("grouped indices".into()))?;
         let strides = |place: &Place| -> Option<Vec<i64>> {
             let before = merged(place, &x_shape, 0..axis)?;
             Some(vec![before, place.strides[axis], merged(place, &x_shape, axis + 1..x_shape.rank())?])
@@ -59,7 +61,7 @@ impl Lowering<'_> {
             Some(found) => found,
             None => {
                 table = self.dense(&x_shape, elem, table)?;
-                strides(&table).ok_or("a dense table does not merge")?
+                strides(&table).ok_or(Refusal::Contradiction("a dense table does not merge".into()))?
             }
         };
         let mut indices = self.place(i)?;
@@ -100,8 +102,9 @@ impl Lowering<'_> {
     fn gather_batched(&mut self, result: Value, x: Value, i: Value, axis: usize, batch: usize) -> Lowered {
         let x_shape = self.func.ty(x).shape.clone();
         let i_shape = self.func.ty(i).shape.clone();
-        let elem = self.func.ty(x).elem.scalar().ok_or("gather from a grouped table")?;
-        let index_elem = self.func.ty(i).elem.scalar().ok_or("grouped indices")?;
+        let elem =
+            self.func.ty(x).elem.scalar().ok_or(Refusal::Grouped("gather from a grouped table".into()))?;
+        let index_elem = self.func.ty(i).elem.scalar().ok_or(Refusal::Grouped("grouped indices".into()))?;
         let rank = x_shape.rank();
         // The table as (batch, axis, other dimensions).
         let order: Vec<usize> = (0..batch).chain([axis]).chain(batch..axis).chain(axis + 1..rank).collect();
@@ -115,7 +118,7 @@ impl Lowering<'_> {
             Some(found) => found,
             None => {
                 table = self.dense(&moved, elem, table)?;
-                strides(&table).ok_or("a dense table does not merge")?
+                strides(&table).ok_or(Refusal::Contradiction("a dense table does not merge".into()))?
             }
         };
         // The row numbers, over (batch, the other indices).
@@ -130,7 +133,7 @@ impl Lowering<'_> {
             Some(found) => found,
             None => {
                 place = self.dense(&i_shape, index_elem, place)?;
-                strides(&place).ok_or("dense indices do not merge")?
+                strides(&place).ok_or(Refusal::Contradiction("dense indices do not merge".into()))?
             }
         };
         let mut expr = Expr::new(flat.clone());

@@ -7,20 +7,16 @@ use lacuna_isa::program::{Program, SeOp, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
 use super::space::{SpaceDim, Walk, coalesce, cut, fold_first, folded, tile_in_order, tile_of};
-use crate::emit::{EmitError, KernelBuilder, LocalDim, STAGED_SLOTS, Tile};
-use crate::expr::{Code, Expr, ExprNode, Hero, Leaf, compile, lane};
-use crate::lower::{Lowered, Lowering};
+use crate::code::{Code, lane};
+use crate::emit::{KernelBuilder, LocalDim, STAGED_SLOTS, Tile};
+use crate::expr::{Expr, ExprNode, Hero, Leaf, compile};
+use crate::lower::Lowering;
 use crate::nest::{Nest, TileDim};
 use crate::place::{Place, order_of};
+use crate::refusal::{Lowered, Refusal};
 
 /// Share of local memory that tiles may fill.
 pub const LOCAL_FILL: f64 = 0.9;
-
-impl From<EmitError> for String {
-    fn from(error: EmitError) -> String {
-        error.0
-    }
-}
 
 /// The space of an expression in the physical order of `out`; operand 0 is the result, then the leaves.
 pub fn space_of(expr: &Expr, out: &Place, order: &[usize]) -> Vec<SpaceDim> {
@@ -85,7 +81,7 @@ impl Lowering<'_> {
     /// Emits an element-wise expression over the dimensions of its space.
     fn map_space(&mut self, name: &str, expr: &Expr, out: &Place, dims: &[SpaceDim]) -> Lowered {
         if dims[..folded(dims.len())].iter().any(|d| d.apart) {
-            return Err("dimensions whose coordinates or padding matter are too many".into());
+            return Err(Refusal::Limit("dimensions whose coordinates or padding matter are too many".into()));
         }
         let bytes_of = |format: Format| format.element().bytes_for(8).max(1);
         let mut eighth_bytes = bytes_of(self.storages[out.storage].format);
@@ -94,9 +90,9 @@ impl Lowering<'_> {
         }
         let limit = (self.target.local_bytes as f64 * LOCAL_FILL / 2.0 * 8.0 / eighth_bytes as f64) as u64;
         let units = vec![1; dims.len()];
-        let nest = cut(dims, &units, limit, self.target).ok_or("no tile fits")?;
+        let nest = cut(dims, &units, limit, self.target).ok_or(Refusal::Limit("no tile fits".into()))?;
         if !nest.fits() {
-            return Err("the region needs more loop levels than the machine has".into());
+            return Err(Refusal::Limit("the region needs more loop levels than the machine has".into()));
         }
         let mut kb = KernelBuilder::new(name, nest, &self.storages);
         let inner = kb.n_loops();
@@ -163,7 +159,7 @@ impl Lowering<'_> {
             (VIEW_DIMS + at - dims.len()) as u8
         };
         let value = compile(expr, &mut code, &numbers, Hero::None, &dim_of)?;
-        let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+        let elem = expr.nodes.last().ok_or(Refusal::Contradiction("an empty expression".into()))?.1;
         code.ops.push(SeOp::Store { stream: loads.len() as u8, lane: lane(elem), src: value });
         let domain_view = domain_dims(&kb.nest);
         let domain = kb.local(Format::F32, None, None, &domain_view)?;
@@ -200,10 +196,9 @@ impl Lowering<'_> {
             expr.leaves.iter().any(pads) || expr.nodes.iter().any(|(node, _)| counts(node))
         };
         let fits = |d: &usize| (2..=MAX_PEELED).contains(&expr.shape[*d]) && !matters(*d);
-        let outer =
-            order.iter().copied().find(fits).ok_or_else(|| {
-                format!("the region has more than {VIEW_DIMS} dimensions that do not merge")
-            })?;
+        let outer = order.iter().copied().find(fits).ok_or_else(|| {
+            Refusal::Limit(format!("the region has more than {VIEW_DIMS} dimensions that do not merge"))
+        })?;
         let size = expr.shape[outer];
         for i in 0..size as i64 {
             let mut part = expr.clone();

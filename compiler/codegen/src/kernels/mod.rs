@@ -18,6 +18,8 @@ pub mod norm;
 pub mod problem;
 mod problem_dims;
 pub mod product;
+pub mod product_plan;
+mod product_problem;
 pub mod product_tiles;
 pub mod product_time;
 pub mod product_views;

@@ -8,10 +8,12 @@ use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, SeUnary, Stream};
 
 use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, load, operand_bytes};
+use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
-use crate::expr::{Code, Leaf, lane};
-use crate::lower::{Lowered, Lowering};
+use crate::expr::Leaf;
+use crate::lower::Lowering;
 use crate::place::{Place, order_of};
+use crate::refusal::{Lowered, Refusal};
 
 fn real(code: &mut Code, lane: Lane, value: f64) -> Lowered<Reg> {
     let bits = if lane == Lane::F64 { value.to_bits() } else { u64::from((value as f32).to_bits()) };
@@ -127,7 +129,8 @@ impl Lowering<'_> {
             for (i, &a) in axes.iter().enumerate() {
                 strides[a as usize] = from.strides[i];
             }
-            let elem = self.func.ty(arg).elem.scalar().ok_or("a grouped scale or bias")?;
+            let elem =
+                self.func.ty(arg).elem.scalar().ok_or(Refusal::Grouped("a grouped scale or bias".into()))?;
             expr.leaves.push(Leaf { place: Place { strides, ..from }, elem, pad: None });
         }
         let walked: Vec<bool> = (0..rank).map(|d| axes.contains(&(d as u8))).collect();

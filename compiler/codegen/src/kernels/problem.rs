@@ -1,26 +1,19 @@
 //! Products in normal form.
 //!
-//! A [`Problem`] is a contraction or a convolution brought to one form: result dimensions (batch, rows, columns), summed
+//! A [`Problem`] is a contraction or a convolution brought to one form ([`super::product_problem`]): result dimensions (batch, rows, columns), summed
 //! dimensions, and how each operand moves along them. [`super::product_tiles`] chooses tiles, loop order and grid for it;
 //! [`super::product`] emits the stream.
 
-use lacuna_ir::op::{ContractMap, ConvAttrs};
-use lacuna_ir::{ConstId, Node, Op, Value};
+use std::rc::Rc;
+
+use lacuna_ir::ConstId;
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::Order;
-use lacuna_isa::timing::flag_elements;
+use lacuna_isa::sparse::BLOCK;
 
-use super::blocks::BlockFlags;
-use super::problem_dims::{
-    cut, form_fits, merge_summed, pad_to_blocks, roles, split_groups, stored_terms, whole_groups,
-};
-use super::space::{SpaceDim, Walk, coalesce};
-use super::sparse::Form;
-use super::widen::Widen;
-use crate::expr::Expr;
-use crate::lower::{Lowered, Lowering};
-use crate::place::{PANEL, Packing, Panels, Place, Storage, StorageKind, order_of};
-use crate::weights;
+use super::space::SpaceDim;
+use crate::place::{PANEL, Panels, Place};
+use crate::zeros::Form;
 
 /// What role a result dimension plays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,362 +115,152 @@ impl Problem {
     }
 }
 
-impl Lowering<'_> {
-    /// Walks of the result and of the epilogue's loads along logical dimension `d` of the result, then of both operands.
-    fn result_dim(expr: &Expr, out: &Place, d: usize, a: i64, b: i64) -> SpaceDim {
-        let size = expr.shape[d];
-        let mut walks = vec![Walk { stride: out.strides[d], origin: 0, bound: size }];
-        walks.extend(expr.leaves.iter().map(|l| Walk { stride: l.place.strides[d], origin: 0, bound: size }));
-        walks.extend([a, b].map(|stride| Walk { stride, origin: 0, bound: size }));
-        SpaceDim { size, walks, logical: vec![d], apart: false }
+/// Flags of the blocks of a second operand.
+#[derive(Clone, Debug)]
+pub struct BlockFlags {
+    /// Where they lie, `[N/32][K/k]`.
+    pub place: Place,
+    /// Elements along K that share a flag.
+    pub k: u64,
+    /// The constant.
+    pub(super) constant: ConstId,
+    /// Its layout.
+    pub(super) panels: Panels,
+    /// The flags themselves, a byte each.
+    pub(super) set: Rc<Vec<u8>>,
+    /// Flags of a panel, and how many are set in each.
+    pub(super) n_flags: u64,
+    pub(super) n_set: Vec<u64>,
+}
+
+impl BlockFlags {
+    /// The share of flags that are set.
+    pub fn share(&self) -> f64 {
+        self.n_set.iter().sum::<u64>() as f64 / self.set.len().max(1) as f64
     }
 
-    /// The problem of a contraction.
-    pub(super) fn contract_problem(
-        &mut self,
-        hero: Node,
-        map: &ContractMap,
-        expr: &Expr,
-        out: &Place,
-        form: Form,
-    ) -> Lowered<Problem> {
-        let args = self.func.nodes[hero].args.clone();
-        let swap = self.swaps(&args);
-        let (a, b, map) = if swap {
-            (args[1], args[0], ContractMap { a: map.b.clone(), b: map.a.clone(), out: map.out.clone() })
-        } else {
-            (args[0], args[1], map.clone())
-        };
-        let a_place = self.operand_place(a)?;
-        let a_ty = self.func.ty(a).clone();
-        let b_ty = self.func.ty(b).clone();
-        let a_dim = |label: u8| map.a.iter().position(|&l| l == label);
-        let b_dim = |label: u8| map.b.iter().position(|&l| l == label);
-        let columns = map.columns();
-        let mut summed = map.summed();
-        summed.sort_by_key(|&l| std::cmp::Reverse(a_dim(l).map_or(0, |d| a_place.strides[d].unsigned_abs())));
-        let constant = self.func.as_const(b).filter(|_| map.batch().is_empty());
-        let blocked = self.func.blocked(b).filter(|_| map.batch().is_empty() && form == Form::Dense);
-        let is_constant = constant.is_some() || blocked.is_some();
-        let k_of = |l: u8| a_dim(l).map_or(1, |d| a_ty.shape[d]);
-        let order = order_of(&out.strides);
+    /// The share of flags that are set in the worst of the runs of `n` panels: PEs each have one, and wait for the slowest.
+    pub fn worst_share(&self, n: u64) -> f64 {
+        let worst = self.n_set.chunks(n.max(1) as usize).map(|run| run.iter().sum::<u64>()).max();
+        worst.unwrap_or(0) as f64 / (n * self.n_flags).max(1) as f64
+    }
 
-        // Result dimensions by role, in the result's physical order, as the second operand lies; where it has no place, a
-        // constant's columns merge freely.
-        let dims_of = |b_place: Option<&Place>| -> Vec<ResultDim> {
-            let dim = |label: u8, d: usize| -> SpaceDim {
-                let a = a_dim(label).map_or(0, |d| a_place.strides[d]);
-                let b = match (b_place, b_dim(label)) {
-                    (Some(place), Some(d)) => place.strides[d],
-                    _ => 0,
-                };
-                Self::result_dim(expr, out, d, a, b)
-            };
-            let by_role = |labels: &[u8]| -> Vec<SpaceDim> {
-                let dims = order
-                    .iter()
-                    .filter(|&&d| labels.contains(&map.out[d]))
-                    .map(|&d| dim(map.out[d], d))
-                    .collect();
-                coalesce(dims, expr.leaves.len() + 3)
-            };
-            let batch: Vec<SpaceDim> = by_role(&map.batch()).into_iter().filter(|d| d.size > 1).collect();
-            roles(batch, by_role(&map.rows()), by_role(&columns))
-        };
-        let b_place = if is_constant { None } else { Some(self.operand_place(b)?) };
-        let mut dims = dims_of(b_place.as_ref());
+    /// How the flags of a panel lie along the summed dimensions: those of dimensions outside the one that is cut, of it, and
+    /// inside it.
+    pub(super) fn along(&self, problem: &Problem) -> [u64; 3] {
+        let last = problem.summed.len() - 1;
+        let flags =
+            |i: usize| if i == last { problem.summed[i].size / self.k } else { problem.summed[i].size };
+        let cut = problem.chunk.0;
+        [(0..cut).map(flags).product(), flags(cut), (cut + 1..=last).map(flags).product()]
+    }
 
-        let group = whole_groups([&a_ty.elem, &b_ty.elem], form);
-        if group > 1 && summed.len() > 1 {
-            return Err("grouped or N:M operands with several summed dimensions are not implemented".into());
-        }
-        let sizes: Vec<u64> = summed.iter().map(|&l| k_of(l).next_multiple_of(group)).collect();
-        let a_bounds: Vec<u64> = summed
-            .iter()
-            .zip(&sizes)
-            .map(|(&l, &padded)| stored_terms(&a_ty.elem, k_of(l)).min(padded))
-            .collect();
-        let one_column = dims.iter().filter(|d| d.role == Role::Column).count() == 1
-            && !dims
-                .iter()
-                .any(|d| d.role == Role::Batch && d.space.walks.last().is_some_and(|w| w.stride != 0));
-        let merged =
-            dims.iter().rfind(|d| d.role == Role::Column).map_or(Vec::new(), |d| d.space.logical.clone());
-        // Columns of size 1 are part of every layout, and of no merged dimension.
-        let (units, wide): (Vec<u8>, Vec<u8>) =
-            columns.iter().partition(|&&l| b_dim(l).is_none_or(|d| b_ty.shape[d] == 1));
-        let fits = one_column && merged.len() == wide.len();
-        let axes =
-            |labels: &[u8]| labels.iter().filter_map(|&l| b_dim(l)).map(|d| d as u8).collect::<Vec<u8>>();
-        let column_labels: Vec<u8> = units.into_iter().chain(merged.iter().map(|&d| map.out[d])).collect();
-        let n: u64 = merged.iter().map(|&d| expr.shape[d]).product();
-        let axes = [axes(&column_labels), axes(&summed)];
-        let coded = match blocked.filter(|_| fits) {
-            Some(blocked) => self.code_panels(&blocked, axes.clone(), n)?,
-            None => None,
-        };
-        let mut widen = None;
-        let (second, b_strides, flags) = match (constant.filter(|_| fits), coded) {
-            (_, Some((second, strides, how))) => {
-                widen = Some(how);
-                (second, strides, None)
-            }
-            (Some(id), None) => self.panels(id, axes, b_ty.elem.format(), n, &sizes, form)?,
-            (None, None) => {
-                if form != Form::Dense || (constant.is_some() && b_ty.elem.scalar().is_none()) {
-                    return Err("packed weights whose columns do not merge are not implemented".into());
+    /// Flags along the summed dimension that is cut, in a chunk of `chunk` elements.
+    pub(super) fn flags_of(&self, problem: &Problem, chunk: u64) -> u64 {
+        if problem.chunk.0 + 1 == problem.summed.len() { chunk / self.k } else { chunk }
+    }
+
+    /// Counts of set flags, for the tiles of `problem`.
+    pub fn counts(&self, problem: &Problem) -> Counts {
+        let [outer, cut, inner] = self.along(problem);
+        let row = cut as usize + 1;
+        let mut sums = vec![0u32; row];
+        for panel in self.set.chunks(self.n_flags.max(1) as usize) {
+            let above = sums.len() - row;
+            let mut before = 0;
+            sums.push(0);
+            for x in 0..cut {
+                for o in 0..outer {
+                    let first = ((o * cut + x) * inner) as usize;
+                    before +=
+                        panel[first..first + inner as usize].iter().map(|&set| u32::from(set)).sum::<u32>();
                 }
-                let place = self.operand_place(b)?;
-                let strides: Vec<i64> =
-                    summed.iter().map(|&l| b_dim(l).map_or(0, |d| place.strides[d])).collect();
-                if is_constant {
-                    dims = dims_of(Some(&place));
-                }
-                let column = dims.iter().rfind(|d| d.role == Role::Column);
-                let column = column.and_then(|d| d.space.walks.last()).map_or(0, |w| w.stride);
-                let k_step = strides.last().copied().unwrap_or(0);
-                let order = if k_step == 1 && column != 1 { Order::Nk } else { Order::Kn };
-                let order = if b_ty.elem.scalar().is_none() { Order::Nk } else { order };
-                (Second::Dense(place, order), strides, None)
+                sums.push(sums[above + x as usize + 1] + before);
             }
-        };
-        let mut summed: Vec<SummedDim> = (0..sizes.len())
-            .map(|i| SummedDim {
-                size: sizes[i],
-                a: a_dim(summed[i]).map_or(0, |d| a_place.strides[d]),
-                b: b_strides[i],
-                a_bound: a_bounds[i],
-                b_bound: sizes[i],
-                window: false,
-            })
-            .collect();
-        let step = pad_to_blocks(&mut summed, widen.as_ref());
-        if widen.is_none() {
-            merge_summed(&mut summed);
         }
-        if summed.len() > 3 {
-            return Err("a product over more than three dimensions that do not merge".into());
-        }
-        form_fits(form, &summed)?;
-        let longest = (0..summed.len()).max_by_key(|&i| (summed[i].size, i)).unwrap_or(0);
-        let chunk = if step > 1 { summed.len() - 1 } else { longest };
-        Ok(Problem {
-            dims,
-            summed,
-            a: a_place,
-            a_format: a_ty.elem.format(),
-            b: second,
-            b_format: b_ty.elem.format(),
-            widen,
-            form,
-            flags,
-            chunk: (chunk, cut(group, form).max(step)),
-        })
+        Counts { sums, row }
     }
 
-    /// The problem of a convolution.
-    pub(super) fn conv_problem(
-        &mut self,
-        hero: Node,
-        attrs: &ConvAttrs,
-        expr: &Expr,
-        out: &Place,
-        form: Form,
-    ) -> Lowered<Problem> {
-        let args = self.func.nodes[hero].args.clone();
-        let (x, w) = (args[0], args[1]);
-        let n_spatial = attrs.strides.len();
-        if n_spatial > 2 {
-            return Err(format!("convolution over {n_spatial} spatial axes is not implemented"));
-        }
-        let (a_place, x_shape) = self.spread(x, attrs)?;
-        let x_ty = self.func.ty(x).clone();
-        let w_ty = self.func.ty(w).clone();
-        let xs = |i: usize| a_place.strides[attrs.x[i] as usize];
-        let w_dim = |i: usize| w_ty.shape[attrs.w[i] as usize];
-        let group = whole_groups([&x_ty.elem, &w_ty.elem], form);
-        let channels = w_dim(1);
-        if attrs.groups > 1 && (group > 1 || out.strides.is_empty()) {
-            return Err("grouped convolution in a grouped format is not implemented".into());
-        }
-        let constant = self.func.as_const(w).filter(|_| attrs.groups == 1);
-        let blocked = self.func.blocked(w).filter(|_| attrs.groups == 1 && form == Form::Dense);
-        let c_padded = channels.next_multiple_of(group);
+    /// Blocks that a slot needs room for, in tiles of `panels` panels and chunks of `chunk` elements: a whole number of
+    /// records.
+    pub fn room(&self, counts: &Counts, problem: &Problem, panels: u64, chunk: u64) -> u64 {
+        let whole_records = (BLOCK as u64 / (PANEL * self.k)).max(1);
+        let most = counts.most(panels, self.flags_of(problem, chunk));
+        most.max(1).next_multiple_of(whole_records)
+    }
+}
 
-        // Taps, then channels: the order in which weights are packed and windows are walked.
-        let mut sizes: Vec<u64> = (0..n_spatial).map(|i| w_dim(i + 2)).collect();
-        sizes.push(c_padded);
-        let out_dim = |i: usize| attrs.out[i] as usize;
-        let axes = [vec![attrs.w[0]], attrs.w[2..].iter().chain([&attrs.w[1]]).copied().collect()];
-        let coded = match blocked {
-            Some(blocked) => self.code_panels(&blocked, axes.clone(), w_dim(0))?,
-            None => None,
-        };
-        let mut widen = None;
-        let (second, b_strides, flags, w_strides) = match (constant, coded) {
-            (_, Some((second, strides, how))) => {
-                widen = Some(how);
-                (second, strides, None, (0, 0))
-            }
-            (Some(id), None) => {
-                let (second, strides, flags) =
-                    self.panels(id, axes, w_ty.elem.format(), w_dim(0), &sizes, form)?;
-                (second, strides, flags, (0, 0))
-            }
-            (None, None) if form != Form::Dense => return Err("weights that are no panels".into()),
-            (None, None) => {
-                let place = self.operand_place(w)?;
-                let ws = |i: usize| place.strides[attrs.w[i] as usize];
-                let mut strides: Vec<i64> = (0..n_spatial).map(|i| ws(i + 2)).collect();
-                strides.push(ws(1));
-                let per_group = (w_dim(0) / attrs.groups) as i64;
-                let column = ws(0);
-                (Second::Dense(place, Order::Nk), strides, None, (column, column * per_group))
-            }
-        };
-        let mut summed: Vec<SummedDim> = (0..=n_spatial)
-            .map(|i| SummedDim {
-                size: sizes[i],
-                a: if i < n_spatial { xs(i + 2) * attrs.dilations[i] as i64 } else { xs(1) },
-                b: b_strides[i],
-                a_bound: if i == n_spatial {
-                    stored_terms(&x_ty.elem, channels).min(sizes[i])
-                } else {
-                    sizes[i]
-                },
-                b_bound: sizes[i],
-                window: i < n_spatial,
-            })
-            .collect();
-        let step = pad_to_blocks(&mut summed, widen.as_ref());
+/// Sums of flags over the first panels and the first positions along the summed dimension that is cut.
+pub struct Counts {
+    /// Row-major, a row for each number of panels.
+    sums: Vec<u32>,
+    /// Length of a row.
+    row: usize,
+}
 
-        let mut batch =
-            coalesce(vec![Self::result_dim(expr, out, out_dim(0), xs(0), 0)], expr.leaves.len() + 3);
-        batch.retain(|d| d.size > 1);
-        let mut rows = Vec::new();
-        let mut windows = Vec::new();
-        for i in 0..n_spatial {
-            let window = Window {
-                step: attrs.strides[i] as i64,
-                dilation: attrs.dilations[i] as i64,
-                taps: w_dim(i + 2),
-                low: attrs.low[i],
-                extent: x_shape[attrs.x[i + 2] as usize],
-                k: i,
-            };
-            rows.push(Self::result_dim(expr, out, out_dim(i + 2), xs(i + 2), 0));
-            windows.push(window);
-        }
-        let pointwise =
-            windows.iter().all(|w| w.taps == 1 && w.low == 0) && attrs.high.iter().all(|&h| h <= 0);
-        let column = Self::result_dim(expr, out, out_dim(1), 0, w_strides.0);
-        let mut dims;
-        if pointwise {
-            // A kernel of one tap is a contraction over channels: rows merge as far as strides allow.
-            let n_operands = expr.leaves.len() + 3;
-            for (row, window) in rows.iter_mut().zip(&windows) {
-                row.walks[n_operands - 2].stride *= window.step;
-            }
-            let all: Vec<SpaceDim> = batch.drain(..).chain(rows).collect();
-            dims = roles(Vec::new(), coalesce(all, n_operands), vec![column]);
-            summed.drain(..n_spatial);
-            widen.iter_mut().for_each(|widen| widen.drop_outermost(n_spatial));
-        } else {
-            dims = roles(batch, rows, vec![column]);
-            let rows = dims.iter_mut().filter(|d| d.role == Role::Row);
-            for (dim, window) in rows.zip(windows) {
-                dim.window = Some(window);
+impl Counts {
+    /// Most set flags in any tile of `panels` panels by `flags` positions.
+    fn most(&self, panels: u64, flags: u64) -> u64 {
+        let (panels, flags) = (panels.max(1) as usize, flags.max(1) as usize);
+        let (last_row, last) = (self.sums.len() / self.row - 1, self.row - 1);
+        let mut most = 0;
+        for top in (0..last_row).step_by(panels) {
+            let [above, below] = [top, (top + panels).min(last_row)].map(|r| &self.sums[r * self.row..]);
+            for from in (0..last).step_by(flags) {
+                let to = (from + flags).min(last);
+                most = most.max(below[to] - below[from] - (above[to] - above[from]));
             }
         }
-        if attrs.groups > 1 {
-            split_groups(&mut dims, attrs.groups, xs(1) * channels as i64, w_strides.1, w_dim(0));
-        }
-        form_fits(form, &summed)?;
-        let chunk = summed.len() - 1;
-        Ok(Problem {
-            dims,
-            summed,
-            a: a_place,
-            a_format: x_ty.elem.format(),
-            b: second,
-            b_format: w_ty.elem.format(),
-            widen,
-            form,
-            flags,
-            chunk: (chunk, cut(group, form).max(step)),
-        })
+        u64::from(most)
+    }
+}
+
+/// Scales or zeros of codes in panels.
+#[derive(Clone, Debug)]
+pub enum Shared {
+    /// Panels `[N/32][blocks][32]`.
+    Panels {
+        /// Where they lie; the one stride is that of panels.
+        place: Place,
+        /// Stride of each summed dimension, in blocks.
+        strides: Vec<i64>,
+        /// Element type.
+        elem: ScalarType,
+    },
+    /// The same for all, as bits of an f32 lane.
+    One(u64),
+}
+
+/// How the codes of a product's second operand become its elements.
+#[derive(Clone, Debug)]
+pub struct Widen {
+    /// Type of the codes.
+    pub codes: ScalarType,
+    /// The scales.
+    pub scales: Shared,
+    /// What is subtracted from codes first.
+    pub zeros: Option<Shared>,
+    /// Elements of each summed dimension that share a scale.
+    pub blocks: Vec<u64>,
+    /// Types that the products of differences and scales are rounded to, one after the other.
+    pub rounds: Vec<ScalarType>,
+    /// Whether all elements of a column share a scale.
+    pub whole: bool,
+}
+
+impl Widen {
+    /// Elements of the last summed dimension, of `size`, that a tile has multiples of.
+    pub fn step(&self, size: u64) -> u64 {
+        self.blocks.last().copied().filter(|&b| b < size && !self.whole).unwrap_or(1)
     }
 
-    /// The packed storage of a constant second operand whose columns and summed dimensions are `axes`, the strides of its
-    /// summed dimensions, and the flags of its blocks where they are used.
-    pub(super) fn panels(
-        &mut self,
-        id: ConstId,
-        [columns, summed]: [Vec<u8>; 2],
-        slot: Format,
-        n: u64,
-        sizes: &[u64],
-        form: Form,
-    ) -> Lowered<(Second, Vec<i64>, Option<BlockFlags>)> {
-        let k: u64 = sizes.iter().product();
-        let (pattern, narrow) = (form.pattern(), self.narrowest(id));
-        let k_inner = sizes.last().copied().unwrap_or(1);
-        let panels = Panels { columns, summed, k_inner, pattern, narrow, code: None };
-        let dense = Storage {
-            pattern,
-            k_stride: PANEL,
-            slot,
-            ..Storage::dense(
-                StorageKind::Const(id, Packing::Panels(panels.clone())),
-                narrow.map_or(slot, Format::Scalar),
-                n.next_multiple_of(PANEL) * k,
-            )
-        };
-        let flags = match form {
-            Form::Blocks => Some(self.block_flags(id, &panels, k, flag_elements(slot))?),
-            Form::Dense | Form::Pattern(_) | Form::Compressed | Form::Active => None,
-        };
-        let storage = match form {
-            Form::Compressed => self.compress(id, &panels, dense)?,
-            // Blocks are laid out for the tiles that are chosen.
-            Form::Dense | Form::Pattern(_) | Form::Blocks | Form::Active => dense,
-        };
-        let storage = self.constant(storage);
-        let mut strides = vec![PANEL as i64; sizes.len()];
-        for i in (0..sizes.len().saturating_sub(1)).rev() {
-            strides[i] = strides[i + 1] * sizes[i + 1] as i64;
-        }
-        let place = Place { storage, offset: 0, strides: vec![(k * PANEL) as i64] };
-        Ok((Second::Panels(place), strides, flags))
-    }
-
-    /// Whether the operands of a contraction change places: a constant is the second.
-    fn swaps(&self, args: &[Value]) -> bool {
-        let constant = |v: Value| self.func.as_const(v).is_some() || self.func.blocked(v).is_some();
-        constant(args[0]) && !constant(args[1])
-    }
-
-    /// The constant that is a product's second operand, and whether it stands first in the node.
-    pub(super) fn second_constant(&self, hero: Node) -> Option<(ConstId, bool)> {
-        let data = &self.func.nodes[hero];
-        match &data.op {
-            Op::Contract { map, .. } if map.batch().is_empty() => {
-                let swap = self.swaps(&data.args);
-                Some((self.func.as_const(data.args[usize::from(!swap)])?, swap))
+    /// Leaves out the `n` outermost summed dimensions, which have one element.
+    pub fn drop_outermost(&mut self, n: usize) {
+        self.blocks.drain(..n);
+        for shared in [Some(&mut self.scales), self.zeros.as_mut()].into_iter().flatten() {
+            if let Shared::Panels { strides, .. } = shared {
+                strides.drain(..n);
             }
-            Op::Conv { attrs, .. } if attrs.groups == 1 => Some((self.func.as_const(data.args[1])?, false)),
-            _ => None,
         }
-    }
-
-    /// The narrower type that a constant is stored in, looked for once.
-    fn narrowest(&mut self, id: ConstId) -> Option<ScalarType> {
-        let constant = &self.module.constants[id];
-        *self.narrowest[id].get_or_insert_with(|| weights::narrowest(constant))
-    }
-
-    /// Place of an operand of a product, which may be grouped.
-    fn operand_place(&mut self, value: Value) -> Lowered<Place> {
-        self.place(value)
     }
 }

@@ -6,12 +6,11 @@ use lacuna_isa::sparse::BLOCK;
 use lacuna_isa::timing::flag_elements;
 use lacuna_isa::view::PlaneMap;
 
-use super::problem::{ResultDim, Role, SummedDim};
+use super::problem::{ResultDim, Role, SummedDim, Widen};
 use super::space::SpaceDim;
 use super::sparse::Form;
-use super::widen::Widen;
-use crate::lower::Lowered;
 use crate::place::PANEL;
+use crate::refusal::{Lowered, Refusal};
 
 /// Assigns roles: rows beyond two and columns beyond one become batch dimensions.
 pub(super) fn roles(batch: Vec<SpaceDim>, rows: Vec<SpaceDim>, cols: Vec<SpaceDim>) -> Vec<ResultDim> {
@@ -83,7 +82,7 @@ pub(super) fn stored_terms(elem: &ElemType, size: u64) -> u64 {
 /// Rows of weights are left out along one dimension (`ldmask`), and flags of a chunk are those of that dimension.
 pub(super) fn form_fits(form: Form, summed: &[SummedDim]) -> Lowered {
     if form == Form::Active && summed.iter().filter(|dim| dim.size > 1).count() > 1 {
-        return Err("rows that meet zeros in a sum over more than one dimension".to_owned());
+        return Err(Refusal::Form("rows that meet zeros in a sum over more than one dimension".into()));
     }
     Ok(())
 }

@@ -9,16 +9,19 @@ use lacuna_isa::program::{Lane, MAX_STREAMS, Program, SeOp, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
 use super::problem::{Problem, ResultDim, Role};
-use super::product_tiles::{Plan, choose};
+use super::product_plan::{Plan, result_slots};
+use super::product_tiles::choose;
 use super::product_time::Stored;
 use super::product_views::{
     epilogue_tile, first_tile, first_view, flags_tile, flags_view, second_tile, second_view,
 };
 use super::sparse::Form;
-use crate::emit::{DOUBLE, KernelBuilder, LocalDim, Tile, free};
-use crate::expr::{Code, Expr, Hero, compile, lane};
-use crate::lower::{Lowered, Lowering};
+use crate::code::{Code, lane};
+use crate::emit::{KernelBuilder, LocalDim, Tile, free};
+use crate::expr::{Expr, Hero, compile};
+use crate::lower::Lowering;
 use crate::nest::TileDim;
+use crate::refusal::{Lowered, Refusal};
 use crate::sinks::{GroupedSink, Outlet, Sinks};
 
 impl Lowering<'_> {
@@ -26,19 +29,24 @@ impl Lowering<'_> {
     pub fn product(&mut self, hero: Node, expr: &Expr, sinks: &mut Sinks) -> Lowered {
         let out = &sinks.plain.clone();
         let data = &self.func.nodes[hero];
-        let result = self.func.ty(data.results[0]).elem.scalar().ok_or("a grouped product")?;
+        let result = self
+            .func
+            .ty(data.results[0])
+            .elem
+            .scalar()
+            .ok_or(Refusal::Grouped("a grouped product".into()))?;
         if lane(result) != Lane::F32 {
-            return Err(format!("products in {result} are not implemented"));
+            return Err(Refusal::Unimplemented(format!("products in {result} are not implemented")));
         }
         // The form that takes the least time; of nearly equal ones the sparsest, which moves fewer bytes.
         let mut found: Vec<(f64, Problem, Plan)> = Vec::new();
-        let mut refusal: Option<String> = None;
+        let mut refusal: Option<Refusal> = None;
         let result = Stored { storage: out.storage, element_bytes: sinks.element_bytes() };
         for form in self.forms(hero) {
             let problem = match &data.op {
                 Op::Contract { map, .. } => self.contract_problem(hero, map, expr, out, form),
                 Op::Conv { attrs, .. } => self.conv_problem(hero, attrs, expr, out, form),
-                op => return Err(format!("`{}` is not a product", op.name())),
+                op => return Err(Refusal::Unimplemented(format!("`{}` is not a product", op.name()))),
             };
             let planned = problem.and_then(|problem| {
                 let (time, plan) = choose(&problem, expr, &result, self)?;
@@ -52,7 +60,9 @@ impl Lowering<'_> {
         let (problem, plan) = loop {
             let better = |best: usize, i: usize| if found[i].0 < found[best].0 * MARGIN { i } else { best };
             let Some(best) = (0..found.len()).reduce(better) else {
-                return Err(refusal.unwrap_or_else(|| "a product without a form".to_owned()));
+                return Err(
+                    refusal.unwrap_or_else(|| Refusal::Contradiction("a product without a form".into()))
+                );
             };
             let (_, mut problem, plan) = found.remove(best);
             // Only a layout tells whether its records are too large.
@@ -126,7 +136,8 @@ impl Lowering<'_> {
         }
         for sink in &sinks.grouped {
             let (tile, at) = epilogue_tile(problem, plan, sink.place.storage, sink.place.offset, 0, true);
-            let along = groups_fit(problem, plan, sink).ok_or("groups that tiles cut")?;
+            let along =
+                groups_fit(problem, plan, sink).ok_or(Refusal::Grouped("groups that tiles cut".into()))?;
             let format = Format::Grouped(sink.format);
             outlets.push(epilogue.outlet(&mut kb, tile, &at, format, sink.mode, Some(along))?);
         }
@@ -210,7 +221,7 @@ impl Lowering<'_> {
                 let mut code = Code::default();
                 let numbers: Vec<u8> = (0..loads.len() as u8).collect();
                 let value = compile(expr, &mut code, &numbers, Hero::Stream(hero), &|_| 0)?;
-                let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+                let elem = expr.nodes.last().ok_or(Refusal::Contradiction("an empty expression".into()))?.1;
                 for (stream, _) in (hero + 1..).zip(&outlets) {
                     code.ops.push(SeOp::Store { stream, lane: lane(elem), src: value });
                 }
@@ -241,20 +252,6 @@ impl Lowering<'_> {
 
 /// What a denser form must save to be taken: models of time err by more.
 const MARGIN: f64 = 0.98;
-/// Slots of a result that leaves its bank in pieces behind the innermost loop.
-const PIECE_SLOTS: u8 = 4;
-
-/// Slots of a result that leaves its bank in `pieces`, where operands of the innermost loop have `slots`. Without a loop over K the
-/// stores are a stage behind: all pieces of a tile are there when the first of the next comes.
-pub fn result_slots(chunked: bool, pieces: u64, slots: u8) -> u8 {
-    let pieces = u8::try_from(pieces).unwrap_or(u8::MAX);
-    match (chunked, pieces) {
-        (true, _) => PIECE_SLOTS.min(pieces).max(DOUBLE),
-        (false, 0 | 1) => slots,
-        (false, _) => slots.max(pieces.saturating_add(1)),
-    }
-}
-
 /// What happens to a tile of the result: it leaves the bank in pieces of rows, so that it may be as large as the bank while
 /// local memory belongs to the operands.
 struct Epilogue<'p> {
@@ -319,7 +316,7 @@ impl Epilogue<'_> {
             offset = self.start(piece) as i64 * dims[cut].stride;
             dims[cut].size = self.piece();
         }
-        Ok(kb.local_at(format, None, None, offset, &dims)?)
+        kb.local_at(format, None, None, offset, &dims)
     }
 
     /// The coordinates of a piece.
@@ -350,7 +347,10 @@ impl Epilogue<'_> {
         mode: ScaleMode,
         along: Option<usize>,
     ) -> Lowered<(Outlet, Option<usize>)> {
-        let cut = self.cut().map(|i| at[self.order[i]].ok_or("a row that is not stored")).transpose()?;
+        let cut = self
+            .cut()
+            .map(|i| at[self.order[i]].ok_or(Refusal::Contradiction("a row that is not stored".into())))
+            .transpose()?;
         if let Some(dim) = cut {
             tile.dims[dim].size = self.piece();
         }

@@ -11,10 +11,8 @@ use lacuna_isa::target::Target;
 use lacuna_isa::timing::{ASSUMED_ACTIVITY, DMA_BEAT_BYTES, Work, cost};
 use lacuna_isa::view::{Pattern, VIEW_DIMS};
 
-use super::blocks::BlockFlags;
-use super::problem::{Problem, Role, Second};
-use super::product::result_slots;
-use super::product_tiles::Plan;
+use super::problem::{BlockFlags, Problem, Role, Second};
+use super::product_plan::{Plan, result_slots};
 use super::product_views::{epilogue_tile, first_tile, second_tile};
 use super::sparse::Form;
 use crate::emit::{DOUBLE, KernelBuilder, OUTER_SLOTS, STAGED_SLOTS, Tile};

@@ -4,14 +4,13 @@ use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::inst::Order;
 use lacuna_isa::view::VIEW_DIMS;
 
-use super::blocks::BlockFlags;
-use super::problem::{Problem, ResultDim, Role, Second};
-use super::product_tiles::Plan;
+use super::problem::{BlockFlags, Problem, ResultDim, Role, Second};
+use super::product_plan::Plan;
 use super::sparse::Form;
 use crate::emit::{KernelBuilder, LocalDim, Tile, free};
-use crate::lower::Lowered;
 use crate::nest::{Axis, TileDim};
 use crate::place::{PANEL, StorageId};
+use crate::refusal::{Lowered, Refusal};
 
 /// Where each dimension of the problem lies in the first operand's box.
 pub struct FirstAt {
@@ -258,7 +257,7 @@ pub fn first_view(
         k_dims.insert(0, free(1, 0));
     }
     dims.extend(k_dims);
-    Ok(kb.local(problem.a_format, None, Some(4), &dims)?)
+    kb.local(problem.a_format, None, Some(4), &dims)
 }
 
 /// The second operand as the DPE reads it: (n, k, k, k, n) or (n, n, k, k, k), or set blocks (block, 1, 1, k, n).
@@ -273,7 +272,7 @@ pub fn second_view(
         let block = plan.block(problem);
         let rows = free(block / PANEL, PANEL as i64);
         let dims = [free(plan.room, block as i64), free(1, 0), free(1, 0), rows, free(PANEL, 1)];
-        return Ok(kb.local(problem.b_format, None, Some(3), &dims)?);
+        return kb.local(problem.b_format, None, Some(3), &dims);
     }
     let strides = tile.slot_strides();
     let n_k = problem.summed.len();
@@ -292,8 +291,11 @@ pub fn second_view(
         dims
     };
     let batches = tile.dims.len() - n_k - if matches!(problem.b, Second::Panels(_)) { 2 } else { 1 };
-    let column =
-        problem.dims.iter().rposition(|d| d.role == Role::Column).ok_or("a product without columns")?;
+    let column = problem
+        .dims
+        .iter()
+        .rposition(|d| d.role == Role::Column)
+        .ok_or(Refusal::Contradiction("a product without columns".into()))?;
     let tile_n = plan.nest.axes[column].tile;
     let follow = TileDim::follow(&plan.nest.axes, column, 0);
     let dims = match (&problem.b, order) {
@@ -321,23 +323,26 @@ pub fn second_view(
         Order::Kn => 3,
         Order::Nk => 4,
     };
-    Ok(kb.local(problem.b_format, problem.form.pattern(), Some(k_dim), &dims)?)
+    kb.local(problem.b_format, problem.form.pattern(), Some(k_dim), &dims)
 }
 
 /// The flags of a masked product: of blocks (n, k, k, k, 1), or of every k (1, 1, k, k, k).
 pub fn flags_view(kb: &mut KernelBuilder<'_>, problem: &Problem, plan: &Plan) -> Lowered<u16> {
     let flags = Format::Scalar(ScalarType::Bool);
     let Some(blocks) = &problem.flags else {
-        return Ok(kb.local(flags, None, None, &[free(plan.chunk, 1)])?);
+        return kb.local(flags, None, None, &[free(plan.chunk, 1)]);
     };
     let tile = flags_tile(problem, plan, blocks);
     let strides = tile.slot_strides();
-    let column =
-        problem.dims.iter().rposition(|d| d.role == Role::Column).ok_or("a product without columns")?;
+    let column = problem
+        .dims
+        .iter()
+        .rposition(|d| d.role == Role::Column)
+        .ok_or(Refusal::Contradiction("a product without columns".into()))?;
     let follow = TileDim::follow(&plan.nest.axes, column, 0);
     let mut dims = vec![LocalDim { size: tile.dims[0].size, stride: strides[0], clip: Some(follow) }];
     dims.extend((tile.dims.len()..VIEW_DIMS - 1).map(|_| free(1, 0)));
     dims.extend(tile.dims.iter().zip(&strides).skip(1).map(|(d, &stride)| free(d.size, stride)));
     dims.push(free(1, 0));
-    Ok(kb.local(flags, None, None, &dims)?)
+    kb.local(flags, None, None, &dims)
 }

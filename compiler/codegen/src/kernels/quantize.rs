@@ -8,11 +8,13 @@ use lacuna_isa::program::{MAX_STREAMS, SeOp, Stream};
 
 use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, live_bytes};
+use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
-use crate::expr::{Code, Expr, Hero, compile, lane};
-use crate::lower::{Lowered, Lowering};
+use crate::expr::{Expr, Hero, compile};
+use crate::lower::Lowering;
 use crate::nest::TileDim;
 use crate::place::order_of;
+use crate::refusal::{Lowered, Refusal};
 use crate::sinks::Sinks;
 
 impl Lowering<'_> {
@@ -39,7 +41,7 @@ impl Lowering<'_> {
         let mut code = Code::default();
         let numbers: Vec<u8> = (0..expr.leaves.len() as u8).collect();
         let value = compile(expr, &mut code, &numbers, Hero::None, &|_| 0)?;
-        let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+        let elem = expr.nodes.last().ok_or(Refusal::Contradiction("an empty expression".into()))?.1;
         for outlet in &outlets {
             code.ops.push(SeOp::Store { stream: streams.len() as u8, lane: lane(elem), src: value });
             streams.push(outlet.stream);
@@ -57,9 +59,9 @@ impl Lowering<'_> {
     /// `mx_quantize`: the operand's expression is stored to a grouped slot, which the SE quantises by whole groups.
     pub fn quantize(&mut self, result: Value, x: Value, mode: ScaleMode) -> Lowered {
         let expr = self.operand_expression(x)?;
-        let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+        let elem = expr.nodes.last().ok_or(Refusal::Contradiction("an empty expression".into()))?.1;
         let ElemType::Grouped { format, axis } = self.func.ty(result).elem else {
-            return Err("the result of a quantisation is not grouped".into());
+            return Err(Refusal::Grouped("the result of a quantisation is not grouped".into()));
         };
         let (axis, group) = (usize::from(axis), u64::from(format.size));
         let order = expr.leaves.first().map(|l| order_of(&l.place.strides));
@@ -69,7 +71,7 @@ impl Lowering<'_> {
         let k = rk.rows.dims.len() - 1;
         let (mut out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, Some(k));
         // Rows of the result are whole groups; what the operand lacks is +0.
-        let slot = out_at[k].ok_or("groups along a repeated dimension")?;
+        let slot = out_at[k].ok_or(Refusal::Grouped("groups along a repeated dimension".into()))?;
         let tile = &mut out_tile.dims[slot];
         *tile = TileDim {
             size: tile.size.next_multiple_of(group),

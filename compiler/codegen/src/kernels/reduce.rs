@@ -9,11 +9,13 @@ use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, SeUnary, Stream};
 
 use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, live_bytes, load, row_limit};
+use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
-use crate::expr::{Code, Expr, ExprNode, Hero, compile, lane};
+use crate::expr::{Expr, ExprNode, Hero, compile};
 use crate::ints;
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::place::Place;
+use crate::refusal::{Lowered, Refusal};
 
 impl Lowering<'_> {
     /// `reduce`: the operand's expression is computed on the way in.
@@ -22,7 +24,10 @@ impl Lowering<'_> {
             return self.reduce_nothing(result, op);
         }
         let mut expr = self.operand_expression(x)?;
-        let (last, elem) = (expr.nodes.len() - 1, expr.nodes.last().ok_or("an empty expression")?.1);
+        let (last, elem) = (
+            expr.nodes.len() - 1,
+            expr.nodes.last().ok_or(Refusal::Contradiction("an empty expression".into()))?.1,
+        );
         if op == ReduceOp::Mean && lane(elem) == Lane::I32 {
             // The sum that is divided may be wider than the elements.
             let wide = Op::Cast { to: ScalarType::I64, saturate: true };
@@ -66,7 +71,7 @@ impl Lowering<'_> {
         op: ReduceOp,
         walked: &[bool],
     ) -> Lowered {
-        let elem = expr.nodes.last().ok_or("an empty expression")?.1;
+        let elem = expr.nodes.last().ok_or(Refusal::Contradiction("an empty expression".into()))?.1;
         let lane = lane(elem);
         let out_strides = spread(&place.strides, walked);
         let rows = Rows::new(self, expr, &out_strides, walked, live_bytes(expr, 0))?;

@@ -12,11 +12,13 @@ use lacuna_isa::view::VIEW_DIMS;
 
 use super::map::{LOCAL_FILL, domain_dims, result_tile, stream_dims};
 use super::space::{SpaceDim, Walk, coalesce, cut, folded, tile_of};
+use crate::code::Code;
 use crate::emit::{KernelBuilder, LocalDim};
-use crate::expr::{Code, Expr};
-use crate::lower::{Lowered, Lowering};
+use crate::expr::Expr;
+use crate::lower::Lowering;
 use crate::nest::Nest;
 use crate::place::{Storage, StorageId, order_of};
+use crate::refusal::{Lowered, Refusal};
 use crate::sinks::{GroupedSink, Outlet, Sinks};
 
 /// A row space: parallel dimensions in the result's order, then the walked ones in logical order.
@@ -103,7 +105,9 @@ impl Rows {
         let parallel = dims.len();
         dims.extend(coalesce((0..walked.len()).filter(|&d| walked[d]).map(dim).collect(), operands));
         if folded(dims.len()) > parallel {
-            return Err(format!("the rows have more than {VIEW_DIMS} dimensions that do not merge"));
+            return Err(Refusal::Limit(format!(
+                "the rows have more than {VIEW_DIMS} dimensions that do not merge"
+            )));
         }
         Ok((dims, parallel))
     }
@@ -119,13 +123,13 @@ impl Rows {
         let limit = row_limit(target, live_bytes);
         let nest = cut(&dims, units, limit, target).ok_or_else(|| {
             let row: u64 = dims[parallel..].iter().map(|d| d.size).product();
-            format!(
+            Refusal::Limit(format!(
                 "a row of {row} elements does not fit the local memory of a PE ({} bytes)",
                 target.local_bytes
-            )
+            ))
         })?;
         if !nest.fits() {
-            return Err("the rows need more loop levels than the machine has".into());
+            return Err(Refusal::Limit("the rows need more loop levels than the machine has".into()));
         }
         Ok(Rows { dims, parallel, nest })
     }
@@ -245,7 +249,7 @@ impl<'a> RowKernel<'a> {
             outlets.push(Outlet::new(&mut self.kb, tile, format, ScaleMode::Floor, None, &view)?);
         }
         for sink in &sinks.grouped {
-            let along = self.rows.groups_fit(sink).ok_or("groups that rows cut")?;
+            let along = self.rows.groups_fit(sink).ok_or(Refusal::Grouped("groups that rows cut".into()))?;
             let (tile, at) = result_tile(&sink.place, &dims, &nest, Some(along));
             let view = stream_dims(&nest, &at, &tile.slot_strides());
             let format = Format::Grouped(sink.format);
@@ -266,7 +270,7 @@ impl<'a> RowKernel<'a> {
         let popped = self.popped();
         let mut kb = self.kb;
         kb.close(depth, &popped);
-        Ok(kb.finish(target.local_bytes, target.bank_bytes)?)
+        kb.finish(target.local_bytes, target.bank_bytes)
     }
 }
 

@@ -9,10 +9,11 @@ use lacuna_isa::program::{Lane, SeBinary, SeOp, Stream};
 
 use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, live_bytes, load};
+use crate::code::{Code, lane};
 use crate::emit::KernelBuilder;
-use crate::expr::{Code, lane};
-use crate::lower::{Lowered, Lowering};
+use crate::lower::Lowering;
 use crate::place::Place;
+use crate::refusal::{Lowered, Refusal};
 
 /// The operation of a running reduction and the bits that it starts from.
 fn step(op: ReduceOp, lane: Lane) -> Lowered<(SeBinary, u64)> {
@@ -25,7 +26,7 @@ fn step(op: ReduceOp, lane: Lane) -> Lowered<(SeBinary, u64)> {
         ReduceOp::Sum => Ok((SeBinary::Add, 0)),
         ReduceOp::Prod => Ok((SeBinary::Mul, one)),
         ReduceOp::Mean | ReduceOp::Max | ReduceOp::Min => {
-            Err(format!("a running {} is not implemented", op.name()))
+            Err(Refusal::Unimplemented(format!("a running {} is not implemented", op.name())))
         }
     }
 }
@@ -95,7 +96,10 @@ impl Lowering<'_> {
             return Ok(computed);
         }
         let ty = self.func.ty(result).clone();
-        let elem = ty.elem.scalar().ok_or("a grouped value cannot be copied element by element")?;
+        let elem = ty
+            .elem
+            .scalar()
+            .ok_or(Refusal::Grouped("a grouped value cannot be copied element by element".into()))?;
         let place = self.allocate(result);
         self.copy(&ty.shape, elem, computed, &place)?;
         Ok(place)

@@ -13,56 +13,12 @@ use lacuna_ir::{ConstId, Constant, Node};
 use lacuna_isa::inst::MaskCode;
 use lacuna_isa::sparse::record_bytes;
 use lacuna_isa::timing::WORTHWHILE;
-use lacuna_isa::view::Pattern;
 
 use crate::lower::Lowering;
 use crate::place::{Packing, Panels, Storage, StorageKind};
+use crate::refusal::Refusal;
 use crate::weights;
-
-/// What is known of the zeros of a product before code is generated.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct ProductZeros {
-    /// An N:M pattern of the target that the constant operand follows.
-    pub pattern: Option<Pattern>,
-    /// Whether the computed operand is probably zero in many places.
-    pub active: bool,
-    /// The only form to try, for comparisons; `None` for the best.
-    pub only: Option<Form>,
-}
-
-/// How a product uses zeros.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Form {
-    /// Not at all.
-    Dense,
-    /// The second operand is stored in an N:M pattern.
-    Pattern(Pattern),
-    /// The second operand is stored without its zeros.
-    Compressed,
-    /// The same, and blocks that are zero are not multiplied.
-    Blocks,
-    /// Rows of the second operand are loaded and multiplied where the first is not zero.
-    Active,
-}
-
-impl Form {
-    /// The N:M pattern of the second operand.
-    pub fn pattern(self) -> Option<Pattern> {
-        match self {
-            Form::Pattern(pattern) => Some(pattern),
-            Form::Dense | Form::Compressed | Form::Blocks | Form::Active => None,
-        }
-    }
-}
-
-/// Zeros of a constant in panels.
-#[derive(Debug)]
-pub struct Survey {
-    /// The best code of masks, and the bytes of its records for each byte of dense codes.
-    best: (MaskCode, f64),
-    /// Dense codes.
-    pub(super) codes: Vec<u8>,
-}
+pub use crate::zeros::{Form, ProductZeros, Survey};
 
 impl Lowering<'_> {
     /// The forms that a product may take, the sparsest first.
@@ -98,14 +54,15 @@ impl Lowering<'_> {
         id: ConstId,
         panels: &Panels,
         dense: Storage,
-    ) -> Result<Storage, String> {
+    ) -> Result<Storage, Refusal> {
         let survey = self.survey(id, panels);
         let constant = &self.module.constants[id];
         let (code, share) = survey.best;
         if share > WORTHWHILE {
-            return Err("its records are hardly shorter than its codes".to_owned());
+            return Err(Refusal::Form("its records are hardly shorter than its codes".into()));
         }
-        let records = weights::compress(constant, panels, &survey.codes, code).map_err(|e| e.to_string())?;
+        let records = weights::compress(constant, panels, &survey.codes, code)
+            .map_err(|e| Refusal::Form(e.to_string()))?;
         let panels = Panels { code: Some(code), ..panels.clone() };
         let kind = StorageKind::Const(id, Packing::Panels(panels));
         Ok(Storage { kind, records: Some(records), ..dense })

@@ -8,9 +8,10 @@ use lacuna_isa::object::Kernel;
 use lacuna_isa::view::{Dim, Shift, Space, VIEW_DIMS};
 
 use crate::expr::{Expr, Leaf};
-use crate::lower::{LaunchDraft, Lowered, Lowering};
+use crate::lower::{LaunchDraft, Lowering};
 use crate::place::{Place, StorageId};
 use crate::positions::Position;
+use crate::refusal::{Lowered, Refusal};
 
 /// A row that is written.
 struct Update {
@@ -35,7 +36,7 @@ impl Lowering<'_> {
         let (mut shape, axis) = (self.func.ty(result).shape.clone(), update.axis);
         let rows = shape[axis];
         shape.0[axis] = 1;
-        let elem = self.func.ty(result).elem.scalar().ok_or("a grouped state")?;
+        let elem = self.func.ty(result).elem.scalar().ok_or(Refusal::Grouped("a grouped state".into()))?;
         let mut expr = Expr::new(shape);
         expr.leaf(Leaf { place: self.place(update.row)?, elem, pad: None });
         let out = Place { storage: update.storage, offset: 0, strides: update.strides.clone() };

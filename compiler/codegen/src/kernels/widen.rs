@@ -10,64 +10,18 @@ use lacuna_isa::program::{Lane, Program, SeBinary, SeOp, Stream};
 use lacuna_isa::timing::op_slots;
 use lacuna_isa::view::VIEW_DIMS;
 
-use super::problem::{Problem, Role, Second};
-use super::product_tiles::Plan;
+use super::problem::{Problem, Role, Second, Shared, Widen};
+use super::product_plan::Plan;
 use super::sparse::Form;
+use crate::code::{Code, lane_bits};
 use crate::emit::{KernelBuilder, Tile, free};
-use crate::expr::{Code, Expr, ExprId, ExprNode, Leaf, lane_bits};
-use crate::lower::{Lowered, Lowering};
+use crate::expr::{Expr, ExprId, ExprNode, Leaf};
+use crate::lower::Lowering;
 use crate::nest::TileDim;
 use crate::place::{PANEL, Place};
-
-/// Scales or zeros of codes in panels.
-#[derive(Clone, Debug)]
-pub enum Shared {
-    /// Panels `[N/32][blocks][32]`.
-    Panels {
-        /// Where they lie; the one stride is that of panels.
-        place: Place,
-        /// Stride of each summed dimension, in blocks.
-        strides: Vec<i64>,
-        /// Element type.
-        elem: ScalarType,
-    },
-    /// The same for all, as bits of an f32 lane.
-    One(u64),
-}
-
-/// How the codes of a product's second operand become its elements.
-#[derive(Clone, Debug)]
-pub struct Widen {
-    /// Type of the codes.
-    pub codes: ScalarType,
-    /// The scales.
-    pub scales: Shared,
-    /// What is subtracted from codes first.
-    pub zeros: Option<Shared>,
-    /// Elements of each summed dimension that share a scale.
-    pub blocks: Vec<u64>,
-    /// Types that the products of differences and scales are rounded to, one after the other.
-    pub rounds: Vec<ScalarType>,
-    /// Whether all elements of a column share a scale.
-    pub whole: bool,
-}
+use crate::refusal::{Lowered, Refusal};
 
 impl Widen {
-    /// Elements of the last summed dimension, of `size`, that a tile has multiples of.
-    pub fn step(&self, size: u64) -> u64 {
-        self.blocks.last().copied().filter(|&b| b < size && !self.whole).unwrap_or(1)
-    }
-
-    /// Leaves out the `n` outermost summed dimensions, which have one element.
-    pub fn drop_outermost(&mut self, n: usize) {
-        self.blocks.drain(..n);
-        for shared in [Some(&mut self.scales), self.zeros.as_mut()].into_iter().flatten() {
-            if let Shared::Panels { strides, .. } = shared {
-                strides.drain(..n);
-            }
-        }
-    }
-
     /// Blocks of a tile, and elements of each for one column.
     fn tile_blocks(&self, problem: &Problem, plan: &Plan) -> (u64, u64) {
         let sizes: Vec<u64> = (0..problem.summed.len()).map(|i| plan.chunk_of(problem, i)).collect();
@@ -125,7 +79,7 @@ impl Widen {
                 let dst = init.reg()?;
                 init.ops.push(SeOp::Load { dst, lane: Lane::F32, stream });
                 stream += 1;
-                Ok::<_, String>(dst)
+                Ok::<_, Refusal>(dst)
             }
             &Shared::One(bits) => init.constant(Lane::F32, bits),
         };
@@ -228,7 +182,7 @@ impl Lowering<'_> {
         n: u64,
     ) -> Lowered<Option<(Second, Vec<i64>, Widen)>> {
         let ty = &self.module.constants[blocked.codes].ty;
-        let codes = ty.elem.scalar().ok_or("codes in groups")?;
+        let codes = ty.elem.scalar().ok_or(Refusal::Grouped("codes in groups".into()))?;
         let size = |d: u8| ty.shape[usize::from(d)];
         let block = |d: u8| blocked.blocks[usize::from(d)];
         let sizes: Vec<u64> = summed.iter().map(|&d| size(d)).collect();
@@ -253,7 +207,7 @@ impl Lowering<'_> {
     /// Scales or zeros in panels.
     fn shared(&mut self, id: ConstId, axes: &[Vec<u8>; 2], n: u64, each: &[u64]) -> Lowered<Shared> {
         let constant = &self.module.constants[id];
-        let elem = constant.ty.elem.scalar().ok_or("scales in groups")?;
+        let elem = constant.ty.elem.scalar().ok_or(Refusal::Grouped("scales in groups".into()))?;
         if let ConstantData::Splat(code) = constant.data {
             let value =
                 if elem.is_float() { elem.decode(code) } else { lane_bits(elem, code) as u32 as i32 as f64 };
@@ -263,7 +217,7 @@ impl Lowering<'_> {
             self.panels(id, axes.clone(), Format::Scalar(elem), n, each, Form::Dense)?;
         match second {
             Second::Panels(place) => Ok(Shared::Panels { place, strides, elem }),
-            Second::Dense(..) => Err("scales that are no panels".to_owned()),
+            Second::Dense(..) => Err(Refusal::Form("scales that are no panels".into())),
         }
     }
 
@@ -310,7 +264,7 @@ impl Lowering<'_> {
         let mut expr = Expr::new(Shape(space));
         let mut leaf = |this: &mut Self, id: ConstId, by_block: bool| -> Lowered<ExprId> {
             let ty = this.module.constants[id].ty.clone();
-            let elem = ty.elem.scalar().ok_or("codes in groups")?;
+            let elem = ty.elem.scalar().ok_or(Refusal::Grouped("codes in groups".into()))?;
             let whole = this.const_place(id)?;
             let mut place = Place { strides: Vec::new(), ..whole.clone() };
             for (d, &(first, ..)) in pick.iter().enumerate() {

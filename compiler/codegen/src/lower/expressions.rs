@@ -4,8 +4,10 @@ use cranelift_entity::SecondaryMap;
 use lacuna_ir::{ConstantData, Node, Op, Value};
 
 use super::{Lowered, Lowering};
-use crate::expr::{Expr, ExprId, ExprNode, Leaf, lane_bits};
+use crate::code::lane_bits;
+use crate::expr::{Expr, ExprId, ExprNode, Leaf};
 use crate::place::{Place, order_of};
+use crate::refusal::Refusal;
 
 /// What an expression computes of its result.
 #[derive(Clone, Copy)]
@@ -22,7 +24,10 @@ impl Lowering<'_> {
     /// An expression that loads a materialised value.
     pub fn copy_of(&mut self, value: Value) -> Lowered<(Expr, ExprId)> {
         let ty = self.func.ty(value).clone();
-        let elem = ty.elem.scalar().ok_or("a grouped value cannot be copied element by element")?;
+        let elem = ty
+            .elem
+            .scalar()
+            .ok_or(Refusal::Grouped("a grouped value cannot be copied element by element".into()))?;
         let place = self.place(value)?;
         let mut expr = Expr::new(ty.shape);
         let id = expr.leaf(Leaf { place, elem, pad: None });
@@ -47,9 +52,12 @@ impl Lowering<'_> {
 
     /// Emits an element-wise node with a concatenation in its expression: a kernel for each part.
     pub(super) fn map_parts(&mut self, node: Node, result: Value) -> Lowered {
-        let concat = self.fusion.cut[node].ok_or("an expression without a concatenation")?;
+        let concat = self.fusion.cut[node]
+            .ok_or(Refusal::Contradiction("an expression without a concatenation".into()))?;
         let data = &self.func.nodes[concat];
-        let Op::Concat { axis } = data.op else { return Err("parts of something else".into()) };
+        let Op::Concat { axis } = data.op else {
+            return Err(Refusal::Contradiction("parts of something else".into()));
+        };
         let axis = usize::from(axis);
         let mut parts = Vec::new();
         let mut first = 0;
@@ -96,7 +104,12 @@ impl Lowering<'_> {
         if let Some(id) = seen[value] {
             return Ok(id);
         }
-        let elem = self.func.ty(value).elem.scalar().ok_or("element-wise work on a grouped value")?;
+        let elem = self
+            .func
+            .ty(value)
+            .elem
+            .scalar()
+            .ok_or(Refusal::Grouped("element-wise work on a grouped value".into()))?;
         let def = self.func.def(value).filter(|&n| is_root || self.fusion.inlined[n]);
         let id = match def {
             Some(node) if self.func.nodes[node].op.is_product() && self.is_over_nothing(node) => {
@@ -107,7 +120,8 @@ impl Lowering<'_> {
                 expr.add(ExprNode::Hero, elem)
             }
             Some(node) if matches!(self.func.nodes[node].op, Op::Concat { .. }) => {
-                let part = part.ok_or("a concatenation in an expression without parts")?;
+                let part = part
+                    .ok_or(Refusal::Contradiction("a concatenation in an expression without parts".into()))?;
                 // What the part is made of is as large as the part.
                 self.grow(self.func.nodes[node].args[part.operand], false, None, expr, hero, seen)?
             }

@@ -7,17 +7,19 @@ use lacuna_ir::{Blob, Node};
 use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
-use lacuna_onnx::ExternalData;
+use lacuna_onnx::{ExternalData, Unreadable};
 use lacuna_optimize::{Options, WeightSparsity, optimize, select, sparsity_of};
 
 /// Files beside a model.
 struct Folder(PathBuf);
 
 impl ExternalData for Folder {
-    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Blob, String> {
-        let bytes = std::fs::read(self.0.join(location)).map_err(|e| e.to_string())?;
+    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Blob, Unreadable> {
+        let bytes = std::fs::read(self.0.join(location))?;
         let length = length.unwrap_or(bytes.len() as u64 - offset) as usize;
-        Blob::new(bytes).slice(offset as usize, length).ok_or_else(|| "it is too short".to_owned())
+        Blob::new(bytes)
+            .slice(offset as usize, length)
+            .ok_or_else(|| Unreadable::File("it is too short".to_owned()))
     }
 }
 

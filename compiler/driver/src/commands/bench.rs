@@ -1,42 +1,17 @@
 //! `lacuna bench`: how long the interpreter takes for a program, loading apart from running.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::Args;
 use serde_json::json;
 
 use super::run::inputs;
 use super::{Context, Model, Settings};
-use crate::cli::CompileOptions;
+use crate::cli::Bench;
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec::{self, Program};
 use lacuna_driver::files;
-use lacuna_driver::given::Given;
 use lacuna_driver::report::{self, Report};
-
-/// `lacuna bench`
-#[derive(Args, Debug)]
-pub struct Bench {
-    /// The object file or the ONNX model.
-    pub file: PathBuf,
-    /// Runs that are counted.
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub runs: u32,
-    /// Runs before them that are not.
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    pub warmup: u32,
-    /// An input (.npy or .pb), or a folder or a file .npz with inputs by name; others are random.
-    #[arg(long = "input", value_name = "NAME=FILE|DIR|NPZ")]
-    pub inputs: Vec<Given>,
-    /// Seed of random inputs.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub seed: u64,
-    /// Options of compilation.
-    #[command(flatten)]
-    pub options: CompileOptions,
-}
 
 /// Runs the command.
 ///

@@ -4,16 +4,16 @@ use std::path::Path;
 
 use lacuna_isa::link::link;
 use lacuna_isa::object::Object;
-use serde_json::json;
+use lacuna_optimize::WeightShare;
+use serde_json::{Value, json};
 
 use super::{Context, Model, Settings};
 use crate::cli;
 use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::files;
-use lacuna_driver::pipeline::Compiled;
 use lacuna_driver::report::{self, Report};
-use lacuna_driver::selection;
+use lacuna_driver::selection::{self, Selection};
 
 /// Bytes of the object file.
 ///
@@ -90,11 +90,47 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         None => first.with_extension("lac"),
     };
     let to_standard = super::to_standard_output(&output, context)?;
-    let (mut objects, mut selections, mut weights, mut seconds) = (Vec::new(), Vec::new(), Vec::new(), 0.0);
-    let mut warnings = Vec::new();
+    let protected = (!to_standard).then_some(&*output);
+    let Entries { mut objects, selections, seconds, warnings } =
+        compile_entries(args, &settings, protected, context)?;
+    let object = if objects.len() > 1 {
+        let name = objects[0].name.clone();
+        link(name, objects).map_err(|e| Diagnostic::new(codes::STATE, e.to_string()))?
+    } else {
+        objects.remove(0)
+    };
+    let bytes = encode(&object)?;
+    if !to_standard {
+        files::write(&output, &bytes)?;
+    }
+    let n_bytes = bytes.len() as u64;
+    let compiled = Written { object: &object, n_bytes, selections: &selections, seconds };
+    let report = Report::new(compiled.text(&output, &settings), compiled.json(&output, &settings));
+    Ok(Report { warnings, output: to_standard.then_some(bytes), ..report })
+}
+
+/// What a model chose of formats, and the formats of its weights.
+type Chosen = (Option<Selection>, Vec<WeightShare>);
+
+/// The compiled entries, before they are linked.
+struct Entries {
+    objects: Vec<Object>,
+    selections: Vec<Chosen>,
+    seconds: f64,
+    warnings: Vec<String>,
+}
+
+/// Compiles every entry; none of the models may be the file `output`.
+fn compile_entries(
+    args: &cli::Compile,
+    settings: &Settings,
+    output: Option<&Path>,
+    context: &Context,
+) -> Result<Entries, Failed> {
+    let mut all = Entries { objects: Vec::new(), selections: Vec::new(), seconds: 0.0, warnings: Vec::new() };
     for part in parts(args)? {
-        if !to_standard {
-            files::keep_input(part.path, &output)?;
+        if let Some(output) = output {
+            files::keep_input(part.path, output)?;
         }
         let mut settings = settings.clone();
         settings.dims.extend(part.dims.iter().cloned());
@@ -103,76 +139,89 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
         if let (Some(name), Some(entry)) = (part.name, compiled.object.entries.first_mut()) {
             entry.name = name;
         }
-        warnings.extend(settings.warnings(&compiled, &model, context));
-        let Compiled { object, selection, weights: shares, seconds: taken, .. } = compiled;
-        objects.push(object);
-        selections.push((selection, shares.clone()));
-        weights.extend(shares);
-        seconds += taken;
+        all.warnings.extend(settings.warnings(&compiled, &model, context));
+        all.objects.push(compiled.object);
+        all.selections.push((compiled.selection, compiled.weights));
+        all.seconds += compiled.seconds;
     }
-    let object = &if objects.len() > 1 {
-        let name = objects[0].name.clone();
-        link(name, objects).map_err(|e| Diagnostic::new(codes::STATE, e.to_string()))?
-    } else {
-        objects.remove(0)
-    };
-    let bytes = encode(object)?;
-    if !to_standard {
-        files::write(&output, &bytes)?;
+    Ok(all)
+}
+
+/// What was written, for the report.
+struct Written<'a> {
+    object: &'a Object,
+    /// Bytes of the object file.
+    n_bytes: u64,
+    selections: &'a [Chosen],
+    seconds: f64,
+}
+
+impl Written<'_> {
+    fn n_instructions(&self) -> usize {
+        let of_kernels = self.object.kernels.iter().map(|k| k.code.len()).sum::<usize>();
+        of_kernels + self.object.entries.iter().map(|e| e.code.len()).sum::<usize>()
     }
 
-    let n_instructions: usize = object.kernels.iter().map(|k| k.code.len()).sum::<usize>()
-        + object.entries.iter().map(|e| e.code.len()).sum::<usize>();
-    let n_launches: usize = object.entries.iter().map(|e| e.launches.len()).sum();
-    let weight_bytes = object.weights.bytes().len() as u64;
-    let mut text = format!(
-        "{}: {} for {}, {}\n{} kernels, {} launches, {} instructions; {} of constants in {}; {} of HBM, {} of shared SRAM\n\
-         compiled in {:.2} s\n",
-        output.display(),
-        object.name,
-        object.target,
-        settings.precision,
-        object.kernels.len(),
-        n_launches,
-        n_instructions,
-        report::bytes(weight_bytes),
-        report::bytes(bytes.len() as u64),
-        report::bytes(object.hbm_bytes),
-        report::bytes(object.sram_bytes),
-        seconds,
-    );
-    if let entries @ [_, _, ..] = &object.entries[..] {
-        for entry in entries {
-            text += &format!("entry {}: {} kernels\n", entry.name, entry.launches.len());
-        }
+    fn n_launches(&self) -> usize {
+        self.object.entries.iter().map(|e| e.launches.len()).sum()
     }
-    for (chosen, shares) in &selections {
-        if let Some(chosen) = chosen {
-            text += &selection::text(chosen);
+
+    fn text(&self, output: &Path, settings: &Settings) -> String {
+        let object = self.object;
+        let mut text = format!(
+            "{}: {} for {}, {}\n{} kernels, {} launches, {} instructions; {} of constants in {}; {} of HBM, {} of shared SRAM\n\
+             compiled in {:.2} s\n",
+            output.display(),
+            object.name,
+            object.target,
+            settings.precision,
+            object.kernels.len(),
+            self.n_launches(),
+            self.n_instructions(),
+            report::bytes(object.weights.bytes().len() as u64),
+            report::bytes(self.n_bytes),
+            report::bytes(object.hbm_bytes),
+            report::bytes(object.sram_bytes),
+            self.seconds,
+        );
+        if let entries @ [_, _, ..] = &object.entries[..] {
+            for entry in entries {
+                text += &format!("entry {}: {} kernels\n", entry.name, entry.launches.len());
+            }
         }
-        if !shares.is_empty() {
-            text += &selection::weights_text(shares);
+        for (chosen, shares) in self.selections {
+            if let Some(chosen) = chosen {
+                text += &selection::text(chosen);
+            }
+            if !shares.is_empty() {
+                text += &selection::weights_text(shares);
+            }
         }
+        text
     }
-    let json = json!({
-        "ok": true,
-        "output": output,
-        "target": object.target,
-        "precision": settings.precision.to_string(),
-        "object_bytes": bytes.len(),
-        "weight_bytes": weight_bytes,
-        "hbm_bytes": object.hbm_bytes,
-        "sram_bytes": object.sram_bytes,
-        "kernels": object.kernels.len(),
-        "launches": n_launches,
-        "instructions": n_instructions,
-        "weights": selection::weights_json(&weights),
-        "four_bit_weights": selection::four_bit_share(&weights),
-        "entries": object.entries.iter().map(|entry| &entry.name).collect::<Vec<_>>(),
-        "states": object.states.iter().map(|state| &state.name).collect::<Vec<_>>(),
-        "selection": selections.iter().find_map(|(chosen, _)| chosen.as_ref()).map(selection::json),
-        "seconds": seconds,
-    });
-    let output = to_standard.then_some(bytes);
-    Ok(Report { warnings, output, ..Report::new(text, json) })
+
+    fn json(&self, output: &Path, settings: &Settings) -> Value {
+        let object = self.object;
+        let weights: Vec<WeightShare> =
+            self.selections.iter().flat_map(|(_, shares)| shares.clone()).collect();
+        json!({
+            "ok": true,
+            "output": output,
+            "target": object.target,
+            "precision": settings.precision.to_string(),
+            "object_bytes": self.n_bytes,
+            "weight_bytes": object.weights.bytes().len(),
+            "hbm_bytes": object.hbm_bytes,
+            "sram_bytes": object.sram_bytes,
+            "kernels": object.kernels.len(),
+            "launches": self.n_launches(),
+            "instructions": self.n_instructions(),
+            "weights": selection::weights_json(&weights),
+            "four_bit_weights": selection::four_bit_share(&weights),
+            "entries": object.entries.iter().map(|entry| &entry.name).collect::<Vec<_>>(),
+            "states": object.states.iter().map(|state| &state.name).collect::<Vec<_>>(),
+            "selection": self.selections.iter().find_map(|(chosen, _)| chosen.as_ref()).map(selection::json),
+            "seconds": self.seconds,
+        })
+    }
 }

@@ -56,6 +56,10 @@ struct Roles {
     width: usize,
     /// Whether it may follow another run: some input says where its tokens are.
     follows: bool,
+    /// The most tokens, with those before, that its masks have room for.
+    room: usize,
+    /// Whether tokens are at the end of masks: caches push out their oldest rows, and nobody writes one at a position.
+    at_end: bool,
     /// Number of the output of logits, and how many each token has.
     logits: usize,
     vocabulary: usize,
@@ -117,7 +121,11 @@ impl Roles {
             return Err(usage(reason, "export the model for a batch of 1"));
         }
         let follows = feeds.iter().any(|&feed| feed != Feed::Tokens);
-        Ok(Roles { entry: number, feeds, width, follows, logits, vocabulary })
+        let masks = entry.inputs.iter().zip(&feeds).filter(|(_, feed)| **feed == Feed::Mask);
+        let room = masks.map(|(port, _)| port.shape.last().copied().unwrap_or(1)).min();
+        let room = usize::try_from(room.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+        let at_end = object.kernels.iter().all(|kernel| kernel.params.is_empty());
+        Ok(Roles { entry: number, feeds, width, follows, room, at_end, logits, vocabulary })
     }
 
     /// The inputs for tokens that begin at a position.
@@ -131,7 +139,10 @@ impl Roles {
             let values: Vec<f64> = match feed {
                 Feed::Tokens => tokens.iter().map(|&id| id as f64).collect(),
                 Feed::Positions => (at..length).cycle().take(n).map(|position| position as f64).collect(),
-                Feed::Mask => (0..n).map(|i| f64::from(i < length)).collect(),
+                Feed::Mask => {
+                    let live = |i: usize| if self.at_end { i + length >= n } else { i < length };
+                    (0..n).map(|i| f64::from(live(i))).collect()
+                }
                 Feed::Length => vec![length as f64; n],
                 Feed::Last => vec![length as f64 - 1.0; n],
             };
@@ -307,7 +318,10 @@ pub fn run(args: &cli::Generate, context: &Context) -> Result<Report, Failed> {
     let mut logits = Vec::new();
     while run.length < prompt.len() {
         let left = &prompt[run.length..];
-        let fits = |roles: &&Roles| roles.width <= left.len() && (roles.follows || run.length == 0);
+        let fits = |roles: &&Roles| {
+            let whole = roles.width <= left.len() && run.length + roles.width <= roles.room;
+            whole && (roles.follows || run.length == 0)
+        };
         let widest = all.iter().filter(fits).max_by_key(|roles| roles.width).unwrap_or(step);
         logits = run.feed(widest, &left[..widest.width])?;
     }

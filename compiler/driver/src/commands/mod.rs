@@ -43,6 +43,7 @@ use lacuna_driver::pipeline::{Compiled, Request, Stage, Watch};
 use lacuna_driver::progress::{Loudness, Progress};
 use lacuna_driver::report::Report;
 use lacuna_driver::selection::SelectionRequest;
+use lacuna_driver::states::StateRequest;
 use lacuna_driver::tensors;
 use lacuna_driver::testset::{self, DataSet};
 
@@ -179,6 +180,8 @@ struct Settings {
     weights: WeightOptions,
     /// Inputs and outputs that are one tensor.
     states: Vec<(String, String)>,
+    /// Rows of those that grow.
+    state_length: Option<u64>,
     /// Whether every tensor of the model becomes an output.
     exposes: bool,
     /// What techniques of weights measure on.
@@ -275,6 +278,7 @@ impl Settings {
             bindings,
             weights,
             states: options.states.clone(),
+            state_length: options.state_length,
             exposes: false,
             calibration,
             budget,
@@ -302,7 +306,7 @@ impl Settings {
             extraction: self.extraction,
             weights: self.weights,
             calibration: self.calibration.as_ref(),
-            states: &self.states,
+            states: StateRequest { pairs: &self.states, length: self.state_length },
             exposes: self.exposes,
             selection: SelectionRequest {
                 budget: self.budget,

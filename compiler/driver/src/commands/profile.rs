@@ -3,7 +3,7 @@
 use lacuna_isa::inst::Engine;
 use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
-use lacuna_runtime::profile::{LaunchProfile, MAX_EVENTS, Profile};
+use lacuna_runtime::profile::{Cause, LaunchProfile, MAX_EVENTS, N_CAUSES, Profile};
 use lacuna_runtime::{LaunchRecord, ProfileOptions};
 use serde_json::{Map, Value, json};
 
@@ -122,6 +122,7 @@ fn layers(profile: &Profile, object: &Object) -> String {
             percent(share(cycles, profile.cycles as f64)),
             launch.bound_cycles.to_string(),
             launch.bound.name().to_owned(),
+            most(launch),
             dpe_cycles(launch).to_string(),
             report::bytes(launch.hbm_bytes),
             report::bytes(launch.sram_bytes),
@@ -129,9 +130,47 @@ fn layers(profile: &Profile, object: &Object) -> String {
             launch.macs_skipped.to_string(),
         ]
     });
-    let header =
-        ["kernel", "nodes", "cycles", "share", "bound", "by", "DPE busy", "HBM", "SRAM", "MACs", "skipped"];
-    report::table(header, rows, &[2, 3, 4, 6, 7, 8, 9, 10])
+    let header = [
+        "kernel", "nodes", "cycles", "share", "bound", "by", "mostly", "DPE busy", "HBM", "SRAM", "MACs",
+        "skipped",
+    ];
+    report::table(header, rows, &[2, 3, 4, 7, 8, 9, 10, 11])
+}
+
+/// What the longest chain of waits of a launch is mostly made of, and its share of the cycles.
+fn most(launch: &LaunchProfile) -> String {
+    let cycles = (launch.end - launch.start) as f64;
+    let causes = Cause::all().zip(launch.path);
+    let most = causes.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|&(_, spent)| spent > 0.0 && cycles > 0.0);
+    most.map_or_else(
+        || "-".to_owned(),
+        |(cause, spent)| format!("{} {:.0}%", cause.name(), 100.0 * spent / cycles),
+    )
+}
+
+/// Cycles of a chain of waits by cause, the greatest first; none that is 0.
+fn spent(path: &[f64]) -> Vec<(String, f64)> {
+    let causes = Cause::all().map(Cause::name).zip(path.iter().copied());
+    let mut spent: Vec<(String, f64)> = causes.filter(|&(_, cycles)| cycles > 0.0).collect();
+    spent.sort_by(|a, b| b.1.total_cmp(&a.1));
+    spent
+}
+
+/// The same for all launches, one after the other, and what goes by before they begin.
+fn spent_in_all(profile: &Profile) -> Vec<(String, f64)> {
+    let mut path = [0.0; N_CAUSES];
+    for launch in &profile.launches {
+        path.iter_mut().zip(launch.path).for_each(|(all, own)| *all += own);
+    }
+    let mut all = spent(&path);
+    let launching = launch_cycles(profile) as f64;
+    all.extend((launching > 0.0).then(|| ("launch".to_owned(), launching)));
+    all.sort_by(|a, b| b.1.total_cmp(&a.1));
+    all
+}
+
+fn by_cause(spent: Vec<(String, f64)>) -> Value {
+    Value::Object(spent.into_iter().map(|(cause, cycles)| (cause, json!(cycles.round()))).collect())
 }
 
 /// Cycles that all instances of an engine have between the first launch and the end of the last.
@@ -165,7 +204,7 @@ fn launches(profile: &Profile) -> usize {
 fn totals(profile: &Profile, object: &Object, target: &Target) -> String {
     format!(
         "{} for {}: {} cycles, {:.1} us at {} GHz on {} PEs; {} of {} kernels, {} cycles before they begin\n\
-         bound by {} {} cycles, {} of the time\n\
+         bound by {} {} cycles, {} of the time; what is waited for: {}\n\
          {} over HBM, {} over shared SRAM; {} MACs, {} skipped\n",
         object.name,
         target.name,
@@ -182,6 +221,13 @@ fn totals(profile: &Profile, object: &Object, target: &Target) -> String {
         profile.bound.name(),
         profile.bound_cycles,
         percent(profile.fraction),
+        spent_in_all(profile)
+            .iter()
+            .map(|(cause, cycles)| (cause, cycles / profile.cycles as f64))
+            .filter(|(_, share)| *share >= 0.01)
+            .map(|(cause, share)| format!("{cause} {}", percent(share)))
+            .collect::<Vec<_>>()
+            .join(", "),
         report::bytes(profile.hbm_bytes),
         report::bytes(profile.sram_bytes),
         profile.macs,
@@ -207,6 +253,7 @@ fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
             "bound": launch.bound.name(),
             "dpe_cycles": dpe_cycles(launch),
             "busy_cycles": busy,
+            "spent": by_cause(spent(&launch.path)),
             "hbm_bytes": launch.hbm_bytes,
             "sram_bytes": launch.sram_bytes,
             "energy_pj": energy::known(launch.energy_pj, target),
@@ -236,6 +283,7 @@ fn json(profile: &Profile, object: &Object, target: &Target) -> Value {
         "bound_cycles": profile.bound_cycles,
         "bound": profile.bound.name(),
         "fraction": profile.fraction,
+        "spent": by_cause(spent_in_all(profile)),
         "hbm_bytes": profile.hbm_bytes,
         "sram_bytes": profile.sram_bytes,
         "energy_pj": energy::known(profile.energy_pj, target),

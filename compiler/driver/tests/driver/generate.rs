@@ -201,3 +201,56 @@ fn what_cannot_be_is_said() {
     assert_eq!(json_in(at, &["compile", "relu.onnx"]).0, 0);
     check_failure(at, &["generate", "relu.lac", "--prompt-ids", "1"], 2, "L0001");
 }
+
+/// Decoders as exporters write them, with caches that grow, of fixed size, or as the buffers of GroupQueryAttention: token for token what
+/// ONNX Runtime finds likeliest, with and without an entry for several tokens.
+#[test]
+fn exported_decoders_say_what_the_reference_says() {
+    let decoders = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/decoders");
+    let mut folders: Vec<_> = fs::read_dir(decoders).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    assert!(folders.len() >= 6, "{folders:?}");
+    let scratch = tempfile::tempdir().unwrap();
+    let object = scratch.path().join("decoder.lac");
+    for (number, folder) in folders.iter().enumerate() {
+        let told: Value = serde_json::from_slice(&fs::read(folder.join("decoder.json")).unwrap()).unwrap();
+        let list = |value: &Value| -> Vec<String> {
+            let of = |item: &Value| item.as_str().map_or_else(|| item.to_string(), str::to_owned);
+            value.as_array().unwrap().iter().map(of).collect()
+        };
+        let (prompt, tokens) = (list(&told["prompt"]).join(","), list(&told["tokens"]));
+        for options in told["options"].as_array().unwrap() {
+            let target = ["mtia-300", "mtia-500", "tpu-v5p"][number % 3];
+            let options = list(options);
+            let mut args = vec!["compile"];
+            let (models, options): (Vec<&str>, Vec<&str>) =
+                options.iter().map(String::as_str).partition(|option| option.ends_with(".onnx"));
+            args.extend(models);
+            args.extend(["model.onnx", "--state", "past_key_values.*=present.*", "--target", target]);
+            args.extend(&options);
+            args.extend(["-o", object.to_str().unwrap()]);
+            let (exit, report) = json_in(folder, &args);
+            assert_eq!(exit, 0, "{args:?}: {report}");
+            let count = tokens.len().to_string();
+            let generate = ["generate", object.to_str().unwrap(), "--prompt-ids", &prompt, "-n", &count];
+            let (exit, made) = json_in(folder, &generate);
+            assert_eq!((exit, list(&made["tokens"])), (0, tokens.clone()), "{args:?}: {made}");
+        }
+    }
+}
+
+#[test]
+fn caches_that_grow_need_rows() {
+    let scratch = tempfile::tempdir().unwrap();
+    let object = scratch.path().join("decoder.lac");
+    let object = object.to_str().unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/decoders/llama-growing");
+    let common =
+        ["compile", "model.onnx", "--state", "past_key_values.*=present.*", "--dim", "s=4", "--dim", "t=4"];
+    let args = [&common[..], &["--dim", "p=0", "-o", object]].concat();
+    let refused = check_failure(&folder, &args, 2, "L0025");
+    assert!(refused.to_string().contains("give it more rows by --state-length N"), "{refused}");
+    let args = [&common[..], &["--dim", "p=0", "--state-length", "3", "-o", object]].concat();
+    let (exit, report) = json_in(&folder, &args);
+    assert_eq!(exit, 0, "{report}");
+}

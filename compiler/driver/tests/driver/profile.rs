@@ -149,3 +149,31 @@ fn the_trace_shows_every_launch() {
         assert!(end(&bar) <= end(launch), "{bar} outside {launch}");
     }
 }
+
+/// Every cycle of a launch has a cause, on the longest chain of waits.
+#[test]
+fn what_is_waited_for_adds_up() {
+    for model in ["digits-cnn", "adder-llama", "adder-decode"] {
+        let report = profiled(model);
+        let sum =
+            |spent: &Value| spent.as_object().unwrap().values().map(|n| n.as_f64().unwrap()).sum::<f64>();
+        let kernels = report["kernels"].as_array().unwrap();
+        for kernel in kernels {
+            let (cycles, spent) = (kernel["cycles"].as_f64().unwrap(), sum(&kernel["spent"]));
+            // Each cause is rounded for itself.
+            assert!((cycles - spent).abs() <= 8.0, "{spent} of {cycles} cycles: {kernel}");
+        }
+        let (cycles, spent) = (report["cycles"].as_f64().unwrap(), sum(&report["spent"]));
+        assert!((cycles - spent).abs() <= 8.0 * kernels.len() as f64, "{spent} of {cycles} cycles");
+    }
+    // A machine whose memory answers in a cycle waits for it no more.
+    let path = testdata("digits-cnn").join("model.onnx");
+    let spent = |changes: &[&str]| {
+        let (exit, value) =
+            json_in(Path::new("."), &[&["profile", path.to_str().unwrap()], changes].concat());
+        assert_eq!(exit, 0, "{value}");
+        value["spent"]["HBM latency"].as_f64().unwrap_or(0.0)
+    };
+    assert!(spent(&[]) > 1000.0);
+    assert!(spent(&["--set", "hbm_latency=1cycle"]) < 20.0);
+}

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
 
 use super::TextError;
+use super::cursor::Parser;
 use super::lexer::{Token, quote};
-use super::parse::Parser;
 use crate::for_each_op;
 use crate::module::{ConstId, FuncId};
 use crate::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, Dims, EmptyRow, Op, Real, ReduceOp, UnaryOp};

@@ -20,6 +20,7 @@
 //! run from `;` to the end of the line.
 
 mod attribute;
+mod cursor;
 mod lexer;
 mod parse;
 mod print;

@@ -8,26 +8,20 @@ use lacuna_isa::format::{GroupFormat, ScalarType, pack};
 
 use super::TextError;
 use super::attribute::{Attribute, OP_NAMES, parse_op};
-use super::lexer::{Spanned, Token, lex, unquote};
+use super::cursor::Parser;
+use super::lexer::{Spanned, Token};
 use crate::module::{
     Constant, ConstantData, Entry, FuncId, Function, Module, Node, NodeData, Origin, OriginId, Value,
     ValueData, ValueDef,
 };
-use crate::types::{ElemType, Shape, TensorType};
-
-/// Tokens of a text and a place in them.
-pub(super) struct Parser<'t> {
-    text: &'t str,
-    tokens: Vec<Spanned>,
-    next: usize,
-}
+use crate::types::{ElemType, Shape, TensorType, TypeError};
 
 /// Reads a whole module.
 pub(super) fn module(
     text: &str,
     mut resolve: impl FnMut(&[u8; 32]) -> Option<ConstantData>,
 ) -> Result<Module, TextError> {
-    let mut p = Parser { text, tokens: lex(text), next: 0 };
+    let mut p = Parser::new(text);
     p.keyword("module")?;
     let mut module = Module { name: p.string()?, ..Module::default() };
     while p.peek().token != Token::End {
@@ -62,171 +56,7 @@ pub(super) fn module(
     Ok(module)
 }
 
-impl<'t> Parser<'t> {
-    fn peek(&self) -> Spanned {
-        let end = self.text.len();
-        self.tokens.get(self.next).copied().unwrap_or(Spanned { token: Token::End, start: end, end })
-    }
-
-    fn slice(&self, at: Spanned) -> &'t str {
-        &self.text[at.start..at.end]
-    }
-
-    /// An error at a token.
-    fn error(&self, at: Spanned, message: impl Into<String>) -> TextError {
-        let before = &self.text[..at.start];
-        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-        TextError {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-            message: message.into(),
-            suggestion: None,
-            source: self.text[line_start..].lines().next().unwrap_or("").to_owned(),
-        }
-    }
-
-    fn wanted(&self, at: Spanned, what: &str) -> TextError {
-        let found = match at.token {
-            Token::Word | Token::Number | Token::Unknown => format!("`{}`", self.slice(at)),
-            other => other.describe().to_owned(),
-        };
-        self.error(at, format!("expected {what}, found {found}"))
-    }
-
-    /// An error for a name that is none of `known`, with the nearest of them.
-    fn unknown(&self, at: Spanned, what: &str, name: &str, known: &[&str]) -> TextError {
-        let nearest = known.iter().map(|k| (distance(name, k), name.len().abs_diff(k.len()), k)).min();
-        let suggestion = nearest.filter(|(d, _, k)| *d <= 2 && *d < k.len()).map(|(_, _, k)| (*k).to_owned());
-        TextError { suggestion, ..self.error(at, format!("expected {what}, found `{name}`")) }
-    }
-
-    /// Takes a token of this kind if it is next.
-    fn accept(&mut self, token: Token) -> Option<Spanned> {
-        let at = self.peek();
-        (at.token == token && token != Token::End).then(|| {
-            self.next += 1;
-            at
-        })
-    }
-
-    fn take(&mut self, token: Token) -> Result<Spanned, TextError> {
-        self.accept(token).ok_or_else(|| self.wanted(self.peek(), token.describe()))
-    }
-
-    pub(super) fn expect(&mut self, token: Token) -> Result<(), TextError> {
-        self.take(token).map(|_| ())
-    }
-
-    fn word(&mut self) -> Result<&'t str, TextError> {
-        self.take(Token::Word).map(|at| self.slice(at))
-    }
-
-    pub(super) fn keyword(&mut self, keyword: &str) -> Result<(), TextError> {
-        let at = self.peek();
-        if at.token == Token::Word && self.slice(at) == keyword {
-            self.next += 1;
-            Ok(())
-        } else {
-            Err(self.wanted(at, &format!("`{keyword}`")))
-        }
-    }
-
-    /// A number that `read` understands.
-    pub(super) fn number<T>(&mut self, what: &str, read: impl Fn(&str) -> Option<T>) -> Result<T, TextError> {
-        let at = self.peek();
-        let value = (at.token == Token::Number).then(|| read(self.slice(at))).flatten();
-        let value = value.ok_or_else(|| self.wanted(at, what))?;
-        self.next += 1;
-        Ok(value)
-    }
-
-    fn code(&mut self) -> Result<u64, TextError> {
-        self.number("a code such as 0x3f", |text| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok())
-    }
-
-    /// One of `names`.
-    pub(super) fn named<T>(
-        &mut self,
-        what: &str,
-        names: &[&str],
-        read: impl Fn(&str) -> Option<T>,
-    ) -> Result<T, TextError> {
-        let at = self.peek();
-        if at.token != Token::Word {
-            return Err(self.wanted(at, what));
-        }
-        let name = self.slice(at);
-        let value = read(name).ok_or_else(|| self.unknown(at, what, name, names))?;
-        self.next += 1;
-        Ok(value)
-    }
-
-    /// The number of an id such as `v7`.
-    pub(super) fn id(&mut self, prefix: &str) -> Result<u32, TextError> {
-        let at = self.peek();
-        let number = (at.token == Token::Word).then(|| {
-            let digits = self.slice(at).strip_prefix(prefix)?;
-            let plain =
-                digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
-            // The greatest number is reserved.
-            digits.parse().ok().filter(|&n| plain && n < u32::MAX)
-        });
-        let number =
-            number.flatten().ok_or_else(|| self.wanted(at, &format!("an id such as `{prefix}0`")))?;
-        self.next += 1;
-        Ok(number)
-    }
-
-    /// An id whose number must be the next one of its kind.
-    fn numbered(&mut self, prefix: &str, next: usize) -> Result<(), TextError> {
-        let at = self.peek();
-        if self.id(prefix)? as usize == next {
-            Ok(())
-        } else {
-            Err(self.error(at, format!("the next id of this kind is `{prefix}{next}`")))
-        }
-    }
-
-    fn string(&mut self) -> Result<String, TextError> {
-        self.string_as("a string with the escapes \\\" \\\\ \\n \\t \\u{..}", |s| Some(s.to_owned()))
-    }
-
-    /// A string that `read` understands.
-    pub(super) fn string_as<T>(
-        &mut self,
-        what: &str,
-        read: impl Fn(&str) -> Option<T>,
-    ) -> Result<T, TextError> {
-        let at = self.peek();
-        let value = (at.token == Token::String).then(|| read(&unquote(self.slice(at))?)).flatten();
-        let value = value.ok_or_else(|| self.wanted(at, what))?;
-        self.next += 1;
-        Ok(value)
-    }
-
-    /// Items between brackets with commas between them.
-    pub(super) fn list<T>(
-        &mut self,
-        open: Token,
-        close: Token,
-        mut item: impl FnMut(&mut Self) -> Result<T, TextError>,
-    ) -> Result<Vec<T>, TextError> {
-        self.expect(open)?;
-        let mut items = Vec::new();
-        if self.accept(close).is_some() {
-            return Ok(items);
-        }
-        loop {
-            items.push(item(self)?);
-            if self.accept(close).is_some() {
-                return Ok(items);
-            }
-            if self.accept(Token::Comma).is_none() {
-                return Err(self.wanted(self.peek(), &format!("`,` or {}", close.describe())));
-            }
-        }
-    }
-
+impl Parser<'_> {
     fn ty(&mut self) -> Result<TensorType, TextError> {
         let scalars = ScalarType::ALL.iter().map(|s| s.name());
         let names: Vec<&str> = scalars.chain(GroupFormat::ALL.iter().map(|g| g.name())).collect();
@@ -275,7 +105,7 @@ impl<'t> Parser<'t> {
             }
             Token::OpenBracket => {
                 let codes = self.list(Token::OpenBracket, Token::CloseBracket, Parser::code)?;
-                let bytes = pack_codes(&ty, &codes).map_err(|message| self.error(at, message))?;
+                let bytes = pack_codes(&ty, &codes).map_err(|e| self.error(at, e.to_string()))?;
                 Ok(Constant::dense(ty, bytes, name))
             }
             _ => match self.named("the elements of a constant", &["splat", "bytes"], |w| {
@@ -388,18 +218,31 @@ impl<'t> Parser<'t> {
 #[derive(Default)]
 struct Definitions(BTreeMap<u32, (Spanned, ValueData)>);
 
-fn pack_codes(ty: &TensorType, codes: &[u64]) -> Result<Vec<u8>, String> {
-    ty.check().map_err(|e| e.to_string())?;
+/// Why codes are no elements of a constant.
+#[derive(Debug, thiserror::Error)]
+enum CodeError {
+    #[error(transparent)]
+    Type(#[from] TypeError),
+    #[error("{0} is grouped: its elements are given as bytes")]
+    Grouped(TensorType),
+    #[error("{n} elements given for {ty}")]
+    Count { n: usize, ty: TensorType },
+    #[error("{code:#x} is not a code of {elem}")]
+    Code { code: u64, elem: ScalarType },
+}
+
+fn pack_codes(ty: &TensorType, codes: &[u64]) -> Result<Vec<u8>, CodeError> {
+    ty.check()?;
     let ElemType::Scalar(elem) = ty.elem else {
-        return Err(format!("{ty} is grouped: its elements are given as bytes"));
+        return Err(CodeError::Grouped(ty.clone()));
     };
     if ty.shape.elements() != codes.len() as u64 {
-        return Err(format!("{} elements given for {ty}", codes.len()));
+        return Err(CodeError::Count { n: codes.len(), ty: ty.clone() });
     }
     let mut bytes = vec![0; ty.bytes() as usize];
     for (i, &code) in codes.iter().enumerate() {
         if elem.bits() < 64 && code >> elem.bits() != 0 {
-            return Err(format!("{code:#x} is not a code of {elem}"));
+            return Err(CodeError::Code { code, elem });
         }
         pack::set(&mut bytes, elem, i, code);
     }
@@ -410,23 +253,4 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u32>> = text.chars().map(|c| c.to_digit(16)).collect();
     let (pairs, rest) = digits.as_ref()?.as_chunks::<2>();
     rest.is_empty().then(|| pairs.iter().map(|&[high, low]| (high * 16 + low) as u8).collect())
-}
-
-/// Edits (insert, delete, replace, swap of neighbours) between two names; at most 100 characters of each count.
-fn distance(a: &str, b: &str) -> usize {
-    let [a, b] = [a, b].map(|s| s.chars().take(100).collect::<Vec<char>>());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 0..a.len() {
-        let mut row = vec![i + 1];
-        for j in 0..b.len() {
-            let replace = rows[i][j] + usize::from(a[i] != b[j]);
-            let mut edits = replace.min(rows[i][j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
-                edits = edits.min(rows[i - 1][j - 1] + 1);
-            }
-            row.push(edits);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }

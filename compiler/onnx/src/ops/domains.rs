@@ -63,7 +63,7 @@ super::table! {
     "GemmFastGelu" 1 Float "" "contract, add, tanh, mul" fused::gemm_fast_gelu;
     "GridSample" 1 Number "" "floor, gather, mul, add" |c, n| as_of(c, n, 16, grid::grid_sample);
     "GroupNorm" 1 Float "" "norm, mul, add" |c, n| fused::group_norm(c, n, false);
-    "GroupQueryAttention" 1 Float "no quantised cache, no qk_output" "contract, mul, softmax, select" grouped_query::attention;
+    "GroupQueryAttention" 1 Float "quantised caches, qk_output, query_seqlens" "contract, mul, softmax, select" grouped_query::attention;
     "MatMulIntegerToFloat" 1 Int "" "cast, sub, contract, mul" quantized::mat_mul_integer_to_float;
     "MatMulNBits" 1 Float "2, 4 and 8 bits; blocks of equal numbers of rows in g_idx" "dequantize, contract" n_bits::mat_mul_n_bits;
     "MultiHeadAttention" 1 Float "past_sequence_length, cache_indirection, the result qk" "contract, add, select, softmax" fused_attention::multi_head_attention;

@@ -3,7 +3,7 @@
 //! A sequence of the batch has `seqlens_k + 1` tokens, those of this call last; right-padded prompts are the exception, whose rows begin
 //! at position 0. The operands may be rotated on the way into the caches.
 
-use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap};
+use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, Real, UnaryOp};
 use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
@@ -41,11 +41,17 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     }
     let past = past_length(c, n)?;
     let total = if past == 0 { rows } else { total(c, n)? };
+    if n.flag("sliding_window_cache", false)? && past > 0 && past < total {
+        let reason =
+            format!("caches of {past} rows forget some of {total} tokens (sliding_window_cache is 1)");
+        return Err(unsupported(reason).hint("bind their length to that of total_sequence_length"));
+    }
     let s = Sizes { batch, heads, groups, rows, size, columns: past.max(total) };
     if s.columns < rows {
         return Err(invalid(format!("{rows} tokens for a cache of {}", s.columns)));
     }
     let before = tokens_before(c, n, s, total == rows && (past == 0 || rows > 1))?;
+    let (q, k) = (normed(c, n, q, 14)?, normed(c, n, k, 15)?);
     let (q, k) = if n.flag("do_rotary", false)? { rotated(c, n, s, [q, k], before)? } else { (q, k) };
     let present_k = appended(c, n.opt(3).filter(|_| past > 0), k, before, s)?;
     let present_v = appended(c, n.opt(4).filter(|_| past > 0), v, before, s)?;
@@ -58,8 +64,24 @@ fn refuse(n: &Call<'_>) -> Result<(), Fail> {
     if n.int("qk_output", 0)? != 0 || n.wants(3) {
         return Err(unsupported("qk_output is not 0"));
     }
-    let quantised = n.opt(12).is_some() || n.opt(13).is_some() || n.int("kv_cache_bit_width", 0)? != 0;
-    if quantised { Err(unsupported("the caches are quantised")) } else { Ok(()) }
+    if n.opt(12).is_some() || n.opt(13).is_some() || n.int("kv_cache_bit_width", 0)? != 0 {
+        return Err(unsupported("the caches are quantised"));
+    }
+    if n.opt(16).is_some() {
+        return Err(unsupported("query_seqlens is given"));
+    }
+    Ok(())
+}
+
+/// Queries or keys divided by the root of the mean square of each head and scaled by operand `weight`, if there is one.
+fn normed(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, weight: usize) -> Result<Value, Fail> {
+    let Some(scale) = n.opt(weight) else { return Ok(x) };
+    let both = n.float("qk_norm_epsilon", 1e-6)? as f32;
+    let eps = n.float(if weight == 14 { "q_norm_epsilon" } else { "k_norm_epsilon" }, both)?;
+    let elem = c.elem(x);
+    let (x, scale) = (widened(c, x)?, widened(c, scale)?);
+    let y = c.emit(Op::Norm { axes: vec![3], centre: false, eps: Real(eps) }, &[x, scale])?;
+    c.cast(y, elem)
 }
 
 /// Queries, keys and values, `[batch, heads, rows, size]`: three operands, or one that has all of them.
@@ -207,6 +229,12 @@ fn visible(c: &mut Ctx<'_>, n: &Call<'_>, s: Sizes, before: Value) -> Result<Val
     let at = positions(c, s, before)?;
     let at = c.reshape(at, vec![s.batch, 1, s.rows, 1])?;
     let column = c.iota(c.elem(at), &vec![1, 1, 1, s.columns].into(), 3)?;
+    if !n.flag("causal", true)? {
+        let last = n.input(5)?;
+        let last = c.reshape(last, vec![s.batch, 1, 1, 1])?;
+        let seen = c.compare(CompareOp::Le, column, last)?;
+        return c.broadcast_to(seen, &vec![s.batch, 1, s.rows, s.columns].into());
+    }
     let seen = c.compare(CompareOp::Le, column, at)?;
     match n.int("local_window_size", -1)? {
         window if window > 0 => {
@@ -241,7 +269,7 @@ fn weighted(
     let softcap = n.float("softcap", 0.0)?;
     if softcap > 0.0 {
         let scaled = c.binary_splat(BinaryOp::Div, scores, softcap)?;
-        let bent = c.unary(lacuna_ir::op::UnaryOp::Tanh, scaled)?;
+        let bent = c.unary(UnaryOp::Tanh, scaled)?;
         scores = c.binary_splat(BinaryOp::Mul, bent, softcap)?;
     }
     if let Some(bias) = n.opt(10) {

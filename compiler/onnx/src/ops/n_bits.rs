@@ -4,10 +4,10 @@ use lacuna_ir::op::{BinaryOp, ContractMap};
 use lacuna_ir::{Constant, ConstantData, Op, Shape, TensorType, Value};
 use lacuna_isa::format::ScalarType;
 
-use super::indexing::non_negative;
 use crate::call::{Call, axis};
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;
+use crate::indices::non_negative;
 
 type Results = Result<Vec<Value>, Fail>;
 

@@ -1,55 +1,13 @@
 //! Where the greatest elements of windows stand, and putting them back.
 
-use lacuna_ir::op::BinaryOp;
 use lacuna_ir::{Op, Shape, Value};
-use lacuna_isa::format::ScalarType;
 
-use super::pooling::{Pool, windows};
 use super::scatter::replace_at;
 use crate::call::Call;
 use crate::context::{Ctx, invalid};
 use crate::diagnostic::Fail;
 
 type Results = Result<Vec<Value>, Fail>;
-
-/// Positions of the greatest element of each window, the first of equal ones, counted through the whole operand: row-major, or
-/// with `storage_order` column-major within the spatial axes.
-pub(super) fn max_indices(c: &mut Ctx<'_>, n: &Call<'_>, pool: &Pool) -> Result<Value, Fail> {
-    let (shape, s) = (c.shape(pool.x), pool.kernel.len());
-    let lowest = if c.elem(pool.x).is_float() { f64::NEG_INFINITY } else { f64::MIN };
-    let windows = windows(c, pool, lowest)?;
-    let mut flat = c.shape(windows).0;
-    flat.truncate(s + 2);
-    let positions: Shape = flat.clone().into();
-    flat.push(pool.kernel.iter().product());
-    let windows = c.reshape(windows, flat)?;
-    let best = c.emit(Op::ArgReduce { max: true, axis: s as u8 + 2, last: false }, &[windows])?;
-    // Distance of a step along each spatial axis in the result's numbering.
-    let column_major = n.flag("storage_order", false)?;
-    let step = |d: usize| -> u64 {
-        let faster = if column_major { &shape[2..2 + d] } else { &shape[3 + d..] };
-        faster.iter().product()
-    };
-    let plane: u64 = shape[2..].iter().product();
-    let mut total = c.iota(ScalarType::I64, &positions, 0)?;
-    total = c.binary_splat(BinaryOp::Mul, total, (shape[1] * plane) as f64)?;
-    let channel = c.iota(ScalarType::I64, &positions, 1)?;
-    let channel = c.binary_splat(BinaryOp::Mul, channel, plane as f64)?;
-    total = c.binary(BinaryOp::Add, total, channel)?;
-    for d in 0..s {
-        let inner: u64 = pool.kernel[d + 1..].iter().product();
-        let within = c.binary_splat(BinaryOp::Div, best, inner as f64)?;
-        let within = c.binary_splat(BinaryOp::Rem, within, pool.kernel[d] as f64)?;
-        let within = c.binary_splat(BinaryOp::Mul, within, pool.spatial.dilations[d] as f64)?;
-        let start = c.iota(ScalarType::I64, &positions, d + 2)?;
-        let start = c.binary_splat(BinaryOp::Mul, start, pool.spatial.strides[d] as f64)?;
-        let start = c.binary_splat(BinaryOp::Sub, start, pool.spatial.low[d] as f64)?;
-        let at = c.binary(BinaryOp::Add, start, within)?;
-        let at = c.binary_splat(BinaryOp::Mul, at, step(d) as f64)?;
-        total = c.binary(BinaryOp::Add, total, at)?;
-    }
-    Ok(total)
-}
 
 /// Zeros with the operand's elements at given positions, in the shape that a pool of the same attributes takes.
 pub(super) fn max_unpool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {

@@ -8,7 +8,7 @@ use lacuna_ir::{Blob, Shape, TensorType};
 use lacuna_isa::format::ScalarType;
 use lacuna_onnx::proto::*;
 use lacuna_onnx::{
-    Diagnostic, ExternalData, Imported, NoExternalData, Options, data_type, decode_tensor, import,
+    Diagnostic, ExternalData, Imported, NoExternalData, Options, Unreadable, data_type, decode_tensor, import,
 };
 use prost::Message;
 
@@ -16,10 +16,12 @@ use prost::Message;
 pub struct Folder(pub PathBuf);
 
 impl ExternalData for Folder {
-    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Blob, String> {
-        let bytes = std::fs::read(self.0.join(location)).map_err(|e| e.to_string())?;
+    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Blob, Unreadable> {
+        let bytes = std::fs::read(self.0.join(location))?;
         let length = length.unwrap_or(bytes.len() as u64 - offset) as usize;
-        Blob::new(bytes).slice(offset as usize, length).ok_or_else(|| "it is too short".to_owned())
+        Blob::new(bytes)
+            .slice(offset as usize, length)
+            .ok_or_else(|| Unreadable::File("it is too short".to_owned()))
     }
 }
 

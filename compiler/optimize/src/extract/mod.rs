@@ -12,10 +12,9 @@ use egg::{Id, Language};
 use lacuna_ir::Op;
 
 use crate::cost::{bytes, cost};
-use crate::graph::Graph;
+use crate::graph::{Graph, Source};
 use crate::lang::{Fnv, Term};
 use crate::options::Extraction;
-use crate::rules::merging::Bundle;
 use problem::{Alternative, Class, NONE, Problem, Weight};
 
 /// The chosen term of each class that has been given one.
@@ -136,6 +135,19 @@ fn hash(g: &Graph, term: &Term) -> u64 {
     }
     hasher.0
 }
+
+/// Contractions that became one: each class with the class of the merged result that it is a slice of.
+pub struct Bundle {
+    /// Classes that became slices.
+    pub members: Vec<Id>,
+    /// What they are slices of.
+    pub merged: Id,
+    /// Where the contractions come from.
+    pub source: Source,
+    /// What was merged, for people.
+    pub before: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,9 +8,9 @@ use lacuna_ir::{ConstId, Constant, ConstantData, Function, Module, Node, Op, Ten
 use lacuna_isa::format::ScalarType;
 
 use super::{Group, Instance, leaves};
+use crate::analysis::of_constant;
 use crate::constants::constant_values;
-use crate::exact::SMALL_BYTES;
-use crate::facts::of_constant;
+use crate::module::SMALL_BYTES;
 use crate::structure::Zeros;
 
 /// Fewest nodes of a block.

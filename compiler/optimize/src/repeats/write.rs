@@ -8,7 +8,7 @@ use lacuna_ir::{
 };
 
 use crate::constants::constant_values;
-use crate::exact::SMALL_BYTES;
+use crate::module::SMALL_BYTES;
 
 use super::{Called, Group, Instance, Origins, places};
 

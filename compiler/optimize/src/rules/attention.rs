@@ -8,7 +8,7 @@
 use egg::{Id, Language};
 use lacuna_ir::Op;
 use lacuna_ir::expand::Attention;
-use lacuna_ir::op::{BinaryOp, EmptyRow, Real, ReduceOp, UnaryOp};
+use lacuna_ir::op::{ReduceOp, UnaryOp};
 use lacuna_isa::format::ScalarType;
 
 use super::{Rule, RuleClass, wide};
@@ -161,20 +161,4 @@ fn between(g: &Graph, from: Id, ends: &[Id]) -> Source {
         }
     }
     source
-}
-
-/// Attention that only multiplies: what else it does is set where it is found.
-pub(crate) const PLAIN: Attention = Attention {
-    scale: Real(1.0),
-    softcap: Real(0.0),
-    causal: false,
-    shift: 0,
-    window: 0,
-    empty_row: EmptyRow::Nan,
-    elem: ScalarType::F32,
-};
-
-/// Whether an operator is this function of two operands.
-pub(crate) fn is_binary(op: &Op, function: BinaryOp) -> bool {
-    *op == Op::Binary { op: function }
 }

@@ -7,6 +7,7 @@ use lacuna_ir::op::{BinaryOp, Dims, Real, ReduceOp, UnaryOp};
 
 use super::{Rule, RuleClass, wide};
 use crate::graph::{Graph, Source};
+use crate::module::is_binary;
 use crate::pattern::Match;
 use crate::views::{View, along, views};
 
@@ -107,10 +108,6 @@ fn root_of(_: &Graph, op: &Op, args: &[Id]) -> Option<(Id, f64)> {
 
 fn is_unary(op: &Op, function: UnaryOp) -> bool {
     *op == Op::Unary { op: function }
-}
-
-fn is_binary(op: &Op, function: BinaryOp) -> bool {
-    *op == Op::Binary { op: function }
 }
 
 /// Views under `sqrt`.

@@ -11,7 +11,7 @@ use lacuna_ir::{Op, Shape};
 use lacuna_isa::format::ScalarType;
 
 use super::{RuleClass, RuleInfo};
-use crate::extract::Choice;
+use crate::extract::{Bundle, Choice};
 use crate::graph::{Graph, Source};
 use crate::views::along;
 
@@ -29,18 +29,6 @@ pub const INFO: RuleInfo = RuleInfo {
 
 /// What a merged contraction becomes, for people.
 pub const AFTER: &str = "(slice (contract ?x (concat $w ..)))";
-
-/// Contractions that became one: each class with the class of the merged result that it is a slice of.
-pub struct Bundle {
-    /// Classes that became slices.
-    pub members: Vec<Id>,
-    /// What they are slices of.
-    pub merged: Id,
-    /// Where the contractions come from.
-    pub source: Source,
-    /// What was merged, for people.
-    pub before: String,
-}
 
 /// What contractions must agree on to be merged.
 #[derive(PartialEq, Eq, Hash)]

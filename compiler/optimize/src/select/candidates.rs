@@ -8,12 +8,14 @@ use lacuna_isa::target::Target;
 use lacuna_isa::view::Pattern;
 
 use super::convert::{Forms, castable, grouped_axes, uniform};
-use super::model::{Extents, Model, cast_joins, groups_join};
+use super::extents::Extents;
+use super::model::{Model, cast_joins, groups_join};
 use super::zeros::Zeros;
-use crate::constants::{constant_values, dense};
+use crate::constants::constant_values;
+use crate::module::{dense, summed_dims};
 use crate::options::{Options, TargetFeatures};
 use crate::weights::Rounding;
-use crate::zeros::{WeightSparsity, activity_of, follows, summed_dims};
+use crate::zeros::{WeightSparsity, activity_of, follows};
 
 /// The local error that a gain is best measured with: far above rounding, far below saturation.
 const PROBE_NOISE: f64 = 1e-3;

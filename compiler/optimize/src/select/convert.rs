@@ -8,9 +8,10 @@ use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 use super::{Assignment, weights};
 use crate::constants::constant_values;
 use crate::emit::Emitter;
+use crate::error::Broken;
+use crate::module::summed_dims;
 use crate::options::{INT4_BLOCK, Precision};
 use crate::weights::WeightOptions;
-use crate::zeros::summed_dims;
 
 /// The least number of input channels of a convolution that is grouped.
 const MIN_CHANNELS: u64 = 16;
@@ -183,7 +184,7 @@ impl<'a> Converter<'a> {
         &mut self,
         mut plan: impl FnMut(&NodeData, [bool; 2]) -> (Forms, Option<&'static str>),
         assignments: &mut Vec<Assignment>,
-    ) -> Result<Function, String> {
+    ) -> Result<Function, Broken> {
         let source = self.source;
         for node in source.nodes.values() {
             let mut args = self.known(&node.args)?;
@@ -212,7 +213,7 @@ impl<'a> Converter<'a> {
     }
 
     /// Converts operands to bf16 where all of them are f32.
-    fn narrow(&mut self, node: &NodeData, args: &mut [Value]) -> Result<(), String> {
+    fn narrow(&mut self, node: &NodeData, args: &mut [Value]) -> Result<(), Broken> {
         let olds = &node.args[..args.len()];
         if !narrows(self.source, node) {
             return Ok(());
@@ -233,7 +234,8 @@ impl<'a> Converter<'a> {
     ///
     /// # Errors
     /// As [`Converter::all`].
-    pub fn operands(&mut self, node: &NodeData, forms: Forms) -> Result<Vec<Value>, String> {
+    pub fn operands(&mut self, node: &NodeData, forms: Forms) -> Result<Vec<Value>, Broken> {
+        let form = |why: &str| Broken::Form(why.to_owned());
         let mut args = self.known(&node.args)?;
         for (i, format) in forms.operands.into_iter().enumerate() {
             // A weight that the model stores in groups keeps them.
@@ -246,15 +248,15 @@ impl<'a> Converter<'a> {
                         Some(Format::Scalar(to)) => Some(to),
                         Some(Format::Grouped(_)) | None => self.source.ty(node.args[1 - i]).elem.scalar(),
                     };
-                    let to = other.ok_or("int4 weights meet groups")?;
-                    Conversion::Block(grouped_axes(self.source, node)?[i], to)
+                    let to = other.ok_or(Broken::Form("int4 weights meet groups".into()))?;
+                    Conversion::Block(grouped_axes(self.source, node).map_err(form)?[i], to)
                 }
                 Some(Format::Scalar(to)) if self.out.func().ty(args[i]).elem == ElemType::Scalar(to) => {
                     continue;
                 }
                 Some(Format::Scalar(to)) => Conversion::Cast(to),
                 Some(Format::Grouped(format)) => {
-                    Conversion::Group(format, grouped_axes(self.source, node)?[i])
+                    Conversion::Group(format, grouped_axes(self.source, node).map_err(form)?[i])
                 }
                 None => continue,
             };
@@ -267,7 +269,7 @@ impl<'a> Converter<'a> {
     ///
     /// # Errors
     /// As [`Converter::all`].
-    pub fn copy(&mut self, node: &NodeData, args: &[Value]) -> Result<(), String> {
+    pub fn copy(&mut self, node: &NodeData, args: &[Value]) -> Result<(), Broken> {
         let new = self.emit(node.op.clone(), args, &node.origins)?;
         for (&old, &new) in node.results.iter().zip(&new) {
             self.values[old] = Some(new);
@@ -280,16 +282,18 @@ impl<'a> Converter<'a> {
     ///
     /// # Errors
     /// As [`Converter::all`].
-    pub fn emit(&mut self, op: Op, args: &[Value], origins: &[OriginId]) -> Result<Vec<Value>, String> {
-        self.out.emit_all(self.module, op, args, origins).map_err(|e| e.to_string())
+    pub fn emit(&mut self, op: Op, args: &[Value], origins: &[OriginId]) -> Result<Vec<Value>, Broken> {
+        Ok(self.out.emit_all(self.module, op, args, origins)?)
     }
 
     /// The new values for those of the source.
     ///
     /// # Errors
     /// As [`Converter::all`].
-    pub fn known(&self, values: &[Value]) -> Result<Vec<Value>, String> {
-        let find = |v: &Value| self.values[*v].ok_or_else(|| format!("{v} is used before its definition"));
+    pub fn known(&self, values: &[Value]) -> Result<Vec<Value>, Broken> {
+        let find = |v: &Value| {
+            self.values[*v].ok_or_else(|| Broken::Missing(format!("{v} is used before its definition")))
+        };
         values.iter().map(find).collect()
     }
 
@@ -297,7 +301,7 @@ impl<'a> Converter<'a> {
     ///
     /// # Errors
     /// As [`Converter::all`].
-    pub fn results(&mut self) -> Result<Function, String> {
+    pub fn results(&mut self) -> Result<Function, Broken> {
         let results = self.known(&self.source.results)?;
         let out = std::mem::replace(&mut self.out, Emitter::new(self.source));
         let mut func = out.finish();
@@ -311,7 +315,7 @@ impl<'a> Converter<'a> {
         to: Conversion,
         constant: bool,
         origins: &[OriginId],
-    ) -> Result<Value, String> {
+    ) -> Result<Value, Broken> {
         if let Some(&known) = self.converted.get(&(x, to.clone())) {
             return Ok(known);
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use lacuna_ir::Module;
 
 use super::Selected;
-use crate::exact::Error;
+use crate::error::Error;
 
 /// The outputs of a run: for each data set, each output's elements.
 pub type Outputs = Vec<Vec<Vec<f64>>>;

@@ -10,6 +10,7 @@
 mod candidates;
 mod choose;
 mod convert;
+mod extents;
 mod measure;
 mod model;
 mod probe;
@@ -26,7 +27,8 @@ use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::view::Pattern;
 
 use crate::constants::fold;
-use crate::exact::{Error, functions};
+use crate::error::Error;
+use crate::module::functions;
 use crate::options::{Options, Precision};
 use crate::pack::pack;
 use crate::report::Report;
@@ -39,7 +41,7 @@ pub use measure::{Drop, MachineCost, Measure, Outputs, SelectError, noise_to_sig
 pub use survey::{ParetoPoint, Survey};
 
 use convert::{Converter, Forms, Quantised, uniform};
-use model::Extents;
+use extents::Extents;
 
 /// What a contraction got.
 #[derive(Clone, PartialEq, Eq, Debug)]

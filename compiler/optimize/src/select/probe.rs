@@ -8,7 +8,7 @@ use lacuna_ir::{FuncId, Module, NodeData, Op, OriginId, Value};
 
 use super::convert::{Converter, Forms};
 use crate::constants::fold;
-use crate::exact::Error;
+use crate::error::{Broken, Error};
 use crate::weights::WeightOptions;
 
 /// Elements that one sum of the machine covers at most, unless one axis has more: such rows fit every local memory. The rest is
@@ -41,7 +41,7 @@ pub fn probed(
     let mut sums = Vec::new();
     let mut converter = Converter::new(&mut module, &source, weights);
     let mut idx = 0;
-    let mut build = || -> Result<_, String> {
+    let mut build = || -> Result<_, Broken> {
         for node in source.nodes.values() {
             let args = converter.known(&node.args)?;
             converter.copy(node, &args)?;
@@ -64,7 +64,7 @@ pub fn probed(
     Ok(module)
 }
 
-fn sum_of_squares(converter: &mut Converter<'_>, node: &NodeData, probe: Probe) -> Result<Value, String> {
+fn sum_of_squares(converter: &mut Converter<'_>, node: &NodeData, probe: Probe) -> Result<Value, Broken> {
     let origins: &[OriginId] = &node.origins;
     let result = converter.known(&node.results)?[0];
     let values = match probe {

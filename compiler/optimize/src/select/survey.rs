@@ -17,7 +17,8 @@ use super::convert::{Forms, Quantised, narrows};
 use super::measure::{Drop, MachineCost, Measure, Outputs, SelectError, noise_to_signal, sqnr_db};
 use super::probe::{Probe, probed};
 use super::{Selected, convert};
-use crate::exact::{Error, functions};
+use crate::error::{Broken, Error};
+use crate::module::functions;
 use crate::options::Options;
 
 /// Contractions whose gain one run measures together.
@@ -90,8 +91,10 @@ impl Survey {
         measure: &mut M,
     ) -> Result<Survey, SelectError<M::Error>> {
         let func = module.entries.first().map(|e| e.func).or_else(|| functions(module).first().copied());
-        let broken =
-            || Error::Contradiction { function: module.name.clone(), message: "there is no entry".into() };
+        let broken = || Error::Contradiction {
+            function: module.name.clone(),
+            message: Broken::Missing("there is no entry".into()),
+        };
         let func = func.ok_or_else(broken)?;
         let listed = list(module, func, target, options);
         let mut survey = Survey {

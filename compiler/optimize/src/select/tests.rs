@@ -213,7 +213,7 @@ impl Measure for Compressing {
 fn weights_with_zeros_fit_without_narrowing() {
     let (mut module, evaluator) = network(4, 0);
     for constant in module.constants.values_mut() {
-        let mut bytes = crate::constants::dense(constant).expect("weights").bytes().to_vec();
+        let mut bytes = crate::module::dense(constant).expect("weights").bytes().to_vec();
         for (i, word) in bytes.chunks_exact_mut(4).enumerate() {
             if (i / 64 + i) % 16 != 3 {
                 word.fill(0);

@@ -4,6 +4,7 @@ use lacuna_ir::eval::Tensor;
 use lacuna_ir::{Blob, Constant, ConstantData, ElemType, TensorType};
 use lacuna_isa::format::{GroupFormat, ScalarType};
 
+use crate::error::Broken;
 use crate::folding::grouped;
 use crate::options::INT4_BLOCK;
 use crate::weights::WeightOptions;
@@ -18,10 +19,10 @@ pub fn quantized(
     format: GroupFormat,
     axis: u8,
     options: &WeightOptions,
-) -> Result<Constant, String> {
-    let elem = weight.ty.elem.scalar().ok_or("a weight is grouped already")?;
+) -> Result<Constant, Broken> {
+    let elem = weight.ty.elem.scalar().ok_or(Broken::Form("a weight is grouped already".into()))?;
     let ty = TensorType { elem: ElemType::Grouped { format, axis }, shape: weight.ty.shape.clone() };
-    ty.check().map_err(|e| e.to_string())?;
+    ty.check()?;
     let mode = options.scale_modes.weights;
     let bytes = match &weight.data {
         ConstantData::Dense(blob) => grouped((elem, blob), &ty, mode),
@@ -33,7 +34,7 @@ pub fn quantized(
         }
         ConstantData::Splat(_) => None,
     };
-    let bytes = bytes.ok_or_else(|| format!("a weight of {} has no groups", weight.ty))?;
+    let bytes = bytes.ok_or_else(|| Broken::Form(format!("a weight of {} has no groups", weight.ty)))?;
     Ok(Constant::dense(ty, bytes, weight.name.clone()))
 }
 
@@ -42,9 +43,8 @@ pub fn quantized(
 ///
 /// # Errors
 /// When the constant is no float.
-pub fn blocked(weight: &Constant, axis: u8, to: ScalarType) -> Result<(Constant, Constant), String> {
-    let fault = |e: lacuna_ir::eval::EvalError| e.to_string();
-    let values = Tensor::from_constant(weight).map_err(fault)?.to_f64().to_vec();
+pub fn blocked(weight: &Constant, axis: u8, to: ScalarType) -> Result<(Constant, Constant), Broken> {
+    let values = Tensor::from_constant(weight)?.to_f64().to_vec();
     let shape = &weight.ty.shape;
     let n = shape[usize::from(axis)];
     let inner: u64 = shape.iter().skip(usize::from(axis) + 1).product();
@@ -61,14 +61,14 @@ pub fn blocked(weight: &Constant, axis: u8, to: ScalarType) -> Result<(Constant,
         let scale = &mut scales[scale_of(i)];
         *scale = scale.max(value.abs() / 7.0);
     }
-    let scales = Tensor::from_f64(to, each, &scales).map_err(fault)?;
+    let scales = Tensor::from_f64(to, each, &scales)?;
     let rounded = scales.to_f64();
     let code = |(i, value): (usize, &f64)| match rounded[scale_of(i)] {
         scale if scale > 0.0 => (value / scale).round_ties_even().clamp(-8.0, 7.0),
         _ => 0.0,
     };
     let codes: Vec<f64> = values.iter().enumerate().map(code).collect();
-    let codes = Tensor::from_f64(ScalarType::I4, shape.clone(), &codes).map_err(fault)?;
+    let codes = Tensor::from_f64(ScalarType::I4, shape.clone(), &codes)?;
     let constant =
         |tensor: &Tensor, name: String| Constant::dense(tensor.ty.clone(), tensor.to_bytes(), name);
     Ok((constant(&codes, weight.name.clone()), constant(&scales, format!("{} scales", weight.name))))

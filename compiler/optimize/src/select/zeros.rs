@@ -10,7 +10,7 @@ use lacuna_isa::format::Format;
 use lacuna_isa::timing::{ASSUMED_ACTIVITY, DPE_COLUMNS, WORTHWHILE, flag_elements};
 use lacuna_isa::view::Pattern;
 
-use super::model::Extents;
+use super::extents::Extents;
 use crate::zeros::{density, zero_blocks};
 
 /// Zeros of a product.

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::gram::Gram;
+use super::gram::{Gram, Loss};
 
 /// What is added to the diagonal, as a part of its mean: keeps the inverse sound where inputs are few or dependent.
 /// The value is GPTQ's.
@@ -14,6 +14,20 @@ pub struct Factor {
     k: usize,
     /// Row-major.
     upper: Vec<f64>,
+}
+
+impl Loss {
+    /// Weights that make up for the loss as well as their sums allow, given the factor of `Y^T Y`.
+    pub fn corrected(&self, weights: &[f32], factor: &Factor) -> Vec<f32> {
+        let mut moved = vec![0.0; weights.len()];
+        moved.par_chunks_mut(self.k).zip(weights.par_chunks(self.k)).for_each(|(moved, weights)| {
+            for (&w, sums) in weights.iter().zip(self.sums.chunks_exact(self.k)) {
+                moved.iter_mut().zip(sums).for_each(|(out, &s)| *out += f64::from(w) * s);
+            }
+        });
+        factor.solve(&mut moved);
+        weights.iter().zip(&moved).map(|(&w, &m)| (f64::from(w) + m) as f32).collect()
+    }
 }
 
 impl Factor {

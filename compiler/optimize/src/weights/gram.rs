@@ -4,7 +4,6 @@ use lacuna_ir::eval::Tensor;
 use lacuna_ir::{Op, Shape};
 use rayon::prelude::*;
 
-use super::factor::Factor;
 use super::matrix::offsets;
 
 /// The longest sum whose moments are taken: they are this many squared f64.
@@ -95,9 +94,9 @@ fn add_scaled(sums: &mut [f64], k: usize, rows: &[f64], factor: impl Fn(usize) -
 /// `(X - Y)^T Y` over the rows of an operand X and of what is left of it, Y: what the product loses through its inputs.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Loss {
-    k: usize,
+    pub(super) k: usize,
     /// Row-major.
-    sums: Vec<f64>,
+    pub(super) sums: Vec<f64>,
 }
 
 impl Loss {
@@ -122,18 +121,6 @@ impl Loss {
                 add_scaled(sums, k, y, |row| x[row * k + i]);
             });
         }
-    }
-
-    /// Weights that make up for the loss as well as their sums allow, given the factor of `Y^T Y`.
-    pub fn corrected(&self, weights: &[f32], factor: &Factor) -> Vec<f32> {
-        let mut moved = vec![0.0; weights.len()];
-        moved.par_chunks_mut(self.k).zip(weights.par_chunks(self.k)).for_each(|(moved, weights)| {
-            for (&w, sums) in weights.iter().zip(self.sums.chunks_exact(self.k)) {
-                moved.iter_mut().zip(sums).for_each(|(out, &s)| *out += f64::from(w) * s);
-            }
-        });
-        factor.solve(&mut moved);
-        weights.iter().zip(&moved).map(|(&w, &m)| (f64::from(w) + m) as f32).collect()
     }
 
     /// Whether every element is finite.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use lacuna_isa::format::ScaleMode;
 
-use crate::zeros::WeightSparsity;
+use crate::zero_codes::WeightSparsity;
 
 /// How weights become narrow or sparse. The default is plain rounding of what is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

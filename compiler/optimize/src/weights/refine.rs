@@ -22,7 +22,8 @@ use super::narrow::{Narrowed, Plan, Storage, narrow};
 use super::options::{PruneBy, Rounding};
 use crate::constants::constant_values;
 use crate::emit::Emitter;
-use crate::exact::{Error, functions};
+use crate::error::Error;
+use crate::module::functions;
 use crate::options::Options;
 
 /// Rows of weights whose error is estimated, at most.
@@ -61,10 +62,10 @@ pub fn refine(mut module: Module, options: &Options) -> Result<(Module, Vec<Weig
         let entry = <[FuncId; 1]>::try_from(module.entries.iter().map(|e| e.func).collect::<Vec<_>>());
         let batches: &[Vec<Tensor>] = if entry == Ok([func]) { &options.calibration } else { &[] };
         let mut refiner = Refiner::new(&mut module, &source, options, batches)
-            .map_err(|message| Error::Calibration { function: source.name.clone(), message })?;
+            .map_err(|e| Error::Calibration { function: source.name.clone(), message: e.into() })?;
         let refined = refiner
             .run()
-            .map_err(|e| Error::Calibration { function: source.name.clone(), message: e.to_string() })?;
+            .map_err(|e| Error::Calibration { function: source.name.clone(), message: e.into() })?;
         reports.append(&mut refiner.reports);
         module.functions[func] = refined;
     }
@@ -114,7 +115,7 @@ impl<'a> Refiner<'a> {
         source: &'a Function,
         options: &'a Options,
         batches: &[Vec<Tensor>],
-    ) -> Result<Refiner<'a>, String> {
+    ) -> Result<Refiner<'a>, EvalError> {
         let mut this = Refiner {
             constant: constant_values(source),
             uses: SecondaryMap::with_capacity(source.values.len()),
@@ -140,9 +141,13 @@ impl<'a> Refiner<'a> {
             this.values[old] = Some(new);
             let mut given = Vec::with_capacity(batches.len());
             for batch in batches {
-                let tensor = batch.get(i).ok_or_else(|| format!("input {i} is missing"))?;
+                let tensor = batch.get(i).ok_or_else(|| EvalError::Input(format!("input {i} is missing")))?;
                 if tensor.ty != *source.ty(old) {
-                    return Err(format!("input {i} is {}, not {}", tensor.ty, source.ty(old)));
+                    return Err(EvalError::Input(format!(
+                        "input {i} is {}, not {}",
+                        tensor.ty,
+                        source.ty(old)
+                    )));
                 }
                 given.push(tensor.clone());
             }

@@ -10,7 +10,12 @@ use lacuna_ir::{Blob, Module};
 struct Folder(PathBuf);
 
 impl lacuna_onnx::ExternalData for Folder {
-    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Blob, String> {
+    fn read(
+        &self,
+        location: &str,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Blob, lacuna_onnx::Unreadable> {
         let read = || -> std::io::Result<Vec<u8>> {
             let mut file = fs::File::open(self.0.join(location))?;
             file.seek(SeekFrom::Start(offset))?;
@@ -18,7 +23,7 @@ impl lacuna_onnx::ExternalData for Folder {
             file.take(length.unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
-        read().map(Blob::new).map_err(|e| e.to_string())
+        read().map(Blob::new).map_err(lacuna_onnx::Unreadable::from)
     }
 }
 

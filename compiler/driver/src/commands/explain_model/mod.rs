@@ -27,20 +27,7 @@ use layer::View;
 /// # Errors
 /// Those of compiling the model, of measuring it, and of writing the plot.
 pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report, Failed> {
-    crate::commands::stateless(&args.options, "explain")?;
-    let mut settings = Settings::measuring(&args.options)?;
-    let set = TestSet::find(path)?;
-    let model = Model::read(&set.model)?;
-    if let Some(svg) = &args.svg {
-        files::keep_input(&set.model, svg)?;
-    }
-    if set.has_data() {
-        let data = set.load()?;
-        if let Some(first) = data.first() {
-            settings = verify::bind(&model, &settings, first, context).0;
-        }
-        settings.calibrate_on(&data);
-    }
+    let (settings, model) = opened(path, args, context)?;
     let compiled = settings.compile(&model, context, None)?;
     let request = settings.request(&model, context.threads);
     let mut interpreter = selection::interpreter(&compiled.optimized, &request, &context.progress)?;
@@ -108,20 +95,57 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
     }
     text += &changes(&[&compiled.report, &compiled.packing]);
     if let Some(path) = &args.svg {
-        let title = format!("{} for {}", compiled.imported.name, settings.target.name);
-        let drawn = plot::svg(&title, points::AXES, &points::marks(&named))
-            .map_err(|e| Diagnostic::new(codes::WRITE, format!("{}: {e}", path.display())))?;
-        files::write(path, drawn.as_bytes())?;
-        text += &format!("plot: {}\n", path.display());
+        text += &draw(path, &format!("{} for {}", compiled.imported.name, settings.target.name), &named)?;
     }
-    let json = json!({
+    let json = json(&view, &settings, args, &named, layers, header.map(|h| h.1));
+    Ok(Report { warnings, ..Report::new(text, json) })
+}
+
+/// The model, and the settings with what its data binds and measures.
+fn opened(path: &Path, args: &cli::Explain, context: &Context) -> Result<(Settings, Model), Failed> {
+    crate::commands::stateless(&args.options, "explain")?;
+    let mut settings = Settings::measuring(&args.options)?;
+    let set = TestSet::find(path)?;
+    let model = Model::read(&set.model)?;
+    if let Some(svg) = &args.svg {
+        files::keep_input(&set.model, svg)?;
+    }
+    if set.has_data() {
+        let data = set.load()?;
+        if let Some(first) = data.first() {
+            settings = verify::bind(&model, &settings, first, context).0;
+        }
+        settings.calibrate_on(&data);
+    }
+    Ok((settings, model))
+}
+
+/// Writes the plot, and says where.
+fn draw(path: &Path, title: &str, named: &[points::Named]) -> Result<String, Failed> {
+    let drawn = plot::svg(title, points::AXES, &points::marks(named))
+        .map_err(|e| Diagnostic::new(codes::WRITE, format!("{}: {e}", path.display())))?;
+    files::write(path, drawn.as_bytes())?;
+    Ok(format!("plot: {}\n", path.display()))
+}
+
+/// The report for programs.
+fn json(
+    view: &View<'_>,
+    settings: &Settings,
+    args: &cli::Explain,
+    named: &[points::Named],
+    layers: Vec<Value>,
+    selection: Option<Value>,
+) -> Value {
+    let compiled = view.compiled;
+    json!({
         "ok": true,
         "target": settings.target.name,
         "precision": settings.precision.to_string(),
         "weights": selection::weights_json(&compiled.weights),
         "four_bit_weights": selection::four_bit_share(&compiled.weights),
-        "selection": header.map(|h| h.1),
-        "price": price,
+        "selection": selection,
+        "price": view.price,
         "layers": layers,
         "pareto": named.iter().map(|(name, _, point)| {
             let mut json = point_json(point);
@@ -145,8 +169,7 @@ pub fn run(path: &Path, args: &cli::Explain, context: &Context) -> Result<Report
             .chain(&compiled.packing.applied)
             .map(|a| view.rewrite_json(a))
             .collect::<Vec<Value>>(),
-    });
-    Ok(Report { warnings, ..Report::new(text, json) })
+    })
 }
 
 /// How often each rule fired, and how often the result uses it.

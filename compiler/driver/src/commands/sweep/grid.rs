@@ -77,79 +77,12 @@ fn combinations<T: Clone>(lists: &[(String, Vec<T>)]) -> Vec<Vec<(String, T)>> {
     all
 }
 
-/// `none`, or a pattern that weights can be pruned to.
-///
-/// # Errors
-/// When the text is neither.
-pub fn parse_prune(text: &str) -> Result<String, String> {
-    if text == "none" {
-        return Ok(text.to_owned());
-    }
-    text.parse::<WeightSparsity>().map(|_| text.to_owned()).map_err(|e| e.to_string())
-}
-
-/// `NAME=8`, or several sizes: `NAME=1,8,64`.
-///
-/// # Errors
-/// When the text has another form.
-pub fn parse_sizes(text: &str) -> Result<(String, Vec<u64>), String> {
-    let (name, list) = pair(text)?;
-    let size = |text: &str| text.parse::<u64>().map_err(|_| format!("`{text}` is no size"));
-    Ok((name.to_owned(), list.split(',').map(size).collect::<Result<_, _>>()?))
-}
-
-/// `FIGURE=VALUE`, several values separated by commas, or a range `FROM..TO UNIT:STEPS` such as `4..12TB/s:5`, both ends included.
-///
-/// # Errors
-/// When the text has another form.
-pub fn parse_values(text: &str) -> Result<(String, Vec<String>), String> {
-    let (name, list) = pair(text)?;
-    let values: Vec<String> = match list.split_once("..") {
-        None => list.split(',').map(str::to_owned).collect(),
-        Some((from, rest)) => {
-            let wrong = || format!("`{list}` is no range such as 4..12TB/s:5");
-            let (to, steps) = rest.rsplit_once(':').ok_or_else(wrong)?;
-            let steps: u32 = steps.parse().ok().filter(|n| (2..=1000).contains(n)).ok_or_else(wrong)?;
-            let end = to.find(|c: char| !(c.is_ascii_digit() || ".eE+-".contains(c))).unwrap_or(to.len());
-            let (to, unit) = to.split_at(end);
-            let ends = from.trim().parse::<f64>().ok().zip(to.trim().parse::<f64>().ok());
-            let (from, to) = ends.ok_or_else(wrong)?;
-            // Seven digits are enough for a question.
-            let exact = |i: u32| from + (to - from) * f64::from(i) / f64::from(steps - 1);
-            let at = |i: u32| format!("{:.6e}", exact(i)).parse::<f64>().unwrap_or_else(|_| exact(i));
-            (0..steps).map(|i| format!("{}{}", at(i), unit.trim())).collect()
-        }
-    };
-    Ok((name.to_owned(), values))
-}
-
-fn pair(text: &str) -> Result<(&str, &str), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name, value)),
-        _ => Err("it must have the form NAME=VALUE".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lists_and_ranges() {
-        let values = |text: &str| parse_values(text).map(|(_, values)| values);
-        let list = |values: &[&str]| Ok(values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>());
-        assert_eq!(values("hbm_bandwidth=8TB/s"), list(&["8TB/s"]));
-        assert_eq!(
-            values("hbm_bandwidth=4..12TB/s:5"),
-            list(&["4TB/s", "6TB/s", "8TB/s", "10TB/s", "12TB/s"])
-        );
-        assert_eq!(values("clock=1..2GHz:4"), list(&["1GHz", "1.333333GHz", "1.666667GHz", "2GHz"]));
-        assert_eq!(values("clock=1GHz,2GHz"), list(&["1GHz", "2GHz"]));
-        for wrong in ["clock", "clock=", "clock=1..2GHz", "clock=1..xGHz:3", "clock=1..2GHz:1"] {
-            assert!(values(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(parse_sizes("batch=1,8"), Ok(("batch".to_owned(), vec![1, 8])));
-        assert!(parse_sizes("batch=1,x").is_err());
+    fn every_combination_comes_once() {
         let lists = [("a".to_owned(), vec![1, 2]), ("b".to_owned(), vec![3, 4])];
         assert_eq!(combinations(&lists).len(), 4);
         assert_eq!(combinations::<u64>(&[]).len(), 1);

@@ -15,7 +15,7 @@ use lacuna_driver::progress::{Loudness, Progress};
 use lacuna_driver::report::{self, Report};
 use lacuna_driver::testset::{self, DataSet, TestSet};
 use lacuna_driver::{codes, files};
-use lacuna_ir::eval::{Mode, Tensor, eval};
+use lacuna_ir::eval::{EvalError, Mode, Tensor, eval};
 use lacuna_ir::{Module, TensorType};
 use lacuna_isa::Blob;
 use lacuna_isa::object::{EntryPoint, Object};
@@ -52,7 +52,7 @@ enum Outcome {
 }
 
 /// Results of the IR evaluator, or why there are none, computed when they are first needed.
-type Evaluated = OnceLock<Result<Vec<Tensor>, String>>;
+type Evaluated = OnceLock<Result<Vec<Tensor>, EvalError>>;
 
 /// What all points share.
 struct Sweep<'a> {
@@ -239,19 +239,18 @@ impl Sweep<'_> {
             let mut known = self.evaluated.lock().unwrap_or_else(PoisonError::into_inner);
             known.entry(format!("{:?}", point.dims)).or_default().clone()
         };
-        let compute = || -> Result<Vec<Tensor>, String> {
+        let compute = || -> Result<Vec<Tensor>, EvalError> {
             let tensor = |(port, blob): (&lacuna_isa::object::Port, &Blob)| {
                 Tensor::from_bytes(TensorType::new(port.elem, port.shape.clone()), blob.bytes())
             };
-            let arguments = entry.inputs.iter().zip(inputs).map(tensor).collect::<Result<Vec<_>, _>>();
-            let arguments = arguments.map_err(|e| e.to_string())?;
-            eval(module, module.entries[0].func, &arguments, Mode::Typed).map_err(|e| e.to_string())
+            let arguments = entry.inputs.iter().zip(inputs).map(tensor).collect::<Result<Vec<_>, _>>()?;
+            eval(module, module.entries[0].func, &arguments, Mode::Typed)
         };
-        slot.get_or_init(compute).clone().map_err(|e| Diagnostic::new(codes::REFERENCE, e).into())
+        slot.get_or_init(compute).clone().map_err(|e| unevaluated(e).into())
     }
 }
 
-fn unevaluated(error: lacuna_ir::eval::EvalError) -> Diagnostic {
+fn unevaluated(error: EvalError) -> Diagnostic {
     Diagnostic::new(codes::REFERENCE, error.to_string())
 }
 

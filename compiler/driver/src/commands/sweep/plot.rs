@@ -1,6 +1,6 @@
 //! The picture of a sweep: over a figure that varies, the time; else time against error, or against bytes where nothing was run.
 
-use lacuna_driver::plot::{Axes, Kind, Mark, svg};
+use lacuna_driver::plot::{Axes, Kind, Mark, NotDrawn, svg};
 
 use super::grid::Point;
 use super::{Found, Outcome};
@@ -15,7 +15,7 @@ pub(super) fn draw(
     points: &[Point],
     outcomes: &[Outcome],
     front: &[bool],
-) -> Result<String, String> {
+) -> Result<String, NotDrawn> {
     let title = args.model.display().to_string();
     let found = || {
         points.iter().zip(outcomes).zip(front).filter_map(|((point, outcome), &best)| match outcome {

@@ -28,7 +28,7 @@ fn banded(l: &mut Lab, low: f32, dead: fn(usize, usize) -> bool) -> Value {
     let (q, k, v) = (l.param(&[1, 2, 3, 4]), l.param(&[1, 2, 3, 4]), l.param(&[1, 2, 3, 5]));
     let mask: Vec<f32> = (0..9).map(|i| if dead(i / 3, i % 3) { low } else { 0.0 }).collect();
     let mask = l.b.const_f32(vec![1, 1, 3, 3], &mask).unwrap();
-    l.emit(crate::rules::attention::PLAIN.op(), &[q, k, v, mask])
+    l.emit(crate::masks::PLAIN.op(), &[q, k, v, mask])
 }
 
 pub(super) const ATTENTION: &[Refusal] = &[
@@ -154,7 +154,7 @@ pub(super) const ATTENTION: &[Refusal] = &[
     ("attention-of-band", "it is causal already", Guard, |l| {
         let (q, k, v) = (l.param(&[1, 2, 3, 4]), l.param(&[1, 2, 3, 4]), l.param(&[1, 2, 3, 5]));
         let mask = l.splat(&[1, 1, 3, 3], 0.0);
-        let a = lacuna_ir::expand::Attention { causal: true, ..crate::rules::attention::PLAIN };
+        let a = lacuna_ir::expand::Attention { causal: true, ..crate::masks::PLAIN };
         l.emit(a.op(), &[q, k, v, mask])
     }),
     ("attention-of-band", "no triangle", Shape, |l| banded(l, f32::MIN, |i, j| i == j && i > 0)),
@@ -168,6 +168,6 @@ pub(super) const ATTENTION: &[Refusal] = &[
     ("attention-of-band", "the mask is the same for all queries", Shape, |l| {
         let (q, k, v) = (l.param(&[1, 2, 3, 4]), l.param(&[1, 2, 3, 4]), l.param(&[1, 2, 3, 5]));
         let mask = l.b.const_f32(vec![1, 1, 1, 3], &[0.0, f32::MIN, f32::MIN]).unwrap();
-        l.emit(crate::rules::attention::PLAIN.op(), &[q, k, v, mask])
+        l.emit(crate::masks::PLAIN.op(), &[q, k, v, mask])
     }),
 ];
