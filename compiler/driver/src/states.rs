@@ -59,8 +59,14 @@ impl Growth {
             );
         };
         let (past, all) = (from.shape[axis], to.shape[axis]);
+        if all < past {
+            return fault(
+                format!("state `{name}` is {from}, but output `{output}` is {to}"),
+                "an output that is shorter than its input is no state",
+            );
+        }
         let rows = length.unwrap_or(past);
-        if all < past || rows < past || rows == 0 {
+        if rows < past || rows == 0 {
             return fault(
                 format!("state `{name}` of {rows} rows: the input has {past}, and output `{output}` {all}"),
                 "give it more rows by --state-length N",
@@ -129,7 +135,10 @@ pub fn bound(request: StateRequest<'_>, module: &mut Module) -> Result<(), Faile
     if growing.is_empty() {
         return Ok(());
     }
-    let whole = || Diagnostic::new(codes::STATE, "a state is too long for its type");
+    let whole = || {
+        Diagnostic::new(codes::STATE, "a state has more rows than a tensor can have")
+            .hint("give a smaller number by --state-length N")
+    };
     let func = module.entries[0].func;
     let old = std::mem::take(&mut module.functions).into_iter().find(|(id, _)| *id == func).map(|(_, f)| f);
     let old = old.ok_or_else(whole)?;

@@ -168,6 +168,8 @@ fn feeds(args: &cli::Generate, ports: &[Port]) -> Result<Vec<Feed>, Option<Strin
             (_, Some(true)) => Some(Feed::Positions),
             (token, position) => by_name()
                 .filter(|_| port.elem.is_int() || port.elem == ScalarType::Bool)
+                // What a mask with a row for each token hides is not known.
+                .filter(|&feed| feed != Feed::Mask || port.shape.last() == Some(&(elements(port) as u64)))
                 .filter(|&feed| token.is_none() || feed != Feed::Tokens)
                 .filter(|&feed| position.is_none() || feed != Feed::Positions),
         }

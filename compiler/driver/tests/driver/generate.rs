@@ -250,6 +250,9 @@ fn caches_that_grow_need_rows() {
     let args = [&common[..], &["--dim", "p=0", "-o", object]].concat();
     let refused = check_failure(&folder, &args, 2, "L0025");
     assert!(refused.to_string().contains("give it more rows by --state-length N"), "{refused}");
+    let endless = ["--dim", "p=0", "--state-length", "18446744073709551615", "-o", object];
+    let refused = check_failure(&folder, &[&common[..], &endless].concat(), 2, "L0025");
+    assert!(refused.to_string().contains("give a smaller number by --state-length N"), "{refused}");
     let args = [&common[..], &["--dim", "p=0", "--state-length", "3", "-o", object]].concat();
     let (exit, report) = json_in(&folder, &args);
     assert_eq!(exit, 0, "{report}");
