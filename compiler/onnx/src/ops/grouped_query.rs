@@ -36,7 +36,7 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let [q, k, v] = operands(c, n)?;
     let (elem, sq, sk) = (c.elem(q), c.shape(q), c.shape(k));
     let (batch, heads, rows, size, groups) = (sq[0], sq[1], sq[2], sq[3], sk[1]);
-    if groups == 0 || heads % groups != 0 || sk[2] != rows || sk[3] != size {
+    if rows == 0 || groups == 0 || heads % groups != 0 || sk[2] != rows || sk[3] != size {
         return Err(invalid(format!("queries {sq} over keys {sk}")));
     }
     let past = past_length(c, n)?;
@@ -87,6 +87,9 @@ fn normed(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, weight: usize) -> Result<Valu
 /// Queries, keys and values, `[batch, heads, rows, size]`: three operands, or one that has all of them.
 fn operands(c: &mut Ctx<'_>, n: &Call<'_>) -> Result<[Value; 3], Fail> {
     let (heads, groups) = (n.int("num_heads", 0)?, n.int("kv_num_heads", 0)?);
+    if heads < 1 || groups < 1 {
+        return Err(invalid(format!("num_heads is {heads} and kv_num_heads {groups}")));
+    }
     let q = n.input(0)?;
     match (n.opt(1), n.opt(2)) {
         (Some(k), Some(v)) => Ok([
