@@ -317,9 +317,9 @@ macro_rules! for_each_inst {
             Gate = 0x0a, "gate", Cp { engine: Engine = 40, on: Flag = 10 }
             /// Starts launch `launch` behind the one before on the same PEs, which go on by themselves. Only in entry streams,
             /// behind a `launch` or `chain`. Its meaning is that of `launch`; its instructions may execute as soon as those before them
-            /// are issued and the last launch but one has ended. An access to a tensor waits until all PEs have ended the launch
-            /// before, where that has a tensor that shares bytes with it and one of the two is written; later loads that need not
-            /// wait overtake it.
+            /// are issued and the fourth launch before it has ended. An access to a tensor waits until all PEs have ended the last
+            /// launch before that has a tensor that shares bytes with it, where one of the two is written; later loads that wait for
+            /// less overtake it.
             Chain = 0x0b, "chain", Cp { launch: LaunchIdx = 16 }
 
             /// Loads the box of the global view `src` into the next slot of `dst`, dense in row-major order of the box.

@@ -10,6 +10,9 @@ use lacuna_isa::target::Target;
 
 use super::model::{Finished, Ports};
 
+/// Launches of a chain that may run at once: instructions of a launch wait for the end of the one so many places before it.
+pub(super) const IN_FLIGHT: usize = 4;
+
 /// Alignment of a slot in bytes.
 const ALIGN: u64 = 64;
 
@@ -21,24 +24,30 @@ pub(super) struct Handover {
     pub ports: Ports,
     /// When the command processor has issued everything.
     pub issued: f64,
-    /// When the last launch has ended; `None` before the first.
-    pub end: Option<f64>,
-    /// When the launch before it had.
-    pub before: Option<f64>,
+    /// When the last launches have ended, the last first; `None` where there was none. No launch ends before the one before it.
+    ends: [Option<f64>; IN_FLIGHT],
     local: Room,
     banks: Room,
 }
 
 impl Handover {
-    /// When the instructions of the next launch may be issued, and when its accesses may touch what the last launch uses.
-    pub fn times(&self, target: &Target) -> (f64, f64) {
-        let known = |end: Option<f64>| end.map_or(0.0, |end| end + target.barrier_cycles as f64);
-        (self.issued.max(known(self.before)), known(self.end))
+    /// When the last launch has ended; `None` before the first.
+    pub fn end(&self) -> Option<f64> {
+        self.ends[0]
+    }
+
+    /// When the instructions of the next launch may be issued, and when its accesses may touch what each of the launches before
+    /// uses, the last first.
+    pub fn times(&self, target: &Target) -> (f64, [f64; IN_FLIGHT]) {
+        let known = self.ends.map(|end| end.map_or(0.0, |end| end + target.barrier_cycles as f64));
+        (self.issued.max(known[IN_FLIGHT - 1]), known)
     }
 
     /// When each slot of the next launch's buffers is free, and what it hands on in turn, but for what it does itself.
     pub fn next(&self, buffers: &[Buffer], target: &Target) -> (Vec<Placed>, Handover) {
-        let mut next = Handover { before: self.end, end: self.end, ..self.clone() };
+        let mut next = self.clone();
+        next.ends.rotate_right(1);
+        next.ends[0] = self.end();
         let placed = buffers
             .iter()
             .map(|buffer| {
@@ -59,10 +68,11 @@ impl Handover {
 
     /// Takes in what one PE of the launch left.
     pub fn absorb(&mut self, finished: &Finished, placed: &[Placed]) {
-        if self.end.is_none_or(|end| finished.end > end) {
+        let end = &mut self.ends[0];
+        if end.is_none_or(|end| finished.end > end) {
             self.ports.clone_from(&finished.ports);
         }
-        self.end = Some(self.end.map_or(finished.end, |end| end.max(finished.end)));
+        *end = Some(end.map_or(finished.end, |end| end.max(finished.end)));
         self.issued = self.issued.max(finished.issued);
         for (latest, &free) in self.queues.iter_mut().zip(&finished.queues) {
             *latest = latest.max(free);

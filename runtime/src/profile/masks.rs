@@ -18,8 +18,8 @@ use crate::matmul::mask::{Chosen, Flags, Grain, check, second_dims, whole};
 pub(super) struct Known<'a> {
     /// Its base registers.
     pub bases: &'a [Address],
-    /// For each of them, whether accesses wait for the end of the launch before.
-    pub held: &'a [bool],
+    /// For each of them, the launch before whose end accesses wait for, 0 the last.
+    pub held: &'a [Option<u8>],
     /// The object's constants.
     pub weights: &'a [u8],
     /// What its products did in a recorded run; empty where none was recorded.

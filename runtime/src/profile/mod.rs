@@ -44,7 +44,7 @@ use crate::machine::LaunchRecord;
 use crate::plan::{KernelPlan, plan_kernel};
 use crate::trap::LoadError;
 use bound::Needs;
-use chain::Handover;
+use chain::{Handover, IN_FLIGHT};
 use masks::Known;
 use model::Simulation;
 pub use path::{Cause, N_CAUSES};
@@ -219,6 +219,7 @@ pub fn profile_with(
         options,
         now: 0,
         origin: 0,
+        chain: Vec::new(),
         handover: Handover::default(),
         needs: Needs::of(object, point),
         launches: Vec::new(),
@@ -246,6 +247,8 @@ struct Timeline<'a> {
     now: u64,
     /// Cycle at which the current chain began.
     origin: u64,
+    /// Its launches so far.
+    chain: Vec<&'a Launch>,
     handover: Handover,
     needs: Needs,
     launches: Vec<LaunchProfile>,
@@ -265,10 +268,11 @@ impl<'a> Timeline<'a> {
         if !chained {
             self.now += waited;
             self.origin = self.now;
+            self.chain.clear();
             self.handover = Handover::default();
         }
         let record = options.records.iter().find(|record| record.launch == position);
-        let held = self.held(launch, plan, chained.then(|| position.wrapping_sub(1)));
+        let held = self.held(launch);
         let known = Known {
             bases: &launch.bases,
             held: &held,
@@ -285,27 +289,30 @@ impl<'a> Timeline<'a> {
         report.chained = chained;
         idle(&mut report, target, waited);
         self.now = report.end;
+        self.chain.push(launch);
         self.launches.push(report);
         Ok(())
     }
 
-    /// For each base register of a launch, whether its accesses wait for the end of the launch at position `before`: where
-    /// that has a tensor that shares bytes with its own, and one of the two is written.
-    fn held(&self, launch: &Launch, plan: &KernelPlan<'_>, before: Option<usize>) -> Vec<bool> {
-        let before = before.and_then(|position| self.point.code[position].kind.started());
-        let Some(before) = before.map(|number| &self.point.launches[usize::from(number)]) else {
-            return vec![false; launch.bases.len()];
+    /// For each base register of a launch, the last launch in flight (0 the one before) that has a tensor that shares bytes with
+    /// its own, where one of the two is written: accesses wait for its end, and so for the end of all before it.
+    fn held(&self, launch: &Launch) -> Vec<Option<u8>> {
+        let tensors = |launch: &'a Launch| {
+            launch.bases.iter().zip(&self.object.kernels[launch.kernel as usize].tensors)
         };
-        let others = &self.object.kernels[before.kernel as usize].tensors;
-        let mine = launch.bases.iter().zip(&plan.kernel.tensors);
+        let mine = launch.bases.iter().zip(&self.object.kernels[launch.kernel as usize].tensors);
         mine.map(|(base, tensor)| {
-            before.bases.iter().zip(others).any(|(other, theirs)| {
-                let written = tensor.access != Access::In || theirs.access != Access::In;
-                let apart = base.space != other.space
-                    || base.offset >= other.offset + theirs.bytes
-                    || other.offset >= base.offset + tensor.bytes;
-                written && !apart
-            })
+            let before = self.chain.iter().rev().take(IN_FLIGHT);
+            let last = before.copied().position(|before| {
+                tensors(before).any(|(other, theirs)| {
+                    let written = tensor.access != Access::In || theirs.access != Access::In;
+                    let apart = base.space != other.space
+                        || base.offset >= other.offset + theirs.bytes
+                        || other.offset >= base.offset + tensor.bytes;
+                    written && !apart
+                })
+            });
+            last.map(|by| by as u8)
         })
         .collect()
     }
@@ -466,7 +473,7 @@ impl Replay<'_> {
         for ((&base, tensor), bytes) in launch.bases.iter().zip(&plan.kernel.tensors).zip(far_bytes) {
             needs.transfers(base, bytes, tensor.bytes);
         }
-        report.end = origin + next.end.map_or(0, |end| end.ceil() as u64);
+        report.end = origin + next.end().map_or(0, |end| end.ceil() as u64);
         // What is dark at the end stays so until the next kernel starts, and PEs outside the grid are dark throughout.
         let [from, to] = [now, report.end].map(|cycle| (cycle - origin) as f64);
         let outside = u64::from(target.n_pes()).saturating_sub(plan.n_pes() as u64) as f64 * (to - from);

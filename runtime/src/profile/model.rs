@@ -6,7 +6,7 @@ use lacuna_isa::inst::{Action, Engine};
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::{Cost, Work, cost};
 
-use super::chain::{Handover, Placed};
+use super::chain::{Handover, IN_FLIGHT, Placed};
 use super::engine_idx;
 use super::path::{Cause, Moment, N_CAUSES};
 use super::walk::Step;
@@ -160,10 +160,10 @@ pub(super) struct Simulation<'t> {
     end: Moment,
     /// When the launch before ended.
     start: f64,
-    /// When accesses that wait for the launch before may start, and when the loads among them have their turn: later ones that
-    /// need not wait overtake them.
-    held_until: Moment,
-    held_queue: Moment,
+    /// When accesses may start that wait for a launch before, the last first, and when the loads among them have their turn:
+    /// later ones that wait for less overtake them.
+    held_until: [Moment; IN_FLIGHT],
+    held_queue: [Moment; IN_FLIGHT],
     /// Since when each engine has had no power.
     gated: [Option<f64>; Engine::ALL.len()],
     gated_cycles: [f64; Engine::ALL.len()],
@@ -176,7 +176,7 @@ pub(super) struct Simulation<'t> {
 impl<'t> Simulation<'t> {
     /// A PE among `n_pes` that share the target's ports, which goes on from `before` with buffers at `placed`.
     pub fn new(placed: &[Placed], target: &'t Target, n_pes: f64, before: &Handover) -> Simulation<'t> {
-        let start = before.end.unwrap_or(0.0);
+        let start = before.end().unwrap_or(0.0);
         let handed = |at: f64| Moment::handed(at, start);
         let slots = |buffer: &Placed| {
             let free = buffer.free.iter().map(|&at| handed(at));
@@ -193,8 +193,8 @@ impl<'t> Simulation<'t> {
             issued: handed(issued),
             end: Moment::default(),
             start,
-            held_until: handed(held_until),
-            held_queue: handed(held_until),
+            held_until: held_until.map(handed),
+            held_queue: held_until.map(handed),
             gated: [None; Engine::ALL.len()],
             gated_cycles: [0.0; Engine::ALL.len()],
             slots: Vec::new(),
@@ -213,8 +213,10 @@ impl<'t> Simulation<'t> {
             issued: self.issued.at,
             queues: {
                 let load = &mut self.queues[engine_idx(Engine::FiLoad)];
-                if self.held_queue.at > self.held_until.at {
-                    *load = load.max(self.held_queue);
+                for (queue, until) in self.held_queue.into_iter().zip(self.held_until) {
+                    if queue.at > until.at {
+                        *load = load.max(queue);
+                    }
                 }
                 self.queues.map(|free| free.at)
             },
@@ -244,7 +246,7 @@ impl<'t> Simulation<'t> {
                 self.gated[engine] = Some(self.issued.max(self.queues[engine]).at);
             }
         }
-        let mut start = if step.held { self.issued.max(self.held_until) } else { self.issued };
+        let mut start = step.held.map_or(self.issued, |by| self.issued.max(self.held_until[usize::from(by)]));
         start = self.take_slots(step, start, visit);
         if step.engine == Engine::Cp {
             // The command processor waits for a parameter before it goes on.
@@ -260,8 +262,11 @@ impl<'t> Simulation<'t> {
             self.waiting.push_back(Waiting { mnemonic: step.mnemonic, earliest: start, need, slots });
             return;
         }
-        let aside = step.held && step.engine == Engine::FiLoad && self.queues[engine].at < self.held_until.at;
-        start = start.max(if aside { self.held_queue } else { self.queues[engine] });
+        let aside = step
+            .held
+            .map(usize::from)
+            .filter(|&by| step.engine == Engine::FiLoad && self.queues[engine].at < self.held_until[by].at);
+        start = start.max(aside.map_or(self.queues[engine], |by| self.held_queue[by]));
         let mut busy = need.cycles as f64;
         let past = self.past();
         let [transfer, answer] = causes(&need);
@@ -279,8 +284,10 @@ impl<'t> Simulation<'t> {
         }
         let first = start.at;
         start.advance(cause, first + busy, begin);
-        let queue = if aside { &mut self.held_queue } else { &mut self.queues[engine] };
-        *queue = start;
+        match aside {
+            Some(by) => self.held_queue[by] = start,
+            None => self.queues[engine] = start,
+        }
         let mut done = start;
         done.advance(answer, start.at + latency, begin);
         self.end = self.end.max(done);

@@ -80,8 +80,8 @@ pub(super) struct Step {
     pub gate: Option<(Engine, bool)>,
     /// The base register whose tensor it accesses.
     pub register: Option<u8>,
-    /// Whether it waits for the end of the launch before.
-    pub held: bool,
+    /// The launch before whose end it waits for, 0 the last.
+    pub held: Option<u8>,
     amount: Amount,
 }
 
@@ -335,7 +335,7 @@ impl Walker<'_, '_> {
             Space::Global(register) => Some(register),
             Space::Local => None,
         });
-        let held = register.is_some_and(|register| self.known.held[usize::from(register)]);
+        let held = register.and_then(|register| self.known.held[usize::from(register)]);
         let (mnemonic, engine) = (kind.mnemonic(), kind.engine());
         (self.visit)(&Step { mnemonic, engine, slots, gate, register, held, amount });
     }
