@@ -42,6 +42,7 @@ MODELS = {
     "convnext": (vision.ConvNext, trace(13)),
     "dense-block": (vision.DenseBlock, program(optimize=False)),
     "empty-branch": (vision.EmptyBranch, trace(11)),
+    "experts": (language.Experts, program(opset=20)),
     "frames": (vision.Frames, trace(13)),
     "global-context": (vision.GlobalContext, trace(13)),
     "graph-layer": (language.GraphLayer, trace(16)),

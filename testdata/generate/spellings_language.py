@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
+from transformers import MixtralConfig
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
 WIDTH = 32
 TOKENS = 6
@@ -317,6 +319,26 @@ class Beams(nn.Module):
         p = torch.bmm(keys, states.unsqueeze(2)).softmax(1)
         values = encoded.reshape(n * N_BEAMS, length, width)
         return torch.bmm(p.transpose(1, 2), values).squeeze(1)
+
+
+class Experts(nn.Module):
+    """Two of four experts for each token, as `transformers` writes them: weights are picked by index."""
+
+    def __init__(self):
+        super().__init__()
+        config = MixtralConfig(
+            hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_local_experts=4, num_experts_per_tok=2
+        )
+        config._experts_implementation = "batched_mm"
+        self.block = MixtralSparseMoeBlock(config)
+        for parameter in self.block.parameters():
+            nn.init.normal_(parameter, std=0.3)
+
+    def inputs(self):
+        return {"x": tokens()}
+
+    def forward(self, x):
+        return self.block(x)
 
 
 class Router(nn.Module):

@@ -352,6 +352,32 @@ impl<'a> KernelBuilder<'a> {
         Ok(self.loads.len() - 1)
     }
 
+    /// Plans the load of a tile. With `index` its first dimension is picked: its coordinate is the one index in that box, which is loaded
+    /// first.
+    pub fn load_at(&mut self, name: &str, tile: &Tile, index: Option<&Tile>) -> Result<usize, Refusal> {
+        let Some(index) = index else { return self.load(name, tile, Fill::Zero, None, None) };
+        let at = self.load("i", index, Fill::Zero, None, None)?;
+        let view = self.global(tile, Access::In)?;
+        let needed =
+            self.kernel.views[view as usize].levels.iter().rposition(Option::is_some).map_or(0, |l| l + 1);
+        let depth = needed.max(self.loads[at].depth);
+        let staged = depth > 0 && self.loads[at].depth == self.n_loops();
+        if staged {
+            self.late = 1;
+            let buffer = usize::from(self.loads[at].buffer);
+            self.kernel.buffers[buffer].slots = STAGED_SLOTS.max(self.kernel.buffers[buffer].slots);
+        }
+        let (buffer, dst) = self.slot_of(name, tile, self.slots_at(depth))?;
+        let folds = tile.folds(&self.nest)?;
+        let dim = VIEW_DIMS - folds.iter().filter(|f| f.is_none()).count();
+        let number = self.local(self.format(index.storage), None, None, &vec![free(1, 0); VIEW_DIMS])?;
+        let idx = Operand::new(self.loads[at].buffer, Action::Read, number);
+        let load = InstKind::Gather { dst, src: view, idx, dim: dim as u8, strict: true, fill: Fill::Zero };
+        let stage = u8::from(staged);
+        self.loads.push(Loaded { buffer, depth, strides: tile.slot_strides(), stage, load });
+        Ok(self.loads.len() - 1)
+    }
+
     /// Plans a program that makes a slot of `bytes` of loaded ones, where the last of them is loaded: one stage behind the loads where
     /// that is the innermost loop. `program` gets the new buffer and the number of open loops.
     pub fn make(

@@ -61,6 +61,10 @@ fn cut_alike(func: &Function, a: Option<Node>, b: Option<Node>) -> bool {
     sizes(a) == sizes(b)
 }
 
+/// Rows for each matrix that is picked from a table up to which the product picks it: each PE fetches it alone, where tiles of many rows
+/// share what another kernel has fetched.
+const MOST_PICKED_ROWS: u64 = 128;
+
 impl Fusion {
     /// Decides for every node of `func`, a function of `module`.
     pub fn of(module: &Module, func: &Function) -> Fusion {
@@ -77,9 +81,26 @@ impl Fusion {
         }
         let mut fusion = Fusion { inlined: SecondaryMap::new(), cut: SecondaryMap::new() };
         let mut weight: SecondaryMap<Node, Weight> = SecondaryMap::new();
+        fusion.picks(func, &uses);
         fusion.chains(module, func, &users, &uses, &mut weight);
         fusion.diamonds(func, &users, &uses, &mut weight);
         fusion
+    }
+
+    /// Has products load what they pick from tables, where no other node reads it.
+    fn picks(&mut self, func: &Function, uses: &SecondaryMap<Value, u32>) {
+        for data in func.nodes.values() {
+            let Op::Contract { elem, .. } = data.op else { continue };
+            let Some(picked) = func.picked(data).filter(|_| !is_wide(elem)) else { continue };
+            let operand = data.args[picked.operand];
+            let matrices = func.ty(picked.indices).shape.elements() * picked.columns;
+            let rows = func.ty(data.results[0]).shape.elements() / matrices.max(1);
+            // Only a product can pick what has groups.
+            let alone = rows <= MOST_PICKED_ROWS || func.ty(operand).elem.scalar().is_none();
+            if uses[operand] == 1 && alone {
+                self.inlined[picked.gather] = true;
+            }
+        }
     }
 
     /// Inlines nodes into their only users.

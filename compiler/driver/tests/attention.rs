@@ -1,16 +1,15 @@
 //! Attention from the IR to cycles: the streams are legal, compute what the evaluator computes, and leave out what a causal
 //! mask hides.
 
-use cranelift_entity::SecondaryMap;
-use lacuna_ir::eval::{Mode, Tensor, eval};
+mod support;
+
+use lacuna_ir::eval::Tensor;
 use lacuna_ir::expand::Attention;
 use lacuna_ir::op::{EmptyRow, Real};
 use lacuna_ir::{Entry, FunctionBuilder, Module, TensorType};
 use lacuna_isa::format::ScalarType;
-use lacuna_isa::object::Object;
-use lacuna_isa::target::Target;
 use lacuna_isa::target_file::target;
-use lacuna_runtime::{Machine, Outcome, RunOptions};
+use support::{both, compile, numbers};
 
 use ScalarType::{Bf16, Bool, F16, F32, F64};
 
@@ -54,26 +53,6 @@ fn module(a: &Attention, sizes: Sizes, inner: ScalarType, mask: Option<Mask>) ->
     (module, types)
 }
 
-fn generate(name: &str, module: &Module, target: &Target) -> Object {
-    let generated = match lacuna_codegen::generate(module, target, &SecondaryMap::new()) {
-        Ok(generated) => generated,
-        Err(failures) => panic!("{name}: {failures:?}"),
-    };
-    let findings = lacuna_codegen::check::check(&generated.object, target);
-    assert!(findings.is_empty(), "{name}: {}\n{}", findings[0], generated.tiled);
-    generated.object
-}
-
-/// Numbers between -2 and 2.
-fn numbers(seed: u64, n: u64) -> Vec<f64> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f64 / 4_194_304.0 - 2.0
-    };
-    (0..n).map(next).collect()
-}
-
 fn inputs(types: &[TensorType], seed: u64) -> Vec<Tensor> {
     let of = |(i, ty): (usize, &TensorType)| {
         let elem = ty.elem.scalar().expect("scalars");
@@ -112,21 +91,11 @@ fn check_on(
     let name = format!("{machine} {sizes:?} {inner} {mask:?} {a:?}");
     let (module, types) = module(&a, sizes, inner, mask);
     let target = target(machine).expect("a target");
-    let object = generate(&name, &module, &target);
+    let object = compile(&module, &target);
     let kernels: Vec<&str> = object.kernels.iter().map(|k| k.name.as_str()).collect();
     assert_eq!(kernels == ["attention"], whole, "{name}: {kernels:?}");
     let tensors = inputs(&types, sizes.iter().sum());
-    let func = module.entries[0].func;
-    let want = eval(&module, func, &tensors, Mode::Typed).expect("evaluates").remove(0);
-    let bytes: Vec<Vec<u8>> = tensors.iter().map(Tensor::to_bytes).collect();
-    let bytes: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
-    let machine = Machine::load(&object).expect("a valid object loads");
-    let outputs = match machine.run(&bytes, &RunOptions::default()).expect("inputs of the right size") {
-        Outcome::Trap(trap) => panic!("{name}: {trap:?}"),
-        Outcome::Done { outputs, .. } => outputs,
-    };
-    let got = Tensor::from_bytes(want.ty.clone(), &outputs[0]).expect("a result of the right size");
-    let (want, got) = (want.to_f64(), got.to_f64());
+    let [want, got] = both(&module, &object, &tensors);
     let near = |w: f64, g: f64| (w - g).abs() <= tolerance || (w.is_nan() && g.is_nan());
     let wrong = want.iter().zip(got.iter()).position(|(&w, &g)| !near(w, g));
     if let Some(i) = wrong {
@@ -268,7 +237,7 @@ fn what_no_tile_fits_is_computed_by_parts() {
 fn cycles(a: &Attention, sizes: Sizes, inner: ScalarType, name: &str) -> u64 {
     let (module, _) = module(a, sizes, inner, None);
     let target = target(name).expect("a target");
-    let object = generate(name, &module, &target);
+    let object = compile(&module, &target);
     let profile = lacuna_runtime::profile(&object, &target, 0).expect("a valid object");
     profile.cycles
 }

@@ -1,13 +1,13 @@
 //! Attention over a cache whose mask follows a position: only the keys up to there are read, and the result is that of all.
 
-use cranelift_entity::SecondaryMap;
+mod support;
+
 use lacuna_ir::Module;
-use lacuna_ir::eval::{Mode, Tensor, eval};
+use lacuna_ir::eval::Tensor;
 use lacuna_ir::text::parse;
-use lacuna_isa::object::Object;
-use lacuna_isa::target::Target;
 use lacuna_isa::target_file::target;
-use lacuna_runtime::{Machine, Outcome, ProfileOptions, RunOptions};
+use lacuna_runtime::ProfileOptions;
+use support::{both, compile, numbers};
 
 /// Rounding of f32 sums of values up to 2.
 const EXACT: f64 = 4e-6;
@@ -74,23 +74,6 @@ fn module(mask: Mask, rows: u64, keys: u64) -> Module {
     parse(&text, |_| None).unwrap_or_else(|e| panic!("{mask:?}: {e}\n{text}"))
 }
 
-fn compile(module: &Module, target: &Target) -> Object {
-    let generated = lacuna_codegen::generate(module, target, &SecondaryMap::new()).expect("it compiles");
-    let findings = lacuna_codegen::check::check(&generated.object, target);
-    assert!(findings.is_empty(), "{}\n{}", findings[0], generated.tiled);
-    generated.object
-}
-
-/// Numbers between -2 and 2.
-fn numbers(seed: u64, n: u64) -> Vec<f64> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f64 / 4_194_304.0 - 2.0
-    };
-    (0..n).map(next).collect()
-}
-
 fn inputs(module: &Module, position: u64) -> Vec<Tensor> {
     let func = &module.functions[module.entries[0].func];
     let make = |(i, &param): (usize, &lacuna_ir::Value)| {
@@ -108,16 +91,7 @@ fn follows(name: &str, mask: Mask, rows: u64, keys: u64) -> bool {
     let object = compile(&module, &target(name).expect("a target"));
     for position in [0, 1, 31, 32, 63, 64, 127, 128, 255, 256, 257, keys / 2, keys - rows] {
         let tensors = inputs(&module, position);
-        let want = eval(&module, module.entries[0].func, &tensors, Mode::Typed).expect("evaluates").remove(0);
-        let bytes: Vec<Vec<u8>> = tensors.iter().map(Tensor::to_bytes).collect();
-        let bytes: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
-        let machine = Machine::load(&object).expect("a valid object loads");
-        let Outcome::Done { outputs, .. } = machine.run(&bytes, &RunOptions::default()).expect("it runs")
-        else {
-            panic!("{name} {mask:?} {rows} {keys}: a trap at {position}");
-        };
-        let got = Tensor::from_bytes(want.ty.clone(), &outputs[0]).expect("a result of the right size");
-        let (want, got) = (want.to_f64(), got.to_f64());
+        let [want, got] = both(&module, &object, &tensors);
         let wrong = want.iter().zip(got.iter()).position(|(w, g)| (w - g).abs() > EXACT || g.is_nan());
         assert_eq!(wrong, None, "{name} {mask:?} {rows} rows {keys} keys at {position}");
     }

@@ -50,7 +50,8 @@ pub fn dead_code(module: &mut Module) {
     }
 }
 
-fn dead_nodes(function: &mut Function) {
+/// Removes the nodes of a function whose results are not used; values and nodes are numbered anew.
+pub fn dead_nodes(function: &mut Function) {
     let mut live: SecondaryMap<Value, bool> = SecondaryMap::with_capacity(function.values.len());
     for &value in function.params.iter().chain(&function.results) {
         live[value] = true;

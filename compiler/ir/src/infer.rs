@@ -1,5 +1,7 @@
 //! The type rule of every operator: from the operands' types to the results', or what is wrong.
 
+use std::cmp::Ordering;
+
 use lacuna_isa::format::ScalarType;
 
 use crate::module::Module;
@@ -330,7 +332,13 @@ fn gather(x: &TensorType, i: &TensorType, axis: usize, batch: usize) -> Result<T
     ensure!(x.shape[..batch] == i.shape[..batch], "batch dimensions of {x} and {i} differ");
     let shape: Shape =
         x.shape[..axis].iter().chain(&i.shape[batch..]).chain(&x.shape[axis + 1..]).copied().collect();
-    Ok(TensorType::new(scalar(x)?, shape))
+    let behind = i.shape.rank() - batch;
+    let elem = moved(x.elem, |d| match d.cmp(&axis) {
+        Ordering::Less => Some(d),
+        Ordering::Equal => None,
+        Ordering::Greater => Some(d - 1 + behind),
+    })?;
+    Ok(TensorType { elem, shape })
 }
 
 fn contract(

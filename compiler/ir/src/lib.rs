@@ -14,6 +14,7 @@ pub mod fold;
 pub mod infer;
 pub mod module;
 pub mod op;
+mod picked;
 pub mod text;
 pub mod types;
 pub mod verify;
@@ -25,4 +26,5 @@ pub use module::{
     STORED_TYPES, Value, ValueData, ValueDef,
 };
 pub use op::Op;
+pub use picked::Picked;
 pub use types::{ElemType, Shape, TensorType};

@@ -6,7 +6,7 @@
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
-use lacuna_ir::{Blob, ConstId, Constant, Function, Module, Node, Op, OriginId, Value};
+use lacuna_ir::{Blob, ConstId, Constant, Function, Module, Node, NodeData, Op, OriginId, Value};
 use lacuna_isa::format::ScalarType;
 
 use crate::blocks::Pieces;
@@ -40,6 +40,13 @@ pub fn constant_values(func: &Function) -> SecondaryMap<Value, bool> {
         }
     }
     constant
+}
+
+/// Which operands of a product are weights, where `constant` says which values are constant: those, and matrices that are picked from a
+/// constant table.
+pub fn weight_operands(func: &Function, node: &NodeData, constant: &SecondaryMap<Value, bool>) -> [bool; 2] {
+    let picked = func.picked(node).filter(|picked| constant[picked.table]);
+    [0, 1].map(|i| constant[node.args[i]] || picked.as_ref().is_some_and(|picked| picked.operand == i))
 }
 
 struct Folder<'a> {

@@ -60,6 +60,7 @@ pub(crate) fn optimize_with(
         report.n_nodes.1 += function.nodes.len();
         module.functions[func] = function;
     }
+    crate::batching::batch(&mut module)?;
     crate::constants::fold(&mut module)?;
     crate::blocks::group(&mut module);
     Ok(Optimized { module, report })

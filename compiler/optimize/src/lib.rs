@@ -6,12 +6,13 @@
 //! never a rule; [`weights`] is how weights are pruned and rounded. [`sparsity_of`] reads sparsity patterns off the
 //! constants that result, [`activity_of`] finds the products whose activations are sparse at run time.
 //!
-//! Where to look: `blocks` keeps quantised weights as they are stored, `lang` is the e-graph's language, `facts` what is known of its classes, `structure` what is known of
+//! Where to look: `blocks` keeps quantised weights as they are stored, `batching` puts rows together that meet the same matrix of a table, `lang` is the e-graph's language, `facts` what is known of its classes, `structure` what is known of
 //! their zeros, `numbers` which numbers they cannot be, `extent` the magnitudes of constants, `graph` its constructors, `pattern` the rules' left sides, `rules` the rules, `saturate` the loop, `cost`
 //! and `extract` the way back, `repeats` how equal layers are solved once. Nothing here looks at a clock or at the order
 //! of a hash table: the same module gives the same result on every machine.
 
 mod analysis;
+mod batching;
 mod blocks;
 mod bounds;
 mod constants;

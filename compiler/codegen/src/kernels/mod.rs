@@ -10,6 +10,7 @@ mod attention_tiles;
 mod attention_time;
 pub mod blocks;
 mod carry;
+mod contraction;
 pub mod dots;
 pub mod fill;
 pub mod gather;

@@ -1,6 +1,6 @@
 //! Products in normal form.
 //!
-//! A [`Problem`] is a contraction or a convolution brought to one form ([`super::product_problem`]): result dimensions (batch, rows, columns), summed
+//! A [`Problem`] is a contraction or a convolution brought to one form ([`super::contraction`], [`super::product_problem`]): result dimensions (batch, rows, columns), summed
 //! dimensions, and how each operand moves along them. [`super::product_tiles`] chooses tiles, loop order and grid for it;
 //! [`super::product`] emits the stream.
 
@@ -12,7 +12,7 @@ use lacuna_isa::inst::Order;
 use lacuna_isa::sparse::BLOCK;
 
 use super::space::SpaceDim;
-use crate::place::{PANEL, Panels, Place};
+use crate::place::{PANEL, Panels, Place, StorageId};
 use crate::zeros::Form;
 
 /// What role a result dimension plays.
@@ -31,7 +31,8 @@ pub enum Role {
 pub struct ResultDim {
     /// Its role.
     pub role: Role,
-    /// Movement of the result (0), of the epilogue's loads (1..), of the first and second operand (last two).
+    /// Movement of the result (0), of the epilogue's loads (1..), of the first and second operand (last two). Of a second operand
+    /// that is picked, batch dimensions move the indices.
     pub space: SpaceDim,
     /// For a row that is a window position: which summed dimension its kernel is, step, dilation, size of the kernel.
     pub window: Option<Window>,
@@ -93,6 +94,8 @@ pub struct Problem {
     pub a_format: Format,
     /// Second operand.
     pub b: Second,
+    /// What picks it, where it is a table of matrices.
+    pub pick: Option<Pick>,
     /// Its format, once it is widened.
     pub b_format: Format,
     /// How its codes are widened, where it is stored as codes with scales per block.
@@ -113,6 +116,19 @@ impl Problem {
             _ => 1,
         }
     }
+}
+
+/// What picks the matrices of a second operand from a table: an index for each element of the batch.
+#[derive(Clone, Debug)]
+pub struct Pick {
+    /// Where the indices lie.
+    pub storage: StorageId,
+    /// The first of them.
+    pub offset: i64,
+    /// Elements of the table from a matrix to the next.
+    pub stride: i64,
+    /// Matrices of the table.
+    pub bound: u64,
 }
 
 /// Flags of the blocks of a second operand.

@@ -13,7 +13,7 @@ use super::product_plan::{Plan, result_slots};
 use super::product_tiles::choose;
 use super::product_time::Stored;
 use super::product_views::{
-    epilogue_tile, first_tile, first_view, flags_tile, flags_view, second_tile, second_view,
+    epilogue_tile, first_tile, first_view, flags_tile, flags_view, index_tile, second_tile, second_view,
 };
 use super::sparse::Form;
 use crate::code::{Code, lane};
@@ -111,7 +111,7 @@ impl Lowering<'_> {
                 freed = sources;
                 b
             }
-            _ => kb.load("b", &b_tile, Fill::Zero, None, None)?,
+            _ => kb.load_at("b", &b_tile, index_tile(problem).as_ref())?,
         };
         let mut loads = Vec::new();
         for (i, leaf) in expr.leaves.iter().enumerate() {

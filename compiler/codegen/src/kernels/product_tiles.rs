@@ -10,6 +10,7 @@ use super::problem::{BlockFlags, Counts, Problem, Role, Second};
 use super::product_plan::Plan;
 use super::product_time::{Stored, Time};
 use super::product_views::epilogue_tile;
+use crate::emit::STAGED_SLOTS;
 use crate::expr::Expr;
 use crate::lower::Lowering;
 use crate::nest::{Axis, GridCost, Nest};
@@ -179,7 +180,9 @@ impl Search<'_> {
             if !plan.nest.fits() || time.slot_bytes(SLOTS[0]) > budget {
                 return None;
             }
-            for slots in SLOTS.into_iter().filter(|&s| time.slot_bytes(s) <= budget) {
+            // What waits for an index is loaded a stage later.
+            let fewest = if problem.pick.is_some() { STAGED_SLOTS } else { SLOTS[0] };
+            for slots in SLOTS.into_iter().filter(|&s| s >= fewest && time.slot_bytes(s) <= budget) {
                 let cycles = time.cycles(slots);
                 if best.as_ref().is_none_or(|(known, _)| cycles < *known) {
                     best = Some((cycles, Plan { slots, ..plan.clone() }));
@@ -217,6 +220,7 @@ fn operand_weights(problem: &Problem, tiles: &[u64], lowering: &Lowering) -> [(V
     let first =
         |d: usize| problem.dims[d].role != Role::Column && (walk(d, 2) || problem.dims[d].window.is_some());
     let second = |d: usize| match &problem.b {
+        Second::Panels(_) if problem.dims[d].role == Role::Batch => walk(d, 1),
         Second::Panels(_) => problem.dims[d].role == Role::Column,
         Second::Dense(..) => problem.dims[d].role != Role::Row && walk(d, 1),
     };

@@ -13,7 +13,7 @@ use lacuna_isa::view::{Pattern, VIEW_DIMS};
 
 use super::problem::{BlockFlags, Problem, Role, Second};
 use super::product_plan::{Plan, result_slots};
-use super::product_views::{epilogue_tile, first_tile, second_tile};
+use super::product_views::{epilogue_tile, first_tile, index_tile, moved_second, second_tile};
 use super::sparse::Form;
 use crate::emit::{DOUBLE, KernelBuilder, OUTER_SLOTS, STAGED_SLOTS, Tile};
 use crate::expr::{Expr, ExprNode};
@@ -88,10 +88,7 @@ impl Time {
         plan: &Plan,
     ) -> Option<Time> {
         let target = lowering.target;
-        let (a, b) = (first_tile(problem, plan).0, second_tile(problem, plan).0);
-        if a.dims.len() > 5 || b.dims.len() > 5 {
-            return None;
-        }
+        let [a, b] = operand_tiles(problem, plan)?;
         let (m, n) = (plan.rows(problem), plan.columns(problem));
         let k: u64 = (0..problem.summed.len()).map(|i| plan.chunk_of(problem, i)).product();
         let pattern = problem.form.pattern();
@@ -107,19 +104,20 @@ impl Time {
             let tile = epilogue_tile(problem, plan, leaf.place.storage, 0, i + 1, false).0;
             (tile, None, false, true)
         }));
+        let space = |tile: &Tile| port(target, space_of(&lowering.storages[tile.storage].kind));
         let mut fetches_of = Vec::new();
-        for (i, (tile, pattern, second, of_result)) in loads.iter().enumerate() {
-            let (second, of_result) = (*second, *of_result);
+        for (i, &(ref tile, pattern, second, of_result)) in loads.iter().enumerate() {
             if tile.dims.len() > VIEW_DIMS {
                 return None;
             }
-            let bytes = slot_bytes(lowering, tile, *pattern);
-            let apart = second && problem.form == Form::Active;
+            let bytes = slot_bytes(lowering, tile, pattern);
+            // Rows and matrices that are chosen come to each PE alone.
+            let apart = second && (problem.form == Form::Active || problem.pick.is_some());
             let distinct = if apart { nest.n_pes() as f64 } else { distinct_pes(nest, tile) };
             let [near, far] = if second { [zeros.near, zeros.far] } else { [1.0, 1.0] };
-            let (rate, latency) = port(target, space_of(&lowering.storages[tile.storage].kind));
+            let (rate, latency) = space(tile);
             let near = bytes as f64 * near / target.local_bytes_per_cycle;
-            let staged = i == 0 && problem.form == Form::Active;
+            let staged = problem.pick.is_some() || (i == 0 && problem.form == Form::Active);
             fetches_of.push(Fetch {
                 bytes,
                 cycles: near.max(bytes as f64 * far * distinct / rate),
@@ -153,7 +151,9 @@ impl Time {
         let result_bytes = area * result.element_bytes;
         let (rate, store_latency) = port(target, space_of(&lowering.storages[result.storage].kind));
         let shared = (result_bytes * nest.n_pes()) as f64 / rate;
-        let latency = fetches_of.iter().fold(0.0f64, |most, f| most.max(f.latency));
+        let index = index_tile(problem)
+            .map_or(0.0, |tile| port(target, space_of(&lowering.storages[tile.storage].kind)).1 as f64);
+        let latency = fetches_of.iter().fold(0.0f64, |most, f| most.max(f.latency)) + index;
         Some(Time {
             flag_bytes: match problem.form {
                 Form::Active => plan.chunk,
@@ -245,6 +245,13 @@ impl Time {
         let last = if self.one_bank { 0.0 } else { leaving };
         self.ends + n_tiles * tile + last + HIDDEN * hidden
     }
+}
+
+/// The boxes of both operands with the axes that move them; `None` where one does not fit a view.
+fn operand_tiles(problem: &Problem, plan: &Plan) -> Option<[Tile; 2]> {
+    let (a, b) = (first_tile(problem, plan).0, second_tile(problem, plan).0);
+    let fits = a.dims.len() <= VIEW_DIMS && b.dims.len() <= VIEW_DIMS;
+    fits.then(|| [a, moved_second(problem, b)])
 }
 
 /// Where a kernel stores its result.

@@ -141,7 +141,7 @@ pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
             (Tile { storage: place.storage, offset: place.offset, dims, k_dim }, Order::Kn)
         }
         Second::Panels(place) => {
-            let mut dims = Vec::new();
+            let mut dims = second_batch(problem);
             dims.extend(column.map(|d| TileDim {
                 axis: Some((d, 1)),
                 size: axes[d].tile,
@@ -156,16 +156,7 @@ pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
         }
         Second::Dense(place, order) => {
             let walk = |d: usize| problem.dims[d].space.walks[problem.dims[d].space.walks.len() - 1];
-            let mut dims: Vec<TileDim> = (0..problem.dims.len())
-                .filter(|&d| problem.dims[d].role == Role::Batch && walk(d).stride != 0)
-                .map(|d| TileDim {
-                    axis: Some((d, 1)),
-                    size: 1,
-                    stride: walk(d).stride,
-                    origin: 0,
-                    bound: walk(d).bound,
-                })
-                .collect();
+            let mut dims = second_batch(problem);
             let columns = column.map(|d| TileDim {
                 axis: Some((d, 1)),
                 size: axes[d].tile,
@@ -189,6 +180,44 @@ pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
             (Tile { storage: place.storage, offset: place.offset, dims, k_dim: Some(k_dim) }, *order)
         }
     }
+}
+
+/// The leading dimensions of the second operand's box, one element each: the batch, or the matrix that is picked.
+fn second_batch(problem: &Problem) -> Vec<TileDim> {
+    match &problem.pick {
+        Some(pick) => {
+            vec![TileDim { axis: None, size: 1, stride: pick.stride, origin: 0, bound: pick.bound }]
+        }
+        None => second_moves(problem),
+    }
+}
+
+/// The dimensions of the batch that move the second operand, or its indices.
+fn second_moves(problem: &Problem) -> Vec<TileDim> {
+    let walk = |d: &ResultDim| d.space.walks[d.space.walks.len() - 1];
+    let batch = problem.dims.iter().enumerate().filter(|(_, d)| d.role == Role::Batch && walk(d).stride != 0);
+    let dim = |(d, dim)| TileDim {
+        axis: Some((d, 1)),
+        size: 1,
+        stride: walk(dim).stride,
+        origin: 0,
+        bound: walk(dim).bound,
+    };
+    batch.map(dim).collect()
+}
+
+/// The box of the index that picks the second operand, where it is picked.
+pub fn index_tile(problem: &Problem) -> Option<Tile> {
+    let pick = problem.pick.as_ref()?;
+    Some(Tile { storage: pick.storage, offset: pick.offset, dims: second_moves(problem), k_dim: None })
+}
+
+/// The axes that move the second operand's box, as a box.
+pub fn moved_second(problem: &Problem, mut tile: Tile) -> Tile {
+    if problem.pick.is_some() {
+        tile.dims.splice(..1, second_moves(problem));
+    }
+    tile
 }
 
 /// The box of the result or of a load of the epilogue. The result keeps all dimensions, also a single column, which a tile
@@ -300,9 +329,9 @@ pub fn second_view(
     let follow = TileDim::follow(&plan.nest.axes, column, 0);
     let dims = match (&problem.b, order) {
         (Second::Panels(_), _) => {
-            let panels = LocalDim { size: tile_n, stride: strides[0], clip: Some(follow) };
+            let panels = LocalDim { size: tile_n, stride: strides[batches], clip: Some(follow) };
             let mut dims = vec![panels];
-            dims.extend(k_at(1));
+            dims.extend(k_at(batches + 1));
             dims.push(free(PANEL, 1));
             dims
         }

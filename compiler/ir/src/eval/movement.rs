@@ -214,41 +214,49 @@ pub(super) fn gather(
     axis: usize,
     batch: usize,
 ) -> Result<TensorData, EvalError> {
-    let shape = &x.ty.shape;
-    let extent = shape[axis];
-    let product = |dims: &[u64]| dims.iter().product::<u64>() as usize;
+    let extent = x.ty.shape[axis];
     let indices = indices.ints().unwrap_or_default();
     if let Some(&index) = indices.iter().find(|&&i| i < 0 || i as u64 >= extent) {
         return Err(EvalError::Index { index, extent });
     }
-    let (batches, outer, inner) =
-        (product(&shape[..batch]), product(&shape[batch..axis]), product(&shape[axis + 1..]));
-    let per_batch = indices.len().checked_div(batches).unwrap_or(0);
-    let n = batches * outer * per_batch * inner;
-    let copy = |mut row: Box<dyn FnMut(usize) + '_>| {
+    let rows = Rows { indices, axis, batch };
+    Ok(match &x.data {
+        TensorData::F(v) => TensorData::F(Arc::new(rows.of(v, &x.ty.shape))),
+        TensorData::I(v) => TensorData::I(Arc::new(rows.of(v, &x.ty.shape))),
+        TensorData::Grouped(groups) => TensorData::Grouped(Arc::new(Groups {
+            codes: rows.of(&groups.codes, &x.ty.shape),
+            scales: rows.of(&groups.scales, &scale_shape(&x.ty)),
+        })),
+    })
+}
+
+/// The rows that indices name along an axis, behind leading dimensions in common.
+struct Rows<'a> {
+    indices: &'a [i64],
+    axis: usize,
+    batch: usize,
+}
+
+impl Rows<'_> {
+    /// Of an array of `shape`, row-major.
+    fn of<T: Copy>(&self, src: &[T], shape: &Shape) -> Vec<T> {
+        let product = |dims: &[u64]| dims.iter().product::<u64>() as usize;
+        let (batches, extent) = (product(&shape[..self.batch]), shape[self.axis] as usize);
+        let (outer, inner) = (product(&shape[self.batch..self.axis]), product(&shape[self.axis + 1..]));
+        let per_batch = self.indices.len().checked_div(batches).unwrap_or(0);
+        let n = batches * outer * per_batch * inner;
+        let mut out = Vec::with_capacity(n);
         // Without elements the other dimensions may be of any size.
-        let batches = if n == 0 { 0 } else { batches };
-        for b in 0..batches {
+        for b in 0..if n == 0 { 0 } else { batches } {
             for o in 0..outer {
-                for &i in &indices[b * per_batch..(b + 1) * per_batch] {
-                    row(((b * outer + o) * extent as usize + i as usize) * inner);
+                for &i in &self.indices[b * per_batch..(b + 1) * per_batch] {
+                    let at = ((b * outer + o) * extent + i as usize) * inner;
+                    out.extend_from_slice(&src[at..at + inner]);
                 }
             }
         }
-    };
-    Ok(match &x.data {
-        TensorData::F(v) => {
-            let mut out = Vec::with_capacity(n);
-            copy(Box::new(|at| out.extend_from_slice(&v[at..at + inner])));
-            TensorData::F(Arc::new(out))
-        }
-        TensorData::I(v) => {
-            let mut out = Vec::with_capacity(n);
-            copy(Box::new(|at| out.extend_from_slice(&v[at..at + inner])));
-            TensorData::I(Arc::new(out))
-        }
-        TensorData::Grouped(_) => unreachable!("the type rule refuses groups"),
-    })
+        out
+    }
 }
 
 pub(super) fn iota(ty: &TensorType, elem: ScalarType, axis: usize, mode: Mode) -> TensorData {

@@ -234,6 +234,22 @@ fn gathers() {
         &[&x, &t(I64, &[2, 1], &[2.0, 0.0])],
         &t(F32, &[2, 1], &[3.0, 4.0]),
     );
+    // Rows keep their groups, whose axis moves with the dimensions of the indices.
+    let mode = ScaleMode::Floor;
+    let quantise = |x: &Tensor, axis| {
+        let op = Op::MxQuantize { format: GroupFormat::MXFP8, axis, mode };
+        eval_op(&Module::default(), &op, &[x], Mode::Typed).expect("quantises").remove(0)
+    };
+    let table = t(F32, &[3, 2, 2], &(0..12).map(|i| f64::from(i * i)).collect::<Vec<_>>());
+    for axis in [1, 2] {
+        let indices = t(I32, &[2, 1], &[2.0, 0.0]);
+        let gather = |x: &Tensor| {
+            let op = Op::Gather { axis: 0, batch: 0 };
+            eval_op(&Module::default(), &op, &[x, &indices], Mode::Typed).expect("gathers").remove(0)
+        };
+        let (first, last) = (gather(&quantise(&table, axis)), quantise(&gather(&table), axis + 1));
+        assert_eq!(first, last, "groups along {axis}");
+    }
     for index in [-1.0, 3.0] {
         let outside = eval_op(
             &Module::default(),

@@ -2,8 +2,8 @@
 //! absorbs them, or a constant.
 
 use egg::Id;
-use lacuna_ir::Op;
 use lacuna_ir::op::Dims;
+use lacuna_ir::{Op, Shape};
 
 use super::{Guard, Rule, RuleClass};
 use crate::graph::{Graph, inverse};
@@ -107,6 +107,17 @@ pub const RULES: &[Rule] = &[
         let to = g.shape(m.root).clone();
         let x = g.permute(m.vars[0], &order)?;
         g.reshape(x, to)
+    }),
+    rule("reshape-of-gather", "(reshape (gather ?x ?i))", "(gather ?x (reshape ?i))", None, |g, m| {
+        let Some(Op::Gather { axis, batch: 0 }) = m.op(g, 1).cloned() else { return None };
+        let (x, to) = (g.shape(m.vars[0]).clone(), g.shape(m.root).clone());
+        let (before, behind) = (usize::from(axis), x.rank() - 1 - usize::from(axis));
+        let until = to.rank().checked_sub(behind).filter(|&until| until >= before)?;
+        if to[..before] != x[..before] || to[until..] != x[x.rank() - behind..] {
+            return None;
+        }
+        let indices = g.reshape(m.vars[1], to[before..until].iter().copied().collect::<Shape>())?;
+        g.add(Op::Gather { axis, batch: 0 }, &[m.vars[0], indices])
     }),
     rule("permute-through-softmax", "(permute (softmax ?x))", "(softmax (permute ?x))", None, |g, m| {
         let perm = perm(g, m, 0)?;

@@ -11,7 +11,7 @@ use super::convert::{Forms, castable, grouped_axes, uniform};
 use super::extents::Extents;
 use super::model::{Model, cast_joins, groups_join};
 use super::zeros::Zeros;
-use crate::constants::constant_values;
+use crate::constants::{constant_values, weight_operands};
 use crate::module::{dense, summed_dims};
 use crate::options::{Options, TargetFeatures};
 use crate::weights::Rounding;
@@ -130,7 +130,7 @@ pub fn list(module: &Module, id: FuncId, target: &Target, options: &Options) -> 
     for id in products {
         let node = &func.nodes[id];
         let values = [node.args[0], node.args[1]];
-        let constant = values.map(|v| constant[v]);
+        let constant = weight_operands(func, node, &constant);
         let grouped = grouped_axes(func, node);
         let extents = Extents::of(func, node, constant);
         let axes = grouped.unwrap_or_default();

@@ -2,11 +2,11 @@
 
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
-use lacuna_ir::{ConstId, Constant, ElemType, Function, Module, NodeData, Op, OriginId, Value};
+use lacuna_ir::{ConstId, Constant, ElemType, Function, Module, NodeData, Op, OriginId, Picked, Value};
 use lacuna_isa::format::{Format, GroupFormat, ScalarType};
 
 use super::{Assignment, weights};
-use crate::constants::constant_values;
+use crate::constants::{constant_values, weight_operands};
 use crate::emit::Emitter;
 use crate::error::Broken;
 use crate::module::summed_dims;
@@ -189,7 +189,7 @@ impl<'a> Converter<'a> {
         for node in source.nodes.values() {
             let mut args = self.known(&node.args)?;
             if node.op.is_product() {
-                let (forms, kept) = plan(node, self.constant_operands(node));
+                let (forms, kept) = plan(node, self.weight_operands(node));
                 args = self.operands(node, forms)?;
                 assignments.push(Assignment {
                     function: source.name.clone(),
@@ -225,9 +225,9 @@ impl<'a> Converter<'a> {
         Ok(())
     }
 
-    /// Which operands of a contraction are constant.
-    pub fn constant_operands(&self, node: &NodeData) -> [bool; 2] {
-        [0, 1].map(|i| self.constant[node.args[i]])
+    /// Which operands of a contraction are weights.
+    pub fn weight_operands(&self, node: &NodeData) -> [bool; 2] {
+        weight_operands(self.source, node, &self.constant)
     }
 
     /// The operands of a contraction in other forms.
@@ -260,9 +260,40 @@ impl<'a> Converter<'a> {
                 }
                 None => continue,
             };
-            args[i] = self.convert(args[i], conversion, self.constant[node.args[i]], &node.origins)?;
+            args[i] = match self.source.picked(node).filter(|p| p.operand == i && self.constant[p.table]) {
+                Some(picked) => self.convert_table(args[i], &picked, conversion, &node.origins)?,
+                None => self.convert(args[i], conversion, self.constant[node.args[i]], &node.origins)?,
+            };
         }
         Ok(args)
+    }
+
+    /// Rows `x` of a constant table in another form: those of the table in that form.
+    fn convert_table(
+        &mut self,
+        x: Value,
+        picked: &Picked,
+        to: Conversion,
+        origins: &[OriginId],
+    ) -> Result<Value, Broken> {
+        let of_table = match to {
+            Conversion::Cast(elem) => Some(Conversion::Cast(elem)),
+            Conversion::Group(format, axis) => {
+                picked.table_dim(axis.into()).map(|axis| Conversion::Group(format, axis as u8))
+            }
+            // Codes with scales are not picked.
+            Conversion::Block(..) => None,
+        };
+        let Some(of_table) = of_table else { return self.convert(x, to, false, origins) };
+        if let Some(&known) = self.converted.get(&(x, to.clone())) {
+            return Ok(known);
+        }
+        let old = self.known(&[picked.table, picked.indices])?;
+        let table = self.convert(old[0], of_table, true, origins)?;
+        let gather = &self.source.nodes[picked.gather];
+        let new = self.emit(gather.op.clone(), &[table, old[1]], &gather.origins)?;
+        self.converted.insert((x, to), new[0]);
+        Ok(new[0])
     }
 
     /// Appends a copy of a node of the source with new operands.

@@ -22,6 +22,7 @@ mod weights;
 mod zeros;
 
 use indexmap::IndexMap;
+use lacuna_ir::dead::dead_nodes;
 use lacuna_ir::{FuncId, Function, Module, NodeData, OriginId};
 use lacuna_isa::format::{Format, ScalarType};
 use lacuna_isa::view::Pattern;
@@ -107,7 +108,7 @@ pub fn select(module: Module, options: &Options) -> Result<Selected, Error> {
     convert(module, options, narrows_attention, &mut Quantised::new(), plan)
 }
 
-/// How each contraction is converted: function, source, node, and whether each operand is constant.
+/// How each contraction is converted: function, source, node, and whether each operand is a weight.
 type Plan<'a> = &'a mut dyn FnMut(FuncId, &Function, &NodeData, [bool; 2]) -> (Forms, Option<&'static str>);
 
 fn convert(
@@ -127,8 +128,10 @@ fn convert(
         let converted = converter.all(|node, constant| plan(func, &source, node, constant), &mut assignments);
         *quantised = std::mem::take(&mut converter.quantised);
         let broken = |message| Error::Contradiction { function: source.name.clone(), message };
-        let converted = converted.map_err(broken)?;
+        let mut converted = converted.map_err(broken)?;
         changed |= converted.nodes.len() != source.nodes.len();
+        // Rows of a table that is converted are gathered from the new one.
+        dead_nodes(&mut converted);
         module.functions[func] = converted;
     }
     let (mut module, refined) = refine(module, options)?;
@@ -150,6 +153,9 @@ pub fn weight_shares(
     for (id, func) in &module.functions {
         for (node, data) in func.nodes.iter().filter(|(_, n)| n.op.is_product()) {
             let constant = [0, 1].map(|i| func.as_const(data.args[i]).is_some());
+            if let Some(table) = func.picked(data).and_then(|picked| func.as_const(picked.table)) {
+                seen.entry(table).or_insert_with(|| module.constants[table].ty.bytes());
+            }
             for (i, &arg) in data.args.iter().enumerate().take(2) {
                 if let Some(blocked) = func.blocked(arg) {
                     let parts =

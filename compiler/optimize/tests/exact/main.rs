@@ -162,6 +162,7 @@ const SPELLINGS: &[(&str, &[&str])] = &[
     ("convnext", &["permute-into-conv", "reduce-before-permute", "layer-norm"]),
     ("dense-block", &["scale-through-bias", "add-biases", "add-constants"]),
     ("empty-branch", &["conv-of-zeros", "add-zero", "binary-before-broadcast"]),
+    ("experts", &["reshape-of-gather"]),
     ("frames", &["quantize-before-permute", "quantize-before-slice"]),
     ("global-context", &["quantize-before-broadcast"]),
     ("graph-layer", &["scale-into-contract-left", "input-scale-into-contract-left"]),

@@ -134,6 +134,17 @@ pub fn cases() -> Vec<Case> {
             "broadcast[..](permute[..](..))",
         ),
         case(
+            "reshape-of-gather",
+            |l| {
+                let (before, behind) = (l.dim(), l.dim());
+                let x = l.param(&[before, 10, behind]);
+                let indices = l.int_konst(&[6]);
+                let y = l.emit(Op::Gather { axis: 1, batch: 0 }, &[x, indices]);
+                l.reshape(y, &[before, 3, 2, behind])
+            },
+            "gather(param0, reshape(..))",
+        ),
+        case(
             "permute-through-softmax",
             |l| {
                 l.floats();
