@@ -416,3 +416,15 @@ fn no_repeats_at_any_rank() {
     let y = results(("", "Tile", 13), &["x0", "k0"], vec![], &x, vec![repeats], 1);
     check(&y[0], &[1, 3, 0, 1, 1, 1, 1, 2], &[]);
 }
+
+/// A result that `output_shape` makes longer than the spread operand reaches has zeros at its end, whatever the padding.
+#[test]
+fn transposed_convolutions_of_a_longer_shape() {
+    for auto_pad in ["NOTSET", "SAME_UPPER", "SAME_LOWER"] {
+        let w = constant("k0", F32, &[1, 1, 3], &[1.0, 2.0, 3.0]);
+        let attributes = vec![ints("strides", &[2]), ints("output_shape", &[8]), text("auto_pad", auto_pad)];
+        let x = [f32s(&[1, 1, 2], &[1.0, 10.0])];
+        let y = results(("", "ConvTranspose", 18), &["x0", "k0"], attributes, &x, vec![w], 1);
+        check(&y[0], &[1, 1, 8], &[1.0, 2.0, 13.0, 20.0, 30.0, 0.0, 0.0, 0.0]);
+    }
+}

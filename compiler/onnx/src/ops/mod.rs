@@ -172,17 +172,25 @@ pub(crate) fn lower(row: &SupportedOp, im: &mut Importer<'_>, n: Call<'_, Slot>)
     }
     let f = match row.lower {
         Lower::Values(f) => f,
-        Lower::Slots(f) => return f(im, &n),
+        Lower::Slots(f) => {
+            let results = f(im, &n)?;
+            // A lowering that meets a node that is refused stops before it has read everything.
+            if !results.contains(&Slot::Poisoned) {
+                n.check_all_read()?;
+            }
+            return Ok(results);
+        }
     };
-    let inputs = (0..n.inputs.len()).map(|i| n.opt_value(i)).collect::<Result<_, Fail>>()?;
-    let n = Call { node: n.node, attributes: n.attributes, opset: n.opset, inputs };
-    if let Some(x) = n.opt(0)
+    let n = n.of_values()?;
+    if let Some(&x) = n.unread_operand(0)
         && !row.types.admits(im.ctx.elem(x))
     {
         let reason = format!("the operand is {}; supported are: {}", im.ctx.b.ty(x), row.types.name());
         return Err(Fail::new(codes::ELEMENT_TYPE, reason));
     }
-    Ok(f(&mut im.ctx, &n)?.into_iter().map(Slot::Value).collect())
+    let results = f(&mut im.ctx, &n)?;
+    n.check_all_read()?;
+    Ok(results.into_iter().map(Slot::Value).collect())
 }
 
 /// The lowering of a row by its types.

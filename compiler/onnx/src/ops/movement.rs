@@ -250,15 +250,13 @@ pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         let positions: Vec<i64> = (-before..extent + after).map(from).collect();
         x = take(c, x, d, &positions)?;
     }
+    let (fill, value) = (n.opt(2), if n.opset < 11 { n.float("value", 0.0)? } else { 0.0 });
     if low.iter().chain(&high).all(|&p| p == 0) {
         return Ok(vec![x]);
     }
-    let value = match n.opt(2) {
+    let value = match fill {
         Some(v) => c.reshape(v, vec![])?,
-        None => {
-            let value = if n.opset < 11 { n.float("value", 0.0)? } else { 0.0 };
-            c.splat(c.elem(x), &Shape::default(), value)?
-        }
+        None => c.splat(c.elem(x), &Shape::default(), value)?,
     };
     Ok(vec![c.emit(Op::Pad { low, high }, &[x, value])?])
 }

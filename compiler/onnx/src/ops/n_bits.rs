@@ -167,6 +167,11 @@ fn reordered(c: &mut Ctx<'_>, codes: Value, order: &[usize], what: ScalarType) -
 /// A product with a weight `[columns, blocks, bytes]` of codes of 2, 4 or 8 bits, each block with a scale and a zero.
 pub(super) fn mat_mul_n_bits(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (mut x, codes, scales) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    // How little precision is enough; all are met.
+    n.pass_over(&["accuracy_level"]);
+    if n.flag("weight_prepacked", false)? {
+        return Err(unsupported("weights in the order of a GPU's kernels (weight_prepacked is not 0)"));
+    }
     let bits = n.int("bits", 4)?;
     let ty = code_type(bits)?;
     let size = |name: &str| -> Result<u64, Fail> {
