@@ -83,7 +83,7 @@ codes! {
          input that it depends on with `--bind NAME=FILE`, or its dimensions with `--dim NAME=N`.";
     EXPANSION "L0207" "the model expands to too much"
         "Loops, scans, recurrent layers and functions of the model are expanded in place: a loop becomes its steps. One loop \
-         may have 4096 steps, and a model may expand to 2^20 nodes.";
+         may have 4096 steps, a model may expand to 2^20 nodes, and functions and subgraphs nest 32 deep.";
 }
 
 impl Code {

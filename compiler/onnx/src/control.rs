@@ -44,7 +44,8 @@ impl Importer<'_> {
         then: impl FnOnce(&mut Self) -> Result<R, Fail>,
     ) -> Result<R, Fail> {
         if self.depth >= MAX_DEPTH {
-            return Err(invalid(format!("subgraphs nest deeper than {MAX_DEPTH}")));
+            let reason = format!("subgraphs nest deeper than {MAX_DEPTH}");
+            return Err(Fail::new(codes::EXPANSION, reason));
         }
         self.depth += 1;
         self.scopes.push(HashMap::new());

@@ -157,7 +157,8 @@ impl Importer<'_> {
         inputs: Vec<Option<Slot>>,
     ) -> Result<Vec<Slot>, Fail> {
         if self.depth >= MAX_DEPTH {
-            return Err(invalid(format!("functions nest deeper than {MAX_DEPTH}")));
+            let reason = format!("functions nest deeper than {MAX_DEPTH}");
+            return Err(Fail::new(codes::EXPANSION, reason));
         }
         if inputs.len() > function.input.len() {
             return Err(invalid(format!("{} takes {} operands", node.op_type, function.input.len())));

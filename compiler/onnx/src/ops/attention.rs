@@ -82,7 +82,9 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         mask = Some(additive(c, given, elem, columns)?);
     }
     let causal = n.flag("is_causal", false)?;
-    let (left, right) = (n.int("left_window_size", -1)?, n.int("right_window_size", -1)?);
+    // Sums of positions with a window that no model has must not overflow.
+    let window = |name: &str| n.int(name, -1).map(|w| w.min(crate::limits::MAX_ELEMENTS as i64));
+    let (left, right) = (window("left_window_size")?, window("right_window_size")?);
     if causal || left >= 0 || right >= 0 {
         let matrix: Shape = vec![rows, columns].into();
         let row = c.iota(ScalarType::I64, &matrix, 0)?;

@@ -8,6 +8,7 @@ mod data_dependent;
 mod domains;
 mod einsum;
 mod elementwise;
+mod experts;
 mod fused;
 mod fused_attention;
 mod grams;
@@ -254,7 +255,7 @@ table! {
     "Clip" 1 Number "" "max, min" elementwise::clip;
     "Col2Im" 18 Number "constant image_shape and block_shape" "gather, reduce" blocks::col2im;
     "Compress" 9 Any "conditions known at import" "gather" data_dependent::compress;
-    "Concat" 1 Any "up to 4096 operands" "concat" movement::concat;
+    "Concat" 1 Any "" "concat" movement::concat;
     "ConcatFromSequence" 11 Slots "" "concat" sequence::concat;
     "Constant" 1 Any "no strings, no sparse tensors" "const" shape::constant;
     "ConstantOfShape" 7 Any "constant shape" "const" shape::constant_of_shape;

@@ -364,11 +364,14 @@ pub(super) fn trilu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if rank < 2 {
         return Err(invalid(format!("Trilu of {}", c.b.ty(x))));
     }
+    let matrix: Shape = shape[rank - 2..].to_vec().into();
     let k = match n.opt(1) {
-        Some(v) => c.const_scalar(v, "k")? as i64,
+        Some(v) => c.const_ints(v, "k")?.first().copied().ok_or_else(|| invalid("k has no element"))?,
         None => 0,
     };
-    let matrix: Shape = shape[rank - 2..].to_vec().into();
+    // Beyond the matrix all diagonals are alike, and positions do not overflow.
+    let furthest = (matrix[0].max(matrix[1])).min(MAX_ELEMENTS) as i64;
+    let k = k.clamp(-furthest, furthest);
     let row = c.iota(ScalarType::I64, &matrix, 0)?;
     let column = c.iota(ScalarType::I64, &matrix, 1)?;
     let offset = c.splat_like(row, k as f64)?;
