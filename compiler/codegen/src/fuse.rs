@@ -18,6 +18,10 @@ use crate::code::lane;
 /// Most loads of one kernel's expression; two streams stay for the hero and the result.
 pub const MAX_LEAVES: usize = 6;
 
+/// Most element-wise nodes of one kernel's expression, which is walked by recursion. A load and a store for as many cost
+/// nothing.
+const MAX_NODES: usize = 256;
+
 /// Whether a product of this type has no format on the DPE, so that the SIMD engine computes it.
 pub fn is_wide(elem: ScalarType) -> bool {
     lane(elem) != Lane::F32
@@ -44,6 +48,8 @@ pub struct Fusion {
 struct Weight {
     /// Loads.
     leaves: usize,
+    /// Element-wise nodes.
+    nodes: usize,
     /// Products.
     heroes: usize,
     /// A concatenation.
@@ -123,7 +129,7 @@ impl Fusion {
                         self.inlined[def] = true;
                     }
                 }
-                weight[node] = Weight { leaves, heroes: 0, cut: Some(node) };
+                weight[node] = Weight { leaves, nodes: 0, heroes: 0, cut: Some(node) };
                 continue;
             }
             let absorbs =
@@ -131,7 +137,7 @@ impl Fusion {
             if !absorbs {
                 continue;
             }
-            let mut total = Weight::default();
+            let mut total = Weight { nodes: 1, ..Weight::default() };
             let mut candidates = Vec::new();
             for (n, &arg) in data.args.iter().enumerate() {
                 if data.args[..n].contains(&arg) {
@@ -163,10 +169,12 @@ impl Fusion {
                 let rest = n_candidates - i - 1;
                 let cut = total.cut.or(w.cut);
                 let fits = total.leaves + w.leaves + rest <= MAX_LEAVES
+                    && total.nodes + w.nodes <= MAX_NODES
                     && total.heroes + w.heroes + usize::from(cut.is_some()) <= allowed
                     && cut_alike(func, total.cut, w.cut);
                 if fits {
-                    total = Weight { leaves: total.leaves + w.leaves, heroes: total.heroes + w.heroes, cut };
+                    let (leaves, nodes) = (total.leaves + w.leaves, total.nodes + w.nodes);
+                    total = Weight { leaves, nodes, heroes: total.heroes + w.heroes, cut };
                     self.inlined[def] = true;
                 } else {
                     total.leaves += 1;
@@ -217,9 +225,9 @@ impl Fusion {
             let leaves = (weight[root].leaves + own.leaves).saturating_sub(1);
             let absorbs = op.is_elementwise() || matches!(op, Op::Reduce { .. } | Op::MxQuantize { .. });
             let cut = weight[root].cut.or(own.cut);
-            if absorbs && cut.is_none() && leaves <= MAX_LEAVES && weight[root].heroes + own.heroes <= allowed
-            {
-                weight[root] = Weight { leaves, heroes: weight[root].heroes + own.heroes, cut: None };
+            let (nodes, heroes) = (weight[root].nodes + own.nodes, weight[root].heroes + own.heroes);
+            if absorbs && cut.is_none() && leaves <= MAX_LEAVES && nodes <= MAX_NODES && heroes <= allowed {
+                weight[root] = Weight { leaves, nodes, heroes, cut: None };
                 self.inlined[node] = true;
                 self.inlined[root] = false;
             }
@@ -293,6 +301,16 @@ mod tests {
             },
             &[("unary", true), ("binary", false)],
         );
+    }
+
+    #[test]
+    fn a_long_chain_is_stored_now_and_then() {
+        let mut expect = [("unary", true); 1000];
+        for i in [255, 511, 767, 999] {
+            expect[i].1 = false;
+        }
+        let op = |i: i32| if i % 2 == 0 { UnaryOp::Sin } else { UnaryOp::Tanh };
+        check(|b, x| vec![(0..1000).fold(x, |x, i| b.unary(op(i), x).expect("a function"))], &expect);
     }
 
     #[test]

@@ -1,4 +1,11 @@
 //! One ONNX node as its lowering sees it: operands, attributes, operator set version.
+//!
+//! What a lowering asks for is noted, and what it never asked for is refused once it is done: an attribute or operand of
+//! a newer version, or one that is misspelt, would change what the model means without a trace. What has no effect on
+//! the results is passed over by name.
+
+use std::cell::Cell;
+use std::rc::Rc;
 
 use lacuna_ir::Value;
 
@@ -9,12 +16,34 @@ use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute
 /// A node with its operands resolved: tensors, or (for operators on more than tensors) slots.
 pub(crate) struct Call<'a, T = Value> {
     pub node: &'a NodeProto,
-    /// Attributes, those of a calling function's node substituted.
-    pub attributes: &'a [AttributeProto],
     /// Version of the operator set `ai.onnx`.
     pub opset: i64,
+    /// Attributes, those of a calling function's node substituted.
+    attributes: &'a [AttributeProto],
     /// Operands; `None` where an optional one is left out.
-    pub inputs: Vec<Option<T>>,
+    operands: Vec<Option<T>>,
+    read_attributes: Reads,
+    read_operands: Reads,
+}
+
+/// Which entries of a list a lowering asked for. Clones are of one record.
+#[derive(Clone)]
+struct Reads(Rc<[Cell<bool>]>);
+
+impl Reads {
+    fn new(count: usize) -> Reads {
+        Reads((0..count).map(|_| Cell::new(false)).collect())
+    }
+
+    fn mark(&self, i: usize) {
+        if let Some(read) = self.0.get(i) {
+            read.set(true);
+        }
+    }
+
+    fn has(&self, i: usize) -> bool {
+        self.0.get(i).is_some_and(Cell::get)
+    }
 }
 
 impl Call<'_> {
@@ -25,24 +54,126 @@ impl Call<'_> {
 
     /// An optional operand.
     pub fn opt(&self, i: usize) -> Option<Value> {
-        self.inputs.get(i).copied().flatten()
+        self.operand(i).copied()
     }
 
     /// Every operand of a variadic operator: at least one.
     pub fn all(&self) -> Result<Vec<Value>, Fail> {
         self.input(0)?;
-        (0..self.inputs.len()).map(|i| self.input(i)).collect()
+        (0..self.n_operands()).map(|i| self.input(i)).collect()
     }
 }
 
 impl<'a, T> Call<'a, T> {
+    pub fn new(
+        node: &'a NodeProto,
+        attributes: &'a [AttributeProto],
+        opset: i64,
+        operands: Vec<Option<T>>,
+    ) -> Call<'a, T> {
+        let (read_attributes, read_operands) = (Reads::new(attributes.len()), Reads::new(operands.len()));
+        Call { node, opset, attributes, operands, read_attributes, read_operands }
+    }
+
+    /// The call with other operands in the places of its own: what is read of either is read of both.
+    pub fn with<U>(&self, operands: Vec<Option<U>>) -> Call<'a, U> {
+        Call {
+            node: self.node,
+            opset: self.opset,
+            attributes: self.attributes,
+            operands,
+            read_attributes: self.read_attributes.clone(),
+            read_operands: self.read_operands.clone(),
+        }
+    }
+
+    /// The call on operands that are no longer the node's: only attributes are still noted as read.
+    pub fn on<U>(&self, operands: Vec<Option<U>>) -> Call<'a, U> {
+        let read_operands = Reads::new(operands.len());
+        Call { read_operands, ..self.with(operands) }
+    }
+
+    /// An operand, noted as read.
+    pub fn operand(&self, i: usize) -> Option<&T> {
+        self.read_operands.mark(i);
+        self.unread_operand(i)
+    }
+
+    /// An operand that is only looked at.
+    pub fn unread_operand(&self, i: usize) -> Option<&T> {
+        self.operands.get(i).and_then(Option::as_ref)
+    }
+
+    /// All operands, only looked at.
+    pub fn operands(&self) -> &[Option<T>] {
+        &self.operands
+    }
+
+    /// The number of operands, with those left out before the last.
+    pub fn n_operands(&self) -> usize {
+        self.operands.len()
+    }
+
+    /// Passes over attributes that cannot change the results of this node.
+    pub fn pass_over(&self, names: &[&str]) {
+        for name in names {
+            self.find(name);
+        }
+    }
+
+    /// Passes over an operand that cannot change the results of this node.
+    pub fn pass_over_operand(&self, i: usize) {
+        self.read_operands.mark(i);
+    }
+
+    /// Checks that the lowering has read all that the node says.
+    ///
+    /// # Errors
+    /// Names the attributes and operands that it has not.
+    pub fn check_all_read(&self) -> Result<(), Fail> {
+        let attributes = self.attributes.iter().enumerate();
+        let attributes = attributes.filter(|(i, a)| !self.read_attributes.has(*i) && !is_remark(&a.name));
+        let attributes: Vec<String> = attributes.map(|(_, a)| format!("`{}`", a.name)).collect();
+        let unread = |i: &usize| self.operands[*i].is_some() && !self.read_operands.has(*i);
+        let operands: Vec<String> =
+            (0..self.operands.len()).filter(unread).map(|i| self.operand_name(i)).collect();
+        let (what, names, way_out) = match (attributes.is_empty(), operands.is_empty()) {
+            (true, true) => return Ok(()),
+            (false, _) => ("attribute", attributes, "remove the attribute"),
+            (true, false) => ("operand", operands, "leave the operand out"),
+        };
+        let plural = if names.len() > 1 { "s" } else { "" };
+        let reason = format!(
+            "{what}{plural} {} would be ignored: {} does not read {} here",
+            names.join(", "),
+            self.node.op_type,
+            if names.len() > 1 { "them" } else { "it" },
+        );
+        let hint = format!("{way_out} if the results do not depend on it, else export without it");
+        Err(Fail::new(codes::ATTRIBUTE, reason).hint(hint))
+    }
+
+    fn operand_name(&self, i: usize) -> String {
+        match self.node.input.get(i) {
+            Some(name) => format!("{i} (`{name}`)"),
+            None => i.to_string(),
+        }
+    }
+
+    /// The attribute of a name, noted as read.
+    fn find(&self, name: &str) -> Option<&'a AttributeProto> {
+        let i = self.attributes.iter().position(|a| a.name == name)?;
+        self.read_attributes.mark(i);
+        Some(&self.attributes[i])
+    }
+
     /// Whether the model uses result `i`.
     pub fn wants(&self, i: usize) -> bool {
         self.node.output.get(i).is_some_and(|name| !name.is_empty())
     }
 
     fn attr(&self, name: &str, kind: i32) -> Result<Option<&'a AttributeProto>, Fail> {
-        let Some(attr) = self.attributes.iter().find(|a| a.name == name) else { return Ok(None) };
+        let Some(attr) = self.find(name) else { return Ok(None) };
         if attr.r#type != kind && attr.r#type != 0 {
             let reason = format!("attribute `{name}` has kind {} where {kind} is needed", attr.r#type);
             return Err(Fail::new(codes::INVALID_NODE, reason));
@@ -52,7 +183,7 @@ impl<'a, T> Call<'a, T> {
 
     /// Whether the attribute is given.
     pub fn has(&self, name: &str) -> bool {
-        self.attributes.iter().any(|a| a.name == name)
+        self.find(name).is_some()
     }
 
     pub fn int(&self, name: &str, default: i64) -> Result<i64, Fail> {
@@ -118,6 +249,12 @@ impl<'a, T> Call<'a, T> {
             Fail::new(codes::INVALID_NODE, format!("attribute `{name}` is {ints:?}, not {n} positive sizes"))
         })
     }
+}
+
+/// Whether an attribute is a remark on the node that no operator reads: names that start with two underscores are left
+/// to tools, and `consumed_inputs` told the first operator sets which operands may be overwritten.
+fn is_remark(name: &str) -> bool {
+    name.starts_with("__") || name == "consumed_inputs"
 }
 
 /// A dimension number of `rank` dimensions; negative ones count from the end.

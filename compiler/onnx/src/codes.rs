@@ -72,7 +72,10 @@ codes! {
         "The operator exists in the importer, but not with the meaning that it has in the operator set that the model \
          declares.";
     ATTRIBUTE "L0204" "an attribute value is not supported"
-        "The operator is supported, but not with this value of the attribute or this optional operand or result.";
+        "The operator is supported, but not with this value of the attribute or this optional operand or result. An attribute \
+         or operand that the importer does not read in this place is refused too: it would be ignored, and the results be \
+         others than the model means. It may be misspelt, or belong to another version of the operator. Remove it where \
+         results do not depend on it.";
     ELEMENT_TYPE "L0205" "the element type is not supported"
         "The operator is supported, but not for operands of this element type.";
     NOT_CONSTANT "L0206" "an operand must be constant"
@@ -80,7 +83,7 @@ codes! {
          input that it depends on with `--bind NAME=FILE`, or its dimensions with `--dim NAME=N`.";
     EXPANSION "L0207" "the model expands to too much"
         "Loops, scans, recurrent layers and functions of the model are expanded in place: a loop becomes its steps. One loop \
-         may have 4096 steps, and a model may expand to 2^20 nodes.";
+         may have 4096 steps, a model may expand to 2^20 nodes, and functions and subgraphs nest 32 deep.";
 }
 
 impl Code {

@@ -298,6 +298,11 @@ impl<'m> Ctx<'m> {
     pub fn concat(&mut self, parts: &[Value], axis: usize) -> Result<Value, Fail> {
         match parts {
             [one] => Ok(*one),
+            many if many.len() > limits::MAX_PARTS => {
+                let joined: Result<Vec<Value>, Fail> =
+                    many.chunks(limits::MAX_PARTS).map(|some| self.concat(some, axis)).collect();
+                self.concat(&joined?, axis)
+            }
             _ => self.emit(Op::Concat { axis: axis as u8 }, parts),
         }
     }

@@ -44,7 +44,8 @@ impl Importer<'_> {
         then: impl FnOnce(&mut Self) -> Result<R, Fail>,
     ) -> Result<R, Fail> {
         if self.depth >= MAX_DEPTH {
-            return Err(invalid(format!("subgraphs nest deeper than {MAX_DEPTH}")));
+            let reason = format!("subgraphs nest deeper than {MAX_DEPTH}");
+            return Err(Fail::new(codes::EXPANSION, reason));
         }
         self.depth += 1;
         self.scopes.push(HashMap::new());
@@ -164,7 +165,7 @@ pub(crate) fn repeat(im: &mut Importer<'_>, n: &Call<'_, Slot>) -> Results {
         None => None,
     };
     let condition = n.opt_value(1)?.map(|v| scalar_condition(&mut im.ctx, v)).transpose()?;
-    let state: Option<Vec<Slot>> = n.inputs.iter().skip(2).cloned().collect();
+    let state: Option<Vec<Slot>> = (2..n.n_operands()).map(|i| n.opt(i).cloned()).collect();
     let state = state.ok_or_else(|| invalid("an initial value is missing"))?;
     let n_rows = body.output.len().checked_sub(1 + state.len());
     let n_rows = n_rows.ok_or_else(|| invalid("the body has fewer results than the loop has values"))?;
@@ -296,7 +297,7 @@ pub(crate) fn sequence_map(im: &mut Importer<'_>, n: &Call<'_, Slot>) -> Results
     if count as u64 > MAX_STEPS {
         return Err(too_long(count));
     }
-    let inputs: Vec<&Slot> = (0..n.inputs.len()).map(|i| n.input(i)).collect::<Result<_, Fail>>()?;
+    let inputs: Vec<&Slot> = (0..n.n_operands()).map(|i| n.input(i)).collect::<Result<_, Fail>>()?;
     let mut results = Rows(vec![Vec::with_capacity(count); body.output.len()]);
     im.with_body(body, |im| {
         for i in 0..count {

@@ -145,8 +145,7 @@ impl Importer<'_> {
         self.set_origin(node);
         // Lowerings of other domains share those of the newest operator set where the model names none.
         let opset = if self.opset == NO_OPSET { *ops::OPSETS.end() } else { self.opset };
-        let call = Call { node, attributes, opset, inputs };
-        ops::lower(row, self, call).map(Some)
+        ops::lower(row, self, Call::new(node, attributes, opset, inputs)).map(Some)
     }
 
     /// Expands a function of the model in place.
@@ -158,10 +157,15 @@ impl Importer<'_> {
         inputs: Vec<Option<Slot>>,
     ) -> Result<Vec<Slot>, Fail> {
         if self.depth >= MAX_DEPTH {
-            return Err(invalid(format!("functions nest deeper than {MAX_DEPTH}")));
+            let reason = format!("functions nest deeper than {MAX_DEPTH}");
+            return Err(Fail::new(codes::EXPANSION, reason));
         }
         if inputs.len() > function.input.len() {
             return Err(invalid(format!("{} takes {} operands", node.op_type, function.input.len())));
+        }
+        if let Some(unknown) = attributes.iter().find(|a| !declares(function, &a.name)) {
+            let reason = format!("the function {} has no attribute `{}`", node.op_type, unknown.name);
+            return Err(invalid(reason));
         }
         let opset = match opset(&function.opset_import) {
             Ok(opset) if function.opset_import.is_empty() => self.opset.max(opset),
@@ -197,6 +201,11 @@ fn shown(node: &NodeProto) -> &str {
         "" => node.output.iter().find(|o| !o.is_empty()).map_or("", String::as_str),
         name => name,
     }
+}
+
+fn declares(function: &FunctionProto, attribute: &str) -> bool {
+    let defaults = function.attribute_proto.iter().map(|a| &a.name);
+    function.attribute.iter().chain(defaults).any(|name| name == attribute)
 }
 
 /// The node's attributes with references to the attributes of the function's call replaced; `None` without any.

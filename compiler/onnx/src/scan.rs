@@ -73,7 +73,7 @@ pub(crate) fn scan(im: &mut Importer<'_>, n: &Call<'_, Slot>) -> Results {
         return batched(im, n);
     }
     let body = n.body("body")?;
-    let operands: Vec<Value> = (0..n.inputs.len()).map(|i| n.value(i)).collect::<Result<_, Fail>>()?;
+    let operands: Vec<Value> = (0..n.n_operands()).map(|i| n.value(i)).collect::<Result<_, Fail>>()?;
     let (n_states, n_scans, n_rows) = counts(n, body, operands.len())?;
     let mut inputs = Vec::new();
     let mut steps = None;
@@ -193,7 +193,7 @@ impl Scan<'_> {
 fn batched(im: &mut Importer<'_>, n: &Call<'_, Slot>) -> Results {
     let body = n.body("body")?;
     let lengths = n.opt_value(0)?;
-    let operands: Vec<Value> = (1..n.inputs.len()).map(|i| n.value(i)).collect::<Result<_, Fail>>()?;
+    let operands: Vec<Value> = (1..n.n_operands()).map(|i| n.value(i)).collect::<Result<_, Fail>>()?;
     let (n_states, n_scans, n_rows) = counts(n, body, operands.len())?;
     let ways = ways(n, "", "directions", n_scans)?;
     let first = im.ctx.shape(operands[n_states]);

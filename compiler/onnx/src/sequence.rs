@@ -20,12 +20,14 @@ pub(crate) fn identity(_: &mut Importer<'_>, n: &Call<'_, Slot>) -> Results {
     Ok(vec![n.input(0)?.clone()])
 }
 
-pub(crate) fn empty(_: &mut Importer<'_>, _: &Call<'_, Slot>) -> Results {
+pub(crate) fn empty(_: &mut Importer<'_>, n: &Call<'_, Slot>) -> Results {
+    // The elements that are put in later have their type.
+    n.pass_over(&["dtype"]);
     Ok(vec![Slot::sequence([])])
 }
 
 pub(crate) fn construct(_: &mut Importer<'_>, n: &Call<'_, Slot>) -> Results {
-    let elements: Vec<Value> = (0..n.inputs.len()).map(|i| n.value(i)).collect::<Result<_, Fail>>()?;
+    let elements: Vec<Value> = (0..n.n_operands()).map(|i| n.value(i)).collect::<Result<_, Fail>>()?;
     Ok(vec![Slot::sequence(elements)])
 }
 
@@ -179,7 +181,7 @@ pub(crate) fn split(im: &mut Importer<'_>, n: &Call<'_, Slot>) -> Results {
     if sizes.iter().try_fold(0u64, |sum, &s| sum.checked_add(s)) != Some(extent) {
         return Err(invalid(format!("parts {sizes:?} of a dimension of {extent}")));
     }
-    let drop = single && !n.flag("keepdims", true)?;
+    let drop = !n.flag("keepdims", true)? && single;
     let (mut start, mut parts) = (0, Vec::with_capacity(sizes.len()));
     for size in sizes {
         let mut part = c.slice_axis(x, at, start, size)?;
@@ -195,6 +197,8 @@ pub(crate) fn split(im: &mut Importer<'_>, n: &Call<'_, Slot>) -> Results {
 }
 
 pub(crate) fn optional(_: &mut Importer<'_>, n: &Call<'_, Slot>) -> Results {
+    // Of an element that is there the type is known, and no other is asked for.
+    n.pass_over(&["type"]);
     Ok(vec![match n.opt(0) {
         Some(element) => Slot::some(element.clone()),
         None => Slot::Optional(None),

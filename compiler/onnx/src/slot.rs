@@ -53,7 +53,7 @@ impl Slot {
 impl<'a> Call<'a, Slot> {
     /// An optional operand.
     pub fn opt(&self, i: usize) -> Option<&Slot> {
-        self.inputs.get(i).and_then(Option::as_ref)
+        self.operand(i)
     }
 
     /// A required operand.
@@ -63,11 +63,14 @@ impl<'a> Call<'a, Slot> {
 
     /// An optional operand that must be a tensor.
     pub fn opt_value(&self, i: usize) -> Result<Option<Value>, Fail> {
-        match self.opt(i) {
-            None => Ok(None),
-            Some(Slot::Value(value)) => Ok(Some(*value)),
-            Some(other) => Err(invalid(format!("operand {i} is {}, not a tensor", other.kind()))),
-        }
+        self.opt(i).map(|slot| tensor(i, slot)).transpose()
+    }
+
+    /// The call of an operator whose operands are all tensors.
+    pub fn of_values(&self) -> Result<Call<'a>, Fail> {
+        let value = |i| self.unread_operand(i).map(|slot| tensor(i, slot)).transpose();
+        let values: Result<Vec<Option<Value>>, Fail> = (0..self.n_operands()).map(value).collect();
+        Ok(self.with(values?))
     }
 
     /// A required operand that must be a tensor.
@@ -86,6 +89,14 @@ impl<'a> Call<'a, Slot> {
     /// A subgraph that the operator cannot be without.
     pub fn body(&self, name: &str) -> Result<&'a GraphProto, Fail> {
         self.graph(name)?.ok_or_else(|| invalid(format!("attribute `{name}` is missing")))
+    }
+}
+
+/// The tensor that operand `i` must be.
+fn tensor(i: usize, slot: &Slot) -> Result<Value, Fail> {
+    match slot {
+        Slot::Value(value) => Ok(*value),
+        other => Err(invalid(format!("operand {i} is {}, not a tensor", other.kind()))),
     }
 }
 

@@ -416,3 +416,142 @@ fn no_repeats_at_any_rank() {
     let y = results(("", "Tile", 13), &["x0", "k0"], vec![], &x, vec![repeats], 1);
     check(&y[0], &[1, 3, 0, 1, 1, 1, 1, 2], &[]);
 }
+
+/// A result that `output_shape` makes longer than the spread operand reaches has zeros at its end, whatever the padding.
+#[test]
+fn transposed_convolutions_of_a_longer_shape() {
+    for auto_pad in ["NOTSET", "SAME_UPPER", "SAME_LOWER"] {
+        let w = constant("k0", F32, &[1, 1, 3], &[1.0, 2.0, 3.0]);
+        let attributes = vec![ints("strides", &[2]), ints("output_shape", &[8]), text("auto_pad", auto_pad)];
+        let x = [f32s(&[1, 1, 2], &[1.0, 10.0])];
+        let y = results(("", "ConvTranspose", 18), &["x0", "k0"], attributes, &x, vec![w], 1);
+        check(&y[0], &[1, 1, 8], &[1.0, 2.0, 13.0, 20.0, 30.0, 0.0, 0.0, 0.0]);
+    }
+}
+
+/// Two tokens and two experts, of which each token takes the likelier one.
+#[test]
+fn experts() {
+    let op = |name| ("com.microsoft", name, 17);
+    let l3 = 3f64.ln();
+    let inputs = || [f32s(&[2, 2], &[2.0, 5.0, 3.0, -4.0]), f32s(&[2, 2], &[l3, 0.0, 0.0, l3])];
+    let first = || constant("k0", F32, &[2, 2, 2], &[1.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, -1.0]);
+    let second = || constant("k1", F32, &[2, 2, 2], &[1.0, 1.0, 0.0, 2.0, 1.0, 0.0, 0.0, 1.0]);
+    let operands = ["x0", "x1", "k0", "", "k1"];
+    let plain = || vec![text("activation_type", "relu"), int("k", 1)];
+    let y = results(op("MoE"), &operands, plain(), &inputs(), vec![first(), second()], 1);
+    check(&y[0], &[2, 2], &[5.25, 7.5, 4.5, 3.0]);
+    let normal = || [plain(), vec![int("normalize_routing_weights", 1)]].concat();
+    let y = results(op("MoE"), &operands, normal(), &inputs(), vec![first(), second()], 1);
+    check(&y[0], &[2, 2], &[7.0, 10.0, 6.0, 4.0]);
+
+    // The same weights as codes of four bits around 8.
+    let codes = |name: &str, bytes: [u8; 4]| constant(name, U8, &[2, 2, 1], &bytes.map(f64::from));
+    let ones = |name: &str| constant(name, F32, &[2, 2], &[1.0; 4]);
+    let constants = vec![
+        codes("k0", [0x89, 0x98, 0x8a, 0x78]),
+        ones("k1"),
+        codes("k2", [0x99, 0xa8, 0x89, 0x98]),
+        ones("k3"),
+    ];
+    let operands = ["x0", "x1", "k0", "k1", "", "k2", "k3"];
+    let y = results(op("QMoE"), &operands, normal(), &inputs(), constants, 1);
+    check(&y[0], &[2, 2], &[7.0, 10.0, 6.0, 4.0]);
+}
+
+/// The gate and the other factor of a gated activation: rows that alternate, halves, or two layers.
+#[test]
+fn gated_experts_in_three_layouts() {
+    let inputs = || [f32s(&[1, 2], &[2.0, -1.0]), f32s(&[1, 1], &[0.0])];
+    let down = || constant("k1", F32, &[1, 2, 2], &[1.0, 0.0, 0.0, 1.0]);
+    let (gates, others) = ([[0.5, 1.0], [3.0, 2.0]], [[-1.0, 0.25], [0.5, 1.5]]);
+    let run = |fusion: i64, operands: &[&str], rows: &[[f64; 2]], third: Vec<TensorProto>| {
+        let attributes = vec![
+            text("activation_type", "swiglu"),
+            int("swiglu_fusion", fusion),
+            float("swiglu_limit", 3.0),
+            float("activation_beta", 1.0),
+        ];
+        let up = constant("k0", F32, &[1, rows.len() as i64, 2], &rows.concat());
+        let constants = [vec![up, down()], third].concat();
+        results(("com.microsoft", "MoE", 17), operands, attributes, &inputs(), constants, 1).remove(0)
+    };
+    let fused = ["x0", "x1", "k0", "", "k1"];
+    let alternating = [gates[0], others[0], gates[1], others[1]];
+    let halves = [gates, others].concat();
+    let third = constant("k2", F32, &[1, 2, 2], &others.concat());
+    // Gates 0 and 4, which is limited to 3; other factors -2.25 and -0.5, with 1 added.
+    let expect = [0.0, 3.0 / (1.0 + (-3f64).exp()) * 0.5];
+    check(&run(1, &fused, &alternating, vec![]), &[1, 2], &expect);
+    check(&run(2, &fused, &halves, vec![]), &[1, 2], &expect);
+    check(&run(0, &["x0", "x1", "k0", "", "k1", "", "k2"], &gates, vec![third]), &[1, 2], &expect);
+}
+
+/// Codes from high to low bits, in blocks that reach from one row into the next.
+#[test]
+fn products_with_tables_of_four_bits() {
+    let x = || [f32s(&[1, 3], &[1.0, 10.0, 100.0])];
+    let run = |kind: i64, transposed: i64, inner: i64| {
+        let constants = vec![
+            constant("k0", U8, &[3], &[f64::from(0x7f), f64::from(0xf0), f64::from(0x0f)]),
+            constant("k1", F32, &[2], &[2.0, 3.0]),
+        ];
+        let attributes = vec![
+            int("K", inner),
+            int("N", 6 / inner),
+            int("block_size", 4),
+            int("quant_type", kind),
+            int("transB", transposed),
+        ];
+        let op = ("com.microsoft", "MatMulBnb4", 17);
+        results(op, &["x0", "k0", "k1"], attributes, &x(), constants, 1).remove(0)
+    };
+    // NF4: [0, 2, 2], [-2, -3, 3].
+    check(&run(1, 1, 3), &[1, 2], &[220.0, 268.0]);
+    check(&run(1, 0, 2), &[1, 2], &[20.0 - 300.0, 2.0 - 20.0 + 300.0]);
+    // FP4: [0.5, -0.5, -0.5], [0, 0, -0.75].
+    check(&run(0, 1, 3), &[1, 2], &[0.5 - 5.0 - 50.0, -75.0]);
+}
+
+/// Integers that f64 does not hold.
+#[test]
+fn ranges_of_great_integers() {
+    let range = |start: i64, limit: i64, step: i64| {
+        let k = |name: &str, value: i64| {
+            lacuna_onnx::encode_tensor(name, &lacuna_ir::TensorType::new(I64, vec![]), &value.to_le_bytes())
+        };
+        let constants = vec![k("k0", start), k("k1", limit), k("k2", step)];
+        let y = results(("", "Range", 11), &["k0", "k1", "k2"], vec![], &[], constants, 1).remove(0);
+        y.ints().unwrap().to_vec()
+    };
+    let (large, odd) = (1 << 60, (1 << 53) + 1);
+    assert_eq!(range(large, large + 5, 2), [large, large + 2, large + 4]);
+    assert_eq!(range(odd, odd + 3, 1), [odd, odd + 1, odd + 2]);
+    assert_eq!(range(i64::MAX, i64::MAX - 5, -2), [i64::MAX, i64::MAX - 2, i64::MAX - 4]);
+    assert_eq!(range(i64::MIN, i64::MAX, 1 << 62), [i64::MIN, -(1 << 62), 0, 1 << 62]);
+    assert_eq!(range(3, 1, 1), []);
+    assert_eq!(range(7, 1, -3), [7, 4]);
+}
+
+#[test]
+fn diagonals_beyond_the_matrix() {
+    let x = [f32s(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])];
+    let trilu = |k: i64, upper: i64| {
+        let ty = lacuna_ir::TensorType::new(I64, vec![]);
+        let k = lacuna_onnx::encode_tensor("k0", &ty, &k.to_le_bytes());
+        results(("", "Trilu", 14), &["x0", "k0"], vec![int("upper", upper)], &x, vec![k], 1).remove(0)
+    };
+    for k in [i64::MAX, i64::MAX - 1, 1 << 54] {
+        check(&trilu(k, 0), &[2, 3], &x[0].to_f64());
+        check(&trilu(k, 1), &[2, 3], &[0.0; 6]);
+        check(&trilu(-k, 1), &[2, 3], &x[0].to_f64());
+        check(&trilu(-k - 1, 0), &[2, 3], &[0.0; 6]);
+    }
+}
+
+#[test]
+fn concatenations_of_any_number() {
+    let x = [f32s(&[1], &[3.0])];
+    let y = results(("", "Concat", 13), &["x0"; 5000], vec![int("axis", 0)], &x, vec![], 1);
+    check(&y[0], &[5000], &[3.0; 5000]);
+}

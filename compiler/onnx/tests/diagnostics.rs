@@ -168,3 +168,22 @@ fn typed_fields_and_raw_data_agree() {
         assert_eq!((name.as_str(), again.ty, again.data.bytes()), ("k", literal.ty, &raw[..]));
     }
 }
+
+/// Functions that call each other 40 deep are legal, and more than the importer expands.
+#[test]
+fn functions_that_nest_too_deep() {
+    let call =
+        |i: usize| NodeProto { domain: "local".to_owned(), ..node(&format!("F{i}"), &["x"], &["y"], vec![]) };
+    let function = |i: usize| FunctionProto {
+        name: format!("F{i}"),
+        domain: "local".to_owned(),
+        input: vec!["x".to_owned()],
+        output: vec!["y".to_owned()],
+        node: vec![if i == 40 { node("Relu", &["x"], &["y"], vec![]) } else { call(i + 1) }],
+        ..FunctionProto::default()
+    };
+    let mut nested = model(vec![value("x", F32, &[2])], vec![], vec![call(0)], &["y"]);
+    nested.functions = (0..=40).map(function).collect();
+    let found = import_proto(&nested, &Options::default()).expect_err("too deep");
+    assert!(found.iter().all(|d| d.code == "L0207" && d.is_unsupported()), "{}", shown(&found));
+}

@@ -30,7 +30,7 @@ const WORTHWHILE: u64 = 1 << 25;
 /// Rows of a tile that cost no more than its matrix does: about as many as a target multiplies by an element while it loads the next.
 const FREE_ROWS: u64 = 64;
 /// Most comparisons of places with places: who stands where is looked up in a table.
-const MOST_COMPARISONS: u64 = 1 << 27;
+const MOST_COMPARISONS: u64 = 1 << 31;
 
 /// Batches the products of a module where that saves loads of matrices.
 ///

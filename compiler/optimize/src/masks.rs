@@ -68,6 +68,14 @@ pub fn band(g: &Graph, mask: Id) -> Option<Band> {
     whole.then_some(Band { causal: Some(shift), window: window as u64, rejects })
 }
 
+/// Whether every row of a constant mask to add has a number above `bound`.
+pub(crate) fn every_row_exceeds(g: &Graph, mask: Id, bound: f64) -> bool {
+    let shape = g.shape(mask);
+    let keys = shape.last().copied().unwrap_or(1).max(1) as usize;
+    let known = value(&g.eg, mask, MAX_ELEMENTS, &mut IndexMap::new());
+    known.is_some_and(|mask| mask.to_f64().chunks(keys).all(|row| row.iter().any(|&v| v > bound)))
+}
+
 /// Attention that only multiplies: what else it does is set where it is found.
 pub(crate) const PLAIN: Attention = Attention {
     scale: Real(1.0),

@@ -10,7 +10,7 @@ use lacuna_ir::{Op, Shape};
 use lacuna_isa::format::ScalarType;
 
 use crate::graph::Graph;
-use crate::masks::{LOW, PLAIN};
+use crate::masks::{LOW, PLAIN, every_row_exceeds};
 use crate::module::is_binary;
 use crate::views::compact;
 
@@ -510,36 +510,59 @@ impl Found {
     }
 
     /// The masks as one operand `[batch, heads, length, keys]`, each dimension whole or 1.
+    ///
+    /// A finite number in place of a score is one that is added where it absorbs the score, or where every row has keys that
+    /// leave it no weight.
     fn mask(&self, g: &mut Graph, full: [u64; 4]) -> Option<Option<Id>> {
-        let mut kept: Option<Id> = None;
-        let mut added: Option<Id> = None;
-        for mask in &self.masks {
+        let (mut kept, mut added) = (None, None);
+        // The greatest number that does not absorb scores.
+        let mut shallow: Option<f64> = None;
+        // From the product outwards: what a number replaces is everything that was added before.
+        for mask in self.masks.iter().rev() {
             let four = self.spread(g, mask, full)?;
-            match mask.how {
-                How::Added => added = Some(self.together(g, BinaryOp::Add, added, four)?),
-                How::Kept(low) | How::Replaced(low) => {
-                    let keep = match mask.how {
-                        How::Replaced(_) => g.unary(UnaryOp::Not, four)?,
-                        How::Added | How::Kept(_) => four,
-                    };
-                    if low == f64::NEG_INFINITY {
-                        kept = Some(self.together(g, BinaryOp::And, kept, keep)?);
-                    } else {
-                        // A finite number leaves rows without other keys their softmax; in f32 it absorbs scores.
-                        (low <= ABSORBS || g.is_const(keep)).then_some(())?;
-                        let addend = self.addend(g, keep, low)?;
-                        added = Some(self.together(g, BinaryOp::Add, added, addend)?);
-                    }
+            let (keep, low) = match mask.how {
+                How::Added => {
+                    added = Some(self.together(g, BinaryOp::Add, added, four)?);
+                    continue;
                 }
+                How::Kept(low) => (four, low),
+                How::Replaced(low) => (g.unary(UnaryOp::Not, four)?, low),
+            };
+            if low == f64::NEG_INFINITY {
+                kept = Some(self.together(g, BinaryOp::And, kept, keep)?);
+                continue;
             }
+            // Keys that were rejected before would be back.
+            kept.is_none().then_some(())?;
+            if low > ABSORBS {
+                shallow = Some(shallow.map_or(low, |other| other.max(low)));
+            }
+            added = Some(match added {
+                None => self.addend(g, keep, low)?,
+                Some(before) => self.replaced(g, keep, before, low)?,
+            });
         }
-        Some(match (kept, added) {
+        let whole = match (kept, added) {
             (Some(keep), Some(_)) => {
                 let addend = self.addend(g, keep, f64::NEG_INFINITY)?;
                 Some(self.together(g, BinaryOp::Add, added, addend)?)
             }
             (kept, added) => kept.or(added),
-        })
+        };
+        if let (Some(low), Some(mask)) = (shallow, whole) {
+            every_row_exceeds(g, mask, low / 2.0).then_some(())?;
+        }
+        Some(whole)
+    }
+
+    /// A mask to add with `low` where another keeps nothing.
+    fn replaced(&self, g: &mut Graph, keep: Id, mask: Id, low: f64) -> Option<Id> {
+        let pairs = g.shape(keep).iter().zip(g.shape(mask).iter());
+        let shape: Shape = pairs.map(|(&a, &b)| a.max(b)).collect();
+        let dims: Dims = (0..4).collect();
+        let (keep, mask) = (g.broadcast(keep, &dims, &shape)?, g.broadcast(mask, &dims, &shape)?);
+        let low = g.splat_const(&lacuna_ir::TensorType::new(ScalarType::F32, shape), low)?;
+        g.add(Op::Select {}, &[keep, mask, low])
     }
 
     /// Zero where a mask keeps a key, and `low` elsewhere.

@@ -240,11 +240,13 @@ fn set_pattern(table: &mut Table, pattern: &str, value: Value) -> Result<(), Tar
 /// A figure from text such as `8 TB/s`.
 fn what_if(name: &str, text: &str) -> Result<Value, TargetError> {
     let text = text.trim();
-    let end = text.find(|c: char| !(c.is_ascii_digit() || ".+-_eE".contains(c)));
-    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
-    let Ok(value) = number.trim().parse::<f64>() else {
+    let end = text.find(|c: char| !(c.is_ascii_digit() || ".+-_eE".contains(c))).unwrap_or(text.len());
+    // An `e` is that of an exponent, or begins a unit.
+    let number = (0..=end).rev().find_map(|at| Some((at, text[..at].parse::<f64>().ok()?)));
+    let Some((end, value)) = number else {
         return Err(TargetError::Text { figure: name.to_owned(), text: text.to_owned() });
     };
+    let unit = &text[end..];
     let mut figure = Table::new();
     figure.insert("value".to_owned(), Value::Float(value));
     figure.insert("unit".to_owned(), Value::String(unit.trim().to_owned()));
@@ -361,6 +363,16 @@ mod tests {
     }
 
     #[test]
+    fn units_follow_numbers_with_and_without_a_space() {
+        let texts = ["64 element/cycle", "64element/cycle", "6.4e1element/cycle", "0.64E2 element/cycle"];
+        for text in texts {
+            let figure = what_if("accumulator_rate", text).expect(text);
+            assert_eq!(figure["value"].as_float(), Some(64.0), "{text}");
+            assert_eq!(figure["unit"].as_str(), Some("element/cycle"), "{text}");
+        }
+    }
+
+    #[test]
     fn a_change_changes_one_figure() {
         for base in super::super::targets() {
             let own = change(&base.name, &changes(&[("hbm_bandwidth", "8TB/s")])).unwrap();
@@ -429,6 +441,7 @@ mod tests {
             ("energy.mac.mxfp9", "1pJ", "format `mxfp9`"),
             ("pattern.4:2", "2", "pattern 4:2"),
             ("pattern.2of4", "2", "no number with a unit"),
+            ("accumulator_rate", "element/cycle", "no number with a unit"),
             ("pattern.2:4", "2 TB/s", "the unit is none of ratio"),
         ] {
             let error = change("mtia-500", &changes(&[(figure, value)])).unwrap_err().to_string();

@@ -20,8 +20,8 @@ what it never changes. `lacuna explain MODEL` lists the rewrites of one model, `
   those of [Numerics](numerics.md).
 - **Sums may be ordered and rounded otherwise**: those of contractions, reductions, norms, softmax and attention, which are recognised from their
   parts. Finite factors and biases next to a contraction by constant weights become part of these, unless a weight would overflow or lose bits below the
-  normal numbers. A quotient behind a contraction stays one where floor, ceil, round, a cast to integers or a comparison follows. In f16, where sums
-  overflow early, no factor moves, and neither norms nor softmax are recognised from their parts.
+  normal numbers. A quotient behind a contraction, or a factor that is no power of two, stays where floor, ceil, round, a cast to integers or
+  a comparison follows (for a factor, another than with zero). In f16, where sums overflow early, no factor moves, and neither norms nor softmax are recognised from their parts.
 - **A zero makes the terms of a contraction vanish** that it is a factor of, also where the other factor is infinite or NaN: zeros of
   weights that are not stored, channels that are zero, rows that a mask leaves out ([Zeros](zeros.md)). The sum of the others is what it was.
 - **`--relaxed`** allows more: element-wise work is rewritten by what holds over the real numbers.

@@ -65,7 +65,9 @@ impl Context {
             (false, true) => Loudness::Silent,
             (false, false) => Loudness::Plain,
         };
-        Context { json: cli.json, threads: cli.threads, progress: Progress::new(loudness) }
+        // More threads than cores only wait for each other.
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Context { json: cli.json, threads: cli.threads.min(cores), progress: Progress::new(loudness) }
     }
 }
 

@@ -26,6 +26,15 @@ pub(super) fn by_heads(c: &mut Ctx<'_>, x: Value, heads: i64, what: &str) -> Res
     }
 }
 
+/// The cache of keys at operand `first` and that of values behind it, of which a node has both or neither.
+pub(super) fn cache(n: &Call<'_>, first: usize) -> Result<Option<(Value, Value)>, Fail> {
+    match (n.opt(first), n.opt(first + 1)) {
+        (Some(keys), Some(values)) => Ok(Some((keys, values))),
+        (None, None) => Ok(None),
+        _ => Err(invalid("of the caches of keys and values one is missing")),
+    }
+}
+
 /// Scaled dot-product attention, with a cache that grows by the new keys and values.
 ///
 /// Query heads that share a key and value head are a dimension of their own: nothing is repeated.
@@ -37,7 +46,7 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     k = by_heads(c, k, kv_heads, "the key")?;
     v = by_heads(c, v, kv_heads, "the value")?;
     let mut past = 0;
-    if let (Some(past_k), Some(past_v)) = (n.opt(4), n.opt(5)) {
+    if let Some((past_k, past_v)) = cache(n, 4)? {
         past = c.shape(past_k).get(2).copied().unwrap_or(0);
         k = c.concat(&[past_k, k], 2)?;
         v = c.concat(&[past_v, v], 2)?;
@@ -73,7 +82,9 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         mask = Some(additive(c, given, elem, columns)?);
     }
     let causal = n.flag("is_causal", false)?;
-    let (left, right) = (n.int("left_window_size", -1)?, n.int("right_window_size", -1)?);
+    // Sums of positions with a window that no model has must not overflow.
+    let window = |name: &str| n.int(name, -1).map(|w| w.min(crate::limits::MAX_ELEMENTS as i64));
+    let (left, right) = (window("left_window_size")?, window("right_window_size")?);
     if causal || left >= 0 || right >= 0 {
         let matrix: Shape = vec![rows, columns].into();
         let row = c.iota(ScalarType::I64, &matrix, 0)?;
@@ -197,9 +208,13 @@ fn zero_empty_rows(c: &mut Ctx<'_>, mask: Value, weights: Value) -> Result<Value
 
 /// Rotates pairs of elements by angles whose cosine and sine are tables over positions.
 pub(super) fn rotary(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    rotary_of(c, n, n.int("num_heads", 0)?)
+}
+
+/// [`rotary`] of a number of heads.
+pub(super) fn rotary_of(c: &mut Ctx<'_>, n: &Call<'_>, heads: i64) -> Results {
     let x = n.input(0)?;
     let original = c.shape(x);
-    let heads = n.int("num_heads", 0)?;
     let x = by_heads(c, x, heads, "the operand")?;
     let shape = c.shape(x);
     let (batch, rows, size) = (shape[0], shape[2], shape[3]);

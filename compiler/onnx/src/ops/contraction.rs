@@ -94,6 +94,10 @@ pub(super) fn gemm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let lb = if n.flag("transB", false)? { vec![cols, k] } else { vec![k, cols] };
     let (alpha, beta) = (n.float("alpha", 1.0)?, n.float("beta", 1.0)?);
     let bias = n.opt(2).filter(|_| beta != 0.0);
+    if n.opset < 7 {
+        // Without the permission to broadcast, the bias has the shape of the result.
+        n.pass_over(&["broadcast"]);
+    }
     let elem = c.elem(a);
     // Where nothing follows, the product itself rounds.
     let sum = if alpha != 1.0 || bias.is_some() { wide(elem) } else { elem };
@@ -149,7 +153,7 @@ fn groups(n: &Call<'_>) -> Result<u64, Fail> {
 }
 
 /// Spatial kernel sizes: those of the weight, which `kernel_shape` must repeat.
-fn kernel(c: &Ctx<'_>, n: &Call<'_>, x: Value, w: Value) -> Result<Vec<u64>, Fail> {
+pub(super) fn kernel(c: &Ctx<'_>, n: &Call<'_>, x: Value, w: Value) -> Result<Vec<u64>, Fail> {
     let (sx, sw) = (c.shape(x), c.shape(w));
     if sx.rank() < 3 || sw.rank() != sx.rank() {
         return Err(invalid(format!("convolution of {} by {}", c.b.ty(x), c.b.ty(w))));
@@ -237,6 +241,7 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         })
         .collect();
     let auto = auto_pad(n)?;
+    let pads = n.ints("pads")?.filter(|_| auto == "NOTSET");
     let (mut begin, mut end) = (vec![0i64; s], vec![0i64; s]);
     let split = |total: i64, upper: bool| {
         let half = total.div_euclid(2);
@@ -247,7 +252,9 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
             return Err(invalid(format!("output_shape is {out:?}, not {s} sizes")));
         }
         for i in 0..s {
-            (begin[i], end[i]) = split(full[i] - out[i], auto == "SAME_UPPER");
+            let total = full[i] - out[i];
+            // What the result is longer by are zeros at its end.
+            (begin[i], end[i]) = if total < 0 { (0, total) } else { split(total, auto == "SAME_UPPER") };
         }
     } else if auto.starts_with("SAME") {
         for i in 0..s {
@@ -255,7 +262,7 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
             let out = (shape[i + 2] * strides[i]) as i64;
             (begin[i], end[i]) = split((full[i] - out).max(0), auto == "SAME_UPPER");
         }
-    } else if let Some(pads) = n.ints("pads")?.filter(|_| auto == "NOTSET") {
+    } else if let Some(pads) = pads {
         if pads.len() != 2 * s || pads.iter().any(|p| p.unsigned_abs() >= 1 << 31) {
             return Err(invalid(format!("pads are {pads:?}, not {} numbers", 2 * s)));
         }

@@ -4,8 +4,8 @@ use lacuna_ir::op::{BinaryOp, UnaryOp};
 
 use super::fused::as_of;
 use super::{
-    SupportedOp, Types, fused, fused_attention, grid, grouped_query, indexing, learning, microsoft, movement,
-    n_bits, quantization, quantized, recurrent, shape, training, trees,
+    SupportedOp, Types, experts, fused, fused_attention, grid, grouped_query, indexing, learning, microsoft,
+    movement, n_bits, quantization, quantized, recurrent, shape, training, trees,
 };
 use crate::flex;
 
@@ -64,8 +64,10 @@ super::table! {
     "GridSample" 1 Number "" "floor, gather, mul, add" |c, n| as_of(c, n, 16, grid::grid_sample);
     "GroupNorm" 1 Float "" "norm, mul, add" |c, n| fused::group_norm(c, n, false);
     "GroupQueryAttention" 1 Float "quantised caches, qk_output, query_seqlens" "contract, mul, softmax, select" grouped_query::attention;
+    "MatMulBnb4" 1 Float "" "gather, mul, contract" n_bits::mat_mul_bnb4;
     "MatMulIntegerToFloat" 1 Int "" "cast, sub, contract, mul" quantized::mat_mul_integer_to_float;
     "MatMulNBits" 1 Float "2, 4 and 8 bits; blocks of equal numbers of rows in g_idx" "dequantize, contract" n_bits::mat_mul_n_bits;
+    "MoE" 1 Float "use_sparse_mixer; every expert is computed for every token" "softmax, lt, reduce, select, contract, mul" experts::moe;
     "MultiHeadAttention" 1 Float "past_sequence_length, cache_indirection, the result qk" "contract, add, select, softmax" fused_attention::multi_head_attention;
     "NhwcConv" 1 Float "" "permute, conv, add" fused::nhwc_conv;
     "NhwcMaxPool" 1 Number "" "permute, pad, window, reduce" fused::nhwc_max_pool;
@@ -83,6 +85,7 @@ super::table! {
     "QLinearSigmoid" 1 Int "" "cast, sub, mul, sigmoid, div, round" |c, n| quantized::qlinear_unary(c, n, |c, x| c.unary(UnaryOp::Sigmoid, x));
     "QLinearSoftmax" 1 Int "" "cast, sub, mul, softmax, div, round" quantized::qlinear_softmax;
     "QLinearWhere" 1 Bool "" "cast, sub, mul, select, div, round" quantized::qlinear_where;
+    "QMoE" 1 Float "codes of 2, 4 and 8 bits; router_weights; every expert is computed for every token" "dequantize, softmax, lt, reduce, select, contract, mul" experts::quantised_moe;
     "QuantizeLinear" 1 Number "" "div, round, add, cast" quantization::quantize;
     "QuickGelu" 1 Float "" "sigmoid, mul" microsoft::quick_gelu;
     "Range" 1 Number "constant operands" "iota, mul, add" shape::range;

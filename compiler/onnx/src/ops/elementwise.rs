@@ -34,7 +34,7 @@ pub(super) fn variadic(c: &mut Ctx<'_>, n: &Call<'_>, op: BinaryOp) -> Results {
 
 pub(super) fn mean(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let sum = variadic(c, n, BinaryOp::Add)?[0];
-    Ok(vec![c.binary_splat(BinaryOp::Div, sum, n.inputs.len() as f64)?])
+    Ok(vec![c.binary_splat(BinaryOp::Div, sum, n.n_operands() as f64)?])
 }
 
 /// Pow keeps the base's type. Operands of two types are computed with in one that holds both, f32 if that is enough.
@@ -122,14 +122,13 @@ pub(super) fn is_inf(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 /// A cast to E8M0 through f32: up, down or to nearest with ties up, from the nearest power of two with ties to even.
-fn power_of_two(c: &mut Ctx<'_>, n: &Call<'_>, x: Value) -> Results {
+fn power_of_two(c: &mut Ctx<'_>, x: Value, rounding: &str, saturate: bool) -> Results {
     let (least, greatest) = (2f64.powi(-127), 2f64.powi(127));
-    let saturate = n.flag("saturate", true)?;
     let to_scale = Op::Cast { to: ScalarType::E8M0, saturate: true };
     let x = c.cast(x, ScalarType::F32)?;
     let near = c.emit(to_scale.clone(), &[x])?;
     let near = c.cast(near, ScalarType::F32)?;
-    let (bound, factor, relation) = match n.choice("round_mode", &["up", "down", "nearest"])? {
+    let (bound, factor, relation) = match rounding {
         "up" => (near, 2.0, CompareOp::Lt),
         "down" => (near, 0.5, CompareOp::Lt),
         _ => (c.binary_splat(BinaryOp::Mul, near, 1.5)?, 2.0, CompareOp::Le),
@@ -152,11 +151,14 @@ fn power_of_two(c: &mut Ctx<'_>, n: &Call<'_>, x: Value) -> Results {
 }
 
 fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
+    // Only types of 8 bits and less have a choice of rounding and saturation.
+    let saturate = n.flag("saturate", true)?;
+    let rounding = n.choice("round_mode", &["up", "down", "nearest"])?;
     if to == c.elem(x) {
         return Ok(vec![x]);
     }
     if to == ScalarType::E8M0 {
-        return power_of_two(c, n, x);
+        return power_of_two(c, x, rounding, saturate);
     }
     if to == ScalarType::Bool {
         let zero = c.compare_splat(CompareOp::Eq, x, 0.0)?;
@@ -165,7 +167,7 @@ fn convert(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, to: ScalarType) -> Results {
     // Floats out of the range of a type below a byte wrap, as integers do.
     let narrow = to.is_int() && to.bits() < 8;
     let x = if narrow && c.elem(x).is_float() { c.cast(x, ScalarType::I32)? } else { x };
-    Ok(vec![c.emit(Op::Cast { to, saturate: n.flag("saturate", true)? }, &[x])?])
+    Ok(vec![c.emit(Op::Cast { to, saturate }, &[x])?])
 }
 
 pub(super) fn cast(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
@@ -204,14 +206,20 @@ pub(super) fn bit_cast(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 /// Dropout where it drops nothing: the operand, and a mask of true (of ones up to operator set 9).
 pub(super) fn dropout(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let training = match (n.opset, n.opt(2)) {
-        (..7, _) => !n.flag("is_test", false)?,
-        (7..12, _) | (_, None) => false,
-        (_, Some(training)) => c.const_ints(training, "training_mode")?.iter().any(|&t| t != 0),
+    let training = match n.opset {
+        ..7 => !n.flag("is_test", false)?,
+        7..12 => false,
+        _ => match n.opt(2) {
+            Some(training) => c.const_ints(training, "training_mode")?.iter().any(|&t| t != 0),
+            None => false,
+        },
     };
+    // Where nothing is dropped, nothing is random.
+    n.pass_over(&["seed"]);
+    let share = n.float("ratio", 0.5)?;
     let ratio = match n.opt(1) {
         _ if !training => 0.0,
-        None => n.float("ratio", 0.5)?,
+        None => share,
         Some(ratio) => c.const_scalar(ratio, "the ratio operand")?,
     };
     if ratio != 0.0 {

@@ -27,10 +27,9 @@ pub(super) fn channels_last(
     }
     let first = [&[0, rank - 1], &(1..rank - 1).collect::<Vec<u8>>()[..]].concat();
     let last = [&[0], &(2..rank).collect::<Vec<u8>>()[..], &[1]].concat();
-    let mut inputs = n.inputs.clone();
+    let mut inputs = n.operands().to_vec();
     inputs[0] = Some(c.permute(x, first)?);
-    let call = Call { node: n.node, attributes: n.attributes, opset: n.opset, inputs };
-    let mut results = lower(c, &call)?;
+    let mut results = lower(c, &n.with(inputs))?;
     results[0] = c.permute(results[0], last)?;
     Ok(results)
 }
@@ -71,6 +70,8 @@ pub(super) fn nhwc_conv(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 /// A product with a bias, and an activation.
 pub(super) fn fused_gemm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let y = gemm(c, n)?[0];
+    // No activation that is supported has a third parameter.
+    n.pass_over(&["activation_gamma"]);
     let mut parameters = Vec::new();
     for name in ["activation_alpha", "activation_beta"] {
         if n.has(name) {
@@ -178,7 +179,8 @@ pub(super) fn as_of(
     opset: i64,
     lower: impl FnOnce(&mut Ctx<'_>, &Call<'_>) -> Results,
 ) -> Results {
-    let call = Call { node: n.node, attributes: n.attributes, opset, inputs: n.inputs.clone() };
+    let mut call = n.with(n.operands().to_vec());
+    call.opset = opset;
     lower(c, &call)
 }
 
@@ -214,6 +216,12 @@ pub(super) fn bias_softmax(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (elem, shape) = (c.elem(x), c.shape(x));
     let axis = axis(n.int("axis", 1)?, shape.rank())?;
     let (wide, bias) = (widened(c, x)?, widened(c, n.input(1)?)?);
+    // A bias of as many dimensions broadcasts in one way only.
+    if n.flag("is_inner_broadcast", false)? && c.rank(bias) < shape.rank() {
+        let reason =
+            format!("a bias {} that repeats inside {shape} (is_inner_broadcast is 1)", c.shape(bias));
+        return Err(unsupported(reason));
+    }
     let sum = c.binary(BinaryOp::Add, wide, bias)?;
     let flat = vec![shape[..axis].iter().product(), shape[axis..].iter().product()];
     let y = c.reshape(sum, flat)?;

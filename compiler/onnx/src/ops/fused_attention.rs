@@ -4,7 +4,7 @@ use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, Real, ReduceOp};
 use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
-use super::attention::by_heads;
+use super::attention::{by_heads, cache};
 use super::contraction::product;
 use super::indexing::non_negative;
 use super::loss::widened;
@@ -58,9 +58,10 @@ impl Heads {
         if let Some(bias) = bias {
             scores = c.binary(BinaryOp::Add, scores, bias)?;
         }
+        let filler = n.float("mask_filter_value", -10_000.0)?;
         if let Some(given) = mask {
             let keep = kept(c, given, [batch, rows, columns], self.past)?;
-            scores = masked(c, scores, keep, n.float("mask_filter_value", -10_000.0)?)?;
+            scores = masked(c, scores, keep, filler)?;
         }
         if n.flag("unidirectional", false)? {
             let matrix: Shape = vec![rows, columns].into();
@@ -138,6 +139,8 @@ fn check_plain(n: &Call<'_>, lengths: &[usize]) -> Result<(), Fail> {
             return Err(unsupported(format!("{name} is 1")).hint("export the model without it"));
         }
     }
+    // Says how much of a head is rotated where it is.
+    n.pass_over(&["rotary_embedding_dim"]);
     match lengths.iter().find(|&&i| n.opt(i).is_some()) {
         Some(i) => Err(unsupported(format!("operand {i}, which says how much of a cache is in use"))
             .hint("export the model with caches that grow")),
@@ -282,7 +285,7 @@ pub(super) fn multi_head_attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         return Err(unsupported("a bias of packed operands"));
     }
     let mut heads = unpack(c, n)?;
-    if let (Some(k), Some(v)) = (n.opt(6), n.opt(7)) {
+    if let Some((k, v)) = cache(n, 6)? {
         heads = heads.after(c, k, v)?;
     }
     let y = heads.attend(c, n, n.opt(4), n.opt(5))?;
@@ -291,6 +294,8 @@ pub(super) fn multi_head_attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 /// The normalised sum of the embeddings of words, positions and segments, and how many tokens the mask keeps.
 pub(super) fn embeddings(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    // Only the inference of shapes looks at the type of the second result.
+    n.pass_over(&["mask_index_type"]);
     let tables = [Some(n.input(2)?), Some(n.input(3)?), n.opt(4)];
     let places = [Some(n.input(0)?), n.opt(8), n.opt(1)];
     let sum = embedded(c, tables, places, |_, rows, _| Ok(rows))?;

@@ -4,6 +4,7 @@ use lacuna_ir::op::BinaryOp;
 use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
+use super::contraction::kernel;
 use super::sampling::{Beyond, Kernel, Line, Table, batch_base, rows_of};
 use crate::call::Call;
 use crate::context::{Ctx, invalid, unsupported};
@@ -222,6 +223,7 @@ impl Deform {
 pub(super) fn deform_conv(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let d = Deform::of(c, n)?;
     let (x, w) = (n.input(0)?, n.input(1)?);
+    kernel(c, n, x, w)?;
     let (elem, wide) = (c.elem(x), wide_type(c.elem(x)));
     let (taken, points, each) = (d.taken(), d.points(), d.channels / d.offsets);
     if taken.saturating_mul(points) > 1 << 24 {

@@ -40,7 +40,14 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         return Err(invalid(format!("queries {sq} over keys {sk}")));
     }
     let past = past_length(c, n)?;
-    let total = if past == 0 { rows } else { total(c, n)? };
+    let total = match past {
+        // The first tokens are all that there are.
+        0 => {
+            n.pass_over_operand(6);
+            rows
+        }
+        _ => total(c, n)?,
+    };
     if n.flag("sliding_window_cache", false)? && past > 0 && past < total {
         let reason =
             format!("caches of {past} rows forget some of {total} tokens (sliding_window_cache is 1)");
@@ -52,7 +59,15 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     }
     let before = tokens_before(c, n, s, total == rows && (past == 0 || rows > 1))?;
     let (q, k) = (normed(c, n, q, 14)?, normed(c, n, k, 15)?);
-    let (q, k) = if n.flag("do_rotary", false)? { rotated(c, n, s, [q, k], before)? } else { (q, k) };
+    let (q, k) = match n.flag("do_rotary", false)? {
+        true => rotated(c, n, s, [q, k], before)?,
+        // Tables and positions stay behind where a model rotates on its own.
+        false => {
+            n.pass_over(&["rotary_interleaved"]);
+            (7..10).for_each(|i| n.pass_over_operand(i));
+            (q, k)
+        }
+    };
     let present_k = appended(c, n.opt(3).filter(|_| past > 0), k, before, s)?;
     let present_v = appended(c, n.opt(4).filter(|_| past > 0), v, before, s)?;
     let y = weighted(c, n, s, [q, present_k, present_v], before)?;
@@ -67,6 +82,11 @@ fn refuse(n: &Call<'_>) -> Result<(), Fail> {
     if n.opt(12).is_some() || n.opt(13).is_some() || n.int("kv_cache_bit_width", 0)? != 0 {
         return Err(unsupported("the caches are quantised"));
     }
+    for name in ["k_quant_type", "v_quant_type"] {
+        if n.string(name, "NONE")? != "NONE" {
+            return Err(unsupported(format!("{name} is {:?}", n.string(name, "NONE")?)));
+        }
+    }
     if n.opt(16).is_some() {
         return Err(unsupported("query_seqlens is given"));
     }
@@ -75,9 +95,9 @@ fn refuse(n: &Call<'_>) -> Result<(), Fail> {
 
 /// Queries or keys divided by the root of the mean square of each head and scaled by operand `weight`, if there is one.
 fn normed(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, weight: usize) -> Result<Value, Fail> {
-    let Some(scale) = n.opt(weight) else { return Ok(x) };
     let both = n.float("qk_norm_epsilon", 1e-6)? as f32;
     let eps = n.float(if weight == 14 { "q_norm_epsilon" } else { "k_norm_epsilon" }, both)?;
+    let Some(scale) = n.opt(weight) else { return Ok(x) };
     let elem = c.elem(x);
     let (x, scale) = (widened(c, x)?, widened(c, scale)?);
     let y = c.emit(Op::Norm { axes: vec![3], centre: false, eps: Real(eps) }, &[x, scale])?;
@@ -232,14 +252,18 @@ fn visible(c: &mut Ctx<'_>, n: &Call<'_>, s: Sizes, before: Value) -> Result<Val
     let at = positions(c, s, before)?;
     let at = c.reshape(at, vec![s.batch, 1, s.rows, 1])?;
     let column = c.iota(c.elem(at), &vec![1, 1, 1, s.columns].into(), 3)?;
+    let window = n.int("local_window_size", -1)?;
     if !n.flag("causal", true)? {
+        if window > 0 {
+            return Err(unsupported(format!("local_window_size is {window} where causal is 0")));
+        }
         let last = n.input(5)?;
         let last = c.reshape(last, vec![s.batch, 1, 1, 1])?;
         let seen = c.compare(CompareOp::Le, column, last)?;
         return c.broadcast_to(seen, &vec![s.batch, 1, s.rows, s.columns].into());
     }
     let seen = c.compare(CompareOp::Le, column, at)?;
-    match n.int("local_window_size", -1)? {
+    match window {
         window if window > 0 => {
             let first = c.binary_splat(BinaryOp::Sub, at, window as f64)?;
             let near = c.compare(CompareOp::Lt, first, column)?;
@@ -310,11 +334,11 @@ fn weighted(
 /// The score of a token that takes weight from all others and has no value, `[batch, heads, rows, 1]`.
 fn sink(c: &mut Ctx<'_>, n: &Call<'_>, s: Sizes) -> Result<Option<Value>, Fail> {
     let full: Shape = vec![s.batch, s.heads, s.rows, 1].into();
+    let smooth = n.int("smooth_softmax", 0)? > 0;
     if let Some(given) = n.opt(11) {
         let given = widened(c, given)?;
         let given = c.reshape(given, vec![s.heads])?;
         return c.broadcast_along(given, 1, &full).map(Some);
     }
-    let smooth = n.int("smooth_softmax", 0)? > 0;
     smooth.then(|| c.splat(ScalarType::F32, &full, 0.0)).transpose()
 }

@@ -19,6 +19,7 @@ pub(super) fn operands(c: &mut Ctx<'_>, n: &Call<'_>) -> Result<(Value, Value), 
         return Ok((a, b));
     }
     let (sa, sb) = (c.shape(a), c.shape(b));
+    let start = n.has("axis").then(|| n.int("axis", 0)).transpose()?;
     if !n.flag("broadcast", false)? {
         return match sa == sb {
             true => Ok((a, b)),
@@ -29,9 +30,9 @@ pub(super) fn operands(c: &mut Ctx<'_>, n: &Call<'_>) -> Result<(Value, Value), 
         return Ok((a, c.reshape(b, vec![])?));
     }
     let unfit = || invalid(format!("{sb} does not broadcast to {sa}"));
-    let first = match n.has("axis") {
-        true => axis(n.int("axis", 0)?, sa.rank())?,
-        false => sa.rank().checked_sub(sb.rank()).ok_or_else(unfit)?,
+    let first = match start {
+        Some(start) => axis(start, sa.rank())?,
+        None => sa.rank().checked_sub(sb.rank()).ok_or_else(unfit)?,
     };
     if first + sb.rank() > sa.rank() {
         return Err(unfit());

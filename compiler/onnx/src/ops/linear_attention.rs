@@ -40,6 +40,8 @@ struct Streams {
 /// The state `[batch, groups, key, value]` goes from step to step: it decays, takes in the outer product of key and
 /// value (or of key and what the value differs from what the key retrieves), and is read with the query.
 pub(super) fn linear_attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    // A hint for implementations that take steps in chunks.
+    n.pass_over(&["chunk_size"]);
     let (decays, corrects) = match n.string("update_rule", "gated_delta")? {
         "linear" => (false, false),
         "gated" => (true, false),

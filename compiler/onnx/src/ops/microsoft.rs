@@ -3,14 +3,13 @@
 use lacuna_ir::op::{BinaryOp, Real, UnaryOp};
 use lacuna_ir::{Op, Shape, Value};
 
-use super::attention::rotary;
+use super::attention::rotary_of;
 use super::contraction::product;
-use super::elementwise;
+use super::elementwise::gelu_of;
 use super::loss::widened;
 use crate::call::Call;
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;
-use crate::proto::{AttributeProto, attribute_type};
 
 type Results = Result<Vec<Value>, Fail>;
 
@@ -22,15 +21,7 @@ pub(super) fn gelu(c: &mut Ctx<'_>, n: &Call<'_>, tanh: bool) -> Results {
         let bias = widened(c, bias)?;
         wide = c.binary(BinaryOp::Add, wide, bias)?;
     }
-    let approximate = AttributeProto {
-        name: "approximate".to_owned(),
-        s: bytes::Bytes::from_static(if tanh { b"tanh" } else { b"none" }),
-        r#type: attribute_type::STRING,
-        ..AttributeProto::default()
-    };
-    let attributes = [approximate];
-    let call = Call { node: n.node, attributes: &attributes, opset: n.opset, inputs: vec![Some(wide)] };
-    let y = elementwise::gelu(c, &call)?[0];
+    let y = gelu_of(c, wide, tanh)?;
     Ok(vec![c.cast(y, c.elem(x))?])
 }
 
@@ -102,6 +93,9 @@ pub(super) fn rotary_embedding(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if n.float("scale", 1.0)? != 1.0 {
         return Err(unsupported("scale is not 1"));
     }
+    if n.flag("is_packed_batching", false)? {
+        return Err(unsupported("sequences packed without padding (is_packed_batching is 1)"));
+    }
     let shape = c.shape(x);
     let (batch, rows) = match shape[..] {
         [batch, rows, _] => (batch, rows),
@@ -123,14 +117,5 @@ pub(super) fn rotary_embedding(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         (0, [_, _, width]) => (*width / (2 * c.shape(cos).last().copied().unwrap_or(0)).max(1)) as i64,
         (heads, _) => heads,
     };
-    let mut attributes: Vec<AttributeProto> =
-        n.attributes.iter().filter(|a| a.name != "num_heads").cloned().collect();
-    attributes.push(AttributeProto {
-        name: "num_heads".to_owned(),
-        i: heads,
-        r#type: attribute_type::INT,
-        ..AttributeProto::default()
-    });
-    let inputs = vec![Some(x), Some(cos), Some(sin), Some(positions)];
-    rotary(c, &Call { node: n.node, attributes: &attributes, opset: n.opset, inputs })
+    rotary_of(c, &n.on(vec![Some(x), Some(cos), Some(sin), Some(positions)]), heads)
 }

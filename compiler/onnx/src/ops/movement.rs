@@ -250,15 +250,13 @@ pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         let positions: Vec<i64> = (-before..extent + after).map(from).collect();
         x = take(c, x, d, &positions)?;
     }
+    let (fill, value) = (n.opt(2), if n.opset < 11 { n.float("value", 0.0)? } else { 0.0 });
     if low.iter().chain(&high).all(|&p| p == 0) {
         return Ok(vec![x]);
     }
-    let value = match n.opt(2) {
+    let value = match fill {
         Some(v) => c.reshape(v, vec![])?,
-        None => {
-            let value = if n.opset < 11 { n.float("value", 0.0)? } else { 0.0 };
-            c.splat(c.elem(x), &Shape::default(), value)?
-        }
+        None => c.splat(c.elem(x), &Shape::default(), value)?,
     };
     Ok(vec![c.emit(Op::Pad { low, high }, &[x, value])?])
 }
@@ -366,11 +364,14 @@ pub(super) fn trilu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if rank < 2 {
         return Err(invalid(format!("Trilu of {}", c.b.ty(x))));
     }
+    let matrix: Shape = shape[rank - 2..].to_vec().into();
     let k = match n.opt(1) {
-        Some(v) => c.const_scalar(v, "k")? as i64,
+        Some(v) => c.const_ints(v, "k")?.first().copied().ok_or_else(|| invalid("k has no element"))?,
         None => 0,
     };
-    let matrix: Shape = shape[rank - 2..].to_vec().into();
+    // Beyond the matrix all diagonals are alike, and positions do not overflow.
+    let furthest = (matrix[0].max(matrix[1])).min(MAX_ELEMENTS) as i64;
+    let k = k.clamp(-furthest, furthest);
     let row = c.iota(ScalarType::I64, &matrix, 0)?;
     let column = c.iota(ScalarType::I64, &matrix, 1)?;
     let offset = c.splat_like(row, k as f64)?;

@@ -167,6 +167,11 @@ fn reordered(c: &mut Ctx<'_>, codes: Value, order: &[usize], what: ScalarType) -
 /// A product with a weight `[columns, blocks, bytes]` of codes of 2, 4 or 8 bits, each block with a scale and a zero.
 pub(super) fn mat_mul_n_bits(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (mut x, codes, scales) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    // How little precision is enough; all are met.
+    n.pass_over(&["accuracy_level"]);
+    if n.flag("weight_prepacked", false)? {
+        return Err(unsupported("weights in the order of a GPU's kernels (weight_prepacked is not 0)"));
+    }
     let bits = n.int("bits", 4)?;
     let ty = code_type(bits)?;
     let size = |name: &str| -> Result<u64, Fail> {
@@ -202,16 +207,140 @@ pub(super) fn mat_mul_n_bits(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (zeros, to) = (Some(zeros), c.elem(scales));
     let w = Table { codes, scales, zeros, blocks: vec![1, block], to }.widened(c)?;
     let w = c.cast(w, c.elem(x))?;
-    let rank = c.rank(x);
-    let labels: Vec<u8> = (0..rank as u8).collect();
-    let Some((&summed, rows)) = labels.split_last() else { return Err(invalid("MatMulNBits of a scalar")) };
-    let column = rank as u8;
-    let map = ContractMap { a: labels.clone(), b: vec![column, summed], out: [rows, &[column]].concat() };
-    let mut y = c.contract(map, x, w)?;
+    let mut y = of_last_dimension(c, x, w, true)?;
     if let Some(bias) = n.opt(5) {
         y = c.binary(BinaryOp::Add, y, bias)?;
     }
     Ok(vec![y])
+}
+
+/// The weights `[experts, rows, inner]` that codes of so many bits stand for, with a scale for each row, or for each
+/// `block` of its elements.
+pub(super) fn rows_of_experts(
+    c: &mut Ctx<'_>,
+    (codes, scales, zeros): (Value, Value, Option<Value>),
+    bits: i64,
+    [inner, block]: [u64; 2],
+) -> Result<Value, Fail> {
+    let ty = code_type(bits)?;
+    let codes = unpacked(c, codes, ty)?;
+    let shape = c.shape(codes);
+    let &[experts, rows, held] = &shape[..] else { return Err(invalid(format!("codes {shape}"))) };
+    if held < inner || inner == 0 {
+        return Err(invalid(format!("codes {shape} for rows of {inner}")));
+    }
+    let codes = c.slice_axis(codes, 2, 0, inner)?;
+    let block = if block == 0 { inner } else { block };
+    let each: Shape = vec![experts, rows, inner.div_ceil(block)].into();
+    if c.shape(scales).elements() != each.elements() {
+        return Err(invalid(format!("scales {} for codes {shape} in blocks of {block}", c.shape(scales))));
+    }
+    let scales = c.reshape(scales, each.clone())?;
+    let zeros = match zeros {
+        None => c.splat(ty, &each, f64::from(1u32 << (bits - 1)))?,
+        Some(zeros) => {
+            let zeros = unpacked(c, zeros, ty)?;
+            // What is packed is the last dimension: blocks of a row, or the rows.
+            let packed = if c.rank(zeros) == 3 { each[2] } else { rows };
+            let last = c.rank(zeros).saturating_sub(1);
+            let zeros = if c.rank(zeros) > 0 { c.slice_axis(zeros, last, 0, packed)? } else { zeros };
+            c.reshape(zeros, each)?
+        }
+    };
+    let to = c.elem(scales);
+    Table { codes, scales, zeros: Some(zeros), blocks: vec![1, 1, block], to }.widened(c)
+}
+
+/// The product that sums over the last dimension of `x` and one of a matrix: the second, or with its rows as columns.
+fn of_last_dimension(c: &mut Ctx<'_>, x: Value, w: Value, second: bool) -> Result<Value, Fail> {
+    let labels: Vec<u8> = (0..c.rank(x) as u8).collect();
+    let Some((&summed, rows)) = labels.split_last() else { return Err(invalid("a product of a scalar")) };
+    let column = c.rank(x) as u8;
+    let b = if second { vec![column, summed] } else { vec![summed, column] };
+    let map = ContractMap { a: labels.clone(), b, out: [rows, &[column]].concat() };
+    c.contract(map, x, w)
+}
+
+/// What codes of four bits stand for in bitsandbytes' FP4.
+const FP4: [f32; 16] = [
+    0.0,
+    5.208_333_3e-3,
+    0.666_666_7,
+    1.0,
+    0.333_333_34,
+    0.5,
+    0.166_666_67,
+    0.25,
+    -0.0,
+    -5.208_333_3e-3,
+    -0.666_666_7,
+    -1.0,
+    -0.333_333_34,
+    -0.5,
+    -0.166_666_67,
+    -0.25,
+];
+
+/// What codes of four bits stand for in NF4: quantiles of a normal distribution.
+const NF4: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+/// MatMulBnb4: a product with a weight `[N, K]` whose codes are numbers of a table, each block times its greatest magnitude.
+pub(super) fn mat_mul_bnb4(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    let (x, bytes, scales) = (n.input(0)?, n.input(1)?, n.input(2)?);
+    // Only what training keeps depends on it.
+    n.pass_over(&["training_mode"]);
+    let size = |name: &str| -> Result<u64, Fail> {
+        let given = n.int(name, 0)?;
+        let size = u64::try_from(given).ok().filter(|s| (1..1 << 31).contains(s));
+        size.ok_or_else(|| invalid(format!("{name} is {given}")))
+    };
+    let (inner, columns, block) = (size("K")?, size("N")?, size("block_size")?);
+    let table = match n.int("quant_type", -1)? {
+        0 => FP4,
+        1 => NF4,
+        other => return Err(invalid(format!("quant_type is {other}"))),
+    };
+    let (all, held) = (inner * columns, c.shape(bytes).elements());
+    let blocks = all.div_ceil(block);
+    if c.elem(bytes) != ScalarType::U8 || held != all.div_ceil(2) || c.shape(scales).elements() != blocks {
+        let (b, s) = (c.b.ty(bytes), c.b.ty(scales));
+        return Err(invalid(format!(
+            "codes {b} and scales {s} of {columns} by {inner} in blocks of {block}"
+        )));
+    }
+    // The first code is in the high bits.
+    let bytes = c.reshape(bytes, vec![held, 1])?;
+    let parts = [c.binary_splat(BinaryOp::Shr, bytes, 4.0)?, c.binary_splat(BinaryOp::And, bytes, 15.0)?];
+    let codes = c.concat(&parts, 1)?;
+    let codes = c.reshape(codes, vec![2 * held])?;
+    let codes = c.slice_axis(codes, 0, 0, all)?;
+    let codes = c.cast(codes, ScalarType::I32)?;
+    let table = c.floats(ScalarType::F32, vec![16], &table.map(f64::from))?;
+    let w = c.emit(Op::Gather { axis: 0, batch: 0 }, &[table, codes])?;
+    let scales = c.reshape(scales, vec![blocks])?;
+    let scales = c.cast(scales, ScalarType::F32)?;
+    let scales = repeated(c, scales, &[block], &vec![all].into())?;
+    let w = c.binary(BinaryOp::Mul, w, scales)?;
+    let w = c.reshape(w, vec![columns, inner])?;
+    let w = c.cast(w, c.elem(x))?;
+    Ok(vec![of_last_dimension(c, x, w, n.flag("transB", true)?)?])
 }
 
 /// Refuses an operand of another shape than blocks have.

@@ -16,6 +16,7 @@ pub(super) fn softmax(c: &mut Ctx<'_>, n: &Call<'_>, log: bool) -> Results {
     let x = n.input(0)?;
     let rank = c.rank(x);
     if rank == 0 {
+        n.pass_over(&["axis"]);
         return Ok(vec![c.splat_like(x, if log { 0.0 } else { 1.0 })?]);
     }
     if n.opset < 13 {
@@ -78,12 +79,12 @@ pub(super) fn batch_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut parameter = |i| n.input(i).and_then(|v| c.cast(v, elem));
     let (scale, bias, mean, var) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
     let mut results = Vec::new();
+    let momentum = n.float("momentum", 0.9)?;
     let (mean, var) = match training {
         false => (mean, var),
         true => {
             let over: Vec<u8> = (0..shape.rank() as u8).filter(|d| !kept.contains(d)).collect();
             let (of_mean, of_var) = moments(c, x, &over, &kept)?;
-            let momentum = n.float("momentum", 0.9)?;
             for (i, running, current) in [(3, mean, of_mean), (4, var, of_var)] {
                 let old = c.binary_splat(BinaryOp::Mul, running, momentum)?;
                 let new = c.binary_splat(BinaryOp::Mul, current, 1.0 - momentum)?;
@@ -151,8 +152,8 @@ pub(super) fn layer_norm(c: &mut Ctx<'_>, n: &Call<'_>, centre: bool) -> Results
         y = c.cast(y, elem)?;
     }
     let mut results = vec![y];
+    let stash = scalar_type(i32::try_from(n.int("stash_type", 1)?).unwrap_or(-1)).map_err(invalid)?;
     if n.wants(1) || n.wants(2) {
-        let stash = scalar_type(i32::try_from(n.int("stash_type", 1)?).unwrap_or(-1)).map_err(invalid)?;
         let x = c.cast(x, wide(elem))?;
         let mean = c.reduce(ReduceOp::Mean, x, &over, true)?;
         let distance = c.binary(BinaryOp::Sub, x, mean)?;
@@ -194,6 +195,8 @@ pub(super) fn group_norm(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if shape.rank() < 2 || groups == 0 || !shape[1].is_multiple_of(groups) {
         return Err(invalid(format!("GroupNormalization of {} in {groups} groups", c.b.ty(x))));
     }
+    // Statistics are computed in f32, or in f64 for such operands: at least as precise as any type that is asked for.
+    n.pass_over(&["stash_type"]);
     let eps = Real(n.float("epsilon", 1e-5)?);
     let mut split = vec![shape[0], groups, shape[1] / groups];
     split.extend(&shape[2..]);

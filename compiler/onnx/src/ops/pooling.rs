@@ -50,8 +50,10 @@ pub(super) fn spatial(n: &Call<'_>, extents: &[u64], kernel: &[u64], ceil: bool)
                 high = pads[s..].iter().map(|&p| p as u64).collect();
             }
         }
-        "VALID" => {}
+        "VALID" => n.pass_over(&["pads"]),
         _ => {
+            // Exporters write zeros beside an automatic padding.
+            n.pass_over(&["pads"]);
             for i in 0..s {
                 let positions = extents[i].div_ceil(strides[i]);
                 let reach = positions.saturating_sub(1) * strides[i] + spans[i];
@@ -167,8 +169,9 @@ pub(super) fn max_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let pool = pool(c, n)?;
     let mut results =
         vec![reduce_windows(c, pool.x, &pool.kernel, &pool.spatial, f64::NEG_INFINITY, ReduceOp::Max)?];
+    let column_major = n.flag("storage_order", false)?;
     if n.wants(1) {
-        results.push(max_indices(c, n, &pool)?);
+        results.push(max_indices(c, &pool, column_major)?);
     }
     Ok(results)
 }
@@ -281,8 +284,8 @@ pub(super) fn lrn(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 /// Positions of the greatest element of each window, the first of equal ones, counted through the whole operand: row-major, or
-/// with `storage_order` column-major within the spatial axes.
-fn max_indices(c: &mut Ctx<'_>, n: &Call<'_>, pool: &Pool) -> Result<Value, Fail> {
+/// column-major within the spatial axes.
+fn max_indices(c: &mut Ctx<'_>, pool: &Pool, column_major: bool) -> Result<Value, Fail> {
     let (shape, s) = (c.shape(pool.x), pool.kernel.len());
     let lowest = if c.elem(pool.x).is_float() { f64::NEG_INFINITY } else { f64::MIN };
     let windows = windows(c, pool, lowest)?;
@@ -293,7 +296,6 @@ fn max_indices(c: &mut Ctx<'_>, n: &Call<'_>, pool: &Pool) -> Result<Value, Fail
     let windows = c.reshape(windows, flat)?;
     let best = c.emit(Op::ArgReduce { max: true, axis: s as u8 + 2, last: false }, &[windows])?;
     // Distance of a step along each spatial axis in the result's numbering.
-    let column_major = n.flag("storage_order", false)?;
     let step = |d: usize| -> u64 {
         let faster = if column_major { &shape[2..2 + d] } else { &shape[3 + d..] };
         faster.iter().product()

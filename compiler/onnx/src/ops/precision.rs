@@ -28,10 +28,11 @@ pub(super) fn in_f32(
     n: &Call<'_>,
     lower: impl FnOnce(&mut Ctx<'_>, &Call<'_>) -> Results,
 ) -> Results {
-    let Some(elem) = n.opt(0).map(|x| c.elem(x)).filter(|&elem| is_narrow(elem)) else { return lower(c, n) };
-    let mut inputs = Vec::with_capacity(n.inputs.len());
-    for &input in &n.inputs {
-        inputs.push(match input {
+    let elem = n.unread_operand(0).map(|&x| c.elem(x));
+    let Some(elem) = elem.filter(|&elem| is_narrow(elem)) else { return lower(c, n) };
+    let mut inputs = Vec::with_capacity(n.n_operands());
+    for &operand in n.operands() {
+        inputs.push(match operand {
             Some(x) => {
                 let to = wide(c.elem(x));
                 Some(c.cast(x, to)?)
@@ -39,7 +40,6 @@ pub(super) fn in_f32(
             None => None,
         });
     }
-    let call = Call { node: n.node, attributes: n.attributes, opset: n.opset, inputs };
-    let results = lower(c, &call)?;
+    let results = lower(c, &n.with(inputs))?;
     results.into_iter().map(|y| if c.elem(y) == ScalarType::F32 { c.cast(y, elem) } else { Ok(y) }).collect()
 }

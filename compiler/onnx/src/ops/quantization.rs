@@ -6,7 +6,7 @@ use lacuna_isa::format::ScalarType;
 
 use crate::call::Call;
 use crate::codes;
-use crate::context::{Ctx, invalid};
+use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;
 use crate::tensor::scalar_type;
 
@@ -15,12 +15,12 @@ type Results = Result<Vec<Value>, Fail>;
 /// Scales, zero points and operands of (de)quantisation: per tensor, per axis or in blocks along an axis.
 fn quantisation_parameter(c: &mut Ctx<'_>, n: &Call<'_>, p: Value, x: Value) -> Result<Value, Fail> {
     let (shape, param) = (c.shape(x), c.shape(p));
+    let (axis, block) = (n.int("axis", 1)?, n.int("block_size", 0)?);
     if param.elements() == 1 {
         let scalar = c.reshape(p, vec![])?;
         return c.broadcast_to(scalar, &shape);
     }
-    let axis = crate::call::axis(n.int("axis", 1)?, shape.rank())?;
-    let block = n.int("block_size", 0)?;
+    let axis = crate::call::axis(axis, shape.rank())?;
     if param.rank() == 1 && block == 0 {
         return c.broadcast_along(p, axis, &shape);
     }
@@ -64,11 +64,11 @@ fn stored(c: &mut Ctx<'_>, n: &Call<'_>, to: ScalarType) -> Result<Option<Value>
         return Ok(None);
     }
     let zero = n.opt(2).filter(|&zero| !is_zero(c, zero));
-    let size = u64::try_from(n.int("block_size", 0)?).unwrap_or(0);
+    let (axis, size) = (n.int("axis", 1)?, u64::try_from(n.int("block_size", 0)?).unwrap_or(0));
     let mut blocks: Vec<u64> = shape.0.clone();
     let mut each = vec![1; shape.rank()];
     if param.elements() > 1 {
-        let axis = crate::call::axis(n.int("axis", 1)?, shape.rank())?;
+        let axis = crate::call::axis(axis, shape.rank())?;
         let by_block = size > 0 && param.rank() == shape.rank();
         if by_block {
             blocks = vec![1; shape.rank()];
@@ -129,6 +129,14 @@ pub(super) fn quantize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         (None, 0) => ScalarType::U8,
         (None, code) => scalar_type(code as i32).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?,
     };
+    // The type of the scale is the default, and f32 is what the quotient is computed in.
+    let precision = match n.int("precision", 0)? {
+        0 => ScalarType::F32,
+        code => scalar_type(i32::try_from(code).unwrap_or(-1)).map_err(invalid)?,
+    };
+    if precision != ScalarType::F32 && precision != c.elem(scale) {
+        return Err(unsupported(format!("precision is {precision} where the scale is {}", c.elem(scale))));
+    }
     let scale = quantisation_parameter(c, n, scale, x)?;
     let (a, b) = (c.cast(x, ScalarType::F32)?, c.cast(scale, ScalarType::F32)?);
     let mut y = c.binary(BinaryOp::Div, a, b)?;

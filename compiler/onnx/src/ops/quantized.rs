@@ -166,7 +166,7 @@ pub(super) fn centred_rows(c: &mut Ctx<'_>, x: Value, zero: Option<Value>) -> Re
 /// A function of codes that is computed on what they stand for, channels first.
 fn on_values(c: &mut Ctx<'_>, n: &Call<'_>, f: impl FnOnce(&mut Ctx<'_>, &Call<'_>) -> Results) -> Results {
     let x = dequantised(c, n, 0)?;
-    let inner = Call { node: n.node, attributes: n.attributes, opset: n.opset, inputs: vec![Some(x)] };
+    let inner = n.on(vec![Some(x)]);
     let y = if n.flag("channels_last", false)? { channels_last(c, &inner, f)?[0] } else { f(c, &inner)?[0] };
     finish(c, n, y, 3)
 }
@@ -200,7 +200,7 @@ pub(super) fn qlinear_leaky_relu(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 /// QLinearConcat: parts, each with a scale and a zero point, behind those of the result.
 pub(super) fn qlinear_concat(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut parts = Vec::new();
-    for i in (2..n.inputs.len()).step_by(3) {
+    for i in (2..n.n_operands()).step_by(3) {
         parts.push(dequantised(c, n, i)?);
     }
     let rank = parts.first().map_or(0, |&p| c.rank(p));

@@ -34,9 +34,8 @@ fn arguments(c: &mut Ctx<'_>, n: &Call<'_>, x: Value) -> Result<(Option<Vec<u8>>
         Some(v) => c.const_ints(v, "the axes operand")?,
         None => n.ints("axes")?.unwrap_or(&[]).to_vec(),
     };
-    let keep = n.flag("keepdims", true)?;
+    let (keep, noop) = (n.flag("keepdims", true)?, n.flag("noop_with_empty_axes", false)?);
     if given.is_empty() {
-        let noop = n.flag("noop_with_empty_axes", false)?;
         return Ok(((!noop).then(|| (0..rank as u8).collect()), keep));
     }
     Ok((Some(axes(&given, rank)?), keep))

@@ -72,6 +72,8 @@ pub(super) fn resize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         }
         None => Vec::new(),
     };
+    // Scales leave no choice of a policy.
+    let policy = n.string("keep_aspect_ratio_policy", "stretch")?;
     let plan = match (given(c, 2), given(c, 3)) {
         (Some(v), None) => {
             let scales = c.const_floats(v, "the scales operand")?;
@@ -79,7 +81,6 @@ pub(super) fn resize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         }
         (None, Some(v)) => {
             let sizes = c.const_ints(v, "the sizes operand")?;
-            let policy = n.string("keep_aspect_ratio_policy", "stretch")?;
             Plan::by_sizes(&shape, &over, &sizes, policy, &roi)?
         }
         _ => return Err(invalid("exactly one of scales and sizes must be given")),
@@ -95,10 +96,11 @@ fn sampling(n: &Call<'_>) -> Result<Sampling, Fail> {
         "ceil" => Rounding::Ceil,
         other => return Err(invalid(format!("nearest_mode is {other:?}"))),
     };
+    let coefficient = n.float("cubic_coeff_a", -0.75)?;
     let mode = match n.string("mode", "nearest")? {
         "nearest" => Mode::Nearest(rounding),
         "linear" => Mode::Linear,
-        "cubic" => Mode::Cubic(n.float("cubic_coeff_a", -0.75)?),
+        "cubic" => Mode::Cubic(coefficient),
         other => return Err(invalid(format!("mode is {other:?}"))),
     };
     let transform = match n.string("coordinate_transformation_mode", "half_pixel")? {

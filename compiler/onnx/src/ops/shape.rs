@@ -85,6 +85,9 @@ pub(super) fn size(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 pub(super) fn range(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let first = n.input(0)?;
     let elem = c.elem(first);
+    if elem.is_int() {
+        return range_of_integers(c, n, elem);
+    }
     let mut number = |i: usize, what: &str| n.input(i).and_then(|v| c.const_scalar(v, what));
     let (start, limit, step) =
         (number(0, "the start operand")?, number(1, "the limit operand")?, number(2, "the step operand")?);
@@ -99,6 +102,35 @@ pub(super) fn range(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     }
     if start != 0.0 {
         x = c.binary_splat(BinaryOp::Add, x, start)?;
+    }
+    Ok(vec![x])
+}
+
+/// [`range`] of integers, which f64 does not hold all of.
+fn range_of_integers(c: &mut Ctx<'_>, n: &Call<'_>, elem: ScalarType) -> Results {
+    let mut number = |i: usize, what: &str| -> Result<i64, Fail> {
+        match c.const_ints(n.input(i)?, what)?[..] {
+            [one] => Ok(one),
+            _ => Err(invalid(format!("{what} is not one number"))),
+        }
+    };
+    let (start, limit, step) =
+        (number(0, "the start operand")?, number(1, "the limit operand")?, number(2, "the step operand")?);
+    let bad = || invalid(format!("a range from {start} to {limit} by {step}"));
+    let (distance, each) = (i128::from(limit) - i128::from(start), i128::from(step));
+    if each == 0 {
+        return Err(bad());
+    }
+    let whole = distance / each;
+    let count = if distance % each == 0 || (distance < 0) != (each < 0) { whole } else { whole + 1 };
+    let count = u64::try_from(count.max(0)).ok().filter(|&count| count <= MAX_ELEMENTS).ok_or_else(bad)?;
+    let mut x = c.iota(elem, &vec![count].into(), 0)?;
+    for (op, number, neutral) in [(BinaryOp::Mul, step, 1), (BinaryOp::Add, start, 0)] {
+        if number != neutral {
+            let number = c.ints(vec![], &[number])?;
+            let number = c.cast(number, elem)?;
+            x = c.binary(op, x, number)?;
+        }
     }
     Ok(vec![x])
 }

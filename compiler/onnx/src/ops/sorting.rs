@@ -29,6 +29,8 @@ pub(super) fn top_k(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
             _ => return Err(invalid("the K operand is not one number")),
         },
     };
+    // The order of results that need no order is free.
+    n.pass_over(&["sorted"]);
     let extent = shape[axis];
     let k = u64::try_from(k).ok().filter(|&k| k <= extent);
     let k = k.ok_or_else(|| invalid(format!("more than the {extent} elements along axis {axis}")))?;
@@ -41,16 +43,7 @@ pub(super) fn top_k(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let rows: u64 = (0..rank).filter(|&d| d != axis).map(|d| shape[d]).product();
     let lines = c.permute(x, perm.clone())?;
     let lines = c.reshape(lines, vec![rows, extent])?;
-    let all_pairs = rows.saturating_mul(extent).saturating_mul(extent);
-    let index = if k == 0 || rows == 0 {
-        c.splat(ScalarType::I64, &vec![rows, k].into(), 0.0)?
-    } else if all_pairs <= MAX_COMPARISONS || extent <= 64 {
-        by_rank(c, lines, k, greatest)?
-    } else if k <= MAX_STEPS {
-        one_by_one(c, lines, k, greatest)?
-    } else {
-        return Err(unsupported(format!("the first {k} of {extent} elements")));
-    };
+    let index = first_of_lines(c, lines, k, greatest)?;
     let values = c.emit(Op::Gather { axis: 1, batch: 1 }, &[lines, index])?;
     let mut moved: Vec<u64> = perm.iter().map(|&d| shape[usize::from(d)]).collect();
     moved[rank - 1] = k;
@@ -59,6 +52,25 @@ pub(super) fn top_k(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         c.permute(v, back.clone())
     };
     Ok(vec![restored(values)?, restored(index)?])
+}
+
+/// The indices `[rows, k]` of the greatest elements of each row of `x`, `[rows, extent]`.
+pub(super) fn greatest(c: &mut Ctx<'_>, x: Value, k: u64) -> Result<Value, Fail> {
+    first_of_lines(c, x, k, true)
+}
+
+fn first_of_lines(c: &mut Ctx<'_>, lines: Value, k: u64, greatest: bool) -> Result<Value, Fail> {
+    let (rows, extent) = (c.shape(lines)[0], c.shape(lines)[1]);
+    let all_pairs = rows.saturating_mul(extent).saturating_mul(extent);
+    if k == 0 || rows == 0 {
+        c.splat(ScalarType::I64, &vec![rows, k].into(), 0.0)
+    } else if all_pairs <= MAX_COMPARISONS || extent <= 64 {
+        by_rank(c, lines, k, greatest)
+    } else if k <= MAX_STEPS {
+        one_by_one(c, lines, k, greatest)
+    } else {
+        Err(unsupported(format!("the first {k} of {extent} elements")))
+    }
 }
 
 /// Whether `a` stands before `b` by value.

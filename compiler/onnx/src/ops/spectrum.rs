@@ -99,7 +99,7 @@ pub(super) fn dft(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
     let shape = c.shape(x);
     let rank = shape.rank();
-    let given = match n.opt(2).filter(|_| n.opset >= 20) {
+    let given = match (n.opset >= 20).then(|| n.opt(2)).flatten() {
         Some(v) => c.const_scalar(v, "the axis operand")? as i64,
         None => n.int("axis", if n.opset >= 20 { -2 } else { 1 })?,
     };

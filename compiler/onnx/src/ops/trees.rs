@@ -212,6 +212,8 @@ pub(super) fn tree_ensemble(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         return Err(unsupported(format!("post_transform is {}", n.int("post_transform", 0)?)));
     }
     let nodes = Nodes::read(c, n)?;
+    // How often nodes were reached in training.
+    n.pass_over(&["nodes_hitrates"]);
     let roots = n.ints("tree_roots")?.unwrap_or_default();
     let n_targets = u64::try_from(n.int("n_targets", 1)?).unwrap_or(0);
     let inside = |list: &[i64], end: u64| list.iter().all(|&i| u64::try_from(i).is_ok_and(|i| i < end));

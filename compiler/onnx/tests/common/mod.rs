@@ -105,8 +105,12 @@ pub fn import_proto(model: &ModelProto, options: &Options) -> Result<Imported, V
     import(Blob::new(model.encode_to_vec()), &NoExternalData, options)
 }
 
-/// Imports and evaluates in real mode.
+/// Imports and evaluates in real mode. With an attribute that no operator has, the first node must be refused.
 pub fn run(model: &ModelProto, inputs: &[Tensor]) -> Vec<Tensor> {
+    let mut twin = model.clone();
+    twin.graph.as_mut().unwrap().node[0].attribute.push(int("no_such_attribute", 1));
+    let found = import_proto(&twin, &Options::default()).expect_err("an attribute that is not known");
+    assert!(found[0].reason.contains("`no_such_attribute`"), "{}", found[0]);
     let imported = import_proto(model, &Options::default()).unwrap_or_else(|found| {
         panic!("{}", found.iter().map(|d| format!("{d}\n")).collect::<String>());
     });

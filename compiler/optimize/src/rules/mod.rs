@@ -29,9 +29,9 @@ pub mod relaxed;
 mod tests;
 pub mod zeros;
 
-use egg::Id;
+use egg::{Id, Language};
 use lacuna_ir::Op;
-use lacuna_ir::op::{BinaryOp, UnaryOp};
+use lacuna_ir::op::{BinaryOp, CompareOp, UnaryOp};
 use lacuna_isa::format::ScalarType;
 
 pub use class::RuleClass;
@@ -154,13 +154,17 @@ fn folds(g: &Graph, m: &Match, scaled: usize, c: Id, s: Id) -> bool {
 
 /// Whether a value, after element-wise work and movement, meets a function that is discontinuous in many places, where the last bit of its
 /// operand decides.
-fn steps_follow(g: &Graph, id: Id) -> bool {
+///
+/// With `keeps_sign`, the sign of the value does not change, and a comparison of it with zero does not count.
+fn steps_follow(g: &Graph, id: Id, keeps_sign: bool) -> bool {
     let (mut seen, mut todo) = (vec![g.eg.find(id)], vec![g.eg.find(id)]);
     while let Some(class) = todo.pop() {
         for parent in g.eg[class].parents() {
-            let Some(op) = g.op(g.eg.id_to_node(parent)) else { continue };
+            let term = g.eg.id_to_node(parent);
+            let Some(op) = g.op(term) else { continue };
             let next = g.eg.find(parent);
-            if is_step(op) || seen.len() > MOST_FOLLOWED {
+            let of_sign = keeps_sign && is_order(op) && term.children().iter().any(|&a| g.is_zero(a));
+            if is_step(op) && !of_sign || seen.len() > MOST_FOLLOWED {
                 return true;
             }
             let passes =
@@ -177,6 +181,15 @@ fn steps_follow(g: &Graph, id: Id) -> bool {
 /// Values behind a value that are looked at.
 const MOST_FOLLOWED: usize = 256;
 
+fn is_power_of_two(x: f64) -> bool {
+    const FRACTION: u64 = (1 << 52) - 1;
+    x.is_normal() && x.to_bits() & FRACTION == 0
+}
+
+fn is_order(op: &Op) -> bool {
+    matches!(op, Op::Compare { op: CompareOp::Lt | CompareOp::Le })
+}
+
 fn is_step(op: &Op) -> bool {
     match op {
         Op::Unary { op } => matches!(op, UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Round | UnaryOp::Sign),
@@ -186,14 +199,16 @@ fn is_step(op: &Op) -> bool {
     }
 }
 
-/// The magnitudes of the factor that [`factor`] gives, if it is made of normal numbers and zeros. A quotient whose last bit decides
-/// something stays one.
+/// The magnitudes of the factor that [`factor`] gives, if it is made of normal numbers and zeros. A quotient or product whose last
+/// bit decides something stays one, unless the factor is a power of two, which rounds nothing.
 fn takes_factor(g: &Graph, m: &Match, scaled: usize, s: Id) -> Option<Extent> {
-    if is_quotient(g, m, scaled) && steps_follow(g, m.root) {
+    let quotient = is_quotient(g, m, scaled);
+    let exact = !quotient && g.splat(s).is_some_and(is_power_of_two);
+    if !exact && steps_follow(g, m.root, !quotient) {
         return None;
     }
     let elem = g.elem(s).filter(|&e| is_wide(e))?;
     let given = extent(&g.eg, s).filter(|e| e.finite)?;
-    let factor = if is_quotient(g, m, scaled) { given.inverse()? } else { given };
+    let factor = if quotient { given.inverse()? } else { given };
     factor.within(elem).then_some(factor)
 }

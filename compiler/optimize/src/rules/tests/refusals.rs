@@ -222,6 +222,15 @@ const FOLDING: &[Refusal] = &[
         let y = scaled(l, Div, 1.0, &[7.0, 3.0]);
         l.un(UnaryOp::Floor, y)
     }),
+    ("scale-into-contract-right", "a factor whose products become integers", Guard, |l| {
+        let y = scaled(l, Mul, 1.0, &[0.1, 0.3]);
+        l.emit(Op::Cast { to: ScalarType::I64, saturate: true }, &[y])
+    }),
+    ("scale-into-contract-right", "a factor whose products are compared", Guard, |l| {
+        let y = scaled(l, Mul, 1.0, &[0.1, 0.3]);
+        let c = l.konst(&[2, 2]);
+        l.emit(Op::Compare { op: lacuna_ir::op::CompareOp::Lt }, &[y, c])
+    }),
     ("scale-into-contract-right", "a quotient that becomes an integer", Guard, |l| {
         let y = scaled(l, Div, 1.0, &[7.0, 3.0]);
         let c = l.konst(&[2, 2]);

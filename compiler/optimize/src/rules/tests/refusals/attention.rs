@@ -31,7 +31,36 @@ fn banded(l: &mut Lab, low: f32, dead: fn(usize, usize) -> bool) -> Value {
     l.emit(crate::masks::PLAIN.op(), &[q, k, v, mask])
 }
 
+/// Scores of two queries and three keys with -10,000 in place of those that constant flags do not keep.
+fn replaced(l: &mut Lab, scores: Value, keep: [u8; 6]) -> Value {
+    let ty = lacuna_ir::TensorType::new(ScalarType::Bool, vec![1, 1, 2, 3]);
+    let keep = l.b.constant(lacuna_ir::Constant::dense(ty, keep.to_vec(), "")).unwrap();
+    let (keep, low) = (l.broadcast(keep, &[0, 1, 2, 3], &[1, 2, 2, 3]), l.splat(&[1, 2, 2, 3], -1e4));
+    l.emit(Op::Select {}, &[keep, scores, low])
+}
+
 pub(super) const ATTENTION: &[Refusal] = &[
+    ("attention", "a finite number replaces all scores of a row", Shape, |l| {
+        attend(l, |l, s| replaced(l, s, [1, 1, 0, 0, 0, 0]), |_, p| p, 3)
+    }),
+    ("attention", "another mask may reject the keys that a finite number leaves", Shape, |l| {
+        let scores = |l: &mut Lab, s| {
+            let mask = l.param(&[1, 2, 2, 3]);
+            let s = replaced(l, s, [1, 1, 0, 1, 0, 0]);
+            l.bin(Add, s, mask)
+        };
+        attend(l, scores, |_, p| p, 3)
+    }),
+    ("attention", "a finite number brings back keys that minus infinity rejected", Shape, |l| {
+        let scores = |l: &mut Lab, s| {
+            let (x, y) = (l.param(&[1, 2, 2, 3]), l.param(&[1, 2, 2, 3]));
+            let keep = l.emit(Op::Compare { op: lacuna_ir::op::CompareOp::Lt }, &[x, y]);
+            let low = l.splat(&[1, 2, 2, 3], f32::NEG_INFINITY);
+            let s = l.emit(Op::Select {}, &[keep, s, low]);
+            replaced(l, s, [1, 1, 0, 1, 0, 0])
+        };
+        attend(l, scores, |_, p| p, 3)
+    }),
     ("softmax-by-quotient", "integers", Shape, |l| {
         let x = int(l, &[2, 3]);
         let exp = l.un(UnaryOp::Exp, x);
