@@ -1,10 +1,9 @@
 //! MoE and QMoE of ONNX Runtime: mixtures of experts, each two products with an activation between.
 //!
-//! Every expert is a batch of products over all tokens, and those that the router did not choose for a token have the
-//! weight 0 there.
+//! Each token meets the experts that the router chose for it: their weights are picked by index, so that others need not be loaded.
 
-use lacuna_ir::op::{BinaryOp, CompareOp, ReduceOp, UnaryOp};
-use lacuna_ir::{Op, Shape, Value};
+use lacuna_ir::op::{BinaryOp, ReduceOp, UnaryOp};
+use lacuna_ir::{Op, Value};
 use lacuna_isa::format::ScalarType;
 
 use super::elementwise::gelu_of;
@@ -26,16 +25,18 @@ struct Layer {
 }
 
 impl Layer {
-    /// The results `[experts, tokens, outputs]` in f32, of operands of a map like `"th,eoh->eto"`.
-    fn apply(&self, c: &mut Ctx<'_>, map: &str, x: Value) -> Result<Value, Fail> {
+    /// The results `[tokens, k, outputs]` in f32 of the `best` experts `[tokens, k]`, of operands of a map like `"th,tkoh->tko"`.
+    fn apply(&self, c: &mut Ctx<'_>, map: &str, x: Value, best: Value) -> Result<Value, Fail> {
+        let pick = Op::Gather { axis: 0, batch: 0 };
         let x = c.cast(x, c.elem(self.weight))?;
-        let y = c.contract_as(map, x, self.weight, ScalarType::F32)?;
+        let weight = c.emit(pick.clone(), &[self.weight, best])?;
+        let y = c.contract_as(map, x, weight, ScalarType::F32)?;
         let Some(bias) = self.bias else { return Ok(y) };
-        let (bias, shape) = (widened(c, bias)?, c.shape(y));
-        if c.shape(bias)[..] != [shape[0], shape[2]] {
-            return Err(invalid(format!("a bias {} of experts' results {shape}", c.shape(bias))));
+        let (bias, shape) = (widened(c, bias)?, c.shape(self.weight));
+        if c.shape(bias)[..] != shape[..2] {
+            return Err(invalid(format!("a bias {} of experts' weights {shape}", c.shape(bias))));
         }
-        let bias = c.reshape(bias, vec![shape[0], 1, shape[2]])?;
+        let bias = c.emit(pick, &[bias, best])?;
         c.binary(BinaryOp::Add, y, bias)
     }
 }
@@ -93,28 +94,27 @@ fn mixture(c: &mut Ctx<'_>, n: &Call<'_>, [first, second, third]: [Option<Layer>
     let Some((&hidden, rows)) = shape.split_last() else { return Err(invalid("experts of a scalar")) };
     let tokens: u64 = rows.iter().product();
     for layer in [Some(&first), Some(&second), third.as_ref()].into_iter().flatten() {
-        if c.rank(layer.weight) != 3 {
+        if c.rank(layer.weight) != 3 || c.shape(layer.weight)[0] != c.shape(first.weight)[0] {
             return Err(invalid(format!("weights of experts {}", c.b.ty(layer.weight))));
         }
     }
     let experts = c.shape(first.weight)[0];
-    let gates = gates(c, n, tokens, experts)?;
+    let (best, gates) = gates(c, n, tokens, experts)?;
     let x = c.reshape(x, vec![tokens, hidden])?;
-    let inner = first.apply(c, "th,eoh->eto", x)?;
-    let beside = third.map(|layer| layer.apply(c, "th,eoh->eto", x)).transpose()?;
+    let inner = first.apply(c, "th,tkoh->tko", x, best)?;
+    let beside = third.map(|layer| layer.apply(c, "th,tkoh->tko", x, best)).transpose()?;
     let inner = activated(c, n, inner, beside)?;
-    let y = second.apply(c, "eti,eoi->eto", inner)?;
-    let gates = c.permute(gates, vec![1, 0])?;
-    let gates = c.reshape(gates, vec![experts, tokens, 1])?;
+    let y = second.apply(c, "tki,tkoi->tko", inner, best)?;
+    let k = c.shape(best)[1];
+    let gates = c.reshape(gates, vec![tokens, k, 1])?;
     let y = c.binary(BinaryOp::Mul, y, gates)?;
-    let y = c.reduce(ReduceOp::Sum, y, &[0], false)?;
+    let y = c.reduce(ReduceOp::Sum, y, &[1], false)?;
     let y = c.reshape(y, shape)?;
     Ok(vec![c.cast(y, elem)?])
 }
 
-/// The weight of each expert for each token, `[tokens, experts]`: its probability where it is among the `k` most likely
-/// ones, else zero.
-fn gates(c: &mut Ctx<'_>, n: &Call<'_>, tokens: u64, experts: u64) -> Result<Value, Fail> {
+/// The `k` most likely experts of each token, and what each of them weighs there, both `[tokens, k]`.
+fn gates(c: &mut Ctx<'_>, n: &Call<'_>, tokens: u64, experts: u64) -> Result<(Value, Value), Fail> {
     if n.flag("use_sparse_mixer", false)? {
         return Err(unsupported("use_sparse_mixer is 1"));
     }
@@ -128,21 +128,13 @@ fn gates(c: &mut Ctx<'_>, n: &Call<'_>, tokens: u64, experts: u64) -> Result<Val
     let k =
         k.ok_or_else(|| invalid(format!("the best {} of {experts} experts", n.int("k", 1).unwrap_or(0))))?;
     let best = greatest(c, scores, k)?;
-    let places: Shape = vec![tokens, k, experts].into();
-    let best = c.emit(Op::Broadcast { dims: vec![0, 1], shape: places.clone() }, &[best])?;
-    let number = c.iota(ScalarType::I64, &places, 2)?;
-    let here = c.compare(CompareOp::Eq, best, number)?;
-    let here = c.cast(here, ScalarType::I32)?;
-    let chosen = c.reduce(ReduceOp::Max, here, &[1], false)?;
-    let chosen = c.compare_splat(CompareOp::Eq, chosen, 1.0)?;
     let likely = c.emit(Op::Softmax { axis: 1, log: false }, &[scores])?;
-    let none = c.splat_like(likely, 0.0)?;
-    let gates = c.select(chosen, likely, none)?;
+    let gates = c.emit(Op::Gather { axis: 1, batch: 1 }, &[likely, best])?;
     if !n.flag("normalize_routing_weights", false)? {
-        return Ok(gates);
+        return Ok((best, gates));
     }
     let total = c.reduce(ReduceOp::Sum, gates, &[1], true)?;
-    c.binary(BinaryOp::Div, gates, total)
+    Ok((best, c.binary(BinaryOp::Div, gates, total)?))
 }
 
 /// The activation of the first layer's results, multiplied by those of the third where there is one.
@@ -175,20 +167,20 @@ fn swiglu(c: &mut Ctx<'_>, n: &Call<'_>, x: Value, beside: Option<Value>) -> Res
         return Err(unsupported("swiglu_limit_after_activation is 1"));
     }
     let shape = c.shape(x);
-    let (experts, tokens, width) = (shape[0], shape[1], shape[2]);
+    let (tokens, k, width) = (shape[0], shape[1], shape[2]);
     let fusion = n.int("swiglu_fusion", 0)?;
     let (mut g, mut l) = match (fusion, beside) {
         (0, Some(l)) => (x, l),
         (1 | 2, None) if width.is_multiple_of(2) => {
             let (split, axis) = if fusion == 1 {
-                (vec![experts, tokens, width / 2, 2], 3)
+                (vec![tokens, k, width / 2, 2], 3)
             } else {
-                (vec![experts, tokens, 2, width / 2], 2)
+                (vec![tokens, k, 2, width / 2], 2)
             };
             let both = c.reshape(x, split)?;
             let mut half = |i: u64| {
                 let part = c.slice_axis(both, axis, i, 1)?;
-                c.reshape(part, vec![experts, tokens, width / 2])
+                c.reshape(part, vec![tokens, k, width / 2])
             };
             (half(0)?, half(1)?)
         }
