@@ -33,7 +33,7 @@ const LONG: &[(&str, &str, usize)] = &[
     ("compiler/codegen/src/kernels/product_time.rs", "of", 102),
     ("compiler/codegen/src/kernels/product_views.rs", "second_tile", 89),
     ("compiler/driver/src/commands/verify/report.rs", "report", 86),
-    ("compiler/onnx/src/ops/attention.rs", "attention", 126),
+    ("compiler/onnx/src/ops/attention.rs", "attention", 96),
     ("compiler/optimize/src/select/candidates.rs", "list", 105),
 ];
 
