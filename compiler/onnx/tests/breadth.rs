@@ -555,3 +555,30 @@ fn concatenations_of_any_number() {
     let y = results(("", "Concat", 13), &["x0"; 5000], vec![int("axis", 0)], &x, vec![], 1);
     check(&y[0], &[5000], &[3.0; 5000]);
 }
+
+/// A window of zeros in bytes, or of minus infinity, has its greatest element where its first one is, not in the padding.
+#[test]
+fn positions_of_the_greatest_are_never_in_the_padding() {
+    let attributes = |order: i64| {
+        vec![
+            ints("kernel_shape", &[3, 3]),
+            ints("pads", &[1; 4]),
+            ints("strides", &[2, 2]),
+            int("storage_order", order),
+        ]
+    };
+    let least =
+        |elem: ScalarType, value: f64| Tensor::from_f64(elem, vec![1, 1, 4, 4], &[value; 16]).unwrap();
+    for x in [least(U8, 0.0), least(ScalarType::I8, -128.0), least(F32, f64::NEG_INFINITY)] {
+        for (order, expect) in [(0, [0.0, 1.0, 4.0, 5.0]), (1, [0.0, 4.0, 1.0, 5.0])] {
+            let x = std::slice::from_ref(&x);
+            let y = results(("", "MaxPool", 12), &["x0"], attributes(order), x, vec![], 2);
+            check(&y[1], &[1, 1, 2, 2], &expect);
+        }
+    }
+    // With a dilation the first position inside is not at the edge.
+    let dilated = vec![ints("kernel_shape", &[2]), ints("pads", &[2, 0]), ints("dilations", &[3])];
+    let x = [Tensor::from_f64(U8, vec![1, 1, 4], &[0.0; 4]).unwrap()];
+    let y = results(("", "MaxPool", 12), &["x0"], dilated, &x, vec![], 2);
+    check(&y[1], &[1, 1, 3], &[1.0, 2.0, 0.0]);
+}

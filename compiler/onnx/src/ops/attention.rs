@@ -81,40 +81,8 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if let Some(given) = n.opt(3) {
         mask = Some(additive(c, given, elem, columns)?);
     }
-    let causal = n.flag("is_causal", false)?;
-    // Sums of positions with a window that no model has must not overflow.
-    let window = |name: &str| n.int(name, -1).map(|w| w.min(crate::limits::MAX_ELEMENTS as i64));
-    let (left, right) = (window("left_window_size")?, window("right_window_size")?);
-    if causal || left >= 0 || right >= 0 {
-        let matrix: Shape = vec![rows, columns].into();
-        let row = c.iota(ScalarType::I64, &matrix, 0)?;
-        // The position of each query among the keys.
-        let position = match n.opt(6) {
-            // Queries are the last of each sequence's valid keys.
-            Some(valid) => {
-                let before = c.binary_splat(BinaryOp::Sub, valid, rows as f64)?;
-                let four: Shape = vec![batch, 1, rows, columns].into();
-                let before = c.broadcast_along(before, 0, &four)?;
-                c.binary(BinaryOp::Add, before, row)?
-            }
-            None => c.binary_splat(BinaryOp::Add, row, past as f64)?,
-        };
-        let column = c.iota(ScalarType::I64, &matrix, 1)?;
-        if causal {
-            let keep = c.compare(CompareOp::Le, column, position)?;
-            mask = Some(join(c, mask, keep, elem)?);
-        }
-        if left >= 0 {
-            let first = c.binary_splat(BinaryOp::Sub, position, left as f64)?;
-            let keep = c.compare(CompareOp::Le, first, column)?;
-            mask = Some(join(c, mask, keep, elem)?);
-        }
-        if right >= 0 {
-            let last = c.binary_splat(BinaryOp::Add, position, right as f64)?;
-            let keep = c.compare(CompareOp::Le, column, last)?;
-            mask = Some(join(c, mask, keep, elem)?);
-        }
-    }
+    let band = Band::of(n)?;
+    mask = band.restrict(c, mask, n.opt(6), [batch, rows, columns, past], elem)?;
     if let Some(valid) = n.opt(6) {
         let four: Shape = vec![batch, 1, rows, columns].into();
         let valid = c.broadcast_along(valid, 0, &four)?;
@@ -145,7 +113,7 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     };
     let mut weights = c.emit(Op::Softmax { axis: 3, log: false }, &[wide])?;
     // A causal mask alone leaves every row a key.
-    let alone = causal && n.opt(3).is_none() && n.opt(6).is_none() && left < 0 && right < 0;
+    let alone = band.is_causal_alone() && n.opt(3).is_none() && n.opt(6).is_none();
     if let Some(mask) = mask.filter(|_| !alone) {
         weights = zero_empty_rows(c, mask, weights)?;
     }
@@ -165,6 +133,70 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         present_v,
         shown.ok_or_else(|| invalid(format!("qk_matmul_output_mode is {mode}")))?,
     ])
+}
+
+/// Which keys a query sees by their positions.
+struct Band {
+    causal: bool,
+    /// Numbers of keys before and behind the query's own position; all where negative.
+    left: i64,
+    right: i64,
+}
+
+impl Band {
+    fn of(n: &Call<'_>) -> Result<Band, Fail> {
+        // Sums of positions with a window that no model has must not overflow.
+        let window = |name: &str| n.int(name, -1).map(|w| w.min(crate::limits::MAX_ELEMENTS as i64));
+        let (left, right) = (window("left_window_size")?, window("right_window_size")?);
+        Ok(Band { causal: n.flag("is_causal", false)?, left, right })
+    }
+
+    fn is_causal_alone(&self) -> bool {
+        self.causal && self.left < 0 && self.right < 0
+    }
+
+    /// The mask without the keys that the band leaves out; `valid` says how many keys each sequence has.
+    fn restrict(
+        &self,
+        c: &mut Ctx<'_>,
+        mut mask: Option<Value>,
+        valid: Option<Value>,
+        [batch, rows, columns, past]: [u64; 4],
+        elem: ScalarType,
+    ) -> Result<Option<Value>, Fail> {
+        if !self.causal && self.left < 0 && self.right < 0 {
+            return Ok(mask);
+        }
+        let matrix: Shape = vec![rows, columns].into();
+        let row = c.iota(ScalarType::I64, &matrix, 0)?;
+        // The position of each query among the keys.
+        let position = match valid {
+            // Queries are the last of each sequence's valid keys.
+            Some(valid) => {
+                let before = c.binary_splat(BinaryOp::Sub, valid, rows as f64)?;
+                let four: Shape = vec![batch, 1, rows, columns].into();
+                let before = c.broadcast_along(before, 0, &four)?;
+                c.binary(BinaryOp::Add, before, row)?
+            }
+            None => c.binary_splat(BinaryOp::Add, row, past as f64)?,
+        };
+        let column = c.iota(ScalarType::I64, &matrix, 1)?;
+        if self.causal {
+            let keep = c.compare(CompareOp::Le, column, position)?;
+            mask = Some(join(c, mask, keep, elem)?);
+        }
+        if self.left >= 0 {
+            let first = c.binary_splat(BinaryOp::Sub, position, self.left as f64)?;
+            let keep = c.compare(CompareOp::Le, first, column)?;
+            mask = Some(join(c, mask, keep, elem)?);
+        }
+        if self.right >= 0 {
+            let last = c.binary_splat(BinaryOp::Add, position, self.right as f64)?;
+            let keep = c.compare(CompareOp::Le, column, last)?;
+            mask = Some(join(c, mask, keep, elem)?);
+        }
+        Ok(mask)
+    }
 }
 
 /// A mask to add: that of the model, where false becomes minus infinity, padded to all keys.

@@ -1,6 +1,6 @@
 //! Pools: padding, sliding windows and a reduction over the elements of each window.
 
-use lacuna_ir::op::{BinaryOp, ReduceOp, UnaryOp};
+use lacuna_ir::op::{BinaryOp, CompareOp, ReduceOp, UnaryOp};
 use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
@@ -306,17 +306,53 @@ fn max_indices(c: &mut Ctx<'_>, pool: &Pool, column_major: bool) -> Result<Value
     let channel = c.iota(ScalarType::I64, &positions, 1)?;
     let channel = c.binary_splat(BinaryOp::Mul, channel, plane as f64)?;
     total = c.binary(BinaryOp::Add, total, channel)?;
-    for d in 0..s {
-        let inner: u64 = pool.kernel[d + 1..].iter().product();
-        let within = c.binary_splat(BinaryOp::Div, best, inner as f64)?;
-        let within = c.binary_splat(BinaryOp::Rem, within, pool.kernel[d] as f64)?;
-        let within = c.binary_splat(BinaryOp::Mul, within, pool.spatial.dilations[d] as f64)?;
-        let start = c.iota(ScalarType::I64, &positions, d + 2)?;
-        let start = c.binary_splat(BinaryOp::Mul, start, pool.spatial.strides[d] as f64)?;
-        let start = c.binary_splat(BinaryOp::Sub, start, pool.spatial.low[d] as f64)?;
-        let at = c.binary(BinaryOp::Add, start, within)?;
+    let at = places(c, pool, best, &positions)?;
+    for (d, at) in at.into_iter().enumerate() {
         let at = c.binary_splat(BinaryOp::Mul, at, step(d) as f64)?;
         total = c.binary(BinaryOp::Add, total, at)?;
     }
     Ok(total)
+}
+
+/// The position along each spatial axis of element `best` of each window.
+///
+/// Where all elements of a window are the least of their type, the padding before them is equal and comes first: then it is the first
+/// element behind the padding.
+fn places(c: &mut Ctx<'_>, pool: &Pool, best: Value, positions: &Shape) -> Result<Vec<Value>, Fail> {
+    let (s, spatial) = (pool.kernel.len(), &pool.spatial);
+    let mut places = Vec::new();
+    let mut is_inside: Option<Value> = None;
+    for d in 0..s {
+        let inner: u64 = pool.kernel[d + 1..].iter().product();
+        let within = c.binary_splat(BinaryOp::Div, best, inner as f64)?;
+        let within = c.binary_splat(BinaryOp::Rem, within, pool.kernel[d] as f64)?;
+        let within = c.binary_splat(BinaryOp::Mul, within, spatial.dilations[d] as f64)?;
+        let start = c.iota(ScalarType::I64, positions, d + 2)?;
+        let start = c.binary_splat(BinaryOp::Mul, start, spatial.strides[d] as f64)?;
+        let start = c.binary_splat(BinaryOp::Sub, start, spatial.low[d] as f64)?;
+        let at = c.binary(BinaryOp::Add, start, within)?;
+        if spatial.low[d] > 0 {
+            let zero = c.splat_like(at, 0.0)?;
+            let inside = c.compare(CompareOp::Le, zero, at)?;
+            is_inside = Some(match is_inside {
+                Some(others) => c.binary(BinaryOp::And, others, inside)?,
+                None => inside,
+            });
+        }
+        places.push(at);
+    }
+    let Some(is_inside) = is_inside else { return Ok(places) };
+    for (d, at) in places.iter_mut().enumerate() {
+        let [stride, dilation, low] =
+            [spatial.strides[d], spatial.dilations[d], spatial.low[d]].map(|n| n as i64);
+        let first = |o: u64| {
+            let start = o as i64 * stride - low;
+            if start < 0 { start.rem_euclid(dilation) } else { start }
+        };
+        let first: Vec<i64> = (0..positions[d + 2]).map(first).collect();
+        let first = c.ints(vec![positions[d + 2]], &first)?;
+        let first = c.broadcast_along(first, d + 2, positions)?;
+        *at = c.select(is_inside, *at, first)?;
+    }
+    Ok(places)
 }
