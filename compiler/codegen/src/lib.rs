@@ -21,6 +21,7 @@ pub mod nest;
 pub mod place;
 mod positions;
 pub mod refusal;
+mod schedule;
 pub mod sinks;
 pub mod state;
 pub mod tiled;
@@ -40,6 +41,7 @@ pub use crate::check::check;
 use crate::lower::Lowering;
 use crate::memory::{ALIGN, Life, address, plan};
 use crate::place::{StorageId, StorageKind};
+use crate::schedule::{IN_FLIGHT, schedule, temporaries};
 use crate::state::Kept;
 pub use crate::state::State;
 pub use crate::zeros::{Form, ProductZeros};
@@ -158,6 +160,7 @@ pub fn generate_with(
         return Err(Failure::of_model("L0404", reason, "split the model, or reduce its batch"));
     }
 
+    schedule(&mut lowering, &kept, target.sram_bytes);
     let mut addresses: SecondaryMap<StorageId, Option<Address>> = SecondaryMap::new();
     let weights = pack_weights(module, &lowering, &mut addresses)?;
     let (hbm_bytes, sram_bytes) = plan_memory(&lowering, &kept, target, &mut addresses);
@@ -322,39 +325,29 @@ fn plan_memory(
             lives[id] = Some(Life { bytes: storage.bytes(), first: 0, last });
         }
     }
-    for (number, launch) in lowering.launches.iter().enumerate() {
-        for &(id, _) in &launch.bases {
-            if lowering.storages[id].kind == StorageKind::Temp {
-                let bytes = lowering.storages[id].bytes();
-                let life = lives[id].get_or_insert(Life { bytes, first: number, last: number });
-                life.last = number;
-            }
-        }
-    }
-    let temps: Vec<StorageId> = lowering
-        .storages
-        .keys()
-        .filter(|&s| lowering.storages[s].kind == StorageKind::Temp && lives[s].is_some())
-        .collect();
     let pinned: Vec<StorageId> = lowering
         .storages
         .keys()
         .filter(|&s| lowering.storages[s].kind != StorageKind::Temp && lives[s].is_some())
         .collect();
-    let of = |ids: &[StorageId]| -> Vec<Life> { ids.iter().filter_map(|&s| lives[s]).collect() };
-    let (at, sram_bytes) = plan(&of(&temps));
-    let in_sram = sram_bytes <= target.sram_bytes;
-    let mut hbm: Vec<StorageId> = pinned;
+    // Where there is room, bytes rest while launches are in flight: who takes them over would wait for these.
+    let rested = temporaries(lowering, IN_FLIGHT - 1);
+    let temps = if rested.bytes <= target.sram_bytes { rested } else { temporaries(lowering, 0) };
+    let in_sram = temps.bytes <= target.sram_bytes;
+    let (mut hbm, mut hbm_lives): (Vec<StorageId>, Vec<Life>) =
+        pinned.into_iter().filter_map(|s| Some((s, lives[s]?))).unzip();
     if in_sram {
-        for (&id, &offset) in temps.iter().zip(&at) {
+        for (&id, &offset) in temps.ids.iter().zip(&temps.at) {
             addresses[id] = Some(address(MemSpace::Sram, offset));
         }
     } else {
-        hbm.extend(temps);
+        hbm.extend(temps.ids);
+        hbm_lives.extend(temps.lives);
     }
-    let (at, hbm_bytes) = plan(&of(&hbm));
+    let (at, hbm_bytes) = plan(&hbm_lives);
     for (&id, &offset) in hbm.iter().zip(&at) {
         addresses[id] = Some(address(MemSpace::Hbm, states_end + offset));
     }
+    let sram_bytes = temps.bytes;
     (states_end + hbm_bytes, if in_sram { sram_bytes } else { 0 })
 }
