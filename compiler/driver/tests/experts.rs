@@ -130,6 +130,11 @@ fn matrices_of_a_batch_are_weights() {
     check(case("bmk,bkn->bmn", &[3, 40, 128], &[3, 128, 64], None), true);
     check(case("abmk,abkn->abmn", &[2, 3, 4, 64], &[2, 3, 64, 32], None), true);
     check(case("tk,enk->etn", &[6, 64], &[4, 96, 64], None), true);
+    // So many dimensions of a batch that do not merge leave no room for panels.
+    let (module, inputs) = module(case("abcmk,cabkn->bmacn", &[2, 3, 2, 4, 64], &[2, 2, 3, 64, 32], None));
+    let object = compile(&module, &target("mtia-300").expect("a target"));
+    let [want, got] = both(&module, &object, &inputs);
+    assert!(want.iter().zip(&got).all(|(w, g)| (w - g).abs() <= EXACT), "{want:?}\n{got:?}");
 }
 
 #[test]

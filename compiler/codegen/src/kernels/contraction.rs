@@ -3,6 +3,7 @@
 use lacuna_ir::op::ContractMap;
 use lacuna_ir::{Node, Picked, TensorType, Value};
 use lacuna_isa::inst::Order;
+use lacuna_isa::view::VIEW_DIMS;
 
 use super::problem::{BlockFlags, Pick, Problem, ResultDim, Role, Second, SummedDim, Widen};
 use super::problem_dims::{cut, form_fits, merge_summed, pad_to_blocks, roles, stored_terms, whole_groups};
@@ -70,10 +71,15 @@ impl Contraction<'_> {
         (self.extent(&self.columns) * self.sizes.iter().product::<u64>()) as i64
     }
 
-    /// Whether a constant has panels: each of its matrices has some of its own.
-    fn packs(&self) -> bool {
-        let several = self.picked.is_some() || !self.leading.is_empty();
-        !several || self.extent(&self.columns).is_multiple_of(PANEL)
+    /// Whether a constant has panels: each of its matrices has some of its own, and a box of them fits a view.
+    fn packs(&self, dims: &[ResultDim]) -> bool {
+        let moved = |d: &&ResultDim| {
+            d.role == Role::Batch && d.space.walks.last().is_some_and(|walk| walk.stride != 0)
+        };
+        let matrices = if self.picked.is_some() { 1 } else { dims.iter().filter(moved).count() };
+        // Besides, a box has panels, what is summed, and the columns of a panel.
+        let fits = matrices + self.summed.len() + 2 <= VIEW_DIMS;
+        matrices == 0 || (fits && self.extent(&self.columns).is_multiple_of(PANEL))
     }
 
     /// How the second operand, or its indices, moves along a label: as it lies, or else in panels, where columns merge freely and matrices
@@ -272,7 +278,7 @@ impl Lowering<'_> {
                 dims = c.dims(None);
                 merged = c.merged(&dims);
             }
-            let fits = merged.len() == c.columns.len() && c.packs();
+            let fits = merged.len() == c.columns.len() && c.packs(&dims);
             let axes = c.axes(&merged);
             let n: u64 = axes[0].iter().map(|&d| c.table_ty.shape[usize::from(d)]).product();
             if let Some(blocked) = blocked.filter(|_| fits)
