@@ -12,14 +12,15 @@ use crate::diagnostic::Fail;
 type Results = Result<Vec<Value>, Fail>;
 
 /// Sizes of a sum of overlapping blocks.
-struct Blocks {
-    image: Vec<u64>,
-    block: Vec<u64>,
-    strides: Vec<u64>,
-    dilations: Vec<u64>,
-    low: Vec<i64>,
+pub(super) struct Blocks {
+    pub image: Vec<u64>,
+    pub block: Vec<u64>,
+    pub strides: Vec<u64>,
+    pub dilations: Vec<u64>,
+    /// Elements of the first block that lie before the image.
+    pub low: Vec<i64>,
     /// Number of blocks along each axis.
-    counts: Vec<u64>,
+    pub counts: Vec<u64>,
 }
 
 impl Blocks {
@@ -83,10 +84,23 @@ pub(super) fn col2im(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if !fits {
         return Err(invalid(format!("{shape} as {columns} blocks of {:?}", blocks.block)));
     }
+    let y = overlap_add(c, x, [shape[0], shape[1] / taken], &blocks)?;
+    Ok(vec![c.cast(y, c.elem(x))?])
+}
+
+/// The sums of blocks where they overlap, of `[batch * channels, block, counts]` in any shape: `[batch, channels,
+/// image]` in the type of sums.
+pub(super) fn overlap_add(
+    c: &mut Ctx<'_>,
+    x: Value,
+    [batch, channels]: [u64; 2],
+    blocks: &Blocks,
+) -> Result<Value, Fail> {
+    let taken: u64 = blocks.block.iter().product();
+    let columns: u64 = blocks.counts.iter().product();
     if taken.saturating_mul(columns) > 1 << 24 {
         return Err(unsupported(format!("{columns} blocks of {taken} elements; 2^24 elements are")));
     }
-    let (batch, channels) = (shape[0], shape[1] / taken);
     let mut sources = blocks.sources();
     let width = sources.iter().map(Vec::len).max().unwrap_or(0).max(1);
     // What has fewer elements takes zeros, which stand behind the last one.
@@ -105,8 +119,7 @@ pub(super) fn col2im(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let y = c.reduce(ReduceOp::Sum, picked, &[2], false)?;
     let mut out = vec![batch, channels];
     out.extend(&blocks.image);
-    let y = c.reshape(y, out)?;
-    Ok(vec![c.cast(y, elem)?])
+    c.reshape(y, out)
 }
 
 /// The type in which elements are summed.

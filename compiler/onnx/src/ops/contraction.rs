@@ -1,11 +1,13 @@
 //! Matrix products, einsum and convolutions.
 
+use lacuna_ir::eval::Tensor;
 use lacuna_ir::expand;
 use lacuna_ir::infer::infer;
 use lacuna_ir::op::{BinaryOp, ContractMap, ConvAttrs};
 use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
+use super::blocks::{Blocks, overlap_add};
 use super::pooling::{Spatial, auto_pad, spatial};
 use super::precision::wide;
 use crate::call::Call;
@@ -137,10 +139,17 @@ fn with_bias(
     let elem = c.elem(x);
     let Some(bias) = bias else { return emit_conv(c, attrs, elem, x, w) };
     let y = emit_conv(c, attrs, wide(elem), x, w)?;
-    let shape = c.shape(y);
-    let bias = c.cast(bias, wide(elem))?;
-    let bias = c.broadcast_along(bias, 1, &shape)?;
-    let y = c.binary(BinaryOp::Add, y, bias)?;
+    biased(c, y, Some(bias), elem)
+}
+
+/// A sum in the wide type with the bias of its channels, rounded to `elem` at the end.
+fn biased(c: &mut Ctx<'_>, mut y: Value, bias: Option<Value>, elem: ScalarType) -> Result<Value, Fail> {
+    if let Some(bias) = bias {
+        let shape = c.shape(y);
+        let bias = c.cast(bias, c.elem(y))?;
+        let bias = c.broadcast_along(bias, 1, &shape)?;
+        y = c.binary(BinaryOp::Add, y, bias)?;
+    }
     c.cast(y, elem)
 }
 
@@ -280,6 +289,16 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         crate::limits::check_shape(&out).map_err(invalid)?;
         return Ok(vec![c.splat(c.elem(x), &out, 0.0)?]);
     }
+    if shape[1] > 0 && shape[1].is_multiple_of(groups) && !is_finite(c, w) {
+        let image: Option<Vec<u64>> = sizes.iter().map(|&size| u64::try_from(size).ok()).collect();
+        let image = image.ok_or_else(|| invalid(format!("a result of {sizes:?}")))?;
+        let counts = shape[2..].to_vec();
+        let blocks = Blocks { image, block: kernel, strides, dilations, low: begin, counts };
+        let wide = wide(c.elem(x));
+        let y = spread_rows(c, (x, w), groups, wide)?;
+        let y = overlap_add(c, y, [shape[0], sw[1] * groups], &blocks)?;
+        return Ok(vec![biased(c, y, n.opt(2), c.elem(x))?]);
+    }
     let w = reversed_kernel(c, w, groups)?;
     let dims: Vec<u8> = (0..shape.rank() as u8).collect();
     let reach = |i: usize| ((kernel[i] - 1) * dilations[i]) as i64;
@@ -295,6 +314,30 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         groups,
     };
     Ok(vec![with_bias(c, attrs, x, w, n.opt(2))?])
+}
+
+/// Whether a weight may meet the zeros between the elements of a spread operand: an infinity would make them NaN.
+/// A weight that is known at run time only may.
+fn is_finite(c: &Ctx<'_>, w: Value) -> bool {
+    let Some(id) = c.b.func().as_const(w) else { return true };
+    let known = Tensor::from_constant(&c.b.module.constants[id]);
+    known.is_ok_and(|w| w.to_f64().iter().all(|v| v.is_finite()))
+}
+
+/// Each row of `x`, `[batch, in, ...]`, times each element of the weight, `[in, out / groups, ...]`: a tensor of
+/// `[batch * out, kernel, row]`, whose elements [`overlap_add`] sums.
+fn spread_rows(
+    c: &mut Ctx<'_>,
+    (x, w): (Value, Value),
+    groups: u64,
+    elem: ScalarType,
+) -> Result<Value, Fail> {
+    let (shape, sw) = (c.shape(x), c.shape(w));
+    let (inputs, outputs) = (shape[1] / groups, sw[1]);
+    let (taken, columns) = (sw[2..].iter().product::<u64>(), shape[2..].iter().product::<u64>());
+    let x = c.reshape(x, vec![shape[0], groups, inputs, columns])?;
+    let w = c.reshape(w, vec![groups, inputs, outputs, taken])?;
+    c.contract_as("ngcl,gcok->ngokl", x, w, elem)
 }
 
 /// Weight `[in, out / groups, ...]` as `[out, in / groups, ...]`, reversed along the spatial axes.
