@@ -179,7 +179,7 @@ pub enum TargetError {
     #[error("{0}")]
     Syntax(String),
     /// A figure has a unit that does not measure it, or a value that cannot be.
-    #[error("`{figure}` = {value} {unit}: {reason}")]
+    #[error("`{figure}` = {value:?} {unit}: {reason}")]
     Figure {
         /// The figure.
         figure: String,
@@ -301,6 +301,22 @@ impl Quantity {
     }
 }
 
+impl Quantity {
+    /// The least and the greatest value in the plain unit: far beyond any machine, and near enough that times and
+    /// energies of the largest programs stay numbers that can be added.
+    fn range(self) -> [f64; 2] {
+        match self {
+            Quantity::Clock => [1e-3, 1e3],
+            Quantity::Count => [1.0, 65535.0],
+            Quantity::Bytes => [1.0, 1e18],
+            Quantity::Bandwidth => [1e6, 1e18],
+            Quantity::Rate("cycle") => [1e-3, 1e9],
+            Quantity::Rate(_) | Quantity::Peak => [1e-3, 1e12],
+            _ => [1e-12, 1e12],
+        }
+    }
+}
+
 fn plain(name: &str, figure: &Figure, quantity: Quantity) -> Result<f64, TargetError> {
     let Figure { value, unit, .. } = figure;
     let fault = |reason: &str| {
@@ -317,6 +333,12 @@ fn plain(name: &str, figure: &Figure, quantity: Quantity) -> Result<f64, TargetE
     };
     if !(value.is_finite() && *value > 0.0) {
         return fault("the value is not a positive number");
+    }
+    let [least, greatest] = quantity.range();
+    if !(least..=greatest).contains(&(value * factor)) {
+        let (unit, factor) = quantity.units()[0];
+        let [least, greatest] = [least, greatest].map(|end| end / factor);
+        return fault(&format!("the value is not between {least:e} and {greatest:e} {unit}"));
     }
     if figure.source.trim().is_empty() {
         return fault("it has no source");

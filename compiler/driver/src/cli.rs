@@ -98,7 +98,7 @@ pub struct CompileOptions {
     /// Size of a symbolic dimension; one without a name is INPUT.AXIS, the length of a sequence INPUT.length.
     #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
     pub dims: Vec<(String, u64)>,
-    /// Value of an input that determines a shape (.npy or .pb).
+    /// Value of an input that determines a shape, or that has a default in the model (.npy or .pb).
     #[arg(long = "bind", value_name = "NAME=FILE", value_parser = parse_file)]
     pub bindings: Vec<(String, PathBuf)>,
     /// An input and an output that are one tensor, which stays in device memory from one run to the next, such as a cache; `*` stands for
@@ -434,7 +434,7 @@ pub struct Sweep {
     /// Values of a figure of the targets: hbm_bandwidth=4TB/s,8TB/s, or from one to another in steps: 4..12TB/s:5.
     #[arg(long = "set", value_name = "FIGURE=VALUE,..", value_parser = lists::parse_values)]
     pub changes: Vec<(String, Vec<String>)>,
-    /// Value of an input that determines a shape (.npy or .pb).
+    /// Value of an input that determines a shape, or that has a default in the model (.npy or .pb).
     #[arg(long = "bind", value_name = "NAME=FILE", value_parser = parse_file)]
     pub bindings: Vec<(String, PathBuf)>,
     /// Compile only: no errors.

@@ -79,7 +79,7 @@ impl TestSet {
         let names =
             |ports: &[ValueInfoProto]| -> Vec<String> { ports.iter().map(|p| p.name.clone()).collect() };
         let (input_names, output_names) = (names(&ports.inputs), names(&ports.outputs));
-        let inputs = given::read(inputs, &input_names)?;
+        let inputs = given::read(inputs, &[&input_names[..], &names(&ports.defaulted)].concat())?;
         let is_given = |name: &String| inputs.iter().any(|(given, _)| given == name);
         let missing = input_names.iter().filter(|name| !is_given(name));
         let missing: Vec<Diagnostic> = missing
@@ -145,16 +145,19 @@ pub fn data_files(graph: &GraphProto) -> BTreeSet<String> {
     files
 }
 
-/// Graph inputs that are not initializers.
-pub fn free_inputs(graph: &GraphProto) -> Vec<ValueInfoProto> {
+/// Graph inputs that are not initializers, and those that are.
+pub fn inputs_by_default(graph: &GraphProto) -> (Vec<ValueInfoProto>, Vec<ValueInfoProto>) {
     let initializers: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    graph.input.iter().filter(|i| !initializers.contains(i.name.as_str())).cloned().collect()
+    graph.input.iter().cloned().partition(|i| !initializers.contains(i.name.as_str()))
 }
 
-/// Graph inputs that are not initializers, and outputs, as a model declares them.
+/// Graph inputs and outputs, as a model declares them.
 #[derive(Debug, Default)]
 struct Ports {
+    /// Inputs that are not initializers.
     inputs: Vec<ValueInfoProto>,
+    /// Inputs that are, which a caller may give: the initializer is their default.
+    defaulted: Vec<ValueInfoProto>,
     outputs: Vec<ValueInfoProto>,
 }
 
@@ -162,7 +165,8 @@ impl Ports {
     /// `None` when the model does not decode, which the importer reports.
     fn read(model: &Blob) -> Option<Ports> {
         let graph: GraphProto = decode(model)?.graph?;
-        Some(Ports { inputs: free_inputs(&graph), outputs: graph.output })
+        let (inputs, defaulted) = inputs_by_default(&graph);
+        Some(Ports { inputs, defaulted, outputs: graph.output })
     }
 }
 
@@ -240,6 +244,11 @@ impl DataSet {
         let labels = if labels.is_file() { Some(tensors::read(&labels)?.1) } else { None };
         let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(DataSet { name, inputs, outputs, labels, lengths, is_partial: false })
+    }
+
+    /// Whether a tensor of this name is among the inputs.
+    fn gives(&self, name: &str) -> bool {
+        self.inputs.iter().any(|(given, _)| given == name)
     }
 
     /// The number of the tensor for each of `names`: by the name in the file, or by order where no name fits.
@@ -322,7 +331,14 @@ impl Signature {
             let axes = literal.ty.shape.iter().enumerate();
             sizes.extend(axes.map(|(axis, &size)| (format!("{name}.{axis}"), size)));
         }
-        flatten(self.0.inputs.iter(), &sizes).inputs
+        let given = self.0.defaulted.iter().filter(|input| data.gives(&input.name));
+        flatten(self.0.inputs.iter().chain(given), &sizes).inputs
+    }
+
+    /// Inputs with a default in the model for which the data set has another value.
+    pub fn overridden<'a>(&self, data: &'a DataSet) -> Vec<&'a (String, Literal)> {
+        let is_default = |name: &str| self.0.defaulted.iter().any(|input| input.name == name);
+        data.inputs.iter().filter(|(name, _)| is_default(name)).collect()
     }
 
     /// Names of the inputs.

@@ -58,7 +58,7 @@ pub fn import(
     let ctx = Ctx::new(&mut module, "main", external);
     let id = ctx.b.id();
     let mut importer = Importer::new(ctx, &proto.functions, opset);
-    let initializers = initializers(&mut importer, graph);
+    let initializers = initializers(&mut importer, graph, options);
     let inputs = inputs(&mut importer, graph, &initializers, options);
     importer.nodes(graph.node.iter());
     let (results, outputs) = outputs(&mut importer, graph);
@@ -72,11 +72,14 @@ pub fn import(
     Ok(Imported { module, opset, warnings })
 }
 
-/// Defines every initializer as a constant, and returns their names.
-fn initializers(importer: &mut Importer<'_>, graph: &GraphProto) -> BTreeSet<String> {
+/// Defines every initializer as a constant, and returns their names. One that is an input as well is the default of
+/// that input: a bound tensor takes its place.
+fn initializers(importer: &mut Importer<'_>, graph: &GraphProto, options: &Options) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     importer.ctx.b.set_origins(Vec::new());
-    for tensor in &graph.initializer {
+    let replaced =
+        |name: &str| options.bindings.contains_key(name) && graph.input.iter().any(|i| i.name == name);
+    for tensor in graph.initializer.iter().filter(|t| !replaced(&t.name)) {
         names.insert(tensor.name.clone());
         let made = decode_tensor(tensor.clone(), importer.ctx.external);
         importer.define_literal(&tensor.name, made.map(|(_, literal)| literal));
@@ -174,7 +177,7 @@ fn dimensions(input: &ValueInfoProto) -> Result<(ScalarType, Vec<Dimension>), In
     Ok((elem, dims))
 }
 
-/// Makes the parameters and returns the names of those that are not initializers.
+/// Makes the parameters and returns the names: of inputs that are not initializers, or that take the place of one.
 fn inputs(
     importer: &mut Importer<'_>,
     graph: &GraphProto,
@@ -240,7 +243,10 @@ fn inputs(
         importer.diagnostics.push(Diagnostic::new(codes::OPTION, reason));
     }
     for name in unbound {
-        let reason = format!("--bind {name}: there is no input of this name");
+        let reason = match initializers.contains(name) {
+            true => format!("--bind {name}: the model has this constant, and no input of this name"),
+            false => format!("--bind {name}: there is no input of this name"),
+        };
         importer.diagnostics.push(Diagnostic::new(codes::OPTION, reason));
     }
     names

@@ -153,7 +153,7 @@ fn size(tensor: &TensorProto) -> (u64, u64) {
 
 fn of_model(file: &str, model: &ModelProto, graph: &GraphProto) -> Report {
     let mut open = BTreeSet::new();
-    let inputs: Vec<_> = testset::free_inputs(graph).iter().map(|p| declared(p, &mut open)).collect();
+    let inputs: Vec<_> = testset::inputs_by_default(graph).0.iter().map(|p| declared(p, &mut open)).collect();
     let outputs: Vec<_> = graph.output.iter().map(|p| declared(p, &mut BTreeSet::new())).collect();
     let sets: Vec<String> = model
         .opset_import

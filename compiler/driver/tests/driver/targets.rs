@@ -105,6 +105,10 @@ fn wrong_figures_are_named_with_their_place() {
     check(&["targets", "mtia-300", "--set", "hbm_bandwith=8TB/s"], "did you mean `hbm_bandwidth`?");
     check(&["targets", "mtia-300", "--set", "hbm_bandwidth=8TB"], "the unit is none of GB/s, TB/s");
     check(&["targets", "mtia-300", "--set", "hbm_bandwidth=-8TB/s"], "not a positive number");
+    let beyond = ["clock=1e300GHz", "hbm_bandwidth=1e-30TB/s", "launch=1e12cycle", "hbm=1e-3B"];
+    for figure in beyond {
+        check(&["targets", "mtia-300", "--set", figure], "the value is not between");
+    }
     check(&["targets", "mtia-300", "--set", "rate.mxfp9=8MAC/cycle"], "format `mxfp9`");
     assert!(lacuna_in(at, &["targets", "new", "--from", "mtia-300", "-o", "t.toml"]).status.success());
     let text = fs::read_to_string(at.join("t.toml")).unwrap();

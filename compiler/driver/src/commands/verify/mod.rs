@@ -220,9 +220,10 @@ fn with_data(
     Ok(())
 }
 
-/// Dimensions read off the data, and bindings for inputs that determine a shape; returns the names of the latter.
+/// Dimensions read off the data, and bindings for inputs that determine a shape or that have a default in the model;
+/// returns the names of the latter two.
 ///
-/// Inputs are bound only where the importer asks for constants that depend on nothing but small inputs.
+/// Other inputs are bound only where the importer asks for constants that depend on nothing but small inputs.
 pub(super) fn bind(
     model: &Model,
     settings: &Settings,
@@ -234,6 +235,11 @@ pub(super) fn bind(
     for (name, size) in signature.dims(data) {
         settings.dims.entry(name).or_insert(size);
     }
+    let mut bound = Vec::new();
+    for (name, literal) in signature.overridden(data) {
+        settings.bindings.insert(name.clone(), literal.clone());
+        bound.push(name.clone());
+    }
     // The inputs that some constant depends on, of each constant that is wanted.
     let wanted = |settings: &Settings| -> Vec<Vec<String>> {
         let mut watch = Watch { progress: &context.progress, dump: None };
@@ -242,7 +248,6 @@ pub(super) fn bind(
             Err(failed) => failed.0.into_iter().map(|d| d.inputs).filter(|i| !i.is_empty()).collect(),
         }
     };
-    let mut bound = Vec::new();
     let mut open = wanted(&settings);
     if open.is_empty() {
         return (settings, bound);

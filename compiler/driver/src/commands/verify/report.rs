@@ -82,7 +82,7 @@ pub(super) fn report(
         text += "each half of the samples is scored with what was measured on the other half\n";
     }
     for name in &totals.bound {
-        text += &format!("input `{name}` determines a shape and was bound to its test value\n");
+        text += &format!("input `{name}` was bound to its test value\n");
     }
     let rule = match criterion {
         Criterion::Close { atol, rtol } => closeness(atol, rtol),

@@ -1,0 +1,1 @@
+ByJ0Ч"AsЯ·A√УAkk BФmA▄Д╒A≤nЗAпи#B─╫AkЮ∙A┴КAQ* B
