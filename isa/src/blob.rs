@@ -110,6 +110,18 @@ impl Blob {
         &all[self.offset..self.offset + self.len]
     }
 
+    /// The same bytes, computed now if [`Blob::computed`] made them: what is made from them does not hold on to a chain
+    /// of such blobs.
+    pub fn settled(self) -> Blob {
+        match &self.owner {
+            Owner::Computed(computed) if computed.whole.get().is_none() && self.len == computed.len => {
+                Blob::new(computed.filled())
+            }
+            Owner::Computed(_) => Blob::new(self.bytes().to_vec()),
+            Owner::Whole(_) | Owner::Parts(_) => self,
+        }
+    }
+
     /// The bytes from `offset` on, `len` of them: from where they lie, or computed into `scratch`.
     ///
     /// # Panics

@@ -6,9 +6,7 @@ use indexmap::{IndexMap, IndexSet};
 
 use crate::blob::Blob;
 use crate::object::{Address, Kernel, MemSpace, Object, Port, Transfer};
-
-/// Alignment of weights, states and other tensors in bytes.
-const ALIGN: u64 = 64;
+use crate::timing::ALIGN;
 
 /// Why objects cannot become one.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -68,11 +68,6 @@ impl Target {
         Some(rate(a)?.min(rate(b)?))
     }
 
-    /// The rate of the slowest native format, which any other operand is widened to.
-    pub fn slowest_mac_rate(&self) -> f64 {
-        self.macs_per_cycle.iter().map(|(_, r)| *r).fold(f64::INFINITY, f64::min)
-    }
-
     /// Dense multiply-accumulates per cycle of one DPE for a product of these formats: those that a native pattern skips
     /// count as done. An operand that is not native is widened to the slowest format.
     pub fn product_rate(&self, a: Format, b: Format, pattern: Option<Pattern>) -> f64 {

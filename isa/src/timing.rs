@@ -7,6 +7,12 @@ use crate::program::{Lane, SeBinary, SeOp, SeUnary};
 use crate::target::Target;
 pub use crate::work::{Cost, DPE_COLUMNS, DpeActions, Work};
 
+/// Launches of a chain that may run at once: instructions of a launch wait for the end of the one so many places before it.
+pub const IN_FLIGHT: usize = 4;
+
+/// Alignment of weights, states, other tensors and slots of local memory, in bytes.
+pub const ALIGN: u64 = 64;
+
 /// Issue slots of one SE operation on one element: transcendental functions are polynomials of several slots.
 pub fn op_slots(op: &SeOp) -> u64 {
     let width = |lane: Lane| match lane {

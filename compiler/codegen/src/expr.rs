@@ -80,11 +80,6 @@ impl Expr {
     pub fn is_copy(&self) -> bool {
         matches!(self.nodes[..], [(ExprNode::Leaf(_) | ExprNode::Hero, _)])
     }
-
-    /// Whether the expression has the hero.
-    pub fn has_hero(&self) -> bool {
-        self.nodes.iter().any(|(n, _)| matches!(n, ExprNode::Hero))
-    }
 }
 
 /// Compiles an expression. `streams[i]` is the stream of leaf i, `hero` the register that holds the hero's value or its

@@ -36,12 +36,13 @@ use lacuna_isa::Blob;
 use lacuna_isa::inst::{Inst, InstKind};
 use lacuna_isa::object::{Address, EntryPoint, Launch, MemSpace, Object, ObjectOrigin, Port};
 use lacuna_isa::target::Target;
+use lacuna_isa::timing::{ALIGN, IN_FLIGHT};
 
 pub use crate::check::check;
 use crate::lower::Lowering;
-use crate::memory::{ALIGN, Life, address, plan};
+use crate::memory::{Life, address, plan};
 use crate::place::{StorageId, StorageKind};
-use crate::schedule::{IN_FLIGHT, schedule, temporaries};
+use crate::schedule::{schedule, temporaries};
 use crate::state::Kept;
 pub use crate::state::State;
 pub use crate::zeros::{Form, ProductZeros};
@@ -162,14 +163,18 @@ pub fn generate_with(
 
     schedule(&mut lowering, &kept, target.sram_bytes);
     let mut addresses: SecondaryMap<StorageId, Option<Address>> = SecondaryMap::new();
-    let weights = pack_weights(module, &lowering, &mut addresses)?;
+    let fits = |total: u64| match total > target.hbm_bytes {
+        true => {
+            let reason =
+                format!("it needs {total} bytes of HBM, and {} has {}", target.name, target.hbm_bytes);
+            let hint = "choose a target with more memory, a lower precision or a smaller batch";
+            Err(Failure::of_model("L0402", reason, hint))
+        }
+        false => Ok(()),
+    };
+    let weights = pack_weights(module, &lowering, &mut addresses, &fits)?;
     let (hbm_bytes, sram_bytes) = plan_memory(&lowering, &kept, target, &mut addresses);
-    let total = weights.len() as u64 + hbm_bytes;
-    if total > target.hbm_bytes {
-        let reason = format!("it needs {total} bytes of HBM, and {} has {}", target.name, target.hbm_bytes);
-        let hint = "choose a target with more memory, a lower precision or a smaller batch";
-        return Err(Failure::of_model("L0402", reason, hint));
-    }
+    fits(weights.len() as u64 + hbm_bytes)?;
 
     let tiled = tiled::print(&lowering, module);
     let object = Object {
@@ -264,10 +269,12 @@ fn entry_point(lowering: &Lowering, entry: &Entry, addresses: &Addresses) -> Ent
     }
 }
 
+/// The bytes of all constants, which `fits` accepts before they take memory.
 fn pack_weights(
     module: &Module,
     lowering: &Lowering,
     addresses: &mut SecondaryMap<StorageId, Option<Address>>,
+    fits: &dyn Fn(u64) -> Result<(), Vec<Failure>>,
 ) -> Result<Vec<u8>, Vec<Failure>> {
     let used: BTreeSet<StorageId> =
         lowering.launches.iter().flat_map(|l| l.bases.iter().map(|&(s, _)| s)).collect();
@@ -285,6 +292,7 @@ fn pack_weights(
         addresses[id] = Some(address(MemSpace::Weights, first as u64));
         placed.push((constant, packing, storage, first..end));
     }
+    fits(end as u64)?;
     let mut bytes = vec![0; end];
     for (constant, packing, storage, range) in placed {
         weights::pack_into(constant, packing, storage, &mut bytes[range]).map_err(|reason| {

@@ -1,6 +1,6 @@
 //! From a selected function to kernels and launches, node by node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use cranelift_entity::{PrimaryMap, SecondaryMap};
@@ -59,6 +59,8 @@ pub struct Lowering<'a> {
     pub zeros: &'a SecondaryMap<Node, ProductZeros>,
     /// All allocations.
     pub storages: PrimaryMap<StorageId, Storage>,
+    /// Storages of constants by what they hold.
+    stored: HashMap<StorageKind, StorageId>,
     /// Places of materialised and relabelled values.
     pub places: SecondaryMap<Value, Option<Place>>,
     /// Distinct kernels.
@@ -97,6 +99,7 @@ impl<'a> Lowering<'a> {
             target,
             zeros,
             storages: PrimaryMap::new(),
+            stored: HashMap::new(),
             places: SecondaryMap::new(),
             kernels: IndexSet::new(),
             launches: Vec::new(),
@@ -281,8 +284,8 @@ impl<'a> Lowering<'a> {
 
     /// The storage of a constant in a packing, shared between uses.
     pub fn constant(&mut self, storage: Storage) -> StorageId {
-        let found = self.storages.iter().find(|(_, s)| s.kind == storage.kind).map(|(id, _)| id);
-        found.unwrap_or_else(|| self.storages.push(storage))
+        let kind = storage.kind.clone();
+        *self.stored.entry(kind).or_insert_with(|| self.storages.push(storage))
     }
 
     /// Place of a value that is materialised or relabelled.

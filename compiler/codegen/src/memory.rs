@@ -1,9 +1,7 @@
 //! Planning HBM and shared SRAM: storages whose lives do not overlap share addresses.
 
 use lacuna_isa::object::{Address, MemSpace};
-
-/// Alignment of every allocation in bytes.
-pub const ALIGN: u64 = 64;
+use lacuna_isa::timing::ALIGN;
 
 /// The life of one allocation, in launch numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

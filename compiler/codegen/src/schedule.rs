@@ -7,14 +7,12 @@
 
 use cranelift_entity::SecondaryMap;
 use lacuna_isa::object::Access;
+use lacuna_isa::timing::IN_FLIGHT;
 
 use crate::lower::Lowering;
 use crate::memory::{Life, plan};
 use crate::place::{StorageId, StorageKind};
 use crate::state::Kept;
-
-/// Launches that may be in flight at once (`chain`): one that is as far behind what it depends on waits for nothing.
-pub(crate) const IN_FLIGHT: usize = 4;
 
 /// Launches that are looked at for the next place.
 const WINDOW: usize = 8;

@@ -25,9 +25,6 @@ pub enum Half {
 }
 
 impl Half {
-    /// Both halves.
-    pub const BOTH: [Half; 2] = [Half::Even, Half::Odd];
-
     /// The other one.
     pub const fn other(self) -> Half {
         match self {

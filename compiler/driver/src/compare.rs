@@ -221,7 +221,8 @@ impl OutputStats {
             }
             Criterion::Sqnr { min_db } => {
                 let db = self.sqnr_db();
-                (db < min_db).then(|| format!("SQNR is {db:.2} dB, below {min_db} dB"))
+                // Not a number where the outputs' squares are infinite.
+                (db.is_nan() || db < min_db).then(|| format!("SQNR is {db:.2} dB, below {min_db} dB"))
             }
             Criterion::Report => None,
         }

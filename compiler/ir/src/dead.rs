@@ -1,20 +1,9 @@
-//! Who uses a value, and the removal of what nobody uses.
+//! The removal of nodes and constants that nobody uses.
 
 use cranelift_entity::{PrimaryMap, SecondaryMap};
 
 use crate::module::{ConstId, Constant, Function, Module, Node, NodeData, Value, ValueData, ValueDef};
 use crate::op::Op;
-
-/// The nodes that use each value, in execution order, once per operand position.
-pub fn users(func: &Function) -> SecondaryMap<Value, Vec<Node>> {
-    let mut users: SecondaryMap<Value, Vec<Node>> = SecondaryMap::with_capacity(func.values.len());
-    for (node, data) in &func.nodes {
-        for &arg in &data.args {
-            users[arg].push(node);
-        }
-    }
-    users
-}
 
 /// Removes nodes whose results are not used, then constants that no node names.
 ///
@@ -24,6 +13,11 @@ pub fn dead_code(module: &mut Module) {
     for function in module.functions.values_mut() {
         dead_nodes(function);
     }
+    unused_constants(module);
+}
+
+/// Removes the constants that no node names; the others keep their order and are numbered anew.
+pub fn unused_constants(module: &mut Module) {
     let mut used: SecondaryMap<ConstId, bool> = SecondaryMap::new();
     for function in module.functions.values() {
         for data in function.nodes.values() {

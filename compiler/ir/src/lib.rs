@@ -2,7 +2,7 @@
 //!
 //! Where to look: [`op`] is the operator table, [`types`] and [`infer`] say what each operator accepts and returns,
 //! [`module`] is the container, [`build`] makes functions. [`text`] prints and parses modules, [`verify`] lists and checks
-//! what holds of them, [`eval`] says what they mean; [`fold`] and [`dead`] simplify them by it.
+//! what holds of them, [`eval`] says what they mean, and [`dead`] removes what nobody uses.
 
 mod blocks;
 pub mod build;
@@ -10,7 +10,6 @@ pub mod dead;
 mod entities;
 pub mod eval;
 pub mod expand;
-pub mod fold;
 pub mod infer;
 pub mod module;
 pub mod op;

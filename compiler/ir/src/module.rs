@@ -1,5 +1,6 @@
 //! Modules: one constant pool, functions without captures, entries, and the provenance of every node.
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use cranelift_entity::PrimaryMap;
@@ -167,6 +168,19 @@ impl Function {
             ValueDef::Param(_) => None,
             ValueDef::Result(node, _) => Some(node),
         }
+    }
+
+    /// The nodes that a value depends on, in their order, its own among them; those behind values that `stops` are left out.
+    pub fn nodes_behind(&self, value: Value, mut stops: impl FnMut(Value) -> bool) -> BTreeSet<Node> {
+        let (mut found, mut open) = (BTreeSet::new(), vec![value]);
+        while let Some(value) = open.pop() {
+            if let Some(node) = self.def(value).filter(|_| !stops(value))
+                && found.insert(node)
+            {
+                open.extend(&self.nodes[node].args);
+            }
+        }
+        found
     }
 
     /// The constant that a value is, if a `const` node defines it.

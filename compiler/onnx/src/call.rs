@@ -8,10 +8,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use lacuna_ir::Value;
+use lacuna_isa::format::ScalarType;
 
 use crate::codes;
 use crate::diagnostic::Fail;
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_type};
+use crate::tensor::scalar_type;
 
 /// A node with its operands resolved: tensors, or (for operators on more than tensors) slots.
 pub(crate) struct Call<'a, T = Value> {
@@ -188,6 +190,16 @@ impl<'a, T> Call<'a, T> {
 
     pub fn int(&self, name: &str, default: i64) -> Result<i64, Fail> {
         Ok(self.attr(name, attribute_type::INT)?.map_or(default, |a| a.i))
+    }
+
+    /// The element type whose data type code an attribute is; `None` where it is 0 or not given.
+    pub fn data_type(&self, name: &str) -> Result<Option<ScalarType>, Fail> {
+        let code = self.int(name, 0)?;
+        if code == 0 {
+            return Ok(None);
+        }
+        let known = scalar_type(i32::try_from(code).unwrap_or(-1));
+        known.map(Some).map_err(|r| Fail::new(codes::ELEMENT_TYPE, format!("attribute `{name}`: {r}")))
     }
 
     pub fn flag(&self, name: &str, default: bool) -> Result<bool, Fail> {

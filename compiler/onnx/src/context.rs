@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use cranelift_entity::SecondaryMap;
 use lacuna_ir::eval::Tensor;
 use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ReduceOp, UnaryOp};
 use lacuna_ir::{
@@ -22,6 +23,10 @@ pub(crate) struct Ctx<'m> {
     pub(crate) memo: HashMap<Value, Constant>,
     /// How many conditions are computed at run time and decide whether what is emitted now will be used.
     pub(crate) n_doubtful: u32,
+    /// Which values depend on constants only, of the nodes counted below.
+    pub(crate) fixed: SecondaryMap<Value, bool>,
+    /// Nodes for which that has been asked.
+    pub(crate) n_classified: usize,
     origins: HashMap<(String, String), OriginId>,
 }
 
@@ -56,6 +61,8 @@ impl<'m> Ctx<'m> {
             external,
             memo: HashMap::new(),
             n_doubtful: 0,
+            fixed: SecondaryMap::new(),
+            n_classified: 0,
             origins: HashMap::new(),
         }
     }

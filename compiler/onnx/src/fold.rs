@@ -3,7 +3,7 @@
 //! Integer nodes of small constants fold as they are emitted. Chains from `iota` and of floats stay nodes, which are
 //! cheaper to hold and show their structure; they are computed on demand when a shape or an index depends on them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
 use lacuna_ir::{Blob, Constant, Op, Value};
@@ -42,19 +42,15 @@ impl Ctx<'_> {
     }
 
     /// Whether a value depends on constants only.
-    pub(crate) fn is_constant(&self, value: Value) -> bool {
+    pub(crate) fn is_constant(&mut self, value: Value) -> bool {
         let func = self.b.func();
-        let (mut open, mut seen) = (vec![value], BTreeSet::new());
-        while let Some(v) = open.pop() {
-            let Some(node) = func.def(v) else { return false };
-            if matches!(func.nodes[node].op, Op::Call { .. }) {
-                return false;
-            }
-            if seen.insert(node) {
-                open.extend(&func.nodes[node].args);
-            }
+        // Each node is looked at once, however often and about however long a chain is asked.
+        for (node, data) in func.nodes.iter().skip(self.n_classified) {
+            let fixed = !matches!(data.op, Op::Call { .. }) && data.args.iter().all(|&a| self.fixed[a]);
+            func.nodes[node].results.iter().for_each(|&r| self.fixed[r] = fixed);
         }
-        true
+        self.n_classified = func.nodes.len();
+        self.fixed[value]
     }
 
     /// The value's elements, where they depend on constants only and are few enough.
@@ -65,20 +61,14 @@ impl Ctx<'_> {
         if let Some(known) = self.memo.get(&value) {
             return Some(known.clone());
         }
-        // Definitions precede uses, so the nodes that the value depends on, in their order, are a program.
+        if !self.is_constant(value) {
+            return None;
+        }
         let func = self.b.func();
-        let mut program = BTreeSet::new();
-        let mut open = vec![value];
-        while let Some(v) = open.pop() {
-            let node = func.def(v)?;
-            if func.ty(v).shape.elements() > FOLD_ELEMENTS as u64
-                || matches!(func.nodes[node].op, Op::Call { .. })
-            {
-                return None;
-            }
-            if program.insert(node) {
-                open.extend(&func.nodes[node].args);
-            }
+        let program = func.nodes_behind(value, |_| false);
+        let is_large = |v: &Value| func.ty(*v).shape.elements() > FOLD_ELEMENTS as u64;
+        if program.iter().any(|&node| func.nodes[node].results.iter().any(is_large)) {
+            return None;
         }
         let mut tensors: HashMap<Value, Tensor> = HashMap::new();
         for node in program {

@@ -582,3 +582,35 @@ fn positions_of_the_greatest_are_never_in_the_padding() {
     let y = results(("", "MaxPool", 12), &["x0"], dilated, &x, vec![], 2);
     check(&y[1], &[1, 1, 3], &[1.0, 2.0, 0.0]);
 }
+
+/// In the first operator set the exponent of a norm is a float.
+#[test]
+fn exponents_of_norms_of_the_first_operator_set() {
+    let x = || f32s(&[1, 1, 3], &[3.0, -4.0, 0.0]);
+    let y = results(("", "GlobalLpPool", 1), &["x0"], vec![float("p", 2.0)], &[x()], vec![], 1);
+    check(&y[0], &[1, 1, 1], &[5.0]);
+    let attributes = vec![float("p", 3.0), ints("kernel_shape", &[2])];
+    let y = results(("", "LpPool", 1), &["x0"], attributes, &[x()], vec![], 1);
+    check(&y[0], &[1, 1, 2], &[91f64.cbrt(), 4.0]);
+}
+
+/// A norm without a mean has none among its results.
+#[test]
+fn results_of_a_norm_that_is_not_centred() {
+    let (x, scale) = (f32s(&[1, 4], &[1.0, 2.0, 3.0, 4.0]), constant("k0", F32, &[4], &[1.0; 4]));
+    let op = ("", "SimplifiedLayerNormalization", 17);
+    let y = results(op, &["x0", "k0"], vec![float("epsilon", 0.0)], &[x], vec![scale], 2);
+    check(&y[1], &[1, 1], &[1.0 / 7.5f64.sqrt()]);
+}
+
+/// The last of very many windows has fewer elements than the others.
+#[test]
+fn averages_of_more_windows_than_a_million() {
+    let n = (1 << 20) + 4;
+    let x = f32s(&[1, 1, n], &vec![1.0; n as usize]);
+    for pads in [[0, 1], [1, 0]] {
+        let attributes = vec![ints("kernel_shape", &[2]), ints("pads", &pads)];
+        let y = results(("", "AveragePool", 19), &["x0"], attributes, &[x.clone()], vec![], 1);
+        assert!(y[0].to_f64().iter().all(|&mean| mean == 1.0), "pads {pads:?}");
+    }
+}

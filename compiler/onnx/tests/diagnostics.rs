@@ -187,3 +187,21 @@ fn functions_that_nest_too_deep() {
     let found = import_proto(&nested, &Options::default()).expect_err("too deep");
     assert!(found.iter().all(|d| d.code == "L0207" && d.is_unsupported()), "{}", shown(&found));
 }
+
+#[test]
+fn positions_beyond_their_tensor() {
+    let op = node("MaxUnpool", &["x", "at"], &["y"], vec![ints("kernel_shape", &[2]), ints("strides", &[2])]);
+    let at = constant("at", I64, &[1, 1, 2], &[1.0, 99.0]);
+    let unpool = model(vec![value("x", F32, &[1, 1, 2])], vec![at], vec![op], &["y"]);
+    check(&unpool, "L0111", "index 99 of 4 rows");
+}
+
+/// Four blocks that lie far apart.
+#[test]
+fn an_image_that_is_too_large_for_its_blocks() {
+    let sizes = |name: &str, size: f64| constant(name, I64, &[2], &[size; 2]);
+    let far = vec![ints("strides", &[1 << 19, 1 << 19])];
+    let op = node("Col2Im", &["x", "image", "block"], &["y"], far);
+    let constants = vec![sizes("image", 1_048_575.0), sizes("block", 1.0)];
+    check(&model(vec![value("x", F32, &[1, 1, 4])], constants, vec![op], &["y"]), "L0204", "are supported");
+}

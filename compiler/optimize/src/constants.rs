@@ -3,8 +3,11 @@
 //! A value that only repeats a smaller one stays a `broadcast` of it: the repetition is a view. A reshape shares the
 //! bytes of what it reshapes. What the evaluator cannot compute, or what would be large without need, stays a node.
 
+use std::collections::BTreeSet;
+
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
+use lacuna_ir::dead::unused_constants;
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
 use lacuna_ir::{Blob, ConstId, Constant, Function, Module, Node, NodeData, Op, OriginId, Value};
 use lacuna_isa::format::ScalarType;
@@ -26,7 +29,7 @@ pub fn fold(module: &mut Module) -> Result<(), Error> {
             .map_err(|message| Error::Constant { function: source.name.clone(), message })?;
         module.functions[func] = folded;
     }
-    prune(module);
+    unused_constants(module);
     Ok(())
 }
 
@@ -235,17 +238,20 @@ impl Folder<'_> {
     /// The constant that a recipe computes; `None` if it should or must stay a recipe.
     fn computed(&mut self, node: Node) -> Result<Option<ConstId>, Broken> {
         let result = self.source.nodes[node].results[0];
-        let mut tensors = IndexMap::new();
-        let mut from = Vec::new();
         let bytes = self.source.ty(result).bytes();
-        self.sources(result, &mut IndexMap::new(), &mut from);
+        let program = self.source.nodes_behind(result, |_| false);
+        let read = |&n: &Node| match self.source.nodes[n].op {
+            Op::Const { value } => Some(value),
+            _ => None,
+        };
+        let from: Vec<ConstId> = program.iter().filter_map(read).collect();
         let from_bytes: u64 = from.iter().map(|&c| self.module.constants[c].ty.bytes()).sum();
         if bytes > SMALL_BYTES && bytes / 2 > from_bytes {
             return Ok(None);
         }
         let bytes = match crate::folding::bytes(self.module, self.source, result) {
             Some(bytes) => bytes,
-            None => match self.tensor(result, &mut tensors) {
+            None => match self.tensor(result, &program) {
                 Some(tensor) => Blob::new(tensor.to_bytes()),
                 None => return Ok(None),
             },
@@ -256,56 +262,15 @@ impl Folder<'_> {
         Ok(Some(self.module.constants.push(Constant::computed(ty, bytes, name))))
     }
 
-    /// Constants of the pool that a recipe reads.
-    fn sources(&self, value: Value, seen: &mut IndexMap<Value, ()>, found: &mut Vec<ConstId>) {
-        if seen.insert(value, ()).is_some() {
-            return;
-        }
-        if let Some(node) = self.source.def(value) {
+    /// The value of a recipe, whose nodes are in their order.
+    fn tensor(&self, value: Value, program: &BTreeSet<Node>) -> Option<Tensor> {
+        let mut known: IndexMap<Value, Tensor> = IndexMap::new();
+        for &node in program {
             let data = &self.source.nodes[node];
-            if let Op::Const { value } = data.op {
-                found.push(value);
-            }
-            data.args.iter().for_each(|&a| self.sources(a, seen, found));
+            let args: Vec<&Tensor> = data.args.iter().map(|a| known.get(a)).collect::<Option<_>>()?;
+            let results = eval_op(self.module, &data.op, &args, Mode::Typed).ok()?;
+            known.extend(data.results.iter().copied().zip(results));
         }
-    }
-
-    fn tensor(&self, value: Value, known: &mut IndexMap<Value, Tensor>) -> Option<Tensor> {
-        if let Some(tensor) = known.get(&value) {
-            return Some(tensor.clone());
-        }
-        let data = &self.source.nodes[self.source.def(value)?];
-        let args = data.args.iter().map(|&a| self.tensor(a, known)).collect::<Option<Vec<_>>>()?;
-        let refs: Vec<&Tensor> = args.iter().collect();
-        let tensor = eval_op(self.module, &data.op, &refs, Mode::Typed).ok()?.pop()?;
-        known.insert(value, tensor.clone());
-        Some(tensor)
-    }
-}
-
-/// Drops constants that no function uses; the others keep their order and their bytes.
-fn prune(module: &mut Module) {
-    let mut used = SecondaryMap::new();
-    for node in module.functions.values().flat_map(|f| f.nodes.values()) {
-        if let Op::Const { value } = node.op {
-            used[value] = true;
-        }
-    }
-    let mut moved: SecondaryMap<ConstId, Option<ConstId>> = SecondaryMap::new();
-    let mut pool = cranelift_entity::PrimaryMap::new();
-    for (id, constant) in module.constants.iter() {
-        if used[id] {
-            moved[id] = Some(pool.push(constant.clone()));
-        }
-    }
-    module.constants = pool;
-    for func in functions(module) {
-        for node in module.functions[func].nodes.values_mut() {
-            if let Op::Const { value } = &mut node.op
-                && let Some(to) = moved[*value]
-            {
-                *value = to;
-            }
-        }
+        known.swap_remove(&value)
     }
 }

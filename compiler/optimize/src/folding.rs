@@ -24,14 +24,13 @@ struct View {
 
 /// The dense bytes of a constant recipe; `None` where something else is in it than this file knows.
 pub fn bytes(module: &Module, func: &Function, value: Value) -> Option<Blob> {
-    let mut known = IndexMap::new();
     let data = &func.nodes[func.def(value)?];
     if let Op::MxQuantize { mode, .. } = data.op {
         let elem = func.ty(data.args[0]).elem.scalar()?;
-        let view = view(module, func, data.args[0], &mut known)?;
+        let view = view(module, func, data.args[0])?;
         return grouped((elem, &view.dense_data()), func.ty(value), mode).map(Blob::new);
     }
-    let view = view(module, func, value, &mut known)?;
+    let view = view(module, func, value)?;
     Some(view.dense_data())
 }
 
@@ -86,17 +85,17 @@ fn parts(all: &Blob, dims: [usize; 3], width: usize) -> Option<Vec<(&Blob, [usiz
     parts.iter().map(&mut place).collect()
 }
 
-fn view(module: &Module, func: &Function, value: Value, known: &mut IndexMap<Value, View>) -> Option<View> {
-    if let Some(view) = known.get(&value) {
-        return Some(view.clone());
+/// The view that a recipe is.
+fn view(module: &Module, func: &Function, value: Value) -> Option<View> {
+    let mut known: IndexMap<Value, View> = IndexMap::new();
+    for node in func.nodes_behind(value, |_| false) {
+        let data = &func.nodes[node];
+        let &[result] = &data.results[..] else { return None };
+        let args = data.args.iter().map(|a| known.get(a).cloned()).collect::<Option<Vec<View>>>()?;
+        let from = data.args.first().and_then(|&a| func.ty(a).elem.scalar());
+        known.insert(result, computed(module, &data.op, &args, from, func.ty(result))?);
     }
-    let data = &func.nodes[func.def(value)?];
-    let ty = func.ty(value);
-    let args = data.args.iter().map(|&a| view(module, func, a, known)).collect::<Option<Vec<View>>>()?;
-    let from = data.args.first().and_then(|&a| func.ty(a).elem.scalar());
-    let found = computed(module, &data.op, &args, from, ty)?;
-    known.insert(value, found.clone());
-    Some(found)
+    known.swap_remove(&value)
 }
 
 fn computed(
@@ -227,7 +226,8 @@ fn arithmetic(
     shape: Vec<usize>,
     f: impl Fn(f32, f32) -> f32 + Send + Sync + 'static,
 ) -> View {
-    let (views, dims) = ([x.clone(), y.clone()], shape.clone());
+    let settled = |view: &View| View { data: view.data.clone().settled(), ..view.clone() };
+    let (views, dims) = ([settled(x), settled(y)], shape.clone());
     let fill = move |offset: usize, out: &mut [u8]| {
         let (mut rest, _) = out.as_chunks_mut::<4>();
         let [(a, _), (b, _)] = views.each_ref().map(|v| v.data.bytes().as_chunks::<4>());

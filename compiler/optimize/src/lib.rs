@@ -17,6 +17,7 @@ mod blocks;
 mod bounds;
 mod constants;
 mod cost;
+mod diagonal;
 mod emit;
 mod error;
 mod exact;

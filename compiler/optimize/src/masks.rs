@@ -6,8 +6,10 @@ use egg::Id;
 use indexmap::IndexMap;
 use lacuna_ir::expand::Attention;
 use lacuna_ir::op::{EmptyRow, Real};
+use lacuna_ir::types::Shape;
 use lacuna_isa::format::ScalarType;
 
+use crate::diagonal::{Diagonal, diagonal};
 use crate::extent::value;
 pub use crate::graph::Band;
 use crate::graph::Graph;
@@ -21,6 +23,54 @@ const MAX_ELEMENTS: u64 = 1 << 26;
 
 /// The band that a constant mask `[.., length, keys]` is: of `bool`, or of zeros and numbers that leave no weight.
 pub fn band(g: &Graph, mask: Id) -> Option<Band> {
+    match diagonal(g, mask) {
+        Some(diagonal) => band_of_diagonal(g.shape(mask), &diagonal),
+        None => band_of_rows(g, mask),
+    }
+}
+
+/// Whether a mask keeps a key; no answer where it does more than keep or reject.
+fn kept(is_bool: bool, v: f64) -> Option<bool> {
+    match (is_bool, v) {
+        (true, v) => Some(v != 0.0),
+        (false, 0.0) => Some(true),
+        (false, v) => (v <= LOW).then_some(false),
+    }
+}
+
+/// Whether a mask rejects keys whatever their scores are.
+fn rejects(is_bool: bool, values: &[f64]) -> bool {
+    is_bool || values.iter().all(|&v| v == 0.0 || v == f64::NEG_INFINITY)
+}
+
+/// The keys that are kept, if they are neighbours.
+fn run(is_bool: bool, row: &[f64]) -> Option<Range<usize>> {
+    let kept = |v: f64| kept(is_bool, v);
+    let from = row.iter().position(|&v| kept(v) != Some(false)).unwrap_or(row.len());
+    let n = row[from..].iter().position(|&v| kept(v) != Some(true)).unwrap_or(row.len() - from);
+    row[from + n..].iter().all(|&v| kept(v) == Some(false)).then_some(from..from + n)
+}
+
+/// The band whose mask has one element for each distance of a query from a key.
+fn band_of_diagonal(shape: &Shape, diagonal: &Diagonal) -> Option<Band> {
+    let &[.., keys] = &shape[..] else { return None };
+    let (elements, is_bool) = (&diagonal.elements[..], diagonal.is_bool);
+    let kept = run(is_bool, elements)?;
+    let rejects = rejects(is_bool, elements);
+    if kept == (0..elements.len()) {
+        return Some(Band { causal: None, window: 0, rejects });
+    }
+    if kept.is_empty() {
+        return None;
+    }
+    // The first distance is that of the first query from the last key.
+    let shift = keys as i64 - 1 - kept.start as i64;
+    let window = if kept.end == elements.len() { 0 } else { kept.len() as u64 };
+    Some(Band { causal: Some(shift), window, rejects })
+}
+
+/// The band whose mask is known element by element.
+fn band_of_rows(g: &Graph, mask: Id) -> Option<Band> {
     let shape = g.shape(mask).clone();
     let &[.., length, keys] = &shape[..] else { return None };
     if shape.elements() > MAX_ELEMENTS || shape.elements() == 0 {
@@ -29,21 +79,9 @@ pub fn band(g: &Graph, mask: Id) -> Option<Band> {
     let tensor = value(&g.eg, mask, MAX_ELEMENTS, &mut IndexMap::new())?;
     let values = tensor.to_f64();
     let is_bool = tensor.ints().is_some();
-    // Whether a key is kept; no answer where the mask does more than keep or reject.
-    let kept = |v: f64| match (is_bool, v) {
-        (true, v) => Some(v != 0.0),
-        (false, 0.0) => Some(true),
-        (false, v) => (v <= LOW).then_some(false),
-    };
-    // The keys that a row keeps, if they are neighbours.
-    let run = |row: &[f64]| -> Option<Range<usize>> {
-        let from = row.iter().position(|&v| kept(v) != Some(false)).unwrap_or(row.len());
-        let n = row[from..].iter().position(|&v| kept(v) != Some(true)).unwrap_or(row.len() - from);
-        row[from + n..].iter().all(|&v| kept(v) == Some(false)).then_some(from..from + n)
-    };
     let keys = keys as usize;
-    let rows: Vec<Range<usize>> = values.chunks(keys).map(run).collect::<Option<_>>()?;
-    let rejects = is_bool || values.iter().all(|&v| v == 0.0 || v == f64::NEG_INFINITY);
+    let rows: Vec<Range<usize>> = values.chunks(keys).map(|row| run(is_bool, row)).collect::<Option<_>>()?;
+    let rejects = rejects(is_bool, &values);
     if rows.iter().all(|row| *row == (0..keys)) {
         return Some(Band { causal: None, window: 0, rejects });
     }
@@ -70,8 +108,12 @@ pub fn band(g: &Graph, mask: Id) -> Option<Band> {
 
 /// Whether every row of a constant mask to add has a number above `bound`.
 pub(crate) fn every_row_exceeds(g: &Graph, mask: Id, bound: f64) -> bool {
-    let shape = g.shape(mask);
-    let keys = shape.last().copied().unwrap_or(1).max(1) as usize;
+    let keys = g.shape(mask).last().copied().unwrap_or(1).max(1) as usize;
+    if let Some(diagonal) = diagonal(g, mask) {
+        // The keys of a query are as many distances in a row.
+        let elements = &diagonal.elements;
+        return elements.windows(keys.min(elements.len())).all(|row| row.iter().any(|&v| v > bound));
+    }
     let known = value(&g.eg, mask, MAX_ELEMENTS, &mut IndexMap::new());
     known.is_some_and(|mask| mask.to_f64().chunks(keys).all(|row| row.iter().any(|&v| v > bound)))
 }

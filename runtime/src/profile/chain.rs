@@ -7,14 +7,9 @@
 use lacuna_isa::inst::Engine;
 use lacuna_isa::object::{Buffer, BufferKind};
 use lacuna_isa::target::Target;
+use lacuna_isa::timing::{ALIGN, IN_FLIGHT};
 
 use super::model::{Finished, Ports};
-
-/// Launches of a chain that may run at once: instructions of a launch wait for the end of the one so many places before it.
-pub(super) const IN_FLIGHT: usize = 4;
-
-/// Alignment of a slot in bytes.
-const ALIGN: u64 = 64;
 
 /// Times within a chain, in cycles from its start.
 #[derive(Clone, Default)]

@@ -36,7 +36,7 @@ use lacuna_isa::energy::EnergyByAction;
 use lacuna_isa::inst::{Engine, InstKind};
 use lacuna_isa::object::{Access, EntryPoint, Kernel, Launch, Object, Transfer};
 use lacuna_isa::target::Target;
-use lacuna_isa::timing::{Cost, cost, message};
+use lacuna_isa::timing::{Cost, IN_FLIGHT, cost, message};
 use lacuna_isa::view::Position;
 
 use crate::entry::{EntryStep, plan_entry};
@@ -44,7 +44,7 @@ use crate::machine::LaunchRecord;
 use crate::plan::{KernelPlan, plan_kernel};
 use crate::trap::LoadError;
 use bound::Needs;
-use chain::{Handover, IN_FLIGHT};
+use chain::Handover;
 use masks::Known;
 use model::Simulation;
 pub use path::{Cause, N_CAUSES};

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use lacuna_isa::inst::{Action, Engine};
 use lacuna_isa::target::Target;
-use lacuna_isa::timing::{Cost, Work, cost};
+use lacuna_isa::timing::{Cost, IN_FLIGHT, Work, cost};
 
-use super::chain::{Handover, IN_FLIGHT, Placed};
+use super::chain::{Handover, Placed};
 use super::engine_idx;
 use super::path::{Cause, Moment, N_CAUSES};
 use super::walk::Step;

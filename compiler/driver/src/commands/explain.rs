@@ -48,7 +48,7 @@ fn every_code(markdown: bool) -> Report {
     if markdown {
         text += "# Errors\n\n<!-- Written by `cargo xtask docs` from the tables of codes. -->\n\n\
                  `lacuna explain CODE` prints the same text. The exit status is 1 when outputs differ, 2 for bad usage or \
-                 input, 3 for a model that is not supported, and 4 for a trap.\n";
+                 input, 3 for a model that is not supported, 4 for a trap, and 70 for a fault of the compiler (L0090).\n";
     }
     for (code, title, explanation) in &all {
         let head =

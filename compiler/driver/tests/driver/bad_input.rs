@@ -264,3 +264,25 @@ fn tables_of_codes_whose_blocks_do_not_fit() {
         assert_eq!(json["errors"][0]["node"], "/y", "{scales:?} {zeros:?}: {json}");
     }
 }
+
+/// A long chain of constants is computed node by node, whatever its depth.
+#[test]
+fn long_chains_of_constants() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for op in ["Neg", "Add"] {
+        let mut deep = relu();
+        let graph = deep.graph.as_mut().unwrap();
+        graph.initializer = vec![floats("c0", &[8], &[0.5; 8]), floats("one", &[1], &[1.0])];
+        for i in 0..10_000 {
+            let operands =
+                if op == "Neg" { vec![format!("c{i}")] } else { vec![format!("c{i}"), "one".into()] };
+            let operands: Vec<&str> = operands.iter().map(String::as_str).collect();
+            graph.node.push(node(op, &operands, &format!("c{}", i + 1)));
+        }
+        graph.node.push(node("Mul", &["y", "c10000"], "z"));
+        graph.output[0].name = "z".to_owned();
+        save(&at.join("deep.onnx"), &deep);
+        assert!(lacuna_in(at, &["compile", "deep.onnx", "-o", "deep.lac"]).status.success(), "{op}");
+    }
+}

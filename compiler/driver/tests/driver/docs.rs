@@ -115,12 +115,16 @@ fn check(page: &Path, python: Option<&Path>) -> String {
             }
             ("text", _) => {
                 let Some(printed) = printed.take() else { continue };
+                // Shown lines are some of those that are printed, in their order.
+                let mut rest = printed.lines();
                 for (i, shown) in block.lines().enumerate() {
-                    if printed.lines().any(|line| words(line).contains(&words(shown))) {
+                    let ahead = rest.clone();
+                    if rest.any(|line| words(line).contains(&words(shown))) {
                         continue;
                     }
                     faults.push(format!("{}:{}: {shown}", page.display(), line + i + 1));
-                    if let Some(now) = printed.lines().find_map(|line| alike(line, shown)) {
+                    rest = ahead;
+                    if let Some(now) = rest.find_map(|line| alike(line, shown)) {
                         renewed[line + i] = now;
                     }
                 }

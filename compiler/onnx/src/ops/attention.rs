@@ -5,9 +5,8 @@ use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
 use crate::call::Call;
-use crate::context::{Ctx, invalid, unsupported};
+use crate::context::{Ctx, invalid};
 use crate::diagnostic::Fail;
-use crate::tensor::scalar_type;
 
 type Results = Result<Vec<Value>, Fail>;
 
@@ -104,13 +103,8 @@ pub(super) fn attention(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         }
     }
     shown[2] = scores;
-    let wide = match n.int("softmax_precision", 0)? {
-        0 => scores,
-        code => {
-            let precise = scalar_type(i32::try_from(code).unwrap_or(-1)).map_err(unsupported)?;
-            c.cast(scores, precise)?
-        }
-    };
+    let precise = n.data_type("softmax_precision")?.unwrap_or(c.elem(scores));
+    let wide = c.cast(scores, precise)?;
     let mut weights = c.emit(Op::Softmax { axis: 3, log: false }, &[wide])?;
     // A causal mask alone leaves every row a key.
     let alone = band.is_causal_alone() && n.opt(3).is_none() && n.opt(6).is_none();

@@ -11,6 +11,9 @@ use crate::diagnostic::Fail;
 
 type Results = Result<Vec<Value>, Fail>;
 
+/// More elements, of blocks or of an image, are not told apart at import.
+const MAX_SUMMED: u64 = 1 << 24;
+
 /// Sizes of a sum of overlapping blocks.
 pub(super) struct Blocks {
     pub image: Vec<u64>,
@@ -98,8 +101,11 @@ pub(super) fn overlap_add(
 ) -> Result<Value, Fail> {
     let taken: u64 = blocks.block.iter().product();
     let columns: u64 = blocks.counts.iter().product();
-    if taken.saturating_mul(columns) > 1 << 24 {
-        return Err(unsupported(format!("{columns} blocks of {taken} elements; 2^24 elements are")));
+    let image = Shape(blocks.image.clone()).elements();
+    if taken.saturating_mul(columns).max(image) > MAX_SUMMED {
+        return Err(unsupported(format!(
+            "{columns} blocks of {taken} elements in an image of {image}; at most {MAX_SUMMED} are supported"
+        )));
     }
     let mut sources = blocks.sources();
     let width = sources.iter().map(Vec::len).max().unwrap_or(0).max(1);
@@ -203,7 +209,9 @@ pub(super) fn det(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     }
     let (size, outer) = (shape[rank - 1], Shape(shape[..rank - 2].to_vec()));
     if size > MAX_MATRIX {
-        return Err(unsupported(format!("the determinant of a matrix of {size} rows; {MAX_MATRIX} are")));
+        return Err(unsupported(format!(
+            "the determinant of a matrix of {size} rows; at most {MAX_MATRIX} are supported"
+        )));
     }
     let (elem, wide) = (c.elem(x), wide_type(c.elem(x)));
     let batch = outer.elements();

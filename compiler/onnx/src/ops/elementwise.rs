@@ -188,7 +188,7 @@ pub(super) fn cast_like(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 /// The bits of each element as another type of equal width.
 pub(super) fn bit_cast(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
-    let to = scalar_type(n.int("to", 0)? as i32).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?;
+    let to = n.data_type("to")?.ok_or_else(|| invalid("attribute `to` is missing"))?;
     if to.bits() != c.elem(x).bits() {
         return Err(invalid(format!("BitCast of {} to {to}: their widths differ", c.b.ty(x))));
     }

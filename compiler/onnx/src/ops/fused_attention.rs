@@ -71,7 +71,8 @@ impl Heads {
             scores = masked(c, scores, keep, f64::NEG_INFINITY)?;
         }
         if c.shape(scores)[..] != [batch, heads, rows, columns] {
-            return Err(invalid(format!("the bias of attention does not broadcast to {scores:?}")));
+            let full = Shape(vec![batch, heads, rows, columns]);
+            return Err(invalid(format!("the bias of attention does not broadcast to {full}")));
         }
         let weights = c.emit(Op::Softmax { axis: 3, log: false }, &[scores])?;
         let y = c.contract_to(map("bhqk,bhkd->bhqd")?, elem, weights, self.v)?;

@@ -146,7 +146,9 @@ impl Deform {
         let (&[batch, channels, h, width], &[filters, depth, kh, kw], &[ob, od, oh, ow]) =
             (&x[..], &w[..], &o[..])
         else {
-            return Err(unsupported(format!("a deformable convolution of {x} with {w}; two axes are")));
+            return Err(unsupported(format!(
+                "a deformable convolution of {x} with {w}; one over two axes is supported"
+            )));
         };
         let number = |name: &str| n.int(name, 1).map(|g| u64::try_from(g).unwrap_or(0));
         let (groups, offsets) = (number("group")?, number("offset_group")?);
@@ -227,7 +229,9 @@ pub(super) fn deform_conv(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (elem, wide) = (c.elem(x), wide_type(c.elem(x)));
     let (taken, points, each) = (d.taken(), d.points(), d.channels / d.offsets);
     if taken.saturating_mul(points) > 1 << 24 {
-        return Err(unsupported(format!("a deformable convolution at {points} points; 2^24 are")));
+        return Err(unsupported(format!(
+            "a deformable convolution at {points} points; at most 2^24 are supported"
+        )));
     }
     // A row for each position and group of channels: [batch, h, w, offset groups] rows of [channels of the group].
     let rows = rows_of(c, x)?;

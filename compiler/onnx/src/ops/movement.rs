@@ -262,6 +262,9 @@ pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 }
 
 /// Each dimension gets an outer one that repeats it.
+/// Repetitions along a dimension of tensors of the greatest rank, which are a concatenation.
+const MAX_TILES: usize = 1 << 16;
+
 pub(super) fn tile(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut x = n.input(0)?;
     let mut repeats = c.const_ints(n.input(1)?, "the repeats operand")?;
@@ -290,11 +293,9 @@ pub(super) fn tile(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
             continue;
         }
         if rank == lacuna_ir::types::MAX_RANK {
-            let parts = vec![x; usize::try_from(r).unwrap_or(usize::MAX).min(4096)];
-            if parts.len() as i64 != r {
-                return Err(unsupported(format!("{r} repeats at rank {rank}")));
-            }
-            x = c.concat(&parts, d)?;
+            let n_parts = usize::try_from(r).ok().filter(|&n| n <= MAX_TILES);
+            let n_parts = n_parts.ok_or_else(|| unsupported(format!("{r} repeats at rank {rank}")))?;
+            x = c.concat(&vec![x; n_parts], d)?;
             continue;
         }
         // Merge what is before and after the dimension: the rank stays below the greatest one.

@@ -8,7 +8,6 @@ use super::precision::wide;
 use crate::call::{Call, axes, axis};
 use crate::context::{Ctx, broadcast_shape, invalid, unsupported};
 use crate::diagnostic::Fail;
-use crate::tensor::scalar_type;
 
 type Results = Result<Vec<Value>, Fail>;
 
@@ -117,7 +116,7 @@ fn moments(c: &mut Ctx<'_>, x: Value, over: &[u8], kept: &[u8]) -> Result<(Value
     Ok((mean, var))
 }
 
-/// LayerNormalization, and with `centre` false RMSNormalization.
+/// LayerNormalization, and with `centre` false RMSNormalization, which has no mean among its results.
 ///
 /// A scale and a bias of the operand's type that repeat over nothing but the normalised dimensions are operands of the
 /// norm, which rounds once; others apply to a norm in f32.
@@ -152,17 +151,21 @@ pub(super) fn layer_norm(c: &mut Ctx<'_>, n: &Call<'_>, centre: bool) -> Results
         y = c.cast(y, elem)?;
     }
     let mut results = vec![y];
-    let stash = scalar_type(i32::try_from(n.int("stash_type", 1)?).unwrap_or(-1)).map_err(invalid)?;
+    let stash = n.data_type("stash_type")?.unwrap_or(ScalarType::F32);
     if n.wants(1) || n.wants(2) {
         let x = c.cast(x, wide(elem))?;
-        let mean = c.reduce(ReduceOp::Mean, x, &over, true)?;
-        let distance = c.binary(BinaryOp::Sub, x, mean)?;
+        let mut distance = x;
+        if centre {
+            let mean = c.reduce(ReduceOp::Mean, x, &over, true)?;
+            distance = c.binary(BinaryOp::Sub, x, mean)?;
+            results.push(c.cast(mean, stash)?);
+        }
         let square = c.binary(BinaryOp::Mul, distance, distance)?;
         let var = c.reduce(ReduceOp::Mean, square, &over, true)?;
         let var = c.binary_splat(BinaryOp::Add, var, eps)?;
         let deviation = c.unary(UnaryOp::Sqrt, var)?;
         let inverse = c.unary(UnaryOp::Recip, deviation)?;
-        results.extend([c.cast(mean, stash)?, c.cast(inverse, stash)?]);
+        results.push(c.cast(inverse, stash)?);
     }
     Ok(results)
 }

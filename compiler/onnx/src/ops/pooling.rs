@@ -176,10 +176,18 @@ pub(super) fn max_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(results)
 }
 
+/// Windows along one axis whose elements are counted.
+const MAX_POSITIONS: u64 = 1 << 26;
+
 pub(super) fn average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let Pool { x, kernel, spatial: s } = pool(c, n)?;
     let count_pads = n.flag("count_include_pad", false)?;
     let shape = c.shape(x);
+    if let Some(positions) = s.positions.iter().find(|&&positions| positions > MAX_POSITIONS) {
+        return Err(unsupported(format!(
+            "{positions} windows along an axis; at most {MAX_POSITIONS} are supported"
+        )));
+    }
     // Elements of each window that count, on each axis: those of the operand, and of the model's own pads if asked.
     let counts: Vec<Vec<f64>> = (0..kernel.len())
         .map(|i| {
@@ -193,7 +201,7 @@ pub(super) fn average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
                 let below = |end: u64| end.saturating_sub(start).div_ceil(s.dilations[i]).min(kernel[i]);
                 (below(last) - below(first)) as f64
             };
-            (0..s.positions[i].min(1 << 20)).map(counted).collect()
+            (0..s.positions[i]).map(counted).collect()
         })
         .collect();
     if counts.iter().zip(&kernel).all(|(axis, &k)| axis.iter().all(|&n| n == k as f64)) {
@@ -212,28 +220,33 @@ pub(super) fn average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![sum])
 }
 
+/// The exponent of a norm, a float in the first operator set.
+fn exponent(n: &Call<'_>) -> Result<f64, Fail> {
+    if n.opset < 2 { n.float("p", 2.0) } else { Ok(n.int("p", 2)? as f64) }
+}
+
 /// `|x|^p`.
-fn lp_powers(c: &mut Ctx<'_>, x: Value, p: i64) -> Result<Value, Fail> {
+fn lp_powers(c: &mut Ctx<'_>, x: Value, p: f64) -> Result<Value, Fail> {
     let magnitude = c.unary(UnaryOp::Abs, x)?;
     match p {
-        1 => Ok(magnitude),
-        2 => c.binary(BinaryOp::Mul, x, x),
-        _ => c.binary_splat(BinaryOp::Pow, magnitude, p as f64),
+        1.0 => Ok(magnitude),
+        2.0 => c.binary(BinaryOp::Mul, x, x),
+        _ => c.binary_splat(BinaryOp::Pow, magnitude, p),
     }
 }
 
 /// `sum^(1/p)`.
-fn lp_root(c: &mut Ctx<'_>, sum: Value, p: i64) -> Result<Value, Fail> {
+fn lp_root(c: &mut Ctx<'_>, sum: Value, p: f64) -> Result<Value, Fail> {
     match p {
-        1 => Ok(sum),
-        2 => c.unary(UnaryOp::Sqrt, sum),
-        _ => c.binary_splat(BinaryOp::Pow, sum, 1.0 / p as f64),
+        1.0 => Ok(sum),
+        2.0 => c.unary(UnaryOp::Sqrt, sum),
+        _ => c.binary_splat(BinaryOp::Pow, sum, 1.0 / p),
     }
 }
 
 pub(super) fn lp_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let Pool { x, kernel, spatial: s } = pool(c, n)?;
-    let p = n.int("p", 2)?;
+    let p = exponent(n)?;
     let powers = lp_powers(c, x, p)?;
     let sum = reduce_windows(c, powers, &kernel, &s, 0.0, ReduceOp::Sum)?;
     Ok(vec![lp_root(c, sum, p)?])
@@ -255,7 +268,7 @@ pub(super) fn global_pool(c: &mut Ctx<'_>, n: &Call<'_>, op: ReduceOp) -> Result
 pub(super) fn global_lp_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let x = n.input(0)?;
     let axes = spatial_axes(c, x)?;
-    let p = n.int("p", 2)?;
+    let p = exponent(n)?;
     let powers = lp_powers(c, x, p)?;
     let sum = c.reduce(ReduceOp::Sum, powers, &axes, true)?;
     Ok(vec![lp_root(c, sum, p)?])

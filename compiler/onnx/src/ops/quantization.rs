@@ -8,7 +8,6 @@ use crate::call::Call;
 use crate::codes;
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;
-use crate::tensor::scalar_type;
 
 type Results = Result<Vec<Value>, Fail>;
 
@@ -95,10 +94,7 @@ fn stored(c: &mut Ctx<'_>, n: &Call<'_>, to: ScalarType) -> Result<Option<Value>
 /// `(x - zero) * scale`. Subtraction is exact in i32, or in the result's type for wider codes.
 pub(super) fn dequantize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (x, scale) = (n.input(0)?, n.input(1)?);
-    let to = match n.int("output_dtype", 0)? {
-        0 => c.elem(scale),
-        code => scalar_type(code as i32).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?,
-    };
+    let to = n.data_type("output_dtype")?.unwrap_or(c.elem(scale));
     if !matches!(to, ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16) {
         return Err(Fail::new(codes::ELEMENT_TYPE, format!("the result type is {to}")));
     }
@@ -124,16 +120,10 @@ pub(super) fn dequantize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 /// `saturate(round(x / scale) + zero)`.
 pub(super) fn quantize(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (x, scale) = (n.input(0)?, n.input(1)?);
-    let to = match (n.opt(2), n.int("output_dtype", 0)?) {
-        (Some(zero), _) => c.elem(zero),
-        (None, 0) => ScalarType::U8,
-        (None, code) => scalar_type(code as i32).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?,
-    };
+    let stated = n.data_type("output_dtype")?;
+    let to = n.opt(2).map(|zero| c.elem(zero)).or(stated).unwrap_or(ScalarType::U8);
     // The type of the scale is the default, and f32 is what the quotient is computed in.
-    let precision = match n.int("precision", 0)? {
-        0 => ScalarType::F32,
-        code => scalar_type(i32::try_from(code).unwrap_or(-1)).map_err(invalid)?,
-    };
+    let precision = n.data_type("precision")?.unwrap_or(ScalarType::F32);
     if precision != ScalarType::F32 && precision != c.elem(scale) {
         return Err(unsupported(format!("precision is {precision} where the scale is {}", c.elem(scale))));
     }

@@ -300,6 +300,7 @@ fn weighted(c: &mut Ctx<'_>, x: Value, mut all: Vec<(usize, Taps)>) -> Result<Va
     for (d, taps) in &all {
         y = weighted_axis(c, y, *d, taps)?;
     }
+    // As `saturate_cast` of ONNX's reference does; ONNX Runtime cuts off.
     if elem.is_int() {
         y = c.unary(UnaryOp::Round, y)?;
     }

@@ -19,6 +19,9 @@ const MAX_COMPARISONS: u64 = 1 << 28;
 /// The most passes that known indices are split into where some are equal.
 const MAX_PASSES: usize = 64;
 
+/// The most rows of all passes together.
+const MAX_PASS_ROWS: usize = 1 << 26;
+
 /// More rows than this are not replaced at import.
 const MAX_ROWS: u64 = 1 << 24;
 
@@ -71,6 +74,9 @@ fn scatter(
         return Ok(data);
     }
     let known = c.known_ints(positions).filter(|_| lanes.saturating_mul(rows) <= MAX_ROWS);
+    if let Some(out) = known.iter().flatten().find(|&&p| !(0..rows as i64).contains(&p)) {
+        return Err(invalid(format!("index {out} of {rows} rows")));
+    }
     if let Some(known) = known
         && let Some(passes) = passes(&known, &shape, count, reduction)
     {
@@ -175,7 +181,9 @@ fn passes(known: &[i64], shape: &Shape, count: u64, reduction: Reduction) -> Opt
         };
         let pass = match free {
             Some(pass) => pass,
-            None if passes.len() == MAX_PASSES => return None,
+            None if passes.len() == MAX_PASSES || (passes.len() + 1) * lanes * rows > MAX_PASS_ROWS => {
+                return None;
+            }
             None => {
                 passes.push(vec![0; lanes * rows]);
                 passes.len() - 1

@@ -141,10 +141,7 @@ pub(super) fn eye_like(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     if shape.rank() != 2 {
         return Err(invalid(format!("EyeLike of {}", c.b.ty(x))));
     }
-    let elem = match n.int("dtype", 0)? {
-        0 => c.elem(x),
-        code => scalar_type(code as i32).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?,
-    };
+    let elem = n.data_type("dtype")?.unwrap_or(c.elem(x));
     let row = c.iota(ScalarType::I64, &shape, 0)?;
     let column = c.iota(ScalarType::I64, &shape, 1)?;
     let diagonal = c.binary_splat(BinaryOp::Add, row, n.int("k", 0)? as f64)?;

@@ -32,8 +32,8 @@ pub(super) fn top_k(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     // The order of results that need no order is free.
     n.pass_over(&["sorted"]);
     let extent = shape[axis];
-    let k = u64::try_from(k).ok().filter(|&k| k <= extent);
-    let k = k.ok_or_else(|| invalid(format!("more than the {extent} elements along axis {axis}")))?;
+    let known = u64::try_from(k).ok().filter(|&k| k <= extent);
+    let k = known.ok_or_else(|| invalid(format!("K is {k}, axis {axis} has {extent} elements")))?;
     let greatest = n.flag("largest", true)?;
     // Lines along the axis, as rows.
     let mut perm: Vec<u8> = (0..rank as u8).filter(|&d| usize::from(d) != axis).collect();

@@ -11,10 +11,8 @@ use lacuna_isa::format::ScalarType;
 
 use super::grid::wide_type;
 use crate::call::{Call, axis};
-use crate::codes;
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;
-use crate::tensor::scalar_type;
 
 type Results = Result<Vec<Value>, Fail>;
 
@@ -198,8 +196,7 @@ pub(super) fn stft(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 
 /// A constant of any floating-point or integer type.
 fn constant(c: &mut Ctx<'_>, n: &Call<'_>, shape: Vec<u64>, values: &[f64]) -> Results {
-    let code = i32::try_from(n.int("output_datatype", 1)?).unwrap_or(-1);
-    let elem = scalar_type(code).map_err(|r| Fail::new(codes::ELEMENT_TYPE, r))?;
+    let elem = n.data_type("output_datatype")?.unwrap_or(ScalarType::F32);
     let wide = c.floats(ScalarType::F64, shape, values)?;
     Ok(vec![c.cast(wide, elem)?])
 }

@@ -1,5 +1,7 @@
 //! Functions of blocks, functions that call them, and the replacement of the calls.
 
+use std::collections::BTreeSet;
+
 use cranelift_entity::SecondaryMap;
 use indexmap::IndexMap;
 use lacuna_ir::{
@@ -57,18 +59,19 @@ pub fn function(source: &Function, instance: &Instance) -> Function {
 
 /// Copies a node, and before it what it needs that is not there yet: recipes of constants.
 fn copy(source: &Function, node: Node, out: &mut Function, values: &mut IndexMap<Value, Value>) {
-    let data = &source.nodes[node];
-    for &arg in &data.args {
-        if let Some(def) = source.def(arg).filter(|_| !values.contains_key(&arg)) {
-            copy(source, def, out, values);
-        }
+    let mut needed = BTreeSet::from([node]);
+    for &arg in &source.nodes[node].args {
+        needed.extend(source.nodes_behind(arg, |value| values.contains_key(&value)));
     }
-    let args = data.args.iter().map(|a| values[a]).collect();
-    let types: Vec<TensorType> = data.results.iter().map(|&r| source.ty(r).clone()).collect();
-    let results = push(out, data.op.clone(), args, data.origins.clone(), &types);
-    for (&old, &new) in data.results.iter().zip(&results) {
-        out.values[new].name.clone_from(&source.values[old].name);
-        values.insert(old, new);
+    for node in needed {
+        let data = &source.nodes[node];
+        let args = data.args.iter().map(|a| values[a]).collect();
+        let types: Vec<TensorType> = data.results.iter().map(|&r| source.ty(r).clone()).collect();
+        let results = push(out, data.op.clone(), args, data.origins.clone(), &types);
+        for (&old, &new) in data.results.iter().zip(&results) {
+            out.values[new].name.clone_from(&source.values[old].name);
+            values.insert(old, new);
+        }
     }
 }
 
