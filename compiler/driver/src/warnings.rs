@@ -6,6 +6,7 @@ use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_optimize::weights::{Prune, PruneBy};
 use lacuna_optimize::{Precision, WeightOptions, WeightSparsity};
+use lacuna_runtime::ProfileOptions;
 
 use crate::compiled::Compiled;
 use crate::generation::{options, unchecked};
@@ -14,6 +15,9 @@ use crate::request::Request;
 
 /// A model whose constants are larger is not compiled once more for a comparison.
 const MAX_COMPARED_BYTES: u64 = 1 << 30;
+
+/// A model with a longer launch (instructions and loop rounds of all PEs) is not replayed for a comparison.
+const MAX_COMPARED_STEPS: u64 = 1 << 21;
 
 /// Everything that deserves attention.
 pub fn of(compiled: &Compiled, request: &Request<'_>, progress: &Progress) -> Vec<String> {
@@ -48,13 +52,13 @@ fn slower(compiled: &Compiled, request: &Request<'_>, progress: &Progress) -> Op
         return None;
     }
     progress.step("comparing with f32");
+    let own = cycles(&compiled.object, request.target)?;
     let mut options = options(request.target, Precision::F32);
     // The same zeros; which weights they replace changes no cycle.
     let prune = request.weights.prune.map(|p| Prune { by: PruneBy::Magnitude, ..p });
     options.weights = WeightOptions { prune, ..WeightOptions::default() };
     let selected = lacuna_optimize::select(compiled.optimized.clone(), &options).ok()?;
     let wide = cycles(&unchecked(&selected, request.target, &[]).ok()?.object, request.target)?;
-    let own = cycles(&compiled.object, request.target)?;
     let precision = request.precision;
     (own > wide).then(|| {
         format!(
@@ -64,8 +68,10 @@ fn slower(compiled: &Compiled, request: &Request<'_>, progress: &Progress) -> Op
     })
 }
 
+/// The cycles of an object; `None` where a comparison is not worth the replay.
 fn cycles(object: &Object, target: &Target) -> Option<u64> {
-    lacuna_runtime::profile(object, target, 0).ok().map(|profile| profile.cycles)
+    let options = ProfileOptions { walk_limit: MAX_COMPARED_STEPS, ..ProfileOptions::default() };
+    lacuna_runtime::profile_with(object, target, 0, &options).ok().map(|profile| profile.cycles)
 }
 
 /// That the target has no instruction for a pattern that weights are pruned to, if so.

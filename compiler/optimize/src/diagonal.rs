@@ -5,7 +5,7 @@ use egg::Id;
 use indexmap::IndexMap;
 use lacuna_ir::Op;
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
-use lacuna_ir::op::{BinaryOp, CompareOp, UnaryOp};
+use lacuna_ir::op::{BinaryOp, CompareOp};
 use lacuna_ir::types::Shape;
 use lacuna_isa::format::ScalarType;
 
@@ -174,27 +174,22 @@ fn settled(line: Affine, elements: &Tensor, shape: &Shape) -> Option<Form> {
 
 /// One operator on forms of one shape.
 fn elementwise(g: &Graph, op: &Op, elem: ScalarType, operands: &[Form], shape: &Shape) -> Option<Form> {
-    let whole = |form: &Form| form.integer();
-    match op {
-        Op::Binary { op: op @ (BinaryOp::Add | BinaryOp::Sub) } if elem.is_int() => {
-            let sum = whole(&operands[0])?
-                .plus(&whole(&operands[1])?, if *op == BinaryOp::Add { 1 } else { -1 })?;
-            return counted(sum, elem, shape);
+    let integers: Option<Vec<Affine>> = operands.iter().map(Form::integer).collect();
+    match (op, integers.as_deref()) {
+        (Op::Binary { op: op @ (BinaryOp::Add | BinaryOp::Sub) }, Some([a, b])) => {
+            let sum = a.plus(b, if *op == BinaryOp::Add { 1 } else { -1 });
+            if let Some(form) = sum.and_then(|sum| counted(sum, elem, shape)) {
+                return Some(form);
+            }
         }
-        Op::Unary { op: UnaryOp::Neg } if elem.is_int() => {
-            let zero = Affine { factors: vec![0; shape.rank()], offset: 0 };
-            return counted(zero.plus(&whole(&operands[0])?, -1)?, elem, shape);
-        }
-        Op::Cast { to, .. } if matches!(operands[0], Form::Affine(..)) => {
-            if let Some(form) = counted(whole(&operands[0])?, *to, shape) {
+        (Op::Cast { to, .. }, Some([x])) if matches!(operands[0], Form::Affine(..)) => {
+            if let Some(form) = counted(x.clone(), *to, shape) {
                 return Some(form);
             }
         }
         // What is compared is a distance, whatever each of both counts.
-        Op::Compare { op } => {
-            if let (Some(a), Some(b)) = (whole(&operands[0]), whole(&operands[1])) {
-                let difference = a.plus(&b, -1)?;
-                let (line, positions) = difference.line(shape)?;
+        (Op::Compare { op }, Some([a, b])) => {
+            if let Some((line, positions)) = a.plus(b, -1).and_then(|difference| difference.line(shape)) {
                 let holds = |v: &i64| match op {
                     CompareOp::Eq => *v == 0,
                     CompareOp::Lt => *v < 0,
@@ -296,4 +291,142 @@ impl Affine {
 /// The greatest common divisor, not negative.
 fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a.abs() } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use lacuna_ir::Value;
+    use lacuna_ir::op::BinaryOp::{Add, And, Mul, Or, Sub};
+
+    use super::*;
+    use crate::exact::Input;
+    use crate::extent::value;
+    use crate::masks::{band, band_of_rows};
+    use crate::testing::{Lab, module};
+
+    /// The elements of the result that `build` makes, by the line that they lie on and one by one.
+    fn both(seed: u64, build: impl FnOnce(&mut Lab) -> Value) -> (Graph, Id, Option<Vec<f64>>, Vec<f64>) {
+        let (module, _) = module(seed, false, |l| vec![build(l)]);
+        let func = module.functions[module.entries[0].func].clone();
+        let Input { graph, roots, .. } = Input::read(module, &func, Vec::new()).unwrap();
+        let shape = graph.shape(roots[0]).clone();
+        let &[.., rows, columns] = &shape[..] else { panic!("no matrix") };
+        let line = diagonal(&graph, roots[0]).map(|found| {
+            let n_matrices = (shape.elements() / (rows * columns)) as usize;
+            let at = |r: u64, c: u64| found.elements[(r + columns - 1 - c) as usize % found.elements.len()];
+            let one: Vec<f64> = (0..rows).flat_map(|r| (0..columns).map(move |c| at(r, c))).collect();
+            one.repeat(n_matrices)
+        });
+        let dense = value(&graph.eg, roots[0], 1 << 20, &mut IndexMap::new()).unwrap().to_f64().to_vec();
+        (graph, roots[0], line, dense)
+    }
+
+    /// Numbers of queries and of keys along their axes, as exporters count them.
+    fn positions(l: &mut Lab, [rows, columns]: [u64; 2], elem: ScalarType) -> [Value; 2] {
+        let shape = Shape(vec![1, 1, rows, columns]);
+        let spelled = l.random(3);
+        [(2u8, rows), (3, columns)].map(|(axis, n)| match spelled {
+            0 => l.emit(Op::Iota { elem, shape: shape.clone(), axis }, &[]),
+            1 => {
+                let line = l.emit(Op::Iota { elem, shape: vec![n].into(), axis: 0 }, &[]);
+                l.broadcast(line, &[axis], &shape)
+            }
+            _ => {
+                let line = l.emit(Op::Iota { elem, shape: vec![1, n].into(), axis: 1 }, &[]);
+                let sides = if axis == 2 { [1, n, 1] } else { [1, 1, n] };
+                let side = l.reshape(line, &sides);
+                l.broadcast(side, &[1, 2, 3], &shape)
+            }
+        })
+    }
+
+    /// `bool`, from comparisons of positions with shifts; one that is turned is spelled with its axes exchanged.
+    fn flags(l: &mut Lab, extents: [u64; 2], turned: bool) -> Value {
+        let elem = [ScalarType::I64, ScalarType::I32, ScalarType::F32][l.random(3) as usize];
+        let [mut row, mut column] =
+            positions(l, if turned { [extents[1], extents[0]] } else { extents }, elem);
+        if turned {
+            (row, column) = (column, row);
+        }
+        let shape = l.shape(row);
+        let shift = l.random(7) as f64 - 3.0;
+        let shift = l.splat_of(elem, &shape, shift);
+        let (a, b) = match l.random(4) {
+            0 => (column, l.bin(Add, row, shift)),
+            1 => (l.bin(Sub, row, shift), column),
+            2 => (l.bin(Sub, column, row), shift),
+            _ => (shift, l.bin(Sub, column, row)),
+        };
+        let op = [CompareOp::Lt, CompareOp::Le][l.random(2) as usize];
+        let flags = l.emit(Op::Compare { op }, &[a, b]);
+        if turned { l.permute(flags, &[0, 1, 3, 2]) } else { flags }
+    }
+
+    #[test]
+    fn masks_by_distance_are_what_their_elements_are() {
+        let mut n_bands = 0;
+        for seed in 0..600 {
+            let extents = [seed % 5 + 1, seed / 5 % 7 + 1];
+            let (graph, id, line, dense) = both(seed, |l| {
+                let mut mask = flags(l, extents, seed % 3 == 0);
+                if seed % 2 == 0 {
+                    let other = flags(l, extents, seed % 7 == 0);
+                    mask = l.bin(if seed % 4 == 0 { And } else { Or }, mask, other);
+                }
+                if seed % 5 > 1 {
+                    let shape = l.shape(mask);
+                    let low = [f32::NEG_INFINITY, -1e9, -1e4][l.random(3) as usize];
+                    let (zero, low) = (l.splat(&shape, 0.0), l.splat(&shape, low));
+                    mask = l.emit(Op::Select {}, &[mask, zero, low]);
+                }
+                mask
+            });
+            assert_eq!(line.as_ref(), Some(&dense), "seed {seed}");
+            let is_bool = graph.elem(id) == Some(ScalarType::Bool);
+            let (found, by_rows) = (band(&graph, id), band_of_rows(&graph, id));
+            assert!(found.is_some() || by_rows.is_none(), "seed {seed}: {by_rows:?}");
+            let Some(found) = found else { continue };
+            n_bands += 1;
+            for (i, &v) in dense.iter().enumerate() {
+                let (row, column) = (i as i64 / extents[1] as i64, i as i64 % extents[1] as i64);
+                let ends = found.causal.is_none_or(|shift| {
+                    let at = row + shift;
+                    column <= at && (found.window == 0 || column > at - found.window as i64)
+                });
+                assert_eq!(ends, if is_bool { v != 0.0 } else { v == 0.0 }, "seed {seed}: {found:?} at {i}");
+            }
+        }
+        assert!(n_bands > 300, "{n_bands}");
+    }
+
+    /// Slices, steps, and numbers of a distance.
+    #[test]
+    fn other_constants_by_distance() {
+        for seed in 0..100 {
+            let (_, _, line, dense) = both(seed, |l| {
+                let [row, column] = positions(l, [9, 11], ScalarType::I32);
+                let distance = l.bin(Sub, row, column);
+                let numbers = l.emit(Op::Cast { to: ScalarType::F32, saturate: true }, &[distance]);
+                let slopes = l.splat(&[1, 1, 9, 11], -0.3);
+                let bias = l.bin(Mul, numbers, slopes);
+                let step = 1 + l.random(2) as i64;
+                let (starts, steps) = (vec![0, 0, l.random(2) as i64, 1], vec![1, 1, step, step]);
+                l.emit(Op::Slice { starts, shape: vec![1, 1, 4, 5].into(), steps }, &[bias])
+            });
+            assert_eq!(line, Some(dense), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn what_depends_on_more_than_a_distance_is_none() {
+        let (_, _, line, _) = both(1, |l| positions(l, [3, 4], ScalarType::F32)[1]);
+        assert_eq!(line, None);
+        let (_, _, line, _) = both(1, |l| {
+            let [row, column] = positions(l, [3, 4], ScalarType::I32);
+            let sum = l.bin(Add, row, column);
+            let three = l.splat_of(ScalarType::I32, &[1, 1, 3, 4], 3.0);
+            l.emit(Op::Compare { op: CompareOp::Le }, &[sum, three])
+        });
+        assert_eq!(line, None);
+    }
 }

@@ -70,7 +70,7 @@ fn band_of_diagonal(shape: &Shape, diagonal: &Diagonal) -> Option<Band> {
 }
 
 /// The band whose mask is known element by element.
-fn band_of_rows(g: &Graph, mask: Id) -> Option<Band> {
+pub(crate) fn band_of_rows(g: &Graph, mask: Id) -> Option<Band> {
     let shape = g.shape(mask).clone();
     let &[.., length, keys] = &shape[..] else { return None };
     if shape.elements() > MAX_ELEMENTS || shape.elements() == 0 {
@@ -111,8 +111,8 @@ pub(crate) fn every_row_exceeds(g: &Graph, mask: Id, bound: f64) -> bool {
     let keys = g.shape(mask).last().copied().unwrap_or(1).max(1) as usize;
     if let Some(diagonal) = diagonal(g, mask) {
         // The keys of a query are as many distances in a row.
-        let elements = &diagonal.elements;
-        return elements.windows(keys.min(elements.len())).all(|row| row.iter().any(|&v| v > bound));
+        let rejected = diagonal.elements.split(|&v| v > bound).map(<[f64]>::len).max().unwrap_or(0);
+        return rejected < keys.min(diagonal.elements.len());
     }
     let known = value(&g.eg, mask, MAX_ELEMENTS, &mut IndexMap::new());
     known.is_some_and(|mask| mask.to_f64().chunks(keys).all(|row| row.iter().any(|&v| v > bound)))

@@ -156,8 +156,11 @@ impl<'m> Lab<'m> {
     }
 
     pub fn splat(&mut self, shape: &[u64], value: f32) -> Value {
-        let ty = TensorType::new(self.numbers.elem, shape);
-        let code = self.numbers.elem.encode(f64::from(value));
+        self.splat_of(self.numbers.elem, shape, f64::from(value))
+    }
+
+    pub fn splat_of(&mut self, elem: ScalarType, shape: &[u64], value: f64) -> Value {
+        let (ty, code) = (TensorType::new(elem, shape), elem.encode(value));
         self.b.constant(Constant::new(ty, ConstantData::Splat(code), "")).unwrap()
     }
 
@@ -179,8 +182,7 @@ impl<'m> Lab<'m> {
     }
 
     pub fn int_splat(&mut self, shape: &[u64], value: i32) -> Value {
-        let ty = TensorType::new(ScalarType::I32, shape);
-        self.b.constant(Constant::new(ty, ConstantData::Splat(u64::from(value as u32)), "")).unwrap()
+        self.splat_of(ScalarType::I32, shape, f64::from(value))
     }
 
     /// A constant whose elements are zero but for the last.

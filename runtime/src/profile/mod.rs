@@ -26,11 +26,10 @@ mod chain;
 mod masks;
 mod model;
 mod path;
+mod steps;
 mod walk;
 
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use lacuna_isa::energy::EnergyByAction;
 use lacuna_isa::inst::{Engine, InstKind};
@@ -48,6 +47,7 @@ use chain::Handover;
 use masks::Known;
 use model::Simulation;
 pub use path::{Cause, N_CAUSES};
+use steps::{Class, Steps};
 use walk::{Step, TooLong, walk};
 
 /// What limits a launch from below.
@@ -408,22 +408,7 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// The first PE of each class of equal dynamic instructions, told apart by 128 bits of their hash, with the size of
-    /// the class.
-    fn classes(&self) -> Result<Vec<(usize, u64)>, LoadError> {
-        let mut classes: HashMap<[u64; 2], (usize, u64)> = HashMap::new();
-        for pe in 0..self.plan.n_pes() {
-            let mut hashers = [DefaultHasher::new(), DefaultHasher::new()];
-            hashers[1].write_u8(1);
-            self.walk(pe, &mut |step| hashers.iter_mut().for_each(|hasher| step.hash(hasher)))?;
-            classes.entry(hashers.map(|hasher| hasher.finish())).or_insert((pe, 0)).1 += 1;
-        }
-        let mut classes: Vec<_> = classes.into_values().collect();
-        classes.sort_unstable();
-        Ok(classes)
-    }
-
-    fn walk(&self, pe: usize, visit: &mut dyn FnMut(&Step)) -> Result<(), LoadError> {
+    fn walk(&self, pe: usize, visit: &mut dyn FnMut(usize, &Step)) -> Result<(), LoadError> {
         let mut start = Position { coords: self.plan.coords(pe), ..Position::default() };
         start.params.iter_mut().zip(&self.launch.params).for_each(|(value, &first)| *value = first);
         let left = walk(self.plan, start, self.known, self.left.get(), visit).map_err(|TooLong| {
@@ -445,7 +430,10 @@ impl Replay<'_> {
         let mut far_bytes = vec![0; launch.bases.len()];
         let mut gated = Vec::new();
         let mut latest = f64::MIN;
-        for (pe, n) in self.classes()? {
+        let mut steps = Steps::new(target, plan.kernel.code.len());
+        for Class { pe, n_pes: n, sequence } in
+            steps.classes(plan.n_pes(), |pe, visit| self.walk(pe, visit))?
+        {
             let mut simulation = Simulation::new(&placed, target, plan.n_pes() as f64, handover);
             let mut visit = |name, engine, start: u64, cycles| {
                 if events.len() < MAX_EVENTS {
@@ -453,16 +441,21 @@ impl Replay<'_> {
                     events.push(TraceEvent { name, launch: position, pe, engine, start, cycles });
                 }
             };
-            self.walk(pe, &mut |step| {
-                let work = step.work();
-                let cost = cost(&work, target);
-                report.charge(step.engine, &cost, n);
-                needs.product(&work, cost.macs, n, target);
+            let mut replay = |(step, cost): (&Step, &Cost)| {
+                report.charge(step.engine, cost, n);
+                needs.product(&step.work(), cost.macs, n, target);
                 if let Some(register) = step.register {
                     far_bytes[usize::from(register)] += cost.hbm_bytes * n;
                 }
-                simulation.step(step, &mut visit);
-            })?;
+                simulation.step(step, cost, &mut visit);
+            };
+            match sequence {
+                Some(numbers) => numbers.into_iter().for_each(|number| replay(steps.get(number as usize))),
+                None => self.walk(pe, &mut |pc, step| {
+                    let number = steps.number(pc, step);
+                    replay(steps.get(number));
+                })?,
+            }
             let finished = simulation.finish(&mut visit);
             if finished.end > latest {
                 (latest, report.path) = (finished.end, finished.path);

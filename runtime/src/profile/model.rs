@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use lacuna_isa::inst::{Action, Engine};
 use lacuna_isa::target::Target;
-use lacuna_isa::timing::{Cost, IN_FLIGHT, Work, cost};
+use lacuna_isa::timing::{Cost, IN_FLIGHT, Work};
 
 use super::chain::{Handover, Placed};
 use super::engine_idx;
@@ -228,7 +228,7 @@ impl<'t> Simulation<'t> {
     }
 
     /// The next instruction.
-    pub fn step(&mut self, step: &Step, visit: Visit<'_>) {
+    pub fn step(&mut self, step: &Step, need: &Cost, visit: Visit<'_>) {
         let target = self.target;
         let begin = self.start;
         self.issued.advance(Cause::Issue, self.issued.at + target.issue_cycles as f64, begin);
@@ -256,10 +256,10 @@ impl<'t> Simulation<'t> {
             }
             return;
         }
-        let need = cost(&step.work(), target);
         if step.engine == Engine::FiStore {
             let slots = self.slots.iter().map(|&(buffer, at, _)| (buffer, at)).collect();
-            self.waiting.push_back(Waiting { mnemonic: step.mnemonic, earliest: start, need, slots });
+            let waiting = Waiting { mnemonic: step.mnemonic, earliest: start, need: *need, slots };
+            self.waiting.push_back(waiting);
             return;
         }
         let aside = step
@@ -269,8 +269,8 @@ impl<'t> Simulation<'t> {
         start = start.max(aside.map_or(self.queues[engine], |by| self.held_queue[by]));
         let mut busy = need.cycles as f64;
         let past = self.past();
-        let [transfer, answer] = causes(&need);
-        let (port, occupied, delay) = self.port(&need);
+        let [transfer, answer] = causes(need);
+        let (port, occupied, delay) = self.port(need);
         let mut latency = 0.0;
         let mut cause = Cause::Engine(step.engine);
         if occupied > 0.0 {

@@ -117,10 +117,10 @@ struct Walker<'a, 'v> {
     masks: Masks<'a>,
     at: Position,
     left: u64,
-    visit: &'v mut dyn FnMut(&Step),
+    visit: &'v mut dyn FnMut(usize, &Step),
 }
 
-/// Calls `visit` for the dynamic instructions of the PE at `start`, in program order; `known` is the launch.
+/// Calls `visit` for the dynamic instructions of the PE at `start` with their places in the code, in program order; `known` is the launch.
 /// Returns how much of `limit` is left.
 ///
 /// # Errors
@@ -130,7 +130,7 @@ pub(super) fn walk(
     start: Position,
     known: Known<'_>,
     limit: u64,
-    visit: &mut dyn FnMut(&Step),
+    visit: &mut dyn FnMut(usize, &Step),
 ) -> Result<u64, TooLong> {
     let masks = Masks::new(plan.kernel, known);
     let mut walker = Walker { plan, known, masks, at: start, left: limit, visit };
@@ -181,7 +181,7 @@ impl Walker<'_, '_> {
         let kind = kernel.code[pc].kind;
         let (slots, amount) = match kind {
             InstKind::Loop { trip, level, stages } => {
-                self.push(kind, Vec::new(), Amount::Control);
+                self.push(pc, Vec::new(), Amount::Control);
                 return self.repeat(pc, trip, usize::from(level), stages);
             }
             InstKind::Launch { .. } | InstKind::Chain { .. } | InstKind::End {} | InstKind::Halt {} => {
@@ -316,7 +316,7 @@ impl Walker<'_, '_> {
             InstKind::Send { .. } => (Vec::new(), Amount::Control),
             InstKind::Recv { .. } => (Vec::new(), Amount::Control),
         };
-        self.push(kind, slots, amount);
+        self.push(pc, slots, amount);
         Ok(())
     }
 
@@ -325,7 +325,8 @@ impl Walker<'_, '_> {
         Ok(())
     }
 
-    fn push(&mut self, kind: InstKind, slots: Vec<SlotUse>, amount: Amount) {
+    fn push(&mut self, pc: usize, slots: Vec<SlotUse>, amount: Amount) {
+        let kind = self.plan.kernel.code[pc].kind;
         self.masks.step(kind, &slots, &self.at);
         let gate = match kind {
             InstKind::Gate { engine, on } => Some((engine, on)),
@@ -337,7 +338,7 @@ impl Walker<'_, '_> {
         });
         let held = register.and_then(|register| self.known.held[usize::from(register)]);
         let (mnemonic, engine) = (kind.mnemonic(), kind.engine());
-        (self.visit)(&Step { mnemonic, engine, slots, gate, register, held, amount });
+        (self.visit)(pc, &Step { mnemonic, engine, slots, gate, register, held, amount });
     }
 
     fn repeat(&mut self, pc: usize, trip: u16, level: usize, stages: u8) -> Result<(), TooLong> {

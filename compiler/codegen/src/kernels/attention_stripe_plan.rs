@@ -135,7 +135,7 @@ pub(super) fn stripe_tiles(a: &Attention, sizes: &Sizes, target: &Target) -> Vec
     }
     let (pes, attentions) = (u64::from(target.n_pes()), sizes.batch * sizes.groups);
     let filling = (1..=16).map(|rounds| rounds * pes / attentions);
-    let parts = (1..=8).flat_map(|n| [pes / n, pes * n]);
+    let parts = (1..=8).flat_map(|n| [pes / n, pes * n]).chain([12, 16, 24, 32].map(|n| pes * n));
     let mut stripes: Vec<u64> =
         filling.chain(parts).filter(|n| (2..=MAX_STRIPES).contains(n) && 2 * n <= sizes.length).collect();
     stripes.sort_unstable();
@@ -144,7 +144,8 @@ pub(super) fn stripe_tiles(a: &Attention, sizes: &Sizes, target: &Target) -> Vec
     for stripes in stripes {
         for keys in (1..=8).map(|n| n * DPE_COLUMNS) {
             let round = stripes / gcd(stripes, keys);
-            if round <= MAX_ROUND && keys <= MAX_HIDDEN * stripes {
+            let steps = stripes * attentions * sizes.keys.div_ceil(keys);
+            if round <= MAX_ROUND && keys <= MAX_HIDDEN * stripes && steps <= MAX_STEPS {
                 tiles.push([stripes, keys]);
             }
         }
@@ -157,13 +158,15 @@ fn gcd(a: u64, b: u64) -> u64 {
 }
 
 /// Stripes of fewer queries are all diagonal.
-const MAX_STRIPES: u64 = 512;
+const MAX_STRIPES: u64 = 2048;
 /// A round is that many copies of the code of a tile.
 const MAX_ROUND: u64 = 12;
 /// Copies of it for all parts of the loop over keys, between which pieces of stripes are transferred.
 const MAX_COPIES: u64 = 24;
 /// Rows with hidden keys of a tile, one instruction each.
 const MAX_HIDDEN: u64 = 4;
+/// Steps of all stripes: each is a round of a loop on some PE, which a replay goes through one by one.
+const MAX_STEPS: u64 = 1 << 23;
 /// Instructions of a step of stripes without hidden keys.
 const STRIPE_INSTRUCTIONS: f64 = 10.0;
 /// The last steps of a stripe are short.

@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{Dim, F32, floats, json_in, lacuna_in, model, names, node, port, relu, save, testdata};
+use crate::common::{
+    Dim, F32, I64, floats, json_in, lacuna_in, model, names, node, port, relu, save, testdata,
+};
 use lacuna_isa::Blob;
 use lacuna_isa::object::Object;
 use lacuna_isa::program::{SeBinary, SeOp};
+use lacuna_onnx::proto::{AttributeProto, TensorProto};
 
 fn verified(model: &str, options: &[&str]) -> (i32, serde_json::Value) {
     let path = testdata(model);
@@ -322,4 +325,62 @@ fn dimensions_come_from_the_data() {
     }
     let (exit, value) = json_in(folder.path(), &["verify", "set"]);
     assert_eq!(exit, 0, "{value}");
+}
+
+/// Attention over 131,072 tokens, one operator or spelled out, has no tensor that grows with their square.
+#[test]
+fn long_attention_compiles() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let length = 131_072;
+    let dims = [1, 2, length, 64].map(Dim::N);
+    let ports = |names: &[&str]| names.iter().map(|name| port(name, F32, &dims)).collect::<Vec<_>>();
+    let attribute = |name: &str, i: i64, ints: &[i64]| {
+        let r#type = if ints.is_empty() { 2 } else { 7 };
+        AttributeProto { name: name.to_owned(), i, ints: ints.to_vec(), r#type, ..AttributeProto::default() }
+    };
+    let mut one = node("Attention", &["q", "k", "v"], "y");
+    one.attribute.push(attribute("is_causal", 1, &[]));
+    let mut turned = node("Transpose", &["k"], "t");
+    turned.attribute.push(attribute("perm", 0, &[0, 1, 3, 2]));
+    let spelled = vec![
+        node("Range", &["zero", "length", "step"], "at"),
+        node("Unsqueeze", &["at", "step1"], "query"),
+        node("LessOrEqual", &["at", "query"], "keep"),
+        turned,
+        node("MatMul", &["q", "t"], "scores"),
+        node("Where", &["keep", "scores", "low"], "masked"),
+        node("Softmax", &["masked"], "weights"),
+        node("MatMul", &["weights", "v"], "y"),
+    ];
+    for nodes in [vec![one], spelled] {
+        let mut long = model(ports(&["q", "k", "v"]), nodes, ports(&["y"]));
+        long.opset_import[0].version = 23;
+        let graph = long.graph.as_mut().unwrap();
+        let ints = |name: &str, dims: &[i64], value: i64| TensorProto {
+            name: name.to_owned(),
+            dims: dims.to_vec(),
+            data_type: I64,
+            int64_data: vec![value],
+            ..TensorProto::default()
+        };
+        graph.initializer = vec![
+            ints("zero", &[], 0),
+            ints("length", &[], length),
+            ints("step", &[], 1),
+            ints("step1", &[1], 1),
+            floats("low", &[], &[-1e4]),
+        ];
+        save(&at.join("long.onnx"), &long);
+        for (target, precision) in [("mtia-300", "mxfp8"), ("mtia-500", "f32"), ("tpu-v5p", "bf16")] {
+            let options =
+                ["compile", "long.onnx", "-o", "long.lac", "--target", target, "--precision", precision];
+            let output = lacuna_in(at, &options);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let object = Object::read(&Blob::new(fs::read(at.join("long.lac")).unwrap())).unwrap();
+            // Queries, keys, values and results in their own formats and in those of the kernel.
+            assert!(object.hbm_bytes <= 8 * 2 * length as u64 * 64 * 4, "{}", object.hbm_bytes);
+            assert!(object.weights.len() < 1 << 20);
+        }
+    }
 }
