@@ -114,6 +114,10 @@ fn matrices_are_picked_in_the_product() {
     // Indices of another dimension.
     let second = Case { axis: 1, ..case("sk,ksn->sn", &[3, 64], &[64, 5, 96], Some(&[3])) };
     check(second, true);
+    // The indices stand between the columns of a matrix, or in their way.
+    let between = Case { axis: 1, ..case("rk,nspk->nspr", &[4, 64], &[3, 4, 32, 64], Some(&[2])) };
+    check(between, false);
+    check(case("sk,snpk->pns", &[3, 64], &[4, 32, 5, 64], Some(&[3])), false);
     // A table that the program brings has no panels.
     let (module, inputs) =
         module(Case { constant: false, ..case("sk,snk->sn", &[3, 60], &[5, 40, 60], Some(&[3])) });

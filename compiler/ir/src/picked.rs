@@ -57,16 +57,24 @@ impl Function {
         let (labels, other) = if operand == 0 { (&map.a, &map.b) } else { (&map.b, &map.a) };
         let shape = &self.ty(node.args[operand]).shape;
         let (mut kept, mut sums) = (true, false);
+        let mut columns = Vec::new();
         for (d, (&label, &n)) in labels.iter().zip(shape.iter()).enumerate() {
             match (map.out.contains(&label), other.contains(&label)) {
                 (out, _) if picked.index_dim(d).is_some() => kept &= out,
                 // The batch is that of the indices.
                 (true, true) => kept = false,
-                (true, false) => picked.columns *= n,
+                (true, false) if n > 1 => {
+                    picked.columns *= n;
+                    columns.push(label);
+                }
+                (true, false) => {}
                 (false, _) => sums |= n > 1,
             }
         }
-        (kept && sums && picked.columns > 1).then_some(picked)
+        // The columns of a matrix are one run of the result's.
+        let first = map.out.iter().position(|label| columns.first() == Some(label));
+        let run = first.is_some_and(|first| map.out[first..].starts_with(&columns));
+        (kept && sums && run).then_some(picked)
     }
 }
 

@@ -73,10 +73,12 @@ impl Contraction<'_> {
 
     /// Whether a constant has panels: each of its matrices has some of its own, and a box of them fits a view.
     fn packs(&self, dims: &[ResultDim]) -> bool {
+        let is_picked = self.picked.is_some();
         let moved = |d: &&ResultDim| {
-            d.role == Role::Batch && d.space.walks.last().is_some_and(|walk| walk.stride != 0)
+            let moves = d.space.walks.last().is_some_and(|walk| walk.stride != 0);
+            d.role == Role::Batch && moves && (d.apart || !is_picked)
         };
-        let matrices = if self.picked.is_some() { 1 } else { dims.iter().filter(moved).count() };
+        let matrices = dims.iter().filter(moved).count() + usize::from(is_picked);
         // Besides, a box has panels, what is summed, and the columns of a panel.
         let fits = matrices + self.summed.len() + 2 <= VIEW_DIMS;
         matrices == 0 || (fits && self.extent(&self.columns).is_multiple_of(PANEL))

@@ -32,8 +32,10 @@ pub struct ResultDim {
     /// Its role.
     pub role: Role,
     /// Movement of the result (0), of the epilogue's loads (1..), of the first and second operand (last two). Of a second operand
-    /// that is picked, batch dimensions move the indices.
+    /// that is picked, batch dimensions move the indices, but for columns apart, which move the matrices.
     pub space: SpaceDim,
+    /// Whether it is columns that merge with no other, and so are a dimension of the batch.
+    pub apart: bool,
     /// For a row that is a window position: which summed dimension its kernel is, step, dilation, size of the kernel.
     pub window: Option<Window>,
 }

@@ -17,14 +17,14 @@ pub(super) fn roles(batch: Vec<SpaceDim>, rows: Vec<SpaceDim>, cols: Vec<SpaceDi
     let extra_rows = rows.len().saturating_sub(2);
     let extra_cols = cols.len().saturating_sub(1);
     let mut dims = Vec::new();
-    let mut add = |role: Role, spaces: &[SpaceDim]| {
-        dims.extend(spaces.iter().map(|s| ResultDim { role, space: s.clone(), window: None }));
+    let mut add = |role: Role, apart: bool, spaces: &[SpaceDim]| {
+        dims.extend(spaces.iter().map(|s| ResultDim { role, space: s.clone(), apart, window: None }));
     };
-    add(Role::Batch, &batch);
-    add(Role::Batch, &rows[..extra_rows]);
-    add(Role::Batch, &cols[..extra_cols]);
-    add(Role::Row, &rows[extra_rows..]);
-    add(Role::Column, &cols[extra_cols..]);
+    add(Role::Batch, false, &batch);
+    add(Role::Batch, false, &rows[..extra_rows]);
+    add(Role::Batch, true, &cols[..extra_cols]);
+    add(Role::Row, false, &rows[extra_rows..]);
+    add(Role::Column, false, &cols[extra_cols..]);
     dims
 }
 

@@ -186,16 +186,20 @@ pub fn second_tile(problem: &Problem, plan: &Plan) -> (Tile, Order) {
 fn second_batch(problem: &Problem) -> Vec<TileDim> {
     match &problem.pick {
         Some(pick) => {
-            vec![TileDim { axis: None, size: 1, stride: pick.stride, origin: 0, bound: pick.bound }]
+            let mut dims =
+                vec![TileDim { axis: None, size: 1, stride: pick.stride, origin: 0, bound: pick.bound }];
+            dims.extend(second_moves(problem, |d| d.apart));
+            dims
         }
-        None => second_moves(problem),
+        None => second_moves(problem, |_| true),
     }
 }
 
-/// The dimensions of the batch that move the second operand, or its indices.
-fn second_moves(problem: &Problem) -> Vec<TileDim> {
+/// Those dimensions of the batch that move the second operand, or its indices.
+fn second_moves(problem: &Problem, which: impl Fn(&ResultDim) -> bool) -> Vec<TileDim> {
     let walk = |d: &ResultDim| d.space.walks[d.space.walks.len() - 1];
-    let batch = problem.dims.iter().enumerate().filter(|(_, d)| d.role == Role::Batch && walk(d).stride != 0);
+    let moves = |d: &ResultDim| d.role == Role::Batch && walk(d).stride != 0 && which(d);
+    let batch = problem.dims.iter().enumerate().filter(|(_, d)| moves(d));
     let dim = |(d, dim)| TileDim {
         axis: Some((d, 1)),
         size: 1,
@@ -209,13 +213,14 @@ fn second_moves(problem: &Problem) -> Vec<TileDim> {
 /// The box of the index that picks the second operand, where it is picked.
 pub fn index_tile(problem: &Problem) -> Option<Tile> {
     let pick = problem.pick.as_ref()?;
-    Some(Tile { storage: pick.storage, offset: pick.offset, dims: second_moves(problem), k_dim: None })
+    let dims = second_moves(problem, |d| !d.apart);
+    Some(Tile { storage: pick.storage, offset: pick.offset, dims, k_dim: None })
 }
 
 /// The axes that move the second operand's box, as a box.
 pub fn moved_second(problem: &Problem, mut tile: Tile) -> Tile {
     if problem.pick.is_some() {
-        tile.dims.splice(..1, second_moves(problem));
+        tile.dims.splice(..1, second_moves(problem, |d| !d.apart));
     }
     tile
 }
