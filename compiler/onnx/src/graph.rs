@@ -11,14 +11,16 @@ pub(crate) use crate::importer::Importer;
 use crate::importer::{MAX_DEPTH, MAX_NODES};
 use crate::ops;
 use crate::opset::{CONVERT, NO_OPSET, opset};
+use crate::order::in_order;
 use crate::proto::{AttributeProto, FunctionProto, NodeProto};
 use crate::slot::Slot;
 
 impl Importer<'_> {
-    /// Lowers nodes in order.
-    pub fn nodes<'n>(&mut self, nodes: impl Iterator<Item = &'n NodeProto> + Clone) {
+    /// Lowers nodes, results before their uses.
+    pub fn nodes<'n>(&mut self, nodes: impl Iterator<Item = &'n NodeProto>) {
         let arguments = Rc::clone(&self.arguments);
-        let mut rest = nodes;
+        let order = in_order(nodes.collect());
+        let mut rest = order.iter().copied();
         loop {
             let later = rest.clone();
             let Some(node) = rest.next() else { break };
@@ -93,7 +95,7 @@ impl Importer<'_> {
                     codes::UNDEFINED,
                     match definition {
                         Some(n) => format!(
-                            "operand `{name}` is the result of `{}`, which stands later or depends on this node",
+                            "operand `{name}` is the result of `{}`, which depends on this node",
                             shown(n)
                         ),
                         None => format!("nothing defines operand `{name}`"),

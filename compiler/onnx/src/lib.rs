@@ -27,6 +27,7 @@ mod lists;
 mod model;
 mod ops;
 mod opset;
+mod order;
 pub mod proto;
 mod prune;
 mod scan;

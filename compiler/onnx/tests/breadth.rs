@@ -614,3 +614,28 @@ fn averages_of_more_windows_than_a_million() {
         assert!(y[0].to_f64().iter().all(|&mean| mean == 1.0), "pads {pads:?}");
     }
 }
+
+/// Nodes that tools left behind their uses, in a graph and in a body.
+#[test]
+fn nodes_in_any_order() {
+    let x = f32s(&[3], &[1.0, -2.0, 3.0]);
+    let nodes = vec![
+        node("Relu", &["b"], &["c"], vec![]),
+        node("Add", &["a", "c"], &["d"], vec![]),
+        node("Neg", &["x"], &["a"], vec![]),
+        node("Neg", &["a"], &["b"], vec![]),
+    ];
+    let y = run(&model(vec![value("x", F32, &[3])], vec![], nodes, &["d"]), &[x]);
+    check(&y[0], &[3], &[0.0, 2.0, 0.0]);
+}
+
+/// A window that is larger than what there is counts if it reaches beyond by less than a stride.
+#[test]
+fn rounded_up_windows_larger_than_the_operand() {
+    let x = || f32s(&[1, 1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    let attributes = || vec![ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]), int("ceil_mode", 1)];
+    let y = results(("", "MaxPool", 12), &["x0"], attributes(), &[x()], vec![], 1);
+    check(&y[0], &[1, 1, 1, 1], &[4.0]);
+    let y = results(("", "AveragePool", 19), &["x0"], attributes(), &[x()], vec![], 1);
+    check(&y[0], &[1, 1, 1, 1], &[2.5]);
+}

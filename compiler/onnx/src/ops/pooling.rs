@@ -67,11 +67,17 @@ pub(super) fn spatial(n: &Call<'_>, extents: &[u64], kernel: &[u64], ceil: bool)
     let mut positions = Vec::with_capacity(s);
     for i in 0..s {
         let padded = extents[i] + low[i] + high[i];
-        let Some(room) = padded.checked_sub(spans[i]) else {
-            return Err(invalid(format!("a kernel of extent {} over {padded} elements", spans[i])));
+        let mut count = match padded.checked_sub(spans[i]) {
+            Some(room) => room / strides[i] + 1,
+            // Rounded up, the first window may reach beyond the axis by less than a stride.
+            None if ceil && padded > 0 && spans[i] - padded < strides[i] => 1,
+            None => {
+                let reason = format!("a kernel of extent {} over {padded} elements", spans[i]);
+                return Err(invalid(reason));
+            }
         };
-        let mut count = room / strides[i] + 1;
-        if ceil && room % strides[i] != 0 && count * strides[i] < extents[i] + low[i] {
+        let reach = (count - 1) * strides[i] + spans[i];
+        if ceil && reach < padded && count * strides[i] < extents[i] + low[i] {
             count += 1;
         }
         positions.push(count);
