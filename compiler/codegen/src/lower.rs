@@ -359,7 +359,12 @@ impl<'a> Lowering<'a> {
                 let order = self.result_order(&expr, hero);
                 let mut sinks = self.sinks(result, order);
                 match hero {
-                    Some(hero) => self.product(hero, &expr, &mut sinks)?,
+                    Some(hero) => match self.product(hero, &expr, &mut sinks) {
+                        Err(refusal @ Refusal::Limit(_)) => {
+                            self.product_apart(hero, &expr, &mut sinks, refusal)?;
+                        }
+                        emitted => emitted?,
+                    },
                     None if sinks.grouped.is_empty() => {
                         self.map(kernel_name(&expr), &expr, &sinks.plain)?;
                     }

@@ -33,7 +33,7 @@ codes! {
         "The importer knows versions 1 to 28 of the operator set `ai.onnx`; the model declares another, or none. Convert it \
          with `onnx.version_converter.convert_version(model, 18)`, or export it again with `opset_version=18`.";
     UNDEFINED "L0104" "a value is used before it is defined"
-        "Nodes must stand in an order in which each operand is a graph input, an initializer or the result of an earlier \
+        "There must be an order of the nodes in which each operand is a graph input, an initializer or the result of an earlier \
          node. A name that nothing defines, and a cycle, break this rule.";
     DUPLICATE "L0105" "a name is defined twice"
         "Graph inputs, initializers and node results share one name space in which each name has one definition.";

@@ -19,6 +19,7 @@ pub mod norm;
 pub mod problem;
 mod problem_dims;
 pub mod product;
+mod product_apart;
 pub mod product_plan;
 mod product_problem;
 pub mod product_tiles;
