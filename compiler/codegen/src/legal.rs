@@ -1,5 +1,7 @@
 //! Before kernels: composite operators that no kernel takes in their form become their parts.
 
+use std::ops::Range;
+
 use cranelift_entity::SecondaryMap;
 use lacuna_ir::expand::{self, Attention};
 use lacuna_ir::infer::TypeError;
@@ -92,8 +94,8 @@ fn parts(
     args: &[Value],
     target: &Target,
 ) -> Result<Option<Value>, TypeError> {
-    if let Some(axis) = along(op).filter(|_| b.ty(args[0]).shape.rank() > VIEW_DIMS) {
-        return merged(b, op, axis, args[0]).map(Some);
+    if let Some(rows) = along(op).filter(|_| b.ty(args[0]).shape.rank() > VIEW_DIMS) {
+        return merged(b, op, rows, args).map(Some);
     }
     let most = |b: &FunctionBuilder<'_>| walked_limit(target, b.ty(args[0]));
     if let Op::ArgReduce { max, axis, last } = *op {
@@ -129,29 +131,46 @@ fn walked_limit(target: &Target, ty: &TensorType) -> u64 {
     row_limit(target, operand_bytes(ty.elem.scalar().into_iter()))
 }
 
-/// The axis of an operator on rows along one axis.
-fn along(op: &Op) -> Option<u8> {
+/// The axes of an operator on rows along one axis, or along neighbours.
+fn along(op: &Op) -> Option<Range<usize>> {
     match op {
-        Op::Softmax { axis, .. } | Op::ArgReduce { axis, .. } | Op::Cumulate { axis, .. } => Some(*axis),
+        Op::Softmax { axis, .. } | Op::ArgReduce { axis, .. } | Op::Cumulate { axis, .. } => {
+            Some(usize::from(*axis)..usize::from(*axis) + 1)
+        }
+        Op::Norm { axes, .. } => {
+            let rows = usize::from(*axes.first()?)..usize::from(*axes.last()?) + 1;
+            rows.clone().eq(axes.iter().map(|&a| usize::from(a))).then_some(rows)
+        }
         _ => None,
     }
 }
 
-/// An operator on rows along one axis, with the dimensions before and behind it as one each.
-fn merged(b: &mut FunctionBuilder<'_>, op: &Op, axis: u8, x: Value) -> Result<Value, TypeError> {
-    let shape = b.ty(x).shape.clone();
-    let at = usize::from(axis);
-    let sides = [shape[..at].iter().product(), shape[at], shape[at + 1..].iter().product()];
-    let x = b.emit(Op::Reshape { shape: sides.to_vec().into() }, &[x])?;
+/// An operator on rows, with their axes, the dimensions before and those behind as one each.
+fn merged(
+    b: &mut FunctionBuilder<'_>,
+    op: &Op,
+    rows: Range<usize>,
+    args: &[Value],
+) -> Result<Value, TypeError> {
+    let shape = b.ty(args[0]).shape.clone();
+    let n: u64 = shape[rows.clone()].iter().product();
+    let sides = [shape[..rows.start].iter().product(), n, shape[rows.end..].iter().product()];
+    let mut operands = vec![b.emit(Op::Reshape { shape: sides.to_vec().into() }, &[args[0]])?];
+    // Scales and biases of a norm have the axes of its rows.
+    for &arg in &args[1..] {
+        operands.push(b.emit(Op::Reshape { shape: vec![n].into() }, &[arg])?);
+    }
     let mut op = op.clone();
-    if let Op::Softmax { axis, .. } | Op::ArgReduce { axis, .. } | Op::Cumulate { axis, .. } = &mut op {
-        *axis = 1;
+    match &mut op {
+        Op::Softmax { axis, .. } | Op::ArgReduce { axis, .. } | Op::Cumulate { axis, .. } => *axis = 1,
+        Op::Norm { axes, .. } => *axes = vec![1],
+        _ => {}
     }
     let mut whole = shape.0;
     if matches!(op, Op::ArgReduce { .. }) {
-        whole.remove(at);
+        whole.remove(rows.start);
     }
-    let y = b.emit(op, &[x])?;
+    let y = b.emit(op, &operands)?;
     b.emit(Op::Reshape { shape: whole.into() }, &[y])
 }
 

@@ -141,6 +141,25 @@ fn matrices_of_a_batch_are_weights() {
     assert!(want.iter().zip(&got).all(|(w, g)| (w - g).abs() <= EXACT), "{want:?}\n{got:?}");
 }
 
+/// Operands and results whose dimensions do not merge in the order in which they lie.
+#[test]
+fn dimensions_that_do_not_merge_are_copied() {
+    let cases = [
+        case("abcdek,kn->cbnade", &[2, 3, 2, 3, 2, 64], &[64, 32], None),
+        case("ambkc,nbcka->ncmab", &[2, 3, 2, 40, 3], &[32, 2, 3, 40, 2], None),
+        case("kambn,nkcbd->dmcab", &[8, 2, 3, 2, 5], &[5, 8, 3, 2, 4], None),
+    ];
+    for (case, name) in cases.into_iter().flat_map(|c| ["mtia-300", "tpu-v5p"].map(|name| (c, name))) {
+        for constant in [true, false] {
+            let (module, inputs) = module(Case { constant, ..case });
+            let object = compile(&module, &target(name).expect("a target"));
+            let [want, got] = both(&module, &object, &inputs);
+            let wrong = want.iter().zip(&got).position(|(w, g)| (w - g).abs() > EXACT || g.is_nan());
+            assert_eq!(wrong, None, "{name} {case:?}: {want:?}\n{got:?}");
+        }
+    }
+}
+
 #[test]
 fn two_of_eight_matrices_cost_a_quarter() {
     for name in ["mtia-300", "mtia-500", "tpu-v5p"] {

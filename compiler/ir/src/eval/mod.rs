@@ -2,8 +2,8 @@
 //!
 //! Two modes ([`Mode`]). In *typed* mode each operator rounds its result to its type; contractions, reductions, softmax,
 //! norm and attention accumulate in f64 and round once. In *real* mode floats stay f64 throughout; integers and quantised codes
-//! are exact in both. The only code shared with the machine are the number formats, in one module of this folder;
-//! transcendental functions are those of the `libm` crate, the same on every host.
+//! are exact in both. The code shared with the machine are the number formats, in one module of this folder;
+//! transcendental functions are those of the `libm` crate, which are the machine's in f64 too.
 //!
 //! What the operator table leaves open:
 //! - integers wrap in two's complement; division, remainder and modulo by zero give 0; a shift by the width or more, or
