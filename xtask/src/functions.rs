@@ -31,7 +31,7 @@ const LONG: &[(&str, &str, usize)] = &[
     ("compiler/codegen/src/kernels/product_problem.rs", "conv_problem", 137),
     ("compiler/codegen/src/kernels/product_time.rs", "of", 102),
     ("compiler/driver/src/commands/verify/report.rs", "report", 86),
-    ("compiler/onnx/src/ops/attention.rs", "attention", 96),
+    ("compiler/onnx/src/ops/attention.rs", "attention", 91),
     ("compiler/optimize/src/select/candidates.rs", "list", 105),
 ];
 

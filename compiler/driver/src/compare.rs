@@ -101,6 +101,8 @@ pub struct OutputStats {
     n_outside: u64,
     first_outside: Option<String>,
     mismatch: Option<String>,
+    /// Whether its agreement is reported and no more.
+    exempt: bool,
 }
 
 impl OutputStats {
@@ -118,7 +120,13 @@ impl OutputStats {
             n_outside: 0,
             first_outside: None,
             mismatch: None,
+            exempt: false,
         }
+    }
+
+    /// Asks for no agreement of this output.
+    pub fn exempt(&mut self) {
+        self.exempt = true;
     }
 
     /// Notes that type or shape differ, so that elements cannot be compared.
@@ -215,6 +223,7 @@ impl OutputStats {
                 let (n, all) = (self.n_outside, self.n_elements);
                 Some(format!("{n} of {all} elements are outside the tolerance, first {first}"))
             }
+            Criterion::Agreement { .. } if self.exempt => None,
             Criterion::Agreement { min_percent } => {
                 let percent = self.agreement_percent().filter(|p| *p < min_percent)?;
                 Some(format!("top-1 agreement is {percent:.2}%, below {min_percent}%"))
@@ -330,6 +339,16 @@ mod tests {
         let mut stats = OutputStats::new("y");
         stats.add(found, reference, shape, None, criterion);
         stats
+    }
+
+    #[test]
+    fn agreement_is_not_asked_of_an_exempt_output() {
+        let all = Criterion::Agreement { min_percent: 100.0 };
+        let mut stats = stats(&[1.0, 2.0], &[2.0, 1.0], &[1, 2], all);
+        assert!(stats.violation(all).is_some());
+        stats.exempt();
+        assert_eq!(stats.violation(all), None);
+        assert!(stats.violation(Criterion::Sqnr { min_db: 20.0 }).is_some());
     }
 
     #[test]

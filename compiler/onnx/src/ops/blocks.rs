@@ -4,7 +4,7 @@ use lacuna_ir::op::{BinaryOp, CompareOp, ReduceOp, UnaryOp};
 use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
-use super::grid::wide_type;
+use super::precision::wide_type;
 use crate::call::{Call, axes, axis};
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;

@@ -229,6 +229,40 @@ pub(super) fn integer_conv(
     conv_of(c, n, x, w, None)
 }
 
+/// What is left out of the full result of a transposed convolution before and behind each axis; zeros are added where it is negative.
+fn crop(n: &Call<'_>, full: &[i64], extents: &[u64], strides: &[u64]) -> Result<(Vec<i64>, Vec<i64>), Fail> {
+    let s = full.len();
+    let auto = auto_pad(n)?;
+    let pads = n.ints("pads")?.filter(|_| auto == "NOTSET");
+    let (mut begin, mut end) = (vec![0i64; s], vec![0i64; s]);
+    let split = |total: i64, upper: bool| {
+        let half = total.div_euclid(2);
+        if upper { (half, total - half) } else { (total - half, half) }
+    };
+    if let Some(out) = n.ints("output_shape")? {
+        if out.len() != s || out.iter().any(|o| !(0..1 << 40).contains(o)) {
+            return Err(invalid(format!("output_shape is {out:?}, not {s} sizes")));
+        }
+        for i in 0..s {
+            let total = full[i] - out[i];
+            // What the result is longer by are zeros at its end.
+            (begin[i], end[i]) = if total < 0 { (0, total) } else { split(total, auto == "SAME_UPPER") };
+        }
+    } else if auto.starts_with("SAME") {
+        for i in 0..s {
+            // A kernel that does not reach the next stride leaves nothing to crop: the result stays smaller.
+            let out = (extents[i] * strides[i]) as i64;
+            (begin[i], end[i]) = split((full[i] - out).max(0), auto == "SAME_UPPER");
+        }
+    } else if let Some(pads) = pads {
+        if pads.len() != 2 * s || pads.iter().any(|p| p.unsigned_abs() >= 1 << 31) {
+            return Err(invalid(format!("pads are {pads:?}, not {} numbers", 2 * s)));
+        }
+        (begin, end) = (pads[..s].to_vec(), pads[s..].to_vec());
+    }
+    Ok((begin, end))
+}
+
 /// A convolution over the operand spread by the strides, with the kernel reversed.
 pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (x, w) = (n.input(0)?, n.input(1)?);
@@ -249,34 +283,7 @@ pub(super) fn conv_transpose(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
             (spread + (kernel[i] - 1) * dilations[i]) as i64 + 1 + extra[i]
         })
         .collect();
-    let auto = auto_pad(n)?;
-    let pads = n.ints("pads")?.filter(|_| auto == "NOTSET");
-    let (mut begin, mut end) = (vec![0i64; s], vec![0i64; s]);
-    let split = |total: i64, upper: bool| {
-        let half = total.div_euclid(2);
-        if upper { (half, total - half) } else { (total - half, half) }
-    };
-    if let Some(out) = n.ints("output_shape")? {
-        if out.len() != s || out.iter().any(|o| !(0..1 << 40).contains(o)) {
-            return Err(invalid(format!("output_shape is {out:?}, not {s} sizes")));
-        }
-        for i in 0..s {
-            let total = full[i] - out[i];
-            // What the result is longer by are zeros at its end.
-            (begin[i], end[i]) = if total < 0 { (0, total) } else { split(total, auto == "SAME_UPPER") };
-        }
-    } else if auto.starts_with("SAME") {
-        for i in 0..s {
-            // A kernel that does not reach the next stride leaves nothing to crop: the result stays smaller.
-            let out = (shape[i + 2] * strides[i]) as i64;
-            (begin[i], end[i]) = split((full[i] - out).max(0), auto == "SAME_UPPER");
-        }
-    } else if let Some(pads) = pads {
-        if pads.len() != 2 * s || pads.iter().any(|p| p.unsigned_abs() >= 1 << 31) {
-            return Err(invalid(format!("pads are {pads:?}, not {} numbers", 2 * s)));
-        }
-        (begin, end) = (pads[..s].to_vec(), pads[s..].to_vec());
-    }
+    let (begin, end) = crop(n, &full, &shape[2..], &strides)?;
     if sw[0] != shape[1] {
         return Err(invalid(format!("convolution of {} by {sw}", c.b.ty(x))));
     }

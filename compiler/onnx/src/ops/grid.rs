@@ -5,17 +5,13 @@ use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
 
 use super::contraction::kernel;
+use super::precision::wide_type;
 use super::sampling::{Beyond, Kernel, Line, Table, batch_base, rows_of};
 use crate::call::Call;
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;
 
 type Results = Result<Vec<Value>, Fail>;
-
-/// The type that a composite of `elem` is computed in.
-pub(super) fn wide_type(elem: ScalarType) -> ScalarType {
-    if elem == ScalarType::F64 { elem } else { ScalarType::F32 }
-}
 
 pub(super) fn grid_sample(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (x, grid) = (n.input(0)?, n.input(1)?);

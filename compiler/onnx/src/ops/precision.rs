@@ -19,6 +19,11 @@ pub(super) fn wide(elem: ScalarType) -> ScalarType {
     if is_narrow(elem) { ScalarType::F32 } else { elem }
 }
 
+/// The type that numbers of `elem`, integers among them, are computed in as reals.
+pub(super) fn wide_type(elem: ScalarType) -> ScalarType {
+    if elem == ScalarType::F64 { elem } else { ScalarType::F32 }
+}
+
 /// What `lower` makes of a node: where the first operand is a 16-bit float, on all such operands in f32, the results
 /// rounded to the first operand's type.
 ///

@@ -4,7 +4,7 @@ use lacuna_ir::op::{BinaryOp, CompareOp, ReduceOp, UnaryOp};
 use lacuna_ir::{Op, Value};
 use lacuna_isa::format::ScalarType;
 
-use super::grid::wide_type;
+use super::precision::wide_type;
 use super::sampling::{Line, Table, Tap, rows_of, weigh};
 use crate::call::Call;
 use crate::context::{Ctx, invalid, unsupported};

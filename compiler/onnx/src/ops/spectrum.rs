@@ -9,7 +9,7 @@ use lacuna_ir::op::ContractMap;
 use lacuna_ir::{Op, Value};
 use lacuna_isa::format::ScalarType;
 
-use super::grid::wide_type;
+use super::precision::wide_type;
 use crate::call::{Call, axis};
 use crate::context::{Ctx, invalid, unsupported};
 use crate::diagnostic::Fail;

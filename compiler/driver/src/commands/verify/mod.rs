@@ -102,7 +102,7 @@ pub fn run(args: &cli::Verify, context: &Context) -> Result<Report, Failed> {
         (false, None) => "the IR evaluator on random inputs",
     };
     let is_noise = !set.has_data() && set.given_inputs().is_none();
-    let criterion = if is_noise { of_noise(criterion, args) } else { held_to(criterion, &totals) };
+    let criterion = if is_noise { of_noise(criterion, args) } else { held_to(criterion, &mut totals) };
     Ok(report::report(totals, &settings, criterion, (reference, is_noise), held_out))
 }
 
@@ -117,10 +117,13 @@ struct Subject<'a> {
 }
 
 /// The criterion of a budget, unless another was given: agreement where no labels say what accuracy is.
-fn held_to(criterion: Criterion, totals: &Totals) -> Criterion {
+fn held_to(criterion: Criterion, totals: &mut Totals) -> Criterion {
     match (criterion, totals.budget) {
         (Criterion::Report, Some(Budget::MinSqnr(min_db))) => Criterion::Sqnr { min_db },
         (Criterion::Report, Some(Budget::MaxDrop(points))) if totals.accuracy.percent().is_none() => {
+            // The budget was spent on the output that predicts classes.
+            let with_classes = totals.outputs.iter_mut().filter(|o| o.agreement_percent().is_some());
+            with_classes.skip(1).for_each(OutputStats::exempt);
             Criterion::Agreement { min_percent: 100.0 - points }
         }
         (criterion, _) => criterion,
