@@ -148,6 +148,7 @@ fn dimensions_that_do_not_merge_are_copied() {
         case("abcdek,kn->cbnade", &[2, 3, 2, 3, 2, 64], &[64, 32], None),
         case("ambkc,nbcka->ncmab", &[2, 3, 2, 40, 3], &[32, 2, 3, 40, 2], None),
         case("kambn,nkcbd->dmcab", &[8, 2, 3, 2, 5], &[5, 8, 3, 2, 4], None),
+        case("gbfaed,gfadec->cbf", &[4, 2, 2, 3, 2, 2], &[4, 2, 3, 2, 2, 5], None),
     ];
     for (case, name) in cases.into_iter().flat_map(|c| ["mtia-300", "tpu-v5p"].map(|name| (c, name))) {
         for constant in [true, false] {

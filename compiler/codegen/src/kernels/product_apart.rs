@@ -48,7 +48,7 @@ impl Lowering<'_> {
         let mut former = Vec::new();
         for (value, order) in [(a, order_a), (b, order_b)] {
             former.push((value, self.place(value)?));
-            if self.func.as_const(value).is_none() || map.batch().len() > 1 {
+            if self.func.as_const(value).is_none() || !map.batch().is_empty() {
                 self.reorder(value, &order)?;
             }
         }
