@@ -6,7 +6,7 @@ use lacuna_isa::inst::{Action, InstKind, Operand};
 use lacuna_isa::object::Kernel;
 use lacuna_isa::view::{PE_COORDS, Position};
 
-use super::control::{Control, Stop, Values};
+use super::control::{Control, Stop, Values, Visit};
 use super::forms::operands;
 use super::ranges::Layout;
 use super::slots;
@@ -129,35 +129,19 @@ impl Proof<'_> {
         params: &Values,
         faults: &mut Vec<Fault>,
     ) -> bool {
-        // Bit e is set while the engine of code e has no power.
-        let mut dark = 0u8;
         let empty = || Ring { slots: VecDeque::new(), leaving: 0, coming: Vec::new() };
-        let mut rings: Vec<Ring> = self.kernel.buffers.iter().map(|_| empty()).collect();
-        let mut serial = 0;
-        let wanted = vec![true; self.kernel.code.len()];
-        let mut pending: Vec<(usize, Vec<usize>, Position)> = Vec::new();
-        let result = control.walk(coords, params, &wanted, &mut |pc, at| {
-            if let Err(reason) = self.power(pc, &mut dark) {
-                record(faults, Fault::at(pc, Some(coords), reason));
-                return false;
-            }
-            match self.step(pc, &mut rings, &mut serial) {
-                Ok(used) => {
-                    if self.exact && self.unproven[pc] || !self.exact && !self.seen[pc].contains(&used) {
-                        pending.push((pc, used.clone(), *at));
-                        if !self.exact {
-                            self.seen[pc].push(used);
-                        }
-                    }
-                    true
-                }
-                Err(reason) => {
-                    record(faults, Fault::at(pc, Some(coords), reason));
-                    false
-                }
-            }
-        });
-        for (pc, used, at) in pending {
+        let mut along = Along {
+            coords,
+            rings: self.kernel.buffers.iter().map(|_| empty()).collect(),
+            serial: 0,
+            dark: 0,
+            pending: Vec::new(),
+            faults: &mut *faults,
+            proof: &mut *self,
+        };
+        let wanted = vec![true; along.proof.kernel.code.len()];
+        let result = control.walk_rounds(coords, params, &wanted, &mut along);
+        for (pc, used, at) in along.pending {
             if let Err(reason) = self.accesses(control, pc, &used, &at) {
                 record(faults, Fault::at(pc, Some(coords), reason));
             }
@@ -168,20 +152,6 @@ impl Proof<'_> {
             return false;
         }
         true
-    }
-
-    /// Whether the engine of an instruction has power, and what `gate` changes.
-    fn power(&self, pc: usize, dark: &mut u8) -> Result<(), Reason> {
-        let kind = &self.kernel.code[pc].kind;
-        if *dark & 1 << kind.engine() as u8 != 0 {
-            return Err((Rule::Gated, format!("{} has no power", kind.engine().name())));
-        }
-        match *kind {
-            InstKind::Gate { engine, on: true } => *dark &= !(1 << engine as u8),
-            InstKind::Gate { engine, on: false } => *dark |= 1 << engine as u8,
-            _ => {}
-        }
-        Ok(())
     }
 
     /// Formats, and accesses within slots.
@@ -204,14 +174,75 @@ impl Proof<'_> {
         }
         Ok(())
     }
+}
+
+/// The buffers of one PE along its walk.
+struct Along<'p, 'a> {
+    proof: &'p mut Proof<'a>,
+    faults: &'p mut Vec<Fault>,
+    coords: [u32; PE_COORDS],
+    rings: Vec<Ring>,
+    /// Serial number of the slot pushed last.
+    serial: u64,
+    /// Bit e is set while the engine of code e has no power.
+    dark: u8,
+    /// Accesses to check: the instruction, the layouts of its slots, where it stands.
+    pending: Vec<(usize, Vec<usize>, Position)>,
+}
+
+impl Visit for Along<'_, '_> {
+    fn inst(&mut self, pc: usize, at: &Position) -> bool {
+        let used = match self.power(pc).and_then(|()| self.step(pc)) {
+            Ok(used) => used,
+            Err(reason) => {
+                record(self.faults, Fault::at(pc, Some(self.coords), reason));
+                return false;
+            }
+        };
+        let proof = &mut *self.proof;
+        if proof.exact {
+            if proof.unproven[pc] {
+                self.pending.push((pc, used, *at));
+            }
+        } else if !proof.seen[pc].contains(&used) {
+            self.pending.push((pc, used.clone(), *at));
+            proof.seen[pc].push(used);
+        }
+        true
+    }
+
+    /// The layouts in each buffer and what has no power: serial numbers only tell slots of one instruction apart.
+    fn state(&self) -> Option<Vec<usize>> {
+        let rings = self.rings.iter().flat_map(|ring| {
+            std::iter::once(ring.slots.len()).chain(ring.slots.iter().map(|&(_, layout)| layout))
+        });
+        (!self.proof.exact).then(|| rings.chain([usize::from(self.dark)]).collect())
+    }
+}
+
+impl Along<'_, '_> {
+    /// Whether the engine of an instruction has power, and what `gate` changes.
+    fn power(&mut self, pc: usize) -> Result<(), Reason> {
+        let kind = &self.proof.kernel.code[pc].kind;
+        if self.dark & 1 << kind.engine() as u8 != 0 {
+            return Err((Rule::Gated, format!("{} has no power", kind.engine().name())));
+        }
+        match *kind {
+            InstKind::Gate { engine, on: true } => self.dark &= !(1 << engine as u8),
+            InstKind::Gate { engine, on: false } => self.dark |= 1 << engine as u8,
+            _ => {}
+        }
+        Ok(())
+    }
 
     /// What one instruction does to the buffers; returns the layouts of the slots that it names.
-    fn step(&self, pc: usize, rings: &mut [Ring], serial: &mut u64) -> Result<Vec<usize>, Reason> {
-        match self.kernel.code[pc].kind {
+    fn step(&mut self, pc: usize) -> Result<Vec<usize>, Reason> {
+        let Proof { kernel, binds, .. } = *self.proof;
+        match kernel.code[pc].kind {
             InstKind::Pop { n, buffer } => {
-                let ring = &mut rings[usize::from(buffer)];
+                let ring = &mut self.rings[usize::from(buffer)];
                 if usize::from(n) > ring.slots.len() {
-                    let name = &self.kernel.buffers[usize::from(buffer)].name;
+                    let name = &kernel.buffers[usize::from(buffer)].name;
                     let message = format!("buffer {name} holds {} slots of {n}", ring.slots.len());
                     return Err((Rule::PopEmpty, message));
                 }
@@ -219,7 +250,7 @@ impl Proof<'_> {
                 return Ok(Vec::new());
             }
             InstKind::Halt {} => {
-                let left = rings.iter().zip(&self.kernel.buffers).find(|(ring, _)| !ring.slots.is_empty());
+                let left = self.rings.iter().zip(&kernel.buffers).find(|(ring, _)| !ring.slots.is_empty());
                 return match left {
                     Some((ring, buffer)) => {
                         let message =
@@ -231,13 +262,13 @@ impl Proof<'_> {
             }
             _ => {}
         }
-        let binds = &self.binds[pc];
+        let binds = &binds[pc];
         let mut used = Vec::with_capacity(binds.len());
         // Serial numbers of the slots named so far, and whether they are written.
         let mut named: Vec<(u64, bool)> = Vec::with_capacity(binds.len());
         for Bind { operand, made } in binds {
-            let ring = &mut rings[usize::from(operand.buffer)];
-            let buffer = &self.kernel.buffers[usize::from(operand.buffer)];
+            let ring = &mut self.rings[usize::from(operand.buffer)];
+            let buffer = &kernel.buffers[usize::from(operand.buffer)];
             let writes = match operand.action {
                 Action::Push => {
                     let taken = ring.slots.len() + ring.leaving + ring.coming.len();
@@ -246,8 +277,8 @@ impl Proof<'_> {
                             format!("all {} slots of buffer {} are in use", buffer.slots, buffer.name);
                         return Err((Rule::PushFull, message));
                     }
-                    *serial += 1;
-                    ring.coming.push((*serial, *made));
+                    self.serial += 1;
+                    ring.coming.push((self.serial, *made));
                     used.push(*made);
                     continue;
                 }
@@ -278,7 +309,7 @@ impl Proof<'_> {
             }
         }
         for Bind { operand, .. } in binds {
-            let ring = &mut rings[usize::from(operand.buffer)];
+            let ring = &mut self.rings[usize::from(operand.buffer)];
             ring.leaving = 0;
             ring.slots.extend(ring.coming.drain(..));
         }

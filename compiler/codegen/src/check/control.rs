@@ -24,11 +24,39 @@ pub(super) enum Stop {
     Length,
 }
 
+/// What a walk calls.
+pub(super) trait Visit {
+    /// Sees one dynamic instruction; false ends the walk.
+    fn inst(&mut self, pc: usize, at: &Position) -> bool;
+
+    /// Describes all that decides what this visitor does with the instructions to come, their positions aside.
+    ///
+    /// A round of a loop that begins and ends in the same state, and whose inner loops count alike in every round, stands
+    /// for the rounds after it. `None` when a position matters: then no round is left out.
+    fn state(&self) -> Option<Vec<usize>> {
+        None
+    }
+}
+
+/// A visitor that sees every round.
+struct Each<'v>(&'v mut dyn FnMut(usize, &Position) -> bool);
+
+impl Visit for Each<'_> {
+    fn inst(&mut self, pc: usize, at: &Position) -> bool {
+        (self.0)(pc, at)
+    }
+}
+
+/// Most full rounds of one loop whose states are compared: more than a buffer has slots to fill.
+const COMPARED_ROUNDS: u64 = 64;
+
 /// The loops of a kernel.
 pub(super) struct Control<'k> {
     kernel: &'k Kernel,
     /// For every `loop`, the number of its `end`; for others, their own number.
     ends: Vec<usize>,
+    /// For every `loop`, whether the trip count of a loop in it follows its counter.
+    varies: Vec<bool>,
     /// For every instruction, the most trips of each level whose loop is open there; 1 for other levels.
     pub counts: Vec<[u32; LOOP_LEVELS]>,
     /// Every combination of values of the parameters that something depends on; `None` when there are too many.
@@ -68,6 +96,7 @@ impl<'k> Control<'k> {
     /// The loops of a valid kernel.
     pub fn new(kernel: &'k Kernel) -> Control<'k> {
         let mut ends: Vec<usize> = (0..kernel.code.len()).collect();
+        let mut varies = vec![false; ends.len()];
         let mut counts = Vec::with_capacity(ends.len());
         let mut open: Vec<(usize, usize, u32)> = Vec::new();
         for (pc, inst) in kernel.code.iter().enumerate() {
@@ -82,10 +111,14 @@ impl<'k> Control<'k> {
                 ends[start] = pc;
             }
             if let InstKind::Loop { trip, level, .. } = inst.kind {
-                open.push((pc, usize::from(level), kernel.trips[usize::from(trip)].max));
+                let trip = &kernel.trips[usize::from(trip)];
+                for &(start, outer, _) in &open {
+                    varies[start] |= trip.levels[outer] != 0;
+                }
+                open.push((pc, usize::from(level), trip.max));
             }
         }
-        Control { kernel, ends, counts, values: values(kernel), steps: 0 }
+        Control { kernel, ends, varies, counts, values: values(kernel), steps: 0 }
     }
 
     /// Every combination of parameter values that a launch may run with; `None` when there are too many to walk.
@@ -124,6 +157,20 @@ impl<'k> Control<'k> {
         wanted: &[bool],
         visit: &mut dyn FnMut(usize, &Position) -> bool,
     ) -> Result<(), Stop> {
+        self.walk_rounds(coords, params, wanted, &mut Each(visit))
+    }
+
+    /// Walks as [`Control::walk`] does, without the rounds that [`Visit::state`] shows to repeat the one before.
+    ///
+    /// # Errors
+    /// When the visitor returns false, or the walk is too long.
+    pub fn walk_rounds(
+        &mut self,
+        coords: [u32; PE_COORDS],
+        params: &Values,
+        wanted: &[bool],
+        visit: &mut dyn Visit,
+    ) -> Result<(), Stop> {
         // Loops without wanted instructions are skipped whole.
         let mut sums = vec![0usize; wanted.len() + 1];
         for (pc, &w) in wanted.iter().enumerate() {
@@ -144,22 +191,31 @@ impl<'k> Control<'k> {
         wanted: &[bool],
         sums: &[usize],
         at: &mut Position,
-        visit: &mut dyn FnMut(usize, &Position) -> bool,
+        visit: &mut dyn Visit,
     ) -> Result<(), Stop> {
         let InstKind::Loop { trip, level, stages } = self.kernel.code[pc].kind else {
             self.step()?;
-            return if !wanted[pc] || visit(pc, at) { Ok(()) } else { Err(Stop::Visitor) };
+            return if !wanted[pc] || visit.inst(pc, at) { Ok(()) } else { Err(Stop::Visitor) };
         };
         let end = self.ends[pc];
         if sums[end] == sums[pc] {
             return Ok(());
         }
         let trips = u64::from(self.kernel.trips[usize::from(trip)].count(at));
-        let rounds = if trips == 0 { 0 } else { trips + u64::from(stages) - 1 };
+        let ramp = u64::from(stages) - 1;
+        let rounds = if trips == 0 { 0 } else { trips + ramp };
         let level = usize::from(level);
         let before = at.levels[level];
-        for round in 0..rounds {
+        // Every stage takes part in the rounds from `ramp` until `trips`.
+        let compared =
+            if self.varies[pc] { 0..0 } else { ramp..trips.saturating_sub(1).min(ramp + COMPARED_ROUNDS) };
+        let mut state = None;
+        let mut round = 0;
+        while round < rounds {
             self.step()?;
+            if compared.contains(&round) && state.is_none() {
+                state = visit.state();
+            }
             let mut inner = pc + 1;
             while inner < end {
                 let stage = u64::from(self.kernel.code[inner].stage);
@@ -169,6 +225,15 @@ impl<'k> Control<'k> {
                 }
                 inner = self.ends[inner] + 1;
             }
+            let mut next = round + 1;
+            if compared.contains(&round) && state.is_some() {
+                let after = visit.state();
+                if after == state {
+                    next = trips;
+                }
+                state = after;
+            }
+            round = next;
         }
         at.levels[level] = before;
         Ok(())
