@@ -1,6 +1,8 @@
 //! Products in f32: tiles of rows and columns whose accumulators stay in registers, each adding its terms in ascending k.
 
 #[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 use super::{Level, Units};
@@ -170,7 +172,7 @@ pub(crate) fn accumulate(
             x86::accumulate_avx512(bank, a, origin, rows, panels, segments);
         },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the features were detected.
+        // SAFETY: as above.
         Level::Avx2 => unsafe { x86::accumulate_avx2(bank, a, origin, rows, panels, segments) },
         #[cfg(not(target_arch = "x86_64"))]
         Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => {
@@ -312,7 +314,7 @@ pub(crate) fn accumulate_groups(
             x86::groups_avx512(bank, a, origin, rows, panels, groups, scales);
         },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the features were detected.
+        // SAFETY: as above.
         Level::Avx2 => unsafe { x86::groups_avx2(bank, a, origin, rows, panels, groups, scales) },
         #[cfg(not(target_arch = "x86_64"))]
         Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => {

@@ -379,7 +379,11 @@ fn long_attention_compiles() {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             let object = Object::read(&Blob::new(fs::read(at.join("long.lac")).unwrap())).unwrap();
             // Queries, keys, values and results in their own formats and in those of the kernel.
-            assert!(object.hbm_bytes <= 4 * ((heads + key_heads) * length * 64 * 4) as u64, "{}", object.hbm_bytes);
+            assert!(
+                object.hbm_bytes <= 4 * ((heads + key_heads) * length * 64 * 4) as u64,
+                "{}",
+                object.hbm_bytes
+            );
             assert!(object.weights.len() < 1 << 20);
         }
     }
