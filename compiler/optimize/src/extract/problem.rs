@@ -6,7 +6,7 @@
 //! for it alone. The replacement must not close a cycle, which is certain where what it adds lies in other strongly
 //! connected components of the graph of all terms.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// No term.
 pub const NONE: usize = usize::MAX;
@@ -224,8 +224,63 @@ pub struct Trees {
     pub keys: Vec<(Weight, u32)>,
 }
 
+/// The terms of one component's classes, by what they need of the component.
+struct Inner {
+    /// Classes of the component in order.
+    number: HashMap<usize, usize>,
+    /// Of each term: the class that it computes, and how many of the component's it needs.
+    terms: Vec<(usize, usize)>,
+    /// For each class, the terms that need it.
+    needing: Vec<Vec<usize>>,
+}
+
+impl Inner {
+    fn new(reduced: &Reduced<'_>, component: usize) -> Inner {
+        let members = &reduced.members[component];
+        let number: HashMap<usize, usize> = members.iter().enumerate().map(|(i, &c)| (c, i)).collect();
+        let mut inner = Inner { terms: Vec::new(), needing: vec![Vec::new(); members.len()], number };
+        for (i, &class) in members.iter().enumerate() {
+            for &t in &reduced.alive[class] {
+                let children = &reduced.problem.classes[class].terms[t].children;
+                let inside = children.iter().filter_map(|&c| inner.number.get(&(c as usize)).copied());
+                let inside: Vec<usize> = inside.collect();
+                inside.iter().for_each(|&c| inner.needing[c].push(inner.terms.len()));
+                inner.terms.push((i, inside.len()));
+            }
+        }
+        inner
+    }
+
+    fn edges(&self) -> usize {
+        self.terms.iter().map(|&(_, needs)| needs + 1).sum()
+    }
+
+    /// Which classes can be computed where one cannot.
+    fn without(&self, class: usize) -> Vec<bool> {
+        let class = self.number[&class];
+        let mut missing: Vec<usize> = self.terms.iter().map(|&(_, needs)| needs).collect();
+        let mut computed = vec![false; self.needing.len()];
+        let mut ready: Vec<usize> = (0..missing.len()).filter(|&t| missing[t] == 0).collect();
+        while let Some(term) = ready.pop() {
+            let of = self.terms[term].0;
+            if of == class || std::mem::replace(&mut computed[of], true) {
+                continue;
+            }
+            for &t in &self.needing[of] {
+                missing[t] -= 1;
+                if missing[t] == 0 {
+                    ready.push(t);
+                }
+            }
+        }
+        computed
+    }
+}
+
 /// Rounds of reduction; each is sound, so the bound costs only speed later.
 const ROUNDS: usize = 16;
+/// Most steps spent on a component's terms that no solution can have: leaving them in costs only speed, too.
+const CYCLE_STEPS: usize = 100_000_000;
 /// Most classes on top of each other that a bound from below adds up.
 const LOWER_DEPTH: usize = 64;
 /// Most classes for which it is computed what each cannot do without.
@@ -274,48 +329,40 @@ impl<'p> Reduced<'p> {
             let computable = |t: &usize| terms[*t].children.iter().all(|&c| trees.picks[c as usize] != NONE);
             reduced.alive[class].retain(computable);
         }
-        for i in 0..reduced.reachable.len() {
-            reduced.drop_cyclic(reduced.reachable[i]);
+        for component in 0..reduced.members.len() {
+            reduced.drop_cyclic(component);
         }
         let computable = roots.iter().all(|&r| !reduced.alive[r as usize].is_empty());
         computable.then_some(reduced)
     }
 
-    /// Removes the terms of a class for which an operand cannot be computed without the class.
-    fn drop_cyclic(&mut self, class: usize) {
-        if !self.is_cyclic(class) || self.alive[class].len() < 2 {
+    /// Removes the terms of a component's classes for which an operand cannot be computed without the class.
+    fn drop_cyclic(&mut self, component: usize) {
+        if self.members[component].len() < 2 {
             return;
         }
-        let inside = |c: usize| self.component[c] == self.component[class];
-        let members: Vec<usize> = self.members[self.component[class] as usize].clone();
-        let mut computed: Vec<usize> = Vec::new();
-        let known = |c: u32, computed: &[usize]| {
-            let c = c as usize;
-            c != class && (!inside(c) || computed.contains(&c))
-        };
-        loop {
-            let before = computed.len();
-            for &c in &members {
-                let terms = &self.problem.classes[c].terms;
-                let mut alive = self.alive[c].iter();
-                if c != class
-                    && !computed.contains(&c)
-                    && alive.any(|&t| terms[t].children.iter().all(|&k| known(k, &computed)))
-                {
-                    computed.push(c);
-                }
-            }
-            if computed.len() == before {
-                break;
-            }
+        let inner = Inner::new(self, component);
+        let choices = self.members[component].iter().filter(|&&c| self.alive[c].len() > 1);
+        if choices.count() * inner.edges() > CYCLE_STEPS {
+            return;
         }
-        let terms = &self.problem.classes[class].terms;
-        let left: Vec<usize> = self.alive[class]
-            .iter()
-            .copied()
-            .filter(|&t| terms[t].children.iter().all(|&k| known(k, &computed)))
-            .collect();
-        self.alive[class] = left;
+        for class in self.members[component].clone() {
+            if self.alive[class].len() < 2 {
+                continue;
+            }
+            let computed = inner.without(class);
+            let terms = &self.problem.classes[class].terms;
+            let known = |c: u32| {
+                let c = c as usize;
+                self.component[c] as usize != component || computed[inner.number[&c]]
+            };
+            let left: Vec<usize> = self.alive[class]
+                .iter()
+                .copied()
+                .filter(|&t| terms[t].children.iter().all(|&k| known(k)))
+                .collect();
+            self.alive[class] = left;
+        }
     }
 
     /// Whether a class could need itself; terms that name their own class are gone.

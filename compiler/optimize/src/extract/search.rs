@@ -10,7 +10,7 @@ const EXACT_STEPS: usize = 10_000;
 /// Passes of improvement over a part.
 const PASSES: usize = 8;
 /// Most classes visited while a part is improved.
-const VISITS: usize = 40_000_000;
+const VISITS: usize = 10_000_000;
 
 /// A choice for every class that has one.
 pub struct Solution {
@@ -114,6 +114,11 @@ struct Search<'r, 'p> {
     fixed: Vec<usize>,
     in_part: Vec<bool>,
     cyclic: bool,
+    /// How many chosen classes of the part need each, those that every solution has once more, and what all that are needed
+    /// weigh.
+    users: Vec<u32>,
+    cost: u128,
+    bytes: u128,
     seen: Vec<u32>,
     epoch: u32,
     visits: usize,
@@ -137,6 +142,9 @@ impl<'r, 'p> Search<'r, 'p> {
             fixed,
             in_part,
             cyclic,
+            users: vec![0; n],
+            cost: 0,
+            bytes: 0,
             seen: vec![0; n],
             epoch: 0,
             visits: 0,
@@ -147,31 +155,76 @@ impl<'r, 'p> Search<'r, 'p> {
         }
     }
 
-    /// Weight of the part under the current choice.
-    fn weight(&mut self) -> Weight {
-        self.epoch += 1;
-        let mut weight = Weight::default();
-        let mut stack = self.fixed.clone();
+    /// Counts one more user of a class, and what its pick needs if it is the first.
+    fn take(&mut self, class: usize) {
+        let mut stack = vec![class];
         while let Some(class) = stack.pop() {
-            if std::mem::replace(&mut self.seen[class], self.epoch) == self.epoch {
+            self.visits += 1;
+            self.users[class] += 1;
+            if self.users[class] > 1 {
                 continue;
             }
-            self.visits += 1;
-            weight = weight.plus(self.reduced.problem.weight(class, self.picks[class]));
-            let children = &self.reduced.problem.classes[class].terms[self.picks[class]].children;
-            stack.extend(children.iter().map(|&c| c as usize).filter(|&c| self.in_part[c]));
+            let weight = self.reduced.problem.weight(class, self.picks[class]);
+            self.cost += u128::from(weight.cost);
+            self.bytes += u128::from(weight.bytes);
+            self.push_children(class, &mut stack);
         }
-        weight
     }
 
-    /// Whether the current pick of a class lets it need itself.
-    fn closes_cycle(&mut self, class: usize) -> bool {
+    /// Takes one user of a class away, and what its pick needs with the last.
+    fn release(&mut self, class: usize) {
+        let mut stack = vec![class];
+        while let Some(class) = stack.pop() {
+            self.visits += 1;
+            self.users[class] -= 1;
+            if self.users[class] > 0 {
+                continue;
+            }
+            let weight = self.reduced.problem.weight(class, self.picks[class]);
+            self.cost -= u128::from(weight.cost);
+            self.bytes -= u128::from(weight.bytes);
+            self.push_children(class, &mut stack);
+        }
+    }
+
+    fn push_children(&self, class: usize, stack: &mut Vec<usize>) {
+        let children = &self.reduced.problem.classes[class].terms[self.picks[class]].children;
+        stack.extend(children.iter().map(|&c| c as usize).filter(|&c| self.in_part[c]));
+    }
+
+    /// Gives a class that has users another pick.
+    fn exchange(&mut self, class: usize, term: usize) {
+        let before = self.picks[class];
+        let problem = self.reduced.problem;
+        let of = |term: usize| problem.classes[class].terms[term].children.iter().map(|&c| c as usize);
+        let (old, new) = (problem.weight(class, before), problem.weight(class, term));
+        // What both need is never let go.
+        for c in of(term).filter(|&c| self.in_part[c]).collect::<Vec<_>>() {
+            self.take(c);
+        }
+        for c in of(before).filter(|&c| self.in_part[c]).collect::<Vec<_>>() {
+            self.release(c);
+        }
+        self.cost = self.cost + u128::from(new.cost) - u128::from(old.cost);
+        self.bytes = self.bytes + u128::from(new.bytes) - u128::from(old.bytes);
+        self.picks[class] = term;
+    }
+
+    /// Weight of the part under the current choice.
+    fn weight(&self) -> Weight {
+        let least = |sum: u128| u64::try_from(sum).unwrap_or(u64::MAX);
+        Weight { cost: least(self.cost), bytes: least(self.bytes) }
+    }
+
+    /// Whether a class would need itself with this pick.
+    fn closes_cycle(&mut self, class: usize, pick: usize) -> bool {
         self.epoch += 1;
         let component = self.reduced.component[class];
         let mut stack = vec![class];
         while let Some(at) = stack.pop() {
             self.visits += 1;
-            let Some(term) = self.reduced.problem.classes[at].terms.get(self.picks[at]) else { continue };
+            let pick = if at == class { pick } else { self.picks[at] };
+            let Some(term) = self.reduced.problem.classes[at].terms.get(pick) else { continue };
             for &c in &term.children {
                 let c = c as usize;
                 if c == class {
@@ -189,6 +242,9 @@ impl<'r, 'p> Search<'r, 'p> {
 
     /// Exchanges single terms as long as the part gets cheaper.
     fn improve(&mut self) {
+        for class in self.fixed.clone() {
+            self.take(class);
+        }
         let mut best = self.weight();
         for _ in 0..PASSES {
             let mut changed = false;
@@ -197,19 +253,23 @@ impl<'r, 'p> Search<'r, 'p> {
                 if self.reduced.alive[class].len() < 2 || self.visits > VISITS {
                     continue;
                 }
+                // Nothing gets cheaper by what nothing needs.
+                if self.users[class] == 0 {
+                    continue;
+                }
                 let before = self.picks[class];
                 let mut kept = before;
                 for t in self.reduced.alive[class].clone() {
-                    self.picks[class] = t;
-                    if t == before || (self.cyclic && self.closes_cycle(class)) {
+                    if t == before || (self.cyclic && self.closes_cycle(class, t)) {
                         continue;
                     }
+                    self.exchange(class, t);
                     let weight = self.weight();
                     if weight < best {
                         (best, kept, changed) = (weight, t, true);
                     }
                 }
-                self.picks[class] = kept;
+                self.exchange(class, kept);
             }
             if !changed {
                 break;
