@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use crate::{cargo, output};
+use crate::{output, verify};
 
 /// Writes `docs/isa.md`, `docs/operators.md`, `docs/exactness.md` and `docs/errors.md`, or checks that they are what would be written.
 pub fn run(root: &Path, check: bool) -> Result<(), String> {
-    let lacuna = |args: &[&str]| {
-        let run = ["run", "--quiet", "--package", "lacuna", "--"];
-        output(cargo().args(run).args(args).current_dir(root))
-    };
+    let binary = verify::binary(root, "dev")?;
+    let lacuna = |args: &[&str]| output(Command::new(&binary).args(args).current_dir(root));
     let pages = [
         ("docs/isa.md", lacuna_isa::reference::reference()),
         ("docs/operators.md", lacuna(&["ops", "--markdown"])?),

@@ -61,7 +61,7 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
         generate(root, options)?;
     }
     let models = models(&options.folder, options.filter.as_deref())?;
-    let binary = verify::binary(root)?;
+    let binary = verify::binary(root, "release")?;
     let all = |model| {
         let precisions = || PRECISIONS.iter().map(|&p| p.to_owned());
         let job = move |target: &str, precision| Job { model, target: target.to_owned(), precision };

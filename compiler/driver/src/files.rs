@@ -202,6 +202,13 @@ pub fn keep_input(input: &Path, output: &Path) -> Result<(), Diagnostic> {
     }
 }
 
+/// Lets outputs replace the inputs that lie in a folder: they were read whole, and no copy of them is asked for.
+pub fn release(folder: &Path) {
+    let Ok(folder) = folder.canonicalize() else { return };
+    let mut inputs = INPUTS.lock().unwrap_or_else(PoisonError::into_inner);
+    inputs.retain(|path| path.parent() != Some(&folder));
+}
+
 fn keep_inputs(output: &Path) -> Result<(), Diagnostic> {
     let inputs = INPUTS.lock().unwrap_or_else(PoisonError::into_inner);
     let read = output.canonicalize().is_ok_and(|path| inputs.contains(&path));

@@ -133,7 +133,15 @@ pub fn bound(request: StateRequest<'_>, module: &mut Module) -> Result<(), Faile
         return Err(Failed(faults));
     }
     if growing.is_empty() {
-        return Ok(());
+        return match request.length {
+            Some(_) => Err(Diagnostic::new(
+                codes::STATE,
+                "--state-length does nothing: no output is longer than its state",
+            )
+            .hint("leave --state-length out")
+            .into()),
+            None => Ok(()),
+        };
     }
     let whole = || {
         Diagnostic::new(codes::STATE, "a state has more rows than a tensor can have")

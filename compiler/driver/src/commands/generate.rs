@@ -92,7 +92,11 @@ impl Roles {
             ),
             Some(names) => usage(
                 format!("entry `{}` also wants {names}", entry.name),
-                "what stays from token to token is a state: compile with --state INPUT=OUTPUT",
+                if object.states.is_empty() {
+                    "what stays from token to token is a state: compile with --state INPUT=OUTPUT"
+                } else {
+                    "one sequence is generated: compile for batch 1, and every other input as a state"
+                },
             ),
         })?;
         let logits = (0..entry.outputs.len()).filter(|&o| match &args.logits {

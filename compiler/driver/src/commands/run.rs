@@ -33,6 +33,10 @@ pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
     let mut session = program.session();
     if let Some(folder) = &args.load_state {
         load_states(folder, &object, &mut session)?;
+        // The next step's states may take the place of this step's.
+        if args.save_state.as_ref() == Some(folder) {
+            files::release(folder);
+        }
     }
     let (inputs, random) = inputs(&args.inputs, args.seed, entry)?;
     if let Some(folder) = &args.output {

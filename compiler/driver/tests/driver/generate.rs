@@ -96,7 +96,8 @@ fn states_are_saved_and_loaded() {
     // ^1, then the 2 of the reference.
     for (position, token) in [(0, 12), (1, 1), (2, 2)] {
         let (token, place) = (tensor("token", token), tensor("position", position));
-        let (before, after) = (format!("s{position}"), format!("s{}", position + 1));
+        // The last states take the place of those before them.
+        let (before, after) = (format!("s{position}"), format!("s{}", (position + 1).min(2)));
         let mut args = vec!["run", "adder.lac", "--input", &token, "--input", &place];
         args.extend(["--save-state", &after]);
         if position > 0 {
@@ -256,4 +257,9 @@ fn caches_that_grow_need_rows() {
     let args = [&common[..], &["--dim", "p=0", "--state-length", "3", "-o", object]].concat();
     let (exit, report) = json_in(&folder, &args);
     assert_eq!(exit, 0, "{report}");
+    let fixed = testdata("adder-decode").join("model.onnx");
+    let (fixed, states) = (fixed.to_str().unwrap(), ["--state", "past.*=present.*", "--state-length", "8"]);
+    let refused =
+        check_failure(&folder, &[&["compile", fixed, "-o", object][..], &states].concat(), 2, "L0025");
+    assert!(refused.to_string().contains("leave --state-length out"), "{refused}");
 }

@@ -185,7 +185,13 @@ pub(super) fn max_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
 /// Windows along one axis whose elements are counted.
 const MAX_POSITIONS: u64 = 1 << 26;
 
+/// AveragePool.
 pub(super) fn average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
+    average(c, n, false)
+}
+
+/// AveragePool; where pads count and `whole` is set, a window that ends beyond them is divided by the whole kernel.
+pub(super) fn average(c: &mut Ctx<'_>, n: &Call<'_>, whole: bool) -> Results {
     let Pool { x, kernel, spatial: s } = pool(c, n)?;
     let count_pads = n.flag("count_include_pad", false)?;
     let shape = c.shape(x);
@@ -198,6 +204,7 @@ pub(super) fn average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let counts: Vec<Vec<f64>> = (0..kernel.len())
         .map(|i| {
             let (first, last) = match count_pads {
+                true if whole => (0, u64::MAX),
                 true => (0, s.low[i] + shape[i + 2] + s.high[i]),
                 false => (s.low[i], s.low[i] + shape[i + 2]),
             };

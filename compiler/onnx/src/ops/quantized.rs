@@ -171,9 +171,9 @@ fn on_values(c: &mut Ctx<'_>, n: &Call<'_>, f: impl FnOnce(&mut Ctx<'_>, &Call<'
     finish(c, n, y, 3)
 }
 
-/// QLinearAveragePool.
+/// QLinearAveragePool, which divides as ONNX Runtime does, its only definition.
 pub(super) fn qlinear_average_pool(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
-    on_values(c, n, pooling::average_pool)
+    on_values(c, n, |c, n| pooling::average(c, n, true))
 }
 
 /// QLinearGlobalAveragePool.
