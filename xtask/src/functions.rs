@@ -60,8 +60,6 @@ const WIDE: &[(&str, &str, usize)] = &[
     ("runtime/src/simd/products.rs", "accumulate_groups", 7),
     ("runtime/src/simd/products.rs", "groups_plain", 7),
     ("runtime/src/simd/products.rs", "plain_rows", 7),
-    ("runtime/src/simd/products/x86.rs", "groups_avx2", 7),
-    ("runtime/src/simd/products/x86.rs", "groups_avx512", 7),
 ];
 
 /// What is wrong with the functions of the crate in `folder`.

@@ -253,8 +253,7 @@ unsafe fn step<L: Lanes, const R: usize, const V: usize>(
 #[inline(always)]
 pub(super) unsafe fn groups<L: Lanes>(
     bank: &mut [f32],
-    a: &[f32],
-    origin: i64,
+    (a, origin): (&[f32], i64),
     rows: &Rows,
     panels: &[PanelRef<'_>],
     groups: &[Segments],

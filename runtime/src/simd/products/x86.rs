@@ -40,7 +40,7 @@ macro_rules! kernels {
             scales: &Scales<'_>,
         ) {
             // SAFETY: the caller's promise, and the features are those of the register.
-            unsafe { tiles::groups::<$lanes>(bank, a, origin, rows, panels, groups, scales) };
+            unsafe { tiles::groups::<$lanes>(bank, (a, origin), rows, panels, groups, scales) };
         }
     };
 }
