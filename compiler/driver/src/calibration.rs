@@ -103,7 +103,7 @@ impl Calibration {
         let func = &module.functions[entry.func];
         let mut batches = Vec::new();
         for set in &self.sets {
-            let pairs = set.pair(&set.inputs, &entry.inputs, "inputs")?;
+            let pairs = set.pair_inputs(&entry.inputs)?;
             let wanted: Vec<&TensorType> = func.params.iter().map(|&p| func.ty(p)).collect();
             let given: Vec<&Literal> = pairs.iter().map(|&i| &set.inputs[i].1).collect();
             let n = given.iter().zip(&wanted).find(|(g, w)| g.ty != ***w).map_or(1, |(g, w)| {
@@ -193,6 +193,7 @@ mod tests {
             labels: None,
             lengths: Default::default(),
             is_partial: false,
+            is_named: false,
         }
     }
 

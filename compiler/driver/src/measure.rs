@@ -180,7 +180,7 @@ impl Halves {
         let calibration = Calibration::new(vec![set.clone()]);
         self.n_samples.push(calibration.n_samples());
         for half in calibration.half(Half::Even).ok()?.sets() {
-            let pairs = half.pair(&half.inputs, names, "inputs").ok()?;
+            let pairs = half.pair_inputs(names).ok()?;
             self.to_choose.push(pairs.into_iter().map(|at| half.inputs[at].1.data.clone()).collect());
         }
         Some(self)
@@ -195,7 +195,7 @@ fn inputs(
     first_output: Option<&Vec<u64>>,
 ) -> Result<Inputs, Diagnostic> {
     let mut blobs = Vec::new();
-    for (i, at) in set.pair(&set.inputs, names, "inputs")?.into_iter().enumerate() {
+    for (i, at) in set.pair_inputs(names)?.into_iter().enumerate() {
         let literal: &Literal = &set.inputs[at].1;
         if literal.ty != *types[i] {
             let reason =

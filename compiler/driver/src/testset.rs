@@ -31,6 +31,9 @@ pub struct DataSet {
     pub lengths: BTreeMap<String, u64>,
     /// Whether outputs are named, and those that are missing are not compared.
     pub is_partial: bool,
+    /// Whether every input has the name that the model gives it: then those that nothing asks for, as bound ones are constants, are
+    /// left out.
+    pub is_named: bool,
 }
 
 /// A model with its test data: empty for a model on its own.
@@ -95,6 +98,7 @@ impl TestSet {
             labels: None,
             lengths: BTreeMap::new(),
             is_partial: true,
+            is_named: true,
         };
         Ok(TestSet { model, folders: Vec::new(), given: Some(set) })
     }
@@ -118,7 +122,14 @@ impl TestSet {
             return Ok(vec![set.clone()]);
         }
         let ports = files::read(&self.model).ok().and_then(|blob| Ports::read(&blob)).unwrap_or_default();
-        self.folders.iter().map(|folder| DataSet::load(folder, true, &ports)).collect()
+        let signature = Signature(ports);
+        let load = |folder: &PathBuf| {
+            DataSet::load(folder, true, &signature.0).map(|mut set| {
+                signature.name_inputs(&mut set);
+                set
+            })
+        };
+        self.folders.iter().map(load).collect()
     }
 }
 
@@ -243,12 +254,26 @@ impl DataSet {
         let labels = folder.join("labels_0.pb");
         let labels = if labels.is_file() { Some(tensors::read(&labels)?.1) } else { None };
         let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(DataSet { name, inputs, outputs, labels, lengths, is_partial: false })
+        Ok(DataSet { name, inputs, outputs, labels, lengths, is_partial: false, is_named: false })
     }
 
     /// Whether a tensor of this name is among the inputs.
     fn gives(&self, name: &str) -> bool {
         self.inputs.iter().any(|(given, _)| given == name)
+    }
+
+    /// The number of the input for each of `names`.
+    ///
+    /// # Errors
+    /// L0012 when inputs and names cannot be paired.
+    pub fn pair_inputs(&self, names: &[String]) -> Result<Vec<usize>, Diagnostic> {
+        if self.is_named {
+            let number = |name: &String| self.inputs.iter().position(|(given, _)| given == name);
+            if let Some(paired) = names.iter().map(number).collect() {
+                return Ok(paired);
+            }
+        }
+        self.pair(&self.inputs, names, "inputs")
     }
 
     /// The number of the tensor for each of `names`: by the name in the file, or by order where no name fits.
@@ -346,12 +371,22 @@ impl Signature {
         self.inputs(data).into_iter().map(|input| input.name).collect()
     }
 
+    /// Gives the inputs of a data set the names of the model's, where they can be told apart.
+    pub fn name_inputs(&self, data: &mut DataSet) {
+        let names = self.names(data);
+        let Ok(paired) = data.pair_inputs(&names) else { return };
+        for (name, i) in names.into_iter().zip(paired) {
+            data.inputs[i].0 = name;
+        }
+        data.is_named = true;
+    }
+
     /// Sizes of symbolic dimensions, read off the inputs of a data set.
     pub fn dims(&self, data: &DataSet) -> BTreeMap<String, u64> {
         let mut sizes = data.lengths.clone();
         let inputs = self.inputs(data);
         let names: Vec<String> = inputs.iter().map(|input| input.name.clone()).collect();
-        let Ok(paired) = data.pair(&data.inputs, &names, "inputs") else { return sizes };
+        let Ok(paired) = data.pair_inputs(&names) else { return sizes };
         for (input, i) in inputs.iter().zip(paired) {
             let shape = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()?.shape.as_ref());
             let dims = shape.map(|s| s.dim.as_slice()).unwrap_or_default();
@@ -391,8 +426,9 @@ mod tests {
                 labels: None,
                 lengths: BTreeMap::new(),
                 is_partial: false,
+                is_named: false,
             };
-            let found = set.pair(&set.inputs, &names, "inputs").ok();
+            let found = set.pair_inputs(&names).ok();
             assert_eq!(found.as_deref(), expect, "{tensors:?} {names:?}");
         };
         check(&["a", "b"], &["a", "b"], Some(&[0, 1]));

@@ -177,7 +177,7 @@ fn dimensions(input: &ValueInfoProto) -> Result<(ScalarType, Vec<Dimension>), In
     Ok((elem, dims))
 }
 
-/// Makes the parameters and returns the names: of inputs that are not initializers, or that take the place of one.
+/// Makes the parameters and returns their names: of inputs that are neither initializers nor bound, which are constants.
 fn inputs(
     importer: &mut Importer<'_>,
     graph: &GraphProto,
@@ -211,7 +211,6 @@ fn inputs(
     }
     let mut names = Vec::new();
     for (input, dims) in parsed {
-        names.push(input.name.clone());
         unbound.remove(input.name.as_str());
         match parameter(input, dims, &sizes) {
             Ok(ty) => match options.bindings.get(&input.name) {
@@ -221,12 +220,12 @@ fn inputs(
                     importer.define(&input.name, Slot::Poisoned);
                 }
                 Some(literal) => {
-                    importer.ctx.b.param(ty.clone(), input.name.clone());
                     let data = ConstantData::Dense(literal.data.clone());
                     let made = importer.ctx.constant(Constant::new(ty, data, input.name.clone()));
                     importer.define(&input.name, made.map_or(Slot::Poisoned, Slot::Value));
                 }
                 None => {
+                    names.push(input.name.clone());
                     let value = importer.ctx.b.param(ty, input.name.clone());
                     importer.define(&input.name, Slot::Value(value));
                 }

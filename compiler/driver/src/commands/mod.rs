@@ -271,7 +271,7 @@ impl Settings {
                 return Err(twice("--bind", name).into());
             }
         }
-        Ok(Settings {
+        let mut settings = Settings {
             target: exec::target(&options.target, &options.changes)?,
             precision: options.precision,
             relaxed: options.relaxed,
@@ -285,7 +285,28 @@ impl Settings {
             calibration,
             budget,
             data: (data.as_deref().unwrap_or_default().into(), data.is_some()),
-        })
+        };
+        settings.leave_bound_out();
+        Ok(settings)
+    }
+
+    /// Takes the inputs that are bound out of the data to measure on: they are constants.
+    fn leave_bound_out(&mut self) {
+        let is_bound = |(name, _): &(String, Literal)| self.bindings.contains_key(name);
+        let strip = |sets: &[DataSet]| -> Option<Vec<DataSet>> {
+            let some = sets.iter().any(|set| set.inputs.iter().any(is_bound));
+            some.then(|| {
+                let mut sets = sets.to_vec();
+                sets.iter_mut().for_each(|set| set.inputs.retain(|input| !is_bound(input)));
+                sets
+            })
+        };
+        if let Some(sets) = strip(&self.data.0) {
+            self.data.0 = sets.into();
+        }
+        if let Some(sets) = self.calibration.as_ref().and_then(|c| strip(c.sets())) {
+            self.calibration = Some(Calibration::new(sets));
+        }
     }
 
     /// Takes test data to measure errors on, unless `--calibrate` gave other data.

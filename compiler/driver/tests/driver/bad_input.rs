@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{Dim, F32, I64, check_failure, floats, lacuna_in, model, names, node, port, relu, save};
+use crate::common::{Dim, F32, I64, check_failure, floats, json_in, lacuna_in, model, names, node, port, relu, save};
 use lacuna_onnx::proto::{StringStringEntryProto, TensorProto};
 
 #[test]
@@ -75,6 +75,48 @@ fn indices_out_of_range() {
     check("GatherElements", &[2, 4], &[0, 2, -1, -3, 0, 1, 2, 0], &[0, 1, 2, 3, 0, 0, 0, 0]);
     check("GatherND", &[2, 2], &[0, 3, -1, -4], &[0, 3, 0, 4]);
     check("GatherND", &[2, 2], &[0, 0, 2, 3], &[1, -5, 0, 0]);
+}
+
+/// A bound input is a constant: the object has no such input, and data for it is left out.
+#[test]
+fn bound_inputs_are_no_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let ports = vec![
+        port("x", F32, &[Dim::N(6)]),
+        port("starts", I64, &[Dim::N(1)]),
+        port("ends", I64, &[Dim::N(1)]),
+    ];
+    let m = model(ports, vec![node("Slice", &["x", "starts", "ends"], "y")], vec![port("y", F32, &[])]);
+    let set = at.join("test_data_set_0");
+    fs::create_dir(&set).unwrap();
+    save(&at.join("model.onnx"), &m);
+    let int = |value: i64| TensorProto {
+        dims: vec![1],
+        data_type: I64,
+        int64_data: vec![value],
+        ..TensorProto::default()
+    };
+    // Files without names, the bound ones in the middle and at the end.
+    save(&set.join("input_0.pb"), &floats("", &[6], &[0., 1., 2., 3., 4., 5.]));
+    save(&set.join("input_1.pb"), &int(1));
+    save(&set.join("input_2.pb"), &int(4));
+    save(&set.join("output_0.pb"), &floats("", &[3], &[1., 2., 3.]));
+    for precision in ["f32", "auto"] {
+        let (exit, report) = json_in(at, &["verify", ".", "--precision", precision]);
+        assert_eq!((exit, &report["bound_inputs"]), (0, &serde_json::json!(["starts", "ends"])), "{report}");
+    }
+    save(&at.join("starts.pb"), &int(1));
+    save(&at.join("ends.pb"), &int(4));
+    let bind = ["--bind", "starts=starts.pb", "--bind", "ends=ends.pb"];
+    let (exit, report) = json_in(at, &[&["verify", "."][..], &bind].concat());
+    assert_eq!((exit, &report["bound_inputs"]), (0, &serde_json::json!([])), "{report}");
+    let compiled = lacuna_in(at, &[&["compile", "model.onnx", "-o", "m.lac"][..], &bind].concat());
+    assert!(compiled.status.success());
+    save(&at.join("x.pb"), &floats("x", &[6], &[0.; 6]));
+    let (exit, report) = json_in(at, &["run", "m.lac", "--input", "x=x.pb"]);
+    assert_eq!((exit, &report["random_inputs"]), (0, &serde_json::json!([])), "{report}");
+    check_failure(at, &["run", "m.lac", "--input", "x=x.pb", "--input", "starts=ends.pb"], 2, "L0007");
 }
 
 /// A pipe without a writer must not be waited for.

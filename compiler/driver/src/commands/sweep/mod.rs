@@ -171,7 +171,7 @@ impl Sweep<'_> {
             .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;
         let sqnr = match self.args.no_run {
             true => None,
-            false => Some(self.sqnr(point, &settings, &compiled.object, &compiled.imported)?),
+            false => Some(self.sqnr(point, &compiled.object, &compiled.imported)?),
         };
         Ok(Found {
             cycles: profile.cycles,
@@ -186,13 +186,7 @@ impl Sweep<'_> {
     }
 
     /// Signal-to-noise ratio of the worst output, against reference outputs, or the IR evaluator on random inputs.
-    fn sqnr(
-        &self,
-        point: &Point,
-        settings: &Settings,
-        object: &Object,
-        module: &Module,
-    ) -> Result<f64, Failed> {
+    fn sqnr(&self, point: &Point, object: &Object, module: &Module) -> Result<f64, Failed> {
         let program = Program::load(object, 1)?;
         let entry = program.entry();
         let mut stats: Vec<OutputStats> =
@@ -210,7 +204,7 @@ impl Sweep<'_> {
             Ok(())
         };
         if self.data.is_empty() {
-            let inputs = random_inputs(settings, self.args.seed, entry)?;
+            let inputs = random_inputs(self.args.seed, entry)?;
             let expected = self.evaluated(point, entry, &inputs, module)?;
             add(&inputs, &expected)?;
         }

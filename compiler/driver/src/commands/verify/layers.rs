@@ -58,7 +58,7 @@ pub(super) fn run(args: &cli::Verify, settings: &Settings, context: &Context) ->
     let entry = program.entry();
     let inputs = match &data {
         Some(data) => inputs_of(data, entry)?,
-        None => random_inputs(&settings, args.seed, entry)?,
+        None => random_inputs(args.seed, entry)?,
     };
     let refused = |e: lacuna_ir::eval::EvalError| Diagnostic::new(codes::REFERENCE, e.to_string());
     let tensor = |port: &lacuna_isa::object::Port, bytes: &[u8]| {

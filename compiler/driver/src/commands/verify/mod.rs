@@ -233,6 +233,17 @@ pub(super) fn bind(
     data: &DataSet,
     context: &Context,
 ) -> (Settings, Vec<String>) {
+    let (mut settings, bound) = with_bindings(model, settings, data, context);
+    settings.leave_bound_out();
+    (settings, bound)
+}
+
+fn with_bindings(
+    model: &Model,
+    settings: &Settings,
+    data: &DataSet,
+    context: &Context,
+) -> (Settings, Vec<String>) {
     let mut settings = settings.clone();
     let Some(signature) = Signature::read(&model.blob) else { return (settings, Vec::new()) };
     for (name, size) in signature.dims(data) {
@@ -240,8 +251,11 @@ pub(super) fn bind(
     }
     let mut bound = Vec::new();
     for (name, literal) in signature.overridden(data) {
-        settings.bindings.insert(name.clone(), literal.clone());
-        bound.push(name.clone());
+        // What the command line binds stays.
+        if !settings.bindings.contains_key(name) {
+            settings.bindings.insert(name.clone(), literal.clone());
+            bound.push(name.clone());
+        }
     }
     // The inputs that some constant depends on, of each constant that is wanted.
     let wanted = |settings: &Settings| -> Vec<Vec<String>> {
@@ -256,7 +270,7 @@ pub(super) fn bind(
         return (settings, bound);
     }
     let names = signature.names(data);
-    let Ok(paired) = data.pair(&data.inputs, &names, "inputs") else { return (settings, bound) };
+    let Ok(paired) = data.pair_inputs(&names) else { return (settings, bound) };
     let small = |name: &String| {
         let at = names.iter().position(|n| n == name)?;
         let literal = &data.inputs[*paired.get(at)?].1;
@@ -326,11 +340,9 @@ fn compare_set(
     Ok(())
 }
 
-pub(super) fn random_inputs(settings: &Settings, seed: u64, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
+pub(super) fn random_inputs(seed: u64, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
     let input = |(idx, port): (usize, &Port)| {
-        // A bound input has one legal value.
-        let bound = settings.bindings.get(&port.name).map(|literal| literal.data.clone());
-        let made = bound.or_else(|| random::input(port.elem, &port.shape, seed, idx));
+        let made = random::input(port.elem, &port.shape, seed, idx);
         let too_large = || Diagnostic::new(codes::REFERENCE, format!("input `{}` is too large", port.name));
         Ok(made.ok_or_else(too_large)?)
     };
@@ -341,7 +353,7 @@ pub(super) fn random_inputs(settings: &Settings, seed: u64, entry: &EntryPoint) 
 pub(super) fn inputs_of(data: &DataSet, entry: &EntryPoint) -> Result<Vec<Blob>, Failed> {
     let names: Vec<String> = entry.inputs.iter().map(|p| p.name.clone()).collect();
     let mut inputs = Vec::new();
-    for (port, i) in entry.inputs.iter().zip(data.pair(&data.inputs, &names, "inputs")?) {
+    for (port, i) in entry.inputs.iter().zip(data.pair_inputs(&names)?) {
         let (want, literal) = (TensorType::new(port.elem, port.shape.clone()), &data.inputs[i].1);
         if literal.ty != want {
             let reason =
@@ -369,7 +381,7 @@ fn with_evaluator(
     let entry = program.entry();
     let inputs = match given {
         Some(data) => inputs_of(data, entry)?,
-        None => random_inputs(&settings, args.seed, entry)?,
+        None => random_inputs(args.seed, entry)?,
     };
     let refused = |e: lacuna_ir::eval::EvalError| Diagnostic::new(codes::REFERENCE, e.to_string());
     let mut arguments = Vec::new();
