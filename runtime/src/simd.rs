@@ -15,7 +15,7 @@ use lacuna_isa::format::{GroupFormat, ScaleMode, group};
 use lacuna_isa::program::SeOp;
 
 use crate::se::{Lanes, Step, ops_run};
-pub(crate) use integers::{Bytes, Integers, accumulate_integers, codes_of_pairs, has_dots};
+pub(crate) use integers::{Bytes, Integers, accumulate_integers, codes_of_pairs, has_dots, words_in_16_bits};
 pub(crate) use products::{COLUMNS, PanelRef, Rows, Scales, Segments, accumulate, accumulate_groups};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -158,7 +158,9 @@ fn grouped_integers(
 ) -> bool {
     let [a, b] = [&product.a, &product.b].map(|side| Whole::of(side.map.format));
     let (Some(a), Some(b), Some(size)) = (a, b, product.group) else { return false };
-    if !groups.even || !simd::has_dots(units) || !size.is_multiple_of(4) || product.a.map.k_stride > 1 {
+    let words = simd::words_in_16_bits(a.greatest(), b.bias);
+    if !groups.even || !simd::has_dots(units, words) || !size.is_multiple_of(4) || product.a.map.k_stride > 1
+    {
         return false;
     }
     let panels = caches.panels(product, schedule, Some(a.bias));
@@ -167,7 +169,7 @@ fn grouped_integers(
     }
     let (codes, origin) = codes(units, &product.a, schedule.reach, a);
     let unit = 1.0 / (a.per_one * b.per_one);
-    let bytes = Bytes { codes: &codes, origin, groups: &groups.offsets, unit };
+    let bytes = Bytes { codes: &codes, origin, groups: &groups.offsets, unit, words };
     let columns: Vec<Integers<'_>> = schedule
         .blocks
         .iter()

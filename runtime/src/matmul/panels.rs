@@ -21,6 +21,11 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
+    /// The greatest element made positive.
+    pub fn greatest(self) -> i32 {
+        (2 * self.bias).min(i32::from(u8::MAX))
+    }
+
     /// How the elements of a format are whole numbers of a byte, if they are.
     pub fn of(format: Format) -> Option<Whole> {
         match format {

@@ -1,5 +1,8 @@
 //! Products of groups whose elements are small integers times a power of two: sums of bytes, exact in any order.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use super::products::{COLUMNS, Rows, Scales};
 use super::{Level, Units};
 
@@ -25,15 +28,22 @@ pub(crate) struct Bytes<'a> {
     pub groups: &'a [i64],
     /// What one is worth in the product of two bytes.
     pub unit: f32,
+    /// Of how many words of four products the sums of pairs fit 16 bits.
+    pub words: usize,
 }
 
-/// Whether `units` have dot products of bytes.
-pub(crate) fn has_dots(units: Units) -> bool {
-    units.0 >= Level::Avx512Vnni
+/// Of how many words of four products the sums of pairs fit 16 bits, for operands up to these magnitudes.
+pub(crate) fn words_in_16_bits(a: i32, b: i32) -> usize {
+    (i32::from(i16::MAX) / (2 * a * b)) as usize
+}
+
+/// Whether `units` sum bytes, of which so many words fit 16 bits.
+pub(crate) fn has_dots(units: Units, words: usize) -> bool {
+    units.0 >= Level::Avx512Vnni || (units.0 >= Level::Avx2 && words > 0)
 }
 
 /// For every group of `size` k: `bank[r][c] = fma(sum * unit, scale_a * scale_b, bank[r][c])`, where `sum` is the exact sum of
-/// products. False when `units` have no dot products of bytes; then nothing was done.
+/// products. False when `units` cannot sum such bytes; then nothing was done.
 ///
 /// # Panics
 /// When a row, a k, a column or a scale lies outside its operand, or `size` is no multiple of four.
@@ -46,7 +56,7 @@ pub(crate) fn accumulate_integers(
     size: usize,
     scales: &Scales<'_>,
 ) -> bool {
-    if !has_dots(units) {
+    if !has_dots(units, a.words) {
         return false;
     }
     let n = scales.groups.len();
@@ -74,7 +84,10 @@ pub(crate) fn accumulate_integers(
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the features were detected, and every address was checked above.
     unsafe {
-        x86::accumulate(bank, a, rows, panels, size, scales);
+        match units.0 {
+            Level::Avx512Vnni => x86::accumulate(bank, a, rows, panels, size, scales),
+            _ => avx2::accumulate(bank, a, rows, panels, size, scales),
+        }
     }
     true
 }

@@ -5,6 +5,9 @@ mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use tiles::Lanes;
+
 use super::{Level, Units};
 
 /// Columns of a panel.

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::common::{Dim, F32, I64, check_failure, floats, json_in, lacuna_in, model, names, node, port, relu, save};
+use crate::common::{
+    Dim, F32, I64, check_failure, floats, json_in, lacuna_in, model, names, node, port, relu, save,
+};
 use lacuna_onnx::proto::{StringStringEntryProto, TensorProto};
 
 #[test]

@@ -9,7 +9,7 @@ use super::{COLUMNS, PanelRef, Rows, Scales, Segments, shares};
 ///
 /// # Safety
 /// Every method needs the features of the register's unit, and the memory that it names.
-pub(super) trait Lanes: Copy {
+pub(in crate::simd) trait Lanes: Copy {
     /// Values of a register; 32 is a multiple of it.
     const N: usize;
     /// Most vectors of columns of a tile, by its rows less one; those of more rows as of the last.
@@ -50,12 +50,12 @@ pub(super) trait Lanes: Copy {
 }
 
 /// The rows of a tile: all rows, and the first of the tile.
-pub(super) type Share<'a> = (&'a Rows, usize);
+pub(in crate::simd) type Share<'a> = (&'a Rows, usize);
 
 /// Some columns of a panel: their values of k with offset 0, their place in the bank, how many there are, their panel, and
 /// their place in it.
 #[derive(Clone, Copy)]
-pub(super) struct Vector {
+pub(in crate::simd) struct Vector {
     values: *const f32,
     column: usize,
     n: usize,
@@ -64,7 +64,7 @@ pub(super) struct Vector {
 }
 
 /// Vectors of a tile: every one of a panel lies one register behind the one before.
-pub(super) type Vectors = [Vector; 8];
+pub(in crate::simd) type Vectors = [Vector; 8];
 
 const NONE: Vector = Vector { values: std::ptr::null(), column: 0, n: 0, panel: 0, within: 0 };
 
