@@ -222,6 +222,13 @@ pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         // Negative amounts crop, before anything is added.
         let (crop_low, crop_high) = ((-before).max(0), (-after).max(0));
         let extent = c.shape(x)[d] as i64 - crop_low - crop_high;
+        let added = before.max(0) + after.max(0);
+        if mode == "constant" && extent < 0 && extent + added >= 0 {
+            // What one side crops beyond the operand it takes from what the other adds.
+            x = c.slice_axis(x, d, 0, 0)?;
+            low[d] = (extent + added) as u64;
+            continue;
+        }
         let left = u64::try_from(extent)
             .map_err(|_| invalid(format!("pads {pads:?} crop more than dimension {d}")))?;
         x = c.slice_axis(x, d, crop_low as u64, left)?;
@@ -261,10 +268,10 @@ pub(super) fn pad(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.emit(Op::Pad { low, high }, &[x, value])?])
 }
 
-/// Each dimension gets an outer one that repeats it.
 /// Repetitions along a dimension of tensors of the greatest rank, which are a concatenation.
 const MAX_TILES: usize = 1 << 16;
 
+/// Each dimension gets an outer one that repeats it.
 pub(super) fn tile(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let mut x = n.input(0)?;
     let mut repeats = c.const_ints(n.input(1)?, "the repeats operand")?;
