@@ -45,6 +45,10 @@ pub(super) fn reduce(c: &mut Ctx<'_>, n: &Call<'_>, op: ReduceOp, around: Around
     let x = n.input(0)?;
     let (axes, keep) = arguments(c, n, x)?;
     let axes = axes.unwrap_or_default();
+    let shape = c.shape(x);
+    // Of no element the specification leaves the mean open; ONNX Runtime's is 0, as PyTorch's is in an empty bag of embeddings.
+    let is_empty = axes.iter().any(|&d| shape[usize::from(d)] == 0);
+    let op = if is_empty && op == ReduceOp::Mean { ReduceOp::Sum } else { op };
     let sum = |c: &mut Ctx<'_>, x| c.reduce(op, x, &axes, keep);
     Ok(vec![match around {
         Around::Plain => sum(c, x)?,
