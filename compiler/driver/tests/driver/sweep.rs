@@ -112,6 +112,8 @@ fn mistakes_are_said_once_and_refusals_are_rows() {
     check_failure(at, &["sweep", &model, "--set", "clock=1..2GHz"], 2, "L0001");
     check_failure(at, &["sweep", &model, "--prune", "3:7"], 2, "L0001");
     check_failure(at, &["sweep", "none.onnx"], 2, "L0002");
+    fs::write(at.join("text.onnx"), "no model").unwrap();
+    check_failure(at, &["sweep", "text.onnx", "--precision", "f32,mxfp8"], 2, "L0101");
     let (exit, json) = json_in(at, &["sweep", &model, "--set", "hbm=1MB", "--no-run"]);
     assert_eq!(exit, 0);
     assert!(json["points"][0]["refused"].as_str().unwrap().starts_with("L0402: "), "{json}");

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use lacuna_driver::compare::{Criterion, OutputStats};
 use lacuna_driver::diagnostics::{Diagnostic, Exit, Failed};
 use lacuna_driver::exec::Program;
+use lacuna_driver::pipeline::Watch;
 use lacuna_driver::progress::{Loudness, Progress};
 use lacuna_driver::report::{self, Report};
 use lacuna_driver::testset::{self, DataSet, TestSet};
@@ -77,6 +78,12 @@ pub fn run(args: &cli::Sweep, context: &Context) -> Result<Report, Failed> {
     for point in &points {
         // A name that is wrong is wrong for every row: it is said once, before anything is compiled.
         lacuna_driver::exec::target(&point.target, &point.changes)?;
+    }
+    if testset::decode(&model.blob).is_none() {
+        // So is a file that is no model.
+        let settings = Settings::measuring(&args.compile_options())?;
+        let mut watch = Watch { progress: &context.progress, dump: None };
+        lacuna_driver::pipeline::import(&settings.request(&model, context.threads), &mut watch)?;
     }
     if let Some(folder) = &args.cache {
         files::make_folder(folder)?;
