@@ -63,6 +63,7 @@ MODELS = {
     "rms-norm": (language.RmsQuotient, program(opset=20)),
     "router": (language.Router, program()),
     "segmentation": (vision.SegmentationHead, trace(13)),
+    "sequence-first": (language.SequenceFirst, program()),
     "stable-softmax": (language.StableSoftmax, trace(13)),
     "streaming": (vision.Streaming, trace(13)),
     "two-heads": (language.TwoHeads, trace(13)),

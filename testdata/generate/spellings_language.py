@@ -375,3 +375,17 @@ class TwoHeads(nn.Module):
     def forward(self, x):
         x = torch.tanh(self.up(x))
         return self.logits(x), self.value(x[:, 2:])
+
+
+class SequenceFirst(nn.Module):
+    """Attention that PyTorch computes with the sequence in front of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, N_HEADS, batch_first=True)
+
+    def inputs(self):
+        return {"x": tokens(2)}
+
+    def forward(self, x):
+        return x + self.attention(x, x, x, need_weights=False)[0]

@@ -151,3 +151,28 @@ pub fn parts(inner: &Shape, outer: &Shape) -> Option<Vec<Dims>> {
     }
     next.peek().is_none().then_some(parts)
 }
+
+/// The coarsest shape that both `inner` and `outer` merge into theirs, for a reshape from one to the other; `None`
+/// where a dimension of one begins within an element of the other, or where there are no elements.
+pub fn refined(inner: &Shape, outer: &Shape) -> Option<Shape> {
+    let ends = |shape: &Shape| {
+        shape
+            .iter()
+            .scan(1u64, |before, &n| {
+                *before = before.checked_mul(n)?;
+                Some(*before)
+            })
+            .collect::<Vec<u64>>()
+    };
+    let mut all: Vec<u64> = ends(inner).into_iter().chain(ends(outer)).filter(|&n| n != 1).collect();
+    all.sort_unstable();
+    all.dedup();
+    let mut before = 1;
+    all.into_iter()
+        .map(|end| {
+            let n = end.checked_div(before).filter(|n| n * before == end)?;
+            before = end;
+            Some(n)
+        })
+        .collect()
+}

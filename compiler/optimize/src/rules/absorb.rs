@@ -85,14 +85,21 @@ pub const RULES: &[Rule] = &[
         "(contract (reshape ?x) ?y)",
         "(reshape (contract ?x (reshape ?y)))",
         Some(|g, m| repeats(g, m.vars[0])),
-        |g, m| split_labels(g, m, 0),
+        |g, m| split_labels(g, m, 0, m.vars[0], Split::All),
     ),
     rule(
         "contract-splits-right-label",
         "(contract ?x (reshape ?y))",
         "(reshape (contract (reshape ?x) ?y))",
         Some(|g, m| repeats(g, m.vars[1])),
-        |g, m| split_labels(g, m, 1),
+        |g, m| split_labels(g, m, 1, m.vars[1], Split::All),
+    ),
+    rule(
+        "contract-splits-permuted-rows",
+        "(contract (reshape (permute ?x)) ?y)",
+        "(reshape (contract (reshape ?x) ?y))",
+        None,
+        |g, m| split_labels(g, m, 0, m.args(1)[0], Split::Kept),
     ),
 ];
 
@@ -189,11 +196,26 @@ fn merged(inner: &Shape, outer: &Shape) -> Option<Vec<Vec<u64>>> {
     Some(parts(inner, outer)?.into_iter().map(sizes).collect())
 }
 
-fn split_labels(g: &mut Graph, m: &Match, side: usize) -> Option<Id> {
+/// Which labels of an operand are split.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Split {
+    /// Every label.
+    All,
+    /// Those that the result has too.
+    Kept,
+}
+
+/// The contraction whose operand `side` is a reshape of `x` that merges dimensions, with a label for each of them.
+fn split_labels(g: &mut Graph, m: &Match, side: usize, x: Id, split: Split) -> Option<Id> {
     let (mut map, elem) = contract(g, m, 0)?;
-    let x = m.vars[side];
     let outer = g.shape(m.args(0)[side]).clone();
-    let parts = merged(g.shape(x), &outer)?;
+    let mut parts = merged(g.shape(x), &outer)?;
+    if split == Split::Kept {
+        let own = labels(&mut map, side).clone();
+        for (sizes, _) in parts.iter_mut().zip(own).filter(|(_, l)| !map.out.contains(l)) {
+            *sizes = vec![sizes.iter().product()];
+        }
+    }
     if parts.iter().all(|p| p.len() == 1) || outer.contains(&0) {
         return None;
     }
@@ -232,9 +254,10 @@ fn split_labels(g: &mut Graph, m: &Match, side: usize) -> Option<Id> {
     let (b, b_shape) = split(&map.b, g.shape(m.args(0)[1]));
     let full = g.shape(m.root).clone();
     let (out, _) = split(&map.out, &full);
-    let (left, right) = (m.vars[0], m.vars[1]);
-    let left = g.reshape(left, a_shape)?;
-    let right = g.reshape(right, b_shape)?;
+    let mut operands = [m.args(0)[0], m.args(0)[1]];
+    operands[side] = x;
+    let left = g.reshape(operands[0], a_shape)?;
+    let right = g.reshape(operands[1], b_shape)?;
     let result = g.add(Op::Contract { map: ContractMap { a, b, out }, elem }, &[left, right])?;
     g.reshape(result, full)
 }

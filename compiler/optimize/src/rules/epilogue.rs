@@ -2,14 +2,14 @@
 //! reshapes of its result.
 
 use egg::Id;
-use lacuna_ir::Op;
 use lacuna_ir::op::{BinaryOp, Dims};
+use lacuna_ir::{Op, Shape};
 
 use super::folding::SCALE;
 use super::{Rule, RuleClass, factor, takes_factor, wide};
 use crate::graph::Graph;
 use crate::pattern::Match;
-use crate::views::{compact, parts};
+use crate::views::{compact, parts, views};
 
 /// The rules of this file.
 pub const RULES: &[Rule] = &[
@@ -93,10 +93,14 @@ fn scale_after(g: &mut Graph, m: &Match, c: Id, args: [Id; 2]) -> Option<Id> {
     g.binary(BinaryOp::Mul, product, scale)
 }
 
-/// `y` in the shape of `x`, which has the elements of `y`'s shape in order, as a repetition of what `y` repeats; `None`
-/// if the reshape splits a dimension along which `y` varies.
+/// `y` in the shape of `x`, which has the elements of `y`'s shape in order: a reshape where `y` is computed in its own shape, else a
+/// repetition of what `y` repeats; `None` if the reshape merges or splits a dimension along which that varies.
 fn reshaped(g: &mut Graph, y: Id, x: Id) -> Option<Id> {
-    let parts = parts(g.shape(x), g.shape(y))?;
+    let shape = g.shape(x).clone();
+    if !g.is_const(y) && views(g, y).len() == 1 {
+        return in_shape(g, y, shape);
+    }
+    let parts = parts(&shape, g.shape(y))?;
     let (core, dims) = compact(g, y)?;
     let places = dims
         .iter()
@@ -105,6 +109,14 @@ fn reshaped(g: &mut Graph, y: Id, x: Id) -> Option<Id> {
             [] | [_, _, ..] => None,
         })
         .collect::<Option<Dims>>()?;
-    let shape = g.shape(x).clone();
     g.broadcast(core, &places, &shape)
+}
+
+/// The reshape of `x` to a shape: what `x` is a reshape of, if that has the shape.
+fn in_shape(g: &mut Graph, x: Id, shape: Shape) -> Option<Id> {
+    let known = g.terms(x).find(|(op, args)| matches!(op, Op::Reshape { .. }) && *g.shape(args[0]) == shape);
+    match known.map(|(_, args)| args[0]) {
+        Some(known) => Some(known),
+        None => g.reshape(x, shape),
+    }
 }

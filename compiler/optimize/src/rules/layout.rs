@@ -8,7 +8,7 @@ use lacuna_ir::{Op, Shape};
 use super::{Guard, Rule, RuleClass};
 use crate::graph::{Graph, inverse};
 use crate::pattern::Match;
-use crate::views::parts;
+use crate::views::{parts, refined};
 
 const fn rule(
     name: &'static str,
@@ -100,12 +100,19 @@ pub const RULES: &[Rule] = &[
         },
     ),
     rule("permute-through-reshape", "(permute (reshape ?x))", "(reshape (permute ?x))", None, |g, m| {
-        let (perm, inner) = (perm(g, m, 0)?, g.shape(m.vars[0]).clone());
-        let parts = parts(&inner, g.shape(m.args(0)[0]))?;
+        let perm = perm(g, m, 0)?;
+        let (mut x, mut inner) = (m.vars[0], g.shape(m.vars[0]).clone());
+        let outer = g.shape(m.args(0)[0]).clone();
+        if parts(&inner, &outer).is_none() {
+            // The reshape splits dimensions: it splits first and merges behind the permutation.
+            inner = refined(&inner, &outer).filter(|split| *split != outer)?;
+            x = g.reshape(x, inner.clone())?;
+        }
+        let parts = parts(&inner, &outer)?;
         let units = (0..inner.rank()).filter(|&d| inner[d] == 1).map(|d| d as u8);
         let order: Dims = perm.iter().flat_map(|&p| parts[p as usize].clone()).chain(units).collect();
         let to = g.shape(m.root).clone();
-        let x = g.permute(m.vars[0], &order)?;
+        let x = g.permute(x, &order)?;
         g.reshape(x, to)
     }),
     rule("reshape-of-gather", "(reshape (gather ?x ?i))", "(gather ?x (reshape ?i))", None, |g, m| {

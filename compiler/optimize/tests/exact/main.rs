@@ -199,6 +199,7 @@ const SPELLINGS: &[(&str, &[&str])] = &[
             "permute-through-pad",
         ],
     ),
+    ("sequence-first", &["contract-splits-permuted-rows"]),
     (
         "stable-softmax",
         &["softmax-by-quotient", "softmax-by-product", "softmax-shift", "reshape-through-unary"],

@@ -116,5 +116,18 @@ pub fn cases() -> Vec<Case> {
             },
             "reshape(contractuvtd,uvsd->uvts(.., ..))",
         ),
+        case(
+            "contract-splits-permuted-rows",
+            |l| {
+                // Heads and their columns stay merged: the sum runs over both.
+                let d = l.dims(5);
+                let x = l.param(&[d[1], d[2], d[0], d[3]]);
+                let x = l.permute(x, &[2, 0, 1, 3]);
+                let x = l.reshape(x, &[d[0] * d[1], d[2] * d[3]]);
+                let y = l.param(&[d[2] * d[3], d[4]]);
+                l.contract("ij,jk->ik", x, y)
+            },
+            "reshape(contractlmj,jk->lmk(.., ..))",
+        ),
     ]
 }

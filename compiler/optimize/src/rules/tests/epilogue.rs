@@ -58,6 +58,17 @@ pub fn cases() -> Vec<Case> {
             "reshape(sub(.., ..))",
         ),
         case(
+            "binary-before-reshape",
+            |l| {
+                // What repeats nothing takes any shape.
+                let (y, d) = heads(l);
+                let y = l.reshape(y, &[d[0] * d[1] * d[2]]);
+                let residual = l.param(&[d[0] * d[1] * d[2]]);
+                l.bin(Add, y, residual)
+            },
+            "reshape(add(.., ..))",
+        ),
+        case(
             "softmax-before-reshape",
             |l| {
                 l.floats();

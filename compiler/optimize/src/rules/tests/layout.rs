@@ -295,5 +295,17 @@ pub fn cases() -> Vec<Case> {
             },
             "reshape(permute[..](..))",
         ),
+        case(
+            "permute-through-reshape",
+            |l| {
+                // Rows of a batch, as the merged heads of PyTorch's attention have them.
+                let d = l.dims(4);
+                let (batch, heads, length) = (d[0] + 1, d[1] + 1, d[2] + 1);
+                let x = l.param(&[d[3] + 1, batch, heads * length]);
+                let y = l.reshape(x, &[d[3] + 1, batch * heads, length]);
+                l.permute(y, &[1, 0, 2])
+            },
+            "reshape(permute[..](..))",
+        ),
     ]
 }

@@ -391,7 +391,8 @@ const EPILOGUE: &[Refusal] = &[
         l.bin(Add, x, c)
     }),
     ("binary-before-reshape", "the other operand varies along what is split", Shape, |l| {
-        let (x, w, y) = (l.param(&[2, 3, 4]), l.konst(&[4, 5]), l.param(&[6, 5]));
+        let (x, w, y) = (l.param(&[2, 3, 4]), l.konst(&[4, 5]), l.param(&[6]));
+        let y = l.broadcast(y, &[0], &[6, 5]);
         let x = l.contract("abk,kc->abc", x, w);
         let x = l.reshape(x, &[6, 5]);
         l.bin(Add, x, y)
