@@ -59,7 +59,7 @@ pub struct Lowering<'a> {
     pub zeros: &'a SecondaryMap<Node, ProductZeros>,
     /// All allocations.
     pub storages: PrimaryMap<StorageId, Storage>,
-    /// Storages of constants by what they hold.
+    /// Storages of constants and outputs by what they hold.
     stored: HashMap<StorageKind, StorageId>,
     /// Places of materialised and relabelled values.
     pub places: SecondaryMap<Value, Option<Place>>,
@@ -262,11 +262,9 @@ impl<'a> Lowering<'a> {
     pub fn allocate_in(&mut self, value: Value, order: Option<Vec<usize>>) -> Place {
         let ty = self.func.ty(value).clone();
         if let Some((i, strides)) = self.outputs[value].clone() {
-            let storage = self.storages.push(Storage::dense(
-                StorageKind::Output(i),
-                ty.elem.format(),
-                ty.shape.elements(),
-            ));
+            // A kernel that could not be emitted may have asked before.
+            let kind = StorageKind::Output(i);
+            let storage = self.one_storage(Storage::dense(kind, ty.elem.format(), ty.shape.elements()));
             return Place { storage, offset: 0, strides };
         }
         let rank = ty.shape.rank();
@@ -282,8 +280,8 @@ impl<'a> Lowering<'a> {
         Place { storage, offset: 0, strides: strides_in_order(&sizes, &order) }
     }
 
-    /// The storage of a constant in a packing, shared between uses.
-    pub fn constant(&mut self, storage: Storage) -> StorageId {
+    /// The one storage of its kind: a constant in a packing, or an output.
+    pub fn one_storage(&mut self, storage: Storage) -> StorageId {
         let kind = storage.kind.clone();
         *self.stored.entry(kind).or_insert_with(|| self.storages.push(storage))
     }
@@ -316,7 +314,7 @@ impl<'a> Lowering<'a> {
         // One element stands for all of a splat.
         let elements = if splat { 1 } else { ty.shape.elements() };
         let kind = StorageKind::Const(id, Packing::Plain);
-        let storage = self.constant(Storage::dense(kind, ty.elem.format(), elements));
+        let storage = self.one_storage(Storage::dense(kind, ty.elem.format(), elements));
         let order: Vec<usize> = (0..ty.shape.rank()).collect();
         let mut place = Place { storage, offset: 0, strides: strides_in_order(&ty.shape, &order) };
         if splat {
@@ -348,6 +346,7 @@ impl<'a> Lowering<'a> {
             // Whoever reads it widens it.
             Op::Dequantize { .. } | Op::Cast { .. } if self.func.blocked(result).is_some() => Ok(()),
             op if op.is_movement() && self.is_stored_quantised(result) => Ok(()),
+            Op::Pad { .. } | Op::Window { .. } if self.is_pooled(result) => Ok(()),
             op if op.is_movement() => self.movement(node, result),
             Op::Contract { map, elem } if is_wide(*elem) && !self.is_over_nothing(node) => {
                 self.dot(node, result, map, *elem)
@@ -400,25 +399,7 @@ impl<'a> Lowering<'a> {
                 self.places[result] = Some(place);
                 copied
             }
-            Op::Pad { low, .. } => {
-                let (x, value) = (data.args[0], data.args[1]);
-                let fill = match self.fill_of(value)? {
-                    Some(fill) if self.func.ty(x).shape.elements() > 0 => fill,
-                    _ => return self.pad_by_value(result, x, value, low),
-                };
-                let from = self.place(x)?;
-                let ty = self.func.ty(result).clone();
-                let shape = &self.func.ty(x).shape;
-                let elem = ty.elem.scalar().ok_or(Refusal::Grouped("padding a grouped value".into()))?;
-                let order = order_of(&from.strides);
-                let pad = Some((low.iter().map(|&l| -(l as i64)).collect(), shape.0.clone(), fill));
-                let mut expr = Expr::new(ty.shape.clone());
-                expr.leaf(Leaf { place: from, elem, pad });
-                let place = self.allocate_in(result, Some(order));
-                self.map("pad", &expr, &place)?;
-                self.places[result] = Some(place);
-                Ok(())
-            }
+            Op::Pad { .. } => self.pad(node),
             Op::Concat { axis } => {
                 let place = self.allocate(result);
                 let parts = data.args.iter().map(|&arg| self.operand_expression(arg));
@@ -430,7 +411,10 @@ impl<'a> Lowering<'a> {
             Op::Gather { axis, batch } => {
                 self.gather(result, data.args[0], data.args[1], *axis as usize, *batch as usize)
             }
-            Op::Reduce { op, axes } => self.reduce(result, data.args[0], *op, axes),
+            Op::Reduce { op, axes } => match self.pooling(node) {
+                Some(pooling) => self.pool(result, *op, pooling),
+                None => self.reduce(result, data.args[0], *op, axes),
+            },
             Op::ArgReduce { max, axis, last } => self.arg_reduce(result, data.args[0], *max, *axis, *last),
             Op::Cumulate { op, axis, exclusive, reverse } => {
                 self.cumulate(result, data.args[0], *op, *axis, (*exclusive, *reverse))
@@ -451,8 +435,33 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// Emits a padding.
+    pub(crate) fn pad(&mut self, node: Node) -> Lowered {
+        let data = &self.func.nodes[node];
+        let Op::Pad { low, .. } = &data.op else {
+            return Err(Refusal::Contradiction("a padding of something else".into()));
+        };
+        let (result, x, value) = (data.results[0], data.args[0], data.args[1]);
+        let fill = match self.fill_of(value)? {
+            Some(fill) if self.func.ty(x).shape.elements() > 0 => fill,
+            _ => return self.pad_by_value(result, x, value, low),
+        };
+        let from = self.place(x)?;
+        let ty = self.func.ty(result).clone();
+        let shape = &self.func.ty(x).shape;
+        let elem = ty.elem.scalar().ok_or(Refusal::Grouped("padding a grouped value".into()))?;
+        let order = order_of(&from.strides);
+        let pad = Some((low.iter().map(|&l| -(l as i64)).collect(), shape.0.clone(), fill));
+        let mut expr = Expr::new(ty.shape.clone());
+        expr.leaf(Leaf { place: from, elem, pad });
+        let place = self.allocate_in(result, Some(order));
+        self.map("pad", &expr, &place)?;
+        self.places[result] = Some(place);
+        Ok(())
+    }
+
     /// Gives a relabelled value its place, or copies where no strides can express it.
-    fn movement(&mut self, node: Node, result: Value) -> Lowered {
+    pub(crate) fn movement(&mut self, node: Node, result: Value) -> Lowered {
         let data = &self.func.nodes[node];
         let x = data.args[0];
         let from = self.place(x)?;
@@ -541,7 +550,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// What the fabric interface fills with for a value, if it can.
-    fn fill_of(&self, value: Value) -> Lowered<Option<Fill>> {
+    pub(crate) fn fill_of(&self, value: Value) -> Lowered<Option<Fill>> {
         let elem =
             self.func.ty(value).elem.scalar().ok_or(Refusal::Grouped("a grouped fill value".into()))?;
         let Some(code) = self.scalar_const(value) else { return Ok(None) };

@@ -37,7 +37,7 @@ impl Lowering<'_> {
         let n_flags = rows / k;
         let kind = StorageKind::Const(id, Packing::Flags { panels: panels.clone(), k });
         let storage = Storage::dense(kind, Format::Scalar(ScalarType::Bool), set.len() as u64);
-        let place = Place { storage: self.constant(storage), offset: 0, strides: vec![n_flags as i64] };
+        let place = Place { storage: self.one_storage(storage), offset: 0, strides: vec![n_flags as i64] };
         let of_panel = |panel: &[u8]| panel.iter().map(|&set| u64::from(set)).sum();
         let n_set = set.chunks(n_flags.max(1) as usize).map(of_panel).collect();
         let (panels, set) = (panels.clone(), Rc::new(set));
@@ -73,7 +73,7 @@ impl Lowering<'_> {
         let dense = self.storages[place.storage].clone();
         let kind = StorageKind::Const(id, Packing::Blocks { panels, tiles });
         let storage = Storage { kind, elements: n, records: Some(records), ..dense };
-        let place = Place { storage: self.constant(storage), ..place.clone() };
+        let place = Place { storage: self.one_storage(storage), ..place.clone() };
         problem.b = Second::Panels(place);
         Ok(())
     }

@@ -16,6 +16,7 @@ pub mod fill;
 pub mod gather;
 pub mod map;
 pub mod norm;
+pub mod pool;
 pub mod problem;
 mod problem_dims;
 pub mod product;

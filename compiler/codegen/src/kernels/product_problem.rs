@@ -199,7 +199,7 @@ impl Lowering<'_> {
             // Blocks are laid out for the tiles that are chosen.
             Form::Dense | Form::Pattern(_) | Form::Blocks | Form::Active => dense,
         };
-        let storage = self.constant(storage);
+        let storage = self.one_storage(storage);
         let mut strides = vec![PANEL as i64; sizes.len()];
         for i in (0..sizes.len().saturating_sub(1)).rev() {
             strides[i] = strides[i + 1] * sizes[i + 1] as i64;
