@@ -110,12 +110,20 @@ pub struct KernelBuilder<'a> {
 const MAX_VIEWS: usize = 4096;
 /// Slots of a buffer that is filled while it is read.
 pub const DOUBLE: u8 = 2;
-/// Most slots of a buffer that a loop around the innermost one fills.
-pub const OUTER_SLOTS: u8 = 4;
+/// Most slots of a buffer that a loop around the innermost one fills, unless they are small.
+const OUTER_SLOTS: u8 = 4;
+/// Bytes up to which a slot is small: as many of them as of an operand in the innermost loop cost nothing, and a load that brings so
+/// little takes a memory's latency for little work.
+const SMALL_SLOT: u64 = 1 << 10;
 /// Slots of a buffer whose content lives for up to four stages.
 pub const STAGED_SLOTS: u8 = 4;
 /// Stages that a loop has at most.
 const STAGES: u8 = 4;
+
+/// Slots of a buffer that a loop around the innermost one fills, where buffers of the innermost one have `inner` slots.
+pub fn outer_slots(bytes: u64, inner: u8) -> u8 {
+    if bytes <= SMALL_SLOT { inner.max(DOUBLE) } else { inner.clamp(DOUBLE, OUTER_SLOTS) }
+}
 
 impl<'a> KernelBuilder<'a> {
     /// A kernel named `name` over `nest`.
@@ -276,7 +284,7 @@ impl<'a> KernelBuilder<'a> {
         let needed =
             self.kernel.views[view as usize].levels.iter().rposition(Option::is_some).map_or(0, |l| l + 1);
         let depth = depth.unwrap_or(needed).max(needed);
-        let slots = slots.unwrap_or(self.slots_at(depth));
+        let slots = slots.unwrap_or(self.slots_at(depth, self.bytes_of(tile)));
         let data = &self.storages[tile.storage];
         let (buffer, dst) = self.slot_of(name, tile, slots)?;
         let cast = self.multicast(view);
@@ -288,20 +296,25 @@ impl<'a> KernelBuilder<'a> {
         Ok(self.loads.len() - 1)
     }
 
-    /// Slots of the buffer of a load under `depth` loops.
-    fn slots_at(&self, depth: usize) -> u8 {
+    /// Slots of the buffer of a load under `depth` loops, of `bytes` each.
+    fn slots_at(&self, depth: usize, bytes: u64) -> u8 {
         match depth {
             0 => 1,
             inner if inner == self.n_loops() => self.inner_slots,
-            _ => self.inner_slots.clamp(DOUBLE, OUTER_SLOTS),
+            _ => outer_slots(bytes, self.inner_slots),
         }
+    }
+
+    /// Bytes of a slot that holds a tile.
+    fn bytes_of(&self, tile: &Tile) -> u64 {
+        let data = &self.storages[tile.storage];
+        Self::slot_bytes(data.slot, data.pattern, tile.elements())
     }
 
     /// A buffer for a tile, and the operand that pushes its slot.
     fn slot_of(&mut self, name: &str, tile: &Tile, slots: u8) -> Result<(u8, Operand), Refusal> {
         let data = &self.storages[tile.storage];
-        let bytes = Self::slot_bytes(data.slot, data.pattern, tile.elements());
-        let buffer = self.buffer(name, BufferKind::Local, bytes, slots)?;
+        let buffer = self.buffer(name, BufferKind::Local, self.bytes_of(tile), slots)?;
         let (whole, k_dim) = tile.whole(&self.nest)?;
         let slot = self.local(data.slot, data.pattern, k_dim, &whole)?;
         Ok((buffer, Operand::new(buffer, Action::Push, slot)))
@@ -317,7 +330,7 @@ impl<'a> KernelBuilder<'a> {
             let slots = &mut self.kernel.buffers[buffer].slots;
             *slots = STAGED_SLOTS.max(*slots);
         }
-        let slots = self.slots_at(depth);
+        let slots = self.slots_at(depth, n);
         let buffer = self.buffer("active", BufferKind::Local, n, slots)?;
         let flags = self.local(Format::Scalar(ScalarType::Bool), None, None, &[free(n, 1)])?;
         let dst = Operand::new(buffer, Action::Push, flags);
@@ -339,7 +352,7 @@ impl<'a> KernelBuilder<'a> {
         let needed =
             self.kernel.views[view as usize].levels.iter().rposition(Option::is_some).map_or(0, |l| l + 1);
         let depth = needed.max(self.loads[flags].depth);
-        let (buffer, dst) = self.slot_of(name, tile, self.slots_at(depth))?;
+        let (buffer, dst) = self.slot_of(name, tile, self.slots_at(depth, self.bytes_of(tile)))?;
         let n = tile.dims[dim].size;
         let folds = tile.folds(&self.nest)?;
         let dim = VIEW_DIMS - folds[dim..].iter().filter(|f| f.is_none()).count();
@@ -367,7 +380,7 @@ impl<'a> KernelBuilder<'a> {
             let buffer = usize::from(self.loads[at].buffer);
             self.kernel.buffers[buffer].slots = STAGED_SLOTS.max(self.kernel.buffers[buffer].slots);
         }
-        let (buffer, dst) = self.slot_of(name, tile, self.slots_at(depth))?;
+        let (buffer, dst) = self.slot_of(name, tile, self.slots_at(depth, self.bytes_of(tile)))?;
         let folds = tile.folds(&self.nest)?;
         let dim = VIEW_DIMS - folds.iter().filter(|f| f.is_none()).count();
         let number = self.local(self.format(index.storage), None, None, &vec![free(1, 0); VIEW_DIMS])?;

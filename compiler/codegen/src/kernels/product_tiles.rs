@@ -95,6 +95,9 @@ fn halves(size: u64, min: u64, max: u64) -> Vec<u64> {
     }
 }
 
+/// Rounds after which the next matrix of a batch has come.
+const LONG_STAY: u64 = 8;
+
 /// What a plan is looked for.
 struct Search<'s> {
     problem: &'s Problem,
@@ -138,13 +141,19 @@ impl Search<'_> {
             plan
         };
         let mut plans = vec![plan_of(&|pes| (1.0, traffic(pes)))];
+        // A matrix of a batch that stays for few rounds is waited for: a grid with more rounds may be faster.
+        let stay = |pes: &[[u16; PE_COORDS]]| least_stay(&weights, &sizes, pes);
+        let pes: Vec<[u16; PE_COORDS]> = plans[0].nest.axes.iter().map(|axis| axis.pes).collect();
+        if problem.dims.iter().any(|d| d.role == Role::Batch) && (2..LONG_STAY).contains(&stay(&pes)) {
+            plans.push(plan_of(&|pes| (1.0 + 1.0 / (4 * stay(pes)) as f64, traffic(pes))));
+        }
         if let (Some(flags), Some(d)) = (&problem.flags, column) {
             // Blocks are not spread evenly: another grid may move more and still be faster.
             let balanced = plan_of(&|pes| {
                 let n_pes = pes[d].iter().map(|&n| u64::from(n)).product();
                 (flags.worst_share(sizes[d].div_ceil(n_pes) * tiles[d]), traffic(pes))
             });
-            if balanced.nest != plans[0].nest {
+            if plans.iter().all(|plan| plan.nest != balanced.nest) {
                 plans.push(balanced);
             }
         }
@@ -240,6 +249,16 @@ fn operand_weights(problem: &Problem, tiles: &[u64], lowering: &Lowering) -> [(V
     let b_bytes = ((b_bytes as f64 * set).ceil() as u64).max(1);
     let weights = [weight(&first, a_bytes), weight(&second, b_bytes)];
     [(first, weights[0]), (second, weights[1])]
+}
+
+/// Fewest rounds for which a PE keeps an operand that it fetches more than once; 1 stands for the innermost loop.
+fn least_stay(weights: &[(Vec<bool>, u64); 2], n_tiles: &[u64], pes: &[[u16; PE_COORDS]]) -> u64 {
+    let trips = |d: usize| n_tiles[d].div_ceil(pes[d].iter().map(|&p| u64::from(p)).product());
+    let stay = |(moved, _): &(Vec<bool>, u64)| {
+        let deepest = (0..moved.len()).rev().find(|&d| moved[d] && trips(d) > 1)?;
+        Some((deepest + 1..n_tiles.len()).map(trips).product())
+    };
+    weights.iter().filter_map(stay).filter(|&rounds| rounds > 1).min().unwrap_or(1)
 }
 
 /// What all PEs together fetch, in the unit of the weights: those that share whole rows or columns of the grid fetch once.

@@ -15,7 +15,7 @@ use super::problem::{BlockFlags, Problem, Role, Second};
 use super::product_plan::{Plan, result_slots};
 use super::product_views::{epilogue_tile, first_tile, index_tile, moved_second, second_tile};
 use super::sparse::Form;
-use crate::emit::{DOUBLE, KernelBuilder, OUTER_SLOTS, STAGED_SLOTS, Tile};
+use crate::emit::{DOUBLE, KernelBuilder, STAGED_SLOTS, Tile, outer_slots};
 use crate::expr::{Expr, ExprNode};
 use crate::lower::Lowering;
 use crate::nest::Nest;
@@ -190,18 +190,17 @@ impl Time {
 
     /// Bytes of local memory for operands and result, with `slots` slots in the innermost loop.
     pub fn slot_bytes(&self, slots: u8) -> u64 {
-        let slots = u64::from(slots);
         let slots_of = |f: &Fetch| match (f.inner, f.times > 1.0) {
-            (true, _) => f.slots.max(slots),
-            (false, true) => slots.clamp(u64::from(DOUBLE), u64::from(OUTER_SLOTS)),
+            (true, _) => f.slots.max(slots.into()),
+            (false, true) => outer_slots(f.bytes, slots).into(),
             (false, false) => 1,
         };
         let whole = |bytes: u64| bytes.next_multiple_of(DMA_BEAT_BYTES);
         let operands: u64 = self.fetches.iter().map(|f| whole(f.bytes) * slots_of(f)).sum();
         operands
             + self.widened_bytes
-            + whole(self.flag_bytes) * slots
-            + whole(self.result_bytes) * self.result_slots(slots)
+            + whole(self.flag_bytes) * u64::from(slots)
+            + whole(self.result_bytes) * self.result_slots(slots.into())
     }
 
     /// Modelled cycles with `slots` slots in the innermost loop, and a share of what other work hides.
@@ -217,7 +216,10 @@ impl Time {
         let outer = self.fetches.iter().filter(|f| !f.inner && f.times > 1.0);
         let outer = outer.map(|f| {
             let rounds = self.rounds / f.times;
-            (latency + f.cycles + rounds * self.dpe) / (rounds * f64::from(slots.clamp(DOUBLE, OUTER_SLOTS)))
+            // Between two of them stand loads of the innermost loop, which wait for their own slots.
+            let ahead = f64::from(outer_slots(f.bytes, slots)).min(1.0 + f64::from(slots) / rounds);
+            let read = rounds * self.dpe + if f.of_result { self.epilogue } else { 0.0 };
+            (latency + f.cycles + read) / (rounds * ahead)
         });
         let flight = outer.fold(flight, f64::max);
         // Flags need the operand that they are made of before the load that they choose from may start.
@@ -234,11 +236,8 @@ impl Time {
         let simd = self.epilogue + self.widen * self.rounds_of_tile;
         let leaving = self.epilogue.max(self.store).max(results);
         let tile = if self.one_bank { products + leaving } else { products.max(leaving).max(simd) };
-        let others = self.fetches.iter().filter(|f| f.of_result && f.times > 1.0);
-        let others = others.map(|f| {
-            let in_flight = if f.inner { f64::from(slots) } else { f64::from(DOUBLE) };
-            (f.cycles + f.latency + self.epilogue) / in_flight
-        });
+        let others = self.fetches.iter().filter(|f| f.of_result && f.inner && f.times > 1.0);
+        let others = others.map(|f| (f.cycles + f.latency + self.epilogue) / f64::from(slots));
         let tile = others.fold(tile, f64::max);
         let n_tiles = self.rounds / self.rounds_of_tile;
         let hidden = self.rounds * (loads + self.issue);
