@@ -35,8 +35,9 @@ pub fn legalize(
     let source = &module.functions[func];
     let quantised = Quantised::of(source);
     let mut integers: SecondaryMap<Node, Option<integers::Parts>> = SecondaryMap::new();
+    let known = integers::Intervals::of(module, source);
     for (node, data) in &source.nodes {
-        integers[node] = of_integers(module, source, data);
+        integers[node] = of_integers(&known, data);
     }
     let whole =
         |node: Node, data: &NodeData| integers[node].is_none() && whole(source, &quantised, data, target);
@@ -50,13 +51,14 @@ pub fn legalize(
     for &param in &source.params {
         values[param] = Some(b.param(source.ty(param).clone(), source.values[param].name.clone()));
     }
+    let mut cuts = integers::Cuts::new();
     let missing = |v: Value| TypeError(format!("{v} is used before its definition"));
     for (node, data) in &source.nodes {
         let args =
             data.args.iter().map(|&a| values[a].ok_or_else(|| missing(a))).collect::<Result<Vec<_>, _>>()?;
         b.set_origins(data.origins.clone());
         let parts = match &integers[node] {
-            Some(of_floats) => Some(integers::emit(&mut b, &data.op, of_floats, &args)?),
+            Some(of_floats) => Some(integers::emit(&mut b, &mut cuts, &data.op, of_floats, &args)?),
             None if whole(node, data) => None,
             None => parts(&mut b, &data.op, &args, target)?,
         };
@@ -199,11 +201,11 @@ fn padded_twice(
 }
 
 /// The parts of a product of integers that the DPE can compute.
-fn of_integers(module: &Module, func: &Function, data: &NodeData) -> Option<integers::Parts> {
+fn of_integers(known: &integers::Intervals<'_>, data: &NodeData) -> Option<integers::Parts> {
     let (Op::Contract { elem, .. } | Op::Conv { elem, .. }) = data.op else { return None };
     let summed = !matches!(&data.op, Op::Contract { map, .. } if map.summed().is_empty());
     let wide = is_wide(elem) && !elem.is_float() && summed;
-    wide.then(|| integers::parts_of(module, func, &data.op, &data.args)).flatten()
+    wide.then(|| integers::parts_of(known, &data.op, &data.args)).flatten()
 }
 
 /// Whether a kernel takes the node as it is: rows of softmax and norms must fit local memory, a product must sum, in a type that the DPE

@@ -4,12 +4,14 @@
 //! few products of f32 over parts of the summed dimension, each of which cannot exceed it, and the parts are added as integers: 8-bit
 //! operands without zero points sum 1,024 terms at a time. The bits are those of the integer product.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use lacuna_ir::eval::{Mode, Tensor, eval_op};
 use lacuna_ir::infer::TypeError;
 use lacuna_ir::op::{BinaryOp, ContractMap, ConvAttrs, UnaryOp};
-use lacuna_ir::{Constant, ConstantData, Function, FunctionBuilder, Module, Op, Shape, Value};
+use lacuna_ir::{ConstId, Constant, ConstantData, Function, FunctionBuilder, Module, Op, Shape, Value};
 use lacuna_isa::format::{ScalarType, pack};
 
 /// Integers up to this have an f32, and so have all sums that stay within it.
@@ -48,9 +50,18 @@ enum Cut {
     Kernel(usize),
 }
 
+/// What is known of the integers of a function.
+pub struct Intervals<'a> {
+    module: &'a Module,
+    func: &'a Function,
+    /// Between which numbers constants are: many products may share one.
+    constants: RefCell<HashMap<ConstId, Option<(i64, i64)>>>,
+}
+
 /// The parts of an integer contraction or convolution, if its operands are small enough.
-pub fn parts_of(module: &Module, func: &Function, op: &Op, args: &[Value]) -> Option<Parts> {
-    let bounds = [bound(module, func, args[0], 0)?, bound(module, func, args[1], 0)?];
+pub fn parts_of(known: &Intervals<'_>, op: &Op, args: &[Value]) -> Option<Parts> {
+    let func = known.func;
+    let bounds = [known.bound(args[0])?, known.bound(args[1])?];
     let terms = EXACT / bounds[0].max(1).checked_mul(bounds[1].max(1))?;
     let shape = |i: usize| &func.ty(args[i]).shape;
     // The summed dimension that is cut, its size, and terms for each of its elements.
@@ -94,10 +105,74 @@ pub fn parts_of(module: &Module, func: &Function, op: &Op, args: &[Value]) -> Op
     Some(Parts { types, cut, ranges })
 }
 
-/// The greatest magnitude that an integer value can have, if it is known to be small.
-fn bound(module: &Module, func: &Function, value: Value, depth: usize) -> Option<u64> {
-    let (low, high) = interval(module, func, value, depth)?;
-    Some(low.unsigned_abs().max(high.unsigned_abs()))
+impl<'a> Intervals<'a> {
+    /// Of a function of a module.
+    pub fn of(module: &'a Module, func: &'a Function) -> Intervals<'a> {
+        Intervals { module, func, constants: RefCell::default() }
+    }
+
+    /// The greatest magnitude that an integer value can have, if it is known to be small.
+    fn bound(&self, value: Value) -> Option<u64> {
+        let (low, high) = self.interval(value, 0)?;
+        Some(low.unsigned_abs().max(high.unsigned_abs()))
+    }
+
+    /// Between which numbers an integer value is, if it is known to be small.
+    fn interval(&self, value: Value, depth: usize) -> Option<(i64, i64)> {
+        let own = of_type(self.func.ty(value).elem.scalar()?);
+        match (own, self.of_operator(value, depth)) {
+            (Some(a), Some(b)) => Some((a.0.max(b.0), a.1.min(b.1))),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn of_operator(&self, value: Value, depth: usize) -> Option<(i64, i64)> {
+        let func = self.func;
+        let node = &func.nodes[func.def(value)?];
+        if depth > MAX_DEPTH {
+            return None;
+        }
+        let arg = |i: usize| {
+            let &arg = node.args.get(i)?;
+            self.interval(arg, depth + 1)
+        };
+        let hull = |a: (i64, i64), b: (i64, i64)| (a.0.min(b.0), a.1.max(b.1));
+        let all = || {
+            let others = (1..node.args.len()).map(arg);
+            others.fold(arg(0), |hulled, next| Some(hull(hulled?, next?)))
+        };
+        // Sums of small numbers stay within wide types; those within a type of their own wrap, and are as wide as it.
+        let signed = |range: (i64, i64)| {
+            let elem = func.ty(value).elem.scalar()?;
+            let fits = of_type(elem).is_none_or(|own| own.0 <= range.0 && range.1 <= own.1);
+            (is_signed(elem) && fits && range.0 >= -SMALL && range.1 <= SMALL).then_some(range)
+        };
+        match &node.op {
+            Op::Const { value } => {
+                let of = || of_constant(&self.module.constants[*value]);
+                *self.constants.borrow_mut().entry(*value).or_insert_with(of)
+            }
+            // A negative value wraps to a large one in an unsigned type.
+            Op::Cast { .. } => arg(0).and_then(signed),
+            Op::Unary { op: UnaryOp::Neg } => arg(0).map(|(low, high)| (-high, -low)).and_then(signed),
+            Op::Unary { op: UnaryOp::Abs } => {
+                arg(0).map(|(low, high)| (0, low.abs().max(high.abs()))).and_then(signed)
+            }
+            Op::Binary { op: BinaryOp::Add } => {
+                let ((a, b), (c, d)) = (arg(0)?, arg(1)?);
+                signed((a + c, b + d))
+            }
+            Op::Binary { op: BinaryOp::Sub } => {
+                let ((a, b), (c, d)) = (arg(0)?, arg(1)?);
+                signed((a - d, b - c))
+            }
+            Op::Binary { op: BinaryOp::Max | BinaryOp::Min } | Op::Concat { .. } | Op::Pad { .. } => all(),
+            Op::Select {} => Some(hull(arg(1)?, arg(2)?)),
+            Op::Gather { .. } => arg(0),
+            op if op.is_movement() => arg(0),
+            _ => None,
+        }
+    }
 }
 
 /// The least and the greatest value of an integer type of up to 16 bits.
@@ -107,59 +182,6 @@ fn of_type(elem: ScalarType) -> Option<(i64, i64)> {
         ScalarType::Bool => Some((0, 1)),
         _ if is_signed(elem) => Some((-(1i64 << (elem.bits() - 1)), (1i64 << (elem.bits() - 1)) - 1)),
         _ => Some((0, (1i64 << elem.bits()) - 1)),
-    }
-}
-
-/// Between which numbers an integer value is, if it is known to be small.
-fn interval(module: &Module, func: &Function, value: Value, depth: usize) -> Option<(i64, i64)> {
-    let own = of_type(func.ty(value).elem.scalar()?);
-    match (own, of_operator(module, func, value, depth)) {
-        (Some(a), Some(b)) => Some((a.0.max(b.0), a.1.min(b.1))),
-        (a, b) => a.or(b),
-    }
-}
-
-fn of_operator(module: &Module, func: &Function, value: Value, depth: usize) -> Option<(i64, i64)> {
-    let node = &func.nodes[func.def(value)?];
-    if depth > MAX_DEPTH {
-        return None;
-    }
-    let arg = |i: usize| {
-        let &arg = node.args.get(i)?;
-        interval(module, func, arg, depth + 1)
-    };
-    let hull = |a: (i64, i64), b: (i64, i64)| (a.0.min(b.0), a.1.max(b.1));
-    let all = || {
-        let others = (1..node.args.len()).map(arg);
-        others.fold(arg(0), |hulled, next| Some(hull(hulled?, next?)))
-    };
-    // Sums of small numbers stay within wide types; those within a type of their own wrap, and are as wide as it.
-    let signed = |range: (i64, i64)| {
-        let elem = func.ty(value).elem.scalar()?;
-        let fits = of_type(elem).is_none_or(|own| own.0 <= range.0 && range.1 <= own.1);
-        (is_signed(elem) && fits && range.0 >= -SMALL && range.1 <= SMALL).then_some(range)
-    };
-    match &node.op {
-        Op::Const { value } => of_constant(&module.constants[*value]),
-        // A negative value wraps to a large one in an unsigned type.
-        Op::Cast { .. } => arg(0).and_then(signed),
-        Op::Unary { op: UnaryOp::Neg } => arg(0).map(|(low, high)| (-high, -low)).and_then(signed),
-        Op::Unary { op: UnaryOp::Abs } => {
-            arg(0).map(|(low, high)| (0, low.abs().max(high.abs()))).and_then(signed)
-        }
-        Op::Binary { op: BinaryOp::Add } => {
-            let ((a, b), (c, d)) = (arg(0)?, arg(1)?);
-            signed((a + c, b + d))
-        }
-        Op::Binary { op: BinaryOp::Sub } => {
-            let ((a, b), (c, d)) = (arg(0)?, arg(1)?);
-            signed((a - d, b - c))
-        }
-        Op::Binary { op: BinaryOp::Max | BinaryOp::Min } | Op::Concat { .. } | Op::Pad { .. } => all(),
-        Op::Select {} => Some(hull(arg(1)?, arg(2)?)),
-        Op::Gather { .. } => arg(0),
-        op if op.is_movement() => arg(0),
-        _ => None,
     }
 }
 
@@ -190,11 +212,14 @@ fn is_signed(elem: ScalarType) -> bool {
     matches!(elem, I2 | I4 | I8 | I16 | I32 | I64)
 }
 
+/// Constants that were cut at compile time, since products pack only constants: what is cut, its type then, and how.
+pub type Cuts = HashMap<(ConstId, ScalarType, Vec<Op>), Value>;
+
 /// An operand that is taken in parts, in a type that has its values.
 struct Whole {
     value: Value,
-    /// The value where it is constant, cut at compile time: products pack only constants.
-    constant: Option<(Tensor, String)>,
+    to: ScalarType,
+    constant: Option<ConstId>,
 }
 
 /// The one result of an operator on a constant.
@@ -205,25 +230,28 @@ fn computed(module: &Module, op: &Op, x: &Tensor) -> Result<Tensor, TypeError> {
 
 impl Whole {
     fn new(b: &mut FunctionBuilder<'_>, value: Value, to: ScalarType) -> Result<Whole, TypeError> {
+        let constant = b.func().as_const(value);
         let cast = Op::Cast { to, saturate: true };
-        let Some(id) = b.func().as_const(value) else {
-            return Ok(Whole { value: b.emit(cast, &[value])?, constant: None });
-        };
-        let constant = &b.module.constants[id];
-        let tensor = Tensor::from_constant(constant).map_err(|e| TypeError(e.to_string()))?;
-        let tensor = computed(b.module, &cast, &tensor)?;
-        Ok(Whole { value, constant: Some((tensor, constant.name.clone())) })
+        let value = if constant.is_some() { value } else { b.emit(cast, &[value])? };
+        Ok(Whole { value, to, constant })
     }
 
     /// The operand over a range of one of its dimensions.
-    fn part(&self, b: &mut FunctionBuilder<'_>, axis: usize, range: &Range<u64>) -> Result<Value, TypeError> {
-        self.through(b, &[sliced(&b.ty(self.value).shape, axis, range)])
+    fn part(
+        &self,
+        b: &mut FunctionBuilder<'_>,
+        cuts: &mut Cuts,
+        axis: usize,
+        range: &Range<u64>,
+    ) -> Result<Value, TypeError> {
+        self.through(b, cuts, &[sliced(&b.ty(self.value).shape, axis, range)])
     }
 
     /// The operand with a range of the channels of each of `groups` groups, which are those of one dimension.
     fn part_of_groups(
         &self,
         b: &mut FunctionBuilder<'_>,
+        cuts: &mut Cuts,
         axis: usize,
         groups: u64,
         range: &Range<u64>,
@@ -234,19 +262,27 @@ impl Whole {
         joined.0[axis] = groups * (range.end - range.start);
         split.0.splice(axis..=axis, [groups, channels]);
         let cut = sliced(&split, axis + 1, range);
-        self.through(b, &[Op::Reshape { shape: split }, cut, Op::Reshape { shape: joined }])
+        self.through(b, cuts, &[Op::Reshape { shape: split }, cut, Op::Reshape { shape: joined }])
     }
 
     /// The operand after some movements.
-    fn through(&self, b: &mut FunctionBuilder<'_>, ops: &[Op]) -> Result<Value, TypeError> {
-        let Some((tensor, name)) = &self.constant else {
+    fn through(&self, b: &mut FunctionBuilder<'_>, cuts: &mut Cuts, ops: &[Op]) -> Result<Value, TypeError> {
+        let Some(id) = self.constant else {
             return ops.iter().try_fold(self.value, |value, op| b.emit(op.clone(), &[value]));
         };
-        let mut tensor = tensor.clone();
-        for op in ops {
+        let key = (id, self.to, ops.to_vec());
+        if let Some(&cut) = cuts.get(&key) {
+            return Ok(cut);
+        }
+        let constant = &b.module.constants[id];
+        let name = constant.name.clone();
+        let mut tensor = Tensor::from_constant(constant).map_err(|e| TypeError(e.to_string()))?;
+        for op in [&Op::Cast { to: self.to, saturate: true }].into_iter().chain(ops) {
             tensor = computed(b.module, op, &tensor)?;
         }
-        b.constant(Constant::dense(tensor.ty.clone(), tensor.to_bytes(), name.clone()))
+        let cut = b.constant(Constant::dense(tensor.ty.clone(), tensor.to_bytes(), name))?;
+        cuts.insert(key, cut);
+        Ok(cut)
     }
 }
 
@@ -259,8 +295,14 @@ fn sliced(shape: &Shape, axis: usize, range: &Range<u64>) -> Op {
     Op::Slice { starts, shape, steps }
 }
 
-/// Emits the parts of an integer contraction or convolution and adds them.
-pub fn emit(b: &mut FunctionBuilder<'_>, op: &Op, parts: &Parts, args: &[Value]) -> Result<Value, TypeError> {
+/// Emits the parts of an integer contraction or convolution and adds them. `cuts` has the constants that other products have cut.
+pub fn emit(
+    b: &mut FunctionBuilder<'_>,
+    cuts: &mut Cuts,
+    op: &Op,
+    parts: &Parts,
+    args: &[Value],
+) -> Result<Value, TypeError> {
     let (elem, product) = match op {
         Op::Contract { map, elem } => (*elem, contraction(map)),
         Op::Conv { attrs, elem } => (*elem, convolution(attrs)),
@@ -270,18 +312,20 @@ pub fn emit(b: &mut FunctionBuilder<'_>, op: &Op, parts: &Parts, args: &[Value])
     let mut sum = None;
     for range in &parts.ranges {
         let (product, cut) = match (&parts.cut, op) {
-            _ if parts.ranges.len() == 1 => (product.clone(), [x.through(b, &[])?, w.through(b, &[])?]),
+            _ if parts.ranges.len() == 1 => {
+                (product.clone(), [x.through(b, cuts, &[])?, w.through(b, cuts, &[])?])
+            }
             (Cut::Groups(axes), Op::Conv { attrs, .. }) => {
-                let channels = x.part_of_groups(b, axes[0], attrs.groups, range)?;
-                (product.clone(), [channels, w.part(b, axes[1], range)?])
+                let channels = x.part_of_groups(b, cuts, axes[0], attrs.groups, range)?;
+                (product.clone(), [channels, w.part(b, cuts, axes[1], range)?])
             }
             (Cut::Kernel(axis), Op::Conv { attrs, .. }) => {
-                let kernel = w.part(b, usize::from(attrs.w[axis + 2]), range)?;
+                let kernel = w.part(b, cuts, usize::from(attrs.w[axis + 2]), range)?;
                 let size = b.ty(args[1]).shape[usize::from(attrs.w[axis + 2])];
-                (convolution(&behind(attrs, *axis, size, range)), [x.through(b, &[])?, kernel])
+                (convolution(&behind(attrs, *axis, size, range)), [x.through(b, cuts, &[])?, kernel])
             }
             (Cut::Axes(axes) | Cut::Groups(axes), _) => {
-                (product.clone(), [x.part(b, axes[0], range)?, w.part(b, axes[1], range)?])
+                (product.clone(), [x.part(b, cuts, axes[0], range)?, w.part(b, cuts, axes[1], range)?])
             }
             (Cut::Kernel(_), _) => return Err(TypeError("a kernel of a contraction".into())),
         };
