@@ -30,8 +30,12 @@ pub fn cost(g: &Graph, class: Id, term: &Term) -> u64 {
     let args: Vec<&Facts> = term.children().iter().map(|&a| g.facts(a)).collect();
     let constant = matches!(op, Op::Const { .. } | Op::Iota { .. });
     if constant || (!matches!(op, Op::Call { .. }) && args.iter().all(|a| a.constant)) {
-        // Computed by the compiler. A constant of the pool as it is beats one that must be made.
-        return u64::from(!constant);
+        // Computed by the compiler. A constant of the pool as it is beats one that must be made, and one that is made small and
+        // repeated beats one that is made of what repeats.
+        let made = if op.is_elementwise() { bytes_of(g.facts(class)) } else { 0 };
+        let read = term.children().iter().zip(&args).filter(|(x, _)| g.splat(**x).is_none());
+        let behind = read.fold(0u64, |sum, (_, a)| sum.saturating_add(a.memory));
+        return if constant { 0 } else { made.saturating_sub(behind).saturating_add(1) };
     }
     let result = bytes_of(g.facts(class));
     let add = |costs: &[u64]| costs.iter().fold(1u64, |sum, &c| sum.saturating_add(c));

@@ -35,9 +35,9 @@ use lacuna_isa::format::ScalarType;
 pub use tensor::{Groups, Tensor, TensorData};
 
 use crate::infer::{TypeError, infer};
-use crate::module::{FuncId, Module, Value};
+use crate::module::{Constant, ConstantData, FuncId, Module, Value};
 use crate::op::Op;
-use crate::types::{ElemType, TensorType};
+use crate::types::{ElemType, Shape, TensorType};
 
 /// The most elements that a value may have to be evaluated.
 pub const MAX_ELEMENTS: u64 = 1 << 30;
@@ -111,6 +111,25 @@ pub fn eval_all(
 /// When the operator does not fit the operands, an index is out of range, or a result is too large.
 pub fn eval_op(module: &Module, op: &Op, args: &[&Tensor], mode: Mode) -> Result<Vec<Tensor>, EvalError> {
     apply(module, op, args, mode, 0)
+}
+
+/// The result of an element-wise operator on constants each of which repeats one element: another such constant, whatever its size.
+/// `None` for other operators and constants, and where the operator does not fit.
+pub fn eval_splats(module: &Module, op: &Op, args: &[&Constant]) -> Option<Constant> {
+    let is_splat = |c: &&Constant| matches!(c.data, ConstantData::Splat(_));
+    if !op.is_elementwise() || !args.iter().all(is_splat) {
+        return None;
+    }
+    let types: Vec<&TensorType> = args.iter().map(|c| &c.ty).collect();
+    let ty = infer(module, op, &types).ok()?.pop()?;
+    let one = |c: &&Constant| {
+        let ty = TensorType { elem: c.ty.elem, shape: Shape::default() };
+        Tensor::from_constant(&Constant::new(ty, c.data.clone(), "")).ok()
+    };
+    let ones: Vec<Tensor> = args.iter().map(one).collect::<Option<_>>()?;
+    let result = eval_op(module, op, &ones.iter().collect::<Vec<_>>(), Mode::Typed).ok()?.pop()?;
+    let code = result.to_bytes().iter().rev().fold(0, |code, &byte| code << 8 | u64::from(byte));
+    Some(Constant::new(ty, ConstantData::Splat(code), args.first()?.name.clone()))
 }
 
 fn call(
