@@ -8,7 +8,7 @@ use bytes::Bytes;
 use lacuna_ir::Blob;
 use lacuna_isa::format::ScalarType;
 use lacuna_onnx::proto::{GraphProto, ModelProto, ValueInfoProto};
-use lacuna_onnx::{ListKind, Literal, flatten};
+use lacuna_onnx::{Dimension, ListKind, Literal, flatten};
 use prost::Message;
 
 use crate::codes;
@@ -391,14 +391,8 @@ impl Signature {
             let shape = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()?.shape.as_ref());
             let dims = shape.map(|s| s.dim.as_slice()).unwrap_or_default();
             for (axis, (dim, &size)) in dims.iter().zip(data.inputs[i].1.ty.shape.iter()).enumerate() {
-                match (dim.dim_value, dim.dim_param.as_deref()) {
-                    (Some(_), _) => {}
-                    (None, Some(name)) if !name.is_empty() => {
-                        sizes.entry(name.to_owned()).or_insert(size);
-                    }
-                    (None, _) => {
-                        sizes.entry(format!("{}.{axis}", input.name)).or_insert(size);
-                    }
+                if let Dimension::Name(name) = Dimension::of(dim, &input.name, axis) {
+                    sizes.entry(name).or_insert(size);
                 }
             }
         }

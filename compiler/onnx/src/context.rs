@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use cranelift_entity::SecondaryMap;
-use lacuna_ir::eval::Tensor;
+use lacuna_ir::eval::{Tensor, eval_splats};
 use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ReduceOp, UnaryOp};
 use lacuna_ir::{
     Constant, ConstantData, ElemType, FunctionBuilder, Module, Op, Origin, OriginId, Shape, TensorType, Value,
@@ -21,6 +21,8 @@ pub(crate) struct Ctx<'m> {
     pub external: &'m dyn ExternalData,
     /// Values of non-constant nodes that were computed on demand.
     pub(crate) memo: HashMap<Value, Constant>,
+    /// Constants that were computed of others, so that each is once: steps of a loop ask for the same.
+    folded: HashMap<(Op, Vec<Value>), Value>,
     /// How many conditions are computed at run time and decide whether what is emitted now will be used.
     pub(crate) n_doubtful: u32,
     /// Which values depend on constants only, of the nodes counted below.
@@ -60,6 +62,7 @@ impl<'m> Ctx<'m> {
             b: FunctionBuilder::new(module, name),
             external,
             memo: HashMap::new(),
+            folded: HashMap::new(),
             n_doubtful: 0,
             fixed: SecondaryMap::new(),
             n_classified: 0,
@@ -118,15 +121,25 @@ impl<'m> Ctx<'m> {
 
     fn emit_as_is(&mut self, op: Op, args: &[Value]) -> Result<Value, Fail> {
         let limit = |shape: &Shape| limits::check_shape(shape).map_err(|r| Fail::new(codes::TOO_LARGE, r));
-        if let Some(constant) = self.splat_of(&op, args) {
-            return self.constant(constant);
+        let fixed = args.iter().all(|&a| self.b.func().as_const(a).is_some());
+        let key = fixed.then(|| (op.clone(), args.to_vec()));
+        if let Some(&known) = key.as_ref().and_then(|key| self.folded.get(key)) {
+            return Ok(known);
         }
-        let value = self.b.emit(op, args).map_err(|e| invalid(e.to_string()))?;
-        limit(&self.shape(value))?;
-        match self.fold(value) {
-            Some(constant) => self.constant(constant),
-            None => Ok(value),
-        }
+        let folded = match self.splat_of(&op, args) {
+            Some(constant) => constant,
+            None => {
+                let value = self.b.emit(op, args).map_err(|e| invalid(e.to_string()))?;
+                limit(&self.shape(value))?;
+                match self.fold(value) {
+                    Some(constant) => constant,
+                    None => return Ok(value),
+                }
+            }
+        };
+        let value = self.constant(folded)?;
+        self.folded.extend(key.map(|key| (key, value)));
+        Ok(value)
     }
 
     /// Operands of a gather with its indices brought into the table; `None` for indices known at import.
@@ -141,8 +154,12 @@ impl<'m> Ctx<'m> {
         Ok(Some([table, inside]))
     }
 
-    /// The result of a movement of a constant whose elements are all equal, which is again such a constant.
+    /// The result of a movement or a function of constants whose elements are all equal, which is again such a constant.
     fn splat_of(&self, op: &Op, args: &[Value]) -> Option<Constant> {
+        if op.is_elementwise() {
+            let constants = args.iter().map(|&a| Some(&self.b.module.constants[self.b.func().as_const(a)?]));
+            return eval_splats(self.b.module, op, &constants.collect::<Option<Vec<_>>>()?);
+        }
         let shape = match op {
             Op::Reshape { shape } | Op::Broadcast { shape, .. } | Op::Slice { shape, .. } => shape.clone(),
             _ => return None,

@@ -110,13 +110,32 @@ pub(crate) fn branch(im: &mut Importer<'_>, n: &Call<'_, Slot>) -> Results {
         let taken = if holds { yes } else { no };
         return im.with_body(taken, |im| im.expand(n, taken, Vec::new()));
     }
+    let before = im.diagnostics.len();
     let yes = im.with_body(yes, |im| im.expand_perhaps(n, yes, Vec::new()))?;
+    let wrong_yes = im.diagnostics.len() - before;
     let no = im.with_body(no, |im| im.expand_perhaps(n, no, Vec::new()))?;
+    let wrong_no = im.diagnostics.len() - before - wrong_yes;
+    if (wrong_yes == 0) != (wrong_no == 0) {
+        let fail = refused_branch(im, condition, before);
+        im.diagnostics.truncate(before);
+        return Err(fail);
+    }
     if yes.len() != no.len() {
         return Err(invalid(format!("the branches have {} and {} results", yes.len(), no.len())));
     }
     let pairs = yes.iter().zip(&no).enumerate();
     pairs.map(|(i, (yes, no))| choose(&mut im.ctx, condition, yes, no, &format!("result {i}"))).collect()
+}
+
+/// The failure of a condition of whose branches one is refused: where the other is taken, as for another rate of samples than the
+/// model is run with, it compiles.
+fn refused_branch(im: &Importer<'_>, condition: Value, before: usize) -> Fail {
+    let mut fail = im.ctx.not_constant(condition, "the condition");
+    if let Some(first) = im.diagnostics.get(before) {
+        let node = first.node.as_deref().unwrap_or_default();
+        fail.reason += &format!("; one branch is refused: {} ({}), node `{node}`", first.reason, first.code);
+    }
+    fail
 }
 
 /// Rows of the results that a loop collects, one list for each.

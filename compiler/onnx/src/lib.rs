@@ -41,7 +41,7 @@ use lacuna_ir::{Blob, Module};
 
 pub use diagnostic::Diagnostic;
 pub use lists::{Flat, List, ListKind, flatten};
-pub use model::import;
+pub use model::{Dimension, import};
 pub use ops::{OPSETS, SupportedOp, Types, supported_ops};
 pub use tensor::{DataTypeError, Literal, data_type, decode_tensor, encode_tensor, scalar_type};
 

@@ -124,8 +124,9 @@ fn element(input: &ValueInfoProto, kind: ListKind, i: u64, dims: &BTreeMap<Strin
     let dim = match &tensor.shape {
         Some(shape) => {
             let given = shape.dim.iter().enumerate().map(|(axis, dim)| match dim.dim_value {
-                None if dims.contains_key(&own(axis)) => symbolic(own(axis)),
-                _ => dim.clone(),
+                Some(0..) => dim.clone(),
+                Some(_) | None if dims.contains_key(&own(axis)) => symbolic(own(axis)),
+                Some(_) | None => dim.clone(),
             });
             given.collect()
         }

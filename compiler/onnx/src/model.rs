@@ -14,7 +14,7 @@ use crate::importer::Importer;
 use crate::limits;
 use crate::lists::{Flat, ListKind, flatten};
 use crate::opset::model_opset;
-use crate::proto::{GraphProto, ModelProto, SparseTensorProto, ValueInfoProto};
+use crate::proto::{DimensionProto, GraphProto, ModelProto, SparseTensorProto, ValueInfoProto};
 use crate::prune::prune;
 use crate::slot::Slot;
 use crate::tensor::{DataTypeError, Literal, decode_tensor, scalar_type};
@@ -140,10 +140,26 @@ fn densify(sparse: &SparseTensorProto, external: &dyn ExternalData) -> Result<Li
     Ok(Literal { ty, data: Blob::new(dense) })
 }
 
-/// One dimension of an input: its size, or the name that `--dim` must give.
-enum Dimension {
+/// Names that tools give to every dimension whose size they do not know.
+const PLACEHOLDERS: [&str; 4] = ["", "?", "-1", "None"];
+
+/// One dimension of an input.
+pub enum Dimension {
+    /// Its size.
     Size(u64),
+    /// The name that a size must be given for: the model's own, or `INPUT.AXIS`.
     Name(String),
+}
+
+impl Dimension {
+    /// Reads dimension number `axis` of `input`. Negative sizes and placeholders, as Paddle2ONNX writes them, say nothing.
+    pub fn of(dim: &DimensionProto, input: &str, axis: usize) -> Dimension {
+        match (dim.dim_value.map(u64::try_from), dim.dim_param.as_deref()) {
+            (Some(Ok(size)), _) => Dimension::Size(size),
+            (None, Some(name)) if !PLACEHOLDERS.contains(&name) => Dimension::Name(name.to_owned()),
+            (Some(Err(_)) | None, _) => Dimension::Name(format!("{input}.{axis}")),
+        }
+    }
 }
 
 /// Why the type of an input is refused.
@@ -155,8 +171,6 @@ enum InputTypeError {
     NoRank,
     #[error(transparent)]
     Element(#[from] DataTypeError),
-    #[error("dimension {axis} is {size}")]
-    Size { axis: usize, size: i64 },
 }
 
 fn dimensions(input: &ValueInfoProto) -> Result<(ScalarType, Vec<Dimension>), InputTypeError> {
@@ -164,16 +178,8 @@ fn dimensions(input: &ValueInfoProto) -> Result<(ScalarType, Vec<Dimension>), In
     let tensor = tensor.ok_or(InputTypeError::NotDense)?;
     let elem = scalar_type(tensor.elem_type)?;
     let shape = tensor.shape.as_ref().ok_or(InputTypeError::NoRank)?;
-    let mut dims = Vec::new();
-    for (axis, dim) in shape.dim.iter().enumerate() {
-        dims.push(match (dim.dim_value, dim.dim_param.as_deref()) {
-            (Some(size), _) => {
-                Dimension::Size(u64::try_from(size).map_err(|_| InputTypeError::Size { axis, size })?)
-            }
-            (None, Some(name)) if !name.is_empty() => Dimension::Name(name.to_owned()),
-            (None, _) => Dimension::Name(format!("{}.{axis}", input.name)),
-        });
-    }
+    let of = |(axis, dim)| Dimension::of(dim, &input.name, axis);
+    let dims = shape.dim.iter().enumerate().map(of).collect();
     Ok((elem, dims))
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lacuna_isa::Blob;
 use lacuna_isa::object::{Object, Port};
 use lacuna_onnx::proto::{GraphProto, ModelProto, TensorProto, ValueInfoProto};
-use lacuna_onnx::{scalar_type, supported_ops};
+use lacuna_onnx::{Dimension, scalar_type, supported_ops};
 use serde_json::{Value, json};
 
 use crate::cli;
@@ -109,15 +109,12 @@ fn declared(port: &ValueInfoProto, open: &mut BTreeSet<String>) -> (String, Stri
     };
     let mut sizes = Vec::new();
     for (axis, dim) in shape.dim.iter().enumerate() {
-        sizes.push(match (dim.dim_value, dim.dim_param.as_deref()) {
-            (Some(size), _) => size.to_string(),
-            (None, Some(name)) if !name.is_empty() => {
-                open.insert(name.to_owned());
-                name.to_owned()
-            }
-            (None, _) => {
-                open.insert(format!("{}.{axis}", port.name));
-                "?".to_owned()
+        sizes.push(match Dimension::of(dim, &port.name, axis) {
+            Dimension::Size(size) => size.to_string(),
+            Dimension::Name(name) => {
+                let shown = if dim.dim_param.as_ref() == Some(&name) { name.clone() } else { "?".to_owned() };
+                open.insert(name);
+                shown
             }
         });
     }

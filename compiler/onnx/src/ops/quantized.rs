@@ -8,7 +8,7 @@ use super::contraction::{centred, integer_conv, product};
 use super::fused::{as_of, channels_last};
 use super::{elementwise, normalization, pooling};
 use crate::call::Call;
-use crate::context::{Ctx, invalid};
+use crate::context::{Ctx, broadcast_shape, invalid};
 use crate::diagnostic::Fail;
 
 type Results = Result<Vec<Value>, Fail>;
@@ -139,11 +139,34 @@ fn finish(c: &mut Ctx<'_>, n: &Call<'_>, y: Value, first: usize) -> Results {
     Ok(vec![quantised(c, y, n.opt(first + 1), to)?])
 }
 
-/// QLinearAdd and QLinearMul.
+/// QLinearAdd and QLinearMul. Codes meet in the scale of the result, as in ONNX Runtime, their only definition: ties between codes,
+/// which scales that are multiples of one another make common, are ties in f32 too.
 pub(super) fn qlinear_binary(c: &mut Ctx<'_>, n: &Call<'_>, op: BinaryOp) -> Results {
-    let (a, b) = (dequantised(c, n, 0)?, dequantised(c, n, 3)?);
-    let y = c.binary(op, a, b)?;
-    finish(c, n, y, 6)
+    let (a, b) = (centred_rows(c, n.input(0)?, n.opt(2))?, centred_rows(c, n.input(3)?, n.opt(5))?);
+    let shape = broadcast_shape(&[c.shape(a), c.shape(b)])?;
+    let mut scale = |i: usize, of: &Shape| match n.input(i)? {
+        scale if c.shape(scale).elements() == 1 => c.reshape(scale, vec![]),
+        scale => spread(c, scale, 0, of),
+    };
+    let (scale_a, scale_b, scale_y) = (scale(1, &shape)?, scale(4, &shape)?, scale(6, &shape)?);
+    let y = match op {
+        BinaryOp::Mul => {
+            let factor = c.binary(BinaryOp::Mul, scale_a, scale_b)?;
+            let factor = c.binary(BinaryOp::Div, factor, scale_y)?;
+            let product = c.binary(BinaryOp::Mul, a, b)?;
+            c.binary(BinaryOp::Mul, product, factor)?
+        }
+        op => {
+            let mut of = |x: Value, scale: Value| {
+                let ratio = c.binary(BinaryOp::Div, scale, scale_y)?;
+                c.binary(BinaryOp::Mul, x, ratio)
+            };
+            let (a, b) = (of(a, scale_a)?, of(b, scale_b)?);
+            c.binary(op, a, b)?
+        }
+    };
+    let to = result_type(c, n.opt(7), n.input(0)?);
+    Ok(vec![quantised(c, y, n.opt(7), to)?])
 }
 
 /// QLinearSigmoid and QLinearLeakyRelu.
