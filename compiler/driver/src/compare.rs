@@ -3,6 +3,8 @@
 use lacuna_isa::format::ScalarType;
 use serde_json::{Value, json};
 
+use crate::report::decibels;
+
 /// Tolerances that were asked for. What was not asked for depends on an output's element type.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Tolerance {
@@ -252,17 +254,12 @@ impl OutputStats {
 
     /// Name, errors, ratio, agreement and agreement of all positions for a table.
     pub fn row(&self) -> [String; 6] {
-        let sqnr = self.sqnr_db();
         let percent = |p: Option<f64>| p.map_or_else(|| "-".to_owned(), |p| format!("{p:.2}%"));
         [
             self.name.clone(),
             if self.mismatch.is_some() { "-".to_owned() } else { format!("{:.3e}", self.max_abs_err) },
             if self.mismatch.is_some() { "-".to_owned() } else { format!("{:.3e}", self.max_rel_err) },
-            match (&self.mismatch, sqnr.is_finite()) {
-                (Some(_), _) => "-".to_owned(),
-                (None, true) => format!("{sqnr:.1} dB"),
-                (None, false) => "exact".to_owned(),
-            },
+            if self.mismatch.is_some() { "-".to_owned() } else { decibels(self.sqnr_db()) },
             percent(self.agreement_percent()),
             percent(self.agreement_all_percent()),
         ]

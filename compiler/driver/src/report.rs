@@ -149,6 +149,11 @@ pub fn markdown<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item 
     text
 }
 
+/// A signal-to-noise ratio for people: `exact` where there is no noise.
+pub fn decibels(db: f64) -> String {
+    if db == f64::INFINITY { "exact".to_owned() } else { format!("{db:.1} dB") }
+}
+
 /// A number of bytes for people.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

@@ -12,7 +12,7 @@ use crate::diagnostics::{Diagnostic, Failed};
 use crate::generation::unselected;
 use crate::measure::{Failure, Interpreter};
 use crate::progress::Progress;
-use crate::report;
+use crate::report::{self, decibels};
 use crate::request::Request;
 pub use crate::request::SelectionRequest;
 
@@ -185,11 +185,6 @@ fn proof_text(gap: f64) -> String {
     } else {
         format!("at most {:.2}% from the modelled optimum", 100.0 * gap)
     }
-}
-
-/// Decibels for people.
-pub fn decibels(db: f64) -> String {
-    if db.is_finite() { format!("{db:.1} dB") } else { "exact".to_owned() }
 }
 
 /// What accuracy was lost, for people.

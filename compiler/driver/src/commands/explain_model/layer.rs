@@ -9,8 +9,8 @@ use lacuna_runtime::profile::{LaunchProfile, Profile};
 use serde_json::{Value, json};
 
 use lacuna_driver::pipeline::Compiled;
-use lacuna_driver::report;
-use lacuna_driver::selection::{self, decibels};
+use lacuna_driver::report::{self, decibels};
+use lacuna_driver::selection;
 
 /// Rules that a layer's text names, and nodes that it names of each; the JSON names all.
 const MAX_RULES: usize = 8;

@@ -6,7 +6,8 @@ use lacuna_driver::diagnostics::Failed;
 use lacuna_driver::measure::Interpreter;
 use lacuna_driver::plot::{Axes, Kind, Mark};
 use lacuna_driver::report;
-use lacuna_driver::selection::{self, decibels, drop_text};
+use lacuna_driver::report::decibels;
+use lacuna_driver::selection::{self, drop_text};
 
 /// Budgets along the frontier that the table shows.
 const N_BUDGETS: usize = 7;

@@ -5,7 +5,7 @@ use lacuna_driver::diagnostics::{Diagnostic, Exit, Failed};
 use lacuna_driver::exec::{Program, port_type};
 use lacuna_driver::expose::of_own_operands;
 use lacuna_driver::given::{self, Given};
-use lacuna_driver::report::{self, Report};
+use lacuna_driver::report::{self, Report, decibels};
 use lacuna_driver::testset::TestSet;
 use lacuna_driver::{codes, files};
 use lacuna_ir::TensorType;
@@ -125,10 +125,6 @@ fn held_to(args: &cli::Verify, settings: &Settings) -> Criterion {
             Criterion::Report
         }
     }
-}
-
-fn decibels(db: f64) -> String {
-    if db.is_finite() { format!("{db:.1} dB") } else { "exact".to_owned() }
 }
 
 /// Renders the layers, and holds each to its bound.
