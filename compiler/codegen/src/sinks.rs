@@ -53,6 +53,12 @@ impl Sinks {
         self.keeps_plain |= self.grouped.len() < before;
     }
 
+    /// The dimension of the result that groups run along, and the greatest size of a group, a multiple of every other.
+    pub fn group(&self) -> Option<(usize, u64)> {
+        let sizes = self.grouped.iter().map(|g| u64::from(g.format.size));
+        Some((self.grouped.first()?.axis, sizes.max()?))
+    }
+
     /// Bytes of local memory for each element of the result: at most those of f32 for the result itself, and codes with
     /// their scales for each copy.
     pub fn element_bytes(&self) -> u64 {

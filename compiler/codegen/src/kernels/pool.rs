@@ -10,9 +10,9 @@ use lacuna_isa::inst::{Action, Fill, Operand};
 use lacuna_isa::program::{Lane, Program, SeOp, Stream};
 use lacuna_isa::view::VIEW_DIMS;
 
-use super::map::{LOCAL_FILL, domain_dims, result_tile, stream_dims};
+use super::map::{LOCAL_FILL, domain_dims};
 use super::reduce::{reducer, total};
-use super::rows::load;
+use super::rows::{Rows, load, units};
 use super::space::{SpaceDim, Walk, coalesce, cut, fold_first, folded};
 use crate::code::{Code, lane};
 use crate::emit::{KernelBuilder, LocalDim, Tile};
@@ -21,7 +21,7 @@ use crate::lower::Lowering;
 use crate::nest::{Nest, TileDim};
 use crate::place::{Place, order_of};
 use crate::refusal::{Lowered, Refusal};
-use crate::sinks::{GroupedSink, Outlet, Sinks};
+use crate::sinks::Sinks;
 
 /// The nodes of a pooling.
 #[derive(Clone, Copy)]
@@ -58,23 +58,6 @@ struct Pool {
     bounds: Vec<u64>,
     fill: Fill,
     windows: Vec<Windowed>,
-}
-
-/// The space of a pooling: the result's dimensions, then those of a window.
-struct Space {
-    dims: Vec<SpaceDim>,
-    parallel: usize,
-    nest: Nest,
-}
-
-impl Space {
-    /// The dimension that the groups of a sink run along, if its tiles consist of whole groups.
-    fn groups_fit(&self, sink: &GroupedSink) -> Option<usize> {
-        let along = self.dims[..self.parallel].iter().position(|d| d.logical.last() == Some(&sink.axis))?;
-        let (dim, size) = (&self.dims[along], u64::from(sink.format.size));
-        let whole = dim.size.is_multiple_of(size) && self.nest.axes[along].tile.is_multiple_of(size);
-        (along >= folded(self.dims.len()) && whole && dim.walks[0].stride == 1).then_some(along)
-    }
 }
 
 impl Lowering<'_> {
@@ -189,7 +172,7 @@ impl Lowering<'_> {
         (self.target.local_bytes as f64 * LOCAL_FILL) as u64 / bytes * pool.window()
     }
 
-    fn pool_space(&self, result: Value, pool: &Pool, sinks: &Sinks, elements: u64) -> Lowered<Space> {
+    fn pool_space(&self, result: Value, pool: &Pool, sinks: &Sinks, elements: u64) -> Lowered<Rows> {
         let (shape, out) = (&self.func.ty(result).shape, &sinks.plain.strides);
         let still = |bound: u64| Walk { stride: 0, origin: 0, bound };
         let outer = order_of(out).into_iter().map(|d| {
@@ -211,28 +194,22 @@ impl Lowering<'_> {
         if n_folded > parallel || dims[..n_folded].iter().any(|d| d.apart) {
             return Err(Refusal::Limit("windows have more dimensions than a view".into()));
         }
-        let unit = |(d, dim): (usize, &SpaceDim)| match d >= parallel {
-            true => dim.size,
-            false => {
-                let along = sinks.grouped.iter().filter(|g| dim.logical.last() == Some(&g.axis));
-                along.map(|g| u64::from(g.format.size)).max().unwrap_or(1).min(dim.size)
-            }
-        };
-        let units: Vec<u64> = dims.iter().enumerate().map(unit).collect();
+        let units = units(&dims, parallel, sinks.group());
         let nest = cut(&dims, &units, elements, self.target)
             .filter(Nest::fits)
             .ok_or(Refusal::Limit("no tile of windows fits the local memory of a PE".into()))?;
-        Ok(Space { dims, parallel, nest })
+        Ok(Rows { dims, parallel, nest })
     }
 
-    fn emit_pool(&mut self, pool: &Pool, space: &Space, sinks: &mut Sinks) -> Lowered {
-        sinks.retain(|sink| space.groups_fit(sink).is_some());
+    fn emit_pool(&mut self, pool: &Pool, space: &Rows, sinks: &mut Sinks) -> Lowered {
+        sinks.retain(|sink| space.groups_across(sink.axis, sink.format.size.into()).is_some());
         let mut kb = KernelBuilder::new("pool", space.nest.clone(), &self.storages);
         let (tile, at) = pool.tile(space);
         let x = kb.load("x", &tile, pool.fill, None, None)?;
         let domain = kb.local(Format::F32, None, None, &domain_dims(&space.nest))?;
         let depth = kb.n_loops();
-        let outlets = outlets(&mut kb, space, sinks)?;
+        let axes: Vec<usize> = (0..pool.bounds.len()).collect();
+        let outlets = space.outlets(&mut kb, sinks, &axes)?;
         kb.open(depth);
         let dims = pool.stream_dims(space, &at, &tile.slot_strides());
         let view = kb.local(Format::Scalar(pool.elem), None, None, &dims)?;
@@ -280,13 +257,13 @@ impl Pool {
     }
 
     /// The windows along dimension `d` of a space.
-    fn windowed(&self, space: &Space, d: usize) -> Option<&Windowed> {
+    fn windowed(&self, space: &Rows, d: usize) -> Option<&Windowed> {
         let dim = &space.dims[d];
         self.windows.iter().find(|w| dim.apart && dim.logical == [w.axis])
     }
 
     /// The box that the windows of a tile lie in, and its dimension for each of the space.
-    fn tile(&self, space: &Space) -> (Tile, Vec<Option<usize>>) {
+    fn tile(&self, space: &Rows) -> (Tile, Vec<Option<usize>>) {
         let stride = |d: usize| space.dims[d].walks[1].stride;
         let mut order: Vec<usize> = (0..space.parallel).filter(|&d| stride(d) != 0).collect();
         order.sort_by_key(|&d| std::cmp::Reverse(stride(d).unsigned_abs()));
@@ -310,7 +287,7 @@ impl Pool {
     }
 
     /// The windows of a tile in the slot of their box.
-    fn stream_dims(&self, space: &Space, at: &[Option<usize>], strides: &[i64]) -> Vec<LocalDim> {
+    fn stream_dims(&self, space: &Rows, at: &[Option<usize>], strides: &[i64]) -> Vec<LocalDim> {
         let stride = |d: usize| at[d].map_or(0, |s| strides[s]);
         let of = |d: usize| {
             let size = space.nest.axes[d].tile;
@@ -327,24 +304,4 @@ impl Pool {
         };
         (folded(space.dims.len())..space.dims.len()).map(of).collect()
     }
-}
-
-/// Buffers and boxes of a pooling's result, the plain one first.
-fn outlets(kb: &mut KernelBuilder<'_>, space: &Space, sinks: &Sinks) -> Lowered<Vec<Outlet>> {
-    let mut outlets = Vec::new();
-    if sinks.keeps_plain {
-        let (tile, at) = result_tile(&sinks.plain, &space.dims, &space.nest, None);
-        let format = kb.format(tile.storage);
-        let view = stream_dims(&space.nest, &at, &tile.slot_strides());
-        outlets.push(Outlet::new(kb, tile, format, ScaleMode::Floor, None, &view)?);
-    }
-    for sink in &sinks.grouped {
-        let along = space.groups_fit(sink).ok_or(Refusal::Grouped("groups that windows cut".into()))?;
-        let (tile, at) = result_tile(&sink.place, &space.dims, &space.nest, Some(along));
-        let view = stream_dims(&space.nest, &at, &tile.slot_strides());
-        let format = Format::Grouped(sink.format);
-        let along = Some(along - folded(space.dims.len()));
-        outlets.push(Outlet::new(kb, tile, format, sink.mode, along, &view)?);
-    }
-    Ok(outlets)
 }

@@ -5,7 +5,7 @@ use lacuna_ir::{Op, Value};
 use lacuna_isa::format::{ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, Operand};
 use lacuna_isa::object::BufferKind;
-use lacuna_isa::program::{Lane, Reg, SeBinary, SeOp, SeReduce, SeUnary, Stream};
+use lacuna_isa::program::{Lane, MAX_STREAMS, Reg, SeBinary, SeOp, SeReduce, SeUnary, Stream};
 
 use super::map::{result_tile, stream_dims};
 use super::rows::{RowKernel, Rows, Sections, live_bytes, load, row_limit};
@@ -14,8 +14,8 @@ use crate::emit::KernelBuilder;
 use crate::expr::{Expr, ExprNode, Hero, compile};
 use crate::ints;
 use crate::lower::Lowering;
-use crate::place::Place;
 use crate::refusal::{Lowered, Refusal};
+use crate::sinks::Sinks;
 
 impl Lowering<'_> {
     /// `reduce`: the operand's expression is computed on the way in.
@@ -46,51 +46,48 @@ impl Lowering<'_> {
         op: ReduceOp,
         walked: &[bool],
     ) -> Lowered {
-        let place = self.allocate(result);
         let live = live_bytes(expr, 0);
         let row: u64 = expr.shape.iter().zip(walked).filter(|(_, w)| **w).map(|(n, _)| n).product();
         if row > row_limit(self.target, live) {
-            self.places[result] = Some(place);
+            self.places[result] = Some(self.allocate(result));
             return self.reduce_in_tiles(name, result, expr, op, walked);
         }
-        if self.reduce_rows(name, &place, expr, op, walked).is_err() {
+        let mut sinks = self.sinks(result, None);
+        if self.reduce_rows(name, &mut sinks, expr, op, walked).is_err() {
             // Dimensions that neither merge nor fold do in a copy.
-            let copy = self.rows_copy(name, &place, expr, walked)?;
-            self.reduce_rows(name, &place, &copy, op, walked)?;
+            sinks.retain(|_| false);
+            let copy = self.rows_copy(name, &sinks.plain, expr, walked)?;
+            self.reduce_rows(name, &mut sinks, &copy, op, walked)?;
         }
-        self.places[result] = Some(place);
+        self.take_places(result, sinks);
         Ok(())
     }
 
-    /// Reduces rows that fit local memory into `place`.
+    /// Reduces rows that fit local memory into the sinks; those that cannot be had are taken out.
     fn reduce_rows(
         &mut self,
         name: &str,
-        place: &Place,
+        sinks: &mut Sinks,
         expr: &Expr,
         op: ReduceOp,
         walked: &[bool],
     ) -> Lowered {
         let elem = expr.nodes.last().ok_or(Refusal::Contradiction("an empty expression".into()))?.1;
         let lane = lane(elem);
-        let out_strides = spread(&place.strides, walked);
-        let rows = Rows::new(self, expr, &out_strides, walked, live_bytes(expr, 0))?;
+        if expr.leaves.len() + 1 + sinks.grouped.len() > MAX_STREAMS {
+            sinks.retain(|_| false);
+        }
+        let out_strides = spread(&sinks.plain.strides, walked);
+        let axes: Vec<usize> = (0..walked.len()).filter(|&d| !walked[d]).collect();
+        let group = sinks.group().map(|(axis, size)| (axes[axis], size));
+        let rows = Rows::across_groups(self, expr, (&out_strides, walked), live_bytes(expr, 0), group)?;
+        sinks.retain(|sink| rows.groups_across(axes[sink.axis], sink.format.size.into()).is_some());
         let n = rows.row_len();
         let mut rk = RowKernel::new(name, rows, expr, &self.storages)?;
-        let (out_tile, out_at) = result_tile(place, &rk.rows.dims, &rk.rows.nest, None);
-        let out_format = self.storages[place.storage].format;
-        let y = rk.kb.buffer(
-            "y",
-            BufferKind::Local,
-            KernelBuilder::slot_bytes(out_format, None, out_tile.elements()),
-            2,
-        )?;
+        let outlets = rk.rows.outlets(&mut rk.kb, sinks, &axes)?;
         let depth = rk.depth();
         rk.kb.open(depth);
         let mut streams = (0..expr.leaves.len()).map(|i| rk.leaf(i, true)).collect::<Lowered<Vec<_>>>()?;
-        let dims = stream_dims(&rk.rows.nest, &out_at, &out_tile.slot_strides());
-        let view = rk.kb.local(out_format, None, None, &dims)?;
-        streams.push(Stream { operand: Operand::new(y, Action::Push, view), mode: ScaleMode::Floor });
         let mut code = Code::default();
         let numbers: Vec<u8> = (0..expr.leaves.len() as u8).collect();
         let value = compile(expr, &mut code, &numbers, Hero::None, &|_| 0)?;
@@ -100,10 +97,15 @@ impl Lowering<'_> {
         code.ops.push(SeOp::Accumulate { f: reducer(op), lane, acc: 0, a: value });
         let body = code.take();
         let total = total(&mut code, op, elem, n)?;
-        code.ops.push(SeOp::Store { stream: expr.leaves.len() as u8, lane, src: total });
+        for outlet in &outlets {
+            code.ops.push(SeOp::Store { stream: streams.len() as u8, lane, src: total });
+            streams.push(outlet.stream);
+        }
         let finish = code.take();
         rk.run(name, true, streams, code, Sections { body, finish, ..Sections::default() });
-        rk.kb.store(y, &out_tile)?;
+        for outlet in &outlets {
+            outlet.store(&mut rk.kb)?;
+        }
         let (kernel, bases) = rk.finish(self.target, depth)?;
         self.launch(kernel, bases);
         Ok(())

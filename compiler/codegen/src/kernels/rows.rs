@@ -64,9 +64,19 @@ impl Rows {
         walked: &[bool],
         live_bytes: u64,
     ) -> Lowered<Rows> {
+        Rows::across_groups(lowering, expr, (out_strides, walked), live_bytes, None)
+    }
+
+    /// Like [`Rows::new`], but a parallel dimension that ends in logical dimension `group.0` is cut into whole multiples of `group.1`.
+    pub fn across_groups(
+        lowering: &Lowering,
+        expr: &Expr,
+        (out_strides, walked): (&[i64], &[bool]),
+        live_bytes: u64,
+        group: Option<(usize, u64)>,
+    ) -> Lowered<Rows> {
         let (dims, parallel) = Rows::space(expr, out_strides, walked)?;
-        let units: Vec<u64> =
-            dims.iter().enumerate().map(|(d, dim)| if d >= parallel { dim.size } else { 1 }).collect();
+        let units = units(&dims, parallel, group);
         Rows::cut(lowering, dims, parallel, &units, live_bytes)
     }
 
@@ -143,6 +153,36 @@ impl Rows {
         (along >= self.parallel && whole && dim.walks.first().is_some_and(|w| w.stride == 1)).then_some(along)
     }
 
+    /// The parallel dimension that groups of `size` along logical dimension `axis` run along, if its tiles consist of whole groups.
+    pub fn groups_across(&self, axis: usize, size: u64) -> Option<usize> {
+        let along = self.dims[..self.parallel].iter().position(|d| d.logical.last() == Some(&axis))?;
+        let dim = &self.dims[along];
+        let whole = dim.size.is_multiple_of(size) && self.nest.axes[along].tile.is_multiple_of(size);
+        let inner = dim.walks.first().is_some_and(|w| w.stride == 1);
+        (along >= folded(self.dims.len()) && whole && inner).then_some(along)
+    }
+
+    /// Buffers and boxes of a result that has the parallel dimensions alone, the plain one first. Groups of a sink run along logical
+    /// dimension `axes[sink.axis]`.
+    pub fn outlets(&self, kb: &mut KernelBuilder<'_>, sinks: &Sinks, axes: &[usize]) -> Lowered<Vec<Outlet>> {
+        let mut outlets = Vec::new();
+        if sinks.keeps_plain {
+            let (tile, at) = result_tile(&sinks.plain, &self.dims, &self.nest, None);
+            let format = kb.format(tile.storage);
+            let view = stream_dims(&self.nest, &at, &tile.slot_strides());
+            outlets.push(Outlet::new(kb, tile, format, ScaleMode::Floor, None, &view)?);
+        }
+        for sink in &sinks.grouped {
+            let along = self.groups_across(axes[sink.axis], sink.format.size.into());
+            let along = along.ok_or(Refusal::Grouped("groups that tiles cut".into()))?;
+            let (tile, at) = result_tile(&sink.place, &self.dims, &self.nest, Some(along));
+            let view = stream_dims(&self.nest, &at, &tile.slot_strides());
+            let along = Some(along - folded(self.dims.len()));
+            outlets.push(Outlet::new(kb, tile, Format::Grouped(sink.format), sink.mode, along, &view)?);
+        }
+        Ok(outlets)
+    }
+
     /// The view dimension of dimension `d` of the space.
     pub fn view_dim(&self, d: usize) -> u8 {
         (VIEW_DIMS + d - self.dims.len()) as u8
@@ -151,6 +191,17 @@ impl Rows {
     pub fn row_len(&self) -> u64 {
         self.dims[self.parallel..].iter().map(|d| d.size).product()
     }
+}
+
+/// Elements of which a tile has whole multiples, for each dimension: walked ones are whole, and so are groups along the parallel one
+/// that ends in logical dimension `group.0`.
+pub fn units(dims: &[SpaceDim], parallel: usize, group: Option<(usize, u64)>) -> Vec<u64> {
+    let unit = |(d, dim): (usize, &SpaceDim)| match group {
+        _ if d >= parallel => dim.size,
+        Some((axis, size)) if dim.logical.last() == Some(&axis) => size.min(dim.size),
+        _ => 1,
+    };
+    dims.iter().enumerate().map(unit).collect()
 }
 
 impl<'a> RowKernel<'a> {
