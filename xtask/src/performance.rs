@@ -68,7 +68,7 @@ const SENSITIVITY: &str = "
 ## What the assumptions are worth
 
 No vendor publishes what launching a kernel, meeting, or a transfer's first byte takes. The figures below are assumed in the target files,
-each with its reason (`lacuna targets show NAME`); the table has the cycles with each of them halved and doubled (`--set FIGURE=VALUE`), as
+each with its reason (`lacuna targets NAME`); the table has the cycles with each of them halved and doubled (`--set FIGURE=VALUE`), as
 a share of those with the assumed value. The program is compiled anew each time.
 ";
 

@@ -56,7 +56,7 @@ impl Lowering<'_> {
         let maxima = rk.scratch("max", lane, true)?;
         let shifted = rk.scratch("exp", lane, false)?;
         let sums = rk.scratch("sum", lane, true)?;
-        let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
+        let y = rk.kb.buffer("y", BufferKind::Local, bytes, rk.rows.slots)?;
         let depth = rk.depth();
         rk.kb.open(depth);
 

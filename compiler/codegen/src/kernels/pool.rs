@@ -15,7 +15,7 @@ use super::reduce::{reducer, total};
 use super::rows::{Rows, load, units};
 use super::space::{SpaceDim, Walk, coalesce, cut, fold_first, folded};
 use crate::code::{Code, lane};
-use crate::emit::{KernelBuilder, LocalDim, Tile};
+use crate::emit::{DOUBLE, KernelBuilder, LocalDim, Tile};
 use crate::ints;
 use crate::lower::Lowering;
 use crate::nest::{Nest, TileDim};
@@ -198,7 +198,7 @@ impl Lowering<'_> {
         let nest = cut(&dims, &units, elements, self.target)
             .filter(Nest::fits)
             .ok_or(Refusal::Limit("no tile of windows fits the local memory of a PE".into()))?;
-        Ok(Rows { dims, parallel, nest })
+        Ok(Rows { dims, parallel, nest, slots: DOUBLE })
     }
 
     fn emit_pool(&mut self, pool: &Pool, space: &Rows, sinks: &mut Sinks) -> Lowered {

@@ -80,7 +80,7 @@ impl Lowering<'_> {
         };
         let grouped = Format::Grouped(format);
         let bytes = KernelBuilder::slot_bytes(grouped, None, out_tile.elements());
-        let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
+        let y = rk.kb.buffer("y", BufferKind::Local, bytes, rk.rows.slots)?;
         let depth = rk.depth();
         rk.kb.open(depth);
         let mut streams = (0..expr.leaves.len()).map(|i| rk.leaf(i, true)).collect::<Lowered<Vec<_>>>()?;

@@ -124,7 +124,7 @@ impl Lowering<'_> {
         let (out_tile, out_at) = result_tile(&place, &rk.rows.dims, &rk.rows.nest, None);
         let out_format = self.storages[place.storage].format;
         let bytes = KernelBuilder::slot_bytes(out_format, None, out_tile.elements());
-        let y = rk.kb.buffer("y", BufferKind::Local, bytes, 2)?;
+        let y = rk.kb.buffer("y", BufferKind::Local, bytes, rk.rows.slots)?;
         let depth = rk.depth();
         rk.kb.open(depth);
         let mut streams = vec![rk.leaf(0, true)?];

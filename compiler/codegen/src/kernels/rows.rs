@@ -13,7 +13,7 @@ use lacuna_isa::view::VIEW_DIMS;
 use super::map::{LOCAL_FILL, domain_dims, result_tile, stream_dims};
 use super::space::{SpaceDim, Walk, coalesce, cut, folded, tile_of};
 use crate::code::Code;
-use crate::emit::{KernelBuilder, LocalDim};
+use crate::emit::{DOUBLE, KernelBuilder, LocalDim};
 use crate::expr::Expr;
 use crate::lower::Lowering;
 use crate::nest::Nest;
@@ -27,7 +27,12 @@ pub(super) struct Rows {
     /// Number of parallel dimensions.
     pub parallel: usize,
     pub nest: Nest,
+    /// Slots of each operand and result.
+    pub slots: u8,
 }
+
+/// Slots of operands and results of which tiles are loaded one after the other, where local memory has room for them.
+const MORE_SLOTS: u8 = 3;
 
 /// The kernel of a row space while it is emitted.
 pub(super) struct RowKernel<'a> {
@@ -131,17 +136,22 @@ impl Rows {
     ) -> Lowered<Rows> {
         let target = lowering.target;
         let limit = row_limit(target, live_bytes);
-        let nest = cut(&dims, units, limit, target).ok_or_else(|| {
+        let cut_to = |limit| cut(&dims, units, limit, target).filter(Nest::fits);
+        let nest = cut_to(limit).ok_or_else(|| {
             let row: u64 = dims[parallel..].iter().map(|d| d.size).product();
-            Refusal::Limit(format!(
-                "a row of {row} elements does not fit the local memory of a PE ({} bytes)",
-                target.local_bytes
-            ))
+            match cut(&dims, units, limit, target) {
+                Some(_) => Refusal::Limit("the rows need more loop levels than the machine has".into()),
+                None => Refusal::Limit(format!(
+                    "a row of {row} elements does not fit the local memory of a PE ({} bytes)",
+                    target.local_bytes
+                )),
+            }
         })?;
-        if !nest.fits() {
-            return Err(Refusal::Limit("the rows need more loop levels than the machine has".into()));
-        }
-        Ok(Rows { dims, parallel, nest })
+        // A tile more in flight hides the latency of memory, where there are several and rows are short enough.
+        let more =
+            if nest.rounds() > 1 { cut_to(limit * u64::from(DOUBLE) / u64::from(MORE_SLOTS)) } else { None };
+        let (nest, slots) = more.map_or((nest, DOUBLE), |nest| (nest, MORE_SLOTS));
+        Ok(Rows { dims, parallel, nest, slots })
     }
 
     /// The dimension that the groups of a sink run along, if it is the innermost and its tiles consist of whole groups.
@@ -212,6 +222,7 @@ impl<'a> RowKernel<'a> {
         storages: &'a PrimaryMap<StorageId, Storage>,
     ) -> Lowered<RowKernel<'a>> {
         let mut kb = KernelBuilder::new(name, rows.nest.clone(), storages);
+        kb.inner_slots = rows.slots;
         let mut loads = Vec::new();
         for (i, leaf) in expr.leaves.iter().enumerate() {
             let (tile, at) =
