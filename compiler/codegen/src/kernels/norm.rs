@@ -138,13 +138,13 @@ impl Lowering<'_> {
         let mut sinks = self.sinks(result, Some(order));
         let live = norm_bytes(expr.leaves.iter().map(|l| l.elem), sinks.grouped.len());
         let rows = Rows::new(self, &expr, &sinks.plain.strides, &walked, live)?;
-        sinks.retain(|sink| rows.groups_fit(sink).is_some());
+        rows.retain(&mut sinks, |axis| axis);
         let n = rows.row_len() as f64;
         let mut rk =
             RowKernel::new(if centre { "layer_norm" } else { "rms_norm" }, rows, &expr, &self.storages)?;
         let means = if centre { Some(rk.scratch("mean", lane, true)?) } else { None };
         let factors = rk.scratch("factor", lane, true)?;
-        let outlets = rk.outlets(&sinks)?;
+        let outlets = rk.rows.outlets(&mut rk.kb, &sinks, |axis| axis)?;
         let depth = rk.depth();
         rk.kb.open(depth);
         let tree = |code: &mut Code| -> Lowered<Reg> {

@@ -202,14 +202,13 @@ impl Lowering<'_> {
     }
 
     fn emit_pool(&mut self, pool: &Pool, space: &Rows, sinks: &mut Sinks) -> Lowered {
-        sinks.retain(|sink| space.groups_across(sink.axis, sink.format.size.into()).is_some());
+        space.retain(sinks, |axis| axis);
         let mut kb = KernelBuilder::new("pool", space.nest.clone(), &self.storages);
         let (tile, at) = pool.tile(space);
         let x = kb.load("x", &tile, pool.fill, None, None)?;
         let domain = kb.local(Format::F32, None, None, &domain_dims(&space.nest))?;
         let depth = kb.n_loops();
-        let axes: Vec<usize> = (0..pool.bounds.len()).collect();
-        let outlets = space.outlets(&mut kb, sinks, &axes)?;
+        let outlets = space.outlets(&mut kb, sinks, |axis| axis)?;
         kb.open(depth);
         let dims = pool.stream_dims(space, &at, &tile.slot_strides());
         let view = kb.local(Format::Scalar(pool.elem), None, None, &dims)?;

@@ -32,9 +32,9 @@ impl Lowering<'_> {
                 return self.map("map", expr, &sinks.plain.clone());
             }
         };
-        sinks.retain(|sink| rows.groups_fit(sink).is_some());
+        rows.retain(sinks, |axis| axis);
         let mut rk = RowKernel::new("map", rows, expr, &self.storages)?;
-        let outlets = rk.outlets(sinks)?;
+        let outlets = rk.rows.outlets(&mut rk.kb, sinks, |axis| axis)?;
         let depth = rk.depth();
         rk.kb.open(depth);
         let mut streams = (0..expr.leaves.len()).map(|i| rk.leaf(i, true)).collect::<Lowered<Vec<_>>>()?;

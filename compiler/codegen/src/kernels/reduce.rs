@@ -81,10 +81,10 @@ impl Lowering<'_> {
         let axes: Vec<usize> = (0..walked.len()).filter(|&d| !walked[d]).collect();
         let group = sinks.group().map(|(axis, size)| (axes[axis], size));
         let rows = Rows::across_groups(self, expr, (&out_strides, walked), live_bytes(expr, 0), group)?;
-        sinks.retain(|sink| rows.groups_across(axes[sink.axis], sink.format.size.into()).is_some());
+        rows.retain(sinks, |axis| axes[axis]);
         let n = rows.row_len();
         let mut rk = RowKernel::new(name, rows, expr, &self.storages)?;
-        let outlets = rk.rows.outlets(&mut rk.kb, sinks, &axes)?;
+        let outlets = rk.rows.outlets(&mut rk.kb, sinks, |axis| axes[axis])?;
         let depth = rk.depth();
         rk.kb.open(depth);
         let mut streams = (0..expr.leaves.len()).map(|i| rk.leaf(i, true)).collect::<Lowered<Vec<_>>>()?;

@@ -19,7 +19,7 @@ use crate::lower::Lowering;
 use crate::nest::Nest;
 use crate::place::{Storage, StorageId, order_of};
 use crate::refusal::{Lowered, Refusal};
-use crate::sinks::{GroupedSink, Outlet, Sinks};
+use crate::sinks::{Outlet, Sinks};
 
 /// A row space: parallel dimensions in the result's order, then the walked ones in logical order.
 pub(super) struct Rows {
@@ -154,27 +154,28 @@ impl Rows {
         Ok(Rows { dims, parallel, nest, slots })
     }
 
-    /// The dimension that the groups of a sink run along, if it is the innermost and its tiles consist of whole groups.
-    pub fn groups_fit(&self, sink: &GroupedSink) -> Option<usize> {
-        let along = self.dims.iter().position(|d| d.logical.last() == Some(&sink.axis))?;
-        let dim = &self.dims[along];
-        let size = u64::from(sink.format.size);
-        let whole = dim.size.is_multiple_of(size) && self.nest.axes[along].tile.is_multiple_of(size);
-        (along >= self.parallel && whole && dim.walks.first().is_some_and(|w| w.stride == 1)).then_some(along)
-    }
-
-    /// The parallel dimension that groups of `size` along logical dimension `axis` run along, if its tiles consist of whole groups.
-    pub fn groups_across(&self, axis: usize, size: u64) -> Option<usize> {
-        let along = self.dims[..self.parallel].iter().position(|d| d.logical.last() == Some(&axis))?;
+    /// The dimension that groups of `size` along logical dimension `axis` run along, if it is the result's innermost one and its tiles
+    /// consist of whole groups.
+    pub fn groups_fit(&self, axis: usize, size: u64) -> Option<usize> {
+        let along = self.dims.iter().position(|d| d.logical.last() == Some(&axis))?;
         let dim = &self.dims[along];
         let whole = dim.size.is_multiple_of(size) && self.nest.axes[along].tile.is_multiple_of(size);
         let inner = dim.walks.first().is_some_and(|w| w.stride == 1);
         (along >= folded(self.dims.len()) && whole && inner).then_some(along)
     }
 
-    /// Buffers and boxes of a result that has the parallel dimensions alone, the plain one first. Groups of a sink run along logical
-    /// dimension `axes[sink.axis]`.
-    pub fn outlets(&self, kb: &mut KernelBuilder<'_>, sinks: &Sinks, axes: &[usize]) -> Lowered<Vec<Outlet>> {
+    /// Takes out the sinks whose groups do not fit; they run along logical dimension `axis(sink.axis)`.
+    pub fn retain(&self, sinks: &mut Sinks, axis: impl Fn(usize) -> usize) {
+        sinks.retain(|sink| self.groups_fit(axis(sink.axis), sink.format.size.into()).is_some());
+    }
+
+    /// Buffers and boxes of a result, the plain one first. Groups of a sink run along logical dimension `axis(sink.axis)`.
+    pub fn outlets(
+        &self,
+        kb: &mut KernelBuilder<'_>,
+        sinks: &Sinks,
+        axis: impl Fn(usize) -> usize,
+    ) -> Lowered<Vec<Outlet>> {
         let mut outlets = Vec::new();
         if sinks.keeps_plain {
             let (tile, at) = result_tile(&sinks.plain, &self.dims, &self.nest, None);
@@ -183,7 +184,7 @@ impl Rows {
             outlets.push(Outlet::new(kb, tile, format, ScaleMode::Floor, None, &view)?);
         }
         for sink in &sinks.grouped {
-            let along = self.groups_across(axes[sink.axis], sink.format.size.into());
+            let along = self.groups_fit(axis(sink.axis), sink.format.size.into());
             let along = along.ok_or(Refusal::Grouped("groups that tiles cut".into()))?;
             let (tile, at) = result_tile(&sink.place, &self.dims, &self.nest, Some(along));
             let view = stream_dims(&self.nest, &at, &tile.slot_strides());
@@ -298,27 +299,6 @@ impl<'a> RowKernel<'a> {
             body: parts.body,
             finish: parts.finish,
         });
-    }
-
-    /// Buffers and boxes of a kernel's result, the plain one first.
-    pub fn outlets(&mut self, sinks: &Sinks) -> Lowered<Vec<Outlet>> {
-        let (dims, nest) = (self.rows.dims.clone(), self.rows.nest.clone());
-        let mut outlets = Vec::new();
-        if sinks.keeps_plain {
-            let (tile, at) = result_tile(&sinks.plain, &dims, &nest, None);
-            let format = self.kb.format(tile.storage);
-            let view = stream_dims(&nest, &at, &tile.slot_strides());
-            outlets.push(Outlet::new(&mut self.kb, tile, format, ScaleMode::Floor, None, &view)?);
-        }
-        for sink in &sinks.grouped {
-            let along = self.rows.groups_fit(sink).ok_or(Refusal::Grouped("groups that rows cut".into()))?;
-            let (tile, at) = result_tile(&sink.place, &dims, &nest, Some(along));
-            let view = stream_dims(&nest, &at, &tile.slot_strides());
-            let format = Format::Grouped(sink.format);
-            let along = Some(along - folded(dims.len()));
-            outlets.push(Outlet::new(&mut self.kb, tile, format, sink.mode, along, &view)?);
-        }
-        Ok(outlets)
     }
 
     /// Names of loads that programs freed themselves, for closing the loops.

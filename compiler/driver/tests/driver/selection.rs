@@ -42,7 +42,8 @@ fn a_trained_model_is_explained() {
     assert!(found["selection"]["gap"].as_f64().unwrap() < 0.01);
 
     let points = found["pareto"].as_array().unwrap();
-    assert_eq!(points[0]["name"], "chosen");
+    // It may be one of the uniform ones.
+    assert!(points[0]["name"].as_str().unwrap().starts_with("chosen"));
     let cycles = points[0]["cycles"].as_u64().unwrap();
     for point in points {
         let is_uniform = !point["name"].as_str().unwrap().starts_with("budget");

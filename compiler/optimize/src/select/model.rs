@@ -218,12 +218,12 @@ fn halves(n: u64, max: u64) -> Vec<u64> {
 }
 
 /// Whether code generation stores `value` in groups along `axis` from the kernel that computes it, beside its plain form or
-/// instead of it: element-wise regions, products and norms do, if all groups are whole.
+/// instead of it: element-wise regions, products, norms and reductions do, if all groups are whole.
 pub fn groups_join(func: &Function, value: Value, format: Format, axis: u8) -> bool {
     let Some(def) = func.def(value) else { return false };
     let op = &func.nodes[def].op;
     let whole = func.ty(value).shape[usize::from(axis)].is_multiple_of(u64::from(format.group_size()));
-    whole && (op.is_elementwise() || op.is_product() || matches!(op, Op::Norm { .. }))
+    whole && (op.is_elementwise() || op.is_product() || matches!(op, Op::Norm { .. } | Op::Reduce { .. }))
 }
 
 /// Whether code generation computes a cast of `value` in the kernel that computes `value`, if nothing else reads it.
