@@ -153,7 +153,7 @@ pub fn parts(inner: &Shape, outer: &Shape) -> Option<Vec<Dims>> {
 }
 
 /// The coarsest shape that both `inner` and `outer` merge into theirs, for a reshape from one to the other; `None`
-/// where a dimension of one begins within an element of the other, or where there are no elements.
+/// where a dimension of one ends within an element of the other.
 pub fn refined(inner: &Shape, outer: &Shape) -> Option<Shape> {
     let ends = |shape: &Shape| {
         shape

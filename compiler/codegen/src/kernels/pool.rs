@@ -4,7 +4,7 @@
 //! rows of it. Windows that lie apart in memory, as [`super::reduce`] has them, would be loaded one by one.
 
 use lacuna_ir::op::ReduceOp;
-use lacuna_ir::{Node, Op, Value};
+use lacuna_ir::{Node, NodeData, Op, Value};
 use lacuna_isa::format::{Format, ScalarType, ScaleMode};
 use lacuna_isa::inst::{Action, Fill, Operand};
 use lacuna_isa::program::{Lane, Program, SeOp, Stream};
@@ -113,19 +113,17 @@ impl Lowering<'_> {
 
     fn pool_whole(&mut self, result: Value, op: ReduceOp, pooling: Pooling) -> Lowered {
         let pool = self.pool_of(op, pooling)?;
-        let mut sinks = self.sinks(result, Some(order_of(&pool.from.strides)));
-        let sinks_before = sinks.clone();
-        let mut elements = self.window_elements(&pool, &sinks);
+        let wanted = self.sinks(result, Some(order_of(&pool.from.strides)));
+        let mut elements = self.window_elements(&pool, &wanted);
         // A tile that fits has fewer elements than an estimate without the edges of its windows says.
-        loop {
+        let sinks = loop {
+            let mut sinks = wanted.clone();
             let space = self.pool_space(result, &pool, &sinks, elements)?;
             match self.emit_pool(&pool, &space, &mut sinks) {
                 Err(Refusal::Limit(_)) if elements > pool.window() => elements /= 2,
-                Err(refusal) => return Err(refusal),
-                Ok(()) => break,
+                emitted => break emitted.map(|()| sinks)?,
             }
-            sinks = sinks_before.clone();
-        }
+        };
         self.take_places(result, sinks);
         Ok(())
     }
@@ -138,13 +136,12 @@ impl Lowering<'_> {
         };
         let rank = self.func.ty(data.args[0]).shape.rank();
         let (mut x, mut fill, mut low) = (data.args[0], Fill::Zero, vec![0; rank]);
-        if let Some(Op::Pad { low: front, high }) = pooling.pad.map(|pad| &self.func.nodes[pad].op) {
+        let pad = pooling.pad.map(|pad| &self.func.nodes[pad]);
+        if let Some(NodeData { op: Op::Pad { low: front, high }, args, .. }) = pad {
             let whole = |d: usize| axes.contains(&(d as u8)) || (front[d] == 0 && high[d] == 0);
             if !(0..rank).all(whole) {
                 return Err(Refusal::Limit("padding outside the windows".into()));
             }
-            let args =
-                &self.func.nodes[self.func.def(x).ok_or(Refusal::Contradiction("no padding".into()))?].args;
             x = args[0];
             fill = self.fill_of(args[1])?.ok_or(Refusal::Limit("a value that no load fills with".into()))?;
             low.copy_from_slice(front);
