@@ -9,6 +9,7 @@ use lacuna_isa::object::{Buffer, BufferKind};
 use lacuna_isa::target::Target;
 use lacuna_isa::timing::{ALIGN, IN_FLIGHT};
 
+use super::engine_idx;
 use super::model::{Finished, Ports};
 
 /// Times within a chain, in cycles from its start.
@@ -16,6 +17,8 @@ use super::model::{Finished, Ports};
 pub(super) struct Handover {
     /// When each queue is free.
     pub queues: [f64; Engine::ALL.len()],
+    /// When the loads have had their turn that wait for each of the launches before, the last first.
+    pub held: [f64; IN_FLIGHT],
     pub ports: Ports,
     /// When the command processor has issued everything.
     pub issued: f64,
@@ -38,11 +41,23 @@ impl Handover {
         (self.issued.max(known[IN_FLIGHT - 1]), known)
     }
 
+    /// When each queue has a turn for the next launch, and when its loads have that wait for each of the launches before, the
+    /// last first. A load that waits for less overtakes those of the launches before as it does those of its own.
+    pub fn turns(&self) -> ([f64; Engine::ALL.len()], [f64; IN_FLIGHT]) {
+        let (mut queues, mut held) = (self.queues, self.held);
+        held.rotate_right(1);
+        // What these waited for has to end before the next launch may begin.
+        let load = &mut queues[engine_idx(Engine::FiLoad)];
+        *load = load.max(std::mem::take(&mut held[0]));
+        (queues, held)
+    }
+
     /// When each slot of the next launch's buffers is free, and what it hands on in turn, but for what it does itself.
     pub fn next(&self, buffers: &[Buffer], target: &Target) -> (Vec<Placed>, Handover) {
         let mut next = self.clone();
         next.ends.rotate_right(1);
         next.ends[0] = self.end();
+        (next.queues, next.held) = self.turns();
         let placed = buffers
             .iter()
             .map(|buffer| {
@@ -69,7 +84,7 @@ impl Handover {
         }
         *end = Some(end.map_or(finished.end, |end| end.max(finished.end)));
         self.issued = self.issued.max(finished.issued);
-        for (latest, &free) in self.queues.iter_mut().zip(&finished.queues) {
+        for (latest, &free) in self.queues.iter_mut().zip(&finished.queues).chain(self.held.iter_mut().zip(&finished.held)) {
             *latest = latest.max(free);
         }
         for (buffer, times) in placed.iter().zip(&finished.slots) {

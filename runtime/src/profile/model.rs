@@ -127,6 +127,8 @@ pub(super) struct Finished {
     pub issued: f64,
     /// When each queue was free.
     pub queues: [f64; Engine::ALL.len()],
+    /// When the loads had had their turn that waited for each of the launches before, the last first.
+    pub held: [f64; IN_FLIGHT],
     pub ports: Ports,
     /// When each slot of each buffer was free.
     pub slots: Vec<Vec<f64>>,
@@ -184,17 +186,19 @@ impl<'t> Simulation<'t> {
         };
         let rings = placed.iter().map(|buffer| Ring { slots: slots(buffer), head: 0, used: 0 }).collect();
         let (issued, held_until) = before.times(target);
+        let (queues, turns) = before.turns();
+        let held_queue = std::array::from_fn(|by| handed(held_until[by].max(turns[by])));
         Simulation {
             target,
             n_pes,
             rings,
-            queues: before.queues.map(handed),
+            queues: queues.map(handed),
             ports: before.ports.clone(),
             issued: handed(issued),
             end: Moment::default(),
             start,
             held_until: held_until.map(handed),
-            held_queue: held_until.map(handed),
+            held_queue,
             gated: [None; Engine::ALL.len()],
             gated_cycles: [0.0; Engine::ALL.len()],
             slots: Vec::new(),
@@ -211,15 +215,8 @@ impl<'t> Simulation<'t> {
             end: end.at,
             path: end.path,
             issued: self.issued.at,
-            queues: {
-                let load = &mut self.queues[engine_idx(Engine::FiLoad)];
-                for (queue, until) in self.held_queue.into_iter().zip(self.held_until) {
-                    if queue.at > until.at {
-                        *load = load.max(queue);
-                    }
-                }
-                self.queues.map(|free| free.at)
-            },
+            queues: self.queues.map(|free| free.at),
+            held: self.held_queue.map(|free| free.at),
             slots: self.rings.iter().map(free).collect(),
             ports: self.ports,
             gated_cycles: self.gated_cycles,
