@@ -199,8 +199,13 @@ impl Plan {
             plans.push((time, plan));
         };
         for sizes in [Some(together), together.heads_apart()].into_iter().flatten() {
+            let fitting = filling_tiles(&sizes, target.n_pes().into(), sizes.length);
             for keys in key_tiles(sizes.keys) {
-                for queries in query_tiles(sizes.length, keys) {
+                let mut tiles = query_tiles(sizes.length, keys);
+                tiles.extend(fitting.iter().filter(|&&queries| !a.causal && queries <= MAX_QUERIES));
+                tiles.sort_unstable();
+                tiles.dedup();
+                for queries in tiles {
                     for cut in [1, 2, 4] {
                         offer(Plan::of(a, sizes, [queries, cut, keys], Course::Turns, target));
                     }
@@ -466,14 +471,17 @@ fn query_tiles(length: u64, keys: u64) -> Vec<u64> {
     tiles
 }
 
+/// Candidates for a tile of `length` queries: equal parts, so many that all attentions fill `pes` once or a few times.
+fn filling_tiles(sizes: &Sizes, pes: u64, length: u64) -> Vec<u64> {
+    let attentions = sizes.batch * sizes.groups;
+    (1..=8).map(|rounds| length.div_ceil((rounds * pes / attentions).max(1))).collect()
+}
+
 /// Candidates for the queries and keys of a flow: parts of equal size that fill the grid once or a few times.
 fn flow_tiles(a: &Attention, sizes: &Sizes, target: &Target) -> Vec<(Course, [u64; 2])> {
-    let attentions = sizes.batch * sizes.groups;
-    let filling = |pes: u64| (1..=8).map(move |rounds| (rounds * pes / attentions).max(1));
     let mut tiles = Vec::new();
     if !a.causal {
-        let fitting: Vec<u64> =
-            filling(target.n_pes().into()).map(|units| sizes.length.div_ceil(units)).collect();
+        let fitting = filling_tiles(sizes, target.n_pes().into(), sizes.length);
         for keys in key_tiles(sizes.keys) {
             let queries = fitting.iter().copied().chain(query_tiles(sizes.length, keys));
             tiles.extend(queries.filter(|q| *q <= MAX_QUERIES).map(|q| (Course::Flow, [q, keys])));
@@ -483,8 +491,9 @@ fn flow_tiles(a: &Attention, sizes: &Sizes, target: &Target) -> Vec<(Course, [u6
     let (rows, cols) = (u64::from(target.rows), u64::from(target.cols));
     let courses = [(Course::Flow, rows * cols, 1), (Course::Rows, rows, cols), (Course::Columns, cols, rows)];
     for (course, pes, across) in courses {
-        let fitting = filling(pes).map(|units| sizes.length.div_ceil(2 * units));
-        for keys in fitting.chain(key_tiles(sizes.keys)).filter(|keys| (16..=512).contains(keys)) {
+        // Blocks go in pairs.
+        let fitting = filling_tiles(sizes, pes, sizes.length.div_ceil(2));
+        for keys in fitting.into_iter().chain(key_tiles(sizes.keys)).filter(|keys| (16..=512).contains(keys)) {
             let parts: &[u64] = if across > 1 { &[across] } else { &[1, 2, 4, 8] };
             for &parts in parts {
                 // Whole tiles of the DPE need fewer cycles for a key.

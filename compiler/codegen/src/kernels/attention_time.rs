@@ -35,19 +35,24 @@ impl Plan {
         let cut = self.cut as f64;
         // A fetch has as many steps as there are slots.
         let fetch = (target.hbm_latency_cycles as f64 + load) / f64::from(KEY_SLOTS);
-        let step = (cut * products.max(chain).max(issue)).max(load).max(fetch);
         let units = self.nest.axes[..KEYS].iter().map(|a| a.trip).product::<u64>() as f64;
         let (steps, passes) = if self.triangular {
             (self.parts * (self.steps(0) + self.steps(self.n_blocks - 1)), 2.0 * self.parts as f64)
         } else {
             (self.n_key_tiles(), 1.0)
         };
+        // The first fetches find empty slots.
+        let waiting = (1.0 - f64::from(KEY_SLOTS) / (units * steps as f64)).max(0.0);
+        let busy = (cut * products.max(chain).max(issue)).max(load);
+        let step = busy + (fetch - busy).max(0.0) * waiting;
         // The SE waits for the last product of a unit and the first of the next, but not between units of one step each.
         let turn = if self.n_key_tiles() == 1 { 0.0 } else { products };
         let finish = rows * s.width as f64 * FINISH_OPS / target.simd_ops_per_cycle;
         // The first keys of a causal pass wait behind the result before.
         let wait = if self.triangular { target.hbm_latency_cycles as f64 } else { 0.0 };
-        units * (steps as f64 * step + passes * (turn + cut * finish + issue + wait))
+        // The first tile goes through one engine after the other, and so does what is left of the last.
+        let ends = (products + softmax - step).max(0.0);
+        units * (steps as f64 * step + passes * (turn + cut * finish + issue + wait)) + ends
     }
 
     /// Cycles between the steps of a flow in which tiles of keys can arrive.
