@@ -144,7 +144,7 @@ pub fn cut(dims: &[SpaceDim], units: &[u64], limit: u64, target: &Target) -> Opt
     // overlap. The first load and the last store meet nothing, which is as long as two rounds.
     let larger = (0..=STEPS).map(|i| fair + fair * i / STEPS).filter(|&share| share <= most);
     let smaller =
-        (1..=STEPS).map(|i| fair - fair * i / (2 * STEPS)).filter(|share| share * smallest >= 2 * MIN_TILE);
+        (1..=STEPS).map(|i| fair - fair * i / (2 * STEPS)).filter(|share| share * smallest >= MIN_TILE);
     let mut tiles: Vec<Vec<u64>> =
         larger.chain(smaller).map(|share| filled(dims, units, &counts, share)).collect();
     // Neighbouring shares often come to the same parts.
