@@ -7,6 +7,7 @@ use lacuna_isa::Blob;
 use lacuna_onnx::proto::{GraphProto, NodeProto, TensorProto};
 use lacuna_onnx::{NoExternalData, decode_tensor};
 
+use crate::compare::Criterion;
 use crate::testset;
 
 /// Nodes between quantisation and output are followed this far.
@@ -32,6 +33,16 @@ pub fn quanta(model: &Blob) -> BTreeMap<String, Quantum> {
     let Some(graph) = testset::decode(model).and_then(|model| model.graph) else { return BTreeMap::new() };
     let outputs = graph.output.iter().filter_map(|port| Some((port.name.clone(), of(&graph, &port.name)?)));
     outputs.collect()
+}
+
+/// A criterion of closeness that one quantum more is close for, where the output has one.
+pub fn within(criterion: Criterion, quantum: Option<&Quantum>) -> Criterion {
+    match (criterion, quantum) {
+        (Criterion::Close { atol, rtol }, Some(quantum)) => {
+            Criterion::Close { atol: atol.max(quantum.step), rtol }
+        }
+        (criterion, _) => criterion,
+    }
 }
 
 fn of(graph: &GraphProto, output: &str) -> Option<Quantum> {

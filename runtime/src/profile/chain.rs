@@ -84,7 +84,9 @@ impl Handover {
         }
         *end = Some(end.map_or(finished.end, |end| end.max(finished.end)));
         self.issued = self.issued.max(finished.issued);
-        for (latest, &free) in self.queues.iter_mut().zip(&finished.queues).chain(self.held.iter_mut().zip(&finished.held)) {
+        for (latest, &free) in
+            self.queues.iter_mut().zip(&finished.queues).chain(self.held.iter_mut().zip(&finished.held))
+        {
             *latest = latest.max(free);
         }
         for (buffer, times) in placed.iter().zip(&finished.slots) {

@@ -493,7 +493,8 @@ fn flow_tiles(a: &Attention, sizes: &Sizes, target: &Target) -> Vec<(Course, [u6
     for (course, pes, across) in courses {
         // Blocks go in pairs.
         let fitting = filling_tiles(sizes, pes, sizes.length.div_ceil(2));
-        for keys in fitting.into_iter().chain(key_tiles(sizes.keys)).filter(|keys| (16..=512).contains(keys)) {
+        for keys in fitting.into_iter().chain(key_tiles(sizes.keys)).filter(|keys| (16..=512).contains(keys))
+        {
             let parts: &[u64] = if across > 1 { &[across] } else { &[1, 2, 4, 8] };
             for &parts in parts {
                 // Whole tiles of the DPE need fewer cycles for a key.

@@ -202,8 +202,22 @@ fn layers_are_compared_one_by_one() {
     let options = ["verify", "m.onnx", "--input", "x=x.npy", "--layers", "--reference", "references"];
     let (exit, json) = json_in(at, &options);
     // The tensor is what its operand gives; only the reference has it otherwise.
-    assert_eq!(exit, 0);
-    let z = json["layers"].as_array().unwrap().iter().find(|l| l["name"] == "z").unwrap();
-    assert_eq!((z["given"].as_bool(), z["max_abs_err"].as_f64()), (Some(true), Some(0.5)));
+    let differs = |exit: i32, json: &serde_json::Value| {
+        assert_eq!((exit, json["first"]["name"].as_str()), (1, Some("z")), "{json}");
+        let z = json["layers"].as_array().unwrap().iter().find(|l| l["name"] == "z").unwrap();
+        assert_eq!((z["given"].as_bool(), z["max_abs_err"].as_f64()), (Some(true), Some(0.5)));
+        assert_eq!((z["violation"].is_null(), z["reference_violation"].is_null()), (true, false));
+    };
+    differs(exit, &json);
+    let options = ["verify", "m.onnx", "--input", "x=x.npy", "--layers", "--expect", "z=references/z.npy"];
+    let (exit, json) = json_in(at, &options);
+    differs(exit, &json);
+    // Pruned weights are asked for, so nothing is judged.
+    let (exit, json) = json_in(at, &[&options[..], &["--prune", "2:4"]].concat());
+    assert_eq!((exit, json["first"].is_null()), (0, true), "{json}");
+    fs::create_dir(at.join("others")).unwrap();
+    fs::write(at.join("others/nobody.npy"), npy(&[1.0, 2.5])).unwrap();
+    let options = ["verify", "m.onnx", "--input", "x=x.npy", "--layers", "--reference", "others"];
+    check_failure(at, &options, 2, "L0008");
     check_failure(at, &["verify", "m.onnx", "--top", "3"], 2, "L0001");
 }

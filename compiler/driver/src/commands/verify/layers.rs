@@ -1,15 +1,19 @@
 //! `lacuna verify --layers`: every tensor of the model, in order of execution, against its reference and against what its own operands give.
 
+use std::collections::BTreeMap;
+
 use lacuna_driver::compare::{Criterion, OutputStats, Tolerance};
 use lacuna_driver::diagnostics::{Diagnostic, Exit, Failed};
 use lacuna_driver::exec::{Program, port_type};
 use lacuna_driver::expose::of_own_operands;
 use lacuna_driver::given::{self, Given};
+use lacuna_driver::quantum::{self, Quantum};
 use lacuna_driver::report::{self, Report, decibels};
-use lacuna_driver::testset::TestSet;
+use lacuna_driver::testset::{DataSet, TestSet};
 use lacuna_driver::{codes, files};
 use lacuna_ir::TensorType;
 use lacuna_ir::eval::{Mode, Tensor, eval};
+use lacuna_isa::object::EntryPoint;
 use lacuna_optimize::Precision;
 use serde_json::json;
 
@@ -30,6 +34,24 @@ struct Layer {
     local: OutputStats,
     /// Whether the reference is the user's.
     given: bool,
+    /// What both are held to.
+    criterion: Criterion,
+}
+
+impl Layer {
+    /// What is wrong with the layer itself.
+    fn violation(&self) -> Option<String> {
+        self.local.violation(self.criterion)
+    }
+
+    /// What is wrong against the user's reference, which is held to for what it is: a fault of the importer shows there alone.
+    fn reference_violation(&self) -> Option<String> {
+        self.accumulated.violation(self.criterion).filter(|_| self.given)
+    }
+
+    fn breaks(&self) -> Option<String> {
+        self.violation().or_else(|| self.reference_violation())
+    }
 }
 
 /// Runs the comparison.
@@ -75,28 +97,28 @@ pub(super) fn run(args: &cli::Verify, settings: &Settings, context: &Context) ->
     let func = &module.functions[module.entries[0].func];
     let mut expected = eval(module, module.entries[0].func, &arguments, Mode::Typed).map_err(refused)?;
     let local = of_own_operands(module, func, &arguments, &found).map_err(refused)?;
-    let names: Vec<String> = entry.outputs.iter().map(|port| port.name.clone()).collect();
-    let mut given = vec![false; names.len()];
-    let own = args.reference.iter().map(|folder| Given::Folder(folder.clone())).collect::<Vec<_>>();
-    for (name, literal) in given::read_known(&own, &names)? {
-        let Some(at) = names.iter().position(|n| *n == name) else { continue };
-        if literal.ty != expected[at].ty {
-            let reason = format!("`{name}` is {}, but the reference is {}", expected[at].ty, literal.ty);
-            return Err(Diagnostic::new(codes::INPUT, reason).into());
+    let references = references(args, data.as_ref(), entry)?;
+    let given: Vec<bool> = references.iter().map(Option::is_some).collect();
+    for (expected, reference) in expected.iter_mut().zip(references) {
+        if let Some(reference) = reference {
+            *expected = reference;
         }
-        expected[at] = Tensor::from_bytes(literal.ty, literal.data.bytes()).map_err(refused)?;
-        given[at] = true;
     }
+    let criterion = held_to(args, &settings);
+    let quanta = match (args.atol, criterion) {
+        (None, Criterion::CloseByType(_)) => quantum::quanta(&model.blob),
+        _ => BTreeMap::new(),
+    };
     let mut layers = Vec::new();
     for (at, port) in entry.outputs.iter().enumerate() {
         let value = func.results[at];
         // What no node computes is an input.
         let Some(node) = func.def(value) else { continue };
         let origin = func.nodes[node].origins.last().map(|&o| &module.origins[o]);
-        let compare = |expected: &Tensor| {
+        let compare = |expected: &Tensor, quantum: Option<&Quantum>| {
             let mut stats = OutputStats::new(&port.name);
             let (a, b) = numbers(&found[at], expected);
-            stats.add(&a, &b, &port.shape, None, held_to(args, &settings).of(port.elem));
+            stats.add(&a, &b, &port.shape, None, quantum::within(criterion.of(port.elem), quantum));
             stats
         };
         layers.push((
@@ -106,9 +128,10 @@ pub(super) fn run(args: &cli::Verify, settings: &Settings, context: &Context) ->
                 node: origin.map_or_else(String::new, |o| o.node.clone()),
                 op: origin.map_or_else(String::new, |o| o.op.clone()),
                 ty: port_type(port),
-                accumulated: compare(&expected[at]),
-                local: compare(&local[at]),
+                accumulated: compare(&expected[at], quanta.get(&port.name)),
+                local: compare(&local[at], None),
                 given: given[at],
+                criterion,
             },
         ));
     }
@@ -117,9 +140,56 @@ pub(super) fn run(args: &cli::Verify, settings: &Settings, context: &Context) ->
     report(args, &settings, layers, compiled.warnings)
 }
 
-/// In f32 every layer is held to the tolerance of its type; in other precisions errors are what was asked for.
+/// The user's own reference of each output of the entry: of `--reference`, else of the data set or `--expect`.
+fn references(
+    args: &cli::Verify,
+    data: Option<&DataSet>,
+    entry: &EntryPoint,
+) -> Result<Vec<Option<Tensor>>, Failed> {
+    let names: Vec<String> = entry.outputs.iter().map(|port| port.name.clone()).collect();
+    let own = args.reference.iter().map(|folder| Given::Folder(folder.clone())).collect::<Vec<_>>();
+    let mut known = given::read_known(&own, &names)?;
+    if let (Some(folder), true) = (&args.reference, known.is_empty()) {
+        let reason = format!("{}: no file has the name of a tensor of the model", folder.display());
+        let hint = format!(
+            "names are those of the ONNX graph, such as {}.npy",
+            files::safe_names(names.iter().map(String::as_str)).swap_remove(0)
+        );
+        return Err(Diagnostic::new(codes::INPUT, reason).hint(hint).into());
+    }
+    if let Some(data) = data {
+        // The model's own outputs stand before those that are exposed.
+        let own = &names[..data.outputs.len().min(names.len())];
+        let outputs = match data.is_partial {
+            true => data.outputs.clone(),
+            false => {
+                let paired = data.pair(&data.outputs, own, "outputs")?;
+                own.iter().zip(paired).map(|(name, i)| (name.clone(), data.outputs[i].1.clone())).collect()
+            }
+        };
+        let is_new = |(name, _): &(String, _)| known.iter().all(|(known, _)| known != name);
+        let more: Vec<_> = outputs.into_iter().filter(is_new).collect();
+        known.extend(more);
+    }
+    let mut references = vec![None; names.len()];
+    for (name, literal) in known {
+        let Some(at) = names.iter().position(|n| *n == name) else { continue };
+        let port = &entry.outputs[at];
+        let ty = TensorType::new(port.elem, port.shape.clone());
+        if literal.ty != ty {
+            let reason = format!("`{name}` is {ty}, but the reference is {}", literal.ty);
+            return Err(Diagnostic::new(codes::INPUT, reason).into());
+        }
+        let tensor = Tensor::from_bytes(literal.ty, literal.data.bytes());
+        references[at] = Some(tensor.map_err(|e| Diagnostic::new(codes::REFERENCE, e.to_string()))?);
+    }
+    Ok(references)
+}
+
+/// In f32 every layer is held to the tolerance of its type; in other precisions, and of pruned weights, errors are what was asked for.
 fn held_to(args: &cli::Verify, settings: &Settings) -> Criterion {
     match settings.precision {
+        _ if settings.weights.prune.is_some() => Criterion::Report,
         Precision::F32 => Criterion::CloseByType(Tolerance { atol: args.atol, rtol: args.rtol }),
         Precision::Bf16 | Precision::Int4 { .. } | Precision::Mx { .. } | Precision::Auto => {
             Criterion::Report
@@ -134,9 +204,8 @@ fn report(
     layers: Vec<Layer>,
     warnings: Vec<String>,
 ) -> Result<Report, Failed> {
-    let criterion = held_to(args, settings);
-    let first = layers.iter().position(|layer| layer.local.violation(criterion).is_some());
-    let n_broken = layers.iter().filter(|layer| layer.local.violation(criterion).is_some()).count();
+    let first = layers.iter().position(|layer| layer.breaks().is_some());
+    let n_broken = layers.iter().filter(|layer| layer.breaks().is_some()).count();
     let mut order: Vec<usize> = (0..layers.len()).collect();
     if let Some(n) = args.top {
         // A stable sort: of equal ones, the first in order of execution.
@@ -144,16 +213,20 @@ fn report(
         order.truncate(n);
     }
     let row = |&at: &usize| {
-        let Layer { name, node, op, ty, accumulated, local, .. } = &layers[at];
-        let broken = if local.violation(criterion).is_some() { "<- differs" } else { "" };
+        let layer = &layers[at];
+        let Layer { name, node, op, ty, accumulated, local, .. } = layer;
+        let marked = |stats: &OutputStats, violation: Option<String>| {
+            let mark = if violation.is_some() { "<- differs" } else { "" };
+            format!("{} {mark}", decibels(stats.sqnr_db())).trim_end().to_owned()
+        };
         [
             name.clone(),
             format!("{node} ({op})"),
             ty.clone(),
             format!("{:.3e}", accumulated.max_abs_err()),
-            decibels(accumulated.sqnr_db()),
+            marked(accumulated, layer.reference_violation()),
             format!("{:.3e}", local.max_abs_err()),
-            format!("{} {broken}", decibels(local.sqnr_db())).trim_end().to_owned(),
+            marked(local, layer.violation()),
         ]
     };
     let header = ["tensor", "node", "type", "max abs err", "SQNR", "of itself", "SQNR of itself"];
@@ -170,11 +243,12 @@ fn report(
     );
     match first {
         Some(at) => {
-            let Layer { name, node, op, local, .. } = &layers[at];
-            let what = local.violation(criterion).unwrap_or_default();
-            text += &format!("DIFFERS: {n_broken} tensors, first {name} of {node} ({op}): {what}\n");
+            let Layer { name, node, op, .. } = &layers[at];
+            let what = layers[at].breaks().unwrap_or_default();
+            let from = if layers[at].violation().is_some() { "" } else { " from your reference" };
+            text += &format!("DIFFERS{from}: {n_broken} tensors, first {name} of {node} ({op}): {what}\n");
         }
-        None if criterion == Criterion::Report => text += "no bound at this precision\n",
+        None if held_to(args, settings) == Criterion::Report => text += "no bound at this precision\n",
         None => text += "holds\n",
     }
     if let Some(path) = &args.csv {
@@ -185,12 +259,12 @@ fn report(
     let listed: Vec<_> = order
         .iter()
         .map(|&at| {
-            let Layer { name, node, op, ty, accumulated, local, given } = &layers[at];
+            let Layer { name, node, op, ty, accumulated, local, given, .. } = &layers[at];
             json!({
                 "name": name, "node": node, "op": op, "type": ty, "given": given,
                 "max_abs_err": accumulated.max_abs_err(), "sqnr_db": finite(accumulated.sqnr_db()),
                 "local_max_abs_err": local.max_abs_err(), "local_sqnr_db": finite(local.sqnr_db()),
-                "violation": local.violation(criterion),
+                "violation": layers[at].violation(), "reference_violation": layers[at].reference_violation(),
             })
         })
         .collect();

@@ -457,12 +457,7 @@ fn compare(
             let (found, expected) = numbers(&decode(ty, bytes)?, reference);
             let (found, shape) = samples(scored, &found, &port.shape);
             let (expected, _) = samples(scored, &expected, &port.shape);
-            let criterion = match (criterion.of(port.elem), totals.quanta.get(&port.name)) {
-                (Criterion::Close { atol, rtol }, Some(quantum)) => {
-                    Criterion::Close { atol: atol.max(quantum.step), rtol }
-                }
-                (criterion, _) => criterion,
-            };
+            let criterion = quantum::within(criterion.of(port.elem), totals.quanta.get(&port.name));
             stats.add(&found, &expected, &shape, labels.as_deref(), criterion);
         } else {
             stats.mismatch(format!("it is {} instead of {}", port_type(port), reference.ty));
