@@ -314,6 +314,9 @@ impl Printer {
             if !launch.params.is_empty() {
                 let _ = write!(text, " with ({})", numbers(&launch.params, ", "));
             }
+            if launch.macs > 0 {
+                let _ = write!(text, " macs {}", launch.macs);
+            }
             for origin in &launch.origins {
                 let _ = write!(text, " o{origin}");
             }

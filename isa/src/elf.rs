@@ -16,7 +16,7 @@ pub use crate::wire::Unwritable;
 use crate::wire::{Section, TableSections, Tables, Wire, WireError};
 
 /// Version of the object format that this build writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Alignment of the weights in the file, in bytes.
 pub const WEIGHTS_ALIGN: u64 = 4096;
 

@@ -175,6 +175,9 @@ pub struct Launch {
     pub bases: Vec<Address>,
     /// First value of every parameter.
     pub params: Vec<i32>,
+    /// Multiply-accumulates of the model that its products are for, those that are skipped included and padding left out; 0 where
+    /// nothing is known but what the DPE does.
+    pub macs: u64,
     /// Numbers of the origins that it implements.
     pub origins: Vec<u32>,
 }

@@ -175,8 +175,9 @@ fn port() -> impl Strategy<Value = Port> {
 }
 
 fn entry() -> impl Strategy<Value = EntryPoint> {
-    let launch = (any::<u32>(), vec(address(), 0..3), vec(any::<i32>(), 0..3), vec(any::<u32>(), 0..3))
-        .prop_map(|(kernel, bases, params, origins)| Launch { kernel, bases, params, origins });
+    let lists = (vec(address(), 0..3), vec(any::<i32>(), 0..3), vec(any::<u32>(), 0..3));
+    let launch = (any::<u32>(), small(0..u64::MAX), lists)
+        .prop_map(|(kernel, macs, (bases, params, origins))| Launch { kernel, bases, params, macs, origins });
     let combine = select(vec![Combine::Replace, Combine::Add, Combine::Mul, Combine::Min, Combine::Max]);
     let transfer =
         (address(), address(), select(ScalarType::ALL), any::<u64>(), combine, any::<i32>()).prop_map(
@@ -347,6 +348,7 @@ pub fn sample() -> Object {
                 kernel: 0,
                 bases: vec![hbm(0), Address { space: MemSpace::Weights, offset: 0 }, hbm(16384)],
                 params: vec![],
+                macs: 0,
                 origins: vec![0],
             }],
             transfers: vec![],

@@ -237,7 +237,7 @@ wire_structs! {
         name: String, domain: u16, parallel: u8, streams: Vec<Stream>, constants: Vec<u64>, init: Vec<SeOp>,
         body: Vec<SeOp>, finish: Vec<SeOp>
     }
-    Launch { kernel: u32, bases: Vec<Address>, params: Vec<i32>, origins: Vec<u32> }
+    Launch { kernel: u32, bases: Vec<Address>, params: Vec<i32>, macs: u64, origins: Vec<u32> }
     Transfer { src: Address, dst: Address, elem: ScalarType, elements: u64, combine: Combine, peer: i32 }
     Port { name: String, elem: ScalarType, shape: Vec<u64>, address: Address }
     ObjectOrigin { node: String, op: String }

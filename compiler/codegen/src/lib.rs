@@ -248,6 +248,7 @@ fn entry_point(lowering: &Lowering, entry: &Entry, addresses: &Addresses) -> Ent
                 })
                 .collect(),
             params: vec![0; lowering.kernels.get_index(draft.kernel).map_or(0, |k| k.params.len())],
+            macs: draft.macs,
             origins: draft.origins.iter().map(|o| o.index() as u32).collect(),
         })
         .collect();

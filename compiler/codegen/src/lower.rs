@@ -43,6 +43,8 @@ pub struct LaunchDraft {
     pub kernel: usize,
     /// Storage and byte offset of each base register.
     pub bases: Vec<(StorageId, u64)>,
+    /// Multiply-accumulates of the products of the IR that it computes, padding aside.
+    pub macs: u64,
     /// Provenance.
     pub origins: Vec<OriginId>,
 }
@@ -331,7 +333,7 @@ impl<'a> Lowering<'a> {
     /// Adds a kernel's launch with byte offsets on the base registers.
     pub fn launch_at(&mut self, kernel: Kernel, bases: Vec<(StorageId, u64)>) {
         let (kernel, _) = self.kernels.insert_full(kernel);
-        self.launches.push(LaunchDraft { kernel, bases, origins: Vec::new() });
+        self.launches.push(LaunchDraft { kernel, bases, macs: 0, origins: Vec::new() });
     }
 
     fn node(&mut self, node: Node) -> Lowered {

@@ -344,11 +344,16 @@ fn entry(c: &mut Cursor<'_>, number: usize) -> Parsed<EntryPoint> {
                     c.keyword("with")?;
                     params = c.list(Cursor::number)?;
                 }
+                let mut macs = 0;
+                if c.peek_word() == Some("macs") {
+                    c.keyword("macs")?;
+                    macs = c.number()?;
+                }
                 let mut origins = Vec::new();
                 while c.in_line() {
                     origins.push(c.indexed("o")?);
                 }
-                entry.launches.push(Launch { kernel, bases, params, origins });
+                entry.launches.push(Launch { kernel, bases, params, macs, origins });
             }
             Some("code:") => {
                 c.keyword("code:")?;

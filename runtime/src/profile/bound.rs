@@ -40,6 +40,11 @@ impl Needs {
         self.product_cycles += (macs * pes) as f64 / target.product_rate(a, b, pattern);
     }
 
+    /// Adds the products of a launch, of which the model has `share`.
+    pub fn products_of(&mut self, launch: &Needs, share: f64) {
+        self.product_cycles += launch.product_cycles * share;
+    }
+
     /// Adds the transfers of one launch with the tensor at `base`, of `tensor_bytes`.
     pub fn transfers(&mut self, base: Address, bytes: u64, tensor_bytes: u64) {
         let bytes = bytes.min(tensor_bytes);

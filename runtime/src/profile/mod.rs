@@ -393,6 +393,19 @@ impl LaunchProfile {
         self.macs += cost.macs * n;
         self.macs_skipped += cost.macs_skipped * n;
     }
+
+    /// Counts so many multiply-accumulates in all where the DPE has done or skipped others, because columns come in panels and terms in
+    /// groups; the share that is skipped stays. Returns the share of them that the model has.
+    fn leave_padding_out(&mut self, macs: u64) -> f64 {
+        let all = self.macs + self.macs_skipped;
+        if macs == 0 || all == 0 {
+            return 1.0;
+        }
+        let share = macs as f64 / all as f64;
+        self.macs_skipped = (self.macs_skipped as f64 * share).round() as u64;
+        self.macs = macs - self.macs_skipped;
+        share
+    }
 }
 
 /// One launch to replay.
@@ -428,6 +441,7 @@ impl Replay<'_> {
         report.sparse = sparse(plan.kernel);
         let (placed, mut next) = handover.next(&plan.kernel.buffers, target);
         let mut far_bytes = vec![0; launch.bases.len()];
+        let mut products = Needs::default();
         let mut gated = Vec::new();
         let mut latest = f64::MIN;
         let mut steps = Steps::new(target, plan.kernel.code.len());
@@ -443,7 +457,7 @@ impl Replay<'_> {
             };
             let mut replay = |(step, cost): (&Step, &Cost)| {
                 report.charge(step.engine, cost, n);
-                needs.product(&step.work(), cost.macs, n, target);
+                products.product(&step.work(), cost.macs, n, target);
                 if let Some(register) = step.register {
                     far_bytes[usize::from(register)] += cost.hbm_bytes * n;
                 }
@@ -463,6 +477,7 @@ impl Replay<'_> {
             next.absorb(&finished, &placed);
             gated.push((finished.gated_cycles, finished.gated, n));
         }
+        needs.products_of(&products, report.leave_padding_out(launch.macs));
         for ((&base, tensor), bytes) in launch.bases.iter().zip(&plan.kernel.tensors).zip(far_bytes) {
             needs.transfers(base, bytes, tensor.bytes);
         }

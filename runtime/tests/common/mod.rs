@@ -117,7 +117,13 @@ impl Builder {
 
     pub fn build(mut self) -> Object {
         self.kernel.code.push(InstKind::Halt {}.into());
-        self.entry.launches.push(Launch { kernel: 0, bases: self.bases, params: vec![], origins: vec![0] });
+        self.entry.launches.push(Launch {
+            kernel: 0,
+            bases: self.bases,
+            params: vec![],
+            macs: 0,
+            origins: vec![0],
+        });
         self.entry.code = vec![InstKind::Launch { launch: 0 }.into(), InstKind::Halt {}.into()];
         Object {
             name: "test".into(),

@@ -1,7 +1,7 @@
 //! Emitting products on the DPE: operands resident or reloaded as their advances demand, accumulation over chunks of K in
 //! a bank, the epilogue, the store.
 
-use lacuna_ir::{Node, Op};
+use lacuna_ir::{Node, Op, Value};
 use lacuna_isa::format::{Format, ScaleMode};
 use lacuna_isa::inst::{Action, Fill, InstKind, Operand};
 use lacuna_isa::object::BufferKind;
@@ -75,7 +75,10 @@ impl Lowering<'_> {
         if expr.leaves.len() + 1 + usize::from(sinks.keeps_plain) + sinks.grouped.len() > MAX_STREAMS {
             sinks.retain(|_| false);
         }
-        self.emit_product(&problem, &plan, expr, sinks)
+        self.emit_product(&problem, &plan, expr, sinks)?;
+        let macs = self.macs(hero);
+        self.launches.last_mut().into_iter().for_each(|launch| launch.macs = macs);
+        Ok(())
     }
 
     fn emit_product(&mut self, problem: &Problem, plan: &Plan, expr: &Expr, sinks: &Sinks) -> Lowered {
@@ -247,6 +250,22 @@ impl Lowering<'_> {
         let (kernel, bases) = kb.finish(self.target.local_bytes, self.target.bank_bytes)?;
         self.launch(kernel, bases);
         Ok(())
+    }
+
+    /// Multiply-accumulates of a product of the IR.
+    fn macs(&self, product: Node) -> u64 {
+        let data = &self.func.nodes[product];
+        let shape = |value: Value| &self.func.ty(value).shape;
+        let (a, b) = (shape(data.args[0]), shape(data.args[1]));
+        let terms = match &data.op {
+            Op::Contract { map, .. } => {
+                let size = |label: &u8| map.a.iter().position(|l| l == label).map_or(1, |d| a[d]);
+                map.summed().iter().map(size).product()
+            }
+            Op::Conv { attrs, .. } => b.elements() / b[usize::from(attrs.w[0])].max(1),
+            _ => 0,
+        };
+        shape(data.results[0]).elements().saturating_mul(terms)
     }
 }
 

@@ -9,7 +9,12 @@ use crate::common::{check_failure, json_in, lacuna_in, relu, save, testdata};
 
 fn profiled(model: &str) -> Value {
     let path = testdata(model).join("model.onnx");
-    let (exit, value) = json_in(Path::new("."), &["profile", path.to_str().unwrap(), "--target", "mtia-500"]);
+    json(&["profile", path.to_str().unwrap(), "--target", "mtia-500"])
+}
+
+/// What a command says as JSON, which must hold.
+fn json(args: &[&str]) -> Value {
+    let (exit, value) = json_in(Path::new("."), args);
     assert_eq!(exit, 0, "{value}");
     value
 }
@@ -78,6 +83,23 @@ fn totals_are_sums_of_the_layers() {
 }
 
 /// A run knows the zeros that the activations have: they gate multiply-accumulates, and change no cycle.
+#[test]
+fn no_padding_is_counted() {
+    let model = testdata("digits-cnn");
+    let path = model.join("model.onnx").to_string_lossy().into_owned();
+    let explained = json(&["explain", &path]);
+    // Ten columns of the last layer, 64 rows of K in the first.
+    let macs: u64 = explained["layers"].as_array().unwrap().iter().map(|layer| number(layer, "macs")).sum();
+    let counted = |options: &[&str]| {
+        let profile = json(&[&["profile", path.as_str()], options].concat());
+        assert_eq!(number(&profile, "macs") + number(&profile, "macs_skipped"), macs, "{options:?}");
+    };
+    counted(&[]);
+    counted(&["--precision", "mxfp8"]);
+    counted(&["--precision", "mxfp4", "--set", "local_memory=64KiB"]);
+    counted(&["--prune", "2:4"]);
+}
+
 #[test]
 fn a_run_counts_zeros() {
     let path = testdata("digits-cnn").join("model.onnx");
