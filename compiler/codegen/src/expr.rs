@@ -347,6 +347,7 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
         | Op::Reduce { .. }
         | Op::ArgReduce { .. }
         | Op::Cumulate { .. }
+        | Op::Sort { .. }
         | Op::Contract { .. }
         | Op::Conv { .. }
         | Op::Softmax { .. }

@@ -13,6 +13,7 @@ use crate::fuse::is_wide;
 use crate::kernels::attention_plan::Plan;
 use crate::kernels::norm::{norm_bytes, softmax_bytes};
 use crate::kernels::rows::{operand_bytes, row_limit};
+use crate::kernels::sort::{MOST_SORTED, sort_bytes};
 use crate::kernels::sparse::ProductZeros;
 use crate::sinks::Quantised;
 
@@ -96,7 +97,8 @@ fn parts(
     args: &[Value],
     target: &Target,
 ) -> Result<Option<Value>, TypeError> {
-    if let Some(rows) = along(op).filter(|_| b.ty(args[0]).shape.rank() > VIEW_DIMS) {
+    let rank = args.first().map_or(0, |&x| b.ty(x).shape.rank());
+    if let Some(rows) = along(op, rank).filter(|_| rank > VIEW_DIMS) {
         return merged(b, op, rows, args).map(Some);
     }
     let most = |b: &FunctionBuilder<'_>| walked_limit(target, b.ty(args[0]));
@@ -107,6 +109,11 @@ fn parts(
     if let Op::Cumulate { op, axis, exclusive, reverse } = *op {
         let most = most(b);
         return rows::cumulate(b, (op, axis, exclusive, reverse), args[0], most).map(Some);
+    }
+    if let Op::Sort { k, descending } = *op {
+        let ty = b.ty(args[0]);
+        let most = row_limit(target, sort_bytes(ty.elem.scalar().into_iter()));
+        return rows::sort(b, (k, descending), args[0], most).map(Some);
     }
     if let Op::Softmax { axis, log } = op {
         return expand::softmax(b, *axis, *log, args[0]).map(Some);
@@ -134,11 +141,12 @@ fn walked_limit(target: &Target, ty: &TensorType) -> u64 {
 }
 
 /// The axes of an operator on rows along one axis, or along neighbours.
-fn along(op: &Op) -> Option<Range<usize>> {
+fn along(op: &Op, rank: usize) -> Option<Range<usize>> {
     match op {
         Op::Softmax { axis, .. } | Op::ArgReduce { axis, .. } | Op::Cumulate { axis, .. } => {
             Some(usize::from(*axis)..usize::from(*axis) + 1)
         }
+        Op::Sort { .. } => Some(rank - 1..rank),
         Op::Norm { axes, .. } => {
             let rows = usize::from(*axes.first()?)..usize::from(*axes.last()?) + 1;
             rows.clone().eq(axes.iter().map(|&a| usize::from(a))).then_some(rows)
@@ -156,8 +164,11 @@ fn merged(
 ) -> Result<Value, TypeError> {
     let shape = b.ty(args[0]).shape.clone();
     let n: u64 = shape[rows.clone()].iter().product();
-    let sides = [shape[..rows.start].iter().product(), n, shape[rows.end..].iter().product()];
-    let mut operands = vec![b.emit(Op::Reshape { shape: sides.to_vec().into() }, &[args[0]])?];
+    let mut sides = vec![shape[..rows.start].iter().product(), n];
+    if rows.end < shape.rank() {
+        sides.push(shape[rows.end..].iter().product());
+    }
+    let mut operands = vec![b.emit(Op::Reshape { shape: sides.into() }, &[args[0]])?];
     // Scales and biases of a norm have the axes of its rows.
     for &arg in &args[1..] {
         operands.push(b.emit(Op::Reshape { shape: vec![n].into() }, &[arg])?);
@@ -169,8 +180,10 @@ fn merged(
         _ => {}
     }
     let mut whole = shape.0;
-    if matches!(op, Op::ArgReduce { .. }) {
-        whole.remove(rows.start);
+    match op {
+        Op::ArgReduce { .. } => drop(whole.remove(rows.start)),
+        Op::Sort { k, .. } => whole[rows.start] = k,
+        _ => {}
     }
     let y = b.emit(op, &operands)?;
     b.emit(Op::Reshape { shape: whole.into() }, &[y])
@@ -214,7 +227,8 @@ fn whole(func: &Function, quantised: &Quantised, data: &NodeData, target: &Targe
     if data.results.iter().any(|&r| func.ty(r).shape.elements() == 0) {
         return true;
     }
-    if along(&data.op).is_some() && func.ty(data.args[0]).shape.rank() > VIEW_DIMS {
+    let rank = data.args.first().map_or(0, |&x| func.ty(x).shape.rank());
+    if along(&data.op, rank).is_some() && rank > VIEW_DIMS {
         return false;
     }
     let types: Vec<&TensorType> = data.args.iter().map(|&v| func.ty(v)).collect();
@@ -222,6 +236,10 @@ fn whole(func: &Function, quantised: &Quantised, data: &NodeData, target: &Targe
     let scalars = || types.iter().filter_map(|ty| ty.elem.scalar());
     if let Op::ArgReduce { axis, .. } | Op::Cumulate { axis, .. } = data.op {
         return row(&[axis]) <= walked_limit(target, types[0]);
+    }
+    if let Op::Sort { k, .. } = data.op {
+        let length = types[0].shape.0.last().copied().unwrap_or(1);
+        return length <= row_limit(target, sort_bytes(scalars())) && k <= MOST_SORTED;
     }
     if let Op::Softmax { axis, .. } = data.op {
         return row(&[axis]) <= row_limit(target, softmax_bytes(scalars()));

@@ -418,6 +418,7 @@ impl<'a> Lowering<'a> {
                 None => self.reduce(result, data.args[0], *op, axes),
             },
             Op::ArgReduce { max, axis, last } => self.arg_reduce(result, data.args[0], *max, *axis, *last),
+            Op::Sort { k, descending } => self.sort(result, data.args[0], *k, *descending),
             Op::Cumulate { op, axis, exclusive, reverse } => {
                 self.cumulate(result, data.args[0], *op, *axis, (*exclusive, *reverse))
             }

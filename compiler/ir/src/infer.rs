@@ -120,6 +120,17 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
             axes_of(args[0], &[*axis])?;
             TensorType::new(ScalarType::I64, without(&args[0].shape, &[*axis]))
         }
+        Op::Sort { k, .. } => {
+            let elem = scalar(args[0])?;
+            let mut shape = args[0].shape.clone();
+            ensure!(elem.bits() <= 32, "{elem} has no keys to sort by");
+            let Some(last) = shape.0.last_mut() else {
+                return Err(TypeError("a scalar has no lines to sort".into()));
+            };
+            ensure!(*k <= *last, "the first {k} of {last} elements");
+            *last = *k;
+            TensorType::new(ScalarType::I64, shape)
+        }
         Op::Cumulate { axis, .. } => {
             axes_of(args[0], &[*axis])?;
             TensorType::new(scalar(args[0])?, args[0].shape.clone())

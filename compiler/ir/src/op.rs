@@ -96,6 +96,9 @@ macro_rules! for_each_op {
             Reduce "reduce" (1, 1) { op: ReduceOp, axes: Dims }
             /// Index (`i64`) of the extreme element along `axis`, which is removed; the first one, or the `last`.
             ArgReduce "arg_reduce" (1, 1) { max: bool, axis: u8, last: bool }
+            /// Indices (`i64`) of the first `k` elements of each line along the last dimension, in order; equal ones in the order in
+            /// which they stand, -0 as +0, and NaN as the greatest. Elements have at most 32 bits.
+            Sort "sort" (1, 1) { k: u64, descending: bool }
             /// Running reduction along `axis`.
             Cumulate "cumulate" (1, 1) { op: ReduceOp, axis: u8, exclusive: bool, reverse: bool }
 
@@ -193,7 +196,7 @@ impl Op {
             Op::ArgReduce { .. } | Op::Cumulate { .. } | Op::Softmax { .. } | Op::Norm { .. } => {
                 Family::Other
             }
-            Op::BitCast { .. } | Op::Attention { .. } => Family::Other,
+            Op::Sort { .. } | Op::BitCast { .. } | Op::Attention { .. } => Family::Other,
             Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Dequantize { .. } | Op::Call { .. } => {
                 Family::Other
             }

@@ -87,6 +87,7 @@ pub fn cost(g: &Graph, class: Id, term: &Term) -> u64 {
         | Op::Reduce { .. }
         | Op::ArgReduce { .. }
         | Op::Cumulate { .. }
+        | Op::Sort { .. }
         | Op::Softmax { .. }
         | Op::MxDecode { .. }
         | Op::Dequantize { .. }

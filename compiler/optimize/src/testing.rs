@@ -420,7 +420,8 @@ pub fn show(g: &Graph, term: &Term, depth: usize) -> String {
             Op::Iota { .. } | Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } => {}
             Op::Select {} | Op::Cast { .. } | Op::Reshape { .. } | Op::Slice { .. } | Op::Pad { .. } => {}
             Op::Window { .. } | Op::Gather { .. } | Op::ArgReduce { .. } | Op::Cumulate { .. } => {}
-            Op::BitCast { .. }
+            Op::Sort { .. }
+            | Op::BitCast { .. }
             | Op::Conv { .. }
             | Op::MxQuantize { .. }
             | Op::MxDecode { .. }

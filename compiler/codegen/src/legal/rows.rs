@@ -75,6 +75,41 @@ pub fn arg_reduce(
     b.emit(Op::Reshape { shape: rows }, &[y])
 }
 
+/// The first of rows of any length, in order: those of each part, and then the first of these.
+///
+/// Parts keep the order of equal elements, and so do their results one after the other.
+///
+/// # Errors
+/// Where so many are wanted that parts leave no fewer.
+pub fn sort(
+    b: &mut FunctionBuilder<'_>,
+    (k, descending): (u64, bool),
+    x: Value,
+    most: u64,
+) -> Result<Value, TypeError> {
+    let shape = b.ty(x).shape.clone();
+    let inner = shape.rank() - 1;
+    let (length, batch) = (shape[inner], inner as u8);
+    let n = length.div_ceil(most.max(1));
+    let kept = |size: u64| k.min(size);
+    if n * kept(most) >= length {
+        return Err(TypeError(format!("the first {k} of {length} elements: {most} fit local memory")));
+    }
+    let (mut positions, mut values) = (Vec::new(), Vec::new());
+    for start in (0..length).step_by(most.max(1) as usize) {
+        let size = most.min(length - start);
+        let part = slice(b, x, inner, start, size)?;
+        let at = b.emit(Op::Sort { k: kept(size), descending }, &[part])?;
+        values.push(b.emit(Op::Gather { axis: batch, batch }, &[part, at])?);
+        let before = splat(b, ScalarType::I64, b.ty(at).shape.clone(), start as f64)?;
+        positions.push(b.binary(BinaryOp::Add, at, before)?);
+    }
+    let values = b.emit(Op::Concat { axis: batch }, &values)?;
+    let positions = b.emit(Op::Concat { axis: batch }, &positions)?;
+    let at = b.emit(Op::Sort { k, descending }, &[values])?;
+    b.emit(Op::Gather { axis: batch, batch }, &[positions, at])
+}
+
 /// The running reduction of rows of any length: each part begins with the last total of the one before, so that every total is
 /// rounded as in a single walk.
 pub fn cumulate(

@@ -240,6 +240,7 @@ fn apply(
         }
         Op::Reduce { op, axes } => reduce::reduce(*op, axes, args[0], mode),
         Op::ArgReduce { max, axis, last } => reduce::arg_reduce(*max, *last, usize::from(*axis), args[0]),
+        Op::Sort { k, descending } => reduce::sort(*k, *descending, args[0]),
         Op::Cumulate { op, axis, exclusive, reverse } => {
             reduce::cumulate(*op, usize::from(*axis), (*exclusive, *reverse), args[0], mode)
         }

@@ -243,6 +243,23 @@ pub(super) fn cumulate(
     }
 }
 
+pub(super) fn sort(k: u64, descending: bool, x: &Tensor) -> TensorData {
+    let length = x.ty.shape.0.last().copied().unwrap_or(1).max(1) as usize;
+    let lines = x.to_f64();
+    let first = |line: &[f64]| {
+        let mut order: Vec<usize> = (0..line.len()).collect();
+        // A stable sort, by which NaN is greater than infinity and -0 is +0.
+        order.sort_by(|&a, &b| {
+            let (a, b) = if descending { (line[b], line[a]) } else { (line[a], line[b]) };
+            a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+        });
+        order.truncate(k as usize);
+        order
+    };
+    let indices = lines.chunks(length).flat_map(first).map(|at| at as i64).collect::<Vec<_>>();
+    TensorData::I(Arc::new(indices))
+}
+
 pub(super) fn softmax(axis: usize, log: bool, x: &Tensor, mode: Mode) -> TensorData {
     let mut data = x.to_f64().to_vec();
     map_lines(&mut data, &x.ty.shape, axis, |line| {

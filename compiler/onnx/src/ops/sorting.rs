@@ -10,6 +10,12 @@ use crate::diagnostic::Fail;
 
 type Results = Result<Vec<Value>, Fail>;
 
+/// Rows that are ranked by comparisons, which fuse with what stands around them.
+const FEW: u64 = 64;
+
+/// Elements of a row that local memory of any target holds with their keys; longer ones are sorted in parts, whose results must be few.
+const MAX_SORTED: u64 = 1 << 13;
+
 /// Up to this many comparisons every element is ranked against every other.
 const MAX_COMPARISONS: u64 = 1 << 24;
 
@@ -62,9 +68,12 @@ pub(super) fn greatest(c: &mut Ctx<'_>, x: Value, k: u64) -> Result<Value, Fail>
 fn first_of_lines(c: &mut Ctx<'_>, lines: Value, k: u64, greatest: bool) -> Result<Value, Fail> {
     let (rows, extent) = (c.shape(lines)[0], c.shape(lines)[1]);
     let all_pairs = rows.saturating_mul(extent).saturating_mul(extent);
+    let has_keys = c.elem(lines).bits() <= 32;
     if k == 0 || rows == 0 {
         c.splat(ScalarType::I64, &vec![rows, k].into(), 0.0)
-    } else if all_pairs <= MAX_COMPARISONS || extent <= 64 {
+    } else if has_keys && extent > FEW && (extent <= MAX_SORTED || k <= MAX_SORTED / 8) {
+        c.emit(Op::Sort { k, descending: greatest }, &[lines])
+    } else if all_pairs <= MAX_COMPARISONS || extent <= FEW {
         by_rank(c, lines, k, greatest)
     } else if k <= MAX_STEPS {
         one_by_one(c, lines, k, greatest)

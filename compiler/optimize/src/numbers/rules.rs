@@ -41,9 +41,8 @@ pub fn of_op(module: &Module, op: &Op, args: &[&Facts], ids: &[Id]) -> Numbers {
             Numbers { no_inf: true, no_minus_zero: true, no_minus: true, ..Numbers::default() }
         }
         op if op.is_movement() => of(0),
-        Op::Iota { .. } | Op::Compare { .. } | Op::ArgReduce { .. } | Op::Cumulate { .. } => {
-            Numbers::default()
-        }
+        Op::Iota { .. } | Op::Compare { .. } | Op::ArgReduce { .. } => Numbers::default(),
+        Op::Cumulate { .. } | Op::Sort { .. } => Numbers::default(),
         Op::Reshape { .. } | Op::Permute { .. } | Op::Broadcast { .. } => of(0),
         Op::Slice { .. } | Op::Window { .. } => of(0),
         Op::Softmax { .. } | Op::Norm { .. } | Op::Attention { .. } => Numbers::default(),

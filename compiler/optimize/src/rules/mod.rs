@@ -195,7 +195,7 @@ fn is_step(op: &Op) -> bool {
         Op::Unary { op } => matches!(op, UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Round | UnaryOp::Sign),
         Op::Binary { op } => matches!(op, BinaryOp::Mod | BinaryOp::Rem),
         Op::Cast { to, .. } => !to.is_float(),
-        op => matches!(op, Op::Compare { .. } | Op::ArgReduce { .. }),
+        op => matches!(op, Op::Compare { .. } | Op::ArgReduce { .. } | Op::Sort { .. }),
     }
 }
 
