@@ -5,17 +5,22 @@
 //! every native format and is of one process node.
 
 mod energy;
+mod errors;
 mod overlay;
+mod place;
+mod written;
 
 use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::format::Format;
+use crate::format::{Format, GroupFormat, ScalarType};
+use crate::nearest::nearest;
 use crate::target::Target;
 use crate::view::Pattern;
 
 pub use energy::{EnergyFigures, MacEnergy};
+pub use errors::TargetError;
 pub use overlay::{Change, Own, Refusal, change, read, shipped};
 
 /// Name of the target that commands use when none is named.
@@ -172,88 +177,6 @@ target_file! {
     tdp,
 }
 
-/// Why a target file is refused.
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
-pub enum TargetError {
-    /// The text is no target file.
-    #[error("{0}")]
-    Syntax(String),
-    /// A figure has a unit that does not measure it, or a value that cannot be.
-    #[error("`{figure}` = {value:?} {unit}: {reason}")]
-    Figure {
-        /// The figure.
-        figure: String,
-        /// Its value.
-        value: f64,
-        /// Its unit.
-        unit: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The text of a figure that is none.
-    #[error("`{figure}`: `{text}` is no number with a unit, such as 8 TB/s")]
-    Text {
-        /// The figure.
-        figure: String,
-        /// What is there.
-        text: String,
-    },
-    /// A format that is not in the table, or is named twice.
-    #[error("format `{0}` is unknown or named twice")]
-    Format(String),
-    /// A pattern that is none, or has two factors for a format.
-    #[error("pattern {n}:{m} is none of up to 16 elements, or has two factors for a format")]
-    Pattern {
-        /// Elements stored.
-        n: u8,
-        /// Elements of one group.
-        m: u8,
-    },
-    /// A format has an energy but no rate, or the other way round, or a name twice.
-    #[error("energy of format `{0}`: each format that has a rate needs one, and no other may have one")]
-    Energy(String),
-    /// A name that no figure has.
-    #[error("there is no figure `{name}`{}", hint(.nearest))]
-    Unknown {
-        /// The name.
-        name: String,
-        /// The question whether another figure was meant.
-        nearest: Option<String>,
-    },
-    /// A base that is not shipped.
-    #[error("there is no target `{name}`{}", hint(.nearest))]
-    Base {
-        /// The name.
-        name: String,
-        /// The question whether another target was meant.
-        nearest: Option<String>,
-    },
-    /// An object carries the file of another target than its own.
-    #[error("the file of target `{name}` is of `{found}`")]
-    Other {
-        /// The object's target.
-        name: String,
-        /// That of the file.
-        found: String,
-    },
-    /// The derived peak misses the declared one and there is no waiver.
-    #[error("{formats}: derived peak {derived:.1} TFLOPS, declared {declared:.1}")]
-    Peak {
-        /// The place of the rates among those of the file.
-        at: usize,
-        /// The formats.
-        formats: String,
-        /// From PEs, rate and clock.
-        derived: f64,
-        /// In the file.
-        declared: f64,
-    },
-}
-
-fn hint(nearest: &Option<String>) -> String {
-    nearest.as_ref().map_or_else(String::new, |nearest| format!(": {nearest}"))
-}
-
 /// What a figure measures; each has its units with their factors to the plain one.
 #[derive(Clone, Copy)]
 enum Quantity {
@@ -262,6 +185,8 @@ enum Quantity {
     Bytes,
     Bandwidth,
     Rate(&'static str),
+    /// A span of time, whatever the clock; cycles, or nanoseconds that the clock divides.
+    Span,
     Power,
     Energy,
     EnergyPerByte,
@@ -291,6 +216,7 @@ impl Quantity {
                 "MAC/cycle" => &[("MAC/cycle", 1.0)],
                 _ => &[("cycle", 1.0)],
             },
+            Quantity::Span => &[("cycle", 1.0), ("ns", 1.0), ("us", 1e3)],
             Quantity::Power => &[("W", 1.0)],
             Quantity::Energy => &[("pJ", 1.0)],
             Quantity::EnergyPerByte => &[("pJ/B", 1.0), ("pJ/bit", 8.0)],
@@ -310,40 +236,66 @@ impl Quantity {
             Quantity::Count => [1.0, 65535.0],
             Quantity::Bytes => [1.0, 1e18],
             Quantity::Bandwidth => [1e6, 1e18],
-            Quantity::Rate("cycle") => [1e-3, 1e9],
+            Quantity::Rate("cycle") | Quantity::Span => [1e-3, 1e9],
             Quantity::Rate(_) | Quantity::Peak => [1e-3, 1e12],
             _ => [1e-12, 1e12],
         }
     }
 }
 
+fn fault(name: &str, figure: &Figure, reason: impl Into<String>) -> TargetError {
+    TargetError::Figure {
+        figure: name.to_owned(),
+        value: figure.value,
+        unit: figure.unit.clone(),
+        reason: reason.into(),
+    }
+}
+
 fn plain(name: &str, figure: &Figure, quantity: Quantity) -> Result<f64, TargetError> {
     let Figure { value, unit, .. } = figure;
-    let fault = |reason: &str| {
-        Err(TargetError::Figure {
-            figure: name.to_owned(),
-            value: *value,
-            unit: unit.clone(),
-            reason: reason.to_owned(),
-        })
-    };
-    let Some((_, factor)) = quantity.units().iter().find(|(u, _)| u == unit) else {
+    let fault = |reason: &str| Err(fault(name, figure, reason));
+    let Some(&(_, factor)) = quantity.units().iter().find(|(u, _)| u == unit) else {
         let known: Vec<&str> = quantity.units().iter().map(|(u, _)| *u).collect();
-        return fault(&format!("the unit is none of {}", known.join(", ")));
+        let known = known.join(", ");
+        return fault(&match unit.is_empty() {
+            true => format!("it has no unit, which is one of {known}"),
+            false => format!("the unit is none of {known}"),
+        });
     };
     if !(value.is_finite() && *value > 0.0) {
         return fault("the value is not a positive number");
     }
+    // A quotient by a whole number is rounded once: 1900 MHz are 1.9 GHz.
+    let plain = if factor < 1.0 { value / (1.0 / factor).round() } else { value * factor };
     let [least, greatest] = quantity.range();
-    if !(least..=greatest).contains(&(value * factor)) {
+    if !(least..=greatest).contains(&plain) {
         let (unit, factor) = quantity.units()[0];
         let [least, greatest] = [least, greatest].map(|end| end / factor);
         return fault(&format!("the value is not between {least:e} and {greatest:e} {unit}"));
     }
+    if matches!(quantity, Quantity::Count) && plain.fract() != 0.0 {
+        return fault("the value is not a whole number");
+    }
     if figure.source.trim().is_empty() {
         return fault("it has no source");
     }
-    Ok(value * factor)
+    Ok(plain)
+}
+
+/// The cycles of a span of time: an engine that waits for it waits whole cycles.
+fn cycles(name: &str, figure: &Figure, clock_ghz: f64) -> Result<u64, TargetError> {
+    let value = plain(name, figure, Quantity::Span)?;
+    if figure.unit == "cycle" {
+        return Ok(value.round().max(1.0) as u64);
+    }
+    // What is a whole number of cycles stays one where the product was rounded up.
+    let cycles = (value * clock_ghz * (1.0 - f64::EPSILON)).ceil().max(1.0);
+    let [_, greatest] = Quantity::Span.range();
+    if cycles > greatest {
+        return Err(fault(name, figure, format!("it is more than {greatest:e} cycles")));
+    }
+    Ok(cycles as u64)
 }
 
 impl TargetFile {
@@ -421,25 +373,22 @@ impl TargetFile {
                 Quantity::Rate("element/cycle"),
             )?,
             issue_cycles: whole("issue", &self.issue, Quantity::Rate("cycle"))?,
-            hbm_latency_cycles: whole("hbm_latency", &self.hbm_latency, Quantity::Rate("cycle"))?,
-            sram_latency_cycles: whole(
-                "shared_sram_latency",
-                &self.shared_sram_latency,
-                Quantity::Rate("cycle"),
-            )?,
-            launch_cycles: whole("launch", &self.launch, Quantity::Rate("cycle"))?,
-            barrier_cycles: whole("barrier", &self.barrier, Quantity::Rate("cycle"))?,
+            hbm_latency_cycles: cycles("hbm_latency", &self.hbm_latency, clock_ghz)?,
+            sram_latency_cycles: cycles("shared_sram_latency", &self.shared_sram_latency, clock_ghz)?,
+            launch_cycles: cycles("launch", &self.launch, clock_ghz)?,
+            barrier_cycles: cycles("barrier", &self.barrier, clock_ghz)?,
             link_bytes_per_cycle: per_cycle("link_bandwidth", &self.link_bandwidth)?,
-            link_latency_cycles: whole("link_latency", &self.link_latency, Quantity::Rate("cycle"))?,
+            link_latency_cycles: cycles("link_latency", &self.link_latency, clock_ghz)?,
             tdp_w: plain("tdp", &self.tdp, Quantity::Power)?,
             energy: None,
         };
         for (at, macs) in self.macs.iter().enumerate() {
-            let rate = plain(&format!("macs.{at}.rate"), &macs.rate, Quantity::Rate("MAC/cycle"))?;
+            let first = macs.formats.first().map_or("", String::as_str);
+            let rate = plain(&format!("rate.{first}"), &macs.rate, Quantity::Rate("MAC/cycle"))?;
             for name in &macs.formats {
-                let format = Format::from_name(name).ok_or_else(|| TargetError::Format(name.clone()))?;
+                let format = format_of(name)?;
                 if target.macs_per_cycle.iter().any(|(f, _)| *f == format) {
-                    return Err(TargetError::Format(name.clone()));
+                    return Err(TargetError::format(name, "is named twice"));
                 }
                 target.macs_per_cycle.push((format, rate));
             }
@@ -489,28 +438,49 @@ impl MacFigures {
     }
 }
 
+/// The format of this name.
+fn format_of(name: &str) -> Result<Format, TargetError> {
+    Format::from_name(name).ok_or_else(|| {
+        let known = ScalarType::ALL.iter().map(|f| f.name()).chain(GroupFormat::ALL.iter().map(|f| f.name()));
+        TargetError::Format { name: name.to_owned(), reason: "is unknown", nearest: nearest(name, known) }
+    })
+}
+
+/// The question whether a shipped target was meant by a name that none has.
+pub fn nearest_target(name: &str) -> Option<String> {
+    nearest(name, targets().iter().map(|t| t.name.as_str()))
+}
+
 impl PatternFigures {
     fn resolve(&self, target: &mut Target) -> Result<(), TargetError> {
         let PatternFigures { n, m, ref formats, ref factor } = *self;
-        let fault = || TargetError::Pattern { n, m };
+        let none = || TargetError::Pattern { n, m };
         if n == 0 || n >= m || m > 16 {
-            return Err(fault());
+            return Err(none());
         }
         let pattern = Pattern { n, m };
-        let factor = plain("factor", factor, Quantity::Ratio)?;
+        let name = format!("pattern.{pattern}");
+        let times = plain(&name, factor, Quantity::Ratio)?;
+        if times * f64::from(n) > f64::from(m) {
+            let reason =
+                format!("{n} of {m} products are left, so it is at most {}", f64::from(m) / f64::from(n));
+            return Err(fault(&name, factor, reason));
+        }
+        let factor = times;
         let native = target.macs_per_cycle.iter().map(|(format, _)| *format);
         let chosen: Vec<Format> = if formats.is_empty() {
             native.collect()
         } else {
             let native: Vec<Format> = native.collect();
-            let find = |name: &String| Format::from_name(name).filter(|f| native.contains(f));
-            let known =
-                formats.iter().map(|name| find(name).ok_or_else(|| TargetError::Format(name.clone())));
-            known.collect::<Result<_, _>>()?
+            let find = |name: &String| match format_of(name)? {
+                format if native.contains(&format) => Ok(format),
+                _ => Err(TargetError::format(name, "has no rate on this target")),
+            };
+            formats.iter().map(find).collect::<Result<_, _>>()?
         };
         for format in chosen {
             if target.pattern_factors.iter().any(|(p, f, _)| (*p, *f) == (pattern, format)) {
-                return Err(fault());
+                return Err(none());
             }
             target.pattern_factors.push((pattern, format, factor));
         }

@@ -84,6 +84,14 @@ impl Pattern {
     /// Two of four.
     pub const P2_4: Pattern = Pattern { n: 2, m: 4 };
 
+    /// What [`Pattern::nested`] takes, for people.
+    pub const NESTED: &'static str = "N:M with N below M, and M one of 2, 4, 8 and 16";
+
+    /// The pattern of these sizes if its groups nest in groups of a scale, as weights can be pruned to it.
+    pub fn nested(n: u8, m: u8) -> Option<Pattern> {
+        (n >= 1 && n < m && [2, 4, 8, 16].contains(&m)).then_some(Pattern { n, m })
+    }
+
     /// Type of a stored index: the narrowest unsigned type that counts to `m`.
     pub const fn index_type(self) -> ScalarType {
         if self.m <= 4 { ScalarType::U2 } else { ScalarType::U4 }

@@ -7,6 +7,10 @@ use crate::energy::Energy;
 use crate::format::Format;
 use crate::target::Target;
 
+/// Energies of one figure each, in the section `energy`.
+pub(super) const ENERGIES: [&str; 9] =
+    ["node", "local", "shared_sram", "hbm", "metadata", "gated", "skipped", "simd_op", "idle"];
+
 /// The energy of a multiply-accumulate in some operand formats.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,8 +72,9 @@ impl EnergyFigures {
     pub(super) fn resolve(&self, target: &Target) -> Result<Energy, TargetError> {
         let native = |format: Format| target.macs_per_cycle.iter().any(|(f, _)| *f == format);
         let mut mac_pj: Vec<(Format, f64)> = Vec::new();
-        for (at, MacEnergy { formats, mac }) in self.macs.iter().enumerate() {
-            let pj = plain(&format!("energy.macs.{at}.mac"), mac, Quantity::Energy)?;
+        for MacEnergy { formats, mac } in &self.macs {
+            let first = formats.first().map_or("", String::as_str);
+            let pj = plain(&format!("energy.mac.{first}"), mac, Quantity::Energy)?;
             for name in formats {
                 let fault = || TargetError::Energy(name.clone());
                 let format = Format::from_name(name).filter(|f| native(*f)).ok_or_else(fault)?;

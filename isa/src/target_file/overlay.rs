@@ -6,16 +6,15 @@
 
 use toml::{Table, Value};
 
-use super::{FILES, FLAT, Figure, Status, TargetError, TargetFile};
-use crate::format::Format;
+use super::energy::ENERGIES;
+use super::place::{line_and_column, place};
+use super::{FILES, FLAT, Figure, Status, TargetError, TargetFile, written};
 use crate::nearest::nearest;
 use crate::target::Target;
+use crate::view::Pattern;
 
 /// What a file may have beside named figures.
 const OTHER_KEYS: [&str; 8] = ["name", "summary", "base", "macs", "patterns", "energy", "rate", "pattern"];
-/// Energies of one figure each, in the section `energy`.
-const ENERGIES: [&str; 9] =
-    ["node", "local", "shared_sram", "hbm", "metadata", "gated", "skipped", "simd_op", "idle"];
 /// Figures in cycles that are spans of time, whatever the clock.
 const SPANS: [&str; 5] = ["hbm_latency", "shared_sram_latency", "launch", "barrier", "link_latency"];
 /// Figures that a peak is made of.
@@ -54,14 +53,17 @@ pub fn read(text: &str, changes: &[Change]) -> Result<Own, Refusal> {
         error: TargetError::Syntax(e.message().to_owned()),
     };
     let mut own: Table = toml::from_str(text).map_err(|e| malformed(&e))?;
-    if !own.contains_key("base") && changes.is_empty() {
-        if let Err(e) = toml::from_str::<TargetFile>(text) {
-            return Err(malformed(&e));
-        }
+    let is_whole = !own.contains_key("base") && changes.is_empty();
+    if is_whole && toml::from_str::<TargetFile>(text).is_ok() {
         return resolve(text.to_owned()).map_err(refuse);
     }
+    let before = own.clone();
     let flat = flatten(&mut own, changes).map_err(refuse)?;
-    write(&flat).and_then(resolve).map_err(refuse)
+    match toml::from_str::<TargetFile>(text) {
+        // Nothing stood for something else, so what is wrong has a place in the text itself.
+        Err(e) if is_whole && flat == before => Err(malformed(&e)),
+        Ok(_) | Err(_) => write(&flat).and_then(resolve).map_err(refuse),
+    }
 }
 
 /// Reads a shipped target with changes.
@@ -115,12 +117,15 @@ fn flatten(own: &mut Table, changes: &[Change]) -> Result<Table, TargetError> {
     if let Some(key) = own.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(unknown(key, &known));
     }
+    // What a file is, and its lists, are nothing to ask on the command line.
+    if let Some((key, _)) = changes.iter().find(|(key, _)| OTHER_KEYS.contains(&key.as_str())) {
+        return Err(unknown(key, &names));
+    }
     let mut table = match own.remove("base") {
         Some(Value::String(base)) => {
-            let text = shipped(&base).ok_or_else(|| {
-                let shipped: Vec<&str> = super::targets().iter().map(|t| t.name.as_str()).collect();
-                let nearest = nearest(&base, shipped.iter().copied());
-                TargetError::Base { nearest, name: base.clone() }
+            let text = shipped(&base).ok_or_else(|| TargetError::Base {
+                nearest: super::nearest_target(&base),
+                name: base.clone(),
             })?;
             toml::from_str(text).map_err(|e| TargetError::Syntax(e.to_string()))?
         }
@@ -144,12 +149,22 @@ fn flatten(own: &mut Table, changes: &[Change]) -> Result<Table, TargetError> {
     for (key, value) in listed {
         set(&mut table, &names, &key, value)?;
     }
+    written::lists(&mut table)?;
+    let needed = names.into_iter().chain(["name", "summary", "macs"]);
+    if let Some(missing) = needed.filter(|_| !has_base).find(|name| !table.contains_key(*name)) {
+        return Err(TargetError::Missing(missing.to_owned()));
+    }
     follow(&before, &mut table);
     Ok(table)
 }
 
 fn unknown(key: &str, known: &[&str]) -> TargetError {
-    TargetError::Unknown { name: key.to_owned(), nearest: nearest(key, known.iter().copied()) }
+    let nearest = match key {
+        // What `lacuna targets` shows as one.
+        "grid" => Some("a grid has `rows` and `cols`".to_owned()),
+        key => nearest(key, known.iter().copied()),
+    };
+    TargetError::Unknown { name: key.to_owned(), nearest }
 }
 
 /// The figures of a table, each with the table's name before its own.
@@ -173,13 +188,9 @@ fn set(table: &mut Table, names: &[&str], key: &str, value: Value) -> Result<(),
     if let Some(pattern) = key.strip_prefix("pattern.") {
         return set_pattern(table, pattern, value);
     }
-    let known = |value: Value| match value {
-        Value::String(text) => what_if(key, &text),
-        other => Ok(other),
-    };
+    let known = |value: Value| written::figure(key, value);
     if let Some(format) = key.strip_prefix("rate.") {
-        return set_format(table, "rate", format, known(value)?)
-            .ok_or_else(|| TargetError::Format(format.to_owned()));
+        return set_format(table, "rate", format, known(value)?);
     }
     if let Some(name) = key.strip_prefix("energy.") {
         let Some(Value::Table(energies)) = table.get_mut("energy") else {
@@ -187,8 +198,7 @@ fn set(table: &mut Table, names: &[&str], key: &str, value: Value) -> Result<(),
         };
         let figure = known(value)?;
         if let Some(format) = name.strip_prefix("mac.") {
-            return set_format(energies, "mac", format, figure)
-                .ok_or_else(|| TargetError::Format(format.to_owned()));
+            return set_format(energies, "mac", format, figure);
         }
         if !ENERGIES.contains(&name) {
             let known = ENERGIES.map(|name| format!("energy.{name}"));
@@ -210,10 +220,11 @@ fn set(table: &mut Table, names: &[&str], key: &str, value: Value) -> Result<(),
 
 /// Gives all native formats a pattern, or takes it from them: `none`.
 fn set_pattern(table: &mut Table, pattern: &str, value: Value) -> Result<(), TargetError> {
+    let key = format!("pattern.{pattern}");
+    let no = |reason: String| TargetError::NoPattern { name: pattern.to_owned(), reason };
     let sizes =
         pattern.split_once(':').and_then(|(n, m)| Some((n.parse::<u8>().ok()?, m.parse::<u8>().ok()?)));
-    let key = format!("pattern.{pattern}");
-    let (n, m) = sizes.ok_or_else(|| TargetError::Text { figure: key.clone(), text: pattern.to_owned() })?;
+    let (n, m) = sizes.ok_or_else(|| no("is not of the form N:M".to_owned()))?;
     let patterns = table.entry("patterns").or_insert_with(|| Value::Array(Vec::new()));
     let Value::Array(patterns) = patterns else {
         return Err(TargetError::Syntax("`patterns` is no list".to_owned()));
@@ -221,13 +232,18 @@ fn set_pattern(table: &mut Table, pattern: &str, value: Value) -> Result<(), Tar
     let is = |entry: &Value, name: &str, size: u8| {
         entry.get(name).and_then(Value::as_integer) == Some(size.into())
     };
-    patterns.retain(|entry| !(is(entry, "n", n) && is(entry, "m", m)));
+    let is_same = |entry: &Value| is(entry, "n", n) && is(entry, "m", m);
+    let has = patterns.iter().any(is_same);
+    if !has && matches!(&value, Value::String(text) if text.trim() == "none") {
+        return Err(no("cannot be taken away: the target has none".to_owned()));
+    }
+    if !has && Pattern::nested(n, m).is_none() {
+        return Err(no(format!("is none of {}", Pattern::NESTED)));
+    }
+    patterns.retain(|entry| !is_same(entry));
     let factor = match value {
         Value::String(text) if text.trim() == "none" => return Ok(()),
-        // A factor has one unit.
-        Value::String(text) if text.trim().parse::<f64>().is_ok() => what_if(&key, &format!("{text} ratio"))?,
-        Value::String(text) => what_if(&key, &text)?,
-        other => other,
+        other => written::figure(&key, other)?,
     };
     let mut entry = Table::new();
     entry.insert("n".to_owned(), Value::Integer(n.into()));
@@ -237,29 +253,12 @@ fn set_pattern(table: &mut Table, pattern: &str, value: Value) -> Result<(), Tar
     Ok(())
 }
 
-/// A figure from text such as `8 TB/s`.
-fn what_if(name: &str, text: &str) -> Result<Value, TargetError> {
-    let text = text.trim();
-    let end = text.find(|c: char| !(c.is_ascii_digit() || ".+-_eE".contains(c))).unwrap_or(text.len());
-    // An `e` is that of an exponent, or begins a unit.
-    let number = (0..=end).rev().find_map(|at| Some((at, text[..at].parse::<f64>().ok()?)));
-    let Some((end, value)) = number else {
-        return Err(TargetError::Text { figure: name.to_owned(), text: text.to_owned() });
-    };
-    let unit = &text[end..];
-    let mut figure = Table::new();
-    figure.insert("value".to_owned(), Value::Float(value));
-    figure.insert("unit".to_owned(), Value::String(unit.trim().to_owned()));
-    figure.insert("status".to_owned(), Value::String(Status::WhatIf.name().to_owned()));
-    figure.insert("source".to_owned(), Value::String("a question, not a fact".to_owned()));
-    Ok(Value::Table(figure))
-}
-
-/// Gives one format a figure of its own in the list `macs`; `None` where the list has no such format. Rates, energies and patterns are
-/// by format, so one that the base has not would contradict the others.
-fn set_format(table: &mut Table, field: &str, format: &str, figure: Value) -> Option<()> {
-    Format::from_name(format)?;
-    let Some(Value::Array(macs)) = table.get_mut("macs") else { return None };
+/// Gives one format a figure of its own in the list `macs`. Rates, energies and patterns are by format, so one that the base has not
+/// would contradict the others.
+fn set_format(table: &mut Table, field: &str, format: &str, figure: Value) -> Result<(), TargetError> {
+    super::format_of(format)?;
+    let none = || TargetError::format(format, "has no rate on this target");
+    let Some(Value::Array(macs)) = table.get_mut("macs") else { return Err(none()) };
     let mut found = false;
     for entry in macs.iter_mut() {
         if let Some(Value::Array(formats)) = entry.get_mut("formats") {
@@ -273,7 +272,7 @@ fn set_format(table: &mut Table, field: &str, format: &str, figure: Value) -> Op
     entry.insert("formats".to_owned(), Value::Array(vec![Value::String(format.to_owned())]));
     entry.insert(field.to_owned(), figure);
     macs.push(Value::Table(entry));
-    found.then_some(())
+    if found { Ok(()) } else { Err(none()) }
 }
 
 /// Lets what the base derived from changed figures follow them.
@@ -290,6 +289,9 @@ fn follow(before: &Table, table: &mut Table) {
                 continue;
             }
             let Some(Value::Table(figure)) = table.get_mut(name) else { continue };
+            if figure.get("unit").and_then(Value::as_str) != Some("cycle") {
+                continue;
+            }
             let number = |v: &Value| v.as_float().or_else(|| v.as_integer().map(|i| i as f64));
             let Some(cycles) = figure.get("value").and_then(number) else { continue };
             figure.insert("value".to_owned(), Value::Float((cycles * new / old).round().max(1.0)));
@@ -310,66 +312,13 @@ fn follow(before: &Table, table: &mut Table) {
     }
 }
 
-/// Where in a file that has been read the cause of an error stands.
-fn place(text: &str, error: &TargetError) -> Option<(usize, usize)> {
-    let parsed = toml::de::DeTable::parse(text).ok()?;
-    let quoted = |name: &str| text.find(&format!("\"{name}\""));
-    let offset = match error {
-        TargetError::Figure { figure, .. } | TargetError::Text { figure, .. } => {
-            find(parsed.get_ref(), figure)
-        }
-        TargetError::Unknown { name, .. } => find(parsed.get_ref(), name),
-        TargetError::Peak { at, .. } => find(parsed.get_ref(), &format!("macs.{at}.peak")),
-        TargetError::Base { .. } => find(parsed.get_ref(), "base"),
-        TargetError::Format(name) | TargetError::Energy(name) => quoted(name),
-        TargetError::Pattern { .. } => find(parsed.get_ref(), "patterns"),
-        TargetError::Syntax(_) | TargetError::Other { .. } => None,
-    };
-    offset.map(|offset| line_and_column(text, offset))
-}
-
-/// The byte at which the key at a path such as `macs.3.rate` begins.
-fn find(table: &toml::de::DeTable<'_>, path: &str) -> Option<usize> {
-    let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
-    let (key, value) = table.iter().find(|(key, _)| key.get_ref() == first)?;
-    let Some(rest) = rest else { return Some(key.span().start) };
-    match value.get_ref() {
-        toml::de::DeValue::Table(inner) => find(inner, rest).or(Some(key.span().start)),
-        toml::de::DeValue::Array(items) => {
-            let (index, rest) = rest.split_once('.')?;
-            let item = items.get(index.parse::<usize>().ok()?)?;
-            match item.get_ref() {
-                toml::de::DeValue::Table(inner) => find(inner, rest).or(Some(item.span().start)),
-                _ => Some(item.span().start),
-            }
-        }
-        _ => Some(key.span().start),
-    }
-}
-
-fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
-    let before = &text[..offset.min(text.len())];
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::target;
+    use super::super::{Format, target};
     use super::*;
 
     fn changes(list: &[(&str, &str)]) -> Vec<Change> {
         list.iter().map(|&(figure, value)| (figure.to_owned(), value.to_owned())).collect()
-    }
-
-    #[test]
-    fn units_follow_numbers_with_and_without_a_space() {
-        let texts = ["64 element/cycle", "64element/cycle", "6.4e1element/cycle", "0.64E2 element/cycle"];
-        for text in texts {
-            let figure = what_if("accumulator_rate", text).expect(text);
-            assert_eq!(figure["value"].as_float(), Some(64.0), "{text}");
-            assert_eq!(figure["unit"].as_str(), Some("element/cycle"), "{text}");
-        }
     }
 
     #[test]
@@ -440,7 +389,7 @@ mod tests {
             ("energy.hbm", "1TB/s", "the unit is none of pJ/B, pJ/bit"),
             ("energy.mac.mxfp9", "1pJ", "format `mxfp9`"),
             ("pattern.4:2", "2", "pattern 4:2"),
-            ("pattern.2of4", "2", "no number with a unit"),
+            ("pattern.2of4", "2", "is not of the form N:M"),
             ("accumulator_rate", "element/cycle", "no number with a unit"),
             ("pattern.2:4", "2 TB/s", "the unit is none of ratio"),
         ] {
@@ -458,6 +407,72 @@ mod tests {
         assert_eq!(TargetFile::parse(&own.target.file).unwrap(), own.file);
     }
 
+    /// A whole file may have figures as text, as one with a base.
+    #[test]
+    fn text_stands_for_a_figure_everywhere() {
+        let mut whole: Table = toml::from_str(shipped("mtia-300").unwrap()).unwrap();
+        whole.insert("hbm_bandwidth".to_owned(), "8 TB/s".into());
+        let Value::Array(macs) = &mut whole["macs"] else { panic!("no list") };
+        macs.retain(|entry| entry.get("peak").is_none());
+        macs[0]["rate"] = "77 MAC/cycle".into();
+        let without = |key: &str, whole: &Table| {
+            let mut table = whole.clone();
+            table.remove(key);
+            write(&table).unwrap()
+        };
+        let own = read(
+            &without("energy", &{
+                let mut w = whole.clone();
+                w.remove("patterns");
+                w
+            }),
+            &[],
+        )
+        .unwrap();
+        assert_eq!((own.file.hbm_bandwidth.value, own.file.macs[0].rate.value), (8.0, 77.0));
+        assert_eq!(read(&own.target.file, &[]).unwrap(), own);
+    }
+
+    #[test]
+    fn counts_and_spans_are_as_users_think_of_them() {
+        let own =
+            change("mtia-300", &changes(&[("rows", "5"), ("hbm_latency", "100ns"), ("launch", "1.01 us")]))
+                .unwrap();
+        assert_eq!(
+            (own.target.rows, own.target.hbm_latency_cycles, own.target.launch_cycles),
+            (5, 190, 1919)
+        );
+        // A span in time keeps its time whatever the clock.
+        let own = change("mtia-300", &changes(&[("clock", "1000MHz"), ("hbm_latency", "100.5ns")])).unwrap();
+        assert_eq!(own.target.hbm_latency_cycles, 101);
+        let own = change("mtia-300", &changes(&[("clock", "1900MHz")])).unwrap();
+        assert_eq!(own.target.clock_ghz, 1.9);
+    }
+
+    #[test]
+    fn what_cannot_be_asked_is_refused() {
+        let check = |figure: &str, value: &str, expect: &str| {
+            let error = change("mtia-300", &changes(&[(figure, value)])).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+        };
+        check("name", "x", "no figure `name`");
+        check("macs", "x", "no figure `macs`");
+        check("grid", "6x6", "a grid has `rows` and `cols`");
+        check("rows", "5.5PE", "not a whole number");
+        check("rate.mxfp9", "8MAC/cycle", "did you mean `mxfp");
+        check("rate.mxfp8", "0MAC/cycle", "`rate.mxfp8` = 0 MAC/cycle: ");
+        check("hbm_bandwidth", "8", "`hbm_bandwidth` = 8: it has no unit, which is one of GB/s, TB/s");
+        check("energy.mac.mxfp8", "0pJ", "`energy.mac.mxfp8` = 0 pJ: ");
+        check("pattern.3:5", "1.5", "3:5 is none of N:M with N below M");
+        check("pattern.1:4", "5", "`pattern.1:4` = 5 ratio: 1 of 4 products are left, so it is at most 4");
+        check("pattern.1:4", "none", "the target has none");
+        check("pattern.14", "2", "is not of the form N:M");
+        check("issue", "5ns", "the unit is none of cycle");
+        check("launch", "1e6us", "is more than 1e9 cycles");
+        // A pattern that a target has is changed whatever its size.
+        assert!(change("trainium2", &changes(&[("pattern.4:12", "2")])).is_ok());
+    }
+
     #[test]
     fn faults_are_placed() {
         let check = |text: &str, expect: &str, place: Option<(usize, usize)>| {
@@ -470,7 +485,30 @@ mod tests {
         check(&format!("{head}hbm_bandwidth = \"8 TB\"\n"), "the unit is none of GB/s, TB/s", Some((3, 1)));
         check(&format!("{head}hbm_bandwidth = \"fast\"\n"), "no number with a unit", Some((3, 1)));
         check(&format!("{head}hbm_bandwidth = \n"), "", Some((3, 17)));
-        check(&format!("{head}[rate]\nmxfp9 = \"8 MAC/cycle\"\n"), "format `mxfp9`", None);
+        check(
+            &format!("{head}[rate]\nmxfp9 = \"8 MAC/cycle\"\n"),
+            "format `mxfp9` is unknown: did you",
+            Some((4, 1)),
+        );
+        check(&format!("{head}[rate]\ni8 = \"8 MAC/cycle\"\n"), "format `i8` has no rate", Some((4, 1)));
+        check(
+            &format!("{head}[rate]\nmxfp8 = \"0 MAC/cycle\"\n"),
+            "`rate.mxfp8` = 0 MAC/cycle",
+            Some((4, 1)),
+        );
+        check(&format!("{head}[energy]\nmac.mxfp9 = \"8 pJ\"\n"), "did you mean `mxfp", Some((4, 5)));
+        check(
+            &format!("{head}clock = 2.0\n"),
+            "`clock` = 2: it has no unit, which is one of GHz",
+            Some((3, 1)),
+        );
+        check(&format!("{head}clock = true\n"), "`clock` is no figure", Some((3, 1)));
+        check(&format!("{head}clock = {{ valu = 2 }}\n"), "unknown field `valu`", Some((3, 1)));
+        check(&format!("{head}rows = 5.5\n"), "not a whole number", Some((3, 1)));
+        check(&format!("{head}[pattern]\n\"3:5\" = 2\n"), "3:5 is none of N:M", Some((4, 1)));
+        check(&format!("{head}[pattern]\n\"1:4\" = \"5\"\n"), "it is at most 4", Some((4, 1)));
+        check(&format!("{head}[pattern]\n\"1:4\" = \"none\"\n"), "the target has none", Some((4, 1)));
+        check("name = \"mine\"\nhbm_bandwidth = \"2 TB/s\"\n", "a file needs every figure", Some((1, 1)));
         check("name = \"mine\"\nbase = \"mtia-30\"\n", "did you mean `mtia-300`", Some((2, 1)));
         let whole = shipped("mtia-300").unwrap();
         let peak = whole.find("peak = ").unwrap();
@@ -479,6 +517,15 @@ mod tests {
             "derived peak",
             Some(line_and_column(whole, peak)),
         );
+        let in_whole = |from: &str, to: &str, expect: &str| {
+            let at = whole.find(&format!("\n{from}")).unwrap() + 1;
+            let edited = format!("{}{to}{}", &whole[..at], &whole[at + from.len()..]);
+            check(&edited, expect, Some(line_and_column(whole, at)));
+        };
+        in_whole("hbm_latency =", "hbm_latncy =", "did you mean `hbm_latency`");
+        in_whole("rate = {", "rate = 5 # {", "it has no unit, which is one of MAC/cycle");
+        in_whole("factor = {", "factor = 5 # {", "it is at most 2");
+        in_whole("tdp = {", "tdp = \"9 V\" # {", "the unit is none of W");
         assert!(matches!(
             change("mtia-300", &changes(&[("hbmbandwidth", "8TB/s")])),
             Err(TargetError::Unknown { .. })

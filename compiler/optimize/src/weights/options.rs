@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use lacuna_isa::format::ScaleMode;
+use lacuna_isa::view::Pattern;
 
 use crate::zero_codes::WeightSparsity;
 
@@ -168,10 +169,9 @@ impl FromStr for WeightSparsity {
 
     fn from_str(text: &str) -> Result<WeightSparsity, ParseWeightsError> {
         let numbers = text.split_once(':').and_then(|(n, m)| Some((n.parse().ok()?, m.parse().ok()?)));
-        match numbers {
-            // Groups of a pattern nest in groups of a scale.
-            Some((n, m)) if n >= 1 && n < m && [2, 4, 8, 16].contains(&m) => Ok(WeightSparsity { n, m }),
-            _ => Err(no(text, "pattern: N:M with N below M, and M one of 2, 4, 8 and 16")),
+        match numbers.and_then(|(n, m)| Pattern::nested(n, m)) {
+            Some(Pattern { n, m }) => Ok(WeightSparsity { n, m }),
+            None => Err(no(text, "pattern: N:M with N below M, and M one of 2, 4, 8 and 16")),
         }
     }
 }
