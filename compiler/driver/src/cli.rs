@@ -431,7 +431,7 @@ pub struct Sweep {
     /// Sizes of a symbolic dimension, such as batch=1,8,64.
     #[arg(long = "dim", value_name = "NAME=N,..", value_parser = lists::parse_sizes)]
     pub dims: Vec<(String, Vec<u64>)>,
-    /// Values of a figure of the targets: hbm_bandwidth=4TB/s,8TB/s, or from one to another in steps: 4..12TB/s:5.
+    /// Values of a figure of the targets: hbm_bandwidth=4,8TB/s, or from one to another in steps: 4..12TB/s:5.
     #[arg(long = "set", value_name = "FIGURE=VALUE,..", value_parser = lists::parse_values)]
     pub changes: Vec<(String, Vec<String>)>,
     /// Value of an input that determines a shape, or that has a default in the model (.npy or .pb).
@@ -520,9 +520,12 @@ pub enum TargetsTask {
         /// The target to start from.
         #[arg(long, default_value = "mtia-300", value_name = "NAME")]
         from: String,
-        /// Where to write the file; the new target has its name. Standard output unless given.
+        /// Where to write the file; the new target has its name. Standard output unless given, or for `-`.
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Replace a file that is there.
+        #[arg(long)]
+        force: bool,
     },
     /// Check the file of a target.
     Check {

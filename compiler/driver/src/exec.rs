@@ -1,5 +1,6 @@
 //! Object files in use: reading, loading, running entries.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use lacuna_isa::Blob;
@@ -76,8 +77,9 @@ pub fn target_of(object: &Object) -> Result<Target, Diagnostic> {
 /// The target of this name, or of a file, with changes.
 ///
 /// # Errors
-/// L0002, L0004, L0021.
+/// L0001 for a figure with two values, L0002, L0004, L0021.
 pub fn target(name: &str, changes: &[Change]) -> Result<Target, Diagnostic> {
+    once(changes)?;
     if is_target_file(name) {
         return own_target(Path::new(name), changes).map(|own| own.target);
     }
@@ -98,8 +100,9 @@ pub fn is_target_file(name: &str) -> bool {
 /// The target that a file describes, with changes.
 ///
 /// # Errors
-/// L0002, L0021.
+/// L0001 for a figure with two values, L0002, L0021.
 pub fn own_target(path: &Path, changes: &[Change]) -> Result<Own, Diagnostic> {
+    once(changes)?;
     let fault = |place: String, why: String| {
         let reason = format!("{}{place}: {why}", path.display());
         Diagnostic::new(codes::TARGET_FILE, reason).hint(figures_hint())
@@ -112,6 +115,22 @@ pub fn own_target(path: &Path, changes: &[Change]) -> Result<Own, Diagnostic> {
     })
 }
 
+/// Refuses two values for one figure.
+fn once(changes: &[Change]) -> Result<(), Diagnostic> {
+    let mut values = BTreeMap::new();
+    for (figure, value) in changes {
+        if values.insert(figure, value).is_some_and(|other| other != value) {
+            return Err(twice("--set", figure));
+        }
+    }
+    Ok(())
+}
+
+/// That an option gives a name more than one value.
+pub fn twice(option: &str, name: &str) -> Diagnostic {
+    Diagnostic::new(codes::USAGE, format!("{option} gives `{name}` more than one value")).hint("give one")
+}
+
 fn figures_hint() -> String {
     format!("`lacuna targets {DEFAULT_TARGET}` shows every figure with its unit")
 }
@@ -119,7 +138,11 @@ fn figures_hint() -> String {
 fn shipped(name: &str) -> Result<Target, Diagnostic> {
     target_file::target(name).ok_or_else(|| {
         let known: Vec<&str> = target_file::targets().iter().map(|t| t.name.as_str()).collect();
-        let hint = format!("one of {}, or a file: ./NAME.toml", known.join(", "));
+        let known = known.join(", ");
+        let hint = match target_file::nearest_target(name) {
+            Some(nearest) => format!("{nearest} Targets are {known}, or a file: ./NAME.toml"),
+            None => format!("one of {known}, or a file: ./NAME.toml"),
+        };
         Diagnostic::new(codes::TARGET, format!("`{name}`")).hint(hint)
     })
 }

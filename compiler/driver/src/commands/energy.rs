@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 
 use lacuna_driver::report;
 
+/// Why a target may have no energies.
+pub(super) const NO_TABLE: &str = "no table of energies: none of a published node and memory fits";
+
 /// `None` where the target has no table of energies.
 pub(super) fn known(sum: f64, target: &Target) -> Option<f64> {
     target.energy.is_some().then_some(sum)
@@ -47,7 +50,7 @@ pub(super) fn power_warnings(profile: &Profile, target: &Target) -> Vec<String> 
 /// Energy and power of a profile for people.
 pub(super) fn text(profile: &Profile, target: &Target) -> String {
     let Some(table) = &target.energy else {
-        return format!("energy not known: {} has no table of energies\n", target.name);
+        return format!("energy not known: {} has {NO_TABLE}\n", target.name);
     };
     let total = profile.energy_pj;
     let parts = profile.energy.parts().into_iter();

@@ -208,10 +208,6 @@ fn budget(options: &CompileOptions) -> Result<Option<Budget>, Diagnostic> {
     Err(Diagnostic::new(codes::USAGE, reason).hint("the budget is for --precision auto"))
 }
 
-fn twice(option: &str, name: &str) -> Diagnostic {
-    Diagnostic::new(codes::USAGE, format!("{option} gives `{name}` more than one value")).hint("give one")
-}
-
 /// The techniques of weights.
 ///
 /// # Errors
@@ -262,13 +258,13 @@ impl Settings {
         let mut dims = BTreeMap::new();
         for (name, size) in &options.dims {
             if dims.insert(name.clone(), *size).is_some_and(|other| other != *size) {
-                return Err(twice("--dim", name).into());
+                return Err(exec::twice("--dim", name).into());
             }
         }
         let mut bindings = BTreeMap::new();
         for (name, path) in &options.bindings {
             if bindings.insert(name.clone(), tensors::read(path)?.1).is_some() {
-                return Err(twice("--bind", name).into());
+                return Err(exec::twice("--bind", name).into());
             }
         }
         let mut settings = Settings {

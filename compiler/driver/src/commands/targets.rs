@@ -7,7 +7,8 @@ use lacuna_isa::target_file::{self, TargetFile, targets};
 use serde_json::{Value, json};
 
 use crate::cli::{self, TargetsTask};
-use lacuna_driver::diagnostics::Failed;
+use lacuna_driver::codes;
+use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec;
 use lacuna_driver::files;
 use lacuna_driver::report::{self, Report};
@@ -18,7 +19,7 @@ use lacuna_driver::report::{self, Report};
 /// L0002 to L0004, L0021.
 pub fn run(args: &cli::Targets) -> Result<Report, Failed> {
     match (&args.task, &args.name) {
-        (Some(TargetsTask::New { from, output }), _) => new(from, output.as_deref()),
+        (Some(TargetsTask::New { from, output, force }), _) => new(from, output.as_deref(), *force),
         (Some(TargetsTask::Check { file }), _) => {
             let own = exec::own_target(file, &[])?;
             Ok(one(&own.file, &own.target))
@@ -38,8 +39,9 @@ pub fn run(args: &cli::Targets) -> Result<Report, Failed> {
     }
 }
 
-/// The file of a shipped target under another name.
-fn new(from: &str, output: Option<&Path>) -> Result<Report, Failed> {
+/// The file of a shipped target under another name. The user changes such files, so one that is there stays unless it is to go.
+fn new(from: &str, output: Option<&Path>, force: bool) -> Result<Report, Failed> {
+    let output = output.filter(|path| !files::is_standard(path));
     // For the list of names where there is none of this name.
     exec::target(from, &[])?;
     let text = target_file::shipped(from).unwrap_or_default();
@@ -49,6 +51,11 @@ fn new(from: &str, output: Option<&Path>) -> Result<Report, Failed> {
     let Some(path) = output else {
         return Ok(Report::new(text.clone(), json!({ "ok": true, "text": text })));
     };
+    if path.is_file() && !force {
+        let reason = format!("{} is there already, and may have been changed", path.display());
+        let hint = "give another name, or --force to replace it";
+        return Err(Diagnostic::new(codes::WRITE, reason).hint(hint).into());
+    }
     files::write(path, text.as_bytes())?;
     let said = format!("{}: {name}, with the figures of {from}\n", path.display());
     Ok(Report::new(said, json!({ "ok": true, "file": path, "name": name })))
@@ -112,7 +119,7 @@ fn one(file: &TargetFile, target: &Target) -> Report {
         text += &format!("\n{}", report::wrapped_table(header, rows, &[1, 2, 3]));
     }
     if file.energy.is_none() {
-        text += "\nno table of energies: none of a published node and memory fits\n";
+        text += &format!("\n{}\n", super::energy::NO_TABLE);
     }
     // What was asked for, not an accident of the command: part of the report.
     let power: Vec<String> = target.power_warnings().iter().map(ToString::to_string).collect();

@@ -55,7 +55,9 @@ fn questions_ship() {
         let asked = json["figures"].as_array().unwrap().iter().filter(|f| f["status"] == "what-if").count();
         assert_eq!(asked, figures, "{name}");
         assert!(cycles(at, &["--target", name]) <= cycles(at, &["--target", base]), "{name}");
-        assert!(lacuna_in(at, &["targets", "new", "--from", name, "-o", "mine.toml"]).status.success());
+        assert!(
+            lacuna_in(at, &["targets", "new", "--from", name, "-o", "mine.toml", "--force"]).status.success()
+        );
         assert_eq!(cycles(at, &["--target", "mine.toml"]), cycles(at, &["--target", name]), "{name}");
     }
     // Patterns and energies are figures too.
@@ -125,4 +127,36 @@ fn wrong_figures_are_named_with_their_place() {
     edit("tdp =", "tpd =");
     check(&["targets", "check", "t.toml"], "tpd");
     check_failure(at, &["targets", "check", "none.toml"], 2, "L0002");
+    fs::write(at.join("u.toml"), "name = \"mine\"\nbase = \"mtia-300\"\n[rate]\nmxfp9 = \"3 MAC/cycle\"\n")
+        .unwrap();
+    check(&["targets", "check", "u.toml"], "u.toml:4:1: format `mxfp9` is unknown: did you mean `mxfp");
+    let json = check_failure(at, &["targets", "mtia300"], 2, "L0004");
+    assert!(json["errors"][0]["hint"].as_str().unwrap().starts_with("did you mean `mtia-300`?"), "{json}");
+    let twice = ["targets", "mtia-300", "--set", "clock=1GHz", "--set", "clock=2GHz"];
+    let json = check_failure(at, &twice, 2, "L0001");
+    assert!(
+        json["errors"][0]["message"].as_str().unwrap().contains("--set gives `clock` more than one"),
+        "{json}"
+    );
+    let (_, json) = json_in(at, &["targets", "mtia-300", "--set", "clock=1900MHz"]);
+    assert_eq!(json["clock_ghz"], 1.9);
+}
+
+/// A file that was changed by hand is not written over, and `-` is standard output.
+#[test]
+fn new_files_replace_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let new = |options: &[&str]| lacuna_in(at, &[&["targets", "new"][..], options].concat());
+    assert!(new(&["-o", "t.toml"]).status.success());
+    fs::write(at.join("t.toml"), "changed").unwrap();
+    let json = check_failure(at, &["targets", "new", "-o", "t.toml"], 2, "L0003");
+    assert!(json["errors"][0]["hint"].as_str().unwrap().contains("--force"), "{json}");
+    assert_eq!(fs::read_to_string(at.join("t.toml")).unwrap(), "changed");
+    assert!(new(&["-o", "t.toml", "--force"]).status.success());
+    assert!(fs::read_to_string(at.join("t.toml")).unwrap().contains("name = \"t\""));
+    let shown = new(&["-o", "-"]);
+    assert_eq!(shown.stdout, new(&[]).stdout);
+    assert!(shown.stdout.starts_with(b"#") || shown.stdout.starts_with(b"name"));
+    assert!(!at.join("-").exists());
 }
