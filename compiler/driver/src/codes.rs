@@ -48,15 +48,16 @@ codes! {
     READ "L0002" BadInput "a file cannot be read"
         "The file does not exist, is not a regular file, or may not be read by this user.";
     WRITE "L0003" BadInput "a file cannot be written"
-        "The folder does not exist or may not be written to, the disk is full, or the output would replace the input. Files \
-         are written under another name and renamed at the end, so nothing is left half-written.";
+        "The folder does not exist or may not be written to, the disk is full, the output would replace the \
+         input, or two outputs have one path. Files are written under another name and renamed at the end, so nothing is left half-written.";
     TARGET "L0004" BadInput "there is no such target"
         "`lacuna targets` lists the targets that this build has.";
     TENSOR_FILE "L0006" BadInput "a tensor file is malformed"
         "Tensors are read from NumPy files (.npy, format 1 to 3; booleans, integers and floats) and from serialised ONNX \
          TensorProto messages (.pb). The file is cut short, has another format, or an element type that tensors have not.";
     NO_INPUT "L0007" BadInput "there is no such input"
-        "A name on the command line is not one of the program's inputs. Names are those of the ONNX graph.";
+        "A name on the command line is not one of the program's inputs, outputs or states, or comes twice. Names are those of the ONNX \
+         graph; files of a folder are named as `run --output` and `run --save-state` name them.";
     INPUT "L0008" BadInput "an input does not fit"
         "A tensor's element type or shape differs from that of the program's input. Shapes are fixed when a model is compiled: \
          for another shape, compile again with other `--dim` options.";

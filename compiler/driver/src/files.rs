@@ -202,6 +202,27 @@ pub fn keep_input(input: &Path, output: &Path) -> Result<(), Diagnostic> {
     }
 }
 
+/// Refuses two outputs of one path, of which only the last would stay.
+///
+/// # Errors
+/// L0003.
+pub fn keep_apart(outputs: &[Option<&Path>]) -> Result<(), Diagnostic> {
+    let mut seen = BTreeSet::new();
+    for output in outputs.iter().flatten() {
+        // What does not exist yet has the path of its folder.
+        let whole = output.canonicalize().ok().or_else(|| {
+            let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let folder = parent.unwrap_or(Path::new(".")).canonicalize().ok()?;
+            Some(folder.join(output.file_name()?))
+        });
+        if !seen.insert(whole.unwrap_or_else(|| output.to_path_buf())) {
+            let reason = format!("{} is given for two outputs", output.display());
+            return Err(Diagnostic::new(codes::WRITE, reason).hint("give each a path of its own"));
+        }
+    }
+    Ok(())
+}
+
 /// Lets outputs replace the inputs that lie in a folder: they were read whole, and no copy of them is asked for.
 pub fn release(folder: &Path) {
     let Ok(folder) = folder.canonicalize() else { return };

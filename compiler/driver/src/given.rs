@@ -52,12 +52,34 @@ impl FromStr for Given {
     }
 }
 
-/// Reads what is given for the inputs or outputs of these names, in the order of the names; what has nothing is left out.
+/// What the names are of, for messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Of {
+    /// Inputs.
+    Inputs,
+    /// Outputs.
+    Outputs,
+    /// States.
+    States,
+}
+
+impl Of {
+    /// Titles of errors: a name that is none, and one that is given twice.
+    const fn titles(self) -> [&'static str; 2] {
+        match self {
+            Of::Inputs => ["there is no such input", "an input is given twice"],
+            Of::Outputs => ["there is no such output", "an output is given twice"],
+            Of::States => ["there is no such state", "a state is given twice"],
+        }
+    }
+}
+
+/// Reads what is given for the inputs, outputs or states of these names, in the order of the names; what has nothing is left out.
 ///
 /// # Errors
 /// L0007 for every name that is none and for one that is given twice, and those of reading.
-pub fn read(given: &[Given], names: &[String]) -> Result<Vec<(String, Literal)>, Failed> {
-    find(given, names, true)
+pub fn read(given: &[Given], names: &[String], of: Of) -> Result<Vec<(String, Literal)>, Failed> {
+    find(given, names, Some(of))
 }
 
 /// As [`read`]; tensors of other names are passed over.
@@ -65,31 +87,36 @@ pub fn read(given: &[Given], names: &[String]) -> Result<Vec<(String, Literal)>,
 /// # Errors
 /// As [`read`].
 pub fn read_known(given: &[Given], names: &[String]) -> Result<Vec<(String, Literal)>, Failed> {
-    find(given, names, false)
+    find(given, names, None)
 }
 
-fn find(given: &[Given], names: &[String], strict: bool) -> Result<Vec<(String, Literal)>, Failed> {
+fn find(given: &[Given], names: &[String], strict: Option<Of>) -> Result<Vec<(String, Literal)>, Failed> {
     let file_names = files::safe_names(names.iter().map(String::as_str));
     let mut found: BTreeMap<usize, Literal> = BTreeMap::new();
     let mut faults = Vec::new();
     for option in given {
         for (name, literal) in option.tensors()? {
-            let exact = names.iter().position(|n| *n == name);
-            // In folders, names are those of files.
-            let at = exact.or_else(|| {
-                let loose = !matches!(option, Given::Tensor { .. });
-                file_names.iter().position(|n| loose && *n == name)
-            });
+            let exact = || names.iter().position(|n| *n == name);
+            let file = || file_names.iter().position(|n| *n == name);
+            let at = match option {
+                Given::Tensor { .. } => exact(),
+                // Files have the names that `run --output` gave them, which may be the exact name of another tensor.
+                Given::Folder(_) if strict.is_some() => file().or_else(exact),
+                Given::Folder(_) | Given::Archive(_) => exact().or_else(file),
+            };
+            let [none, twice] = strict.unwrap_or(Of::Inputs).titles();
+            let fault = |title, name: &str| Diagnostic {
+                title,
+                ..Diagnostic::new(codes::NO_INPUT, format!("`{name}`"))
+            };
             let Some(at) = at else {
-                if !strict {
-                    continue;
+                if strict.is_some() {
+                    faults.push(fault(none, &name).hint(format!("the names are {}", names.join(", "))));
                 }
-                let hint = format!("the names are {}", names.join(", "));
-                faults.push(Diagnostic::new(codes::NO_INPUT, format!("`{name}`")).hint(hint));
                 continue;
             };
             if found.insert(at, literal).is_some() {
-                faults.push(Diagnostic::new(codes::NO_INPUT, format!("`{}` is given twice", names[at])));
+                faults.push(fault(twice, &names[at]));
             }
         }
     }

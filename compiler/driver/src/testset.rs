@@ -13,7 +13,7 @@ use prost::Message;
 
 use crate::codes;
 use crate::diagnostics::{Diagnostic, Failed};
-use crate::given::{self, Given};
+use crate::given::{self, Given, Of};
 use crate::{files, tensors};
 
 /// One `test_data_set_*` folder.
@@ -82,7 +82,7 @@ impl TestSet {
         let names =
             |ports: &[ValueInfoProto]| -> Vec<String> { ports.iter().map(|p| p.name.clone()).collect() };
         let (input_names, output_names) = (names(&ports.inputs), names(&ports.outputs));
-        let inputs = given::read(inputs, &[&input_names[..], &names(&ports.defaulted)].concat())?;
+        let inputs = given::read(inputs, &[&input_names[..], &names(&ports.defaulted)].concat(), Of::Inputs)?;
         let is_given = |name: &String| inputs.iter().any(|(given, _)| given == name);
         let missing = input_names.iter().filter(|name| !is_given(name));
         let missing: Vec<Diagnostic> = missing
@@ -94,7 +94,7 @@ impl TestSet {
         let set = DataSet {
             name: "command line".to_owned(),
             inputs,
-            outputs: given::read(expected, &output_names)?,
+            outputs: given::read(expected, &output_names, Of::Outputs)?,
             labels: None,
             lengths: BTreeMap::new(),
             is_partial: true,

@@ -16,7 +16,7 @@ use lacuna_driver::codes;
 use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec::{self, Program, port_type};
 use lacuna_driver::files;
-use lacuna_driver::given::{self, Given};
+use lacuna_driver::given::{self, Given, Of};
 use lacuna_driver::random;
 use lacuna_driver::report::{self, Report};
 use lacuna_driver::tensors;
@@ -39,6 +39,7 @@ pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
         }
     }
     let (inputs, random) = inputs(&args.inputs, args.seed, entry)?;
+    files::keep_apart(&[args.output.as_deref(), args.save_state.as_deref()])?;
     if let Some(folder) = &args.output {
         files::make_folder(folder)?;
     }
@@ -100,7 +101,7 @@ pub fn run(args: &cli::Run, context: &Context) -> Result<Report, Failed> {
 /// Those of reading, and L0008 for a state of another type.
 fn load_states(folder: &Path, object: &Object, session: &mut Session) -> Result<(), Failed> {
     let names: Vec<String> = object.states.iter().map(|state| state.name.clone()).collect();
-    let found = given::read(&[Given::Folder(folder.to_owned())], &names)?;
+    let found = given::read(&[Given::Folder(folder.to_owned())], &names, Of::States)?;
     let mut faults = Vec::new();
     for (number, state) in object.states.iter().enumerate() {
         let Some((_, literal)) = found.iter().find(|(name, _)| *name == state.name) else {
@@ -155,7 +156,7 @@ pub(super) fn inputs(
     entry: &EntryPoint,
 ) -> Result<(Vec<Blob>, Vec<String>), Failed> {
     let names: Vec<String> = entry.inputs.iter().map(|port| port.name.clone()).collect();
-    let given = given::read(given, &names)?;
+    let given = given::read(given, &names, Of::Inputs)?;
     let mut found = Vec::new();
     let mut inputs = Vec::new();
     let mut random = Vec::new();

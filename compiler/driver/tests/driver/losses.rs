@@ -73,6 +73,38 @@ fn every_output_has_a_file_of_its_own() {
     assert_eq!(files.len(), outputs.len());
     let bytes: BTreeSet<Vec<u8>> = contents(&at.join("out")).into_iter().map(|(_, bytes)| bytes).collect();
     assert_eq!(bytes.len(), outputs.len());
+    // What is written is read back under the names of the model, as outputs and as inputs.
+    save_x(&at.join("in"));
+    let run = ["run", "m.lac", "--input", "in", "--output", "own"];
+    assert!(lacuna_in(at, &run).status.success());
+    let (exit, json) = json_in(at, &["verify", "m.onnx", "--input", "in", "--expect", "own"]);
+    assert_eq!(exit, 0, "{json}");
+    let echo = outputs.iter().map(|name| node("Identity", &[name], &format!("{name} again")));
+    let ports =
+        |suffix: &str| outputs.iter().map(|n| port(&format!("{n}{suffix}"), F32, &[Dim::N(3)])).collect();
+    save(&at.join("echo.onnx"), &model(ports(""), echo.collect(), ports(" again")));
+    assert!(lacuna_in(at, &["compile", "echo.onnx", "-o", "echo.lac"]).status.success());
+    let (exit, json) = json_in(at, &["run", "echo.lac", "--input", "own", "--output", "echoed"]);
+    assert_eq!(exit, 0, "{json}");
+    assert_eq!(contents(&at.join("echoed")).len(), outputs.len());
+    let json =
+        check_failure(at, &["verify", "m.onnx", "--input", "in", "--expect", "q=in/x.npy"], 2, "L0007");
+    assert!(
+        json["errors"][0]["message"].as_str().unwrap().starts_with("there is no such output: `q`"),
+        "{json}"
+    );
+}
+
+/// A folder with `x` of three elements.
+fn save_x(folder: &std::path::Path) {
+    let values: Vec<u8> = [0.5f32, -1.0, 2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }";
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend(118u16.to_le_bytes());
+    bytes.extend(format!("{header:<117}\n").bytes());
+    bytes.extend(values);
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join("x.npy"), bytes).unwrap();
 }
 
 #[test]
