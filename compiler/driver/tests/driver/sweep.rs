@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::{check_failure, json_in, names, testdata};
+use crate::common::{
+    Dim, F32, check_failure, json_in, lacuna_in, model, names, node, port, relu, save, testdata,
+};
 
 /// Target, precision, pruning and figures of a row.
 fn key(row: &Value) -> String {
@@ -24,7 +26,15 @@ fn rows_are_what_single_commands_say() {
     assert_eq!(exit, 0, "{json}");
     let rows = json["points"].as_array().unwrap();
     assert_eq!(rows.len(), 8);
-    assert_eq!(fs::read_to_string(at.join("rows.csv")).unwrap().lines().count(), 9);
+    let csv = fs::read_to_string(at.join("rows.csv")).unwrap();
+    let lines: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!((lines.len(), lines[0][7]), (9, "weight_bytes"));
+    for (line, row) in lines[1..].iter().zip(rows) {
+        let fields = ["cycles", "microseconds", "fraction", "weight_bytes", "hbm_bytes"];
+        for (cell, field) in line[4..].iter().zip(fields) {
+            assert_eq!(cell.parse::<f64>().ok(), row["found"][field].as_f64(), "{field}: {csv}");
+        }
+    }
     assert!(rows.iter().any(|row| row["best"] == true) && rows.iter().any(|row| row["best"] == false));
     let path = format!("{model}/model.onnx");
     for row in rows {
@@ -114,7 +124,45 @@ fn mistakes_are_said_once_and_refusals_are_rows() {
     check_failure(at, &["sweep", "none.onnx"], 2, "L0002");
     fs::write(at.join("text.onnx"), "no model").unwrap();
     check_failure(at, &["sweep", "text.onnx", "--precision", "f32,mxfp8"], 2, "L0101");
-    let (exit, json) = json_in(at, &["sweep", &model, "--set", "hbm=1MB", "--no-run"]);
-    assert_eq!(exit, 0);
+    let (exit, json) = json_in(at, &["sweep", &model, "--set", "hbm=1MB,1GB", "--no-run"]);
+    assert_eq!((exit, &json["ok"]), (0, &Value::Bool(true)));
     assert!(json["points"][0]["refused"].as_str().unwrap().starts_with("L0402: "), "{json}");
+    // Where nothing compiles, nothing was found.
+    let (exit, json) = json_in(at, &["sweep", &model, "--set", "hbm=1MB", "--no-run"]);
+    assert_eq!((exit, &json["ok"]), (3, &Value::Bool(false)));
+    assert!(json["points"][0]["refused"].as_str().unwrap().starts_with("L0402: "), "{json}");
+}
+
+/// A size that is left open, or is of no dimension, is wrong for every row.
+#[test]
+fn sizes_are_wrong_before_anything_is_compiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let [x, y] = ["x", "y"].map(|name| port(name, F32, &[Dim::Name("batch"), Dim::N(8)]));
+    save(&at.join("m.onnx"), &model(vec![x], vec![node("Relu", &["x"], "y")], vec![y]));
+    let fails = |options: &[&str], code: &str| {
+        let json = check_failure(at, &[&["sweep", "m.onnx"][..], options].concat(), 2, code);
+        json["errors"].to_string()
+    };
+    assert!(fails(&[], "L0108").contains("--dim batch="));
+    assert!(fails(&["--dim", "bach=3"], "L0110").contains("bach"));
+    assert!(fails(&["--dim", "batch=3", "--dim", "batch=4"], "L0001").contains("more than one value"));
+    assert!(fails(&["--dim", "batch=3,3"], "L0001").contains("the value 3 twice"));
+    let clocks = ["--dim", "batch=3", "--set", "clock=1GHz", "--set", "clock=2GHz"];
+    assert!(fails(&clocks, "L0001").contains("more than one value"));
+    let (exit, json) =
+        json_in(at, &["sweep", "m.onnx", "--dim", "batch=3,4", "--set", "hbm_bandwidth=2,4TB/s"]);
+    assert_eq!((exit, json["points"].as_array().unwrap().len()), (0, 4), "{json}");
+    assert_eq!(json["points"][0]["point"]["changes"][0][1], "2TB/s");
+}
+
+#[test]
+fn outputs_of_one_path_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("m.onnx"), &relu());
+    check_failure(at, &["sweep", "m.onnx", "--svg", "out", "--csv", "./out"], 2, "L0003");
+    assert!(!at.join("out").exists());
+    assert!(lacuna_in(at, &["compile", "m.onnx", "-o", "m.lac"]).status.success());
+    check_failure(at, &["run", "m.lac", "--output", "out", "--save-state", "out"], 2, "L0003");
 }

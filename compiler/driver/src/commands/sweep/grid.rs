@@ -1,5 +1,10 @@
 //! What a sweep varies: lists, ranges, and the points that they span.
 
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use lacuna_driver::diagnostics::Diagnostic;
+use lacuna_driver::{codes, exec};
 use lacuna_isa::target_file::Change;
 use lacuna_optimize::{Precision, WeightSparsity};
 use serde::{Deserialize, Serialize};
@@ -42,7 +47,12 @@ impl Point {
 }
 
 /// Every point, the last of the lists varying fastest.
-pub fn points(args: &cli::Sweep) -> Vec<Point> {
+///
+/// # Errors
+/// L0001 for a size or a figure with two lists, and for a value that stands in a list twice.
+pub fn points(args: &cli::Sweep) -> Result<Vec<Point>, Diagnostic> {
+    once("--dim", &args.dims)?;
+    once("--set", &args.changes)?;
     let mut points = Vec::new();
     for target in &args.targets {
         for dims in combinations(&args.dims) {
@@ -61,7 +71,23 @@ pub fn points(args: &cli::Sweep) -> Vec<Point> {
             }
         }
     }
-    points
+    Ok(points)
+}
+
+/// Refuses a name with two lists, whose rows would contradict one another, and a value that would be two equal rows.
+fn once<T: Ord + Display>(option: &str, lists: &[(String, Vec<T>)]) -> Result<(), Diagnostic> {
+    let mut names = BTreeSet::new();
+    for (name, values) in lists {
+        if !names.insert(name) {
+            return Err(exec::twice(option, name).hint("give one list, such as NAME=1,8"));
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(value) = values.iter().find(|value| !seen.insert(*value)) {
+            let reason = format!("{option} gives `{name}` the value {value} twice");
+            return Err(Diagnostic::new(codes::USAGE, reason).hint("give it once"));
+        }
+    }
+    Ok(())
 }
 
 /// One value of each list.

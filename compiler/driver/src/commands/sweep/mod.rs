@@ -74,17 +74,13 @@ pub fn run(args: &cli::Sweep, context: &Context) -> Result<Report, Failed> {
     let set = TestSet::find(&args.model)?;
     let model = Model::read(&set.model)?;
     let data = if set.has_data() { set.load()? } else { Vec::new() };
-    let points = grid::points(args);
+    let points = grid::points(args)?;
+    files::keep_apart(&[args.csv.as_deref(), args.svg.as_deref()])?;
     for point in &points {
         // A name that is wrong is wrong for every row: it is said once, before anything is compiled.
         lacuna_driver::exec::target(&point.target, &point.changes)?;
     }
-    if testset::decode(&model.blob).is_none() {
-        // So is a file that is no model.
-        let settings = Settings::measuring(&args.compile_options())?;
-        let mut watch = Watch { progress: &context.progress, dump: None };
-        lacuna_driver::pipeline::import(&settings.request(&model, context.threads), &mut watch)?;
-    }
+    import_once(args, &model, &data, &points, context)?;
     if let Some(folder) = &args.cache {
         files::make_folder(folder)?;
     }
@@ -103,6 +99,35 @@ pub fn run(args: &cli::Sweep, context: &Context) -> Result<Report, Failed> {
         points.par_iter().map(each).collect::<Result<_, Diagnostic>>()
     })?;
     finish(args, &points, &outcomes)
+}
+
+/// Imports the model at the first point. A file that is no model, a size that is left open and a name that the model does not have
+/// are wrong for every row.
+///
+/// # Errors
+/// Those of such mistakes; what only this point may be refused for is left to its row.
+fn import_once(
+    args: &cli::Sweep,
+    model: &Model,
+    data: &[DataSet],
+    points: &[Point],
+    context: &Context,
+) -> Result<(), Failed> {
+    let mut options = args.compile_options();
+    if let Some(first) = points.first() {
+        options.dims.clone_from(&first.dims);
+    }
+    let mut settings = Settings::measuring(&options)?;
+    if let Some(data) = data.first() {
+        settings = bind(model, &settings, data, context).0;
+    }
+    let mut watch = Watch { progress: &context.progress, dump: None };
+    let imported = lacuna_driver::pipeline::import(&settings.request(model, context.threads), &mut watch);
+    let Err(failed) = imported else { return Ok(()) };
+    let of_all = [&lacuna_onnx::codes::UNBOUND_DIM, &lacuna_onnx::codes::OPTION].map(|code| code.code);
+    let is_no_model = testset::decode(&model.blob).is_none();
+    let named = |d: &Diagnostic| is_no_model || of_all.contains(&d.code);
+    if failed.0.iter().any(named) { Err(failed) } else { Ok(()) }
 }
 
 /// What results depend on: the compiler, the model, its data files, the test data.
@@ -276,57 +301,94 @@ fn front(points: &[Point], outcomes: &[Outcome]) -> Vec<bool> {
     all.iter().map(is_best).collect()
 }
 
-/// The report: a table, the same as CSV if wanted.
-fn finish(args: &cli::Sweep, points: &[Point], outcomes: &[Outcome]) -> Result<Report, Failed> {
-    let front = front(points, outcomes);
-    let row = |((point, outcome), &best): ((&Point, &Outcome), &bool)| {
-        let mut cells =
-            [point.target.clone(), point.precision.clone(), point.prune.clone(), point.settings()];
+/// The columns of the table, and those of the file of comma-separated values.
+const COLUMNS: [[&str; 2]; 12] = [
+    ["target", "target"],
+    ["precision", "precision"],
+    ["prune", "prune"],
+    ["settings", "settings"],
+    ["cycles", "cycles"],
+    ["us", "microseconds"],
+    ["of bound", "fraction"],
+    ["weights", "weight_bytes"],
+    ["HBM", "hbm_bytes"],
+    ["uJ", "energy_pj"],
+    ["SQNR dB", "sqnr_db"],
+    ["best", "best"],
+];
+
+/// A row for people.
+fn row(point: &Point, outcome: &Outcome, best: bool) -> [String; 12] {
+    let Point { target, precision, prune, .. } = point;
+    let [target, precision, prune] = [target, precision, prune].map(String::clone);
+    let settings = point.settings();
+    match outcome {
+        Outcome::Found(f) => [
+            target,
+            precision,
+            prune,
+            settings,
+            f.cycles.to_string(),
+            format!("{:.2}", f.microseconds),
+            format!("{:.1}%", 100.0 * f.fraction),
+            report::bytes(f.weight_bytes),
+            report::bytes(f.hbm_bytes),
+            f.energy_pj.map_or_else(|| "-".to_owned(), |pj| format!("{:.3}", pj * 1e-6)),
+            match (f.exact, f.sqnr_db) {
+                (true, _) => "exact".to_owned(),
+                (false, db) => db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}")),
+            },
+            if best { "*".to_owned() } else { String::new() },
+        ],
+        Outcome::Refused(why) => {
+            let mut cells: [String; 12] = std::array::from_fn(|_| "-".to_owned());
+            cells[..3].clone_from_slice(&[target, precision, prune]);
+            cells[3] = format!("{settings} {why}").trim().to_owned();
+            cells
+        }
+    }
+}
+
+/// The table as comma-separated values: numbers in plain units, and nothing where there is none.
+fn csv(points: &[Point], outcomes: &[Outcome], front: &[bool]) -> String {
+    let quoted = |cell: &str| format!("\"{}\"", cell.replace('"', "\"\""));
+    let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+    let line = |((point, outcome), best): ((&Point, &Outcome), &bool)| {
+        let names = [&point.target, &point.precision, &point.prune, &point.settings()].map(|s| quoted(s));
         let figures = match outcome {
             Outcome::Found(f) => [
                 f.cycles.to_string(),
-                format!("{:.2}", f.microseconds),
-                format!("{:.1}%", 100.0 * f.fraction),
-                report::bytes(f.weight_bytes),
-                report::bytes(f.hbm_bytes),
-                f.energy_pj.map_or_else(|| "-".to_owned(), |pj| format!("{:.3}", pj * 1e-6)),
-                match (f.exact, f.sqnr_db) {
-                    (true, _) => "exact".to_owned(),
-                    (false, db) => db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}")),
-                },
-                if best { "*".to_owned() } else { String::new() },
+                f.microseconds.to_string(),
+                f.fraction.to_string(),
+                f.weight_bytes.to_string(),
+                f.hbm_bytes.to_string(),
+                number(f.energy_pj),
+                if f.exact { "inf".to_owned() } else { number(f.sqnr_db) },
+                u8::from(*best).to_string(),
+                String::new(),
             ],
             Outcome::Refused(why) => {
-                cells[3] = format!("{} {why}", cells[3]).trim().to_owned();
-                std::array::from_fn(|_| "-".to_owned())
+                let mut cells: [String; 9] = Default::default();
+                cells[7] = "0".to_owned();
+                cells[8] = quoted(why);
+                cells
             }
         };
-        let [target, precision, prune, settings] = cells;
-        let [cycles, time, bound, weights, hbm, energy, sqnr, best] = figures;
-        [target, precision, prune, settings, cycles, time, bound, weights, hbm, energy, sqnr, best]
+        names.into_iter().chain(figures).collect::<Vec<_>>().join(",") + "\r\n"
     };
-    let header = [
-        "target",
-        "precision",
-        "prune",
-        "settings",
-        "cycles",
-        "us",
-        "of bound",
-        "weights",
-        "HBM",
-        "uJ",
-        "SQNR dB",
-        "best",
-    ];
-    let rows: Vec<[String; 12]> = points.iter().zip(outcomes).zip(&front).map(row).collect();
-    let mut text = report::table(header, rows.iter().cloned(), &[4, 5, 6, 7, 8, 9, 10]);
+    let header = COLUMNS.map(|[_, name]| name).join(",") + ",refused\r\n";
+    header + &points.iter().zip(outcomes).zip(front).map(line).collect::<String>()
+}
+
+/// The report: a table, the same as CSV if wanted.
+fn finish(args: &cli::Sweep, points: &[Point], outcomes: &[Outcome]) -> Result<Report, Failed> {
+    let front = front(points, outcomes);
+    let rows =
+        points.iter().zip(outcomes).zip(&front).map(|((point, outcome), &best)| row(point, outcome, best));
+    let mut text = report::table(COLUMNS.map(|[name, _]| name), rows, &[4, 5, 6, 7, 8, 9, 10]);
     text += "*: no other point of its sizes is at least as good in time, weights, energy and error\n";
     if let Some(path) = &args.csv {
-        let quoted = |cell: &String| format!("\"{}\"", cell.replace('"', "\"\""));
-        let line = |cells: &[String]| cells.iter().map(quoted).collect::<Vec<_>>().join(",") + "\r\n";
-        let lines: String = rows.iter().map(|row| line(row)).collect();
-        files::write(path, (line(&header.map(str::to_owned)) + &lines).as_bytes())?;
+        files::write(path, csv(points, outcomes, &front).as_bytes())?;
         text += &format!("{}\n", path.display());
     }
     if let Some(path) = &args.svg {
@@ -347,6 +409,8 @@ fn finish(args: &cli::Sweep, points: &[Point], outcomes: &[Outcome]) -> Result<R
             json!({ "point": point, "found": found, "refused": refused, "best": best })
         })
         .collect();
-    let json = json!({ "ok": true, "points": listed, "csv": args.csv, "svg": args.svg });
-    Ok(Report { exit: Exit::Holds, ..Report::new(text, json) })
+    let any = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Found(_)));
+    let json = json!({ "ok": any, "points": listed, "csv": args.csv, "svg": args.svg });
+    let exit = if any { Exit::Holds } else { Exit::Unsupported };
+    Ok(Report { exit, ..Report::new(text, json) })
 }
