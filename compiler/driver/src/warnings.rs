@@ -1,6 +1,8 @@
 //! What deserves attention in a compiled model besides what its passes say: layers that keep their formats, precisions that do not
 //! pay, options without effect.
 
+use std::collections::HashMap;
+
 use lacuna_ir::{Module, OriginId};
 use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
@@ -29,7 +31,25 @@ pub fn of(compiled: &Compiled, request: &Request<'_>, progress: &Progress) -> Ve
         }),
     );
     all.extend(slower(compiled, request, progress));
-    all
+    counted(&all)
+}
+
+/// Each warning once, in the order of the first, with how often it comes: one node of ONNX may be many steps of the program.
+fn counted(warnings: &[String]) -> Vec<String> {
+    let mut counts: Vec<(&String, usize)> = Vec::new();
+    let mut places: HashMap<&String, usize> = HashMap::new();
+    for warning in warnings {
+        let at = *places.entry(warning).or_insert(counts.len());
+        match counts.get_mut(at) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((warning, 1)),
+        }
+    }
+    let text = |(warning, count): (&String, usize)| match count {
+        1 => warning.clone(),
+        count => format!("{warning} ({count} times)"),
+    };
+    counts.into_iter().map(text).collect()
 }
 
 /// Names of ONNX nodes.

@@ -37,6 +37,23 @@ fn a_precision_that_does_not_pay_is_named() {
     assert!(said.contains("keeps its formats") && !said.contains("slower"), "{said}");
 }
 
+/// One node of ONNX may be many products, of which each has its warning.
+#[test]
+fn equal_warnings_are_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let lstm = testdata("../cases/lstm-bidirectional-lens").to_string_lossy().into_owned();
+    let model = format!("{lstm}/model.onnx");
+    let kept = "Y keeps its formats: the summed dimension is short (11 times)";
+    for args in [["compile", &model, "-o", "m.lac"], ["verify", &lstm, "--min-agreement", "0"]] {
+        let args = [&args[..], &["--precision", "mxfp8"]].concat();
+        let (_, json) = json_in(folder.path(), &args);
+        let said: Vec<&str> = json["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert_eq!(said.iter().filter(|w| w.contains("keeps its formats")).collect::<Vec<_>>(), [&kept]);
+        let errors = lacuna_in(folder.path(), &args).stderr;
+        assert_eq!(String::from_utf8_lossy(&errors).matches("keeps its formats").count(), 1);
+    }
+}
+
 #[test]
 fn a_pattern_that_the_target_lacks_is_named() {
     let digits = testdata("digits-cnn").to_string_lossy().into_owned();
