@@ -20,7 +20,9 @@ pub fn run(args: &cli::Explain, context: &Context) -> Result<Report, Failed> {
         return Ok(super::explain_rules::run(args.markdown));
     }
     let Some(subject) = &args.subject else { return Ok(every_code(args.markdown)) };
-    if let Some((code, title, explanation)) = codes::all().into_iter().find(|(code, ..)| code == subject) {
+    if let Some((code, title, explanation)) =
+        codes::all().into_iter().find(|(code, ..)| is_code(subject, code))
+    {
         let text = format!("{code}: {title}\n\n{explanation}\n");
         return Ok(Report::new(
             text,
@@ -40,6 +42,13 @@ pub fn run(args: &cli::Explain, context: &Context) -> Result<Report, Failed> {
         return Err(Diagnostic::new(codes::NO_CODE, format!("`{subject}`")).hint(hint).into());
     }
     super::explain_model::run(path, args, context)
+}
+
+/// Whether a text means a code: its letter in either case, its zeros in front left out.
+fn is_code(text: &str, code: &str) -> bool {
+    let digits = text.strip_prefix(['L', 'l']);
+    let number = digits.filter(|d| d.bytes().all(|b| b.is_ascii_digit())).and_then(|d| d.parse::<u16>().ok());
+    number.is_some() && number == code.get(1..).and_then(|digits| digits.parse().ok())
 }
 
 fn every_code(markdown: bool) -> Report {

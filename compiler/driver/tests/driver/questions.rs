@@ -124,6 +124,9 @@ fn mistakes_have_the_right_names() {
     let at = folder.path();
     check_failure(at, &["explain", "nope.onnx"], 2, "L0002");
     check_failure(at, &["explain", "nope"], 2, "L0018");
+    for code in ["l0201", "L201", "l201"] {
+        assert_eq!(json_in(at, &["explain", code]).1["code"], "L0201", "{code}");
+    }
     // Sizes that do not meet are named without the letters of a map.
     let [x, y] = [("x", 32), ("y", 10)].map(|(name, n)| port(name, F32, &[Dim::N(4), Dim::N(n)]));
     let mut product = model(vec![x], vec![node("MatMul", &["x", "w"], "y")], vec![y]);
