@@ -136,7 +136,12 @@ fn operators() -> Vec<(&'static str, Box<Build>)> {
         (
             "positions and totals",
             Box::new(move |b: &mut FunctionBuilder<'_>, x: Value, n: &mut Numbers| {
-                let axis = n.below(shape_of(b, x).len() as u64) as u8;
+                let shape = shape_of(b, x);
+                let axis = n.below(shape.len() as u64) as u8;
+                if n.below(3) == 0 {
+                    let k = 1 + n.below(shape.last().copied().unwrap_or(1).min(1000));
+                    return emit(b, Op::Sort { k, descending: k % 2 == 0 }, &[x]);
+                }
                 if n.below(2) == 0 {
                     return emit(b, Op::ArgReduce { max: true, axis, last: false }, &[x]);
                 }

@@ -394,6 +394,13 @@ fn reductions() {
                     let op = Op::ArgReduce { max, axis, last };
                     compiled += usize::from(check(&op, &shape, &[values], Tolerance::Exact, &mut wrong));
                 }
+                for k in [1, n as u64 / 2 + 1, n as u64] {
+                    if axis == 1 && ty.bits() <= 32 {
+                        let op = Op::Sort { k: k.min(n as u64), descending: k % 2 == 1 };
+                        let values = rows(ty, n_rows, n, n > 5);
+                        compiled += usize::from(check(&op, &shape, &[values], Tolerance::Exact, &mut wrong));
+                    }
+                }
                 for op in [ReduceOp::Sum, ReduceOp::Prod] {
                     for (exclusive, reverse) in [(false, false), (true, false), (false, true), (true, true)] {
                         let tolerance =

@@ -1,7 +1,7 @@
 //! Rows longer than local memory whose kernels walk them in order: each is taken in parts that fit.
 
 use lacuna_ir::infer::TypeError;
-use lacuna_ir::op::{BinaryOp, ReduceOp};
+use lacuna_ir::op::{BinaryOp, CompareOp, ReduceOp};
 use lacuna_ir::{Constant, ConstantData, FunctionBuilder, Op, Shape, TensorType, Value};
 use lacuna_isa::format::ScalarType;
 
@@ -77,10 +77,8 @@ pub fn arg_reduce(
 
 /// The first of rows of any length, in order: those of each part, and then the first of these.
 ///
-/// Parts keep the order of equal elements, and so do their results one after the other.
-///
-/// # Errors
-/// Where so many are wanted that parts leave no fewer.
+/// Parts keep the order of equal elements, and so do their results one after the other. Where so many are wanted that parts leave no
+/// fewer, elements are ranked.
 pub fn sort(
     b: &mut FunctionBuilder<'_>,
     (k, descending): (u64, bool),
@@ -93,7 +91,7 @@ pub fn sort(
     let n = length.div_ceil(most.max(1));
     let kept = |size: u64| k.min(size);
     if n * kept(most) >= length {
-        return Err(TypeError(format!("the first {k} of {length} elements: {most} fit local memory")));
+        return ranked(b, (k, descending), x);
     }
     let (mut positions, mut values) = (Vec::new(), Vec::new());
     for start in (0..length).step_by(most.max(1) as usize) {
@@ -108,6 +106,53 @@ pub fn sort(
     let positions = b.emit(Op::Concat { axis: batch }, &positions)?;
     let at = b.emit(Op::Sort { k, descending }, &[values])?;
     b.emit(Op::Gather { axis: batch, batch }, &[positions, at])
+}
+
+/// The first of rows in order, where an element's place is the number of elements that stand before it.
+fn ranked(b: &mut FunctionBuilder<'_>, (k, descending): (u64, bool), x: Value) -> Result<Value, TypeError> {
+    let shape = b.ty(x).shape.clone();
+    let inner = shape.rank();
+    let batch: Vec<u8> = (0..inner as u8 - 1).collect();
+    let (own, other, last) = (inner as u8 - 1, inner as u8, shape[inner - 1]);
+    let spread = |b: &mut FunctionBuilder<'_>, x: Value, size: u64, at: u8| {
+        let mut pairs = shape.clone();
+        pairs.0[inner - 1] = size;
+        pairs.0.push(last);
+        let dims = batch.iter().copied().chain([at]).collect();
+        b.emit(Op::Broadcast { dims, shape: pairs }, &[x])
+    };
+    let compare = |b: &mut FunctionBuilder<'_>, op, x, y| b.emit(Op::Compare { op }, &[x, y]);
+    let (mine, others) = (spread(b, x, last, own)?, spread(b, x, last, other)?);
+    let pairs = b.ty(mine).shape.clone();
+    let iota = |b: &mut FunctionBuilder<'_>, shape: &Shape, axis| {
+        b.emit(Op::Iota { elem: ScalarType::I64, shape: shape.clone(), axis }, &[])
+    };
+    let (i, j) = (iota(b, &pairs, own)?, iota(b, &pairs, other)?);
+    let [first, second] = if descending { [mine, others] } else { [others, mine] };
+    let ahead = compare(b, CompareOp::Lt, first, second)?;
+    // Of equal ones the first; NaN is equal to none but NaN, and the greatest.
+    let is_number = |b: &mut FunctionBuilder<'_>, x| compare(b, CompareOp::Eq, x, x);
+    let numbers = [is_number(b, first)?, is_number(b, second)?];
+    let none = splat(b, ScalarType::Bool, pairs.clone(), 0.0)?;
+    let not = |b: &mut FunctionBuilder<'_>, x| compare(b, CompareOp::Eq, x, none);
+    let nan = [not(b, numbers[0])?, not(b, numbers[1])?];
+    let above = b.binary(BinaryOp::And, numbers[0], nan[1])?;
+    let ahead = b.binary(BinaryOp::Or, ahead, above)?;
+    let equal = compare(b, CompareOp::Eq, first, second)?;
+    let both = b.binary(BinaryOp::And, nan[0], nan[1])?;
+    let equal = b.binary(BinaryOp::Or, equal, both)?;
+    let earlier = compare(b, CompareOp::Lt, j, i)?;
+    let tie = b.binary(BinaryOp::And, equal, earlier)?;
+    let ahead = b.binary(BinaryOp::Or, ahead, tie)?;
+    let ahead = b.emit(Op::Cast { to: ScalarType::I64, saturate: true }, &[ahead])?;
+    let rank = b.emit(Op::Reduce { op: ReduceOp::Sum, axes: vec![other] }, &[ahead])?;
+    let rank = spread(b, rank, k, other)?;
+    let wanted = b.ty(rank).shape.clone();
+    let place = iota(b, &wanted, own)?;
+    let here = compare(b, CompareOp::Eq, rank, place)?;
+    let (number, zero) = (iota(b, &wanted, other)?, splat(b, ScalarType::I64, wanted.clone(), 0.0)?);
+    let number = b.emit(Op::Select {}, &[here, number, zero])?;
+    b.emit(Op::Reduce { op: ReduceOp::Max, axes: vec![other] }, &[number])
 }
 
 /// The running reduction of rows of any length: each part begins with the last total of the one before, so that every total is

@@ -88,6 +88,7 @@ pub fn every_operator() -> Module {
     b.emit(attention.op(), &[heads, heads, heads]).unwrap();
     let run = Op::Cumulate { op: ReduceOp::Sum, axis: 1, exclusive: true, reverse: false };
     let run = b.emit(run, &[rms]).unwrap();
+    b.emit(Op::Sort { k: 2, descending: true }, &[run]).unwrap();
     let best = b.emit(Op::ArgReduce { max: true, axis: 2, last: false }, &[run]).unwrap();
     let taken = b.emit(Op::Gather { axis: 1, batch: 0 }, &[x, i]).unwrap();
     let small = b.emit(Op::Cast { to: E4M3, saturate: false }, &[taken]).unwrap();

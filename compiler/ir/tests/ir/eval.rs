@@ -287,6 +287,17 @@ fn reductions() {
     }
     check(arg(true, false), &[&vector(F32, &[1.0, NAN, 3.0])], &t(I64, &[], &[1.0]));
 
+    let sort = |k, descending| Op::Sort { k, descending };
+    let y = vector(F32, &[-0.0, NAN, 0.0, -INF, 2.0, NAN, INF]);
+    check(sort(7, false), &[&y], &vector(I64, &[3.0, 0.0, 2.0, 4.0, 6.0, 1.0, 5.0]));
+    check(sort(5, true), &[&y], &vector(I64, &[1.0, 5.0, 6.0, 4.0, 0.0]));
+    check(
+        sort(2, true),
+        &[&t(U8, &[2, 3], &[1.0, 255.0, 255.0, 3.0, 2.0, 1.0])],
+        &t(I64, &[2, 2], &[1.0, 2.0, 0.0, 1.0]),
+    );
+    check(sort(0, true), &[&vector(I8, &[1.0])], &vector(I64, &[]));
+
     let z = vector(I32, &[1.0, 2.0, 3.0]);
     let cumulate = |op, exclusive, reverse| Op::Cumulate { op, axis: 0, exclusive, reverse };
     check(cumulate(Sum, false, false), &[&z], &vector(I32, &[1.0, 3.0, 6.0]));

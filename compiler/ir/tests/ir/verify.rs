@@ -233,6 +233,7 @@ fn verified_nodes_evaluate() {
             7 => format!("mx_quantize v0 {{format: mxfp4, axis: {}, mode: even}}", r.next(0, 4)),
             8 => format!("arg_reduce v0 {{max: false, axis: {}, last: true}}", r.next(0, 4)),
             9 => format!("cumulate v0 {{op: mean, axis: {}, exclusive: true, reverse: true}}", r.next(0, 4)),
+            11 => format!("sort v0 {{k: {}, descending: false}}", r.next(0, 4)),
             10 => format!("reduce v0 {{op: mean, axes: {}}}", r.list(2, 0, 4)),
             _ => format!(
                 "contract v0, v0 {{map: \"{}\", elem: bf16}}",

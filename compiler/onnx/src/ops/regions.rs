@@ -59,12 +59,12 @@ pub(super) fn roi_align(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         channels,
         input: [h, w],
     };
+    let ratio = n.int("sampling_ratio", 0)?;
     if count == 0 {
         let out = vec![0, channels, align.pooled[0], align.pooled[1]];
         return Ok(vec![c.splat(align.elem, &out.into(), 0.0)?]);
     }
     let rows = rows_of(c, x)?;
-    let ratio = n.int("sampling_ratio", 0)?;
     if ratio > 0 {
         return Ok(vec![align.regions(c, rows, rois, batch, [ratio as u64; 2])?]);
     }
