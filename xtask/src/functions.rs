@@ -17,7 +17,6 @@ const MAX_PARAMETERS: usize = 7;
 /// Functions that are still too long, with their lines. Nothing may be added to them, nor to this list; one that is short
 /// enough leaves it.
 const LONG: &[(&str, &str, usize)] = &[
-    ("compiler/codegen/src/expr.rs", "emit", 137),
     ("compiler/codegen/src/kernels/attention.rs", "attention", 111),
     ("compiler/codegen/src/kernels/attention.rs", "softmax", 87),
     ("compiler/codegen/src/kernels/attention_plan.rs", "of", 91),

@@ -221,6 +221,80 @@ fn narrow(code: &mut Code, elem: ScalarType, saturate: bool, a: Reg) -> Result<R
     Ok(dst)
 }
 
+/// The function of the SE for an operator on elements of type `ty`.
+fn simd_unary(op: UnaryOp, ty: ScalarType) -> SeUnary {
+    match op {
+        UnaryOp::Neg => SeUnary::Neg,
+        UnaryOp::Abs => SeUnary::Abs,
+        UnaryOp::Sign => SeUnary::Sign,
+        UnaryOp::Ceil => SeUnary::Ceil,
+        UnaryOp::Floor => SeUnary::Floor,
+        UnaryOp::Round => SeUnary::Round,
+        UnaryOp::Not if ty == ScalarType::Bool => SeUnary::Not,
+        UnaryOp::Not => SeUnary::Inv,
+        UnaryOp::Exp => SeUnary::Exp,
+        UnaryOp::Log => SeUnary::Log,
+        UnaryOp::Sqrt => SeUnary::Sqrt,
+        UnaryOp::Recip => SeUnary::Recip,
+        UnaryOp::Sin => SeUnary::Sin,
+        UnaryOp::Cos => SeUnary::Cos,
+        UnaryOp::Tan => SeUnary::Tan,
+        UnaryOp::Asin => SeUnary::Asin,
+        UnaryOp::Acos => SeUnary::Acos,
+        UnaryOp::Atan => SeUnary::Atan,
+        UnaryOp::Sinh => SeUnary::Sinh,
+        UnaryOp::Cosh => SeUnary::Cosh,
+        UnaryOp::Tanh => SeUnary::Tanh,
+        UnaryOp::Asinh => SeUnary::Asinh,
+        UnaryOp::Acosh => SeUnary::Acosh,
+        UnaryOp::Atanh => SeUnary::Atanh,
+        UnaryOp::Erf => SeUnary::Erf,
+        UnaryOp::Sigmoid => SeUnary::Sigmoid,
+        UnaryOp::Expm1 => SeUnary::Expm1,
+        UnaryOp::Log1p => SeUnary::Log1p,
+        UnaryOp::NormCdf => SeUnary::NormCdf,
+        UnaryOp::IsNan => SeUnary::IsNan,
+        UnaryOp::IsInf => SeUnary::IsInf,
+    }
+}
+
+fn simd_binary(op: BinaryOp) -> SeBinary {
+    match op {
+        BinaryOp::Add => SeBinary::Add,
+        BinaryOp::Sub => SeBinary::Sub,
+        BinaryOp::Mul => SeBinary::Mul,
+        BinaryOp::Div => SeBinary::Div,
+        BinaryOp::Mod => SeBinary::Mod,
+        BinaryOp::Rem => SeBinary::Rem,
+        BinaryOp::Pow => SeBinary::Pow,
+        BinaryOp::Min => SeBinary::Min,
+        BinaryOp::Max => SeBinary::Max,
+        BinaryOp::And => SeBinary::And,
+        BinaryOp::Or => SeBinary::Or,
+        BinaryOp::Xor => SeBinary::Xor,
+        BinaryOp::Shl => SeBinary::Shl,
+        BinaryOp::Shr => SeBinary::Shr,
+    }
+}
+
+/// A float in a wide lane as one of a narrower type: one rounding, while the lane is still wide.
+fn cast_down(
+    code: &mut Code,
+    (from, to): (Lane, ScalarType),
+    a: Reg,
+    saturate: bool,
+) -> Result<Reg, Refusal> {
+    let eight_bits = to.bits() <= 8;
+    let dst = code.unary(SeUnary::Mov, from, a)?;
+    if eight_bits && !saturate {
+        overflow_to_nan(code, to, from, dst)?;
+    }
+    let saturate = eight_bits && saturate;
+    code.ops.push(SeOp::RoundTo { format: to as u8, saturate, lane: from, dst, a: dst });
+    code.ops.push(SeOp::Convert { from, to: lane(to), dst, a: dst });
+    Ok(dst)
+}
+
 fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) -> Result<Reg, Refusal> {
     let (a, ty) = args[0];
     let from = lane(ty);
@@ -236,39 +310,7 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
         // Minus true is not 0, and so true.
         Op::Unary { op: UnaryOp::Neg } if ty == ScalarType::Bool => code.unary(SeUnary::Mov, from, a),
         Op::Unary { op: f } => {
-            let f = match f {
-                UnaryOp::Neg => SeUnary::Neg,
-                UnaryOp::Abs => SeUnary::Abs,
-                UnaryOp::Sign => SeUnary::Sign,
-                UnaryOp::Ceil => SeUnary::Ceil,
-                UnaryOp::Floor => SeUnary::Floor,
-                UnaryOp::Round => SeUnary::Round,
-                UnaryOp::Not if ty == ScalarType::Bool => SeUnary::Not,
-                UnaryOp::Not => SeUnary::Inv,
-                UnaryOp::Exp => SeUnary::Exp,
-                UnaryOp::Log => SeUnary::Log,
-                UnaryOp::Sqrt => SeUnary::Sqrt,
-                UnaryOp::Recip => SeUnary::Recip,
-                UnaryOp::Sin => SeUnary::Sin,
-                UnaryOp::Cos => SeUnary::Cos,
-                UnaryOp::Tan => SeUnary::Tan,
-                UnaryOp::Asin => SeUnary::Asin,
-                UnaryOp::Acos => SeUnary::Acos,
-                UnaryOp::Atan => SeUnary::Atan,
-                UnaryOp::Sinh => SeUnary::Sinh,
-                UnaryOp::Cosh => SeUnary::Cosh,
-                UnaryOp::Tanh => SeUnary::Tanh,
-                UnaryOp::Asinh => SeUnary::Asinh,
-                UnaryOp::Acosh => SeUnary::Acosh,
-                UnaryOp::Atanh => SeUnary::Atanh,
-                UnaryOp::Erf => SeUnary::Erf,
-                UnaryOp::Sigmoid => SeUnary::Sigmoid,
-                UnaryOp::Expm1 => SeUnary::Expm1,
-                UnaryOp::Log1p => SeUnary::Log1p,
-                UnaryOp::NormCdf => SeUnary::NormCdf,
-                UnaryOp::IsNan => SeUnary::IsNan,
-                UnaryOp::IsInf => SeUnary::IsInf,
-            };
+            let f = simd_unary(*f, ty);
             if !ty.is_float() && f.is_float_only() {
                 return ints::real_function(code, f, ty, a);
             }
@@ -281,25 +323,7 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
         }
         Op::Binary { op: f } if ty == ScalarType::Bool => ints::binary_bool(code, *f, a, args[1].0),
         Op::Binary { op: f } if ty.is_int() => ints::binary(code, *f, ty, a, args[1].0),
-        Op::Binary { op: f } => {
-            let f = match f {
-                BinaryOp::Add => SeBinary::Add,
-                BinaryOp::Sub => SeBinary::Sub,
-                BinaryOp::Mul => SeBinary::Mul,
-                BinaryOp::Div => SeBinary::Div,
-                BinaryOp::Mod => SeBinary::Mod,
-                BinaryOp::Rem => SeBinary::Rem,
-                BinaryOp::Pow => SeBinary::Pow,
-                BinaryOp::Min => SeBinary::Min,
-                BinaryOp::Max => SeBinary::Max,
-                BinaryOp::And => SeBinary::And,
-                BinaryOp::Or => SeBinary::Or,
-                BinaryOp::Xor => SeBinary::Xor,
-                BinaryOp::Shl => SeBinary::Shl,
-                BinaryOp::Shr => SeBinary::Shr,
-            };
-            code.binary(f, from, a, args[1].0)
-        }
+        Op::Binary { op: f } => code.binary(simd_binary(*f), from, a, args[1].0),
         Op::Compare { op: f } => ints::compare(code, *f, ty, a, args[1].0),
         Op::Select {} => {
             let dst = code.reg()?;
@@ -319,16 +343,7 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
                 (false, true) => ints::to_float(code, ty, to_lane, a),
                 (true, true) if from == to_lane => code.unary(SeUnary::Mov, from, a),
                 (true, true) if !matches!(to, ScalarType::F32 | ScalarType::F64) => {
-                    // One rounding, not two: to the narrower type while the lane is still wide.
-                    let eight_bits = to.bits() <= 8;
-                    let dst = code.unary(SeUnary::Mov, from, a)?;
-                    if eight_bits && !saturate {
-                        overflow_to_nan(code, *to, from, dst)?;
-                    }
-                    let saturate = eight_bits && *saturate;
-                    code.ops.push(SeOp::RoundTo { format: *to as u8, saturate, lane: from, dst, a: dst });
-                    code.ops.push(SeOp::Convert { from, to: to_lane, dst, a: dst });
-                    Ok(dst)
+                    cast_down(code, (from, *to), a, *saturate)
                 }
                 (true, true) => convert(code, from, to_lane, a),
             }

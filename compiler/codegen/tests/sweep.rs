@@ -140,7 +140,7 @@ fn operators() -> Vec<(&'static str, Box<Build>)> {
                 let axis = n.below(shape.len() as u64) as u8;
                 if n.below(3) == 0 {
                     let k = 1 + n.below(shape.last().copied().unwrap_or(1).min(1000));
-                    return emit(b, Op::Sort { k, descending: k % 2 == 0 }, &[x]);
+                    return emit(b, Op::Sort { k, descending: k.is_multiple_of(2) }, &[x]);
                 }
                 if n.below(2) == 0 {
                     return emit(b, Op::ArgReduce { max: true, axis, last: false }, &[x]);

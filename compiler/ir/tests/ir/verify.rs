@@ -191,7 +191,7 @@ impl Numbers {
 #[test]
 fn verified_nodes_evaluate() {
     let mut r = Numbers(1);
-    let mut evaluated = [0; 12];
+    let mut evaluated = [0; 13];
     for attempt in 0..30_000 {
         let dims: Vec<u64> = (0..3).map(|_| r.next(0, 5) as u64).collect();
         let op = attempt % evaluated.len();
@@ -233,7 +233,7 @@ fn verified_nodes_evaluate() {
             7 => format!("mx_quantize v0 {{format: mxfp4, axis: {}, mode: even}}", r.next(0, 4)),
             8 => format!("arg_reduce v0 {{max: false, axis: {}, last: true}}", r.next(0, 4)),
             9 => format!("cumulate v0 {{op: mean, axis: {}, exclusive: true, reverse: true}}", r.next(0, 4)),
-            11 => format!("sort v0 {{k: {}, descending: false}}", r.next(0, 4)),
+            11 => format!("sort v0 {{k: {}, descending: {}}}", r.next(0, 4), r.next(0, 2) == 0),
             10 => format!("reduce v0 {{op: mean, axes: {}}}", r.list(2, 0, 4)),
             _ => format!(
                 "contract v0, v0 {{map: \"{}\", elem: bf16}}",

@@ -15,7 +15,7 @@ use lacuna_ir::TensorType;
 use lacuna_ir::eval::{Mode, Tensor, eval};
 use lacuna_isa::object::EntryPoint;
 use lacuna_optimize::Precision;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{bind, inputs_of, numbers, random_inputs};
 use crate::cli;
@@ -47,6 +47,17 @@ impl Layer {
     /// What is wrong against the user's reference, which is held to for what it is: a fault of the importer shows there alone.
     fn reference_violation(&self) -> Option<String> {
         self.accumulated.violation(self.criterion).filter(|_| self.given)
+    }
+
+    fn json(&self) -> Value {
+        let finite = |x: f64| x.is_finite().then_some(x);
+        let Layer { name, node, op, ty, accumulated, local, given, .. } = self;
+        json!({
+            "name": name, "node": node, "op": op, "type": ty, "given": given,
+            "max_abs_err": accumulated.max_abs_err(), "sqnr_db": finite(accumulated.sqnr_db()),
+            "local_max_abs_err": local.max_abs_err(), "local_sqnr_db": finite(local.sqnr_db()),
+            "violation": self.violation(), "reference_violation": self.reference_violation(),
+        })
     }
 
     fn breaks(&self) -> Option<String> {
@@ -105,10 +116,8 @@ pub(super) fn run(args: &cli::Verify, settings: &Settings, context: &Context) ->
         }
     }
     let criterion = held_to(args, &settings);
-    let quanta = match (args.atol, criterion) {
-        (None, Criterion::CloseByType(_)) => quantum::quanta(&model.blob),
-        _ => BTreeMap::new(),
-    };
+    let judged = args.atol.is_none() && criterion != Criterion::Report;
+    let quanta = if judged { quantum::quanta(&model.blob) } else { BTreeMap::new() };
     let mut layers = Vec::new();
     for (at, port) in entry.outputs.iter().enumerate() {
         let value = func.results[at];
@@ -204,8 +213,8 @@ fn report(
     layers: Vec<Layer>,
     warnings: Vec<String>,
 ) -> Result<Report, Failed> {
-    let first = layers.iter().position(|layer| layer.breaks().is_some());
-    let n_broken = layers.iter().filter(|layer| layer.breaks().is_some()).count();
+    let broken: Vec<usize> = (0..layers.len()).filter(|&at| layers[at].breaks().is_some()).collect();
+    let first = broken.first().copied();
     let mut order: Vec<usize> = (0..layers.len()).collect();
     if let Some(n) = args.top {
         // A stable sort: of equal ones, the first in order of execution.
@@ -243,10 +252,10 @@ fn report(
     );
     match first {
         Some(at) => {
-            let Layer { name, node, op, .. } = &layers[at];
+            let (Layer { name, node, op, .. }, n) = (&layers[at], broken.len());
             let what = layers[at].breaks().unwrap_or_default();
-            let from = if layers[at].violation().is_some() { "" } else { " from your reference" };
-            text += &format!("DIFFERS{from}: {n_broken} tensors, first {name} of {node} ({op}): {what}\n");
+            let from = layers[at].violation().map_or(" from your reference", |_| "");
+            text += &format!("DIFFERS{from}: {n} tensors, first {name} of {node} ({op}): {what}\n");
         }
         None if held_to(args, settings) == Criterion::Report => text += "no bound at this precision\n",
         None => text += "holds\n",
@@ -255,19 +264,7 @@ fn report(
         files::write(path, csv(&layers).as_bytes())?;
         text += &format!("{}\n", path.display());
     }
-    let finite = |x: f64| x.is_finite().then_some(x);
-    let listed: Vec<_> = order
-        .iter()
-        .map(|&at| {
-            let Layer { name, node, op, ty, accumulated, local, given, .. } = &layers[at];
-            json!({
-                "name": name, "node": node, "op": op, "type": ty, "given": given,
-                "max_abs_err": accumulated.max_abs_err(), "sqnr_db": finite(accumulated.sqnr_db()),
-                "local_max_abs_err": local.max_abs_err(), "local_sqnr_db": finite(local.sqnr_db()),
-                "violation": layers[at].violation(), "reference_violation": layers[at].reference_violation(),
-            })
-        })
-        .collect();
+    let listed: Vec<_> = order.iter().map(|&at| layers[at].json()).collect();
     let json = json!({
         "ok": first.is_none(),
         "target": settings.target.name,
