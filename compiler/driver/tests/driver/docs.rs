@@ -60,8 +60,13 @@ fn alike(line: &str, shown: &str) -> Option<String> {
         return Some(line.trim_end().to_owned());
     }
     let all: Vec<&str> = line.split_whitespace().collect();
-    let part = all.windows(shown.split_whitespace().count().max(1)).map(|part| part.join(" "));
-    part.into_iter().find(|part| shape(part) == shape(shown))
+    let parts = all.windows(shown.split_whitespace().count().max(1)).map(|part| part.join(" "));
+    // A shown line may end within a sentence.
+    let whole = |part: String| match shown.ends_with([';', ',']) {
+        true => part,
+        false => part.trim_end_matches([';', ',']).to_owned(),
+    };
+    parts.map(whole).find(|part| shape(part) == shape(shown))
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -124,8 +129,12 @@ fn check(page: &Path, python: Option<&Path>) -> String {
                     }
                     faults.push(format!("{}:{}: {shown}", page.display(), line + i + 1));
                     rest = ahead;
-                    if let Some(now) = rest.find_map(|line| alike(line, shown)) {
-                        renewed[line + i] = now;
+                    match rest.find_map(|line| alike(line, shown)) {
+                        Some(now) => renewed[line + i] = now,
+                        None if std::env::var_os("LACUNA_RENEW").is_some() => {
+                            panic!("not like anything that is printed: {}", faults.join("\n"))
+                        }
+                        None => {}
                     }
                 }
                 if !faults.is_empty() && std::env::var_os("LACUNA_RENEW").is_none() {
