@@ -192,7 +192,7 @@ impl Numbers {
 fn verified_nodes_evaluate() {
     let mut r = Numbers(1);
     let mut evaluated = [0; 13];
-    for attempt in 0..30_000 {
+    for attempt in 0..45_000 {
         let dims: Vec<u64> = (0..3).map(|_| r.next(0, 5) as u64).collect();
         let op = attempt % evaluated.len();
         let node = match op {
