@@ -64,6 +64,15 @@ impl Sinks {
     pub fn element_bytes(&self) -> u64 {
         4 + 2 * self.grouped.len() as u64
     }
+
+    /// Bytes of each element that cross memory, where the result itself is in the format `plain` and every copy is kept.
+    pub fn stored_bytes(&self, plain: Format) -> f64 {
+        let each = |format: Format, elements: u64| {
+            KernelBuilder::slot_bytes(format, None, elements) as f64 / elements as f64
+        };
+        let copies = self.grouped.iter().map(|g| each(Format::Grouped(g.format), g.format.size.into()));
+        copies.sum::<f64>() + if self.keeps_plain { each(plain, 1) } else { 0.0 }
+    }
 }
 
 /// Quantisations of each value, and whether it has another user.

@@ -41,7 +41,11 @@ impl Lowering<'_> {
         // The form that takes the least time; of nearly equal ones the sparsest, which moves fewer bytes.
         let mut found: Vec<(f64, Problem, Plan)> = Vec::new();
         let mut refusal: Option<Refusal> = None;
-        let result = Stored { storage: out.storage, element_bytes: sinks.element_bytes() };
+        let result = Stored {
+            storage: out.storage,
+            element_bytes: sinks.element_bytes(),
+            stored_bytes: sinks.stored_bytes(self.storages[out.storage].format),
+        };
         for form in self.forms(hero) {
             let problem = match &data.op {
                 Op::Contract { map, .. } => self.contract_problem(hero, map, expr, out, form),

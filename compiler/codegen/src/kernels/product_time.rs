@@ -150,7 +150,8 @@ impl Time {
         };
         let result_bytes = area * result.element_bytes;
         let (rate, store_latency) = port(target, space_of(&lowering.storages[result.storage].kind));
-        let shared = (result_bytes * nest.n_pes()) as f64 / rate;
+        let stored = area as f64 * result.stored_bytes;
+        let shared = stored * nest.n_pes() as f64 / rate;
         let index = index_tile(problem)
             .map_or(0.0, |tile| port(target, space_of(&lowering.storages[tile.storage].kind)).1 as f64);
         let latency = fetches_of.iter().fold(0.0f64, |most, f| most.max(f.latency)) + index;
@@ -167,7 +168,7 @@ impl Time {
             dpe: cost(&work, target).cycles as f64 * zeros.steps,
             issue: (ROUND_INSTRUCTIONS * target.issue_cycles) as f64,
             epilogue: epilogue as f64,
-            store: shared.max(result_bytes as f64 / target.local_bytes_per_cycle),
+            store: shared.max(stored / target.local_bytes_per_cycle),
             store_latency: store_latency as f64,
             result_bytes: result_bytes.div_ceil(plan.pieces),
             pieces: plan.pieces,
@@ -241,7 +242,9 @@ impl Time {
         let tile = others.fold(tile, f64::max);
         let n_tiles = self.rounds / self.rounds_of_tile;
         let hidden = self.rounds * (loads + self.issue);
-        let last = if self.one_bank { 0.0 } else { leaving };
+        // Nothing hides how the last tile leaves: its pieces are finished and stored one behind the other.
+        let behind = self.epilogue.min(self.store) / self.pieces as f64;
+        let last = if self.one_bank { behind } else { leaving.max(self.epilogue.max(self.store) + behind) };
         self.ends + n_tiles * tile + last + HIDDEN * hidden
     }
 }
@@ -259,6 +262,8 @@ pub struct Stored {
     pub storage: StorageId,
     /// Bytes of local memory for each element, in all formats.
     pub element_bytes: u64,
+    /// Bytes of each element that cross memory.
+    pub stored_bytes: f64,
 }
 
 /// Bytes per cycle and latency of a memory.
