@@ -351,14 +351,14 @@ macro_rules! for_each_inst {
             /// Dimension `dim` does not carry a pattern. For bounds and races the whole box counts as read.
             Ldmask = 0x14, "ldmask", FiLoad { dst: Fresh = 32, src: GlobalSource = 56, mask: Source = 80, dim: DimIdx = 16 }
             /// Stores like `st`, but the coordinate of dimension `dim` of `dst` at index i is the i-th element of the i32 or i64
-            /// vector `idx`, found like the indices of `gather`. Out of bounds is dropped. Elements combine with what the `inout`
-            /// tensor holds, in ascending order of the index in `dim`, then in row-major order of the others. `replace` admits every
+            /// vector `idx`, found like the indices of `gather`. Out of bounds is dropped, or traps with `strict`. Elements combine
+            /// with what the `inout` tensor holds, in ascending order of the index in `dim`, then in row-major order of the others. `replace` admits every
             /// format, where `dim` carries no groups or patterns; the others combine scalars: floats as f32 (f64 as f64) with one
             /// rounding to the format, -0 below +0 and NaN wherever an operand is; integers exactly, modulo 2^width; bools by or
             /// (`add`, `max`) and by and (`mul`, `min`). The region is the box of `dst` with dimension `dim` taken whole, from 0 to
             /// its bound: it must lie in the tensor and hold something, and all of it counts as read and written, whatever the indices
             /// are; so no other PE may touch it in this launch.
-            Scatter = 0x15, "scatter", FiStore { src: Source = 32, dst: GlobalDest = 56, idx: Source = 80, dim: DimIdx = 16, combine: Combine = 10 }
+            Scatter = 0x15, "scatter", FiStore { src: Source = 32, dst: GlobalDest = 56, idx: Source = 80, dim: DimIdx = 16, strict: Flag = 13, combine: Combine = 10 }
             /// All-gather between the PEs of the `cast` group: every member's `src` box, one after the other along dimension
             /// `dim` of `dst` in ascending order of the members (row-major by logical coordinates). With n members, `dst`'s box
             /// has n times the size of `src`'s in `dim`, and its size elsewhere. Formats are the same, not grouped. What the

@@ -252,8 +252,8 @@ impl<'m> Pe<'m> {
             InstKind::Ldmask { dst, src, mask, dim } => {
                 self.load(&Load { dst, src, fill: Fill::Zero, pick: Pick::Flags(dim, mask), code: None })?;
             }
-            InstKind::Scatter { src, dst, idx, dim, combine } => {
-                self.scatter(src, dst, (dim, idx), combine)?
+            InstKind::Scatter { src, dst, idx, dim, strict, combine } => {
+                self.scatter(src, dst, (dim, idx, strict), combine)?
             }
             InstKind::Move { dst, src, fill } => self.rearrange(dst, src, fill, None)?,
             InstKind::Perm { dst, src, idx, dim, fill } => {

@@ -275,7 +275,7 @@ fn check_inst(kernel: &Kernel, inst: &InstKind) -> Result<(), Illegal> {
         InstKind::Ldmask { dst, src, mask, dim } => {
             movement::ldmask(view(dst), global(*src), view(mask), *dim)
         }
-        InstKind::Scatter { src, dst, idx, dim, combine } => {
+        InstKind::Scatter { src, dst, idx, dim, combine, .. } => {
             movement::scatter(kernel, view(src), global(*dst), (view(idx), *dim), *combine)
         }
         InstKind::Move { dst, src, .. } => movement::moving(view(src), view(dst)),

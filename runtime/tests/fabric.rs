@@ -253,7 +253,7 @@ fn masked_loads_bring_active_indices() {
 }
 
 /// Copies a tensor of 5 x 8 into an `inout` one, then scatters 7 x 8 elements into its rows.
-fn scatter(ty: ScalarType, combine: Combine, grid: [u16; 4]) -> Object {
+fn scatter(ty: ScalarType, (combine, strict): (Combine, bool), grid: [u16; 4]) -> Object {
     let format = Format::Scalar(ty);
     let mut b = Builder::new(grid);
     let x = b.input(ty, &[5, 8]);
@@ -274,7 +274,7 @@ fn scatter(ty: ScalarType, combine: Combine, grid: [u16; 4]) -> Object {
     b.emit(ld(push(bx, lx), gx));
     b.emit(InstKind::St { src: pop(bx, lx), dst: gy });
     b.emit(ld(push(bi, li), gi)).emit(ld(push(bx, lu), gu));
-    b.emit(InstKind::Scatter { src: pop(bx, lu), dst: rows, idx: pop(bi, li), dim: 3, combine });
+    b.emit(InstKind::Scatter { src: pop(bx, lu), dst: rows, idx: pop(bi, li), dim: 3, strict, combine });
     b.build()
 }
 
@@ -324,9 +324,19 @@ fn scatters_combine_in_order() {
                 pack::set(&mut want, ty, at, ty.encode(value));
             }
         }
-        let out = run(&scatter(ty, f, [1; 4]), &[&x, &u, &ints(&rows)])
+        let out = run(&scatter(ty, (f, false), [1; 4]), &[&x, &u, &ints(&rows)])
             .unwrap_or_else(|t| panic!("{ty} {f:?}: {t}"));
         assert_eq!(out[0], want, "{ty} {f:?}");
+    }
+}
+
+#[test]
+fn strict_scatters_trap_out_of_bounds() {
+    let (x, u) = (bytes(&[1.0; 40]), bytes(&[2.0; 56]));
+    for rows in [[0, 1, 2, 3, 4, 5, 0], [0, 1, 2, 3, 4, -1, 0]] {
+        let trap = run(&scatter(ScalarType::F32, (Combine::Add, true), [1; 4]), &[&x, &u, &ints(&rows)])
+            .expect_err("an index out of bounds");
+        assert!(trap.to_string().contains("is not in 0..5"), "{trap}");
     }
 }
 
@@ -335,8 +345,9 @@ fn scattered_extremes_know_signs_and_nan() {
     let check = |f: Combine, held: f32, new: f32, want: f32| {
         let x = bytes(&[held; 40]);
         let u = bytes(&[new; 56]);
-        let out = run(&scatter(ScalarType::F32, f, [1; 4]), &[&x, &u, &ints(&[0, 9, 9, 9, 9, 9, 9])])
-            .expect("no trap");
+        let out =
+            run(&scatter(ScalarType::F32, (f, false), [1; 4]), &[&x, &u, &ints(&[0, 9, 9, 9, 9, 9, 9])])
+                .expect("no trap");
         assert_eq!(floats(&out[0])[0].to_bits(), want.to_bits(), "{f:?} {held} {new}");
     };
     check(Combine::Min, 0.0, -0.0, -0.0);
@@ -348,7 +359,7 @@ fn scattered_extremes_know_signs_and_nan() {
 /// A scatter of several PEs to one region is a race, whatever the indices are.
 #[test]
 fn two_scatters_race() {
-    let object = scatter(ScalarType::F32, Combine::Add, [1, 1, 1, 2]);
+    let object = scatter(ScalarType::F32, (Combine::Add, false), [1, 1, 1, 2]);
     let nowhere = ints(&[9; 7]);
     let trap = run(&object, &[&bytes(&[1.0; 40]), &bytes(&[1.0; 56]), &nowhere]).expect_err("a race");
     assert_eq!(trap.kind, TrapKind::Race);
@@ -383,6 +394,7 @@ fn groups_scatter_by_rows() {
         dst: to,
         idx: pop(bi, li),
         dim: 3,
+        strict: false,
         combine: Combine::Replace,
     });
     let out = run(&b.build(), &[&ints(&[2, 0])]).expect("no trap");
@@ -455,6 +467,7 @@ fn scatters_undo_gathers() {
         dst: gy,
         idx: pop(bi, li),
         dim: 3,
+        strict: false,
         combine: Combine::Replace,
     });
     let input = bytes(&noise(40, 2));

@@ -363,6 +363,7 @@ fn emit(code: &mut Code, op: &Op, args: &[(Reg, ScalarType)], elem: ScalarType) 
         | Op::ArgReduce { .. }
         | Op::Cumulate { .. }
         | Op::Sort { .. }
+        | Op::Scatter { .. }
         | Op::Contract { .. }
         | Op::Conv { .. }
         | Op::Softmax { .. }

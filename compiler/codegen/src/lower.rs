@@ -419,6 +419,9 @@ impl<'a> Lowering<'a> {
             },
             Op::ArgReduce { max, axis, last } => self.arg_reduce(result, data.args[0], *max, *axis, *last),
             Op::Sort { k, descending } => self.sort(result, data.args[0], *k, *descending),
+            Op::Scatter { combine } => {
+                self.scatter(result, [data.args[0], data.args[1], data.args[2]], *combine)
+            }
             Op::Cumulate { op, axis, exclusive, reverse } => {
                 self.cumulate(result, data.args[0], *op, *axis, (*exclusive, *reverse))
             }

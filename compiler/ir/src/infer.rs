@@ -131,6 +131,7 @@ pub fn infer(module: &Module, op: &Op, args: &[&TensorType]) -> Result<Vec<Tenso
             *last = *k;
             TensorType::new(ScalarType::I64, shape)
         }
+        Op::Scatter { .. } => scatter(args[0], args[1], args[2])?,
         Op::Cumulate { axis, .. } => {
             axes_of(args[0], &[*axis])?;
             TensorType::new(scalar(args[0])?, args[0].shape.clone())
@@ -328,6 +329,22 @@ fn window(
     }
     shape.0.extend(sizes);
     Ok(TensorType::new(scalar(x)?, shape))
+}
+
+fn scatter(x: &TensorType, at: &TensorType, updates: &TensorType) -> Result<TensorType, TypeError> {
+    let elem = scalar(x)?;
+    ensure!(scalar(updates)? == elem, "updates of {x} are {updates}");
+    ensure!(elem.bits() >= 8, "elements of {elem} share bytes");
+    ensure!(
+        matches!(scalar(at)?, ScalarType::I32 | ScalarType::I64),
+        "the positions of scatter are {at}, neither i32 nor i64"
+    );
+    let fits = match (&x.shape[..], &at.shape[..], &updates.shape[..]) {
+        ([lanes, _, width], [of, count], updates) => lanes == of && *updates == [*lanes, *count, *width],
+        _ => false,
+    };
+    ensure!(fits, "scatter has shapes {}, {} and {}", x.shape, at.shape, updates.shape);
+    Ok(x.clone())
 }
 
 fn gather(x: &TensorType, i: &TensorType, axis: usize, batch: usize) -> Result<TensorType, TypeError> {

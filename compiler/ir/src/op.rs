@@ -23,6 +23,7 @@
 use std::fmt;
 
 use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
+use lacuna_isa::inst::Combine;
 
 use crate::entities::{ConstId, FuncId};
 use crate::types::Shape;
@@ -99,6 +100,9 @@ macro_rules! for_each_op {
             /// Indices (`i64`) of the first `k` elements of each line along the last dimension, in order; equal ones in the order in
             /// which they stand, -0 as +0, and NaN as the greatest. Elements have at most 32 bits.
             Sort "sort" (1, 1) { k: u64, descending: bool }
+            /// `scatter(x, i, u)`: `x` `[lanes, rows, width]` with the rows at positions `i` `[lanes, count]` (`i32` or `i64`) of each lane
+            /// combined with `u` `[lanes, count, width]`, in the order of the updates. A position that no row has is an error.
+            Scatter "scatter" (3, 3) { combine: Combine }
             /// Running reduction along `axis`.
             Cumulate "cumulate" (1, 1) { op: ReduceOp, axis: u8, exclusive: bool, reverse: bool }
 
@@ -196,7 +200,7 @@ impl Op {
             Op::ArgReduce { .. } | Op::Cumulate { .. } | Op::Softmax { .. } | Op::Norm { .. } => {
                 Family::Other
             }
-            Op::Sort { .. } | Op::BitCast { .. } | Op::Attention { .. } => Family::Other,
+            Op::Sort { .. } | Op::Scatter { .. } | Op::BitCast { .. } | Op::Attention { .. } => Family::Other,
             Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Dequantize { .. } | Op::Call { .. } => {
                 Family::Other
             }

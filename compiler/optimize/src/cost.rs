@@ -88,6 +88,7 @@ pub fn cost(g: &Graph, class: Id, term: &Term) -> u64 {
         | Op::ArgReduce { .. }
         | Op::Cumulate { .. }
         | Op::Sort { .. }
+        | Op::Scatter { .. }
         | Op::Softmax { .. }
         | Op::MxDecode { .. }
         | Op::Dequantize { .. }

@@ -421,6 +421,7 @@ pub fn show(g: &Graph, term: &Term, depth: usize) -> String {
             Op::Select {} | Op::Cast { .. } | Op::Reshape { .. } | Op::Slice { .. } | Op::Pad { .. } => {}
             Op::Window { .. } | Op::Gather { .. } | Op::ArgReduce { .. } | Op::Cumulate { .. } => {}
             Op::Sort { .. }
+            | Op::Scatter { .. }
             | Op::BitCast { .. }
             | Op::Conv { .. }
             | Op::MxQuantize { .. }

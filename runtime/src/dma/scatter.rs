@@ -93,7 +93,7 @@ impl<'m> Pe<'m> {
         &mut self,
         src: Operand,
         dst: u16,
-        (dim, idx): (u8, Operand),
+        (dim, idx, strict): (u8, Operand, bool),
         f: Combine,
     ) -> Result<(), Fault> {
         let kernel = self.plan.kernel;
@@ -116,6 +116,9 @@ impl<'m> Pe<'m> {
         }
         let (first, n) = from.clip(&self.at)[dim];
         let rows = (first..first + n).map(|i| (i, indices[i as usize]));
+        if strict && let Some((_, out)) = rows.clone().find(|(_, row)| !(0..i64::from(bound)).contains(row)) {
+            return Err(Fault::new(TrapKind::OutOfBounds, format!("index {out} is not in 0..{bound}")));
+        }
         for (i, coord) in rows.filter(|(_, coord)| (0..i64::from(bound)).contains(coord)) {
             let piece = row.cut(dim, i, 1, coord);
             if piece.is_empty() {

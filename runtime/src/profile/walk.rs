@@ -213,7 +213,7 @@ impl Walker<'_, '_> {
                 }
                 (vec![slot(dst), slot(mask)], amount)
             }
-            InstKind::Scatter { src, dst, idx, dim, combine } => {
+            InstKind::Scatter { src, dst, idx, dim, strict: _, combine } => {
                 let dim = usize::from(dim);
                 let mut ranges = open_dim(self.view(dst), dim).clip(&self.at);
                 ranges[dim] = self.view(src.view).clip(&self.at)[dim];

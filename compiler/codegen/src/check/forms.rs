@@ -79,7 +79,7 @@ fn check_inst(kernel: &Kernel, kind: &InstKind) -> Result<(), Reason> {
             }
             widening(src, local(dst))
         }
-        InstKind::Scatter { src, dst, idx, dim, combine } => {
+        InstKind::Scatter { src, dst, idx, dim, combine, .. } => {
             let (from, to) = (local(src), global(*dst));
             indices(local(idx), to, *dim)?;
             not_along_groups(to, *dim, "a scatter")?;

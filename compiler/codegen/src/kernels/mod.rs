@@ -30,6 +30,7 @@ pub mod quantize;
 pub mod reduce;
 pub mod rows;
 pub mod scan;
+pub mod scatter;
 pub mod sort;
 pub mod space;
 pub mod sparse;

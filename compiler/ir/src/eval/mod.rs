@@ -63,8 +63,8 @@ pub enum EvalError {
     /// An input or a constant does not fit.
     #[error("{0}")]
     Input(String),
-    /// An index of `gather` is out of range; the machine traps.
-    #[error("index {index} of gather is not in 0..{extent}")]
+    /// An index of `gather` or `scatter` is out of range; the machine traps.
+    #[error("index {index} is not in 0..{extent}")]
     Index {
         /// The index.
         index: i64,
@@ -241,6 +241,7 @@ fn apply(
         Op::Reduce { op, axes } => reduce::reduce(*op, axes, args[0], mode),
         Op::ArgReduce { max, axis, last } => reduce::arg_reduce(*max, *last, usize::from(*axis), args[0]),
         Op::Sort { k, descending } => reduce::sort(*k, *descending, args[0]),
+        Op::Scatter { combine } => reduce::scatter(*combine, args, mode)?,
         Op::Cumulate { op, axis, exclusive, reverse } => {
             reduce::cumulate(*op, usize::from(*axis), (*exclusive, *reverse), args[0], mode)
         }

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use lacuna_isa::format::ScalarType;
+use lacuna_isa::inst::Combine;
 
 use super::elementwise::{max, min};
 use super::movement::{strided, strides};
 use super::tensor::{Tensor, TensorData};
-use super::{Mode, codec, floats, scalar_of};
+use super::{EvalError, Mode, codec, floats, scalar_of};
 use crate::op::ReduceOp;
 
 /// The elements with `axes` (in that order) innermost, the others before them in order; and the number of rows and the
@@ -258,6 +259,52 @@ pub(super) fn sort(k: u64, descending: bool, x: &Tensor) -> TensorData {
     };
     let indices = lines.chunks(length).flat_map(first).map(|at| at as i64).collect::<Vec<_>>();
     TensorData::I(Arc::new(indices))
+}
+
+pub(super) fn scatter(combine: Combine, args: &[&Tensor], mode: Mode) -> Result<TensorData, EvalError> {
+    let (x, at, updates) = (args[0], args[1], args[2]);
+    let (rows, width) = (x.ty.shape[1] as usize, x.ty.shape[2] as usize);
+    let count = at.ty.shape[1] as usize;
+    let at = at.ints().unwrap_or_default();
+    if let Some(&index) = at.iter().find(|&&row| usize::try_from(row).map_or(true, |row| row >= rows)) {
+        return Err(EvalError::Index { index, extent: rows as u64 });
+    }
+    // Numbers of the elements that meet: of the result and of the updates.
+    let met = at.iter().enumerate().map(|(update, &row)| (update / count * rows + row as usize, update));
+    let met = met.flat_map(|(row, update)| (0..width).map(move |i| (row * width + i, update * width + i)));
+    let elem = scalar_of(x);
+    Ok(match (&x.data, &updates.data) {
+        (TensorData::F(x), TensorData::F(updates)) => {
+            let mut y = x.to_vec();
+            for (to, from) in met {
+                let (held, new) = (y[to], updates[from]);
+                y[to] = match combine {
+                    Combine::Replace => new,
+                    Combine::Add => held + new,
+                    Combine::Mul => held * new,
+                    Combine::Min => min(held, new),
+                    Combine::Max => max(held, new),
+                };
+            }
+            floats(elem, y, mode)
+        }
+        (TensorData::I(x), TensorData::I(updates)) => {
+            let mut y = x.to_vec();
+            for (to, from) in met {
+                let (held, new) = (codec::wide(elem, y[to]), codec::wide(elem, updates[from]));
+                let value = match combine {
+                    Combine::Replace => new,
+                    Combine::Add => held + new,
+                    Combine::Mul => held.wrapping_mul(new),
+                    Combine::Min => held.min(new),
+                    Combine::Max => held.max(new),
+                };
+                y[to] = codec::wrap(elem, value);
+            }
+            TensorData::I(Arc::new(y))
+        }
+        _ => unreachable!("the type rule admits scalars of one type"),
+    })
 }
 
 pub(super) fn softmax(axis: usize, log: bool, x: &Tensor, mode: Mode) -> TensorData {

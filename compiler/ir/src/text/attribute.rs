@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
+use lacuna_isa::field::Field;
 use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
+use lacuna_isa::inst::Combine;
 
 use super::TextError;
 use super::cursor::Parser;
@@ -134,6 +136,15 @@ named_attributes! {
     CompareOp, "a relation", CompareOp::ALL;
     ReduceOp, "a reduction", ReduceOp::ALL;
     EmptyRow, "weights of an empty row", EmptyRow::ALL;
+}
+
+impl Attribute for Combine {
+    fn print(&self, out: &mut String) {
+        <Combine as Field>::print(*self, out);
+    }
+    fn parse(p: &mut Parser<'_>) -> Result<Combine, TextError> {
+        p.named("a combination", &["replace", "add", "mul", "min", "max"], <Combine as Field>::parse)
+    }
 }
 
 impl Attribute for ContractMap {

@@ -371,8 +371,8 @@ table! {
     "STFT" 17 Float "constant frame_step and frame_length" "window, contract" spectrum::stft;
     "Scan" 8 Slots "at most 4096 steps" "its steps, slice, concat" scan::scan;
     "Scatter" 9 Any "as ScatterElements" "gather, or iota, eq, select, reduce" scatter::scatter_elements;
-    "ScatterElements" 11 Any "indices of run time that need over 2^28 comparisons" "gather, or iota, eq, select, reduce" scatter::scatter_elements;
-    "ScatterND" 11 Any "indices of run time that need over 2^28 comparisons" "gather, or iota, eq, select, reduce" scatter::scatter_nd;
+    "ScatterElements" 11 Any "" "gather, or iota, eq, select, reduce, or scatter" scatter::scatter_elements;
+    "ScatterND" 11 Any "" "gather, or iota, eq, select, reduce, or scatter" scatter::scatter_nd;
     "Selu" 1 Float "" "expm1, select, mul" |c, n| in_f32(c, n, elementwise::selu);
     "SequenceAt" 11 Slots "equal shapes, where the position is computed at run time" "none, or concat, gather" sequence::at;
     "SequenceConstruct" 11 Slots "" "none" sequence::construct;

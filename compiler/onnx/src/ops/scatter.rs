@@ -1,20 +1,23 @@
-//! Scatter in all its forms. Known indices become a gather; indices of run time are compared with every position.
+//! Scatter in all its forms. Known indices become a gather; a few indices of run time are compared with every position, many are
+//! stored one after the other.
 
 use lacuna_ir::op::{BinaryOp, CompareOp, ReduceOp};
 use lacuna_ir::{Op, Shape, Value};
 use lacuna_isa::format::ScalarType;
+use lacuna_isa::inst::Combine;
 
 use super::indexing::{linear, non_negative};
 use super::loss::widened;
 use super::movement::take;
 use crate::call::{Call, axis};
-use crate::context::{Ctx, invalid, unsupported};
+use crate::context::{Ctx, invalid};
 use crate::diagnostic::Fail;
 
 type Results = Result<Vec<Value>, Fail>;
 
-/// The most comparisons of positions with indices of run time.
-const MAX_COMPARISONS: u64 = 1 << 28;
+/// Up to this many comparisons of positions with indices of run time take less than kernels of their own, and fuse with what stands
+/// around them.
+const FEW_COMPARISONS: u64 = 1 << 20;
 
 /// The most passes that known indices are split into where some are equal.
 const MAX_PASSES: usize = 64;
@@ -87,11 +90,8 @@ fn scatter(
         Reduction::Replace => compared,
         Reduction::Fold(..) => compared.saturating_mul(width),
     };
-    if touched > MAX_COMPARISONS {
-        return Err(unsupported(format!(
-            "{count} updates at indices computed at run time of {rows} rows: {touched} comparisons"
-        ))
-        .hint("make the indices constant, or update fewer rows"));
+    if touched > FEW_COMPARISONS && count > 1 {
+        return stored(c, data, positions, updates, reduction);
     }
     // hit[lane, row, update]
     let pairs: Shape = vec![lanes, rows, count].into();
@@ -129,6 +129,33 @@ fn scatter(
             c.binary(op, data, change)
         }
     }
+}
+
+/// The same by indexed stores, one update after the other.
+fn stored(
+    c: &mut Ctx<'_>,
+    data: Value,
+    positions: Value,
+    updates: Value,
+    reduction: Reduction,
+) -> Result<Value, Fail> {
+    let combine = match reduction {
+        Reduction::Replace => Combine::Replace,
+        Reduction::Fold(BinaryOp::Mul, _) => Combine::Mul,
+        Reduction::Fold(BinaryOp::Max, _) => Combine::Max,
+        Reduction::Fold(BinaryOp::Min, _) => Combine::Min,
+        Reduction::Fold(..) => Combine::Add,
+    };
+    let elem = c.elem(data);
+    // Narrower elements share bytes.
+    let whole = match elem {
+        elem if elem.bits() >= 8 => elem,
+        elem if elem.is_float() => ScalarType::F32,
+        _ => ScalarType::I8,
+    };
+    let (data, updates) = (c.cast(data, whole)?, c.cast(updates, whole)?);
+    let y = c.emit(Op::Scatter { combine }, &[data, positions, updates])?;
+    c.cast(y, elem)
 }
 
 /// `data` with the rows at `positions` replaced by `updates`; shapes as in [`scatter`].
@@ -270,7 +297,22 @@ pub(super) fn scatter_nd(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     Ok(vec![c.reshape(y, shape)?])
 }
 
-/// Each line along the axis is a lane of its own. Indices may cover the first lanes only.
+/// The dimensions along which indices are repeated, as far as their expansion shows.
+fn repeated(c: &Ctx<'_>, index: Value) -> Vec<bool> {
+    let (shape, func) = (c.shape(index), c.b.func());
+    let broadcast = func.def(index).map(|node| &func.nodes[node]);
+    let of = |d: usize| match broadcast.map(|data| (&data.op, &data.args)) {
+        Some((Op::Broadcast { dims, .. }, args)) => {
+            let from = dims.iter().position(|&to| usize::from(to) == d);
+            from.is_none_or(|from| c.shape(args[0])[from] == 1)
+        }
+        _ => shape[d] == 1,
+    };
+    (0..shape.rank()).map(of).collect()
+}
+
+/// Each line along the axis is a lane of its own, but those that have the same indices change as one row. Indices may cover the
+/// first lanes only.
 pub(super) fn scatter_elements(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
     let (x, index, updates) = (n.input(0)?, n.input(1)?, n.input(2)?);
     let (shape, wanted) = (c.shape(x), c.shape(index));
@@ -283,30 +325,34 @@ pub(super) fn scatter_elements(c: &mut Ctx<'_>, n: &Call<'_>) -> Results {
         return Err(invalid(format!("ScatterElements of {shape} by {wanted}")));
     }
     let reduction = Reduction::of(n)?;
-    let index = non_negative(c, index, &[shape[axis]])?;
+    let alike = repeated(c, index);
+    let (alike, apart): (Vec<usize>, Vec<usize>) = (0..rank).filter(|&d| d != axis).partition(|&d| alike[d]);
+    let mut index = non_negative(c, index, &[shape[axis]])?;
     let mut data = x;
     for d in (0..rank).filter(|&d| d != axis) {
         data = c.slice_axis(data, d, 0, wanted[d])?;
     }
+    for &d in &alike {
+        index = c.slice_axis(index, d, 0, wanted[d].min(1))?;
+    }
     let (data, updates) = in_wide(c, reduction, data, updates)?;
-    let mut perm: Vec<u8> = (0..rank as u8).filter(|&d| usize::from(d) != axis).collect();
-    perm.push(axis as u8);
-    let lanes: u64 = (0..rank).filter(|&d| d != axis).map(|d| wanted[d]).product();
-    let mut lined = |v: Value, unit: bool| {
-        let length = c.shape(v)[axis];
-        let v = c.permute(v, perm.clone())?;
-        c.reshape(v, if unit { vec![lanes, length, 1] } else { vec![lanes, length] })
+    let perm: Vec<usize> = apart.iter().copied().chain([axis]).chain(alike.iter().copied()).collect();
+    let size = |dims: &[usize]| -> u64 { dims.iter().map(|&d| wanted[d]).product() };
+    let (lanes, width) = (size(&apart), size(&alike));
+    let order: Vec<u8> = perm.iter().map(|&d| d as u8).collect();
+    let mut lined = |v: Value, sizes: &[u64]| {
+        let v = c.permute(v, order.clone())?;
+        c.reshape(v, sizes.to_vec())
     };
-    let (data, updates, index) = (lined(data, true)?, lined(updates, true)?, lined(index, false)?);
+    let data = lined(data, &[lanes, shape[axis], width])?;
+    let updates = lined(updates, &[lanes, wanted[axis], width])?;
+    let index = lined(index, &[lanes, wanted[axis]])?;
     let y = scatter(c, data, index, updates, reduction)?;
     let y = c.cast(y, c.elem(x))?;
-    let moved: Vec<u64> = perm
-        .iter()
-        .map(|&d| if usize::from(d) == axis { shape[axis] } else { wanted[usize::from(d)] })
-        .collect();
+    let moved: Vec<u64> = perm.iter().map(|&d| if d == axis { shape[axis] } else { wanted[d] }).collect();
     let y = c.reshape(y, moved)?;
-    let mut back: Vec<u8> = (0..rank as u8 - 1).collect();
-    back.insert(axis, rank as u8 - 1);
+    let mut back = vec![0u8; rank];
+    perm.iter().enumerate().for_each(|(i, &d)| back[d] = i as u8);
     let mut y = c.permute(y, back)?;
     // The lanes that no index covers follow, dimension by dimension.
     for d in (0..rank).filter(|&d| d != axis && wanted[d] < shape[d]) {

@@ -42,7 +42,7 @@ pub fn of_op(module: &Module, op: &Op, args: &[&Facts], ids: &[Id]) -> Numbers {
         }
         op if op.is_movement() => of(0),
         Op::Iota { .. } | Op::Compare { .. } | Op::ArgReduce { .. } => Numbers::default(),
-        Op::Cumulate { .. } | Op::Sort { .. } => Numbers::default(),
+        Op::Cumulate { .. } | Op::Sort { .. } | Op::Scatter { .. } => Numbers::default(),
         Op::Reshape { .. } | Op::Permute { .. } | Op::Broadcast { .. } => of(0),
         Op::Slice { .. } | Op::Window { .. } => of(0),
         Op::Softmax { .. } | Op::Norm { .. } | Op::Attention { .. } => Numbers::default(),

@@ -205,7 +205,8 @@ fn structure(
             zeros
         }
         Op::Iota { .. } | Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } => Zeros::default(),
-        Op::Gather { .. } | Op::ArgReduce { .. } | Op::Cumulate { .. } | Op::Sort { .. } => Zeros::default(),
+        Op::Gather { .. } | Op::ArgReduce { .. } | Op::Cumulate { .. } => Zeros::default(),
+        Op::Sort { .. } | Op::Scatter { .. } => Zeros::default(),
         Op::BitCast { .. } | Op::Softmax { .. } | Op::Norm { .. } | Op::Attention { .. } => Zeros::default(),
         Op::MxQuantize { .. } | Op::MxDecode { .. } | Op::Dequantize { .. } | Op::Call { .. } => {
             Zeros::default()
