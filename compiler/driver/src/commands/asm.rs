@@ -42,5 +42,5 @@ pub fn run(args: &cli::Asm, context: &Context) -> Result<Report, Failed> {
     let text = format!("{}: {}\n", args.output.display(), report::bytes(n));
     let json = json!({ "ok": true, "output": args.output, "object_bytes": n });
     let output = to_standard.then_some(bytes);
-    Ok(Report { output, ..Report::new(text, json) })
+    Ok(Report { output, ..Report::of_files(text, json) })
 }

@@ -10,17 +10,22 @@ use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec;
 use lacuna_driver::files;
 use lacuna_driver::report::Report;
+use lacuna_driver::testset;
 
 /// Runs the command.
 ///
 /// # Errors
 /// Those of reading; L0013 for text that does not assemble, L0022 for every rule of the machine that is broken.
 pub fn run(args: &cli::Check) -> Result<Report, Failed> {
-    let blob = files::read(&args.file)?;
-    let wrong =
-        |reason: String| Diagnostic::new(codes::ASSEMBLY, format!("{}: {reason}", args.file.display()));
+    let file = testset::file_of(&args.file)?;
+    let blob = files::read(&file)?;
+    let wrong = |reason: String| Diagnostic::new(codes::ASSEMBLY, format!("{}: {reason}", file.display()));
     let (object, lines) = if files::is_elf(&blob) {
-        (exec::object(&blob, &args.file)?, None)
+        (exec::object(&blob, &file)?, None)
+    } else if testset::decode(&blob).is_some_and(|model| model.graph.is_some()) {
+        let reason = format!("{} is an ONNX model, which has no streams to check", file.display());
+        let hint = format!("lacuna compile {} -o FILE.lac, then check that", args.file.display());
+        return Err(Diagnostic::new(codes::USAGE, reason).hint(hint).into());
     } else {
         let text = std::str::from_utf8(blob.bytes())
             .map_err(|_| wrong("neither an object file nor text".to_owned()))?;
@@ -30,7 +35,7 @@ pub fn run(args: &cli::Check) -> Result<Report, Failed> {
     };
     let at = |part: Part| {
         let line = lines.as_ref().and_then(|lines| lines.of(part));
-        format!("{}{}", args.file.display(), line.map_or_else(String::new, |line| format!(":{line}")))
+        format!("{}{}", file.display(), line.map_or_else(String::new, |line| format!(":{line}")))
     };
     let target = exec::target_of(&object).map_err(|fault| {
         // The target is named in the header, and one that is not shipped has its own statement.
@@ -45,7 +50,7 @@ pub fn run(args: &cli::Check) -> Result<Report, Failed> {
         let kernels = object.kernels.len();
         let text = format!(
             "{}: no run can trap on {}: {kernels} kernels, {launches} launches\n",
-            args.file.display(),
+            file.display(),
             target.name
         );
         let json = json!({ "ok": true, "target": target.name, "kernels": kernels, "launches": launches });
