@@ -127,7 +127,7 @@ fn bytes_of_weights_agree() {
     ];
     // Measuring takes long.
     let explained = [("mxfp8", "none"), ("mxfp8", "4:8"), ("int4:bf16", "none")];
-    for name in ["digits-cnn", "adder-decode"] {
+    for name in ["digits-cnn", "digits-cnn-24"] {
         let model = testdata(name).join("model.onnx").to_string_lossy().into_owned();
         let mut others = None;
         for (precision, prune) in
