@@ -9,10 +9,12 @@ mod cursor;
 mod lexer;
 mod tables;
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::blob::Blob;
 use crate::object::Object;
+use crate::part::Part;
 use cursor::Cursor;
 
 /// Most errors that one run reports.
@@ -60,16 +62,31 @@ pub fn assemble(text: &str) -> Result<Object, Vec<AsmError>> {
     run(text, None)
 }
 
-/// The object of a text, and the line of each instruction of each kernel, counted from 1.
+/// Where in a text the parts of its object are.
+#[derive(Clone, Debug)]
+pub struct Lines<'t> {
+    text: &'t str,
+    starts: HashMap<Part, usize>,
+}
+
+impl Lines<'_> {
+    /// The line of a part, counted from 1: that of its own statement, or of what it lies in where it has none.
+    pub fn of(&self, part: Part) -> Option<usize> {
+        let parts = std::iter::successors(Some(part), |part| part.outer());
+        let start = parts.filter_map(|part| self.starts.get(&part)).next()?;
+        Some(self.text.as_bytes()[..*start].iter().filter(|&&b| b == b'\n').count() + 1)
+    }
+}
+
+/// The object of a text, and the lines of its parts.
 ///
 /// # Errors
 /// Everything that is wrong with the text, up to 50 errors.
-pub fn assemble_with_lines(text: &str) -> Result<(Object, Vec<Vec<usize>>), Vec<AsmError>> {
+pub fn assemble_with_lines(text: &str) -> Result<(Object, Lines<'_>), Vec<AsmError>> {
     let mut cursor = Cursor::new(text);
     let object = tables::object(&mut cursor, None);
-    let line = |&start: &usize| text.as_bytes()[..start].iter().filter(|&&b| b == b'\n').count() + 1;
-    let lines = cursor.code.iter().map(|starts| starts.iter().map(line).collect()).collect();
-    finish(text, cursor, object).map(|object| (object, lines))
+    let starts = std::mem::take(&mut cursor.starts).into_iter().collect();
+    finish(text, cursor, object).map(|object| (object, Lines { text, starts }))
 }
 
 /// The object of a text whose weights are elided; `weights` takes their place.

@@ -51,7 +51,12 @@ pub fn print_object(object: &Object, weights: Weights) -> String {
         format_args!("object {} target {} hbm {hbm_bytes} sram {sram_bytes}", quoted(name), quoted(target)),
     );
     if !target_file.is_empty() {
-        p.line(0, format_args!("figures {}", quoted(target_file)));
+        // A line of the target's file is one of the text.
+        p.line(0, format_args!("figures {{"));
+        for line in target_file.split('\n') {
+            p.line(1, format_args!("{}", quoted(line)));
+        }
+        p.line(0, format_args!("}}"));
     }
     if !states.is_empty() {
         p.out.push('\n');

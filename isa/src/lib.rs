@@ -18,6 +18,7 @@ pub mod link;
 pub mod math;
 mod nearest;
 pub mod object;
+pub mod part;
 pub mod program;
 pub mod reference;
 pub mod sparse;

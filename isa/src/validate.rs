@@ -31,6 +31,7 @@ mod transfers;
 use crate::format::ScalarType;
 use crate::inst::InstKind;
 use crate::object::{Access, Address, BufferKind, EntryPoint, Kernel, MemSpace, Object, Port, Trip};
+use crate::part::{Flaw, Item, Part};
 use crate::target::Target;
 use crate::view::{Pattern, Space, VIEW_DIMS, View};
 
@@ -47,15 +48,36 @@ const MAX_LOCAL_BYTES: u64 = 1 << 30;
 
 /// Collects messages, each with its place.
 pub(crate) struct Faults {
-    list: Vec<String>,
+    list: Vec<Flaw>,
+    /// The place in words.
     place: String,
+    /// The table or stream that the place is.
+    whole: Part,
+    /// The statement in it, where the messages at hand are about one.
+    item: Option<(Item, usize)>,
 }
 
 impl Faults {
     fn push(&mut self, message: impl AsRef<str>) {
         if self.list.len() < MAX_FAULTS {
-            self.list.push(format!("{}: {}", self.place, message.as_ref()));
+            let part = self.item.map_or(self.whole, |(item, number)| self.whole.within(item, number));
+            self.list.push(Flaw { part, text: format!("{}: {}", self.place, message.as_ref()) });
         }
+    }
+
+    /// Says which item of the place the messages that follow are about.
+    fn at(&mut self, item: Item, number: usize) {
+        self.item = Some((item, number));
+    }
+
+    /// Says that the messages that follow are about the place as a whole.
+    fn at_whole(&mut self) {
+        self.item = None;
+    }
+
+    /// Begins a place.
+    fn begin(&mut self, whole: Part, place: String) {
+        (self.whole, self.item, self.place) = (whole, None, place);
     }
 
     fn check(&mut self, holds: bool, message: impl FnOnce() -> String) {
@@ -66,12 +88,19 @@ impl Faults {
 }
 
 impl Object {
-    /// Every structural fault, each with its place; empty for a valid object. At most 100.
+    /// Every structural fault, each with its place in words; empty for a valid object. At most 100.
     pub fn validate(&self) -> Vec<String> {
-        let mut faults = Faults { list: Vec::new(), place: String::new() };
-        faults.place = "object".to_owned();
+        self.flaws().into_iter().map(|flaw| flaw.text).collect()
+    }
+
+    /// Every structural fault, each with the part that it is about; empty for a valid object. At most 100.
+    pub fn flaws(&self) -> Vec<Flaw> {
+        let (place, whole) = ("object".to_owned(), Part::default());
+        let mut faults = Faults { list: Vec::new(), place, whole, item: None };
         let target = self.target_figures().unwrap_or_else(|fault| {
+            faults.at(Item::Figures, 0);
             faults.push(fault.to_string());
+            faults.at_whole();
             None
         });
         if let Some(target) = &target {
@@ -84,11 +113,11 @@ impl Object {
         }
         self.validate_states(&mut faults);
         for (i, kernel) in self.kernels.iter().enumerate() {
-            faults.place = format!("kernel {i} `{}`", kernel.name);
+            faults.begin(whole.within(Item::Kernel, i), format!("kernel {i} `{}`", kernel.name));
             validate_kernel(kernel, target.as_ref(), &mut faults);
         }
         for (i, entry) in self.entries.iter().enumerate() {
-            faults.place = format!("entry {i} `{}`", entry.name);
+            faults.begin(whole.within(Item::Entry, i), format!("entry {i} `{}`", entry.name));
             let repeated = self.entries[..i].iter().any(|e| e.name == entry.name);
             faults.check(!repeated, || "another entry has this name".to_owned());
             self.validate_entry(entry, &mut faults);
@@ -114,7 +143,7 @@ impl Object {
         let ports: Vec<&Port> =
             self.entries.iter().flat_map(|entry| entry.inputs.iter().chain(&entry.outputs)).collect();
         for (i, state) in self.states.iter().enumerate() {
-            faults.place = format!("state {i} `{}`", state.name);
+            faults.begin(Part::default().within(Item::State, i), format!("state {i} `{}`", state.name));
             let bytes = state.bytes().filter(|&bytes| self.holds(state.address, bytes));
             let in_hbm = state.address.space == MemSpace::Hbm && bytes.is_some();
             faults.check(in_hbm, || "it does not lie in HBM".to_owned());
@@ -132,13 +161,17 @@ impl Object {
 
     fn validate_entry(&self, entry: &EntryPoint, faults: &mut Faults) {
         let place = faults.place.clone();
-        for port in entry.inputs.iter().chain(&entry.outputs) {
+        let inputs = entry.inputs.iter().enumerate().map(|(i, port)| (Item::Input, i, port));
+        let outputs = entry.outputs.iter().enumerate().map(|(i, port)| (Item::Output, i, port));
+        for (item, i, port) in inputs.chain(outputs) {
+            faults.at(item, i);
             faults
                 .check(port.address.space == MemSpace::Hbm, || format!("port `{}` is not in HBM", port.name));
             let fits = port.bytes().is_some_and(|bytes| self.holds(port.address, bytes));
             faults.check(fits, || format!("port `{}` leaves its memory", port.name));
         }
         for (i, launch) in entry.launches.iter().enumerate() {
+            faults.at(Item::Launch, i);
             faults.place = format!("{place}, launch {i}");
             for &origin in &launch.origins {
                 faults.check((origin as usize) < self.origins.len(), || format!("no origin {origin}"));
@@ -171,6 +204,7 @@ impl Object {
             }
         }
         faults.place = place;
+        faults.at_whole();
         transfers::validate_transfers(self, entry, faults);
         code::validate_entry_code(entry, faults);
     }
@@ -205,13 +239,16 @@ fn validate_kernel(kernel: &Kernel, target: Option<&Target>, faults: &mut Faults
     params::validate_params(kernel, faults);
     faults.check(kernel.tensors.len() <= 256, || format!("{} tensors", kernel.tensors.len()));
     for (r, tensor) in kernel.tensors.iter().enumerate() {
+        faults.at(Item::Tensor, r);
         faults.check(tensor.planes.iter().all(|&p| p <= tensor.bytes), || {
             format!("a plane of tensor r{r} starts beyond its {} bytes", tensor.bytes)
         });
     }
+    faults.at_whole();
     faults.check(kernel.buffers.len() <= 64, || format!("{} buffers", kernel.buffers.len()));
     let (mut local_bytes, mut bank_bytes) = (0u64, 0u64);
     for (i, buffer) in kernel.buffers.iter().enumerate() {
+        faults.at(Item::Buffer, i);
         faults.check((1..=16).contains(&buffer.slots), || format!("buffer b{i} has {} slots", buffer.slots));
         let bytes = u64::from(buffer.slots) * u64::from(buffer.slot_bytes);
         match buffer.kind {
@@ -219,6 +256,7 @@ fn validate_kernel(kernel: &Kernel, target: Option<&Target>, faults: &mut Faults
             BufferKind::Bank => bank_bytes = bank_bytes.saturating_add(bytes),
         }
     }
+    faults.at_whole();
     faults.check(local_bytes <= local_limit, || {
         format!("buffers of {local_bytes} bytes in {local_limit} bytes of local memory")
     });
@@ -228,18 +266,21 @@ fn validate_kernel(kernel: &Kernel, target: Option<&Target>, faults: &mut Faults
 
     let max_trip = kernel.trips.iter().map(|t| t.max).max().unwrap_or(0);
     for (i, trip) in kernel.trips.iter().enumerate() {
+        faults.at(Item::Trip, i);
         faults.check(trip_reach(trip, max_trip, kernel) < REACH_LIMIT, || format!("trip t{i} overflows"));
     }
+    faults.at_whole();
     faults.check(kernel.views.len() <= 4096, || format!("{} views", kernel.views.len()));
     for (i, view) in kernel.views.iter().enumerate() {
+        faults.at(Item::View, i);
         validate_view(i, view, kernel, max_trip, faults);
     }
-    let place = faults.place.clone();
+    let (place, whole) = (faults.place.clone(), faults.whole);
     for (i, program) in kernel.programs.iter().enumerate() {
-        faults.place = format!("{place}, program p{i} `{}`", program.name);
+        faults.begin(whole.within(Item::Program, i), format!("{place}, program p{i} `{}`", program.name));
         program::validate_program(program, kernel, max_trip, faults);
     }
-    faults.place = place;
+    faults.begin(whole, place);
     code::validate_kernel_code(kernel, max_trip, faults);
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use cranelift_entity::SecondaryMap;
 use lacuna_ir::expand::{self, Attention};
 use lacuna_ir::infer::TypeError;
-use lacuna_ir::{FuncId, Function, FunctionBuilder, Module, Node, NodeData, Op, TensorType, Value};
+use lacuna_ir::{ConstId, FuncId, Function, FunctionBuilder, Module, Node, NodeData, Op, TensorType, Value};
 use lacuna_isa::target::Target;
 use lacuna_isa::view::VIEW_DIMS;
 
@@ -20,8 +20,15 @@ use crate::sinks::Quantised;
 pub mod integers;
 mod rows;
 
-/// A module, and what is known of the zeros of its entry's products.
-pub type Legal = (Module, SecondaryMap<Node, ProductZeros>);
+/// A module whose entry is rewritten.
+pub struct Legal {
+    /// The module. Constants of the one before keep their numbers.
+    pub module: Module,
+    /// What is known of the zeros of its entry's products.
+    pub zeros: SecondaryMap<Node, ProductZeros>,
+    /// Of constants that were cut from others, the ones that these come from.
+    pub cut_from: SecondaryMap<ConstId, Option<ConstId>>,
+}
 
 /// The module with the entry's function rewritten, its nodes renumbered in `zeros`; `None` where all is well.
 ///
@@ -87,7 +94,18 @@ pub fn legalize(
     }
     // The parts of attention have a softmax, and those of a convolution are products.
     let again = legalize(&rewritten, id, &moved, target)?;
-    Ok(Some(again.unwrap_or((rewritten, moved))))
+    let func = &rewritten.functions[id];
+    let mut cut_from: SecondaryMap<ConstId, Option<ConstId>> = SecondaryMap::new();
+    for ((whole, ..), &cut) in &cuts {
+        if let Some(cut) = func.as_const(cut) {
+            cut_from[cut] = Some(*whole);
+        }
+    }
+    let Some(mut again) = again else { return Ok(Some(Legal { module: rewritten, zeros: moved, cut_from })) };
+    for (cut, &whole) in cut_from.iter() {
+        again.cut_from[cut] = again.cut_from[cut].or(whole);
+    }
+    Ok(Some(again))
 }
 
 /// The node as its parts, if it has any.

@@ -31,7 +31,7 @@ pub mod zeros;
 use std::collections::BTreeSet;
 
 use cranelift_entity::{EntityRef, SecondaryMap};
-use lacuna_ir::{Entry, Module, Node, Value};
+use lacuna_ir::{ConstId, Entry, Module, Node, Value};
 use lacuna_isa::Blob;
 use lacuna_isa::inst::{Inst, InstKind};
 use lacuna_isa::object::{Address, EntryPoint, Launch, MemSpace, Object, ObjectOrigin, Port};
@@ -55,6 +55,8 @@ pub struct Generated {
     pub tiled: String,
     /// Names of the states whose new value is copied, because its kernel cannot write it in place.
     pub copied: Vec<String>,
+    /// The bytes that each constant of the given module takes in the object's weights, in all of its forms, padding and scales included.
+    pub constant_bytes: SecondaryMap<ConstId, u64>,
 }
 
 /// Why a part of the model cannot become instructions.
@@ -90,9 +92,10 @@ pub const CODES: &[(&str, &str, &str)] = &[
     ),
     (
         "L0402",
-        "the model exceeds the target's memory",
-        "Weights, inputs, outputs and intermediate tensors together need more HBM than the target has. Choose a target \
-         with more memory, a lower precision (`--precision mxfp8`), or a smaller batch.",
+        "the generated code needs more memory than the target has",
+        "Code was generated, and weights as it stores them, inputs, outputs and intermediate tensors together need more HBM than the \
+         target has. A narrower precision (`--precision mxfp8`) or a smaller batch may help, or a target with more memory. L0011 is about \
+         models of which this is known beforehand, whatever the code.",
     ),
     (
         "L0403",
@@ -137,7 +140,8 @@ pub fn generate_with(
     };
     let legalized = legal::legalize(module, entry.func, zeros, target)
         .map_err(|error| Failure::of_model("L0401", error.to_string(), ""))?;
-    let (module, zeros) = legalized.as_ref().map_or((module, zeros), |(m, z)| (m, z));
+    let cut_from = legalized.as_ref().map(|legal| legal.cut_from.clone()).unwrap_or_default();
+    let (module, zeros) = legalized.as_ref().map_or((module, zeros), |legal| (&legal.module, &legal.zeros));
     let entry = &module.entries[0];
     let func = &module.functions[entry.func];
     let mut lowering = Lowering::new(module, func, target, zeros, states);
@@ -172,7 +176,8 @@ pub fn generate_with(
         }
         false => Ok(()),
     };
-    let weights = pack_weights(module, &lowering, &mut addresses, &fits)?;
+    let Packed { weights, constant_bytes } =
+        pack_weights(module, &lowering, &mut addresses, &fits)?.credited(&cut_from);
     let (hbm_bytes, sram_bytes) = plan_memory(&lowering, &kept, target, &mut addresses);
     fits(weights.len() as u64 + hbm_bytes)?;
 
@@ -199,7 +204,7 @@ pub fn generate_with(
         sram_bytes,
         weights: Blob::new(weights),
     };
-    Ok(Generated { object, tiled, copied })
+    Ok(Generated { object, tiled, copied, constant_bytes })
 }
 
 fn unsupported(module: &Module, node: &lower::Unsupported) -> Failure {
@@ -270,33 +275,56 @@ fn entry_point(lowering: &Lowering, entry: &Entry, addresses: &Addresses) -> Ent
     }
 }
 
+/// The bytes of all constants.
+struct Packed {
+    weights: Vec<u8>,
+    /// How many of them are those of each.
+    constant_bytes: SecondaryMap<ConstId, u64>,
+}
+
+impl Packed {
+    /// Counts the bytes of constants that were cut from others as bytes of these.
+    fn credited(mut self, cut_from: &SecondaryMap<ConstId, Option<ConstId>>) -> Packed {
+        // What was cut last has the greatest number, so that cuts of cuts arrive at the first.
+        let cuts: Vec<(ConstId, ConstId)> =
+            cut_from.iter().filter_map(|(cut, &whole)| Some((cut, whole?))).collect();
+        for (cut, whole) in cuts.into_iter().rev() {
+            let bytes = std::mem::take(&mut self.constant_bytes[cut]);
+            self.constant_bytes[whole] += bytes;
+        }
+        self
+    }
+}
+
 /// The bytes of all constants, which `fits` accepts before they take memory.
 fn pack_weights(
     module: &Module,
     lowering: &Lowering,
     addresses: &mut SecondaryMap<StorageId, Option<Address>>,
     fits: &dyn Fn(u64) -> Result<(), Vec<Failure>>,
-) -> Result<Vec<u8>, Vec<Failure>> {
+) -> Result<Packed, Vec<Failure>> {
     let used: BTreeSet<StorageId> =
         lowering.launches.iter().flat_map(|l| l.bases.iter().map(|&(s, _)| s)).collect();
     let mut placed = Vec::new();
+    let mut constant_bytes: SecondaryMap<ConstId, u64> = SecondaryMap::new();
     let mut end = 0usize;
     for (id, storage) in &lowering.storages {
-        let StorageKind::Const(constant, packing) = &storage.kind else { continue };
+        let StorageKind::Const(number, packing) = &storage.kind else { continue };
         // Forms that were weighed and not taken.
         if !used.contains(&id) {
             continue;
         }
-        let constant = &module.constants[*constant];
+        let constant = &module.constants[*number];
         let first = end.next_multiple_of(ALIGN as usize);
         end = first + weights::packed_bytes(constant, packing, storage);
+        constant_bytes[*number] += (end - first) as u64;
         addresses[id] = Some(address(MemSpace::Weights, first as u64));
         placed.push((constant, packing, storage, first..end));
     }
     fits(end as u64)?;
-    let mut bytes = vec![0; end];
+    let mut weights = vec![0; end];
     for (constant, packing, storage, range) in placed {
-        weights::pack_into(constant, packing, storage, &mut bytes[range]).map_err(|reason| {
+        weights::pack_into(constant, packing, storage, &mut weights[range]).map_err(|reason| {
             vec![Failure {
                 code: "L0401",
                 op: "const".into(),
@@ -306,7 +334,7 @@ fn pack_weights(
             }]
         })?;
     }
-    Ok(bytes)
+    Ok(Packed { weights, constant_bytes })
 }
 
 /// Places inputs and outputs in HBM for the whole run, intermediates in shared SRAM where they fit, else in HBM.

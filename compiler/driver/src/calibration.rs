@@ -101,23 +101,57 @@ impl Calibration {
     pub fn batches(&self, module: &Module) -> Result<Vec<Vec<Tensor>>, Diagnostic> {
         let [entry] = &module.entries[..] else { return Ok(Vec::new()) };
         let func = &module.functions[entry.func];
+        let wanted: Vec<&TensorType> = func.params.iter().map(|&p| func.ty(p)).collect();
         let mut batches = Vec::new();
         for set in &self.sets {
-            let pairs = set.pair_inputs(&entry.inputs)?;
-            let wanted: Vec<&TensorType> = func.params.iter().map(|&p| func.ty(p)).collect();
-            let given: Vec<&Literal> = pairs.iter().map(|&i| &set.inputs[i].1).collect();
-            let n = given.iter().zip(&wanted).find(|(g, w)| g.ty != ***w).map_or(1, |(g, w)| {
-                let samples = |ty: &TensorType| ty.shape.first().map_or(1, |&n| n.max(1));
-                samples(&g.ty).div_ceil(samples(w)) as usize
-            });
-            for batch in 0..n {
-                let tensors = given.iter().zip(&wanted).zip(&entry.inputs);
-                let tensors = tensors.map(|((given, wanted), name)| tensor(set, name, given, wanted, batch));
+            for batch in cut(set, &entry.inputs, &wanted)? {
+                let tensors = batch.inputs.iter().map(|(_, literal)| {
+                    Tensor::from_bytes(literal.ty.clone(), literal.data.bytes())
+                        .map_err(|e| bad(e.to_string()))
+                });
                 batches.push(tensors.collect::<Result<_, _>>()?);
             }
         }
         Ok(batches)
     }
+}
+
+/// A set as batches with tensors of the types `wanted`, in the order of `names`, which they get. Where it has another number of samples
+/// than a batch takes, the last one is filled up by starting over, and labels of what comes again are not scored.
+///
+/// # Errors
+/// L0012 when the data does not pair with the names, L0008 when it does not fit.
+pub fn cut(set: &DataSet, names: &[String], wanted: &[&TensorType]) -> Result<Vec<DataSet>, Diagnostic> {
+    let pairs = set.pair_inputs(names)?;
+    let given: Vec<&Literal> = pairs.iter().map(|&i| &set.inputs[i].1).collect();
+    let samples = |ty: &TensorType| ty.shape.first().map_or(1, |&n| n.max(1)) as usize;
+    let misfit = given.iter().zip(wanted).find(|(g, w)| g.ty != ***w);
+    let (has, takes) = misfit.map_or((1, 1), |(g, w)| (samples(&g.ty), samples(w)));
+    let batch = |batch: usize| {
+        let tensors = given.iter().zip(wanted).zip(names);
+        let inputs = tensors.map(|((given, wanted), name)| {
+            piece(set, name, given, wanted, batch).map(|piece| (name.clone(), piece))
+        });
+        let labels = set.labels.as_ref().map(|labels| match misfit {
+            Some(_) if labels.ty.shape.first() == Some(&(has as u64)) => {
+                label_piece(labels, has, takes, batch)
+            }
+            _ => labels.clone(),
+        });
+        let inputs = inputs.collect::<Result<Vec<_>, Diagnostic>>()?;
+        Ok(DataSet { inputs, labels, is_named: true, ..set.clone() })
+    };
+    (0..has.div_ceil(takes)).map(batch).collect()
+}
+
+/// The labels of one batch of `takes` samples; those of samples that come again are negative.
+fn label_piece(labels: &Literal, has: usize, takes: usize, batch: usize) -> Literal {
+    let piece = pick(labels, has, (0..takes).map(|i| (batch * takes + i) % has));
+    let mut data = piece.data.bytes().to_vec();
+    let fresh = has.saturating_sub(batch * takes).min(takes);
+    let each = data.len() / takes.max(1);
+    data[fresh * each..].fill(0xff);
+    Literal { data: Blob::new(data), ..piece }
 }
 
 fn n_samples(set: &DataSet) -> Option<usize> {
@@ -147,22 +181,21 @@ fn pick(literal: &Literal, n_samples: usize, samples: impl Iterator<Item = usize
     Literal { ty, data: Blob::new(data) }
 }
 
-fn tensor(
+/// The part of a tensor that one batch takes; all of it where it has the wanted type.
+fn piece(
     set: &DataSet,
     name: &str,
     given: &Literal,
     wanted: &TensorType,
     batch: usize,
-) -> Result<Tensor, Diagnostic> {
+) -> Result<Literal, Diagnostic> {
     let misfit = || {
         let reason = format!("{}: input `{name}` is {wanted}, but the data is {}", set.name, given.ty);
-        Diagnostic::new(codes::INPUT, reason)
-    };
-    let decode = |literal: &Literal| {
-        Tensor::from_bytes(literal.ty.clone(), literal.data.bytes()).map_err(|e| bad(e.to_string()))
+        let hint = "only the number of samples, along dimension 0, may differ; compile for the shapes of the data with --dim";
+        Diagnostic::new(codes::INPUT, reason).hint(hint)
     };
     if given.ty == *wanted {
-        return decode(given);
+        return Ok(given.clone());
     }
     let (Some(&has), Some(&takes)) = (given.ty.shape.first(), wanted.shape.first()) else {
         return Err(misfit());
@@ -172,7 +205,7 @@ fn tensor(
         return Err(misfit());
     }
     let (has, takes) = (has as usize, takes as usize);
-    decode(&pick(given, has, (0..takes).map(|i| (batch * takes + i) % has)))
+    Ok(pick(given, has, (0..takes).map(|i| (batch * takes + i) % has)))
 }
 
 #[cfg(test)]
@@ -224,6 +257,17 @@ mod tests {
         check(4, 2, &[&[0.0, 1.0], &[2.0, 3.0]]);
         check(3, 2, &[&[0.0, 1.0], &[2.0, 0.0]]);
         check(1, 3, &[&[0.0, 0.0, 0.0]]);
+    }
+
+    #[test]
+    fn labels_of_samples_that_come_again_are_not_scored() {
+        let ty = TensorType::new(ScalarType::I64, vec![3]);
+        let data: Vec<u8> = [5i64, 6, 7].iter().flat_map(|l| l.to_le_bytes()).collect();
+        let labels = Some(Literal { ty, data: Blob::new(data) });
+        let wanted = TensorType::new(ScalarType::U8, vec![2, 2]);
+        let batches = cut(&DataSet { labels, ..set(3) }, &["x".to_owned()], &[&wanted]).unwrap();
+        let found: Vec<_> = batches.iter().map(|b| b.label_values(&[2, 9]).unwrap().unwrap()).collect();
+        assert_eq!(found, [[5, 6], [7, -1]]);
     }
 
     #[test]

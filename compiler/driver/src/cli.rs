@@ -31,7 +31,7 @@ pub struct Cli {
     /// Say each step on standard error, with the seconds since the start.
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub verbose: bool,
-    /// Neither warnings nor progress.
+    /// Neither warnings nor progress, nor a report on files that were written.
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// What to do.
@@ -184,7 +184,7 @@ impl WeightArgs {
 /// `lacuna compile`
 #[derive(Args, Debug)]
 pub struct Compile {
-    /// The ONNX model, or several, each of which becomes an entry; `-` is standard input.
+    /// The ONNX model, its test folder, or several, each of which becomes an entry; `-` is standard input.
     #[arg(required = true, value_name = "MODEL")]
     pub models: Vec<PathBuf>,
     /// Where the object file goes; beside the first model with the ending .lac unless given. `-` is standard output.

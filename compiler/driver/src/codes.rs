@@ -67,9 +67,10 @@ codes! {
     LOAD "L0010" BadInput "the object file cannot be loaded"
         "The file is intact, but its tables contradict one another: an instruction refers to a view that does not exist, or a \
          launch reaches beyond memory. The compiler never writes such a file; assembly by hand may.";
-    MEMORY "L0011" Unsupported "the model exceeds the target's memory"
-        "Weights, inputs, outputs and intermediate tensors do not fit the HBM of one chip, or intermediate tensors placed in \
-         shared SRAM do not fit that. Take a target with more memory, a smaller batch (`--dim`), or a narrower precision.";
+    MEMORY "L0011" Unsupported "the target has too little memory for any code of the model"
+        "Inputs, outputs and weights alone, these in the narrowest format, exceed the HBM of one chip, so that nothing was compiled: no \
+         precision helps, only smaller dimensions (`--dim`) or a target with more memory. Of an object file: its header asks for more HBM \
+         or shared SRAM than the target has. L0402 is about memory that a model turns out to need once its code is there.";
     TEST_DATA "L0012" BadInput "the test data is malformed"
         "A test folder holds `model.onnx` and folders `test_data_set_*` with `input_*.pb` and `output_*.pb`. Inputs belong to \
          the graph's inputs by the name in the file, or by order where no input has that name. `labels_0.pb` is int64 and has \

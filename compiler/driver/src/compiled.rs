@@ -18,6 +18,8 @@ pub struct Compiled {
     pub selection: Option<Selection>,
     /// Formats of the weights of contractions.
     pub weights: Vec<lacuna_optimize::WeightShare>,
+    /// Bytes of the weights of each contraction in the object, in the order of `assignments`.
+    pub weight_bytes: Vec<u64>,
     /// What the exact phase did.
     pub report: lacuna_optimize::Report,
     /// What packing did with the conversions that selection decided on.

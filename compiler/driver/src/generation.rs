@@ -49,16 +49,16 @@ pub fn options(target: &Target, precision: Precision) -> lacuna_optimize::Option
 /// # Errors
 /// Every operator without a kernel; L0090 with every finding when the streams are not legal.
 pub fn generate(selected: &Selected, target: &Target, watch: &mut Watch<'_>) -> Result<Object, NotGenerated> {
-    generate_with(selected, target, &[], watch).map(|(object, _)| object)
+    generate_with(selected, target, &[], watch).map(|generated| generated.object)
 }
 
-/// The same with states; returns the names of those that are copied in each run too.
+/// The same with states, and all that code generation says.
 pub(crate) fn generate_with(
     selected: &Selected,
     target: &Target,
     states: &[State],
     watch: &mut Watch<'_>,
-) -> Result<(Object, Vec<String>), NotGenerated> {
+) -> Result<lacuna_codegen::Generated, NotGenerated> {
     watch.progress.step("generating code");
     let generated = unchecked(selected, target, states).map_err(NotGenerated::Refused)?;
     watch.progress.step("checking instruction streams");
@@ -69,7 +69,7 @@ pub(crate) fn generate_with(
     }
     watch.dump(Stage::Tiled, || generated.tiled.clone());
     watch.dump(Stage::Machine, || print_object(&generated.object, Weights::Elided));
-    Ok((generated.object, generated.copied))
+    Ok(generated)
 }
 
 /// Code generation alone, without the check: for comparisons that nobody runs.

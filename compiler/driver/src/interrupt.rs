@@ -22,13 +22,17 @@ impl Held {
 }
 
 /// Has signals that end a process remove its unfinished file first. A signal that the parent had ignored, as `nohup` does, stays
-/// ignored.
+/// ignored. A file that grows beyond the limit of its size is no end: writing fails, and says so.
 #[cfg(unix)]
 pub fn guard() {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use std::sync::Arc;
+
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     use signal_hook::iterator::Signals;
     use signal_hook::low_level::emulate_default_handler;
 
+    // A flag that nobody reads: with a handler, the system call returns an error.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     let ignored = ignored();
     let wanted = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|s| (ignored >> (s - 1)) & 1 == 0);
     // Without it a signal ends the process as it always does.

@@ -7,16 +7,15 @@ use lacuna_ir::eval::Tensor;
 use lacuna_ir::{Module, TensorType};
 use lacuna_isa::Blob;
 use lacuna_isa::target::Target;
-use lacuna_onnx::Literal;
 use lacuna_optimize::{Drop, MachineCost, Measure, Outputs, Selected};
 
-use crate::calibration::{Calibration, Half};
+use crate::calibration::{self, Calibration, Half};
 use crate::codes;
 use crate::compare::{Accuracy, argmax, classes};
 use crate::diagnostics::{Diagnostic, Failed};
 use crate::exec::{Program, port_type};
 use crate::generation::{contradiction, generate};
-use crate::progress::Progress;
+use crate::progress::{Loudness, Progress};
 use crate::random;
 use crate::request::Watch;
 use crate::testset::DataSet;
@@ -73,11 +72,13 @@ pub struct Interpreter<'a> {
     pub is_random: bool,
     /// Time spent on measurements.
     pub spent: Duration,
+    /// Forward passes so far, and about how many there will be.
+    n_runs: (usize, usize),
 }
 
 impl<'a> Interpreter<'a> {
-    /// An interpreter for modules with the entry of `module`. Data sets whose tensors do not fit the entry are an error if
-    /// `data_must_fit` and left out otherwise; without any, inputs are random, but bound ones keep their values.
+    /// An interpreter for modules with the entry of `module`. Data sets of another number of samples than the entry takes are cut into
+    /// batches; those whose tensors do not fit it are an error if `data_must_fit` and left out otherwise; without any, inputs are random, but bound ones keep their values.
     ///
     /// # Errors
     /// L0008, L0012, or L0014 when an input is too large to make up.
@@ -99,10 +100,14 @@ impl<'a> Interpreter<'a> {
         let mut sets = Vec::new();
         let mut halves = Some(Halves { to_choose: Vec::new(), n_samples: Vec::new() });
         for set in data {
-            match inputs(set, &entry.inputs, &types, shapes.first()) {
-                Ok(inputs) => {
-                    sets.push(inputs);
-                    halves = halves.and_then(|h| h.with(set, &entry.inputs));
+            let batches = calibration::cut(set, &entry.inputs, &types).and_then(|batches| {
+                let inputs = batches.iter().map(|batch| Inputs::of(batch, shapes.first()));
+                Ok((inputs.collect::<Result<Vec<_>, _>>()?, batches))
+            });
+            match batches {
+                Ok((inputs, batches)) => {
+                    sets.extend(inputs);
+                    halves = batches.iter().fold(halves, |halves, batch| halves?.with(batch, &entry.inputs));
                 }
                 Err(e) if data_must_fit => return Err(e.into()),
                 Err(_) => {}
@@ -123,7 +128,19 @@ impl<'a> Interpreter<'a> {
         }
         let spent = Duration::ZERO;
         let resolution = f64::INFINITY;
-        Ok(Interpreter { target, progress, threads, sets, halves, resolution, shapes, is_random, spent })
+        let n_runs = (0, 0);
+        Ok(Interpreter {
+            target,
+            progress,
+            threads,
+            sets,
+            halves,
+            resolution,
+            shapes,
+            is_random,
+            spent,
+            n_runs,
+        })
     }
 
     /// Has accuracy judged on the half of the samples that no sensitivity was measured on, if it can tell `points`.
@@ -187,26 +204,12 @@ impl Halves {
     }
 }
 
-/// The tensors of a data set in the order of the entry's inputs.
-fn inputs(
-    set: &DataSet,
-    names: &[String],
-    types: &[&TensorType],
-    first_output: Option<&Vec<u64>>,
-) -> Result<Inputs, Diagnostic> {
-    let mut blobs = Vec::new();
-    for (i, at) in set.pair_inputs(names)?.into_iter().enumerate() {
-        let literal: &Literal = &set.inputs[at].1;
-        if literal.ty != *types[i] {
-            let reason =
-                format!("{}: input `{}` is {}, but the data is {}", set.name, names[i], types[i], literal.ty);
-            let hint = "compile for the shapes of the data with --dim, or give data of the compiled shapes";
-            return Err(Diagnostic::new(codes::INPUT, reason).hint(hint));
-        }
-        blobs.push(literal.data.clone());
+impl Inputs {
+    /// Those of a batch whose tensors are in order.
+    fn of(batch: &DataSet, first_output: Option<&Vec<u64>>) -> Result<Inputs, Diagnostic> {
+        let labels = first_output.map(|shape| batch.label_values(shape)).transpose()?.flatten();
+        Ok(Inputs { blobs: batch.inputs.iter().map(|(_, literal)| literal.data.clone()).collect(), labels })
     }
-    let labels = first_output.map(|shape| set.label_values(shape)).transpose()?.flatten();
-    Ok(Inputs { blobs, labels })
 }
 
 impl Measure for Interpreter<'_> {
@@ -214,7 +217,9 @@ impl Measure for Interpreter<'_> {
 
     fn run(&mut self, module: &Module) -> Result<Outputs, Failure> {
         let started = Instant::now();
-        let outputs = self.execute(module, self.sets.iter().map(|s| &s.blobs[..]));
+        self.n_runs.0 += 1;
+        let sets: Vec<&[Blob]> = self.sets.iter().map(|set| &set.blobs[..]).collect();
+        let outputs = self.execute(module, &sets);
         self.spent += started.elapsed();
         outputs
     }
@@ -222,9 +227,15 @@ impl Measure for Interpreter<'_> {
     fn run_to_choose(&mut self, module: &Module) -> Result<Outputs, Failure> {
         let Some(halves) = &self.halves else { return self.run(module) };
         let started = Instant::now();
-        let outputs = self.execute(module, halves.to_choose.iter().map(Vec::as_slice));
+        self.n_runs.0 += 1;
+        let sets: Vec<&[Blob]> = halves.to_choose.iter().map(Vec::as_slice).collect();
+        let outputs = self.execute(module, &sets);
         self.spent += started.elapsed();
         outputs
+    }
+
+    fn expect(&mut self, n_runs: usize) {
+        self.n_runs.1 = self.n_runs.0 + n_runs;
     }
 
     fn holds_out(&self) -> bool {
@@ -246,11 +257,10 @@ impl Measure for Interpreter<'_> {
 }
 
 impl Interpreter<'_> {
-    fn execute<'s>(
-        &self,
-        module: &Module,
-        sets: impl Iterator<Item = &'s [Blob]>,
-    ) -> Result<Outputs, Failure> {
+    /// Runs a module on some of the inputs, in the order of the entry.
+    fn execute(&self, module: &Module, sets: &[&[Blob]]) -> Result<Outputs, Failure> {
+        self.progress.of(self.n_runs.0 - 1, self.n_runs.1.max(self.n_runs.0), "forward passes");
+        let quiet = Progress::new(Loudness::Silent);
         let selected = Selected {
             module: module.clone(),
             assignments: Vec::new(),
@@ -258,10 +268,9 @@ impl Interpreter<'_> {
             packing: lacuna_optimize::Report::default(),
             warnings: Vec::new(),
         };
-        let mut watch = Watch { progress: self.progress, dump: None };
+        let mut watch = Watch { progress: &quiet, dump: None };
         let object = generate(&selected, self.target, &mut watch).map_err(Failed::from)?;
         let program = Program::load(&object, self.threads)?;
-        self.progress.step("measuring on calibration data");
         let mut all = Vec::new();
         for blobs in sets {
             let outputs = program.run(blobs)?;
@@ -279,7 +288,8 @@ impl Interpreter<'_> {
     }
 
     fn replay(&self, selected: &Selected) -> Result<MachineCost, Failure> {
-        let mut watch = Watch { progress: self.progress, dump: None };
+        let quiet = Progress::new(Loudness::Silent);
+        let mut watch = Watch { progress: &quiet, dump: None };
         let object = generate(selected, self.target, &mut watch).map_err(Failed::from)?;
         let profile = lacuna_runtime::profile(&object, self.target, 0)
             .map_err(|e| Diagnostic::new(codes::LOAD, e.to_string()))?;

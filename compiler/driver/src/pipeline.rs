@@ -12,7 +12,7 @@ pub use crate::compiled::Compiled;
 use crate::diagnostics::{Diagnostic, Failed};
 use crate::expose::expose;
 pub use crate::generation::{NotGenerated, contradiction, generate, options, unchecked};
-use crate::generation::{generate_with, refused, unselected, zeros};
+use crate::generation::{generate_with, refused, unselected};
 pub use crate::request::{Request, Stage, Watch};
 use crate::selection::{self, Selection};
 use crate::states;
@@ -44,15 +44,15 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
     let started = Instant::now();
     let mut front = front(request, watch)?;
     let states = states::resolve(request.states, &front.imported).map_err(|f| f.in_file(request.path))?;
-    let object = loop {
+    let generated = loop {
         match generate_with(&front.selected, request.target, &states, watch) {
-            Ok((object, copied)) => {
-                front.warnings.extend(copied.iter().map(|name| {
+            Ok(generated) => {
+                front.warnings.extend(generated.copied.iter().map(|name| {
                     format!(
                         "state {name} is copied in each run: a kernel that reads it also makes its new value"
                     )
                 }));
-                break object;
+                break generated;
             }
             Err(NotGenerated::Contradiction(found)) => return Err(found.in_file(request.path)),
             Err(NotGenerated::Refused(failures)) => {
@@ -64,15 +64,14 @@ pub fn compile(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Compiled,
             }
         }
     };
-    let zeros = zeros(&front.selected, request.target);
-    let entry = front.selected.module.entries.first().map(|entry| entry.func);
-    let pattern = |func, node| zeros[node].pattern.filter(|_| Some(func) == entry);
+    let stored = |constant| generated.constant_bytes[constant];
     Ok(Compiled {
-        object,
+        weights: lacuna_optimize::weight_shares(&front.selected.module, &stored),
+        weight_bytes: lacuna_optimize::weight_bytes(&front.selected, &stored),
+        object: generated.object,
         imported: front.imported,
         optimized: front.optimized,
         selection: front.selection,
-        weights: lacuna_optimize::weight_shares(&front.selected.module, &pattern),
         report: front.report,
         packing: front.selected.packing,
         assignments: front.selected.assignments,
@@ -172,11 +171,12 @@ pub fn front(request: &Request<'_>, watch: &mut Watch<'_>) -> Result<Front, Fail
     verify(&selected.module, "select")?;
     watch.dump(Stage::Selected, || selected.module.to_string());
     warnings.extend(warnings::foreign_pattern(&request.weights, request.target));
-    warnings.extend(warnings::untouched(&selected.module, &request.weights));
+    warnings.extend(warnings::untouched(&optimized, &selected.module, &request.weights));
     warnings.extend(selected.warnings.iter().cloned());
     warnings.extend(selected.refined.iter().filter_map(|w| {
         let nodes: Vec<&str> = w.origins.iter().map(|&o| imported.origins[o].node.as_str()).collect();
-        w.note.map(|note| format!("the weights of {} are {note}", nodes.join(", ")))
+        let notes = w.notes.join("; ");
+        (!notes.is_empty()).then(|| format!("the weights of {} are {notes}", nodes.join(", ")))
     }));
     Ok(Front { imported, optimized, selected, selection, report, warnings, options })
 }

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::io::{IsTerminal, stderr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
@@ -26,6 +27,8 @@ pub enum Loudness {
 /// The line.
 pub struct Progress {
     bar: ProgressBar,
+    /// What is being done. The line shows it once the work takes long, also where it began before that.
+    what: Arc<Mutex<String>>,
     /// When the work started, if each step is said.
     started: Option<Instant>,
 }
@@ -35,7 +38,7 @@ impl Progress {
     pub fn new(loudness: Loudness) -> Progress {
         let started = (loudness == Loudness::Verbose).then(Instant::now);
         if loudness != Loudness::Plain || !stderr().is_terminal() {
-            return Progress { bar: ProgressBar::hidden(), started };
+            return Progress { bar: ProgressBar::hidden(), what: Arc::default(), started };
         }
         let late = |state: &ProgressState, out: &mut dyn Write| {
             if state.elapsed() >= QUIET {
@@ -48,29 +51,37 @@ impl Progress {
                 let _ = out.write_str(frames[(state.elapsed().as_millis() / 200) as usize % frames.len()]);
             }
         };
-        let style = ProgressStyle::with_template("{turn} {late} {msg}")
+        let what: Arc<Mutex<String>> = Arc::default();
+        let said = Arc::clone(&what);
+        let doing = move |state: &ProgressState, out: &mut dyn Write| {
+            if state.elapsed() >= QUIET {
+                let _ = out.write_str(&said.lock().unwrap_or_else(PoisonError::into_inner));
+            }
+        };
+        let style = ProgressStyle::with_template("{turn} {late} {doing}")
             .unwrap_or_else(|_| ProgressStyle::default_spinner())
             .with_key("turn", spinner)
-            .with_key("late", late);
+            .with_key("late", late)
+            .with_key("doing", doing);
         let bar = ProgressBar::new_spinner().with_style(style);
         bar.enable_steady_tick(Duration::from_millis(200));
-        Progress { bar, started }
+        Progress { bar, what, started }
     }
 
     /// Says what is being done.
     pub fn step(&self, what: &str) {
         self.say(what);
-        if self.bar.elapsed() >= QUIET {
-            self.bar.set_message(what.to_owned());
-        }
+        self.show(what.to_owned());
     }
 
     /// Says how much of it is done, and about how long the rest takes.
     pub fn of(&self, n_done: usize, n_all: usize, what: &str) {
         self.say(&format!("{n_done} of {n_all} {what}"));
-        if self.bar.elapsed() >= QUIET {
-            self.bar.set_message(bar(n_done, n_all, what, self.bar.elapsed()));
-        }
+        self.show(bar(n_done, n_all, what, self.bar.elapsed()));
+    }
+
+    fn show(&self, what: String) {
+        *self.what.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
     fn say(&self, what: &str) {

@@ -21,16 +21,31 @@ pub struct Report {
     pub exit: Exit,
     /// What goes to standard output in place of the text, which goes to standard error then.
     pub output: Option<Vec<u8>>,
+    /// Whether the text is about files that were written, and not the answer itself: then nobody who wants quiet wants it.
+    pub is_of_files: bool,
 }
 
 impl Report {
+    /// A report of success whose result is in files.
+    pub fn of_files(text: impl Into<String>, json: Value) -> Report {
+        Report { is_of_files: true, ..Report::new(text, json) }
+    }
+
     /// A report of success.
     pub fn new(text: impl Into<String>, json: Value) -> Report {
-        Report { text: text.into(), json, warnings: Vec::new(), exit: Exit::Holds, output: None }
+        Report {
+            text: text.into(),
+            json,
+            warnings: Vec::new(),
+            exit: Exit::Holds,
+            output: None,
+            is_of_files: false,
+        }
     }
 }
 
-/// Prints a result and returns the exit status. Warnings are left out where nobody wants them, but for programs.
+/// Prints a result and returns the exit status. Where quiet is wanted, warnings are left out, and what is said of files that were
+/// written; programs get all.
 pub fn emit(result: Result<Report, Failed>, as_json: bool, is_quiet: bool) -> Exit {
     let (text, errors, exit) = match result {
         Ok(Report { output: Some(bytes), text, warnings, exit, .. }) => {
@@ -46,7 +61,8 @@ pub fn emit(result: Result<Report, Failed>, as_json: bool, is_quiet: bool) -> Ex
             } else {
                 let shown = report.warnings.iter().filter(|_| !is_quiet);
                 let warnings = shown.map(|w| format!("warning: {w}\n")).collect();
-                (report.text.into_bytes(), warnings, report.exit)
+                let text = if is_quiet && report.is_of_files { String::new() } else { report.text };
+                (text.into_bytes(), warnings, report.exit)
             }
         }
         Err(failed) if as_json => (format!("{}\n", failed.json()).into_bytes(), String::new(), failed.exit()),

@@ -74,7 +74,7 @@ impl TestSet {
     /// # Errors
     /// L0007 for names that are none, L0008 for inputs that are not given, and those of reading.
     pub fn given(path: &Path, inputs: &[Given], expected: &[Given]) -> Result<TestSet, Failed> {
-        let model = if path.is_dir() { model_in(path)? } else { path.to_owned() };
+        let model = file_of(path)?;
         // A model that does not decode is the importer's to report.
         let Some(ports) = Ports::read(&files::read(&model)?) else {
             return Ok(TestSet { model, folders: Vec::new(), given: None });
@@ -131,6 +131,14 @@ impl TestSet {
         };
         self.folders.iter().map(load).collect()
     }
+}
+
+/// The file that a path stands for: the model in it where it is a test folder.
+///
+/// # Errors
+/// L0012 for a folder without a model.
+pub fn file_of(path: &Path) -> Result<PathBuf, Diagnostic> {
+    if path.is_dir() { model_in(path) } else { Ok(path.to_owned()) }
 }
 
 fn model_in(folder: &Path) -> Result<PathBuf, Diagnostic> {

@@ -119,23 +119,33 @@ fn implies(pattern: WeightSparsity, other: WeightSparsity) -> bool {
     most <= other.n
 }
 
-/// The products whose weights the model itself stores as codes, which no technique of weights touches.
-pub fn untouched(module: &Module, weights: &WeightOptions) -> Option<String> {
+/// The products whose weights no technique touches because they are codes: the model's own in `optimized`, or those of the precision in
+/// `selected`.
+pub fn untouched(optimized: &Module, selected: &Module, weights: &WeightOptions) -> Vec<String> {
     if weights.is_plain() {
-        return None;
+        return Vec::new();
     }
+    let given = blocked(optimized);
+    let (own, made): (Vec<String>, Vec<String>) =
+        blocked(selected).into_iter().partition(|name| given.contains(name));
+    let said = |names: Vec<String>, why: &str| {
+        (!names.is_empty()).then(|| format!("the weights of {} {why}", names.join("; ")))
+    };
+    let kept = "are neither pruned nor rounded: they are codes with scales per block, which keep their bits";
+    let nearest =
+        "are not pruned, and rounded to nearest: codes of four bits with scales per block admit no technique";
+    [said(own, kept), said(made, nearest)].into_iter().flatten().collect()
+}
+
+/// The products whose weights are codes with scales per block.
+fn blocked(module: &Module) -> Vec<String> {
     let stored = module.functions.values().flat_map(|func| {
         let products = func.nodes.values().filter(|node| node.op.is_product());
         products.filter(|node| node.args.iter().any(|&arg| func.blocked(arg).is_some()))
     });
     let mut named: Vec<String> = stored.map(|node| nodes(module, &node.origins)).collect();
     named.dedup();
-    (!named.is_empty()).then(|| {
-        format!(
-            "the weights of {} are neither pruned nor rounded: they are codes with scales per block, which keep their bits",
-            named.join("; ")
-        )
-    })
+    named
 }
 
 #[cfg(test)]

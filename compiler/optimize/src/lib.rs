@@ -58,7 +58,7 @@ pub use report::{Application, Report, RuleCount};
 pub use rules::{RuleClass, RuleInfo, rule_table};
 pub use select::{
     Assignment, Budget, Candidate, Chosen, Drop, MachineCost, Measure, Outputs, ParetoPoint, SelectError,
-    Selected, Site, Survey, Verdict, WeightShare, compressed, noise_to_signal, select, sqnr_db,
+    Selected, Site, Survey, Verdict, WeightShare, compressed, noise_to_signal, select, sqnr_db, weight_bytes,
     weight_shares,
 };
 pub use weights::{WeightOptions, WeightReport};

@@ -8,6 +8,7 @@ use crate::field::Field;
 use crate::format::ScaleMode;
 use crate::inst::{Inst, InstKind, Operand};
 use crate::nearest::nearest;
+use crate::part::Item;
 use crate::program::{Program, SeOp, Stream};
 
 type ParseRow<T> = fn(&str, &[Arg<'_>]) -> Option<Result<T, ArgError>>;
@@ -54,7 +55,9 @@ pub(super) fn inst(c: &mut Cursor<'_>) -> Parsed<Inst> {
 
 /// `pN "name" domain vN parallel N { .. }`, behind its keyword.
 pub(super) fn program(c: &mut Cursor<'_>, number: usize) -> Parsed<Program> {
-    c.entry_number("p", number)?;
+    c.entry_number(Item::Program, number)?;
+    let kernel = c.part;
+    c.part = kernel.within(Item::Program, number);
     let mut program = Program { name: c.name()?, ..Program::default() };
     c.keyword("domain")?;
     program.domain = c.indexed("v")?;
@@ -65,7 +68,7 @@ pub(super) fn program(c: &mut Cursor<'_>, number: usize) -> Parsed<Program> {
         match (c.peek_word(), section) {
             (Some("stream"), None) => {
                 c.keyword("stream")?;
-                c.entry_number("s", program.streams.len())?;
+                c.entry_number(Item::Stream, program.streams.len())?;
                 let operand = c.parsed("an operand", |word| {
                     <Operand as Field>::parse(word).filter(|&o| <Operand as Field>::to_bits(o).is_some())
                 })?;
@@ -80,19 +83,26 @@ pub(super) fn program(c: &mut Cursor<'_>, number: usize) -> Parsed<Program> {
                 c.keyword(label)?;
                 section = Some(label);
             }
-            (_, Some("init:")) => program.init.push(row(c, SeOp::ROWS, SeOp::parse)?),
-            (_, Some("body:")) => program.body.push(row(c, SeOp::ROWS, SeOp::parse)?),
-            (_, Some(_)) => program.finish.push(row(c, SeOp::ROWS, SeOp::parse)?),
+            (_, Some(label)) => {
+                let (item, ops) = match label {
+                    "init:" => (Item::Init, &mut program.init),
+                    "body:" => (Item::Body, &mut program.body),
+                    _ => (Item::Finish, &mut program.finish),
+                };
+                c.mark(item, ops.len());
+                ops.push(row(c, SeOp::ROWS, SeOp::parse)?);
+            }
             (_, None) => return c.fault("expected `stream`, `constant`, `init:`, `body:` or `finish:`"),
         }
         Ok(())
     })?;
+    c.part = kernel;
     Ok(program)
 }
 
 /// A constant's statement, keyword included.
 pub(super) fn constant(c: &mut Cursor<'_>, number: usize) -> Parsed<u64> {
     c.keyword("constant")?;
-    c.entry_number("c", number)?;
+    c.entry_number(Item::Constant, number)?;
     c.parsed("a hexadecimal number", |word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
 }

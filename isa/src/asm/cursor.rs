@@ -8,6 +8,7 @@ use logos::{Lexer, Logos};
 use super::lexer::Token;
 use super::{Fault, MAX_ERRORS};
 use crate::nearest::nearest;
+use crate::part::{Item, Part};
 
 /// What a statement's parser gives.
 pub(super) type Parsed<T> = Result<T, Fault>;
@@ -18,14 +19,22 @@ pub(super) struct Cursor<'t> {
     /// The next token; `None` at the end of the text.
     ahead: Option<(Result<Token, ()>, Range<usize>)>,
     faults: Vec<Fault>,
-    /// Byte of the text at which each instruction of each kernel begins.
-    pub code: Vec<Vec<usize>>,
+    /// The part of the object that the statements at hand belong to.
+    pub part: Part,
+    /// Where in the text the statements of parts begin, in bytes.
+    pub starts: Vec<(Part, usize)>,
 }
 
 impl<'t> Cursor<'t> {
     pub fn new(text: &'t str) -> Cursor<'t> {
-        let mut cursor =
-            Cursor { text, lexer: Token::lexer(text), ahead: None, faults: Vec::new(), code: Vec::new() };
+        let mut cursor = Cursor {
+            text,
+            lexer: Token::lexer(text),
+            ahead: None,
+            faults: Vec::new(),
+            part: Part::default(),
+            starts: Vec::new(),
+        };
         cursor.advance();
         cursor
     }
@@ -143,8 +152,15 @@ impl<'t> Cursor<'t> {
         })
     }
 
-    /// Takes the number of a table entry, which must be the next one.
-    pub fn entry_number(&mut self, prefix: &str, expected: usize) -> Parsed<()> {
+    /// Notes that the statement of an item of the part at hand is here.
+    pub fn mark(&mut self, item: Item, number: usize) {
+        self.starts.push((self.part.within(item, number), self.span().start));
+    }
+
+    /// Takes the number of a table entry, which must be the next one, and notes where it is.
+    pub fn entry_number(&mut self, item: Item, expected: usize) -> Parsed<()> {
+        self.mark(item, expected);
+        let prefix = item.prefix();
         let span = self.span();
         let found: usize = self.indexed(prefix)?;
         // A statement at fault is missing from its table: only the first gap says something new.

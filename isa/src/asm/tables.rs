@@ -14,6 +14,7 @@ use crate::object::{
     Access, Address, Buffer, BufferKind, EntryPoint, Kernel, Launch, MemSpace, Object, ObjectOrigin, Param,
     ParamTerm, Port, TensorDecl, Transfer, Trip,
 };
+use crate::part::{Item, Part};
 use crate::view::{Advance, Dim, Pattern, Shift, Space, VIEW_DIMS, View};
 
 const ACCESSES: [(&str, Access); 3] = [
@@ -40,13 +41,18 @@ pub(super) fn object(c: &mut Cursor<'_>, weights: Option<Blob>) -> Object {
         if c.eat(Token::Newline) {
             continue;
         }
+        c.part = Part::default();
         let statement = match c.peek_word() {
             Some("object") => {
                 n_objects += 1;
+                c.starts.push((c.part, c.span().start));
                 header(c, &mut object)
             }
             Some("figures") => figures(c, &mut object),
-            Some("state") => port(c).map(|state| object.states.push(state)),
+            Some("state") => {
+                c.mark(Item::State, object.states.len());
+                port(c).map(|state| object.states.push(state))
+            }
             Some("origin") => origin(c, &mut object),
             Some("kernel") => kernel(c, object.kernels.len()).map(|k| object.kernels.push(k)),
             Some("entry") => entry(c, object.entries.len()).map(|e| object.entries.push(e)),
@@ -84,22 +90,34 @@ fn header(c: &mut Cursor<'_>, object: &mut Object) -> Parsed<()> {
     Ok(())
 }
 
+/// The target file, in one name or in one for each line.
 fn figures(c: &mut Cursor<'_>, object: &mut Object) -> Parsed<()> {
+    c.mark(Item::Figures, 0);
     c.keyword("figures")?;
-    object.target_file = c.name()?;
+    if !c.at(Token::Open) {
+        object.target_file = c.name()?;
+        return Ok(());
+    }
+    let mut lines = Vec::new();
+    c.block(|c| {
+        lines.push(c.name()?);
+        Ok(())
+    })?;
+    object.target_file = lines.join("\n");
     Ok(())
 }
 
 fn origin(c: &mut Cursor<'_>, object: &mut Object) -> Parsed<()> {
     c.keyword("origin")?;
-    c.entry_number("o", object.origins.len())?;
+    c.entry_number(Item::Origin, object.origins.len())?;
     object.origins.push(ObjectOrigin { node: c.name()?, op: c.name()? });
     Ok(())
 }
 
 fn kernel(c: &mut Cursor<'_>, number: usize) -> Parsed<Kernel> {
     c.keyword("kernel")?;
-    c.entry_number("k", number)?;
+    c.entry_number(Item::Kernel, number)?;
+    c.part = c.part.within(Item::Kernel, number);
     let mut kernel = Kernel { name: c.name()?, ..Kernel::default() };
     c.keyword("grid")?;
     kernel.grid = c.parsed("a grid of four sizes, like 12x1x6x1", |word| {
@@ -108,14 +126,10 @@ fn kernel(c: &mut Cursor<'_>, number: usize) -> Parsed<Kernel> {
         sizes.next().is_none().then_some(grid)
     })?;
     let mut in_code = false;
-    c.code.push(Vec::new());
     c.block(|c| {
         if in_code {
-            let start = c.span().start;
+            c.mark(Item::Inst, kernel.code.len());
             kernel.code.push(code::inst(c)?);
-            if let Some(starts) = c.code.last_mut() {
-                starts.push(start);
-            }
             return Ok(());
         }
         match c.peek_word() {
@@ -145,7 +159,7 @@ fn kernel(c: &mut Cursor<'_>, number: usize) -> Parsed<Kernel> {
 
 fn param(c: &mut Cursor<'_>, number: usize) -> Parsed<Param> {
     c.keyword("param")?;
-    c.entry_number("q", number)?;
+    c.entry_number(Item::Param, number)?;
     let name = c.name()?;
     c.keyword("from")?;
     let lo = c.number()?;
@@ -155,7 +169,7 @@ fn param(c: &mut Cursor<'_>, number: usize) -> Parsed<Param> {
 
 fn tensor(c: &mut Cursor<'_>, number: usize) -> Parsed<TensorDecl> {
     c.keyword("tensor")?;
-    c.entry_number("r", number)?;
+    c.entry_number(Item::Tensor, number)?;
     let access = c.choice("an access", &ACCESSES)?;
     c.keyword("bytes")?;
     let bytes = c.number()?;
@@ -165,7 +179,7 @@ fn tensor(c: &mut Cursor<'_>, number: usize) -> Parsed<TensorDecl> {
 
 fn buffer(c: &mut Cursor<'_>, number: usize) -> Parsed<Buffer> {
     c.keyword("buffer")?;
-    c.entry_number("b", number)?;
+    c.entry_number(Item::Buffer, number)?;
     let name = c.name()?;
     let kind = c.choice("a kind of buffer", &KINDS)?;
     let slot_bytes = c.number()?;
@@ -186,7 +200,7 @@ fn axis(word: &str, separator: char) -> Option<(bool, usize, &str)> {
 
 fn trip(c: &mut Cursor<'_>, number: usize) -> Parsed<Trip> {
     c.keyword("trip")?;
-    c.entry_number("t", number)?;
+    c.entry_number(Item::Trip, number)?;
     let base = c.number()?;
     c.keyword("max")?;
     let mut trip = Trip { base, max: c.number()?, ..Trip::default() };
@@ -244,7 +258,7 @@ fn pattern(word: &str) -> Option<Pattern> {
 
 fn view(c: &mut Cursor<'_>, number: usize) -> Parsed<View> {
     c.keyword("view")?;
-    c.entry_number("v", number)?;
+    c.entry_number(Item::View, number)?;
     let format = c.parsed("a format", Format::from_name)?;
     let pattern = match c.peek_word() {
         Some("local" | "global") | None => None,
@@ -306,7 +320,7 @@ fn port(c: &mut Cursor<'_>) -> Parsed<Port> {
 
 fn transfer(c: &mut Cursor<'_>, number: usize) -> Parsed<Transfer> {
     c.keyword("transfer")?;
-    c.entry_number("x", number)?;
+    c.entry_number(Item::Transfer, number)?;
     let (src, dst) = (address(c)?, address(c)?);
     let elem = c.parsed("an element type", ScalarType::from_name)?;
     c.keyword("x")?;
@@ -318,11 +332,13 @@ fn transfer(c: &mut Cursor<'_>, number: usize) -> Parsed<Transfer> {
 
 fn entry(c: &mut Cursor<'_>, number: usize) -> Parsed<EntryPoint> {
     c.keyword("entry")?;
-    c.entry_number("e", number)?;
+    c.entry_number(Item::Entry, number)?;
+    c.part = c.part.within(Item::Entry, number);
     let mut entry = EntryPoint { name: c.name()?, ..EntryPoint::default() };
     let mut in_code = false;
     c.block(|c| {
         if in_code {
+            c.mark(Item::Inst, entry.code.len());
             entry.code.push(code::inst(c)?);
             return Ok(());
         }
@@ -332,11 +348,17 @@ fn entry(c: &mut Cursor<'_>, number: usize) -> Parsed<EntryPoint> {
                 entry.ranks = c.number()?;
             }
             Some("transfer") => entry.transfers.push(transfer(c, entry.transfers.len())?),
-            Some("input") => entry.inputs.push(port(c)?),
-            Some("output") => entry.outputs.push(port(c)?),
+            Some("input") => {
+                c.mark(Item::Input, entry.inputs.len());
+                entry.inputs.push(port(c)?);
+            }
+            Some("output") => {
+                c.mark(Item::Output, entry.outputs.len());
+                entry.outputs.push(port(c)?);
+            }
             Some("launch") => {
                 c.keyword("launch")?;
-                c.entry_number("#", entry.launches.len())?;
+                c.entry_number(Item::Launch, entry.launches.len())?;
                 let kernel = c.indexed("k")?;
                 let bases = c.list(address)?;
                 let mut params = Vec::new();

@@ -21,6 +21,21 @@ fn the_sample_assembles_to_the_same_bytes() {
     assert_eq!(again.write().unwrap(), object.write().unwrap());
 }
 
+/// The file of a target is one line of text for each of its own, or one name with all of them.
+#[test]
+fn target_files_are_written_line_by_line() {
+    for file in ["name = \"mine\"\nbase = 'mtia-300'\n", "a\r\n\n\tb", "one line"] {
+        let object = Object { target_file: file.to_owned(), ..testing::sample() };
+        let text = disassemble(&object);
+        assert!(text.lines().all(|line| line.len() < 200), "{text}");
+        assert_eq!(assemble(&text).unwrap(), object);
+        let (head, rest) = text.split_once("figures {").unwrap();
+        let (_, rest) = rest.split_once("\n}\n").unwrap();
+        let whole = format!("{head}figures {}\n{rest}", crate::disasm::quoted(file));
+        assert_eq!(assemble(&whole).unwrap(), object);
+    }
+}
+
 #[test]
 fn elided_weights_come_from_elsewhere() {
     let object = testing::sample();

@@ -4,11 +4,13 @@ use super::{Faults, local_reach, params};
 use crate::format::Format;
 use crate::inst::{Action, Engine, GlobalField, Inst, InstKind, Operand, OperandField, Order, Place};
 use crate::object::{Access, Buffer, BufferKind, EntryPoint, Kernel};
+use crate::part::Item;
 use crate::view::{LOOP_LEVELS, Space, VIEW_DIMS, View};
 
 pub(super) fn validate_entry_code(entry: &EntryPoint, faults: &mut Faults) {
     check_halt(&entry.code, faults);
     for (pc, inst) in entry.code.iter().enumerate() {
+        faults.at(Item::Inst, pc);
         faults.check(inst.stage == 0, || format!("instruction {pc} has a stage"));
         match inst.kind {
             InstKind::Launch { launch } | InstKind::Chain { launch } => {
@@ -27,24 +29,32 @@ pub(super) fn validate_entry_code(entry: &EntryPoint, faults: &mut Faults) {
             other => faults.push(format!("instruction {pc}: `{}` in an entry stream", other.mnemonic())),
         }
     }
+    faults.at_whole();
 }
 
 fn check_halt(code: &[Inst], faults: &mut Faults) {
     let halts = code.iter().filter(|i| matches!(i.kind, InstKind::Halt {})).count();
     let last = code.last().is_some_and(|i| matches!(i.kind, InstKind::Halt {}));
+    // Where one stands in the middle, that one is at fault, else the end.
+    let early = code.iter().position(|i| matches!(i.kind, InstKind::Halt {}));
+    if let Some(pc) = early.or_else(|| code.len().checked_sub(1)) {
+        faults.at(Item::Inst, pc);
+    }
     faults.check(halts == 1 && last, || "the stream must end in its one `halt`".to_owned());
+    faults.at_whole();
 }
 
 pub(super) fn validate_kernel_code(kernel: &Kernel, max_trip: u32, faults: &mut Faults) {
     check_halt(&kernel.code, faults);
-    // Level and stages of the open loops.
-    let mut open: Vec<(u8, u8)> = Vec::new();
+    // Level and stages of the open loops, and where they begin.
+    let mut open: Vec<(u8, u8, usize)> = Vec::new();
     for (pc, inst) in kernel.code.iter().enumerate() {
+        faults.at(Item::Inst, pc);
         // A loop's own stage counts in the loop around it; its `end` has none.
         let stages = if matches!(inst.kind, InstKind::End {} | InstKind::Halt {}) {
             1
         } else {
-            open.last().map_or(1, |(_, stages)| *stages)
+            open.last().map_or(1, |(_, stages, _)| *stages)
         };
         faults.check(inst.stage < stages.max(1), || {
             format!("instruction {pc}: stage {} where the innermost loop has {stages}", inst.stage)
@@ -58,11 +68,11 @@ pub(super) fn validate_kernel_code(kernel: &Kernel, max_trip: u32, faults: &mut 
                 faults.check(usize::from(level) < LOOP_LEVELS, || {
                     format!("instruction {pc}: no level {level}")
                 });
-                faults.check(open.iter().all(|(l, _)| *l != level), || {
+                faults.check(open.iter().all(|(l, ..)| *l != level), || {
                     format!("instruction {pc}: a loop around this one has level {level}")
                 });
                 faults.check((1..=4).contains(&stages), || format!("instruction {pc}: {stages} stages"));
-                open.push((level, stages));
+                open.push((level, stages, pc));
             }
             InstKind::End {} => {
                 let closed = open.pop();
@@ -71,7 +81,11 @@ pub(super) fn validate_kernel_code(kernel: &Kernel, max_trip: u32, faults: &mut 
             _ => {}
         }
     }
-    faults.check(open.is_empty(), || "a loop does not end".to_owned());
+    for (_, _, pc) in open {
+        faults.at(Item::Inst, pc);
+        faults.push("a loop does not end");
+    }
+    faults.at_whole();
 }
 
 /// The buffer and view of an operand, where both exist.

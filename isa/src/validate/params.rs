@@ -4,6 +4,7 @@ use super::Faults;
 use crate::format::{Format, ScalarType};
 use crate::inst::{InstKind, Operand};
 use crate::object::{Access, Kernel};
+use crate::part::Item;
 use crate::view::{MAX_PARAMS, Space, View};
 
 /// Least and greatest `factor * value` of a parameter.
@@ -16,11 +17,13 @@ pub(super) fn reach(kernel: &Kernel, param: u8, factor: i32) -> (i128, i128) {
 pub(super) fn validate_params(kernel: &Kernel, faults: &mut Faults) {
     faults.check(kernel.params.len() <= MAX_PARAMS, || format!("{} parameters", kernel.params.len()));
     for (i, param) in kernel.params.iter().enumerate() {
+        faults.at(Item::Param, i);
         faults.check(param.lo <= param.hi, || {
             format!("parameter q{i} ranges from {} to {}", param.lo, param.hi)
         });
     }
     for (i, term) in kernel.trips.iter().enumerate().filter_map(|(i, trip)| Some((i, trip.param?))) {
+        faults.at(Item::Trip, i);
         let known = usize::from(term.param) < kernel.params.len() && term.divisor > 0;
         faults.check(known, || format!("trip t{i} follows q{} / {}", term.param, term.divisor));
     }
@@ -32,6 +35,7 @@ pub(super) fn validate_params(kernel: &Kernel, faults: &mut Faults) {
             InstKind::Loop { .. } => depth += 1,
             InstKind::End {} => depth = depth.saturating_sub(1),
             InstKind::Ldp { param, .. } => {
+                faults.at(Item::Inst, pc);
                 faults.check(depth == 0, || format!("instruction {pc}: `ldp` in a loop"));
                 last[usize::from(param) % MAX_PARAMS] = Some(pc);
             }
@@ -41,11 +45,13 @@ pub(super) fn validate_params(kernel: &Kernel, faults: &mut Faults) {
     for (pc, inst) in kernel.code.iter().enumerate() {
         for param in used(kernel, &inst.kind) {
             let later = last.get(usize::from(param)).copied().flatten().filter(|&load| load >= pc);
+            faults.at(Item::Inst, pc);
             faults.check(later.is_none(), || {
                 format!("instruction {pc} depends on q{param}, which a later `ldp` sets")
             });
         }
     }
+    faults.at_whole();
 }
 
 /// The parameters that an instruction depends on.

@@ -5,6 +5,7 @@ use super::code::check_operand;
 use crate::format::ScalarType;
 use crate::inst::Action;
 use crate::object::Kernel;
+use crate::part::Item;
 use crate::program::{ACCUMULATORS, MAX_STREAMS, Program, REGISTERS, Reg, SeOp};
 use crate::view::{Space, VIEW_DIMS};
 
@@ -20,12 +21,18 @@ pub(super) fn validate_program(program: &Program, kernel: &Kernel, max_trip: u32
     });
     faults.check(program.streams.len() <= MAX_STREAMS, || format!("{} streams", program.streams.len()));
     for (i, stream) in program.streams.iter().enumerate() {
+        faults.at(Item::Stream, i);
         check_operand(&stream.operand, &format!("stream s{i}"), kernel, max_trip, faults);
     }
     super::registers::check(program, faults);
-    let sections = [("init", &program.init), ("body", &program.body), ("finish", &program.finish)];
-    for (name, ops) in sections {
+    let sections = [
+        ("init", Item::Init, &program.init),
+        ("body", Item::Body, &program.body),
+        ("finish", Item::Finish, &program.finish),
+    ];
+    for (name, item, ops) in sections {
         for (i, op) in ops.iter().enumerate() {
+            faults.at(item, i);
             let mut message = |text: String| faults.push(format!("{name} {i}: {text}"));
             check_op(op, program, &mut message);
         }

@@ -2,12 +2,17 @@
 //! result would be what its lanes held before.
 
 use super::Faults;
+use crate::part::Item;
 use crate::program::{Program, REGISTERS, RegisterUse};
 
 /// Checks the order of writes and reads: `init`, then `body` (whose first round finds what `init` wrote), then `finish`.
 pub(super) fn check(program: &Program, faults: &mut Faults) {
     let mut written = [None; REGISTERS];
-    for op in program.init.iter().chain(&program.body).chain(&program.finish) {
+    let sections =
+        [(Item::Init, &program.init), (Item::Body, &program.body), (Item::Finish, &program.finish)];
+    let ops = sections.iter().flat_map(|(item, ops)| ops.iter().enumerate().map(|(i, op)| (*item, i, op)));
+    for (item, i, op) in ops {
+        faults.at(item, i);
         let RegisterUse { reads, writes: write } = op.registers();
         for (reg, lane) in reads {
             let Some(found) = written.get(usize::from(reg.0)) else { continue };

@@ -4,6 +4,7 @@ use super::Faults;
 use crate::format::ScalarType;
 use crate::inst::{Combine, Engine, InstKind};
 use crate::object::{Address, EntryPoint, MemSpace, Object};
+use crate::part::Item;
 
 /// Most ranks of an entry.
 const MAX_RANKS: u16 = 4096;
@@ -27,6 +28,7 @@ fn number(kind: &InstKind) -> Option<u16> {
 pub(super) fn validate_transfers(object: &Object, entry: &EntryPoint, faults: &mut Faults) {
     faults.check((1..=MAX_RANKS).contains(&entry.ranks), || format!("{} ranks", entry.ranks));
     for (pc, inst) in entry.code.iter().enumerate().filter(|(_, i)| i.kind.engine() == Engine::Me) {
+        faults.at(Item::Inst, pc);
         let place = |message: String| format!("instruction {pc} (`{}`): {message}", inst.kind.mnemonic());
         let Some(transfer) = number(&inst.kind).and_then(|x| entry.transfers.get(usize::from(x))) else {
             faults.push(place("no such transfer".to_owned()));

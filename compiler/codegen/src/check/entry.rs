@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 
 use lacuna_isa::inst::{Engine, Inst, InstKind};
 use lacuna_isa::object::{Access, Address, EntryPoint, Kernel, MemSpace, Object, Port};
+use lacuna_isa::part::Item;
 
 use super::access::{Summary, first_undefined, summarize};
 use super::control::{Control, MAX_LENGTH};
 use super::marks::Intervals;
 use super::records::{self, Known};
-use super::{Fault, Finding, MAX_FINDINGS, Reason, Rule, blank, buffers, forms, place, text};
+use super::{Fault, Finding, MAX_FINDINGS, Reason, Rule, blank, buffers, entry_part, forms, place, text};
 
 /// Checks the entries of a valid object within the limits of its target.
 pub(super) fn check_entries(object: &Object, findings: &mut Vec<Finding>) {
@@ -85,7 +86,9 @@ fn check_entry<'o>(
     for (position, inst) in entry.code.iter().enumerate() {
         if inst.kind.engine() == Engine::Me {
             let reason = check_message(entry, &inst.kind, &mut mail, &mut defined, &mut written);
-            findings.extend(reason.err().map(|reason| message_finding(entry, position, inst, reason)));
+            let part = entry_part(object, entry).within(Item::Inst, position);
+            let finding = |reason| Finding { part, ..message_finding(entry, position, inst, reason) };
+            findings.extend(reason.err().map(finding));
             continue;
         }
         let Some(number) = inst.kind.started() else { continue };
@@ -114,7 +117,8 @@ fn check_entry<'o>(
         }
     }
     if let Some(message) = mail.left(usize::from(entry.ranks)) {
-        findings.push(Finding { message, ..blank(Rule::NotEmptyAtHalt) });
+        let part = entry_part(object, entry);
+        findings.push(Finding { part, message, ..blank(Rule::NotEmptyAtHalt) });
     }
     if findings.is_empty() {
         for port in &entry.outputs {
@@ -297,6 +301,10 @@ fn check_output(
         Some((position, number)) => {
             place(object, entry, position, number, Fault { rule, pc: None, pe: None, message })
         }
-        None => Finding { message, ..blank(rule) },
+        None => {
+            let number = entry.outputs.iter().position(|other| std::ptr::eq(other, port)).unwrap_or(0);
+            let part = entry_part(object, entry).within(Item::Output, number);
+            Finding { part, message, ..blank(rule) }
+        }
     });
 }

@@ -35,6 +35,7 @@ use std::fmt;
 
 use lacuna_isa::inst::Inst;
 use lacuna_isa::object::{BufferKind, EntryPoint, Kernel, Object};
+use lacuna_isa::part::{Item, Part};
 use lacuna_isa::target::Target;
 
 /// Most findings of one check.
@@ -125,6 +126,8 @@ impl fmt::Display for Rule {
 pub struct Finding {
     /// The rule.
     pub rule: Rule,
+    /// The part of the object that breaks it.
+    pub part: Part,
     /// Position in the entry stream of the first launch concerned.
     pub launch: Option<usize>,
     /// Name of the kernel; empty where none is concerned.
@@ -169,9 +172,9 @@ impl fmt::Display for Finding {
 /// the target already fail, nothing is walked.
 pub fn check(object: &Object, target: &Target) -> Vec<Finding> {
     let mut findings: Vec<Finding> = object
-        .validate()
+        .flaws()
         .into_iter()
-        .map(|message| Finding { message, ..blank(Rule::Structure) })
+        .map(|flaw| Finding { part: flaw.part, message: flaw.text, ..blank(Rule::Structure) })
         .chain(limits(object, target))
         .collect();
     if findings.is_empty() {
@@ -184,6 +187,7 @@ pub fn check(object: &Object, target: &Target) -> Vec<Finding> {
 fn blank(rule: Rule) -> Finding {
     Finding {
         rule,
+        part: Part::default(),
         launch: None,
         kernel: String::new(),
         pc: None,
@@ -225,8 +229,13 @@ fn place(object: &Object, entry: &EntryPoint, position: usize, number: usize, fa
     let launch = &entry.launches[number];
     let kernel = &object.kernels[launch.kernel as usize];
     let inst = fault.pc.and_then(|pc| kernel.code.get(pc));
+    let part = match fault.pc {
+        Some(pc) => Part::default().within(Item::Kernel, launch.kernel as usize).within(Item::Inst, pc),
+        None => entry_part(object, entry).within(Item::Launch, number),
+    };
     Finding {
         rule: fault.rule,
+        part,
         launch: Some(position),
         kernel: kernel.name.clone(),
         pc: fault.pc,
@@ -243,6 +252,12 @@ fn place(object: &Object, entry: &EntryPoint, position: usize, number: usize, fa
     }
 }
 
+/// The part that an entry of the object is.
+fn entry_part(object: &Object, entry: &EntryPoint) -> Part {
+    let number = object.entries.iter().position(|other| std::ptr::eq(other, entry));
+    number.map_or(Part::default(), |number| Part::default().within(Item::Entry, number))
+}
+
 fn text(inst: &Inst) -> String {
     let mut out = String::new();
     inst.print(&mut out);
@@ -251,34 +266,38 @@ fn text(inst: &Inst) -> String {
 
 fn limits(object: &Object, target: &Target) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut demand = |kernel: Option<&Kernel>, what: &str, needed: u64, has: u64| {
+    let of_kernel = |number: usize| Part::default().within(Item::Kernel, number);
+    let mut demand = |kernel: Option<(usize, &Kernel)>, what: &str, needed: u64, has: u64| {
         if needed > has {
-            let whose = kernel.map_or("the object".to_owned(), |k| format!("kernel `{}`", k.name));
+            let whose = kernel.map_or("the object".to_owned(), |(_, k)| format!("kernel `{}`", k.name));
             let message = format!("{whose} needs {needed} {what}, {} has {has}", target.name);
-            let kernel = kernel.map_or(String::new(), |k| k.name.clone());
-            findings.push(Finding { kernel, message, ..blank(Rule::TargetLimits) });
+            let part = kernel.map_or(Part::default(), |(number, _)| of_kernel(number));
+            let kernel = kernel.map_or(String::new(), |(_, k)| k.name.clone());
+            findings.push(Finding { part, kernel, message, ..blank(Rule::TargetLimits) });
         }
     };
     let weights = object.weights.bytes().len() as u64;
     demand(None, "bytes of HBM", object.hbm_bytes.saturating_add(weights), target.hbm_bytes);
     demand(None, "bytes of shared SRAM", object.sram_bytes, target.sram_bytes);
-    for kernel in &object.kernels {
+    for (number, kernel) in object.kernels.iter().enumerate() {
         let [r0, r1, c0, c1] = kernel.grid.map(u64::from);
         let total = |kind: BufferKind| -> u64 {
             let buffers = kernel.buffers.iter().filter(|b| b.kind == kind);
             buffers.map(|b| u64::from(b.slots) * u64::from(b.slot_bytes)).sum()
         };
         let (local, banks) = (total(BufferKind::Local), total(BufferKind::Bank));
-        demand(Some(kernel), "rows of PEs", r0 * r1, u64::from(target.rows));
-        demand(Some(kernel), "columns of PEs", c0 * c1, u64::from(target.cols));
-        demand(Some(kernel), "bytes of local memory", local, target.local_bytes);
-        demand(Some(kernel), "accumulator bytes", banks, target.bank_bytes);
+        demand(Some((number, kernel)), "rows of PEs", r0 * r1, u64::from(target.rows));
+        demand(Some((number, kernel)), "columns of PEs", c0 * c1, u64::from(target.cols));
+        demand(Some((number, kernel)), "bytes of local memory", local, target.local_bytes);
+        demand(Some((number, kernel)), "accumulator bytes", banks, target.bank_bytes);
     }
-    for kernel in &object.kernels {
-        for pattern in kernel.views.iter().filter_map(|v| v.pattern) {
+    for (number, kernel) in object.kernels.iter().enumerate() {
+        let patterns = kernel.views.iter().enumerate().filter_map(|(i, v)| Some((i, v.pattern?)));
+        for (view, pattern) in patterns {
             if !target.patterns.iter().any(|(p, _)| *p == pattern) {
                 let message = format!("{} has no pattern {pattern}", target.name);
-                findings.push(Finding { kernel: kernel.name.clone(), message, ..blank(Rule::TargetLimits) });
+                let (part, kernel) = (of_kernel(number).within(Item::View, view), kernel.name.clone());
+                findings.push(Finding { part, kernel, message, ..blank(Rule::TargetLimits) });
                 break;
             }
         }

@@ -1,5 +1,6 @@
 //! `lacuna asm`: assembly text becomes an object file.
 
+use lacuna_isa::part::Flaw;
 use serde_json::json;
 
 use super::Context;
@@ -22,12 +23,16 @@ pub fn run(args: &cli::Asm, context: &Context) -> Result<Report, Failed> {
     let wrong =
         |reason: String| Diagnostic::new(codes::ASSEMBLY, format!("{}: {reason}", args.file.display()));
     let text = std::str::from_utf8(blob.bytes()).map_err(|e| wrong(e.to_string()))?;
-    let object = lacuna_isa::asm::assemble(text)
+    let (object, lines) = lacuna_isa::asm::assemble_with_lines(text)
         .map_err(|all| Failed(all.iter().map(|e| wrong(e.to_string())).collect()))?;
     // The assembler checks form alone; a file that no command would read is not written.
-    let faults = object.validate();
-    if !faults.is_empty() {
-        return Err(Failed(faults.into_iter().map(|fault| Diagnostic::new(codes::LOAD, fault)).collect()));
+    let flaws = object.flaws();
+    if !flaws.is_empty() {
+        let diagnostic = |flaw: Flaw| {
+            let line = lines.of(flaw.part).map_or_else(String::new, |line| format!(":{line}"));
+            Diagnostic::new(codes::LOAD, format!("{}{line}: {}", args.file.display(), flaw.text))
+        };
+        return Err(Failed(flaws.into_iter().map(diagnostic).collect()));
     }
     let bytes = object.write().map_err(|e| wrong(e.to_string()))?;
     if !to_standard {
@@ -37,5 +42,5 @@ pub fn run(args: &cli::Asm, context: &Context) -> Result<Report, Failed> {
     let text = format!("{}: {}\n", args.output.display(), report::bytes(n));
     let json = json!({ "ok": true, "output": args.output, "object_bytes": n });
     let output = to_standard.then_some(bytes);
-    Ok(Report { output, ..Report::new(text, json) })
+    Ok(Report { output, ..Report::of_files(text, json) })
 }

@@ -12,23 +12,25 @@ use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec::{self, Program};
 use lacuna_driver::files;
 use lacuna_driver::report::{self, Report};
+use lacuna_driver::testset;
 
 /// Runs the command.
 ///
 /// # Errors
 /// Those of reading the file, of compiling a model, and of running.
 pub fn run(args: &Bench, context: &Context) -> Result<Report, Failed> {
-    let blob = files::read(&args.file)?;
+    let file = testset::file_of(&args.file)?;
+    let blob = files::read(&file)?;
     let mut warnings = Vec::new();
     let started = Instant::now();
     let made = if files::is_elf(&blob) { "read" } else { "compiled" };
     let object = if files::is_elf(&blob) {
-        let object = exec::object(&blob, &args.file)?;
+        let object = exec::object(&blob, &file)?;
         super::compiled_already(&args.options, &object)?;
         object
     } else {
         let settings = Settings::new(&args.options)?;
-        let model = Model { path: args.file.clone(), blob, folder: files::ModelFolder::of(&args.file)? };
+        let model = Model { path: file.clone(), blob, folder: files::ModelFolder::of(&file)? };
         let compiled = settings.compile(&model, context, None)?;
         warnings.extend(compiled.warnings);
         compiled.object

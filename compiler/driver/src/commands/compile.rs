@@ -1,6 +1,6 @@
 //! `lacuna compile`: a model becomes an object file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lacuna_isa::link::link;
 use lacuna_isa::object::Object;
@@ -14,6 +14,7 @@ use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::files;
 use lacuna_driver::report::{self, Report};
 use lacuna_driver::selection::{self, Selection};
+use lacuna_driver::testset;
 
 /// Bytes of the object file.
 ///
@@ -25,7 +26,7 @@ pub fn encode(object: &Object) -> Result<Vec<u8>, Diagnostic> {
 
 /// What becomes one entry.
 struct Part<'a> {
-    path: &'a Path,
+    path: PathBuf,
     /// Its name; that in the model unless given.
     name: Option<String>,
     dims: &'a [(String, u64)],
@@ -35,17 +36,28 @@ struct Part<'a> {
 ///
 /// # Errors
 /// L0001 where names and models do not pair up, L0026 where two have one name.
-fn parts(args: &cli::Compile) -> Result<Vec<Part<'_>>, Diagnostic> {
-    let (models, entries) = (&args.models, &args.entries);
+fn parts<'a>(args: &'a cli::Compile) -> Result<Vec<Part<'a>>, Diagnostic> {
+    let models: Vec<PathBuf> =
+        args.models.iter().map(|path| testset::file_of(path)).collect::<Result<_, _>>()?;
+    let entries = &args.entries;
+    let named = |path: &Path, e: &'a cli::EntrySpec| Part {
+        path: path.to_owned(),
+        name: Some(e.name.clone()),
+        dims: &e.dims,
+    };
     let parts: Vec<Part<'_>> = match (&models[..], &entries[..]) {
-        ([path], []) => vec![Part { path, name: None, dims: &[] }],
-        (models, []) => models.iter().map(|path| Part { path, name: Some(stem(path)), dims: &[] }).collect(),
+        ([path], []) => vec![Part { path: path.clone(), name: None, dims: &[] }],
+        (models, []) => {
+            let part = |path: &PathBuf| Part { path: path.clone(), name: Some(stem(path)), dims: &[] };
+            models.iter().map(part).collect()
+        }
         ([path], entries) => {
-            entries.iter().map(|e| Part { path, name: Some(e.name.clone()), dims: &e.dims }).collect()
+            let part = |e| named(path, e);
+            entries.iter().map(part).collect()
         }
         (models, entries) if models.len() == entries.len() => {
             let pairs = models.iter().zip(entries);
-            pairs.map(|(path, e)| Part { path, name: Some(e.name.clone()), dims: &e.dims }).collect()
+            pairs.map(|(path, e)| named(path, e)).collect()
         }
         (models, entries) => {
             let reason = format!("{} models and {} names of entries", models.len(), entries.len());
@@ -80,7 +92,7 @@ fn stem(path: &Path) -> String {
 /// Those of reading, compiling, linking and writing.
 pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
     let settings = Settings::new(&args.options)?;
-    let first = &args.models[0];
+    let first = &testset::file_of(&args.models[0])?;
     let output = match &args.output {
         Some(output) => output.clone(),
         None if files::is_standard(first) => {
@@ -105,7 +117,7 @@ pub fn run(args: &cli::Compile, context: &Context) -> Result<Report, Failed> {
     }
     let n_bytes = bytes.len() as u64;
     let compiled = Written { object: &object, n_bytes, selections: &selections, seconds };
-    let report = Report::new(compiled.text(&output, &settings), compiled.json(&output, &settings));
+    let report = Report::of_files(compiled.text(&output, &settings), compiled.json(&output, &settings));
     Ok(Report { warnings, output: to_standard.then_some(bytes), ..report })
 }
 
@@ -130,11 +142,11 @@ fn compile_entries(
     let mut all = Entries { objects: Vec::new(), selections: Vec::new(), seconds: 0.0, warnings: Vec::new() };
     for part in parts(args)? {
         if let Some(output) = output {
-            files::keep_input(part.path, output)?;
+            files::keep_input(&part.path, output)?;
         }
         let mut settings = settings.clone();
         settings.dims.extend(part.dims.iter().cloned());
-        let model = Model::read(part.path)?;
+        let model = Model::read(&part.path)?;
         let mut compiled = settings.compile(&model, context, None)?;
         if let (Some(name), Some(entry)) = (part.name, compiled.object.entries.first_mut()) {
             entry.name = name;

@@ -21,17 +21,18 @@ use lacuna_driver::testset;
 /// # Errors
 /// Those of reading; L0023 for what is neither a model nor an object file.
 pub fn run(args: &cli::Info) -> Result<Report, Failed> {
-    let blob = files::read(&args.file)?;
-    let file = args.file.display().to_string();
+    let file = testset::file_of(&args.file)?;
+    let blob = files::read(&file)?;
+    let name = file.display().to_string();
     if files::is_elf(&blob) {
-        return Ok(of_object(&file, &exec::object(&blob, &args.file)?, &blob));
+        return Ok(of_object(&name, &exec::object(&blob, &file)?, &blob));
     }
     let model = testset::decode(&blob).and_then(|model| Some((model.graph.clone()?, model)));
     match model {
-        Some((graph, model)) => Ok(of_model(&file, &model, &graph)),
+        Some((graph, model)) => Ok(of_model(&name, &model, &graph)),
         None => {
             let hint = "a tensor (.npy, .pb, .npz) is given to `run` or `verify` by --input";
-            Err(Diagnostic::new(codes::NOT_A_FILE, file).hint(hint).into())
+            Err(Diagnostic::new(codes::NOT_A_FILE, name).hint(hint).into())
         }
     }
 }

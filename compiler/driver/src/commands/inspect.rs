@@ -14,6 +14,7 @@ use lacuna_driver::exec;
 use lacuna_driver::files;
 use lacuna_driver::pipeline::Stage;
 use lacuna_driver::report::Report;
+use lacuna_driver::testset;
 
 /// Runs the command.
 ///
@@ -28,19 +29,20 @@ pub fn run(args: &cli::Inspect, context: &Context) -> Result<Report, Failed> {
         StageArg::Machine => stage == Stage::Machine,
         StageArg::All => true,
     };
-    let blob = files::read(&args.file)?;
+    let file = testset::file_of(&args.file)?;
+    let blob = files::read(&file)?;
     let mut texts: Vec<(Stage, String)> = Vec::new();
     if files::is_elf(&blob) {
         if !wanted(Stage::Machine) {
             let hint = "an object file has the stage `machine`; earlier ones come from the ONNX model";
-            return Err(Diagnostic::new(codes::STAGE, args.file.display().to_string()).hint(hint).into());
+            return Err(Diagnostic::new(codes::STAGE, file.display().to_string()).hint(hint).into());
         }
-        let object = exec::object(&blob, &args.file)?;
+        let object = exec::object(&blob, &file)?;
         super::compiled_already(&args.options, &object)?;
         texts.push((Stage::Machine, machine(&object, args.node.as_deref())));
     } else {
         let settings = Settings::new(&args.options)?;
-        let model = Model { path: args.file.clone(), blob, folder: files::ModelFolder::of(&args.file)? };
+        let model = Model { path: file.clone(), blob, folder: files::ModelFolder::of(&file)? };
         let mut dump = |stage, text| {
             if wanted(stage) {
                 // Formats may be selected again.
@@ -92,7 +94,7 @@ fn finish(args: &cli::Inspect, texts: Vec<(Stage, String)>) -> Result<Report, Fa
             }
         }
         let text = names.iter().map(|n| format!("{}\n", n.display())).collect::<String>();
-        return Ok(Report::new(text, json!({ "ok": true, "files": names })));
+        return Ok(Report::of_files(text, json!({ "ok": true, "files": names })));
     }
     let mut out = String::new();
     let mut stages = Map::new();

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lacuna_isa::Blob;
+use lacuna_isa::format::Format;
 use lacuna_isa::object::Object;
 use lacuna_isa::target::Target;
 use lacuna_isa::target_file::DEFAULT_TARGET;
@@ -220,14 +221,28 @@ fn weights(options: &CompileOptions) -> Result<WeightOptions, Diagnostic> {
         Precision::F32 | Precision::Bf16 | Precision::Int4 { .. } => false,
         Precision::Mx { .. } | Precision::Auto => true,
     };
+    if let Precision::Mx { activations: activations @ Format::Scalar(_), .. } = precision
+        && weights.hadamard
+    {
+        let reason = format!(
+            "--hadamard has no effect with --precision {precision}: activations in {activations} have no groups"
+        );
+        return usage(reason, "choose groups for both operands, such as mxfp8");
+    }
     let of_scales = |name: &&&str| ["--scale-mode", "--scale-search", "--hadamard"].contains(*name);
     if let Some(name) = given.iter().find(of_scales).filter(|_| !has_scales) {
         let reason = format!("{name} has no effect with --precision {precision}");
         return usage(reason, "choose a format with scales, such as mxfp8");
     }
-    if precision == Precision::F32 && weights.rounding != Rounding::Nearest && weights.prune.is_none() {
-        let reason = format!("--rounding {} has no effect with --precision f32", weights.rounding);
-        return usage(reason, "choose a format that rounds, such as mxfp8, or --prune");
+    if !has_scales && weights.rounding != Rounding::Nearest && weights.prune.is_none() {
+        let why = match precision {
+            Precision::F32 => "nothing is rounded",
+            Precision::Int4 { .. } => "codes of four bits are rounded to nearest",
+            Precision::Bf16 | Precision::Mx { .. } | Precision::Auto => "weights have no groups to round in",
+        };
+        let reason =
+            format!("--rounding {} has no effect with --precision {precision}: {why}", weights.rounding);
+        return usage(reason, "choose a format with scales, such as mxfp8, or --prune");
     }
     if weights.needs_calibration() && options.calibrate.is_none() {
         let reason = "--rounding compensated and corrected, and --prune-by calibration, measure on inputs";

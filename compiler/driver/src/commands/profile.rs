@@ -15,6 +15,7 @@ use lacuna_driver::diagnostics::{Diagnostic, Failed};
 use lacuna_driver::exec::{self, Program};
 use lacuna_driver::files;
 use lacuna_driver::report::{self, Report};
+use lacuna_driver::testset;
 use lacuna_driver::trace;
 
 /// Runs the command.
@@ -22,19 +23,20 @@ use lacuna_driver::trace;
 /// # Errors
 /// Those of reading the file, of compiling a model, and of writing the trace.
 pub fn run(args: &cli::Profile, context: &Context) -> Result<Report, Failed> {
-    let blob = files::read(&args.file)?;
+    let file = testset::file_of(&args.file)?;
+    let blob = files::read(&file)?;
     if let Some(path) = &args.trace {
-        files::keep_input(&args.file, path)?;
+        files::keep_input(&file, path)?;
     }
     let mut warnings = Vec::new();
     let (object, target) = if files::is_elf(&blob) {
-        let object = exec::object(&blob, &args.file)?;
+        let object = exec::object(&blob, &file)?;
         super::compiled_already(&args.options, &object)?;
         let target = exec::target_of(&object)?;
         (object, target)
     } else {
         let settings = Settings::new(&args.options)?;
-        let model = Model { path: args.file.clone(), blob, folder: files::ModelFolder::of(&args.file)? };
+        let model = Model { path: file.clone(), blob, folder: files::ModelFolder::of(&file)? };
         let compiled = settings.compile(&model, context, None)?;
         warnings.extend(compiled.warnings);
         (compiled.object, settings.target)

@@ -39,5 +39,5 @@ pub fn man(args: &cli::Man) -> Result<Report, Failed> {
         written.push(path);
     }
     let text = written.iter().map(|path| format!("{}\n", path.display())).collect::<String>();
-    Ok(Report::new(text, json!({ "ok": true, "files": written })))
+    Ok(Report::of_files(text, json!({ "ok": true, "files": written })))
 }

@@ -176,6 +176,11 @@ fn the_tutorial_runs() {
 }
 
 #[test]
+fn commands_of_the_command_line_run() {
+    script("docs/cli.md");
+}
+
+#[test]
 fn own_models_run() {
     script("docs/how-to/own-model.md");
 }

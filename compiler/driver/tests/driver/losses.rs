@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use lacuna_onnx::proto::{StringStringEntryProto, TensorProto};
 
-use crate::common::{Dim, F32, check_failure, json_in, lacuna_in, model, names, node, port, relu, save};
+use crate::common::{
+    Dim, F32, check_failure, json_in, lacuna_in, model, names, node, port, relu, save, testdata,
+};
 
 /// The bytes of every file below a folder that has no folders.
 fn contents(folder: &std::path::Path) -> Vec<(String, Vec<u8>)> {
@@ -135,6 +137,22 @@ fn what_cannot_be_printed_is_an_error() {
         assert_eq!(output.status.code(), Some(2), "{args:?}: {errors}");
         assert!(errors.contains("error[L0003]") && errors.contains("standard output"), "{args:?}: {errors}");
     }
+}
+
+/// A limit on the size of files is an error as a full disk is.
+#[cfg(unix)]
+#[test]
+fn the_limit_of_a_files_size_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model = testdata("digits-cnn").join("model.onnx");
+    let script =
+        format!("ulimit -f 8; exec {} compile {} -o m.lac", env!("CARGO_BIN_EXE_lacuna"), model.display());
+    let output = Command::new("sh").current_dir(at).args(["-c", &script]).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("error[L0003]") && errors.contains("m.lac"), "{errors}");
+    assert!(names(at).is_empty(), "{:?}", names(at));
 }
 
 /// Kills the compiler at moments that are spread over its life: the old object or a new one is there, and nothing else.

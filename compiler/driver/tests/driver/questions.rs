@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use crate::common::{Dim, F32, check_failure, floats, json_in, lacuna_in, model, node, port, save};
+use crate::common::{Dim, F32, check_failure, floats, json_in, lacuna_in, model, node, port, save, testdata};
 
 /// `y = -x`, `z = |x|` over a batch of open size.
 fn save_two_outputs(folder: &Path) {
@@ -74,6 +74,73 @@ fn a_text_that_was_edited_is_checked() {
     assert!(message.contains(&format!("bad.s:{}: pop-empty", user + 1)), "{message}");
     fs::write(at.join("bad.s"), "nonsense\n").unwrap();
     check_failure(at, &["check", "bad.s"], 2, "L0013");
+}
+
+/// A fault of the tables has the line of the statement that is at fault, as one of a stream has.
+#[test]
+fn every_fault_of_a_text_has_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let digits = testdata("digits-cnn").join("model.onnx").to_string_lossy().into_owned();
+    assert!(lacuna_in(at, &["compile", &digits, "--prune", "2:4", "-o", "m.lac"]).status.success());
+    assert!(lacuna_in(at, &["disasm", "m.lac", "-o", "m.s"]).status.success());
+    let text = fs::read_to_string(at.join("m.s")).unwrap();
+    // The first line that begins so and has `from`, and what it becomes.
+    let check = |start: &str, from: &str, to: &str, expect: &str| {
+        let found = |line: &str| line.trim_start().starts_with(start) && line.contains(from);
+        let number = text.lines().position(found).unwrap_or_else(|| panic!("no {start} with {from}"));
+        let edit = |(i, line): (usize, &str)| {
+            if i == number { line.replacen(from, to, 1) + "\n" } else { format!("{line}\n") }
+        };
+        fs::write(at.join("bad.s"), text.lines().enumerate().map(edit).collect::<String>()).unwrap();
+        let output = lacuna_in(at, &["check", "bad.s"]);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(2 | 3)), "{start}: {errors}");
+        let place = format!("bad.s:{}: ", number + 1);
+        assert!(errors.contains(&place) && errors.contains(expect), "{start} {from}: no {place} in {errors}");
+        assert!(
+            errors.matches("reason: bad.s").count() == errors.matches("reason: bad.s:").count(),
+            "{errors}"
+        );
+    };
+    check("object", "target \"mtia-300\"", "target \"mtia-3000\"", "mtia-3000");
+    check("object", "sram ", "sram 9", "");
+    check("kernel k0", "grid ", "grid 9", "");
+    check("tensor r0", "planes 0", "planes 99999999999", "plane of tensor r0");
+    check("buffer b0", " x ", " x 9", "slots");
+    check("view v0", " k", " k9", "");
+    check("view", " 2:4 ", " 3:7 ", "no pattern 3:7");
+    check("launch #0 k0", "k0", "k99", "no kernel 99");
+    check("launch #0", "(", "(sram:0, ", "bases for");
+    check("input", "hbm:", "hbm:9999999999", "leaves its memory");
+    check("output", "hbm:", "sram:", "is not in HBM");
+    check("chain #1", "#1", "#999", "no launch 999");
+    check("loop t0", "loop t0", "loop t99", "no trip t99");
+    check("run", " p0", " p99", "no program p99");
+    check("stream s0", "s0 b2", "s0 b33", "no buffer b33");
+    check("load.f32", "s1", "s7", "no stream s7");
+    check("end", "end", "halt", "`halt`");
+}
+
+/// A folder with a model and its data is one of the things that hold a model.
+#[test]
+fn a_test_folder_is_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let digits = testdata("digits-cnn").to_string_lossy().into_owned();
+    assert_eq!(json_in(at, &["info", &digits]).1["kind"], "model");
+    assert_eq!(json_in(at, &["compile", &digits, "-o", "m.lac"]).0, 0);
+    let whole = json_in(at, &["profile", &digits]);
+    assert_eq!(whole, json_in(at, &["profile", "m.lac"]));
+    assert_eq!(json_in(at, &["inspect", &digits, "--stage", "imported"]).0, 0);
+    fs::create_dir(at.join("empty")).unwrap();
+    for command in ["compile", "profile", "info", "inspect", "check"] {
+        let stage = if command == "inspect" { &["--stage", "all"][..] } else { &[] };
+        check_failure(at, &[&[command, "empty"], stage].concat(), 2, "L0012");
+    }
+    // There is nothing to check in a model, and what to do is said.
+    let json = check_failure(at, &["check", &digits], 2, "L0001");
+    assert!(json["error"]["hint"].as_str().unwrap().contains("lacuna compile"), "{json}");
 }
 
 #[test]
@@ -151,7 +218,7 @@ fn mistakes_have_the_right_names() {
 /// The tiles of a node, and behind them the kernels that implement it, with their bodies.
 #[test]
 fn kernels_of_a_node_are_shown() {
-    let path = crate::common::testdata("digits-cnn").join("model.onnx").to_string_lossy().into_owned();
+    let path = testdata("digits-cnn").join("model.onnx").to_string_lossy().into_owned();
     let args = ["inspect", &path, "--stage", "tiled", "--node", "node_Conv_67"];
     let text = String::from_utf8(lacuna_in(Path::new("."), &args).stdout).unwrap();
     let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part}: {text}"));
@@ -181,8 +248,7 @@ fn shells_and_man_are_served() {
 fn layers_are_compared_one_by_one() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let spelling =
-        |name: &str| crate::common::testdata("../spellings").join(name).to_string_lossy().into_owned();
+    let spelling = |name: &str| testdata("../spellings").join(name).to_string_lossy().into_owned();
     for name in ["mixer", "guarded-attention", "convnext", "qdq"] {
         let model = spelling(name);
         let (exit, json) = json_in(at, &["verify", &model, "--layers"]);

@@ -243,16 +243,31 @@ fn calibration_data_may_be_numpy_files() {
     fs::create_dir(at.join("none")).unwrap();
     fs::create_dir(at.join("other")).unwrap();
     npy(&at.join("data/x.npy"), "(256, 64)", (0..256 * 64).map(|i| ((i * 89 % 257) as f32 - 128.0) / 100.0));
-    npy(&at.join("other/x.npy"), "(1, 64)", (0..64).map(|i| i as f32));
+    npy(&at.join("other/x.npy"), "(256, 32)", (0..256 * 32).map(|i| i as f32));
+    fs::create_dir(at.join("more")).unwrap();
+    npy(&at.join("more/x.npy"), "(600, 64)", (0..600 * 64).map(|i| ((i * 89 % 257) as f32 - 128.0) / 100.0));
     let auto = |data: &'static str| {
         ["compile", "p.onnx", "--precision", "auto", "--max-drop", "2", "--calibrate", data]
     };
     let (status, found) = json_in(at, &auto("data"));
     assert_eq!(status, 0, "{found}");
     assert_eq!(found["selection"]["random_inputs"], false);
+    // Each step is said where that is asked for, and nothing is in a pipe otherwise.
+    let spoken = lacuna_in(at, &[&auto("data")[..], &["-v"]].concat());
+    let steps = String::from_utf8_lossy(&spoken.stderr).into_owned();
+    assert!(spoken.status.success() && steps.contains(" forward passes"), "{steps}");
+    let plain = lacuna_in(at, &auto("data"));
+    assert!(!String::from_utf8_lossy(&plain.stderr).contains("forward passes"));
     let point = &found["selection"]["point"];
     assert!(point["drop"].as_f64().unwrap() <= 2.0 && point["judged"] == 128 && point["by_labels"] == false);
     assert_eq!(point["held_out"], true);
+    // Another number of samples is cut into batches, which techniques of weights do as well.
+    let (status, found) = json_in(at, &auto("more"));
+    assert_eq!((status, &found["selection"]["random_inputs"]), (0, &false.into()), "{found}");
+    assert_eq!(found["selection"]["point"]["judged"], 3 * 128, "{found}");
+    let explain = ["explain", "p.onnx", "--precision", "mxfp8", "--calibrate", "more"];
+    let (status, found) = json_in(at, &explain);
+    assert!(status == 0 && !found["warnings"].to_string().contains("random"), "{found}");
     check_failure(at, &auto("none"), 2, "L0012");
     check_failure(at, &auto("missing"), 2, "L0002");
     check_failure(at, &auto("other"), 2, "L0008");

@@ -83,6 +83,32 @@ fn quiet_and_verbose() {
     check_failure(at, &["compile", &model, "-q", "-v"], 2, "L0001");
 }
 
+/// Of a command whose result is a file, quiet leaves nothing to say; what is the answer itself stays.
+#[test]
+fn quiet_says_nothing_of_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    save(&at.join("m.onnx"), &relu());
+    let said = |args: &[&str]| {
+        let output = lacuna_in(at, args);
+        assert!(output.status.success(), "{args:?}");
+        (output.stdout.len(), output.stderr.len())
+    };
+    assert!(said(&["compile", "m.onnx"]).0 > 0);
+    assert_eq!(said(&["disasm", "m.lac", "-o", "m.s"]), (0, 0));
+    for args in [
+        &["compile", "m.onnx", "-o", "m.lac"][..],
+        &["compile", "m.onnx", "--precision", "int4:bf16", "-o", "m.lac"],
+        &["asm", "m.s", "-o", "m.lac"],
+        &["inspect", "m.onnx", "--stage", "all", "-o", "stages"],
+        &["man", "-o", "pages"],
+    ] {
+        assert_eq!(said(&[args, &["-q"]].concat()), (0, 0), "{args:?}");
+    }
+    assert!(said(&["profile", "m.lac", "-q"]).0 > 0);
+    assert!(!lacuna_in(at, &["compile", "none.onnx", "-q"]).stderr.is_empty());
+}
+
 /// What no program could hold is refused before it is tried, on the chip and on this computer.
 #[test]
 fn what_does_not_fit_is_said_beforehand() {

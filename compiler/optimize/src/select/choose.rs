@@ -156,6 +156,7 @@ impl Survey {
         budget: Budget,
         measure: &mut M,
     ) -> Result<Chosen, SelectError<M::Error>> {
+        measure.expect(MAX_RUNS + 1);
         let kept = self.kept();
         if let Budget::MaxDrop(points) = budget {
             let drop = self.quality(&kept, measure)?.1.ok_or(SelectError::NoClasses)?;

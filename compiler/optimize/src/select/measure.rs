@@ -60,6 +60,9 @@ pub trait Measure {
         false
     }
 
+    /// Hears how many runs are ahead, about.
+    fn expect(&mut self, _n_runs: usize) {}
+
     /// What the code for a selected module costs, without running it on data.
     ///
     /// # Errors

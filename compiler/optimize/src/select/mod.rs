@@ -21,11 +21,10 @@ mod tests;
 mod weights;
 mod zeros;
 
-use indexmap::IndexMap;
+use indexmap::IndexSet;
 use lacuna_ir::dead::dead_nodes;
-use lacuna_ir::{FuncId, Function, Module, NodeData, OriginId};
+use lacuna_ir::{ConstId, FuncId, Function, Module, Node, NodeData, OriginId};
 use lacuna_isa::format::{Format, ScalarType};
-use lacuna_isa::view::Pattern;
 
 use crate::constants::fold;
 use crate::error::Error;
@@ -33,7 +32,7 @@ use crate::module::functions;
 use crate::options::{Options, Precision};
 use crate::pack::pack;
 use crate::report::Report;
-use crate::weights::{WeightReport, is_rotation, refine};
+use crate::weights::{Refined, WeightReport, is_rotation, refine};
 use crate::zeros::{Sparse, WeightSparsity};
 
 pub use candidates::{Candidate, Site};
@@ -42,7 +41,6 @@ pub use measure::{Drop, MachineCost, Measure, Outputs, SelectError, noise_to_sig
 pub use survey::{ParetoPoint, Survey};
 
 use convert::{Converter, Forms, Quantised, uniform};
-use extents::Extents;
 
 /// What a contraction got.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,57 +132,73 @@ fn convert(
         dead_nodes(&mut converted);
         module.functions[func] = converted;
     }
-    let (mut module, refined) = refine(module, options)?;
+    let Refined { mut module, reports: refined, warnings: unrefined } = refine(module, options)?;
     if changed || !options.weights.is_plain() {
         fold(&mut module)?;
     }
     let (module, packing) = pack(module)?;
-    Ok(Selected { module, assignments, refined, packing, warnings: options.warnings() })
+    let warnings = options.warnings().into_iter().chain(unrefined).collect();
+    Ok(Selected { module, assignments, refined, packing, warnings })
 }
 
-/// What formats the weights of contractions have, by falling number of elements, and the bytes that they take in the object: in whole
-/// panels and groups, and with what `pattern` says of the zeros of a product. A constant counts once; codes with scales per block are of
-/// the codes' format.
-pub fn weight_shares(
-    module: &Module,
-    pattern: &dyn Fn(FuncId, lacuna_ir::Node) -> Option<Pattern>,
-) -> Vec<WeightShare> {
-    let mut seen = IndexMap::new();
-    for (id, func) in &module.functions {
-        for (node, data) in func.nodes.iter().filter(|(_, n)| n.op.is_product()) {
-            let constant = [0, 1].map(|i| func.as_const(data.args[i]).is_some());
-            if let Some(table) = func.picked(data).and_then(|picked| func.as_const(picked.table)) {
-                seen.entry(table).or_insert_with(|| module.constants[table].ty.bytes());
-            }
-            for (i, &arg) in data.args.iter().enumerate().take(2) {
-                if let Some(blocked) = func.blocked(arg) {
-                    let parts =
-                        [Some(blocked.scales), blocked.zeros].into_iter().flatten().chain([blocked.codes]);
-                    let bytes = parts.map(|part| module.constants[part].ty.bytes()).sum();
-                    seen.entry(blocked.codes).or_insert(bytes);
-                } else if let Some(value) = func.as_const(arg) {
-                    let extents = Extents::of(func, data, constant);
-                    let followed = pattern(id, node).filter(|_| i != extents.first);
-                    let bytes = extents.weight_bytes(func.ty(arg).elem.format(), followed, i);
-                    seen.entry(value).or_insert(bytes);
-                }
-            }
-        }
-    }
+/// What formats the weights of contractions have, by falling number of elements, and the bytes that they take, where `bytes` says
+/// what a constant takes in the object. A constant counts once; codes with scales per block are of the codes' format.
+pub fn weight_shares(module: &Module, bytes: &dyn Fn(ConstId) -> u64) -> Vec<WeightShare> {
+    let products = module.functions.values().flat_map(|func| {
+        let products = func.nodes.values().filter(|node| node.op.is_product());
+        products.flat_map(|node| weights_of(func, node))
+    });
+    let mut seen = IndexSet::new();
     let mut shares: Vec<WeightShare> = Vec::new();
-    for (&id, &bytes) in &seen {
-        let ty = &module.constants[id].ty;
-        let (format, elements) = (ty.elem.format(), ty.shape.elements());
-        match shares.iter_mut().find(|s| s.format == format) {
+    for (codes, parts) in products {
+        let ty = &module.constants[codes].ty;
+        let elements = if seen.contains(&codes) { 0 } else { ty.shape.elements() };
+        let own: u64 = parts.into_iter().filter(|&part| seen.insert(part)).map(bytes).sum();
+        match shares.iter_mut().find(|s| s.format == ty.elem.format()) {
             Some(share) => {
                 share.elements += elements;
-                share.bytes += bytes;
+                share.bytes += own;
             }
-            None => shares.push(WeightShare { format, elements, bytes }),
+            None => shares.push(WeightShare { format: ty.elem.format(), elements, bytes: own }),
         }
     }
     shares.sort_by_key(|s| (std::cmp::Reverse(s.elements), s.format));
     shares
+}
+
+/// The bytes that the weights of each contraction take, in the order of [`Selected::assignments`], where `bytes` says what a constant
+/// takes in the object. A constant counts for the first that reads it.
+pub fn weight_bytes(selected: &Selected, bytes: &dyn Fn(ConstId) -> u64) -> Vec<u64> {
+    let module = &selected.module;
+    let mut seen = IndexSet::new();
+    let mut all = Vec::new();
+    for func in functions(module).into_iter().map(|id| &module.functions[id]) {
+        for (_, node) in assigned(module, func) {
+            let parts = weights_of(func, node).into_iter().flat_map(|(_, parts)| parts);
+            all.push(parts.filter(|&part| seen.insert(part)).map(bytes).sum());
+        }
+    }
+    all
+}
+
+/// The weights of a product: the constant that has the elements of each, and all that are stored for it.
+fn weights_of(func: &Function, product: &NodeData) -> Vec<(ConstId, Vec<ConstId>)> {
+    let table = func.picked(product).and_then(|picked| func.as_const(picked.table));
+    let mut found: Vec<_> = table.map(|table| (table, vec![table])).into_iter().collect();
+    for &arg in product.args.iter().take(2) {
+        if let Some(blocked) = func.blocked(arg) {
+            let parts = [Some(blocked.codes), Some(blocked.scales), blocked.zeros];
+            found.push((blocked.codes, parts.into_iter().flatten().collect()));
+        } else if let Some(value) = func.as_const(arg) {
+            found.push((value, vec![value]));
+        }
+    }
+    found
+}
+
+/// The products of a function that have an assignment, in order: a rotation has none.
+fn assigned<'f>(module: &'f Module, func: &'f Function) -> impl Iterator<Item = (Node, &'f NodeData)> {
+    func.nodes.iter().filter(|(_, node)| node.op.is_product() && !is_rotation(module, func, node))
 }
 
 /// Which of `patterns` the weights of a function's contractions follow, where they are stored compressed.
@@ -192,14 +206,11 @@ pub fn compressed(
     selected: &Selected,
     func: FuncId,
     patterns: &[WeightSparsity],
-) -> cranelift_entity::SecondaryMap<lacuna_ir::Node, Sparse> {
+) -> cranelift_entity::SecondaryMap<Node, Sparse> {
     let mut found = crate::zeros::sparsity_of(&selected.module, func, patterns);
     let source = &selected.module.functions[func];
     let own = selected.assignments.iter().filter(|a| a.function == source.name);
-    // A rotation is a product without an assignment.
-    let assigned = |n: &NodeData| n.op.is_product() && !is_rotation(&selected.module, source, n);
-    let products = source.nodes.iter().filter(|(_, n)| assigned(n));
-    for ((node, _), assignment) in products.zip(own) {
+    for ((node, _), assignment) in assigned(&selected.module, source).zip(own) {
         if assignment.dense {
             found[node] = Sparse::default();
         }

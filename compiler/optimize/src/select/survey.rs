@@ -181,6 +181,7 @@ impl Survey {
                 }
             }
         }
+        measure.expect(1 + formats.len() + self.sites.len().div_ceil(2));
         for format in formats {
             // Weights alone where only they are converted, then both operands.
             let probes: Vec<Vec<(Forms, [Format; 2])>> =

@@ -27,7 +27,8 @@ impl Measure for Evaluator {
     }
 
     fn machine_cost(&mut self, selected: &Selected) -> Result<MachineCost, String> {
-        let weight_bytes = weight_shares(&selected.module, &|_, _| None).iter().map(|s| s.bytes).sum();
+        let stored = |constant| selected.module.constants[constant].ty.bytes();
+        let weight_bytes = weight_shares(&selected.module, &stored).iter().map(|s| s.bytes).sum();
         let n_nodes = selected.module.functions.values().map(|f| f.nodes.len() as u64).sum::<u64>();
         Ok(MachineCost { cycles: weight_bytes + 1000 * n_nodes, weight_bytes, hbm_bytes: 0, sram_bytes: 0 })
     }

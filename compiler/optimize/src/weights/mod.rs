@@ -24,4 +24,4 @@ mod tests;
 
 pub use options::{ParseWeightsError, Prune, PruneBy, Rounding, ScaleModes, WeightOptions};
 pub(crate) use refine::is_rotation;
-pub use refine::{WeightReport, refine};
+pub use refine::{Refined, WeightReport, refine};

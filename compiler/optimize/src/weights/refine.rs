@@ -19,7 +19,7 @@ use super::gram::{Gram, Loss, MAX_K, Operand};
 use super::hadamard;
 use super::matrix::{Layout, Matrix};
 use super::narrow::{Narrowed, Plan, Storage, narrow};
-use super::options::{PruneBy, Rounding};
+use super::options::{PruneBy, Rounding, WeightOptions};
 use crate::constants::constant_values;
 use crate::emit::Emitter;
 use crate::error::Error;
@@ -44,7 +44,7 @@ pub struct WeightReport {
     /// Whether operands are rotated.
     pub rotated: bool,
     /// What was asked for and could not be done.
-    pub note: Option<&'static str>,
+    pub notes: Vec<&'static str>,
 }
 
 /// Applies [`Options::weights`] to every product with a constant operand, in a module whose products have their formats
@@ -52,10 +52,10 @@ pub struct WeightReport {
 ///
 /// # Errors
 /// When the calibration inputs do not fit, or the function cannot be evaluated on them.
-pub fn refine(mut module: Module, options: &Options) -> Result<(Module, Vec<WeightReport>), Error> {
-    let mut reports = Vec::new();
+pub fn refine(mut module: Module, options: &Options) -> Result<Refined, Error> {
+    let (mut reports, mut warnings) = (Vec::new(), Vec::new());
     if options.weights.is_plain() {
-        return Ok((module, reports));
+        return Ok(Refined { module, reports, warnings });
     }
     for func in functions(&module) {
         let source = module.functions[func].clone();
@@ -67,10 +67,41 @@ pub fn refine(mut module: Module, options: &Options) -> Result<(Module, Vec<Weig
             .run()
             .map_err(|e| Error::Calibration { function: source.name.clone(), message: e.into() })?;
         reports.append(&mut refiner.reports);
+        warnings.extend(source.nodes.values().filter_map(|node| refiner.unpruned(node)));
         module.functions[func] = refined;
     }
     dead_code(&mut module);
-    Ok((module, reports))
+    warnings.extend(without_effect(options.weights, &reports));
+    Ok(Refined { module, reports, warnings })
+}
+
+/// What [`refine`] gives.
+pub struct Refined {
+    /// The module with new weights.
+    pub module: Module,
+    /// What became of the weights that were looked at.
+    pub reports: Vec<WeightReport>,
+    /// What was asked for and has no effect, beside the notes of the reports.
+    pub warnings: Vec<String>,
+}
+
+/// Which techniques no weights got.
+fn without_effect(asked: WeightOptions, reports: &[WeightReport]) -> Vec<String> {
+    let mut all = Vec::new();
+    // Notes say of each product with weights in groups why it is not rotated.
+    if asked.hadamard && reports.iter().all(|w| !w.rotated && w.notes.is_empty()) {
+        all.push("--hadamard has no effect: no product has both operands in groups".to_owned());
+    }
+    if reports.is_empty() {
+        let search = asked.scale_search.then(|| "--scale-search".to_owned());
+        let rounding =
+            (asked.rounding != Rounding::Nearest).then(|| format!("--rounding {}", asked.rounding));
+        let named: Vec<String> = [rounding, search].into_iter().flatten().collect();
+        if !named.is_empty() {
+            all.push(format!("{} has no effect: no weights are in groups, or pruned", named.join(" and ")));
+        }
+    }
+    all
 }
 
 /// A value on every calibration batch.
@@ -301,12 +332,36 @@ impl<'a> Refiner<'a> {
         if self.source.blocked(value).is_some() {
             return None;
         }
-        let real = |ty: ScalarType| matches!(ty, ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16);
         let fits = match storage {
-            Storage::Scalar(ty) => real(ty) && self.options.weights.prune.is_some(),
-            Storage::Grouped(..) => self.source.ty(inner).elem.scalar().is_some_and(real),
+            Storage::Scalar(ty) => is_real(ty) && self.options.weights.prune.is_some(),
+            Storage::Grouped(..) => self.source.ty(inner).elem.scalar().is_some_and(is_real),
         };
         fits.then_some(Product { node, operand, layout, inner, storage })
+    }
+
+    /// That the weights of a product cannot be pruned, if that is asked for and its form is why.
+    fn unpruned(&self, node: &NodeData) -> Option<String> {
+        self.options.weights.prune?;
+        let [a, b] = node.args[..] else { return None };
+        let operand = match (node.op.is_product(), self.constant[a], self.constant[b]) {
+            (true, true, false) => 0,
+            (true, false, true) => 1,
+            _ => return None,
+        };
+        let weights = node.args[operand];
+        let ty = self.source.ty(weights);
+        if ty.elem.scalar().is_some_and(|elem| !is_real(elem)) || self.source.blocked(weights).is_some() {
+            return None;
+        }
+        if Layout::of(&node.op, operand, &ty.shape).is_some() {
+            return None;
+        }
+        let why = match node.op {
+            Op::Conv { .. } => "the convolution has groups",
+            _ => "not exactly one dimension is summed",
+        };
+        let names: Vec<&str> = node.origins.iter().map(|&o| self.module.origins[o].node.as_str()).collect();
+        Some(format!("the weights of {} are not pruned: {why}", names.join(", ")))
     }
 
     /// Replaces the weights of a product, and with rotation also its other operand.
@@ -370,15 +425,20 @@ impl<'a> Refiner<'a> {
             }
         }
         let by_calibration = prune.is_some_and(|p| p.by == PruneBy::Calibration);
-        let note = if weights.prune.is_some() && prune.is_none() {
-            Some("not pruned: the summed dimension is shorter than the pattern")
-        } else if matrix.k > MAX_K && weights.needs_calibration() {
-            Some("not calibrated: the sum is too long")
+        let mut notes = Vec::new();
+        if weights.prune.is_some() && prune.is_none() {
+            notes.push("not pruned: the summed dimension is shorter than the pattern");
+        }
+        if matrix.k > MAX_K && weights.needs_calibration() {
+            notes.push("not calibrated: the sum is too long");
         } else if (compensated && factor.is_none()) || (by_calibration && gram.is_none()) {
-            Some("not calibrated: its inputs are unknown, zero or not finite")
-        } else {
-            None
-        };
+            notes.push("not calibrated: its inputs are unknown, zero or not finite");
+        }
+        if weights.hadamard
+            && let (Storage::Grouped(..), Err(why)) = (product.storage, self.rotation_of(product))
+        {
+            notes.push(why);
+        }
         let plan = Plan {
             storage: product.storage,
             scale_search: weights.scale_search,
@@ -394,7 +454,7 @@ impl<'a> Refiner<'a> {
             density_percent: 100.0 * narrowed.values.iter().filter(|&&v| v != 0.0).count() as f64 / n,
             sqnr_db: sqnr(&matrix, &narrowed, gram.as_ref()),
             rotated,
-            note,
+            notes,
         });
         let tensor = constant(product, &source.ty.shape, &narrowed)?;
         let name = self.constant_name(product.inner);
@@ -467,20 +527,39 @@ impl<'a> Refiner<'a> {
         loss.is_sound().then_some(loss)
     }
 
-    /// How the computed operand of a product can be rotated: it is quantised in groups of a dimension that is whole
-    /// blocks, and so are the weights.
+    /// How the computed operand of a product is rotated, if that is asked for and possible.
     fn rotation(&self, product: &Product<'_>) -> Option<Rotation> {
         if !self.options.weights.hadamard {
             return None;
         }
+        self.rotation_of(product).ok()
+    }
+
+    /// How the computed operand of a product can be rotated: it is quantised in groups of a dimension that is whole
+    /// blocks, and so are the weights.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn rotation_of(&self, product: &Product<'_>) -> Result<Rotation, &'static str> {
         let value = product.node.args[1 - product.operand];
-        let def = &self.source.nodes[self.source.def(value)?];
-        let Op::MxQuantize { format, axis, mode } = def.op else { return None };
-        let whole = product.layout.segment().is_multiple_of(hadamard::ORDER);
-        let grouped = matches!(product.storage, Storage::Grouped(..));
-        let ty = self.source.ty(def.args[0]);
-        let fits = ty.elem == ElemType::Scalar(ScalarType::F32) && ty.shape.rank() < MAX_RANK;
-        (whole && grouped && fits).then_some(Rotation { inner: def.args[0], format, axis, mode })
+        let def = self.source.def(value).map(|node| &self.source.nodes[node]);
+        let Some(NodeData { op: Op::MxQuantize { format, axis, mode }, args, .. }) = def else {
+            return Err("not rotated: what they are multiplied by is not in groups");
+        };
+        let Storage::Grouped(..) = product.storage else {
+            return Err("not rotated: they are not in groups");
+        };
+        if !product.layout.segment().is_multiple_of(hadamard::ORDER) {
+            return Err("not rotated: the summed dimension is no multiple of 32");
+        }
+        let ty = self.source.ty(args[0]);
+        if ty.elem != ElemType::Scalar(ScalarType::F32) {
+            return Err("not rotated: what they are multiplied by is not f32 before it is quantised");
+        }
+        if ty.shape.rank() >= MAX_RANK {
+            return Err("not rotated: what they are multiplied by has too many dimensions");
+        }
+        Ok(Rotation { inner: args[0], format: *format, axis: *axis, mode: *mode })
     }
 
     /// A quantised value rotated before it is quantised, with its batches.
@@ -536,6 +615,11 @@ impl Refiner<'_> {
         let new = self.out.emit_all(self.module, Op::Const { value }, &[], origins)?;
         Ok(self.hadamard.insert((new[0], tensor)).clone())
     }
+}
+
+/// Whether elements of a type can be pruned and rounded.
+fn is_real(ty: ScalarType) -> bool {
+    matches!(ty, ScalarType::F32 | ScalarType::F16 | ScalarType::Bf16)
 }
 
 /// Whether a product is the rotation of an operand, which [`refine`] put before another product.

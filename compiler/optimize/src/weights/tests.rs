@@ -399,7 +399,7 @@ fn refined(weights: WeightOptions, precision: &str) -> (Module, Vec<Tensor>, f64
     let selected = select(before.clone(), &options).unwrap();
     lacuna_ir::verify::verify(&selected.module).unwrap();
     assert_eq!(selected.refined.len(), if weights.is_plain() { 0 } else { 2 });
-    assert!(selected.refined.iter().all(|w| w.note.is_none()), "{:?}", selected.refined);
+    assert!(selected.refined.iter().all(|w| w.notes.is_empty()), "{:?}", selected.refined);
     let run = |m: &Module| -> Vec<f32> {
         let results = eval(m, m.entries[0].func, &inputs, Mode::Typed).unwrap();
         results[0].to_f64().iter().map(|&v| v as f32).collect()

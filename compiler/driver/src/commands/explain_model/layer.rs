@@ -44,7 +44,7 @@ impl View<'_> {
         let mut text = if refined.is_empty() { String::new() } else { "\nweights by technique\n".to_owned() };
         for w in refined {
             let rotated = if w.rotated { ", rotated" } else { "" };
-            let note = w.note.map_or_else(String::new, |note| format!(", {note}"));
+            let note: String = w.notes.iter().map(|note| format!(", {note}")).collect();
             let (db, density, nodes) =
                 (decibels(w.sqnr_db), w.density_percent, self.nodes(&w.origins).join(", "));
             text += &format!("  {db}, {density:.1}% non-zero{rotated}  [{nodes}]{note}\n");
@@ -60,10 +60,17 @@ impl View<'_> {
                 "sqnr_db": w.sqnr_db,
                 "density_percent": w.density_percent,
                 "rotated": w.rotated,
-                "note": w.note,
+                "note": (!w.notes.is_empty()).then(|| w.notes.join("; ")),
             })
         };
         self.compiled.refined.iter().map(json).collect()
+    }
+
+    /// Bytes of a layer's weights as a candidate stores them: of the chosen one those in the object, of others what the model of
+    /// the machine expects.
+    pub fn weight_bytes(&self, number: usize, candidate: usize) -> u64 {
+        let stored = self.compiled.weight_bytes.get(number).filter(|_| candidate == self.choice[number]);
+        stored.copied().unwrap_or(self.survey.sites[number].candidates[candidate].bytes)
     }
 
     /// Launches whose kernels compute a layer or convert its operands.
@@ -209,7 +216,7 @@ impl View<'_> {
             form(own),
             if site.weight_elements > 0 { "activations" } else { "second operand" },
             own.cycles,
-            report::bytes(own.bytes),
+            report::bytes(self.weight_bytes(number, chosen)),
             noise(own.local_error),
             noise(own.error),
         );
@@ -240,7 +247,7 @@ impl View<'_> {
                 activations.to_string(),
                 form(c),
                 format!("{:.0}", c.cycles),
-                report::bytes(c.bytes),
+                report::bytes(self.weight_bytes(number, i)),
                 noise(c.local_error),
                 noise(c.error),
                 self.loss(number, i),
@@ -267,7 +274,7 @@ impl View<'_> {
                 "formats": c.formats.map(|f| f.to_string()),
                 "pattern": c.pattern.map(|p| p.to_string()),
                 "modelled_cycles": c.cycles,
-                "weight_bytes": c.bytes,
+                "weight_bytes": self.weight_bytes(number, i),
                 "local_sqnr_db": sqnr_db(c.local_error),
                 "output_sqnr_db": sqnr_db(c.error),
                 "output_noise": c.error,
@@ -287,7 +294,7 @@ impl View<'_> {
             "weight_format": weights.to_string(),
             "activation_format": activations.to_string(),
             "modelled_cycles": own.cycles,
-            "weight_bytes": own.bytes,
+            "weight_bytes": self.weight_bytes(number, chosen),
             "output_sqnr_db": sqnr_db(own.error),
             "macs": site.macs,
             "weights": site.weight_elements,

@@ -20,7 +20,7 @@ pub(super) fn order(view: &View<'_>, key: SortLayers) -> Vec<usize> {
             SortLayers::Noise => own.error,
             SortLayers::Local => own.local_error,
             SortLayers::Cycles => own.cycles,
-            SortLayers::Bytes => own.bytes as f64,
+            SortLayers::Bytes => view.weight_bytes(number, view.choice[number]) as f64,
             SortLayers::Macs => site.macs as f64,
         }
     };
@@ -51,7 +51,7 @@ pub(super) fn table(view: &View<'_>, key: SortLayers, top: Option<usize>) -> Str
             noise(own.local_error),
             format!("{:.0}", own.cycles),
             format!("{:.1}%", 100.0 * own.cycles / all.max(1.0)),
-            report::bytes(own.bytes),
+            report::bytes(view.weight_bytes(number, view.choice[number])),
         ]
     });
     let header = ["layer", "node", "formats", "noise at output", "of its own", "cycles", "share", "weights"];
