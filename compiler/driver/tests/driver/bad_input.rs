@@ -79,6 +79,32 @@ fn indices_out_of_range() {
     check("GatherND", &[2, 2], &[0, 0, 2, 3], &[1, -5, 0, 0]);
 }
 
+/// The same of updates, which are stored one after the other where there are many.
+#[test]
+fn updates_out_of_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (rows, count) = (1200, 900);
+    let sized = |n: i64| [Dim::N(n)];
+    let inputs =
+        vec![port("x", F32, &sized(rows)), port("i", I64, &sized(count)), port("u", F32, &sized(count))];
+    let scatter = node("ScatterElements", &["x", "i", "u"], "y");
+    save(&at.join("m.onnx"), &model(inputs, vec![scatter], vec![port("y", F32, &[])]));
+    assert!(lacuna_in(at, &["compile", "m.onnx", "-o", "m.lac"]).status.success());
+    for (last, holds) in [(rows - 1, true), (-rows, true), (rows, false), (-rows - 1, false)] {
+        let int64_data = (0..count - 1).chain([last]).collect();
+        let i = TensorProto { dims: vec![count], data_type: I64, int64_data, ..TensorProto::default() };
+        save(&at.join("i.pb"), &i);
+        let args = ["run", "m.lac", "--input", "i=i.pb"];
+        if holds {
+            assert!(lacuna_in(at, &args).status.success(), "{last}");
+            continue;
+        }
+        let value = check_failure(at, &args, 4, "L0015");
+        assert!(value["error"]["node"].as_str().unwrap().contains("/y"), "{value}");
+    }
+}
+
 /// A bound input is a constant: the object has no such input, and data for it is left out.
 #[test]
 fn bound_inputs_are_no_inputs() {
