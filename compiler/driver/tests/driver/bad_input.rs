@@ -39,7 +39,7 @@ fn files() {
     save(&at.join("relu.onnx"), &relu());
     fs::create_dir(at.join("empty")).unwrap();
     check_failure(at, &["compile", "missing.onnx"], 2, "L0002");
-    check_failure(at, &["compile", "empty"], 2, "L0002");
+    check_failure(at, &["compile", "empty"], 2, "L0012");
     check_failure(at, &["compile", "relu.onnx", "-o", "missing/out.lac"], 2, "L0003");
     check_failure(at, &["compile", "relu.onnx", "-o", "empty"], 2, "L0003");
     check_failure(at, &["compile", "relu.onnx", "-o", "relu.onnx"], 2, "L0003");
