@@ -149,9 +149,7 @@ impl Time {
             cost(&Work::Simd { elements: area, ops, bytes: area * 8 }, target).cycles
         };
         let result_bytes = area * result.element_bytes;
-        let (rate, store_latency) = port(target, space_of(&lowering.storages[result.storage].kind));
-        let stored = area as f64 * result.stored_bytes;
-        let shared = stored * nest.n_pes() as f64 / rate;
+        let (store, store_latency) = result.times(area, nest, lowering);
         let index = index_tile(problem)
             .map_or(0.0, |tile| port(target, space_of(&lowering.storages[tile.storage].kind)).1 as f64);
         let latency = fetches_of.iter().fold(0.0f64, |most, f| most.max(f.latency)) + index;
@@ -168,17 +166,14 @@ impl Time {
             dpe: cost(&work, target).cycles as f64 * zeros.steps,
             issue: (ROUND_INSTRUCTIONS * target.issue_cycles) as f64,
             epilogue: epilogue as f64,
-            store: shared.max(stored / target.local_bytes_per_cycle),
-            store_latency: store_latency as f64,
+            store,
+            store_latency,
             result_bytes: result_bytes.div_ceil(plan.pieces),
             pieces: plan.pieces,
             widen: first_widen * widenings / rounds,
             widened_bytes: widened_bytes * if widenings > 1.0 { u64::from(DOUBLE) } else { 1 },
             one_bank: m * n * 8 > target.bank_bytes,
-            ends: latency
-                + first_widen
-                + fetches_of.iter().map(|f| f.cycles).sum::<f64>()
-                + store_latency as f64,
+            ends: latency + first_widen + fetches_of.iter().map(|f| f.cycles).sum::<f64>() + store_latency,
             fetches: fetches_of,
         })
     }
@@ -264,6 +259,17 @@ pub struct Stored {
     pub element_bytes: u64,
     /// Bytes of each element that cross memory.
     pub stored_bytes: f64,
+}
+
+impl Stored {
+    /// Cycles in which every PE stores `area` elements, and until their slot is free after that.
+    fn times(&self, area: u64, nest: &Nest, lowering: &Lowering) -> (f64, f64) {
+        let target = lowering.target;
+        let (rate, latency) = port(target, space_of(&lowering.storages[self.storage].kind));
+        let bytes = area as f64 * self.stored_bytes;
+        let shared = bytes * nest.n_pes() as f64 / rate;
+        (shared.max(bytes / target.local_bytes_per_cycle), latency as f64)
+    }
 }
 
 /// Bytes per cycle and latency of a memory.

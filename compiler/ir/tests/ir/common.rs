@@ -6,6 +6,7 @@ use lacuna_ir::{
     Constant, ConstantData, Entry, FunctionBuilder, Module, Op, Origin, OriginId, Shape, TensorType, Value,
 };
 use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
+use lacuna_isa::inst::Combine;
 
 use ScalarType::{Bool, E4M3, F32, I64};
 
@@ -89,6 +90,10 @@ pub fn every_operator() -> Module {
     let run = Op::Cumulate { op: ReduceOp::Sum, axis: 1, exclusive: true, reverse: false };
     let run = b.emit(run, &[rms]).unwrap();
     b.emit(Op::Sort { k: 2, descending: true }, &[run]).unwrap();
+    let at = b.emit(Op::Iota { elem: I64, shape: Shape(vec![1, 2]), axis: 1 }, &[]).unwrap();
+    let rows = b.emit(Op::Iota { elem: F32, shape: Shape(vec![1, 3, 4]), axis: 1 }, &[]).unwrap();
+    let fresh = b.emit(Op::Iota { elem: F32, shape: Shape(vec![1, 2, 4]), axis: 2 }, &[]).unwrap();
+    b.emit(Op::Scatter { combine: Combine::Max }, &[rows, at, fresh]).unwrap();
     let best = b.emit(Op::ArgReduce { max: true, axis: 2, last: false }, &[run]).unwrap();
     let taken = b.emit(Op::Gather { axis: 1, batch: 0 }, &[x, i]).unwrap();
     let small = b.emit(Op::Cast { to: E4M3, saturate: false }, &[taken]).unwrap();

@@ -4,6 +4,7 @@ use lacuna_ir::eval::{EvalError, Mode, Tensor, eval, eval_all, eval_op};
 use lacuna_ir::op::{BinaryOp, CompareOp, ContractMap, ConvAttrs, Real, ReduceOp, UnaryOp};
 use lacuna_ir::{FunctionBuilder, Module, Op, Shape, TensorType};
 use lacuna_isa::format::{GroupFormat, ScalarType, ScaleMode};
+use lacuna_isa::inst::Combine;
 
 use ScalarType::{Bf16, Bool, E4M3, E5M2, F16, F32, F64, I4, I8, I32, I64, U4, U8, U64};
 
@@ -297,6 +298,19 @@ fn reductions() {
         &t(I64, &[2, 2], &[1.0, 2.0, 0.0, 1.0]),
     );
     check(sort(0, true), &[&vector(I8, &[1.0])], &vector(I64, &[]));
+
+    let rows = t(F32, &[1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    let fresh = t(F32, &[1, 3, 2], &[5.0, NAN, 6.0, -7.0, 0.5, 8.0]);
+    let at = t(I32, &[1, 3], &[1.0, 0.0, 1.0]);
+    for (combine, expect) in [
+        (Combine::Replace, [6.0, -7.0, 0.5, 8.0]),
+        (Combine::Add, [7.0, -5.0, 8.5, NAN]),
+        (Combine::Mul, [6.0, -14.0, 7.5, NAN]),
+        (Combine::Min, [1.0, -7.0, 0.5, NAN]),
+        (Combine::Max, [6.0, 2.0, 5.0, NAN]),
+    ] {
+        check(Op::Scatter { combine }, &[&rows, &at, &fresh], &t(F32, &[1, 2, 2], &expect));
+    }
 
     let z = vector(I32, &[1.0, 2.0, 3.0]);
     let cumulate = |op, exclusive, reverse| Op::Cumulate { op, axis: 0, exclusive, reverse };
