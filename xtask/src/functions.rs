@@ -28,7 +28,7 @@ const LONG: &[(&str, &str, usize)] = &[
     ("compiler/codegen/src/kernels/norm.rs", "softmax", 81),
     ("compiler/codegen/src/kernels/product.rs", "emit_product", 170),
     ("compiler/codegen/src/kernels/product_problem.rs", "conv_problem", 137),
-    ("compiler/codegen/src/kernels/product_time.rs", "of", 101),
+    ("compiler/codegen/src/kernels/product_time.rs", "of", 98),
     ("compiler/driver/src/commands/verify/report.rs", "report", 86),
     ("compiler/onnx/src/ops/attention.rs", "attention", 91),
     ("compiler/optimize/src/select/candidates.rs", "list", 105),
