@@ -370,7 +370,7 @@ table! {
     "Round" 7 Float "" "round" |c, n| elementwise::unary(c, n, U::Round);
     "STFT" 17 Float "constant frame_step and frame_length" "window, contract" spectrum::stft;
     "Scan" 8 Slots "at most 4096 steps" "its steps, slice, concat" scan::scan;
-    "Scatter" 9 Any "as ScatterElements" "gather, or iota, eq, select, reduce" scatter::scatter_elements;
+    "Scatter" 9 Any "" "gather, or iota, eq, select, reduce, or scatter" scatter::scatter_elements;
     "ScatterElements" 11 Any "" "gather, or iota, eq, select, reduce, or scatter" scatter::scatter_elements;
     "ScatterND" 11 Any "" "gather, or iota, eq, select, reduce, or scatter" scatter::scatter_nd;
     "Selu" 1 Float "" "expm1, select, mul" |c, n| in_f32(c, n, elementwise::selu);

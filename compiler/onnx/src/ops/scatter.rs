@@ -19,6 +19,12 @@ type Results = Result<Vec<Value>, Fail>;
 /// around them.
 const FEW_COMPARISONS: u64 = 1 << 20;
 
+/// Up to this many comparisons of a lane take less than a round of indexed stores, which waits for memory in each lane.
+const SHORT_LANE: u64 = 1 << 14;
+
+/// The most comparisons of positions with indices of run time.
+const MAX_COMPARISONS: u64 = 1 << 28;
+
 /// The most passes that known indices are split into where some are equal.
 const MAX_PASSES: usize = 64;
 
@@ -90,7 +96,8 @@ fn scatter(
         Reduction::Replace => compared,
         Reduction::Fold(..) => compared.saturating_mul(width),
     };
-    if touched > FEW_COMPARISONS && count > 1 {
+    let is_long = touched > FEW_COMPARISONS && touched / lanes > SHORT_LANE;
+    if count > 1 && (is_long || touched > MAX_COMPARISONS) {
         return stored(c, data, positions, updates, reduction);
     }
     // hit[lane, row, update]
